@@ -1,0 +1,1 @@
+"""Demonstrations, training and evaluation of the nano model."""

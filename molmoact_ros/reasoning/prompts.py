@@ -1,0 +1,62 @@
+"""What the model is asked, word for word as it was trained (MolmoAct's templates)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from molmoact_ros.reasoning.answer import RefusedStep
+
+MAX_INSTRUCTION = 200
+"""Longest instruction in characters; the robot data sets stay far below."""
+
+_STEPS = (
+    "The task is {T}. What is the action that the robot should take. To figure out the action that the robot should "
+    "take to {T}, let's think through it step by step. "
+)
+_REASON_ONE = _STEPS + (
+    "First, what is the depth map for this image? Second, what is the trajectory of the end effector? Based on the "
+    "depth map of the image and the trajectory of the end effector, what is the action that the robot should take?"
+)
+_REASON_MANY = _STEPS + (
+    "First, what is the depth map for the first image? Second, what is the trajectory of the end effector in the first "
+    "image? Based on the depth map of the first image and the trajectory of the end effector in the first image, along "
+    "with other images from different camera views as additional information, what is the action that the robot should "
+    "take?"
+)
+_STEER_ONE = (
+    "The task is {T}. Notice that the trajectory of the end effector is annotated on the image. Based on the "
+    "trajectory annotated on the image, what is the action that the robot should take?"
+)
+_STEER_MANY = (
+    "The task is {T}. Notice that the trajectory of the end effector is annotated on the first image. Based on the "
+    "trajectory annotated on the image, along with other images from different camera views as additional information, "
+    "what is the action that the robot should take?"
+)
+
+
+def prompt_template(cameras: int, steered: bool) -> str:
+    """The whole prompt for `cameras` images with `{T}` for the instruction; `steered`: the trace is on the image."""
+    if cameras < 1:
+        raise RefusedStep("no camera image; start a camera or the simulator first")
+    one, many = (_STEER_ONE, _STEER_MANY) if steered else (_REASON_ONE, _REASON_MANY)
+    return f"User: {one if cameras == 1 else many} Assistant:"
+
+
+def prompt(instruction: str, cameras: int, steered: bool = False) -> str:
+    """The text that asks for `instruction`; raises RefusedStep for an instruction that cannot be asked."""
+    return prompt_template(cameras, steered).replace("{T}", validate_instruction(instruction))
+
+
+def validate_instruction(text: str) -> str:
+    """`text` as the templates want it: single spaces, no final full stop, a lower-case start. Raises RefusedStep."""
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") and not c.isspace() for c in text):
+        raise RefusedStep("the instruction holds control characters; type it as plain words")
+    instruction = " ".join(text.split()).rstrip(".")
+    if not any(c.isalpha() for c in instruction):
+        raise RefusedStep('the instruction is empty; say what to do, such as "put the red cube in the bowl"')
+    if len(instruction) > MAX_INSTRUCTION:
+        raise RefusedStep(f"the instruction has {len(instruction)} characters; say it in at most {MAX_INSTRUCTION}")
+    if re.search(r"[<>\[\]{}|]", instruction):  # brackets could spell image, depth or action tokens
+        raise RefusedStep("the instruction holds brackets or bars; type it as plain words")
+    return re.sub(r"^([A-Z])(?=[a-z])", lambda first: first[0].lower(), instruction)

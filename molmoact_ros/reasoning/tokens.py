@@ -1,0 +1,62 @@
+"""The sequence that the decoder reads: image tokens first, then the prompt (MolmoAct's layout)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.reasoning.prompts import validate_instruction
+
+Grid = tuple[int, int]
+IMAGE_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>", "<im_low>")
+"""Names of the image tokens in id order, from the first id after the vocabulary."""
+END_OF_TEXT = "<|endoftext|>"
+"""Begins a sequence, ends an answer and pads."""
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Ids of the tokens that frame an image."""
+
+    start: int
+    end: int
+    patch: int
+    column: int
+
+    @classmethod
+    def after(cls, vocab_size: int) -> ImageTokens:
+        """The ids behind a vocabulary of `vocab_size` (the rows of the language-model head)."""
+        return cls(vocab_size, vocab_size + 1, vocab_size + 2, vocab_size + 3)
+
+    def view(self, grid: Grid) -> list[int]:
+        """Ids of one view whose pooled features form `grid` (rows, columns)."""
+        rows, columns = grid
+        return [self.start, *([self.patch] * columns + [self.column]) * rows, self.end]
+
+
+def sequence_ids(
+    prompt: str, views: Sequence[Sequence[Grid]], encode: Callable[[str], list[int]], image: ImageTokens, bos_id: int
+) -> np.ndarray:
+    """Input ids, int64 [T]: begin, each image's views (named "Image i" when there are several), then the prompt.
+
+    views: for each image the grids (rows, columns) of its views, in the order of their features.
+    """
+    ids = [bos_id]
+    for number, grids in enumerate(views, start=1):
+        ids += encode(f"Image {number}") if len(views) > 1 else []
+        for grid in grids:
+            ids += image.view(grid)
+    return np.array(ids + encode(prompt), dtype=np.int64)
+
+
+def refuse_unknown_words(instruction: str, encode: Callable[[str], list[int]], unknown_id: int) -> None:
+    """Raise RefusedStep naming the words of `instruction` that a small vocabulary lacks."""
+    words = validate_instruction(instruction).split()
+    unknown = [word for word in words if unknown_id in encode(f" {word}")]
+    if unknown:
+        raise RefusedStep(
+            f"this model does not know {', '.join(map(repr, unknown))}; say it in words it was trained on"
+        )

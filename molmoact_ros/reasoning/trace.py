@@ -1,0 +1,62 @@
+"""The trace: where the gripper will go in the front image; points 0..255 <-> pixels, and how it is drawn."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from molmoact_ros.reasoning.answer import RefusedStep
+
+MAX_POINTS = 5
+MAX_COORDINATE = 255
+TRAINING_COLOUR = (0, 255, 255)
+"""Cyan on RGB: the colour of the overlay that MolmoAct was trained to follow."""
+TRAINING_THICKNESS = 2
+
+
+def checked_trace(trace: np.ndarray) -> np.ndarray:
+    """`trace`, integers [n, 2] in 0..255 with n 1..5, as int64; raises RefusedStep for anything else."""
+    array = np.asarray(trace)
+    if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] != 2 or not 1 <= len(array) <= MAX_POINTS:
+        raise RefusedStep(f"a trace is 1..{MAX_POINTS} integer points (x, y); got {array.dtype} {list(array.shape)}")
+    if array.min() < 0 or array.max() > MAX_COORDINATE:
+        raise RefusedStep(f"trace points lie in 0..{MAX_COORDINATE}; got {array.min()}..{array.max()}")
+    return array.astype(np.int64)
+
+
+def pixels_from_trace(trace: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Pixels (column, row), int64 [n, 2], of trace points [n, 2] in 0..255 on an image of `width` x `height` pixels."""
+    return np.round(np.asarray(trace) / MAX_COORDINATE * (width - 1, height - 1)).astype(np.int64)
+
+
+def trace_from_pixels(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Trace points, int64 [n, 2] in 0..255, of `pixels` [n, 2] (column, row); points off the image go to its edge."""
+    pixels = np.asarray(pixels, dtype=np.float64)
+    if not np.isfinite(pixels).all():
+        raise RefusedStep("trace pixels hold NaN or infinity; give finite numbers")
+    return np.clip(np.round(pixels / (width - 1, height - 1) * MAX_COORDINATE), 0, MAX_COORDINATE).astype(np.int64)
+
+
+def draw_training_overlay(image: np.ndarray, trace: np.ndarray) -> np.ndarray:
+    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace` drawn as the steered model expects it.
+
+    Plain cyan segments, 2 pixels wide, no markers; a single point draws nothing (MolmoAct's overlay).
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    trace = checked_trace(trace)
+    if len(trace) > 1:
+        points = pixels_from_trace(trace, canvas.shape[1], canvas.shape[0]).astype(np.int32)
+        cv2.polylines(canvas, [points], False, TRAINING_COLOUR, TRAINING_THICKNESS, cv2.LINE_AA)
+    return canvas
+
+
+def draw_for_people(image: np.ndarray, trace: np.ndarray) -> np.ndarray:
+    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace` in a dark-edged cyan, a dot at the gripper, a ring at the end."""
+    canvas = np.ascontiguousarray(image).copy()
+    points = pixels_from_trace(checked_trace(trace), canvas.shape[1], canvas.shape[0]).astype(np.int32)
+    unit = max(1, round(canvas.shape[0] / 240))
+    for colour, extra in (((0, 0, 0), 2 * unit), (TRAINING_COLOUR, 0)):
+        cv2.polylines(canvas, [points], False, colour, 2 * unit + extra, cv2.LINE_AA)
+        cv2.circle(canvas, points[0].tolist(), 4 * unit + extra // 2, colour, -1, cv2.LINE_AA)
+        cv2.circle(canvas, points[-1].tolist(), 6 * unit, colour, 2 * unit + extra, cv2.LINE_AA)
+    return canvas
