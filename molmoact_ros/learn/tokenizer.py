@@ -18,7 +18,10 @@ from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
 UNKNOWN = "<unk>"
-WORDS = "put place move pick up the in into on red green blue yellow cube ball cylinder bowl plate box".split()
+WORDS = (
+    "put", "place", "move", "pick", "up", "the", "in", "into", "on",
+    "red", "green", "blue", "yellow", "cube", "ball", "cylinder", "bowl", "plate", "box",
+)  # fmt: skip
 """Every word of the simulator's instructions."""
 _MULTIPLE = 64
 """The vocabulary is padded to a multiple of this, a size that matrix products like."""
@@ -42,7 +45,7 @@ def build_tokenizer() -> Tokenizer:
 
 def base_vocab_size(tokenizer: Tokenizer) -> int:
     """The rows of the language-model head: the ids before the image tokens."""
-    return int(tokenizer.token_to_id(IMAGE_TOKENS[0]))
+    return tokenizer.get_vocab_size(with_added_tokens=False)
 
 
 def _pieces() -> list[str]:

@@ -29,7 +29,8 @@ def bins_from_values(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
         raise RefusedStep("actions hold NaN or infinity; give finite numbers")
-    return np.digitize(np.clip(values, -1.0, 1.0), _EDGES) - 1
+    bins: np.ndarray = np.digitize(np.clip(values, -1.0, 1.0), _EDGES) - 1
+    return bins
 
 
 def values_from_bins(bins: np.ndarray) -> np.ndarray:
@@ -37,7 +38,8 @@ def values_from_bins(bins: np.ndarray) -> np.ndarray:
     bins = np.asarray(bins)
     if bins.dtype.kind not in "iu" or (bins.size and (bins.min() < 0 or bins.max() >= N_BINS)):
         raise RefusedStep(f"action bins must be integers 0..{N_BINS - 1}")
-    return _CENTRES[np.minimum(bins, len(_CENTRES) - 1)]
+    values: np.ndarray = _CENTRES[np.minimum(bins, len(_CENTRES) - 1)]
+    return values
 
 
 def bin_from_symbol(symbol: str) -> int:
@@ -106,13 +108,12 @@ class NormStats(BaseModel):
         """`actions`, float [..., D] in their own units, as float64 in [-1, 1]. RefusedStep on NaN or a wrong D."""
         actions = self._checked(actions)
         low, span = np.array(self.q01), np.array(self.q99) - np.array(self.q01)
-        scaled = np.where(
-            span > 0, 2 * (actions - low) / (span + 1e-8) - 1, 0.0
-        )  # a constant dimension carries nothing
+        # A constant dimension carries nothing and becomes 0; the 1e-8 is the released data script's.
+        scaled = np.where(span > 0, 2 * (actions - low) / (span + 1e-8) - 1, 0.0)
         return np.clip(np.where(self.mask, scaled, actions), -1.0, 1.0)
 
     def unnormalise(self, values: np.ndarray) -> np.ndarray:
-        """Normalised `values`, float [..., D], as float64 in the actions' own units. RefusedStep on NaN or a wrong D."""
+        """Normalised `values`, float [..., D], as float64 in their own units. RefusedStep on NaN or a wrong D."""
         values = self._checked(values)
         low, high = np.array(self.q01), np.array(self.q99)
         return np.where(self.mask, 0.5 * (values + 1) * (high - low) + low, values)

@@ -51,7 +51,7 @@ def draw_training_overlay(image: np.ndarray, trace: np.ndarray) -> np.ndarray:
 
 
 def draw_for_people(image: np.ndarray, trace: np.ndarray) -> np.ndarray:
-    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace` in a dark-edged cyan, a dot at the gripper, a ring at the end."""
+    """`image`, uint8 [H, W, 3] RGB, copied, with `trace` in dark-edged cyan, a dot at its start, a ring at its end."""
     canvas = np.ascontiguousarray(image).copy()
     points = pixels_from_trace(checked_trace(trace), canvas.shape[1], canvas.shape[0]).astype(np.int32)
     unit = max(1, round(canvas.shape[0] / 240))

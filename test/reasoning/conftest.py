@@ -1,0 +1,30 @@
+"""The nano tokenizer and statistics with which the grammar is tried."""
+
+from __future__ import annotations
+
+import pytest
+
+from molmoact_ros.learn.tokenizer import build_tokenizer
+from molmoact_ros.reasoning.actions import NormStats
+from molmoact_ros.reasoning.grammar import AnswerGrammar, Encode
+
+EOS = 0
+
+
+@pytest.fixture(scope="session")
+def encode() -> Encode:
+    tokenizer = build_tokenizer()
+    assert tokenizer.token_to_id("<|endoftext|>") == EOS
+    return lambda text: tokenizer.encode(text).ids
+
+
+@pytest.fixture(scope="session")
+def stats() -> NormStats:
+    return NormStats(
+        q01=(-0.05, -0.04, -0.03, -0.2, -0.1, -0.3, 0.0), q99=(0.05, 0.06, 0.07, 0.2, 0.1, 0.3, 1.0), mask=(True,) * 7
+    )
+
+
+@pytest.fixture(scope="session")
+def grammar(encode: Encode, stats: NormStats) -> AnswerGrammar:
+    return AnswerGrammar(encode, EOS, stats, cameras=2)
