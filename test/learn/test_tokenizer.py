@@ -34,8 +34,8 @@ def test_answers_round_trip_without_unknowns(tokenizer: Tokenizer, seed: int) ->
     rng = np.random.default_rng(seed)
     for cameras, steered, steps in product((1, 2), (False, True), (1, 8)):
         points = int(rng.integers(1, 6))
-        parts = (None, None) if steered else (rng.integers(0, 128, (10, 10)), rng.integers(0, 256, (points, 2)))
-        text = answer_text(*parts, rng.uniform(-1, 1, (steps, 7)), cameras)
+        depth, trace = (None, None) if steered else (rng.integers(0, 128, (10, 10)), rng.integers(0, 256, (points, 2)))
+        text = answer_text(depth, trace, rng.uniform(-1, 1, (steps, 7)), cameras)
         encoded = tokenizer.encode(text)
         assert tokenizer.decode(encoded.ids) == text
         assert UNKNOWN not in encoded.tokens

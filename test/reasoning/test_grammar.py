@@ -43,8 +43,8 @@ def test_an_answer_reads_back_as_it_was_written(
     steered: bool,
 ) -> None:
     grammar = AnswerGrammar(encode, EOS, stats, cameras=cameras, steered=steered)
-    parts = (None, None) if steered else (depth, trace)
-    reasoning = grammar.parse([*encode(answer_text(*parts, values_from_bins(bins), cameras)), EOS])
+    said_depth, said_trace = (None, None) if steered else (depth, trace)
+    reasoning = grammar.parse([*encode(answer_text(said_depth, said_trace, values_from_bins(bins), cameras)), EOS])
     assert reasoning.complete
     np.testing.assert_array_equal(reasoning.actions, stats.unnormalise(values_from_bins(bins)))
     if steered:
