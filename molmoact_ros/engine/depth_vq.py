@@ -1,0 +1,106 @@
+"""The depth VQ-VAE: a relative depth picture becomes 10x10 codes of 128, and back (released layout, any width)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+INPUT = 320  # pixels on a side (released configuration)
+GRID = 10
+
+
+def relative_depth(depth: np.ndarray) -> np.ndarray:
+    """Depth in metres [H, W] (0 or non-finite = invalid) to float32 [320, 320] in 0..1, nearer larger.
+
+    Inverse depth, scaled by its own minimum and maximum over valid pixels; invalid pixels count as farthest.
+    """
+    depth = cv2.resize(np.nan_to_num(depth.astype(np.float32)), (INPUT, INPUT), interpolation=cv2.INTER_NEAREST)
+    valid = depth > 0
+    if not valid.any():
+        return np.zeros((INPUT, INPUT), np.float32)
+    inverse = np.where(valid, 1.0 / np.where(valid, depth, 1.0), 0.0)
+    low, high = inverse[valid].min(), inverse[valid].max()
+    return (np.clip(inverse - low, 0.0, None) / max(high - low, 1e-6)).astype(np.float32)
+
+
+class _ResBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.net(x)
+
+
+class _Codebook(nn.Module):
+    def __init__(self, codes: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("_embedding", torch.randn(codes, dim))
+        self.register_buffer("_ema_cluster_size", torch.ones(codes))
+        self.register_buffer("_ema_w", torch.zeros(codes, dim))
+
+
+class DepthVq(nn.Module):
+    """Encoder, codebook and decoder. `hidden` is the first width (released: 16), `dim` the code's (released: 512)."""
+
+    def __init__(self, hidden: int = 16, dim: int = 512, codes: int = 128) -> None:
+        super().__init__()
+        widths = [hidden * 2**i for i in range(5)]
+        down: list[nn.Module] = []
+        for before, after in zip([1, *widths], widths, strict=False):
+            down += [nn.Conv2d(before, after, 4, 2, 1), nn.ReLU()]
+        top = widths[-1]
+        self.encoder = nn.Sequential(*down, _ResBlock(top), _ResBlock(top), nn.Conv2d(top, dim, 1))
+        up: list[nn.Module] = []
+        for before, after in zip([top, *widths[::-1]], widths[::-1], strict=False):
+            up += [nn.ConvTranspose2d(before, after, 4, 2, 1), nn.ReLU()]
+        self.decoder = nn.Sequential(
+            nn.Conv2d(dim, top, 1), nn.ReLU(), _ResBlock(top), _ResBlock(top), *up, nn.Conv2d(hidden, 1, 1)
+        )
+        self._vq_vae = _Codebook(codes, dim)
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """Codes int64 [...] whose vectors are nearest to features [..., dim]."""
+        book = self._vq_vae._embedding
+        return (book.square().sum(1) - 2 * features @ book.T).argmin(-1)
+
+    @torch.inference_mode()
+    def encode(self, depth: Tensor) -> Tensor:
+        """Relative depth float [B, 1, 320, 320] in 0..1 to codes int64 [B, 10, 10]."""
+        return self.nearest(self.encoder(depth).movedim(1, -1))
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes int64 [B, 10, 10] to relative depth float [B, 1, 320, 320], unclamped."""
+        return self.decoder(F.embedding(codes, self._vq_vae._embedding).movedim(-1, 1))
+
+    def training_loss(self, depth: Tensor, decay: float = 0.99, commitment: float = 0.25) -> Tensor:
+        """Reconstruction and commitment loss of a batch [B, 1, 320, 320]; moves the codebook by its running mean.
+
+        Codes that nothing chooses any more are put onto features of this batch.
+        """
+        features = self.encoder(depth).movedim(1, -1)
+        codes = self.nearest(features)
+        self._update(features.detach().flatten(0, 2), codes.flatten(), decay)
+        chosen = F.embedding(codes, self._vq_vae._embedding)
+        straight = features + (chosen - features).detach()
+        rebuilt = self.decoder(straight.movedim(-1, 1))
+        return F.mse_loss(rebuilt, depth) + commitment * F.mse_loss(features, chosen)
+
+    @torch.no_grad()
+    def _update(self, features: Tensor, codes: Tensor, decay: float) -> None:
+        book = self._vq_vae
+        hot = F.one_hot(codes, len(book._embedding)).to(features.dtype)
+        book._ema_cluster_size.lerp_(hot.sum(0), 1 - decay)
+        book._ema_w.lerp_(hot.T @ features, 1 - decay)
+        dead = book._ema_cluster_size < 0.03
+        picks = features[torch.randint(len(features), (int(dead.sum()),))]
+        book._ema_w[dead], book._ema_cluster_size[dead] = picks, 1.0
+        book._embedding.copy_(book._ema_w / book._ema_cluster_size.clamp(min=1e-5).unsqueeze(1))

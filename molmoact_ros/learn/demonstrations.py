@@ -1,0 +1,219 @@
+"""Demonstrations: labelled moments of the expert at work, drawn in parallel and kept as plain arrays.
+
+Each sample is one moment of a random scene: two camera images, the instruction, the depth the front camera measures,
+the future path of the hand (trace) and the next chunk of actions. Moments are drawn along and around the expert's
+path, with the hand off course, fingers closed on nothing, or the work already done, so that the model also learns to
+recover. Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import mujoco
+import numpy as np
+from tqdm import tqdm
+
+from molmoact_ros.engine.preprocess import resize
+from molmoact_ros.learn.expert import OPEN, Expert, Plan, State
+from molmoact_ros.reasoning.trace import trace_from_pixels
+from molmoact_ros.sim.scene import AREA_X, AREA_Y, GRASP_HEIGHT, GRASP_WIDTH, Scene, sample_scene
+from molmoact_ros.sim.workcell import ARM_JOINTS, HOME_Q, Workcell
+
+TRAIN_SEED = 1_000_000
+PART = 2000  # samples in one file
+VIEW = (96, 128)  # rows, columns that the nano model sees
+DEPTH_VIEW = (80, 80)  # stored depth, enlarged to the VQ-VAE's input when it is encoded
+
+# How often each kind of moment is drawn.
+MOMENTS = {"approach": 0.36, "near": 0.25, "grasp": 0.07, "carry": 0.16, "place": 0.08, "miss": 0.03, "done": 0.05}
+
+
+@dataclass
+class Demonstrations:
+    """Arrays of n samples. `instructions` are indices into `texts`.
+
+    images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); trace uint8 [n, 5, 2];
+    actions float32 [n, 8, 7] (m, rad, gripper).
+    """
+
+    images: np.ndarray
+    depth: np.ndarray
+    trace: np.ndarray
+    actions: np.ndarray
+    instructions: np.ndarray
+    texts: list[str]
+
+    def save(self, path: Path) -> None:
+        """Write one uncompressed .npz."""
+        np.savez(path, **{**vars(self), "texts": np.array(self.texts)})
+
+    @staticmethod
+    def load(paths: list[Path]) -> Demonstrations:
+        """Join the parts written by several workers."""
+        parts = [np.load(path) for path in sorted(paths)]
+        texts = sorted({str(t) for part in parts for t in part["texts"]})
+        index = {t: i for i, t in enumerate(texts)}
+        instructions = [np.array([index[str(t)] for t in p["texts"]], np.int64)[p["instructions"]] for p in parts]
+        arrays = {k: np.concatenate([p[k] for p in parts]) for k in ("images", "depth", "trace", "actions")}
+        return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
+
+
+class HandPoser:
+    """Joint positions that put the hand at a position, pointing down with a small tilt: damped least squares."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self.model, self.data = model, mujoco.MjData(model)
+        self.site = model.site("fr3_hand_tcp").id
+
+    def solve(self, position: np.ndarray, tilt: np.ndarray) -> np.ndarray | None:
+        """`q` [7] rad for a TCP position [3] m and a rotation vector [3] rad off straight down; None when out of reach."""
+        wanted = np.zeros(4)
+        mujoco.mju_mulQuat(wanted, _rotation(tilt), np.array([0.0, 1.0, 0.0, 0.0]))
+        q = HOME_Q.copy()
+        jacobian, rotation = np.zeros((3, self.model.nv)), np.zeros((3, self.model.nv))
+        actual, error = np.zeros(4), np.zeros(6)
+        for _ in range(30):
+            self.data.qpos[:ARM_JOINTS] = q
+            mujoco.mj_kinematics(self.model, self.data)
+            mujoco.mj_comPos(self.model, self.data)
+            mujoco.mju_mat2Quat(actual, self.data.site_xmat[self.site])
+            error[:3] = position - self.data.site_xpos[self.site]
+            mujoco.mju_subQuat(error[3:], wanted, actual)
+            error[3:] = self.data.site_xmat[self.site].reshape(3, 3) @ error[3:]
+            if np.linalg.norm(error) < 1e-3:
+                return q
+            mujoco.mj_jacSite(self.model, self.data, jacobian, rotation, self.site)
+            j = np.vstack([jacobian, rotation])[:, :ARM_JOINTS]
+            pull = 0.05 * (HOME_Q - q)
+            inverse = j.T @ np.linalg.inv(j @ j.T + 1e-4 * np.eye(6))
+            q = np.clip(
+                q + inverse @ error + pull - inverse @ (j @ pull),
+                self.model.jnt_range[:ARM_JOINTS, 0],
+                self.model.jnt_range[:ARM_JOINTS, 1],
+            )
+        return None
+
+
+def _rotation(vector: np.ndarray) -> np.ndarray:
+    angle = float(np.linalg.norm(vector))
+    quaternion = np.zeros(4)
+    mujoco.mju_axisAngle2Quat(quaternion, vector / max(angle, 1e-9), angle)
+    return quaternion
+
+
+def sample_state(scene: Scene, rng: np.random.Generator) -> State:
+    """One moment of the task: where the hand, the fingers and the object are."""
+    placed = scene.object(scene.task.object)
+    shape = placed.name.split()[1]
+    grasp, width = GRASP_HEIGHT[shape], GRASP_WIDTH[shape]
+    thing = np.array([placed.x, placed.y, grasp])
+    names, odds = zip(*MOMENTS.items(), strict=True)
+    moment = str(rng.choice(names, p=odds))
+    anywhere = np.array([rng.uniform(*AREA_X), rng.uniform(*AREA_Y), rng.uniform(0.10, 0.32)])
+    if moment == "approach":
+        if rng.random() < 0.3:  # on the straight way from where episodes start
+            start = np.array([0.42, 0.0, 0.25])
+            anywhere = start + rng.uniform() * (thing + [0, 0, 0.1] - start) + rng.normal(0, 0.015, 3)
+        return State(anywhere, OPEN, thing, held=False)
+    if moment == "near":
+        radius = rng.uniform(0.0, 0.05)
+        angle = rng.uniform(0, 2 * np.pi)
+        height = grasp + rng.uniform(0, 0.02) + rng.uniform(0.5, 1.2) * 2.5 * radius * (shape != "none")
+        return State(thing + [radius * np.cos(angle), radius * np.sin(angle), height - grasp], OPEN, thing, held=False)
+    error = np.array([rng.uniform(-0.008, 0.008), rng.uniform(-0.008, 0.008), rng.uniform(-0.006, 0.012)])
+    if moment == "grasp":
+        return State(thing + error, float(rng.uniform(width, OPEN)), thing, held=False)
+    if moment == "miss":
+        return State(anywhere - [0, 0, rng.uniform(0, 0.2)], float(rng.uniform(0, 0.05)), thing, held=False)
+    goal = None if scene.task.target is None else scene.object(scene.task.target)
+    over = thing if goal is None else np.array([goal.x, goal.y, 0.0])
+    if moment == "done" and goal is not None:
+        tcp = np.array([over[0], over[1], grasp + rng.uniform(0.04, 0.16)]) + rng.normal(0, 0.012, 3)
+        return State(tcp, float(rng.uniform(width + 0.01, OPEN)), over + [0, 0, grasp], held=False, delivered=True)
+    if moment == "place":
+        radius = rng.uniform(0, 0.06)
+        angle = rng.uniform(0, 2 * np.pi)
+        offset = [radius * np.cos(angle), radius * np.sin(angle), grasp + 0.03 + 2 * radius + rng.uniform(0, 0.04)]
+        hand = over + offset
+    elif rng.random() < 0.4:  # just grasped, lifting
+        hand = thing + [0, 0, rng.uniform(0, 0.12)]
+    else:
+        hand = np.array([*anywhere[:2], rng.uniform(grasp + 0.06, 0.24)])
+    return State(hand, width, hand - error, held=True)
+
+
+class Sampler:
+    """Draws labelled moments; owns one workcell."""
+
+    def __init__(self, robot: Path) -> None:
+        self.cell = Workcell(robot)
+        self.poser = HandPoser(self.cell.model)
+
+    def sample(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:
+        """One labelled moment: images, depth, trace, actions and instruction as in `Demonstrations`."""
+        rng = np.random.default_rng(seed)
+        scene = sample_scene(rng)
+        while True:
+            state = sample_state(scene, rng)
+            state = State(np.maximum(state.tcp, [0, 0, 0.014]), state.opening, state.object, state.held, state.delivered)
+            q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3))
+            if q is not None:
+                break
+        self._pose(scene, state, q)
+        plan = Expert(scene).plan(state)
+        return (*self._look(), self._trace(plan), plan.chunk().astype(np.float32), scene.task.instruction)
+
+    def _pose(self, scene: Scene, state: State, q: np.ndarray) -> None:
+        self.cell.reset(scene, q, state.opening)
+        if state.held or state.delivered:
+            lift = GRASP_HEIGHT[scene.task.object.split()[1]] - self.cell._rest(scene.task.object)
+            self.cell.place(scene.task.object, state.object - [0, 0, lift])
+        self.cell.pose_kinematically(q, state.opening)
+
+    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+        front, depth = self.cell.render("front")
+        wrist, _ = self.cell.render("wrist")
+        size = DEPTH_VIEW[::-1]
+        small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST).astype(np.float16)
+        return np.stack([resize(front, VIEW), resize(wrist, VIEW)]), small
+
+    def _trace(self, plan: Plan) -> np.ndarray:
+        k = self.cell.intrinsics["front"]
+        pixels = self.cell.project(plan.trace())
+        return trace_from_pixels(pixels, k.width, k.height).astype(np.uint8)
+
+
+def collect_all(robot: Path, folder: Path, count: int, workers: int) -> list[Path]:
+    """Draw `count` samples into `folder` in parts of PART, in `workers` processes; parts already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [folder / f"part{i:03d}.npz" for i in range(-(-count // PART))]
+    missing = [(robot, TRAIN_SEED + i * PART, PART, part) for i, part in enumerate(parts) if not part.exists()]
+    os.environ["LP_NUM_THREADS"] = "1"  # the software renderer would start a thread a core in every worker
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers) as pool, tqdm(total=len(parts), initial=len(parts) - len(missing), unit="part") as bar:
+        for _ in pool.imap_unordered(_collect_part, missing):
+            bar.update()
+    return parts
+
+
+def _collect_part(job: tuple[Path, int, int, Path]) -> None:
+    collect(*job)
+
+
+def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
+    """Draw `count` samples with seeds from `first_seed` on and save them to `out`."""
+    sampler = Sampler(robot)
+    samples = [sampler.sample(first_seed + i) for i in range(count)]
+    images, depth, trace, actions, texts = zip(*samples, strict=True)
+    names = sorted(set(texts))
+    index = {t: i for i, t in enumerate(names)}
+    instructions = np.array([index[t] for t in texts], np.int64)
+    whole = Demonstrations(np.stack(images), np.stack(depth), np.stack(trace), np.stack(actions), instructions, names)
+    unfinished = out.with_name(f"unfinished-{out.name}")
+    whole.save(unfinished)
+    unfinished.rename(out)

@@ -1,0 +1,155 @@
+"""The scripted expert: from the true state of the table, where the hand goes next. The teacher of the nano model.
+
+It has no memory: what it does follows from what can be seen, so a policy that sees the same can learn it, and any
+moment, also an unlucky one, can be labelled. Positions are metres in `fr3_link0`; one step is `STEP` seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from molmoact_ros.sim.scene import GRASP_HEIGHT, GRASP_WIDTH, Scene
+
+STEP = 0.1  # s
+CHUNK_STEPS = 8
+OPEN = 0.08  # m between the fingers
+MAX_STEP = 0.024  # m horizontally in one step: 0.24 m/s
+MAX_RISE = 0.020  # m vertically in one step
+FINGER_STEP = 0.015  # m of opening in one step
+HOVER = 0.10  # m above the grasp while still away from the object
+CARRY = 0.16  # m: height of the hand while carrying
+ALIGNED = 0.007  # m
+RELEASE_ABOVE = 0.045  # m above the grasp height at which the object is let go over a target
+MAX_STEPS = 140
+
+
+@dataclass(frozen=True)
+class State:
+    """What the expert knows: hand `tcp` [3], `opening` in m, object centre `object` [3] and whether it is held."""
+
+    tcp: np.ndarray
+    opening: float
+    object: np.ndarray
+    held: bool
+    delivered: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The expert's future: hand positions [n+1, 3] in m from now on, and gripper commands [n] (1 open, 0 closed)."""
+
+    positions: np.ndarray
+    gripper: np.ndarray
+
+    def chunk(self) -> np.ndarray:
+        """The next actions float64 [8, 7]: dx, dy, dz (m), three zero rotations (rad), gripper (1 open, 0 closed)."""
+        actions = np.zeros((CHUNK_STEPS, 7))
+        moves = np.diff(self.positions[: CHUNK_STEPS + 1], axis=0)
+        actions[: len(moves), :3] = moves
+        actions[:, 6] = self.gripper[-1]
+        actions[: len(moves), 6] = self.gripper[:CHUNK_STEPS]
+        return actions
+
+    def trace(self) -> np.ndarray:
+        """Hand positions [5, 3] m: now, halfway, the grasp, halfway, the end; without a grasp ahead, evenly to the end."""
+        closing = np.flatnonzero(self.gripper < 0.5)
+        ahead = self.gripper[0] > 0.5 and len(closing) > 0
+        corners = [0, int(closing[0]), len(self.positions) - 1] if ahead else [0, len(self.positions) - 1]
+        legs = [
+            _along(self.positions[a : b + 1], 4 // (len(corners) - 1) + 1)
+            for a, b in zip(corners[:-1], corners[1:], strict=True)
+        ]
+        return np.concatenate([legs[0][:1], *(leg[1:] for leg in legs)])
+
+
+def _along(path: np.ndarray, points: int) -> np.ndarray:
+    """`points` positions evenly spaced by length along a path [n, 3]."""
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    wanted = np.linspace(0.0, length[-1], points)
+    return np.stack([np.interp(wanted, length, path[:, i]) for i in range(3)], axis=1)
+
+
+def _toward(offset: np.ndarray, limit: float, gain: float = 0.5) -> np.ndarray:
+    """A step along `offset` that slows down near the end and is never longer than `limit`."""
+    distance = float(np.linalg.norm(offset))
+    return offset * min(gain, limit / max(distance, 1e-9))
+
+
+def _approach(state: State, goal: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Move over `goal` and down a funnel onto it: the height to be at falls from `high` to `low` as the hand aligns."""
+    offset = goal[:2] - state.tcp[:2]
+    away = float(np.linalg.norm(offset))
+    height = low + float(np.clip((away - ALIGNED) * 2.5, 0.0, high - low))
+    rise = height - state.tcp[2]
+    # Too low for where it is: go up first, so that nothing is knocked over.
+    freedom = float(np.clip(1.0 - rise / 0.05, 0.0, 1.0))
+    vertical = float(np.clip(0.5 * rise, -MAX_RISE, MAX_RISE))
+    return np.array([*(_toward(offset, MAX_STEP) * freedom), vertical])
+
+
+class Expert:
+    """Acts for one task in one scene."""
+
+    def __init__(self, scene: Scene) -> None:
+        task = scene.task
+        shape = task.object.split()[1]
+        self.target = None if task.target is None else np.array([scene.object(task.target).x, scene.object(task.target).y])
+        self.grasp_height, self.grasp_width = GRASP_HEIGHT[shape], GRASP_WIDTH[shape]
+
+    def act(self, state: State) -> tuple[np.ndarray, float]:
+        """The next step: hand displacement [3] m and gripper command (1 open, 0 closed)."""
+        if state.delivered:
+            return np.array([0, 0, np.clip(0.5 * (0.2 - state.tcp[2]), 0.0, MAX_RISE)]), 1.0
+        return self._deliver(state) if state.held else self._fetch(state)
+
+    def _fetch(self, state: State) -> tuple[np.ndarray, float]:
+        goal = np.array([*state.object[:2], self.grasp_height])
+        reached = np.linalg.norm(goal[:2] - state.tcp[:2]) < ALIGNED and abs(state.tcp[2] - goal[2]) < ALIGNED
+        if reached:
+            return np.zeros(3), 0.0
+        if state.opening < OPEN - 0.012:  # closed on nothing: open, and rise clear to try again
+            return np.array([0, 0, MAX_RISE if state.tcp[2] < 0.10 else 0.0]), 1.0
+        return _approach(state, goal, self.grasp_height, self.grasp_height + HOVER), 1.0
+
+    def _deliver(self, state: State) -> tuple[np.ndarray, float]:
+        if self.target is None:
+            return np.array([0, 0, np.clip(0.5 * (CARRY - state.tcp[2]), -MAX_RISE, MAX_RISE)]), 0.0
+        low = self.grasp_height + RELEASE_ABOVE
+        over = np.linalg.norm(self.target - state.tcp[:2]) < 0.012 and state.tcp[2] < low + 0.012
+        if over:
+            return np.zeros(3), 1.0
+        if state.tcp[2] < self.grasp_height + 0.05 and np.linalg.norm(self.target - state.tcp[:2]) > 0.10:
+            return np.array([0, 0, MAX_RISE]), 0.0
+        return _approach(state, self.target, low, max(CARRY, low + 0.05)), 0.0
+
+    def plan(self, state: State) -> Plan:
+        """Play the expert forward in a simple model of the hand until nothing more happens."""
+        positions, gripper = [state.tcp], []
+        for _ in range(MAX_STEPS):
+            move, command = self.act(state)
+            after = self._advance(state, move, command)
+            positions.append(after.tcp)
+            gripper.append(command)
+            still = np.linalg.norm(after.tcp - state.tcp) < 5e-4 and abs(after.opening - state.opening) < 1e-4
+            state = after
+            if still and len(gripper) >= CHUNK_STEPS:
+                break
+        return Plan(np.array(positions), np.array(gripper))
+
+    def _advance(self, state: State, move: np.ndarray, command: float) -> State:
+        """The hand moves as told; fingers take time; an object between closed fingers moves along, let go it drops."""
+        tcp = state.tcp + move
+        if command > 0.5:
+            opening = min(OPEN, state.opening + FINGER_STEP)
+            released = state.held and opening > self.grasp_width + 0.006
+            return replace(
+                state, tcp=tcp, opening=opening, held=state.held and not released, delivered=state.delivered or released
+            )
+        near = float(np.linalg.norm(state.object[:2] - state.tcp[:2])) < 0.02 and state.tcp[2] < self.grasp_height + 0.02
+        stop = self.grasp_width if near or state.held else 0.0
+        opening = max(stop, state.opening - FINGER_STEP)
+        held = state.held or (near and opening <= self.grasp_width + 1e-6)
+        position = state.object + move if state.held else state.object
+        return replace(state, tcp=tcp, opening=opening, held=held, object=position)

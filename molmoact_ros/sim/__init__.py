@@ -1,0 +1,1 @@
+"""The MuJoCo workcell that stands in for cameras and arm."""

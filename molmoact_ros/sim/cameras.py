@@ -1,0 +1,92 @@
+"""Simulated RealSense cameras: intrinsics as the real ones have them, colour and depth from one rendering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CameraIntrinsics:
+    """Pinhole intrinsics in pixels for an image of `width` x `height`, no distortion."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    @property
+    def fovy_deg(self) -> float:
+        """Vertical field of view in degrees, as MuJoCo wants it."""
+        return float(np.degrees(2 * np.arctan(self.height / (2 * self.fy))))
+
+    def scaled(self, width: int, height: int) -> CameraIntrinsics:
+        """The same view at another resolution."""
+        sx, sy = width / self.width, height / self.height
+        return CameraIntrinsics(width, height, self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy)
+
+
+# D435 colour at 640x480: focal length about 615 px (69 deg x 42 deg at 16:9, Intel D400 datasheet, cropped to 4:3).
+D435_FRONT = CameraIntrinsics(640, 480, 615.0, 615.0, 320.0, 240.0)
+# D405 at 424x240: 87 deg x 58 deg depth field of view (Intel D400 datasheet), colour from the same imager.
+D405_WRIST = CameraIntrinsics(424, 240, 216.5, 216.5, 212.0, 120.0)
+# Depth ranges in metres that the datasheet gives; outside them a pixel is 0 (invalid).
+DEPTH_RANGE = {"front": (0.28, 3.0), "wrist": (0.07, 1.0)}
+
+
+class CameraRenderer:
+    """Renders one MuJoCo camera off screen, colour and depth in a single pass."""
+
+    def __init__(self, model: mujoco.MjModel, camera: str, intrinsics: CameraIntrinsics) -> None:
+        """Needs a MuJoCo GL context (MUJOCO_GL=egl or osmesa) in this thread; raises RuntimeError without one."""
+        self.camera, self.intrinsics = camera, intrinsics
+        self._model = model
+        self._scene = mujoco.MjvScene(model, maxgeom=400)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._scene.flags[flag] = 0
+        self._gl = mujoco.GLContext(intrinsics.width, intrinsics.height)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._viewport = mujoco.MjrRect(0, 0, intrinsics.width, intrinsics.height)
+        self._view = mujoco.MjvCamera()
+        self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._view.fixedcamid = model.camera(camera).id
+        self._rgb = np.empty((intrinsics.height, intrinsics.width, 3), np.uint8)
+        self._depth = np.empty((intrinsics.height, intrinsics.width), np.float32)
+
+    def render(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray]:
+        """Colour uint8 [H, W, 3] RGB and depth along the optical axis float32 [H, W] in metres, 0 where out of range."""
+        self._gl.make_current()
+        option = mujoco.MjvOption()
+        mujoco.mjv_updateScene(
+            self._model, data, option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        mujoco.mjr_render(self._viewport, self._scene, self._context)
+        mujoco.mjr_readPixels(self._rgb, self._depth, self._viewport, self._context)
+        near = self._model.vis.map.znear * self._model.stat.extent
+        # ZEROFAR stores near / distance for a far plane at infinity (reversed z).
+        depth = np.divide(near, self._depth, out=np.zeros_like(self._depth), where=self._depth > 0)
+        low, high = DEPTH_RANGE[self.camera]
+        depth[(depth < low) | (depth > high)] = 0.0
+        return self._rgb[::-1].copy(), depth[::-1].copy()
+
+    def close(self) -> None:
+        """Free the GL context."""
+        self._context.free()
+        self._gl.free()
+
+
+def project(points: np.ndarray, position: np.ndarray, rotation: np.ndarray, k: CameraIntrinsics) -> np.ndarray:
+    """Pixels [n, 2] (x right, y down) of world points [n, 3] in metres.
+
+    `position` [3] and `rotation` [3, 3] are the camera's pose in MuJoCo's convention (looks along -z, y up).
+    """
+    local = (np.asarray(points, float) - position) @ rotation
+    depth = np.maximum(-local[:, 2], 1e-6)
+    return np.stack([k.cx + k.fx * local[:, 0] / depth, k.cy - k.fy * local[:, 1] / depth], axis=1)

@@ -1,0 +1,135 @@
+"""What lies on the table: seeded random scenes of coloured objects and three targets, and the task in words.
+
+All positions are metres in the robot's base frame (`fr3_link0`; the table top is z = 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+COLORS: dict[str, tuple[float, float, float]] = {
+    "red": (0.85, 0.10, 0.10),
+    "green": (0.10, 0.62, 0.16),
+    "blue": (0.10, 0.25, 0.85),
+    "yellow": (0.95, 0.80, 0.08),
+}
+SHAPES = ("cube", "ball", "cylinder")
+TARGETS = ("bowl", "plate", "box")
+OBJECTS = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
+
+# Half height above the table, m: where the centre of a resting object lies, and where the fingers grasp it.
+REST_HEIGHT = {"cube": 0.022, "ball": 0.025, "cylinder": 0.035}
+GRASP_HEIGHT = {"cube": 0.022, "ball": 0.025, "cylinder": 0.045}
+# Width between the closed fingers, m.
+GRASP_WIDTH = {"cube": 0.044, "ball": 0.050, "cylinder": 0.042}
+TARGET_RADIUS = 0.075
+
+# The part of the table that the arm reaches with the hand pointing down and the front camera sees, m.
+AREA_X = (0.36, 0.68)
+AREA_Y = (-0.28, 0.28)
+
+PREPOSITION = {"bowl": "in", "box": "in", "plate": "on"}
+VERBS = ("put", "place", "move")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One instruction: carry `object` to `target`, or only lift it when `target` is None."""
+
+    object: str
+    target: str | None
+    verb: str = "put"
+
+    @property
+    def instruction(self) -> str:
+        """The task in the words the model is trained on, lower case, no full stop."""
+        if self.target is None:
+            return f"pick up the {self.object}"
+        return f"{self.verb} the {self.object} {PREPOSITION[self.target]} the {self.target}"
+
+    @staticmethod
+    def parse(instruction: str) -> Task:
+        """Read an instruction back. Raises ValueError, saying what is understood, for any other sentence."""
+        for name in OBJECTS:
+            for task in tasks_for(name):
+                if task.instruction == instruction.strip().lower():
+                    return task
+        raise ValueError(
+            f"cannot judge the instruction {instruction!r}: the workcell knows "
+            f"'put|place|move the COLOUR SHAPE in|on the {'|'.join(TARGETS)}' and 'pick up the COLOUR SHAPE' "
+            f"with {', '.join(COLORS)} and {', '.join(SHAPES)}"
+        )
+
+
+def tasks_for(name: str) -> list[Task]:
+    """Every task that the workcell can ask of one object."""
+    return [Task(name, target, verb) for target in TARGETS for verb in VERBS] + [Task(name, None, "pick up")]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A thing on the table: name, x and y in metres, yaw in radians."""
+
+    name: str
+    x: float
+    y: float
+    yaw: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A table: the objects on it, the three targets, and one task that it allows."""
+
+    objects: tuple[Placed, ...]
+    targets: tuple[Placed, ...]
+    task: Task
+
+    def object(self, name: str) -> Placed:
+        """The object called `name`. Raises KeyError when it is not on this table."""
+        for placed in self.objects + self.targets:
+            if placed.name == name:
+                return placed
+        raise KeyError(f"no {name} on this table; it has {', '.join(o.name for o in self.objects)}")
+
+
+def _scatter(rng: np.random.Generator, radii: list[float]) -> np.ndarray:
+    """Draw centres [n, 2] in the area so that circles of the given radii do not overlap (rejection sampling)."""
+    low, high = np.array([AREA_X[0], AREA_Y[0]]), np.array([AREA_X[1], AREA_Y[1]])
+    while True:
+        points: list[np.ndarray] = []
+        for i, radius in enumerate(radii):
+            for _ in range(40):
+                point = rng.uniform(low, high)
+                if all(np.linalg.norm(point - p) > radius + radii[j] for j, p in enumerate(points)):
+                    points.append(point)
+                    break
+            if len(points) != i + 1:
+                break
+        else:
+            return np.array(points)
+
+
+def sample_scene(seed: int | np.random.Generator, distractors: int | None = None, instruction: str | None = None) -> Scene:
+    """Draw a scene: one object to move, 3 to 5 distractors (or as many as given), bowl, plate and box.
+
+    With `instruction` the named object is on the table and the task is that one. The same seed gives the same scene.
+    """
+    rng = np.random.default_rng(seed)
+    asked = Task.parse(instruction) if instruction else None
+    count = 1 + (int(rng.integers(3, 6)) if distractors is None else distractors)
+    names = [str(name) for name in rng.permutation(OBJECTS)]
+    if asked is not None:
+        names.remove(asked.object)
+        names.insert(0, asked.object)
+    names = names[:count]
+    centres = _scatter(rng, [TARGET_RADIUS + 0.01] * len(TARGETS) + [0.048] * count)
+    yaws = rng.uniform(-0.25, 0.25, len(centres))
+    targets = tuple(Placed(t, *map(float, c)) for t, c in zip(TARGETS, centres, strict=False))
+    objects = tuple(
+        Placed(n, float(c[0]), float(c[1]), float(w)) for n, c, w in zip(names, centres[3:], yaws[3:], strict=True)
+    )
+    target = None if rng.random() < 0.1 else str(rng.choice(TARGETS))
+    task = asked or Task(names[0], target, "pick up" if target is None else str(rng.choice(VERBS)))
+    return Scene(objects, targets, task)
