@@ -151,11 +151,19 @@ class _Attention(nn.Module):
         self.att_proj = nn.Linear(c.hidden_size, sum(self.split), bias=c.qkv_bias)
         self.attn_out = nn.Linear(self.split[0], c.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries [B, heads, S, head_dim], rotated keys and values [B, kv_heads, S, head_dim]."""
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in self.att_proj(x).split(self.split, -1))
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.shape[1] != q.shape[1])
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def output(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """What the queries read, projected: [B, S, hidden]. `mask` bool, True where a key may be read."""
+        grouped = k.shape[1] != q.shape[1]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
         return self.attn_out(out.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return self.output(*self.heads(x, cos, sin), causal=True)
 
 
 class _Mlp(nn.Module):
@@ -238,10 +246,16 @@ class MolmoAct(nn.Module):
         where = (input_ids == self.config.image_patch_id).unsqueeze(-1).expand_as(x)
         return x.masked_scatter(where, x[where] + features.flatten().to(x.dtype))
 
-    def forward(self, input_ids: Tensor, features: Tensor | None = None) -> Tensor:
-        """Hidden states [B, S, hidden] after the final norm for int64 ids [B, S]; causal, positions 0..S-1."""
+    def forward(self, input_ids: Tensor, features: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Hidden states [B, S, hidden] after the final norm for int64 ids [B, S]; causal.
+
+        positions: int64 [B, S], where each token stands in the full sequence; 0..S-1 when not given.
+        """
         x = self.embed(input_ids, features)
-        cos, sin = (t.to(x) for t in rope_tables(self.config.llm_config, x.shape[1]))
+        length = x.shape[1] if positions is None else self.config.llm_config.max_position_embeddings
+        cos, sin = (t.to(x) for t in rope_tables(self.config.llm_config, length))
+        if positions is not None:
+            cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
         for block in self.model.transformer.blocks:
             x = block(x, cos, sin)
         return self.model.transformer.ln_f(x)

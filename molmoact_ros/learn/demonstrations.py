@@ -3,14 +3,14 @@
 Each sample is one moment of a random scene: two camera images, the instruction, the depth the front camera measures,
 the future path of the hand (trace) and the next chunk of actions. Moments are drawn along and around the expert's
 path, with the hand off course, fingers closed on nothing, or the work already done, so that the model also learns to
-recover. Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
+recover. Each moment is labelled for several instructions, so that words, not habit, decide. Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -21,11 +21,21 @@ from tqdm import tqdm
 from molmoact_ros.engine.preprocess import resize
 from molmoact_ros.learn.expert import OPEN, Expert, Plan, State
 from molmoact_ros.reasoning.trace import trace_from_pixels
-from molmoact_ros.sim.scene import AREA_X, AREA_Y, GRASP_HEIGHT, GRASP_WIDTH, Scene, sample_scene
+from molmoact_ros.sim.scene import (
+    AREA_X,
+    AREA_Y,
+    GRASP_HEIGHT,
+    GRASP_WIDTH,
+    Scene,
+    Task,
+    sample_scene,
+    tasks_for,
+)
 from molmoact_ros.sim.workcell import ARM_JOINTS, HOME_Q, Workcell
 
 TRAIN_SEED = 1_000_000
 PART = 2000  # samples in one file
+ASKED = 4  # instructions for every moment
 VIEW = (96, 128)  # rows, columns that the nano model sees
 DEPTH_VIEW = (80, 80)  # stored depth, enlarged to the VQ-VAE's input when it is encoded
 
@@ -37,8 +47,8 @@ MOMENTS = {"approach": 0.36, "near": 0.25, "grasp": 0.07, "carry": 0.16, "place"
 class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
-    images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); trace uint8 [n, 5, 2];
-    actions float32 [n, 8, 7] (m, rad, gripper).
+    images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
+    trace uint8 [n, ASKED, 5, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper).
     """
 
     images: np.ndarray
@@ -58,7 +68,7 @@ class Demonstrations:
         parts = [np.load(path) for path in sorted(paths)]
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
-        instructions = [np.array([index[str(t)] for t in p["texts"]], np.int64)[p["instructions"]] for p in parts]
+        instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
         arrays = {k: np.concatenate([p[k] for p in parts]) for k in ("images", "depth", "trace", "actions")}
         return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
 
@@ -123,7 +133,7 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
     if moment == "near":
         radius = rng.uniform(0.0, 0.05)
         angle = rng.uniform(0, 2 * np.pi)
-        height = grasp + rng.uniform(0, 0.02) + rng.uniform(0.5, 1.2) * 2.5 * radius * (shape != "none")
+        height = grasp + rng.uniform(0, 0.02) + rng.uniform(0.5, 1.2) * 2.5 * radius
         return State(thing + [radius * np.cos(angle), radius * np.sin(angle), height - grasp], OPEN, thing, held=False)
     error = np.array([rng.uniform(-0.008, 0.008), rng.uniform(-0.008, 0.008), rng.uniform(-0.006, 0.012)])
     if moment == "grasp":
@@ -147,6 +157,25 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
     return State(hand, width, hand - error, held=True)
 
 
+def other_tasks(scene: Scene, state: State, rng: np.random.Generator) -> list[Task]:
+    """ASKED - 1 more tasks that make sense in this moment: another target in mid-carry, else mostly other objects."""
+    own = scene.task.object
+    names = [own] if state.held else [o.name for o in scene.objects if o.name != own or not state.delivered]
+    choices = [task for name in names for task in tasks_for(name) if task != scene.task]
+    different = [t for t in choices if t.object != own]
+    pool = different if different and rng.random() < 0.8 else choices
+    return [pool[i] for i in rng.choice(len(pool), ASKED - 1, replace=False)]
+
+
+def about(scene: Scene, state: State, task: Task) -> State:
+    """The same moment seen by a task that may concern another object."""
+    if task.object == scene.task.object:
+        return state
+    placed = scene.object(task.object)
+    place = np.array([placed.x, placed.y, GRASP_HEIGHT[placed.name.split()[1]]])
+    return replace(state, object=place, held=False, delivered=False)
+
+
 class Sampler:
     """Draws labelled moments; owns one workcell."""
 
@@ -154,19 +183,29 @@ class Sampler:
         self.cell = Workcell(robot)
         self.poser = HandPoser(self.cell.model)
 
-    def sample(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:
-        """One labelled moment: images, depth, trace, actions and instruction as in `Demonstrations`."""
+    def sample(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        """One moment: images, depth, traces [ASKED, 5, 2], actions [ASKED, 8, 7] and as many instructions."""
+        scene, state, q, rng = self.moment(seed)
+        self._pose(scene, state, q)
+        return (*self._look(), *self.labels(scene, state, rng))
+
+    def moment(self, seed: int) -> tuple[Scene, State, np.ndarray, np.random.Generator]:
+        """The scene, state and joint positions [7] rad of a seed, and the generator for what follows."""
         rng = np.random.default_rng(seed)
         scene = sample_scene(rng)
         while True:
             state = sample_state(scene, rng)
-            state = State(np.maximum(state.tcp, [0, 0, 0.014]), state.opening, state.object, state.held, state.delivered)
+            state = replace(state, tcp=np.maximum(state.tcp, [0, 0, 0.014]))
             q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3))
             if q is not None:
-                break
-        self._pose(scene, state, q)
-        plan = Expert(scene).plan(state)
-        return (*self._look(), self._trace(plan), plan.chunk().astype(np.float32), scene.task.instruction)
+                return scene, state, q, rng
+
+    def labels(self, scene: Scene, state: State, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """What the expert does in this moment for the scene's own task and for others: traces, actions, texts."""
+        tasks = [scene.task, *other_tasks(scene, state, rng)]
+        plans = [Expert(replace(scene, task=task)).plan(about(scene, state, task)) for task in tasks]
+        traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
+        return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task in tasks]
 
     def _pose(self, scene: Scene, state: State, q: np.ndarray) -> None:
         self.cell.reset(scene, q, state.opening)
@@ -210,9 +249,9 @@ def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
     sampler = Sampler(robot)
     samples = [sampler.sample(first_seed + i) for i in range(count)]
     images, depth, trace, actions, texts = zip(*samples, strict=True)
-    names = sorted(set(texts))
+    names = sorted({t for asked in texts for t in asked})
     index = {t: i for i, t in enumerate(names)}
-    instructions = np.array([index[t] for t in texts], np.int64)
+    instructions = np.array([[index[t] for t in asked] for asked in texts])
     whole = Demonstrations(np.stack(images), np.stack(depth), np.stack(trace), np.stack(actions), instructions, names)
     unfinished = out.with_name(f"unfinished-{out.name}")
     whole.save(unfinished)

@@ -53,10 +53,14 @@ class Plan:
         return actions
 
     def trace(self) -> np.ndarray:
-        """Hand positions [5, 3] m: now, halfway, the grasp, halfway, the end; without a grasp ahead, evenly to the end."""
-        closing = np.flatnonzero(self.gripper < 0.5)
-        ahead = self.gripper[0] > 0.5 and len(closing) > 0
-        corners = [0, int(closing[0]), len(self.positions) - 1] if ahead else [0, len(self.positions) - 1]
+        """Hand positions [5, 3] m: now, halfway, the grasp, halfway, the end; without a grasp ahead, evenly to the end.
+
+        The end is where the object is let go, or where the hand comes to rest when nothing is carried.
+        """
+        closed = np.flatnonzero(self.gripper < 0.5)
+        ahead = self.gripper[0] > 0.5 and len(closed) > 0
+        end = int(closed[-1]) + 1 if len(closed) else len(self.positions) - 1
+        corners = [0, int(closed[0]), end] if ahead else [0, end]
         legs = [
             _along(self.positions[a : b + 1], 4 // (len(corners) - 1) + 1)
             for a, b in zip(corners[:-1], corners[1:], strict=True)
