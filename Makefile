@@ -1,0 +1,52 @@
+# Everything is set up in .venv by the first target that needs it; a second time does nothing.
+#   make demo    one episode in the simulated workcell: a video, a bag and a summary in runs/
+#   make test    all tests          make lint    ruff and mypy
+#   make setup   only set up        make clean   forget builds and environment
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+INSTRUCTION ?= put the red cube in the bowl
+SEED ?= 7
+
+BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml $(wildcard msg/*.msg srv/*.srv action/*.action)
+SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
+
+.PHONY: setup demo test lint clean
+setup: $(VENV)/installed
+
+# The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
+$(VENV)/requirements: pyproject.toml scripts/system-packages
+	scripts/system-packages $(PYTHON)
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -c 'import torch' 2>/dev/null || $(PIP) install --quiet torch==2.13.0
+	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["build-system"]["requires"], \
+	    *p["project"]["dependencies"], *p["project"]["optional-dependencies"]["dev"], sep="\n")' > $@.txt
+	$(PIP) install --quiet -r $@.txt
+	touch $@
+
+# The interfaces, compiled, and the package around them.
+$(VENV)/interfaces: $(VENV)/requirements $(BUILD_FILES)
+	$(PIP) install --quiet --no-build-isolation --no-deps .
+	touch $@
+
+# What needs no compiler is only copied.
+$(VENV)/installed: $(VENV)/interfaces $(SOURCES)
+	$(PY) -m cmake --install build/cmake --component sources --prefix $(VENV) > build/install.log
+	touch $@
+
+# Both run outside the repository's root where they must: there the source folder would shadow the installed package.
+demo: setup
+	$(VENV)/bin/molmoact-ros demo --instruction "$(INSTRUCTION)" --seed $(SEED)
+
+test: setup
+	$(VENV)/bin/pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build

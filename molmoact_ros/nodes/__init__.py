@@ -1,0 +1,1 @@
+"""ROS adapters: parameters, topics, time, life cycle. All of rclpy is here."""

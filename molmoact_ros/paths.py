@@ -1,0 +1,43 @@
+"""Where the installed data is: models, configuration and launch files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def share() -> Path:
+    """The folder with `models`, `config` and `launch`: `<prefix>/share/molmoact_ros`, or a source checkout's root.
+
+    Works for an environment of pip's and for a colcon workspace, which both keep Python in `<prefix>/lib/python3.x/...`.
+    Raises FileNotFoundError when the installation is not whole.
+    """
+    for parent in Path(__file__).resolve().parents[1:]:
+        for folder in (parent / "share" / "molmoact_ros", parent):
+            if (folder / "package.xml").is_file() and (folder / "models").is_dir():
+                return folder
+    raise FileNotFoundError("the data of molmoact_ros is not installed; run `make setup`, or `colcon build`, again")
+
+
+def robot_model() -> Path:
+    """The FR3's MJCF file."""
+    return share() / "models" / "fr3" / "fr3.xml"
+
+
+def default_checkpoint() -> Path:
+    """The folder of the nano model."""
+    return share() / "models" / "nano"
+
+
+def profile(name: str) -> Path:
+    """The file of a profile. Raises FileNotFoundError, naming the profiles there are."""
+    folder = share() / "config" / "profiles"
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(f.stem for f in folder.glob("*.yaml")))
+        raise FileNotFoundError(f"there is no profile {name!r}; choose one of: {known}")
+    return file
+
+
+def fastdds_profile() -> Path:
+    """Fast DDS settings with shared memory for RGB-D images; FASTRTPS_DEFAULT_PROFILES_FILE names it to ROS 2."""
+    return share() / "config" / "fastdds.xml"
