@@ -1,0 +1,1 @@
+"""What a Franka is: joints and limits."""
