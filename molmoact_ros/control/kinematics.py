@@ -37,7 +37,7 @@ class Kinematics:
         """Pose of the hand for joints `q` float64 [7] rad."""
         self._configuration.update(self._full(q))
         transform = self._configuration.get_transform_frame_to_world(TCP_FRAME, "site")
-        return Pose(transform.translation(), Rotation.from_matrix(transform.rotation().as_matrix()))
+        return Pose(transform.translation().copy(), Rotation.from_matrix(transform.rotation().as_matrix()))
 
     def solve(self, q: np.ndarray, target: Pose, dt: float) -> np.ndarray:
         """Joints float64 [7] rad one step of `dt` s from `q` toward `target`, inside position and velocity limits."""

@@ -45,8 +45,9 @@ class Limiter:
         distance = np.abs(wanted - q)
         # Never so fast that braking would overshoot what is wanted; one factor for all joints keeps the direction.
         braking = np.sqrt(2 * BRAKING * hardest * distance)
-        scale = float(np.min(np.minimum(braking, fastest) * dt / np.maximum(distance, 1e-12), initial=1.0))
-        velocity = (wanted - q) / dt * min(scale, 1.0)
+        moving = distance > 1e-9
+        scale = float(np.min(np.minimum(braking, fastest)[moving] * dt / distance[moving], initial=1.0))
+        velocity = (wanted - q) / dt * scale
         self.counts["velocity"] += int(bool(np.any(distance > fastest * dt)))
         low, high = POSITION_MIN + self.margin, POSITION_MAX - self.margin
         # The speed from which braking still ends inside the limit; half a step is kept for the discrete time.

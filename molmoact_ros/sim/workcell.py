@@ -11,13 +11,12 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from molmoact_ros.robots.franka import HOME_Q
 from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraIntrinsics, CameraRenderer, project
 from molmoact_ros.sim.scene import COLORS, GRASP_WIDTH, OBJECTS, REST_HEIGHT, TARGETS, Scene, Task
 
 ARM_JOINTS = 7
 TIMESTEP = 0.002
-# Ready above the table with the hand pointing down and in the front camera's view; rad.
-HOME_Q = np.array([0.0, -0.5138, 0.0, -2.5747, 0.0, 2.0609, 0.785398])
 FRONT_POSITION = np.array([1.13, 0.0, 0.62])
 FRONT_LOOK_AT = np.array([0.47, 0.0, 0.04])
 PARKED = np.array([-3.0, 0.0, -0.5])
