@@ -1,0 +1,96 @@
+"""Episodes in lock-step, without ROS: the same workcell, engine and controller, time counted in simulated seconds.
+
+A plan takes effect `LATENCY` after its picture was taken, however long this machine needed for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.controller import Controller
+from molmoact_ros.engine.engine import Engine
+from molmoact_ros.learn.expert import STEP
+from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
+from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.sim.scene import Scene, Task
+from molmoact_ros.sim.workcell import Workcell
+
+LATENCY = 0.2  # s from picture to plan
+TIMEOUT = 30.0  # s of simulated time for one episode
+
+
+@dataclass
+class EpisodeResult:
+    """How one episode went. step_times: seconds of each reasoning step; seconds: simulated time."""
+
+    instruction: str
+    success: bool = False
+    first_touched: str | None = None
+    seconds: float = 0.0
+    step_times: list[float] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+
+    @property
+    def right_object_first(self) -> bool:
+        """The first object lifted is the one that the instruction names."""
+        return self.first_touched == Task.parse(self.instruction).object
+
+
+def observe(cell: Workcell, instruction: str, now: float) -> Observation:
+    """What the cameras see now."""
+    return Observation((cell.render("front")[0], cell.render("wrist")[0]), instruction, now)
+
+
+def run_episode(
+    cell: Workcell, engine: Engine, controller: Controller, scene: Scene,
+    watch: Callable[[Observation, Reasoning], None] | None = None,
+) -> EpisodeResult:  # fmt: skip
+    """One episode from the arm's home until the task is done or TIMEOUT. `watch` sees every complete step."""
+    cell.reset(scene)
+    result = EpisodeResult(scene.task.instruction)
+    period = 1.0 / controller.config.rate
+    arrival, plan = 0.0, None
+    for cycle in range(int(TIMEOUT / period)):
+        now = cycle * period
+        controller.update_joints(cell.joint_positions[:7], cell.opening, now)
+        if cycle == 0:
+            controller.start(now)
+        if plan is not None and now >= arrival:
+            controller.on_chunk(plan, now)
+            plan = None
+        if plan is None:
+            plan = _plan(cell, engine, result, now, watch)
+            arrival = now + LATENCY
+        command = controller.step(now)
+        if command is not None:
+            cell.command_arm(command.q)
+            cell.command_gripper(command.opening)
+        cell.step(period)
+        result.seconds = now
+        if cell.progress().success:
+            break
+    progress = cell.progress()
+    result.success, result.first_touched = progress.success, progress.first_touched
+    return result
+
+
+def _plan(
+    cell: Workcell, engine: Engine, result: EpisodeResult, now: float,
+    watch: Callable[[Observation, Reasoning], None] | None,
+) -> ActionChunk | None:  # fmt: skip
+    """One reasoning step; None when the engine refuses, which is noted."""
+    observation = observe(cell, result.instruction, now)
+    try:
+        *_, reasoning = engine.reason(observation)
+    except RefusedStep as refusal:
+        result.refusals.append(str(refusal))
+        return None
+    result.step_times.append(engine.timings.total)
+    if watch is not None:
+        watch(observation, reasoning)
+    assert reasoning.actions is not None
+    return ActionChunk(np.asarray(reasoning.actions), STEP, now)

@@ -1,0 +1,210 @@
+"""The model against the reference's numbers; decoding, checkpoints and refusals on a small random model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from molmoact_ros.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from molmoact_ros.engine.config import MolmoActConfig
+from molmoact_ros.engine.decode import CachedDecoder, DecodeCounts, decode
+from molmoact_ros.engine.depth_vq import DepthVq, relative_depth
+from molmoact_ros.engine.engine import TorchEngine
+from molmoact_ros.engine.model import MolmoAct
+from molmoact_ros.engine.preprocess import patches, pooled_indices
+from molmoact_ros.learn.nano import nano_config
+from molmoact_ros.learn.tokenizer import build_tokenizer
+from molmoact_ros.reasoning.actions import NormStats
+from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.reasoning.observation import Observation
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "d_like"
+STATS = NormStats(q01=(-0.02,) * 3 + (0.0,) * 4, q99=(0.02,) * 3 + (0.0,) * 3 + (1.0,), mask=(True,) * 7)
+
+
+@pytest.fixture(scope="module")
+def golden() -> tuple[MolmoAct, dict[str, np.ndarray]]:
+    model = MolmoAct(MolmoActConfig.read(GOLDEN / "config.json"))
+    model.load_state_dict(load_file(GOLDEN / "model.safetensors"))
+    return model.eval(), dict(np.load(GOLDEN / "golden.npz"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    tokenizer = build_tokenizer()
+    model = MolmoAct(nano_config(tokenizer, STATS))
+    model.initialise()
+    for parameter in model.parameters():
+        parameter.data *= 3  # decided opinions, as a trained model has them
+    path = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(path, model, tokenizer, DepthVq(4, 16))
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> TorchEngine:
+    return TorchEngine.load(folder, threads=1)
+
+
+def look(seed: int, instruction: str = "put the red cube in the bowl") -> Observation:
+    rng = np.random.default_rng(seed)
+    front, wrist = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((480, 640, 3), (240, 424, 3)))
+    return Observation((front, wrist), instruction, 0.0)
+
+
+@torch.inference_mode()
+def test_logits_equal_the_reference(golden: tuple[MolmoAct, dict[str, np.ndarray]]) -> None:
+    model, data = golden
+    crops = torch.from_numpy(data["image"]).expand(1, 2, -1, -1)
+    features = model.image_features(crops, torch.from_numpy(data["pooled_idx"]))
+    logits = model.logits(model(torch.from_numpy(data["input_ids"]), features))[0, -40:]
+    np.testing.assert_allclose(logits.numpy(), data["logits_text"], atol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_cached_decoder_says_what_the_reference_says(golden: tuple[MolmoAct, dict[str, np.ndarray]]) -> None:
+    model, data = golden
+    features = model.image_features(
+        torch.from_numpy(data["image"]).expand(1, 2, -1, -1), torch.from_numpy(data["pooled_idx"])
+    )
+    decoder = CachedDecoder(model, data["input_ids"].shape[1] + 32)
+    hidden = decoder.feed(model.embed(torch.from_numpy(data["input_ids"]), features)[0])
+    said = []
+    for _ in data["greedy"]:
+        said.append(int(model.logits(hidden[-1]).argmax()))
+        hidden = decoder.feed(decoder.embed(said[-1:]))
+    assert said == data["greedy"].tolist()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("seed", range(6))
+def test_drafts_change_the_passes_and_never_the_answer(engine: TorchEngine, seed: int) -> None:
+    grammar, rng = engine.grammars[False], np.random.default_rng(seed)
+    features = engine._see(look(seed))
+    ids = engine._prompt_ids("put the red cube in the bowl")
+    embeddings = engine.model.embed(torch.from_numpy(ids).unsqueeze(0), features)[0]
+
+    def answer(draft: list[int]) -> tuple[list[int], DecodeCounts]:
+        counts = DecodeCounts()
+        engine.decoder.rewind(0)
+        engine.decoder.feed(embeddings)
+        return list(decode(engine.decoder, grammar, draft, counts))[-1][1], counts
+
+    plain, plain_counts = answer([])
+    same, same_counts = answer(plain)
+    wrong = [t if rng.random() < 0.7 else int(rng.integers(2, 1200)) for t in plain]
+    noisy, _ = answer(wrong)
+    assert plain == same == noisy
+    assert same_counts.passes < plain_counts.passes
+    assert plain_counts.passes < len(plain)  # forced tokens cost no pass
+
+
+def test_reasoning_comes_in_parts_and_the_last_is_whole(engine: TorchEngine) -> None:
+    parts = list(engine.reason(look(3)))
+    assert parts[0].depth_codes is not None and parts[0].actions is None
+    last = parts[-1]
+    assert last.complete and last.actions is not None and last.trace is not None
+    assert last.actions.shape == (8, 7) and 1 <= len(last.trace) <= 5
+    assert set(engine.timings.stages) == {"preprocess", "vision", "prefill", "depth", "trace", "actions"}
+
+
+def test_a_steered_step_gives_actions_only(engine: TorchEngine) -> None:
+    seen = look(4)
+    steered = Observation(seen.images, seen.instruction, 0.0, trace=np.array([[10, 10], [200, 100]]))
+    *_, last = engine.reason(steered)
+    assert last.depth_codes is None and last.trace is None and last.actions is not None
+
+
+@pytest.mark.parametrize(
+    ("observation", "why"),
+    [
+        (Observation(look(0).images[:1], "put the red cube in the bowl", 0.0), "needs 2 camera images"),
+        (Observation((), "put the red cube in the bowl", 0.0), "needs 2 camera images"),
+        (look(0, ""), "empty"),
+        (look(0, "juggle the red cube"), "'juggle'"),
+        (Observation((np.zeros((4, 4), np.uint8),) * 2, "pick up the red cube", 0.0), "RGB uint8"),
+        (Observation((np.zeros((4, 4, 3)),) * 2, "pick up the red cube", 0.0), "RGB uint8"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(engine: TorchEngine, observation: Observation, why: str) -> None:
+    with pytest.raises(RefusedStep, match=why) as refusal:
+        list(engine.reason(observation))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "depth_vq.safetensors"])
+def test_a_missing_or_corrupt_file_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / name).write_bytes(b"{ not this")
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(copy)
+    (copy / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        load_checkpoint(copy)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("change", ["renamed", "missing", "reshaped", "nan"])
+def test_a_tensor_that_does_not_fit_is_named(folder: Path, tmp_path: Path, change: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    tensors = load_file(copy / "model.safetensors")
+    name = "model.transformer.blocks.1.mlp.ff_out.weight"
+    tensor = tensors.pop(name)
+    if change == "renamed":
+        tensors["surprise"] = tensor
+    elif change == "reshaped":
+        tensors[name] = tensor.T.contiguous()
+    elif change == "nan":
+        tensors[name] = tensor * float("nan")
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        load_checkpoint(copy)
+
+
+def test_patches_keep_row_column_channel_order() -> None:
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
+    first = (patches(image, 2)[0, 0] + 1) * 127.5
+    np.testing.assert_allclose(first, image[0, :2, :2].ravel(), atol=1e-4)
+
+
+def test_pooled_indices_of_an_odd_grid() -> None:
+    index = pooled_indices((27, 27))
+    assert index.shape == (196, 4)
+    assert index[0].tolist() == [0, 1, 27, 28]
+    assert index[13].tolist() == [26, -1, 53, -1]
+    assert index[-1].tolist() == [728, -1, -1, -1]
+
+
+def test_relative_depth_is_larger_when_nearer_and_survives_no_depth() -> None:
+    depth = np.full((48, 64), 2.0, np.float32)
+    depth[:24], depth[0] = 0.5, 0.0
+    picture = relative_depth(depth)
+    assert picture.shape == (320, 320)
+    assert picture[100, 10] == pytest.approx(1.0) and picture[300, 10] == 0.0 and picture[0, 0] == 0.0
+    assert not relative_depth(np.zeros((4, 4))).any()
+
+
+def test_depth_codes_go_to_a_picture_and_training_lowers_the_error() -> None:
+    torch.manual_seed(0)
+    model = DepthVq(4, 16)
+    x = torch.linspace(0, 1, 320).expand(4, 1, 320, 320) * torch.rand(4, 1, 1, 1)
+    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+    losses = []
+    for _ in range(25):
+        loss = model.training_loss(x)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    codes = model.encode(x)
+    assert codes.shape == (4, 10, 10) and model.decode(codes).shape == (4, 1, 320, 320)
