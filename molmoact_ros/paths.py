@@ -8,7 +8,7 @@ from pathlib import Path
 def share() -> Path:
     """The folder with `models`, `config` and `launch`: `<prefix>/share/molmoact_ros`, or a source checkout's root.
 
-    Works for an environment of pip's and for a colcon workspace, which both keep Python in `<prefix>/lib/python3.x/...`.
+    Works for an environment of pip and for a colcon workspace: both keep Python in `<prefix>/lib/python3.x/...`.
     Raises FileNotFoundError when the installation is not whole.
     """
     for parent in Path(__file__).resolve().parents[1:]:

@@ -82,6 +82,10 @@ class Controller:
         """Latched stop: brake, and stay until `resume`."""
         self.supervisor.on(Event.STOP)
 
+    def hold(self) -> None:
+        """The task ended: brake and hold until the next start or resume."""
+        self.supervisor.on(Event.HOLD)
+
     def _go(self, event: Event, now: float) -> bool:
         if self._measured is None or now - self._measured_at > self.config.joints_deadline:
             self.supervisor.reason = "no fresh joint states; start the robot or the simulator first"

@@ -15,11 +15,15 @@ class State(Enum):
 
 
 class Event(Enum):
-    """START: a person gives an instruction. RESUME: a person clears a hold or stop. The others: what went wrong."""
+    """START: a person gives an instruction. RESUME: a person clears a hold or stop. HOLD: the task ended.
+
+    The others: what went wrong.
+    """
 
     START = "start"
     RESUME = "resume"
-    STOP = "stop"
+    STOP = "stopped by a person"
+    HOLD = "told to hold"
     JOINTS_STALE = "joint states are stale"
     POLICY_SILENT = "the policy is silent"
 
@@ -30,6 +34,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.HOLD, Event.START): State.POLICY,
     (State.HOLD, Event.RESUME): State.POLICY,
     (State.STOPPED, Event.RESUME): State.POLICY,  # a new instruction alone never lifts a stop
+    (State.POLICY, Event.HOLD): State.HOLD,
     (State.POLICY, Event.JOINTS_STALE): State.HOLD,
     (State.POLICY, Event.POLICY_SILENT): State.HOLD,
     **{(state, Event.STOP): State.STOPPED for state in State},

@@ -1,0 +1,28 @@
+"""ROS parameters from a pydantic model: declared with its defaults, checked by its rules."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.node import Node
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def declare(node: Node, model: type[Model]) -> Model:
+    """Declare each field of `model` as a parameter of `node` and read them, as launch and the command line set them.
+
+    Fields are str, bool, int, float or lists of these, all with defaults. Raises ValueError, in one line that names the
+    parameter, when a value does not fit.
+    """
+    values = {}
+    for name, field in model.model_fields.items():
+        descriptor = ParameterDescriptor(description=field.description or "", read_only=True, dynamic_typing=True)
+        values[name] = node.declare_parameter(name, field.default, descriptor).value
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"parameter {'.'.join(map(str, first['loc']))} of {node.get_name()}: {first['msg']}") from None

@@ -1,0 +1,21 @@
+"""Qualities of service, one for each kind of topic."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+SENSOR: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Only the newest matters: images, joint states. Hears reliable publishers too."""
+
+RELIABLE: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
+"""Every one matters, but only now: commands, chunks, traces."""
+
+STATE: Final = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""The last one is told to latecomers: status, camera info."""

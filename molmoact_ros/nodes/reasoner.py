@@ -1,0 +1,162 @@
+"""Runs the engine in a thread of its own, always on the newest frames."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from sensor_msgs.msg import Image
+
+from molmoact_ros.engine.engine import Engine
+from molmoact_ros.nodes.conversions import rgb_pixels
+from molmoact_ros.nodes.frames import FrameBuffer, FrameSet
+from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
+from molmoact_ros.reasoning.observation import Observation
+
+LOOK_AGAIN = 0.1
+"""Seconds after which a camera that stays silent is looked at again."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked. trace: a person's, int [n, 2] in 0..255, or None."""
+
+    instruction: str
+    trace: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One reasoning step: its number, what it saw, and how far it has come. seconds: since the step began."""
+
+    plan_id: int
+    observation: Observation
+    reasoning: Reasoning
+    seconds: float
+    stages: dict[str, float]
+
+
+class Listener(Protocol):
+    """Hears the reasoner, in the reasoner's thread; nothing is told of a task any more once it was replaced."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """A part of a step is complete, or all of it (`plan.reasoning.complete`)."""
+
+    def on_waiting(self, reason: str) -> None:
+        """No step can begin; `reason` says what is missing and what to do."""
+
+    def on_refused(self, reason: str, fatal: bool) -> None:
+        """A step was refused. fatal: the task is given up, because no step of it could work."""
+
+
+class Reasoner(threading.Thread):
+    """Takes steps while there is a task; `close` ends it."""
+
+    def __init__(self, engine: Engine, frames: FrameBuffer, clock: Callable[[], float], listener: Listener) -> None:
+        """`clock`: ROS time in seconds."""
+        super().__init__(name="reasoner", daemon=True)
+        self._engine, self._frames, self._clock, self._listener = engine, frames, clock, listener
+        # Guards the task and the frames. Listeners are told under it, so a task that was halted is not heard of again.
+        self._changed = threading.Condition(threading.RLock())
+        self._task: Task | None = None
+        self._open, self._worked = True, False
+        self._plan_id, self._seen = 0, 0.0
+
+    @property
+    def task(self) -> Task | None:
+        """What is being done."""
+        return self._task
+
+    def follow(self, instruction: str) -> None:
+        """Take up an instruction, without a person's trace, in place of any other."""
+        self._set(Task(instruction))
+        self._worked = False
+
+    def steer(self, trace: np.ndarray | None) -> None:
+        """Follow a person's trace, int [n, 2] in 0..255, or plan again (None). RefusedStep: there is no task."""
+        with self._changed:
+            if self._task is None:
+                raise RefusedStep("there is no instruction to steer; give one first")
+            self._set(Task(self._task.instruction, trace))
+
+    def halt(self) -> None:
+        """Forget the task: nothing is told after this returns."""
+        self._set(None)
+
+    def close(self) -> None:
+        """End the thread; waits for the step in progress."""
+        with self._changed:
+            self._open = False
+            self._set(None)
+        self.join()
+
+    def add(self, topic: str, image: Image) -> None:
+        """Take a frame."""
+        with self._changed:
+            self._frames.add(topic, image)
+            self._changed.notify_all()
+
+    def _set(self, task: Task | None) -> None:
+        with self._changed:
+            self._task = task
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """The thread's work."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._task is not None or not self._open)
+                if not self._open:
+                    return
+                task, frames = self._task, self._next_frames()
+            if task is not None and frames is not None:
+                self._step(task, frames)
+
+    def _next_frames(self) -> FrameSet | None:
+        """Frames that no step has seen, as soon as there are some; None after LOOK_AGAIN or when the task changes."""
+        task = self._task
+        waited = time.monotonic()
+        while self._open and self._task is task and time.monotonic() - waited < LOOK_AGAIN:
+            frames = self._frames.newest(self._clock())
+            if frames is not None and frames.stamp != self._seen:
+                self._seen = frames.stamp
+                return frames
+            self._changed.wait(LOOK_AGAIN)
+        if self._task is task and self._frames.newest(self._clock()) is None:
+            self._listener.on_waiting(self._frames.missing(self._clock()))
+        return None
+
+    def _step(self, task: Task, frames: FrameSet) -> None:
+        began = time.monotonic()
+        self._plan_id += 1
+        try:
+            images = tuple(rgb_pixels(image) for image in frames.images)
+            observation = Observation(images, task.instruction, frames.stamp, task.trace)
+            for reasoning in self._engine.reason(observation):
+                seconds, stages = time.monotonic() - began, self._engine.timings.stages
+                if not self._tell(task, Plan(self._plan_id, observation, reasoning, seconds, dict(stages))):
+                    return
+        except RefusedStep as refusal:
+            # The first step of a task shows whether it can be done at all; later ones may meet a bad moment.
+            self._refuse(task, str(refusal), fatal=not self._worked)
+        except Exception as error:  # whatever an engine raises, the arm gets no chunk and people hear why
+            self._refuse(task, f"the engine failed ({type(error).__name__}: {error}); restart the policy", fatal=True)
+
+    def _tell(self, task: Task, plan: Plan) -> bool:
+        with self._changed:
+            if self._task is not task:
+                return False
+            self._worked |= plan.reasoning.complete
+            self._listener.on_plan(plan)
+            return True
+
+    def _refuse(self, task: Task, reason: str, fatal: bool) -> None:
+        with self._changed:
+            if self._task is task:
+                if fatal:
+                    self._task = None
+                self._listener.on_refused(reason, fatal)

@@ -1,0 +1,235 @@
+"""The simulated workcell at the topics of real cameras and a real arm."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+import mujoco
+import numpy as np
+from geometry_msgs.msg import Point, Pose, Quaternion
+from pydantic import BaseModel, Field
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Header
+from trajectory_msgs.msg import JointTrajectory
+
+from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.process import run
+from molmoact_ros.paths import robot_model
+from molmoact_ros.robots.franka import ARM_JOINTS, BASE_FRAME, FINGER_JOINTS
+from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraIntrinsics, CameraRenderer
+from molmoact_ros.sim.scene import Scene, sample_scene
+from molmoact_ros.sim.trajectory import TrajectoryFollower
+from molmoact_ros.sim.workcell import HOME_Q, Workcell
+from molmoact_ros.srv import ResetScene, SceneTruth
+
+OPEN: Final = 0.04
+"""Position of one finger when the hand is open, m."""
+TICK: Final = 0.004
+"""Physics advances in steps of this long, s, each with a new wanted position."""
+CATCH_UP: Final = 0.1
+"""When the process was kept from running for longer than this, s, the simulation skips the rest."""
+
+
+class SimConfig(BaseModel):
+    """Parameters of the simulator."""
+
+    seed: int = Field(7, ge=0, lt=2**32, description="seed of the first scene")
+    instruction: str = Field("", description="task of the first scene; empty: drawn from the seed")
+    distractors: int = Field(-1, ge=-1, le=9, description="objects beside the task's; -1: drawn from the seed")
+    camera_rate: float = Field(15.0, gt=0, le=60, description="frames/s of both cameras")
+    joint_rate: float = Field(100.0, ge=10, le=250, description="joint states/s")
+    front_size: list[int] = Field([640, 480], min_length=2, max_length=2, description="width and height in pixels")
+    wrist_size: list[int] = Field([424, 240], min_length=2, max_length=2, description="width and height in pixels")
+
+    @property
+    def intrinsics(self) -> dict[str, CameraIntrinsics]:
+        """The cameras' intrinsics at the chosen sizes."""
+        return {"front": D435_FRONT.scaled(*self.front_size), "wrist": D405_WRIST.scaled(*self.wrist_size)}
+
+
+class SimNode(Node):
+    """Physics in one thread and cameras in another, both in real time; commands and services on the executor's."""
+
+    def __init__(self) -> None:
+        super().__init__("sim")
+        self.config = declare(self, SimConfig)
+        k = self.config.intrinsics
+        self._cell = Workcell(robot_model(), front=k["front"], wrist=k["wrist"])
+        self._lock = threading.Lock()  # guards the workcell and what follows
+        self._arm, self._gripper = TrajectoryFollower(HOME_Q), TrajectoryFollower(np.array([OPEN]))
+        self._seed, self._since_reset = 0, 0.0
+        self._reset(self.config.seed, self.config.instruction, self.config.distractors)
+
+        self._joint_states = self.create_publisher(JointState, "/joint_states", qos.RELIABLE)
+        for topic, joints, follower in (
+            ("/fr3_arm_controller/joint_trajectory", ARM_JOINTS, self._arm),
+            ("/fr3_gripper_controller/joint_trajectory", FINGER_JOINTS[:1], self._gripper),
+        ):
+            self.create_subscription(
+                JointTrajectory, topic, lambda m, j=joints, f=follower: self._command(m, j, f), qos.RELIABLE
+            )
+        self.create_service(ResetScene, "~/reset_scene", self._on_reset)
+        self.create_service(SceneTruth, "~/scene_truth", self._on_truth)
+        self._running = threading.Event()
+        self._running.set()
+        self._threads = [threading.Thread(target=work) for work in (self._simulate, self._film)]
+        for thread in self._threads:
+            thread.start()
+        assert self._cell.task is not None
+        self.get_logger().info(f"ready: scene {self._seed}, task: {self._cell.task.instruction}")
+
+    def destroy_node(self) -> None:
+        """Stop both threads, then the node."""
+        self._running.clear()
+        for thread in self._threads:
+            thread.join()
+        super().destroy_node()
+
+    def _now(self) -> float:
+        return float(self.get_clock().now().nanoseconds * 1e-9)
+
+    # Physics
+
+    def _simulate(self) -> None:
+        period = 1.0 / self.config.joint_rate
+        done = time.monotonic()
+        while self._running.is_set():
+            late = time.monotonic() - done
+            if late > CATCH_UP:
+                done += late - CATCH_UP
+            with self._lock:
+                while done < time.monotonic():
+                    self._advance(TICK)
+                    done += TICK
+            self._publish_joints()
+            time.sleep(max(0.0, period - (time.monotonic() - done)))
+
+    def _advance(self, seconds: float) -> None:
+        now = self._now()
+        self._cell.command_arm(self._arm.at(now)[0])
+        self._cell.command_gripper(2.0 * float(self._gripper.at(now)[0][0]))
+        self._cell.step(seconds)
+        self._since_reset += seconds
+
+    def _publish_joints(self) -> None:
+        with self._lock:
+            positions, velocities = self._cell.joint_positions, self._cell.joint_velocities
+        self._joint_states.publish(
+            JointState(
+                header=conversions.header(self._now(), BASE_FRAME), name=[*ARM_JOINTS, *FINGER_JOINTS],
+                position=positions.tolist(), velocity=velocities.tolist(),
+            )
+        )  # fmt: skip
+
+    def _command(self, message: JointTrajectory, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
+        """As joint_trajectory_controller: a stamp of zero means now; a malformed trajectory is refused whole."""
+        try:
+            order = [message.joint_names.index(joint) for joint in joints]
+            times = np.array([p.time_from_start.sec + p.time_from_start.nanosec * 1e-9 for p in message.points])
+            positions = np.array([p.positions for p in message.points])[:, order]
+            moving = bool(message.points) and all(len(p.velocities) for p in message.points)
+            velocities = np.array([p.velocities for p in message.points])[:, order] if moving else None
+            stamp = conversions.seconds(message.header.stamp)
+            with self._lock:
+                follower.follow(stamp or self._now(), times, positions, velocities)
+        except (ValueError, IndexError) as error:
+            self.get_logger().error(f"trajectory for {', '.join(joints)} refused: {error}", throttle_duration_sec=1.0)
+
+    # Cameras
+
+    def _film(self) -> None:
+        """Render a copy of the state, so that physics goes on meanwhile. The renderers belong to this thread."""
+        model, state = self._cell.model, mujoco.MjData(self._cell.model)
+        cameras = [_Camera(self, name, k) for name, k in self.config.intrinsics.items()]
+        renderers = [CameraRenderer(model, camera.name, camera.intrinsics) for camera in cameras]
+        period = 1.0 / self.config.camera_rate
+        due = time.monotonic()
+        while self._running.is_set():
+            with self._lock:
+                mujoco.mj_copyData(state, model, self._cell.data)
+                stamp = self._now()
+            for camera, renderer in zip(cameras, renderers, strict=True):
+                camera.publish(*renderer.render(state), stamp)
+            due = max(due + period, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
+        for renderer in renderers:
+            renderer.close()
+
+    # Services
+
+    def _reset(self, seed: int, instruction: str, distractors: int) -> Scene:
+        """Set the table; raises ValueError for a task that it does not know."""
+        scene = sample_scene(seed, None if distractors < 0 else distractors, instruction or None)
+        with self._lock:
+            self._cell.reset(scene)
+            self._arm.hold(HOME_Q)
+            self._gripper.hold(np.array([OPEN]))
+            self._seed, self._since_reset = seed, 0.0
+        return scene
+
+    def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        if not -1 <= request.distractors <= 9:
+            response.message = f"{request.distractors} distractors do not fit on the table; give 0..9, or -1"
+            return response
+        try:
+            scene = self._reset(request.seed, request.instruction, request.distractors)
+        except ValueError as error:
+            response.message = str(error)
+            return response
+        response.success, response.instruction = True, scene.task.instruction
+        response.objects = [placed.name for placed in scene.objects]
+        self.get_logger().info(f"scene {request.seed}, task: {scene.task.instruction}")
+        return response
+
+    def _on_truth(self, _: SceneTruth.Request, response: SceneTruth.Response) -> SceneTruth.Response:
+        with self._lock:
+            scene, task, progress = self._cell.scene, self._cell.task, self._cell.progress()
+            assert scene is not None and task is not None  # the first scene is set before the service exists
+            names = [placed.name for placed in scene.objects + scene.targets]
+            bodies = [self._cell.data.body(name) for name in names]
+            response.poses = [_pose(body.xpos, body.xquat) for body in bodies]
+            quaternion = np.empty(4)
+            mujoco.mju_mat2Quat(quaternion, self._cell.tcp_rotation.ravel())
+            response.gripper = _pose(self._cell.tcp_position, quaternion)
+            response.elapsed, response.seed = self._since_reset, self._seed
+        response.success, response.names, response.instruction = True, names, task.instruction
+        response.first_lifted, response.done = progress.first_touched or "", progress.success
+        return response
+
+
+class _Camera:
+    """The three topics of one camera, named as realsense-ros does."""
+
+    def __init__(self, node: Node, name: str, intrinsics: CameraIntrinsics) -> None:
+        self.name, self.intrinsics = name, intrinsics
+        self._frame = f"{name}_color_optical_frame"
+        self._color = node.create_publisher(Image, f"/{name}/color/image_raw", qos.SENSOR)
+        self._depth = node.create_publisher(Image, f"/{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
+        self._info = node.create_publisher(CameraInfo, f"/{name}/color/camera_info", qos.RELIABLE)
+
+    def publish(self, rgb: np.ndarray, depth: np.ndarray, stamp: float) -> None:
+        """Colour uint8 [H, W, 3] and depth float [H, W] m, both of time `stamp`."""
+        head: Header = conversions.header(stamp, self._frame)
+        self._color.publish(conversions.image_message(rgb, "rgb8", head))
+        if self._depth.get_subscription_count():
+            self._depth.publish(conversions.image_message(conversions.millimetres(depth), "16UC1", head))
+        self._info.publish(conversions.camera_info(self.intrinsics, head))
+
+
+def _pose(position: np.ndarray, quaternion: np.ndarray) -> Pose:
+    x, y, z = map(float, position)
+    qw, qx, qy, qz = map(float, quaternion)  # MuJoCo puts w first
+    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def main() -> None:
+    """Start the node."""
+    run(SimNode)
+
+
+if __name__ == "__main__":
+    main()
