@@ -59,7 +59,7 @@ def rate_at(step: int, stage: StageConfig) -> float:
     if step < stage.warm_up:
         return stage.rate * (step + 1) / stage.warm_up
     progress = min(1.0, (step - stage.warm_up) / max(1, stage.steps - stage.warm_up))
-    return stage.rate * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * progress)))
+    return float(stage.rate * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * progress))))
 
 
 def object_pixels(cell: Workcell, seed: int) -> np.ndarray:

@@ -114,16 +114,16 @@ def _scatter(rng: np.random.Generator, radii: list[float]) -> np.ndarray:
 def sample_scene(seed: int | np.random.Generator, distractors: int | None = None, instruction: str | None = None) -> Scene:
     """Draw a scene: one object to move, 3 to 5 distractors (or as many as given), bowl, plate and box.
 
-    With `instruction` the named object is on the table and the task is that one. The same seed gives the same scene.
+    With `instruction` the task is that one, and the named object takes the first one's place where it is missing. The
+    same seed gives the same table.
     """
     rng = np.random.default_rng(seed)
     asked = Task.parse(instruction) if instruction else None
     count = 1 + (int(rng.integers(3, 6)) if distractors is None else distractors)
     names = [str(name) for name in rng.permutation(OBJECTS)]
-    if asked is not None:
-        names.remove(asked.object)
-        names.insert(0, asked.object)
     names = names[:count]
+    if asked is not None and asked.object not in names:
+        names[0] = asked.object
     centres = _scatter(rng, [TARGET_RADIUS + 0.01] * len(TARGETS) + [0.048] * count)
     yaws = rng.uniform(-0.25, 0.25, len(centres))
     targets = tuple(Placed(t, *map(float, c)) for t, c in zip(TARGETS, centres, strict=False))

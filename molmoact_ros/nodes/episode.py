@@ -1,0 +1,177 @@
+"""A client of the running graph: sets a scene, gives the instruction, watches until the task is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+from sensor_msgs.msg import Image
+
+from molmoact_ros.action import ExecuteInstruction
+from molmoact_ros.msg import DepthTokens, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.srv import ResetScene, SceneTruth
+
+READY_TIMEOUT = 60.0  # s for all nodes to answer after they were started
+SETTLE = 0.5  # s after a reset, so that no camera frame of the old table is in flight
+
+
+class GraphError(RuntimeError):
+    """The graph does not do what was asked; one line that says what and where to look."""
+
+
+@dataclass
+class Moment:
+    """The newest of everything that the graph publishes."""
+
+    front: Image | None = None
+    depth: Image | None = None
+    trace: Trace | None = None
+    codes: DepthTokens | None = None
+    engine: EngineStatus = field(default_factory=EngineStatus)
+    safety: SafetyStatus = field(default_factory=SafetyStatus)
+
+
+@dataclass
+class Episode:
+    """How an episode went. step_seconds: of each reasoning step; trace, codes: of the first plan, with its frames."""
+
+    instruction: str
+    seed: int
+    success: bool = False
+    first_lifted: str = ""
+    seconds: float = 0.0
+    message: str = ""
+    step_seconds: list[float] = field(default_factory=list)
+    trace: np.ndarray | None = None
+    codes: np.ndarray | None = None
+    measured_depth: np.ndarray | None = None
+
+
+class EpisodeClient(Node):
+    """Talks to `/sim`, `/policy` and `/controller`; call from one thread."""
+
+    def __init__(self) -> None:
+        super().__init__("episode")
+        self.now = Moment()
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+        self._reset = self.create_client(ResetScene, "/sim/reset_scene")
+        self._truth = self.create_client(SceneTruth, "/sim/scene_truth")
+        self._execute = ActionClient(self, ExecuteInstruction, "/policy/execute")
+        self._steps: list[float] = []
+        self._depths: dict[float, Image] = {}
+        for kind, topic, name, profile in (
+            (Image, "/front/color/image_raw", "front", qos.SENSOR),
+            (Trace, "/policy/trace", "trace", qos.RELIABLE),
+            (DepthTokens, "/policy/depth_tokens", "codes", qos.RELIABLE),
+            (SafetyStatus, "/controller/safety_status", "safety", qos.STATE),
+        ):
+            self.create_subscription(kind, topic, lambda m, n=name: setattr(self.now, n, m), profile)
+        self.create_subscription(Image, "/front/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR)
+        self.create_subscription(EngineStatus, "/policy/engine_status", self._on_engine, qos.STATE)
+
+    def _on_depth(self, message: Image) -> None:
+        self.now.depth = message
+        self._depths[conversions.seconds(message.header.stamp)] = message
+        while len(self._depths) > 30:
+            del self._depths[min(self._depths)]
+
+    def _on_engine(self, message: EngineStatus) -> None:
+        if message.plan_id != self.now.engine.plan_id and message.step_seconds > 0:
+            self._steps.append(message.step_seconds)
+        self.now.engine = message
+
+    def wait_until_ready(self, check: Callable[[], None]) -> None:
+        """Wait for simulator, policy and controller; `check` raises when one has ended. Raises GraphError."""
+        deadline = time.monotonic() + READY_TIMEOUT
+        waiting = {"sim": self._reset.service_is_ready, "policy": self._execute.server_is_ready}
+        waiting["controller"] = lambda: self.now.safety.header.stamp.sec > 0
+        while missing := [name for name, ready in waiting.items() if not ready()]:
+            check()
+            self._spin(0.05)
+            if time.monotonic() > deadline:
+                raise GraphError(f"no answer from {', '.join(missing)} in {READY_TIMEOUT:g} s; see their logs")
+
+    def reset(self, seed: int, instruction: str = "", distractors: int = -1) -> str:
+        """Set the table; the instruction that the scene asks for. Raises GraphError with the simulator's reason."""
+        request = ResetScene.Request(seed=seed, instruction=instruction, distractors=distractors)
+        reply = self._wait(self._reset.call_async(request), "the simulator")
+        if not reply.success:
+            raise GraphError(str(reply.message))
+        self.now.trace = self.now.codes = None
+        self._steps.clear()
+        self._spin(SETTLE)
+        return str(reply.instruction)
+
+    def run(
+        self, instruction: str, seed: int, timeout: float, check: Callable[[], None],
+        watch: Callable[[Episode, Moment], None] = lambda episode, moment: None,
+    ) -> Episode:  # fmt: skip
+        """Give the instruction and wait until the task is done or ended. `watch` is called some 30 times a second."""
+        episode, began = Episode(instruction, seed), time.monotonic()
+        goal = ExecuteInstruction.Goal(instruction=instruction, timeout=timeout)
+        handle = self._wait(self._execute.send_goal_async(goal), "the policy")
+        if not handle.accepted:
+            raise GraphError(f"the policy did not accept {instruction!r}; see its log")
+        result = handle.get_result_async()
+        while not result.done() and not episode.success:
+            check()
+            self._spin(0.03)
+            self._note_first_plan(episode)
+            watch(episode, self.now)
+            self._judge(episode)
+        if not result.done():
+            self._wait(handle.cancel_goal_async(), "the policy")
+        ended = self._wait(result, "the policy").result
+        episode.message, episode.seconds = ended.message, time.monotonic() - began
+        episode.step_seconds = list(self._steps)
+        return episode
+
+    def _judge(self, episode: Episode) -> None:
+        truth = self._wait(self._truth.call_async(SceneTruth.Request()), "the simulator")
+        episode.success, episode.first_lifted = truth.done, truth.first_lifted
+
+    def _note_first_plan(self, episode: Episode) -> None:
+        if episode.trace is None and self.now.trace is not None:
+            episode.trace = conversions.trace_points(self.now.trace)
+        if episode.codes is None and self.now.codes is not None:
+            stamp = conversions.seconds(self.now.codes.header.stamp)
+            depth = self._depths.get(stamp)
+            if depth is not None:
+                episode.codes = np.array(self.now.codes.codes).reshape(self.now.codes.rows, self.now.codes.columns)
+                pixels = np.frombuffer(bytes(depth.data), np.uint16).reshape(depth.height, depth.width)
+                episode.measured_depth = pixels * np.float32(1e-3)
+
+    def _spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def _wait(self, future: Future, whom: str, patience: float = 15.0):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        end = time.monotonic() + patience
+        while not future.done():
+            self._executor.spin_once(timeout_sec=0.05)
+            if time.monotonic() > end:
+                raise GraphError(f"{whom} gave no answer in {patience:g} s; see its log")
+        return future.result()
+
+
+class Session:
+    """rclpy and one EpisodeClient for a `with` block."""
+
+    def __enter__(self) -> EpisodeClient:
+        rclpy.init()
+        self._client = EpisodeClient()
+        return self._client
+
+    def __exit__(self, *_: object) -> None:
+        self._client.destroy_node()
+        rclpy.try_shutdown()
