@@ -120,13 +120,17 @@ def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
     if not 0.005 <= chunk.dt <= 1.0:
         raise RefusedChunk(f"{name} has steps of {chunk.dt} s, expected 0.005 to 1 s")
     if np.linalg.norm(actions[:, :3], axis=1).max() > MAX_STEP_M or np.abs(actions[:, 3:6]).max() > MAX_STEP_RAD:
-        raise RefusedChunk(f"{name} steps farther than {MAX_STEP_M} m or {MAX_STEP_RAD} rad; check the normalisation key")
+        raise RefusedChunk(
+            f"{name} steps farther than {MAX_STEP_M} m or {MAX_STEP_RAD} rad; check the normalisation key"
+        )
     if actions[:, 6].min() < -0.1 or actions[:, 6].max() > 1.1:
         raise RefusedChunk(f"{name} has a gripper value outside 0..1; check the checkpoint")
     if chunk.stamp > now + 0.05:
         raise RefusedChunk(f"{name} is stamped {chunk.stamp - now:.2f} s in the future; synchronise the clocks")
     if chunk.stamp + chunk.dt * len(actions) <= now:
-        raise RefusedChunk(f"{name} ended {now - chunk.stamp - chunk.dt * len(actions):.2f} s ago; the engine is too slow")
+        raise RefusedChunk(
+            f"{name} ended {now - chunk.stamp - chunk.dt * len(actions):.2f} s ago; the engine is too slow"
+        )
     return actions
 
 

@@ -65,7 +65,9 @@ class CachedDecoder:
         """
         start, end = self.length, self.length + len(x)
         if end > self.capacity:
-            raise RefusedStep(f"the step needs {end} tokens but the cache holds {self.capacity}; shorten the instruction")
+            raise RefusedStep(
+                f"the step needs {end} tokens but the cache holds {self.capacity}; shorten the instruction"
+            )
         cos, sin = self.cos[start:end], self.sin[start:end]
         mask = None
         if len(x) > 1:

@@ -64,7 +64,7 @@ class TorchEngine:
         self.model = checkpoint.model.to(device)
         self.tokenizer = checkpoint.tokenizer
         keys = list(self.config.norm_stats)
-        if unnorm_key is None and len(keys) != 1 or unnorm_key is not None and unnorm_key not in keys:
+        if (unnorm_key is None and len(keys) != 1) or (unnorm_key is not None and unnorm_key not in keys):
             raise RefusedStep(f"choose the un-normalisation key from {', '.join(keys) or 'none in this checkpoint'}")
         self.unnorm_key = unnorm_key or keys[0]
         self.decoder = CachedDecoder(self.model, self.config.llm_config.max_position_embeddings)

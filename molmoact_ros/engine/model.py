@@ -225,7 +225,10 @@ class MolmoAct(nn.Module):
     def initialise(self) -> None:
         """Random weights for training: normal(0, initializer_range), residual outputs scaled down by depth."""
         std = self.config.initializer_range
-        depth = {"attn_out": self.config.llm_config.num_hidden_layers, "ff_out": self.config.llm_config.num_hidden_layers}
+        depth = {
+            "attn_out": self.config.llm_config.num_hidden_layers,
+            "ff_out": self.config.llm_config.num_hidden_layers,
+        }
         depth |= {"wo": self.config.vit_config.num_hidden_layers, "w2": self.config.vit_config.num_hidden_layers}
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:

@@ -40,7 +40,9 @@ class Batch:
 class BatchMaker:
     """Turns samples into batches; draws them in a seeded order, epoch after epoch."""
 
-    def __init__(self, data: Demonstrations, codes: np.ndarray | None, config: MolmoActConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, data: Demonstrations, codes: np.ndarray | None, config: MolmoActConfig, tokenizer: Tokenizer
+    ) -> None:
         self.data, self.codes, self.config = data, codes, config
         self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
         self.end = tokenizer.token_to_id(END_OF_TEXT)

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.engine import Engine
-from molmoact_ros.learn.expert import STEP
+from molmoact_ros.learn.demonstrations import HandPoser
+from molmoact_ros.learn.expert import OPEN, STEP, Expert, State
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.sim.scene import Scene, Task
+from molmoact_ros.sim.scene import GRASP_HEIGHT, Scene, Task, sample_scene
 from molmoact_ros.sim.workcell import Workcell
 
 LATENCY = 0.2  # s from picture to plan
@@ -94,3 +96,21 @@ def _plan(
         watch(observation, reasoning)
     assert reasoning.actions is not None
     return ActionChunk(np.asarray(reasoning.actions), STEP, now)
+
+
+def film(robot: Path, count: int, seed: int = 0) -> list[Observation]:
+    """`count` observations in a row, 0.2 s apart, of the expert's controller-free approach: what an engine sees live."""
+    cell = Workcell(robot)
+    scene = sample_scene(seed)
+    cell.reset(scene)
+    placed = scene.object(scene.task.object)
+    poser = HandPoser(cell.model)
+    where = np.array([placed.x, placed.y, GRASP_HEIGHT[placed.name.split()[1]]])
+    path = Expert(scene).plan(State(cell.tcp_position, OPEN, where, held=False)).positions
+    out = []
+    for i in range(count):
+        q = poser.solve(path[min(2 * i % len(path), len(path) - 1)], np.zeros(3))
+        if q is not None:
+            cell.pose_kinematically(q, OPEN)
+        out.append(observe(cell, scene.task.instruction, 0.2 * i))
+    return out

@@ -99,7 +99,9 @@ class Expert:
     def __init__(self, scene: Scene) -> None:
         task = scene.task
         shape = task.object.split()[1]
-        self.target = None if task.target is None else np.array([scene.object(task.target).x, scene.object(task.target).y])
+        self.target = (
+            None if task.target is None else np.array([scene.object(task.target).x, scene.object(task.target).y])
+        )
         self.grasp_height, self.grasp_width = GRASP_HEIGHT[shape], GRASP_WIDTH[shape]
 
     def act(self, state: State) -> tuple[np.ndarray, float]:
@@ -151,7 +153,9 @@ class Expert:
             return replace(
                 state, tcp=tcp, opening=opening, held=state.held and not released, delivered=state.delivered or released
             )
-        near = float(np.linalg.norm(state.object[:2] - state.tcp[:2])) < 0.02 and state.tcp[2] < self.grasp_height + 0.02
+        near = (
+            float(np.linalg.norm(state.object[:2] - state.tcp[:2])) < 0.02 and state.tcp[2] < self.grasp_height + 0.02
+        )
         stop = self.grasp_width if near or state.held else 0.0
         opening = max(stop, state.opening - FINGER_STEP)
         held = state.held or (near and opening <= self.grasp_width + 1e-6)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from molmoact_ros.engine.checkpoint import DEPTH, load_depth_vq, save_checkpoint
 from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.engine.preprocess import patches
 from molmoact_ros.learn.batches import Batch, BatchMaker, soft_cross_entropy, spread_table
@@ -175,9 +176,7 @@ def tower_labels(cell: Workcell, data: Demonstrations) -> np.ndarray:
     return labels.reshape(len(labels), -1)
 
 
-def tower_batches(
-    data: Demonstrations, labels: np.ndarray, size: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def tower_batches(data: Demonstrations, labels: np.ndarray, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Front views as patches [B, P, patch_dim] and their labels [B, P], without end."""
     rng = np.random.default_rng(seed)
     while True:
@@ -213,9 +212,7 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> Tens
         q, k, v = attention.heads(block.attn_norm(images), *there)
         q2, k2, v2 = attention.heads(block.attn_norm(words), *here)
         images = images + attention.output(q, k, v, causal=True)
-        keys, values = (
-            torch.cat([a.repeat_interleave(asked, 0), b], dim=2) for a, b in ((k, k2), (v, v2))
-        )
+        keys, values = (torch.cat([a.repeat_interleave(asked, 0), b], dim=2) for a, b in ((k, k2), (v, v2)))
         words = words + attention.output(q2, keys, values, mask=sees)
         images, words = (x + block.mlp(block.ff_norm(x)) for x in (images, words))
     return parts.ln_f(words)
@@ -231,7 +228,7 @@ def answer_loss(model: MolmoAct, maker: BatchMaker, spread: Tensor, batch: Batch
 def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, workers: int = 2) -> MolmoAct:
     """Everything from nothing: demonstrations, depth codes, the three stages. Goes on where an earlier run stopped.
 
-    folder: where demonstrations, progress and the loss curve are kept. Returns the trained model.
+    folder: where demonstrations, progress, the loss curve and at last `checkpoint` are kept. Returns the trained model.
     """
     torch.manual_seed(config.seed)
     data = Demonstrations.load(collect_all(robot, folder / "demonstrations", samples, workers))
@@ -270,4 +267,5 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     )
     trainer.resume()
     trainer.run()
+    save_checkpoint(folder / "checkpoint", model, tokenizer, load_depth_vq(folder / DEPTH))
     return model

@@ -155,7 +155,7 @@ class EpisodeClient(Node):
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
-    def _wait(self, future: Future, whom: str, patience: float = 15.0):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _wait(self, future: Future, whom: str, patience: float = 15.0):  # type: ignore[no-untyped-def]
         end = time.monotonic() + patience
         while not future.done():
             self._executor.spin_once(timeout_sec=0.05)

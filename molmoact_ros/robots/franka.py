@@ -17,5 +17,7 @@ POSITION_MAX = np.array([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159
 VELOCITY_MAX = np.array([2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26])  # rad/s
 ACCELERATION_MAX = np.full(7, 10.0)  # rad/s^2
 TORQUE_MAX = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])  # N m
-HOME_Q = np.array([0.0, -0.2752, 0.0, -2.5898, 0.0, 2.3145, 0.7854])  # rad: the hand points down, 0.25 m over the table's middle
+HOME_Q = np.array(
+    [0.0, -0.2752, 0.0, -2.5898, 0.0, 2.3145, 0.7854]
+)  # rad: the hand points down, 0.25 m over the table's middle
 OPENING_MAX = 0.08  # m between the finger tips (Franka Hand datasheet)

@@ -64,9 +64,7 @@ class CameraRenderer:
         """Colour uint8 [H, W, 3] RGB and depth along the optical axis float32 [H, W] in metres, 0 where out of range."""
         self._gl.make_current()
         option = mujoco.MjvOption()
-        mujoco.mjv_updateScene(
-            self._model, data, option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
+        mujoco.mjv_updateScene(self._model, data, option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._rgb, self._depth, self._viewport, self._context)
         near = self._model.vis.map.znear * self._model.stat.extent

@@ -111,7 +111,9 @@ def _scatter(rng: np.random.Generator, radii: list[float]) -> np.ndarray:
             return np.array(points)
 
 
-def sample_scene(seed: int | np.random.Generator, distractors: int | None = None, instruction: str | None = None) -> Scene:
+def sample_scene(
+    seed: int | np.random.Generator, distractors: int | None = None, instruction: str | None = None
+) -> Scene:
     """Draw a scene: one object to move, 3 to 5 distractors (or as many as given), bowl, plate and box.
 
     With `instruction` the task is that one, and the named object takes the first one's place where it is missing. The

@@ -1,0 +1,61 @@
+"""Looks at what this machine has: one finding for each thing that the service needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Finding = tuple[str, bool, str]
+"""What was looked at, whether it is fine, and what was found or what to do."""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; a failed look is a finding, never an exception."""
+    looks: dict[str, Callable[[], str]] = {
+        "ROS 2": _ros, "interfaces": _interfaces, "rendering": _rendering, "checkpoint": _checkpoint,
+    }  # fmt: skip
+    findings = []
+    for name, look in looks.items():
+        try:
+            findings.append((name, True, look()))
+        except Exception as error:
+            findings.append((name, False, str(error).splitlines()[0] if str(error) else type(error).__name__))
+    return findings
+
+
+def _ros() -> str:
+    try:
+        import rclpy
+    except ImportError as error:
+        raise RuntimeError(f"{error}; run `make setup`, or source /opt/ros/jazzy/setup.bash") from None
+    return f"rclpy in {rclpy.__path__[0]}"
+
+
+def _interfaces() -> str:
+    try:
+        from molmoact_ros.msg import ActionChunk
+    except ImportError as error:
+        raise RuntimeError(f"{error}; run `make setup`, or `colcon build` and source its setup") from None
+    return f"compiled, {len(ActionChunk.get_fields_and_field_types())} fields in ActionChunk"
+
+
+def _rendering() -> str:
+    from molmoact_ros.paths import robot_model
+    from molmoact_ros.sim.scene import sample_scene
+    from molmoact_ros.sim.workcell import Workcell
+
+    try:
+        cell = Workcell(robot_model())
+        cell.reset(sample_scene(0))
+        shape = cell.render("front")[0].shape
+    except Exception as error:
+        raise RuntimeError(f"{error}; install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa") from None
+    return f"MuJoCo draws {shape[1]}x{shape[0]}"
+
+
+def _checkpoint() -> str:
+    from molmoact_ros.engine.engine import TorchEngine
+    from molmoact_ros.paths import default_checkpoint
+
+    engine = TorchEngine.load(default_checkpoint())
+    millions = sum(p.numel() for p in engine.model.parameters()) / 1e6
+    return f"{default_checkpoint()}: {millions:.1f} million parameters, {engine.digest}"
