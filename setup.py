@@ -64,7 +64,7 @@ def stage() -> None:
         "Python3_EXECUTABLE": sys.executable,
         "BUILD_TESTING": "OFF",
     }
-    cmake = [sys.executable, "-m", "cmake"]
+    cmake: list[str | Path] = [sys.executable, "-m", "cmake"]
     for command in (
         [*cmake, "-S", ROOT, "-B", BUILD, "-G", "Ninja", *(f"-D{key}={value}" for key, value in options.items())],
         [*cmake, "--build", BUILD],

@@ -138,6 +138,7 @@ def _infer(args: argparse.Namespace) -> int:
         pictures.append(picture[..., ::-1].copy())
     engine = TorchEngine.load(_checkpoint(args))
     *_, said = engine.reason(Observation(tuple(pictures), args.instruction, 0.0))
+    assert said.trace is not None and said.depth_codes is not None
     print("depth codes\n", said.depth_codes, "\ntrace\n", said.trace, "\nactions\n", said.actions, sep="")
     args.out.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(args.out / "trace.png"), draw_for_people(pictures[0], said.trace)[..., ::-1])

@@ -29,7 +29,7 @@ def plain_greedy(engine: TorchEngine, observation: Observation, tokens: int) -> 
     start = 0
     for _ in range(tokens):
         end = start + x.shape[1]
-        for layer, block in enumerate(model.model.transformer.blocks):
+        for layer, block in enumerate(model.layers):
             q, k, v = block.self_attn.heads(block.attn_norm(x), cos[start:end], sin[start:end])
             if start:
                 k, v = torch.cat([cache[layer][0], k], dim=2), torch.cat([cache[layer][1], v], dim=2)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from molmoact_ros.engine.model import MolmoAct, rope_tables, rotate
+from molmoact_ros.engine.model import DecoderAttention, MolmoAct, rope_tables, rotate
 from molmoact_ros.reasoning.answer import RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 
@@ -40,7 +40,7 @@ class CachedDecoder:
         """`capacity`: the longest sequence in tokens."""
         c = model.config.llm_config
         self.model, self.capacity = model, capacity
-        self.parts = model.model.transformer
+        self.parts, self.layers = model.model.transformer, model.layers
         weight = model.lm_head.weight
         shape = (c.num_hidden_layers, c.num_key_value_heads, capacity, c.head_dim)
         self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
@@ -72,7 +72,7 @@ class CachedDecoder:
         mask = None
         if len(x) > 1:
             mask = torch.full((len(x), end), -torch.inf, dtype=x.dtype, device=x.device).triu(start + 1)
-        for layer, block in enumerate(self.parts.blocks):
+        for layer, block in enumerate(self.layers):
             x = x + self._attend(layer, block.self_attn, self._norm(x, block.attn_norm.weight), cos, sin, mask)
             x = x + block.mlp(self._norm(x, block.ff_norm.weight))
         self.length = end
@@ -81,7 +81,7 @@ class CachedDecoder:
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
 
-    def _attend(self, layer: int, attention: torch.nn.Module, x: Tensor, cos: Tensor, sin: Tensor,
+    def _attend(self, layer: int, attention: DecoderAttention, x: Tensor, cos: Tensor, sin: Tensor,
                 mask: Tensor | None) -> Tensor:  # fmt: skip
         t, end = len(x), self.length + len(x)
         q, k, v = (p.view(t, -1, self.head_dim).transpose(0, 1) for p in attention.att_proj(x).split(self.split, -1))

@@ -40,6 +40,10 @@ class _ResBlock(nn.Module):
 
 
 class _Codebook(nn.Module):
+    _embedding: Tensor
+    _ema_cluster_size: Tensor
+    _ema_w: Tensor
+
     def __init__(self, codes: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("_embedding", torch.randn(codes, dim))

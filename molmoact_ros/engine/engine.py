@@ -69,7 +69,7 @@ class TorchEngine:
         self.unnorm_key = unnorm_key or keys[0]
         self.decoder = CachedDecoder(self.model, self.config.llm_config.max_position_embeddings)
         self.image_tokens = ImageTokens.after(self.config.llm_config.vocab_size)
-        self.end = self.tokenizer.token_to_id(END_OF_TEXT)
+        (self.end,) = self.encode(END_OF_TEXT)
         self.grammars = {steered: self._grammar(steered) for steered in (False, True)}
         self.previous: dict[bool, list[int]] = {False: [], True: []}
         self.timings = EngineTimings()
@@ -116,14 +116,14 @@ class TorchEngine:
     def _check(self, observation: Observation) -> None:
         if len(observation.images) != self.config.cameras:
             raise RefusedStep(
-                f"this model needs {self.config.cameras} camera images (front first) but got {len(observation.images)}; "
+                f"this model needs {self.config.cameras} camera images, front first, not {len(observation.images)}; "
                 "check the cameras and their topics"
             )
         for image in observation.images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise RefusedStep(f"images must be RGB uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
         unknown = self.tokenizer.token_to_id(UNKNOWN)
-        if unknown is not None:
+        if unknown is not None:  # a small vocabulary; the released one can spell anything
             refuse_unknown_words(observation.instruction, self.encode, unknown)
 
     @torch.inference_mode()
@@ -158,9 +158,7 @@ class TorchEngine:
         for segment, tokens in decode(self.decoder, grammar, self.previous[steered], counts):
             if segment is not Segment.END:
                 yield grammar.parse_partial(tokens)
-        for name, parts in {
-            "depth": (Segment.DEPTH, Segment.TEMPLATE), "trace": (Segment.TRACE,), "actions": (Segment.ACTION, Segment.END)
-        }.items():  # fmt: skip
-            self.timings.stages[name] = sum(counts.seconds.get(part, 0.0) for part in parts)
+        for name, part in (("depth", Segment.DEPTH), ("trace", Segment.TRACE), ("actions", Segment.ACTION)):
+            self.timings.stages[name] = counts.seconds.get(part, 0.0)
         self.previous[steered] = list(tokens)
         yield grammar.parse(tokens)

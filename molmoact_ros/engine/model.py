@@ -48,6 +48,12 @@ class _VitBlock(nn.Module):
         return x + self.feed_forward(self.ffn_norm(x))
 
 
+class _VitBlocks(nn.Module):
+    def __init__(self, c: VitConfig, count: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(_VitBlock(c) for _ in range(count))
+
+
 class VisionTransformer(nn.Module):
     """SigLIP2-style tower. Blocks after the last one whose features are used do not exist."""
 
@@ -56,8 +62,7 @@ class VisionTransformer(nn.Module):
         self.taps = tuple(t % c.num_hidden_layers for t in taps)
         self.patch_embedding = nn.Linear(c.patch_dim, c.hidden_size, bias=c.patch_bias)
         self.positional_embedding = nn.Parameter(torch.zeros(c.image_num_pos, c.hidden_size))
-        self.transformer = nn.Module()
-        self.transformer.resblocks = nn.ModuleList(_VitBlock(c) for _ in range(max(self.taps) + 1))
+        self.transformer = _VitBlocks(c, max(self.taps) + 1)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patches float [N, P, patch_dim] in -1..1 to features [N, P, taps * hidden]."""
@@ -96,6 +101,7 @@ class Projector(nn.Module):
         self.w2 = nn.Linear(c.intermediate_size, c.text_hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] to [..., text_hidden]."""
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
@@ -127,6 +133,7 @@ class RmsNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., width], normalised."""
         return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype) * self.weight
 
 
@@ -143,7 +150,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-class _Attention(nn.Module):
+class DecoderAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
     def __init__(self, c: LlmConfig) -> None:
         super().__init__()
         self.head_dim = c.head_dim
@@ -163,6 +172,7 @@ class _Attention(nn.Module):
         return self.attn_out(out.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[B, S, hidden] to the same, causal."""
         return self.output(*self.heads(x, cos, sin), causal=True)
 
 
@@ -177,13 +187,21 @@ class _Mlp(nn.Module):
         return self.ff_out(F.silu(gate) * value)
 
 
-class _Block(nn.Module):
+class DecoderBlock(nn.Module):
+    """One layer of the decoder."""
+
+    self_attn: DecoderAttention
+    mlp: _Mlp
+    attn_norm: RmsNorm
+    ff_norm: RmsNorm
+
     def __init__(self, c: LlmConfig) -> None:
         super().__init__()
-        self.self_attn, self.mlp = _Attention(c), _Mlp(c)
+        self.self_attn, self.mlp = DecoderAttention(c), _Mlp(c)
         self.attn_norm, self.ff_norm = (RmsNorm(c.hidden_size, c.layer_norm_eps) for _ in range(2))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[B, S, hidden] to the same, causal."""
         x = x + self.self_attn(self.attn_norm(x), cos, sin)
         return x + self.mlp(self.ff_norm(x))
 
@@ -202,7 +220,7 @@ class _Transformer(nn.Module):
     def __init__(self, c: LlmConfig) -> None:
         super().__init__()
         self.wte = _Embedding(c)
-        self.blocks = nn.ModuleList(_Block(c) for _ in range(c.num_hidden_layers))
+        self.blocks = nn.ModuleList(DecoderBlock(c) for _ in range(c.num_hidden_layers))
         self.ln_f = RmsNorm(c.hidden_size, c.layer_norm_eps)
 
 
@@ -237,8 +255,13 @@ class MolmoAct(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    @property
+    def layers(self) -> list[DecoderBlock]:
+        """The decoder's layers in order."""
+        return [block for block in self.model.transformer.blocks if isinstance(block, DecoderBlock)]
+
     def image_features(self, crops: Tensor, pooled_idx: Tensor) -> Tensor:
-        """Crops float [B, N, P, patch_dim] in -1..1, indices int64 [B, T, 4] (-1 missing) to features [B, T, hidden]."""
+        """Crops float [B, N, P, patch_dim] in -1..1, indices int64 [B, T, 4] (-1 missing) to [B, T, hidden]."""
         return self.model.vision_backbone(crops, pooled_idx)
 
     def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
@@ -259,7 +282,7 @@ class MolmoAct(nn.Module):
         cos, sin = (t.to(x) for t in rope_tables(self.config.llm_config, length))
         if positions is not None:
             cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
-        for block in self.model.transformer.blocks:
+        for block in self.layers:
             x = block(x, cos, sin)
         return self.model.transformer.ln_f(x)
 

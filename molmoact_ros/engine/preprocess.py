@@ -14,7 +14,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def patches(images: np.ndarray, patch: int) -> np.ndarray:
-    """uint8 [N, H, W, 3] to float32 [N, P, patch*patch*3] in -1..1: row-major patches, (row, column, channel) inside."""
+    """uint8 [N, H, W, 3] to float32 [N, P, patch*patch*3] in -1..1; row-major, (row, column, channel) inside."""
     n, height, width, _ = images.shape
     grid = images.reshape(n, height // patch, patch, width // patch, patch, 3).transpose(0, 1, 3, 2, 4, 5)
     return grid.reshape(n, -1, patch * patch * 3).astype(np.float32) / 127.5 - 1.0

@@ -45,7 +45,7 @@ class BatchMaker:
     ) -> None:
         self.data, self.codes, self.config = data, codes, config
         self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-        self.end = tokenizer.token_to_id(END_OF_TEXT)
+        (self.end,) = self.encode(END_OF_TEXT)
         self.depth_ids = np.array([tokenizer.token_to_id(t) for t in DEPTH_TOKENS])
         stats = config.norm_stats[NORM_KEY]["action"]
         self.actions = stats.normalise(data.actions)

@@ -3,7 +3,8 @@
 Each sample is one moment of a random scene: two camera images, the instruction, the depth the front camera measures,
 the future path of the hand (trace) and the next chunk of actions. Moments are drawn along and around the expert's
 path, with the hand off course, fingers closed on nothing, or the work already done, so that the model also learns to
-recover. Each moment is labelled for several instructions, so that words, not habit, decide. Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
+recover. Each moment is labelled for several instructions, so that words, not habit, decide.
+Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class HandPoser:
         self.site = model.site("fr3_hand_tcp").id
 
     def solve(self, position: np.ndarray, tilt: np.ndarray) -> np.ndarray | None:
-        """`q` [7] rad for a TCP position [3] m and a rotation vector [3] rad off straight down; None when out of reach."""
+        """`q` [7] rad for a TCP position [3] m and a rotation vector [3] rad off straight down; None: out of reach."""
         wanted = np.zeros(4)
         mujoco.mju_mulQuat(wanted, _rotation(tilt), np.array([0.0, 1.0, 0.0, 0.0]))
         q = HOME_Q.copy()

@@ -99,7 +99,7 @@ def _plan(
 
 
 def film(robot: Path, count: int, seed: int = 0) -> list[Observation]:
-    """`count` observations in a row, 0.2 s apart, of the expert's controller-free approach: what an engine sees live."""
+    """`count` observations in a row, 0.2 s apart, along the expert's path: what an engine sees live."""
     cell = Workcell(robot)
     scene = sample_scene(seed)
     cell.reset(scene)

@@ -7,6 +7,7 @@ moment, also an unlucky one, can be labelled. Positions are metres in `fr3_link0
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -61,10 +62,7 @@ class Plan:
         ahead = self.gripper[0] > 0.5 and len(closed) > 0
         end = int(closed[-1]) + 1 if len(closed) else len(self.positions) - 1
         corners = [0, int(closed[0]), end] if ahead else [0, end]
-        legs = [
-            _along(self.positions[a : b + 1], 4 // (len(corners) - 1) + 1)
-            for a, b in zip(corners[:-1], corners[1:], strict=True)
-        ]
+        legs = [_along(self.positions[a : b + 1], 4 // (len(corners) - 1) + 1) for a, b in pairwise(corners)]
         return np.concatenate([legs[0][:1], *(leg[1:] for leg in legs)])
 
 

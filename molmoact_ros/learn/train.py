@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,14 +88,15 @@ class TowerHead(nn.Module):
         self.linear = nn.Linear(features, len(OBJECTS) + len(TARGETS) + 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tower features [N, P, features] to scores."""
         return self.linear(x)
 
 
 class Trainer:
     """Holds model, optimiser and progress; `run` goes through the stages and saves as it goes."""
 
-    def __init__(self, model: MolmoAct, makers: dict[str, Callable[[], Iterator]], config: TrainConfig, out: Path,
-                 loss: dict[str, Callable[[object], Tensor]], modules: dict[str, nn.Module]) -> None:  # fmt: skip
+    def __init__(self, model: MolmoAct, makers: dict[str, Callable[[], Iterator[Any]]], config: TrainConfig, out: Path,
+                 loss: dict[str, Callable[[Any], Tensor]], modules: dict[str, nn.Module]) -> None:  # fmt: skip
         self.model, self.makers, self.config, self.out = model, makers, config, out
         self.loss, self.modules = loss, modules
         self.stage, self.step = STAGES[0], 0
@@ -152,7 +154,7 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
 
-    def _update(self, batch: object, rate: float) -> float:
+    def _update(self, batch: Any, rate: float) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         loss = self.loss[self.stage](batch)
@@ -207,7 +209,7 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> Tens
     here = (cos[batch.positions].unsqueeze(1), sin[batch.positions].unsqueeze(1))
     asked, length = len(words) // len(images), words.shape[1]
     sees = torch.cat([torch.ones(length, images.shape[1]), torch.ones(length, length).tril()], dim=1).bool()
-    for block in parts.blocks:
+    for block in model.layers:
         attention = block.self_attn
         q, k, v = attention.heads(block.attn_norm(images), *there)
         q2, k2, v2 = attention.heads(block.attn_norm(words), *here)

@@ -51,7 +51,7 @@ class ControllerNodeConfig(BaseModel):
     @property
     def control(self) -> ControllerConfig:
         """The same for the controller proper."""
-        box = Workspace(low=tuple(self.workspace_low), high=tuple(self.workspace_high))
+        box = Workspace.model_validate({"low": self.workspace_low, "high": self.workspace_high})
         return ControllerConfig(
             rate=self.rate, joints_deadline=self.joints_deadline, silence_deadline=self.silence_deadline, workspace=box
         )

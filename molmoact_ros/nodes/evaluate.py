@@ -28,14 +28,14 @@ def evaluate(episodes: int, seed: int, checkpoint: Path, swap: bool) -> Iterator
     """Yield the figures of each episode; scenes are seeds `seed`, `seed` + 1, ... With `swap`, see `swapped`."""
     use_environment()
     profile = Profile.read("sim").with_parameters({"policy": {"checkpoint": str(checkpoint)}})
-    with tempfile.TemporaryDirectory(prefix="molmoact-") as logs:
-        with Bringup(profile, Path(logs)) as graph, Session() as client:
-            client.wait_until_ready(graph.check)
-            for number in range(seed, seed + episodes):
-                wanted = swapped(sample_scene(number)) if swap else ""
-                asked = client.reset(number, wanted)
-                episode = client.run(asked, number, TIMEOUT, graph.check)
-                yield row(episode, -1, robot_model(), checkpoint)
+    logs = tempfile.TemporaryDirectory(prefix="molmoact-")
+    with logs, Bringup(profile, Path(logs.name)) as graph, Session() as client:
+        client.wait_until_ready(graph.check)
+        for number in range(seed, seed + episodes):
+            wanted = swapped(sample_scene(number)) if swap else ""
+            asked = client.reset(number, wanted)
+            episode = client.run(asked, number, TIMEOUT, graph.check)
+            yield row(episode, -1, robot_model(), checkpoint)
 
 
 def show(rows: list[Row], console: Console) -> None:

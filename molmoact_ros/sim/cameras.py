@@ -61,7 +61,7 @@ class CameraRenderer:
         self._depth = np.empty((intrinsics.height, intrinsics.width), np.float32)
 
     def render(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray]:
-        """Colour uint8 [H, W, 3] RGB and depth along the optical axis float32 [H, W] in metres, 0 where out of range."""
+        """Colour uint8 [H, W, 3] RGB and depth along the optical axis float32 [H, W] in m, 0 where out of range."""
         self._gl.make_current()
         option = mujoco.MjvOption()
         mujoco.mjv_updateScene(self._model, data, option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL, self._scene)

@@ -29,7 +29,7 @@ def chunk(dx: float = 0.01, stamp: float = 0.0, gripper: float = 1.0, plan_id: i
 
 
 def run(controller: Controller, start: float, seconds: float) -> list[np.ndarray]:
-    out = []
+    out: list[np.ndarray] = []
     for k in range(round(seconds / DT)):
         now = start + k * DT
         controller.update_joints(HOME_Q if not out else out[-1], 0.08, now)
@@ -112,7 +112,9 @@ def test_kinematics_reaches_a_target_within_a_millimetre() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.floats(-4, 5, allow_nan=False) | st.just(float("nan")), min_size=7, max_size=7), max_size=40))
+@given(
+    st.lists(st.lists(st.floats(-4, 5, allow_nan=False) | st.just(float("nan")), min_size=7, max_size=7), max_size=40)
+)
 def test_no_wanted_position_ever_breaks_a_limit(wanted: list[list[float]]) -> None:
     limiter, q, dq = Limiter(), HOME_Q.copy(), np.zeros(7)
     for target in wanted:
