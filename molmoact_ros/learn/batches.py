@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from molmoact_ros.engine.preprocess import pooled_grid, view_inputs
 from molmoact_ros.learn.demonstrations import Demonstrations
 from molmoact_ros.learn.nano import NORM_KEY
 from molmoact_ros.reasoning.actions import ACTION_SYMBOLS
-from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS
+from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.phrasing import NEXT_VALUE, answer_text
 from molmoact_ros.reasoning.prompts import prompt
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, sequence_ids
@@ -23,6 +23,7 @@ from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
 REACH = 8  # ids on either side that share a soft target
 ACTION_SPREAD, TRACE_SPREAD = 3.0, 1.5  # standard deviations of soft targets, in bins and in coordinates
+ACTION_WEIGHT, TRACE_WEIGHT, DEPTH_WEIGHT, FORCED_WEIGHT = 1.0, 4.0, 0.5, 0.1
 
 
 @dataclass
@@ -40,10 +41,9 @@ class Batch:
 class BatchMaker:
     """Turns samples into batches; draws them in a seeded order, epoch after epoch."""
 
-    def __init__(
-        self, data: Demonstrations, codes: np.ndarray | None, config: MolmoActConfig, tokenizer: Tokenizer
-    ) -> None:
-        self.data, self.codes, self.config = data, codes, config
+    def __init__(self, data: Demonstrations, config: MolmoActConfig, tokenizer: Tokenizer) -> None:
+        self.data, self.config = data, config
+        self.codes: Callable[[np.ndarray], np.ndarray] | None = None  # rows to depth codes int [n, 10, 10]
         self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
         (self.end,) = self.encode(END_OF_TEXT)
         self.depth_ids = np.array([tokenizer.token_to_id(t) for t in DEPTH_TOKENS])
@@ -56,22 +56,23 @@ class BatchMaker:
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
         self.pooled = torch.from_numpy(view_inputs(data.images[0], config.vit_config)[1])
 
-    def sequence(self, i: int, asked: int, with_depth: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
         """Ids and positions int64 [S] of sample i behind the images, and the prompt's length.
 
-        Without depth, the codes are left out but what follows keeps the place that it has in a whole answer.
+        Without codes [10, 10] they are left out, but what follows keeps the place that it has in a whole answer.
         """
-        codes = np.zeros((10, 10), np.int64) if self.codes is None else self.codes[i].astype(np.int64)
+        depth = np.zeros(GRID, np.int64) if codes is None else codes
         trace, actions = self.data.trace[i, asked].astype(np.int64), self.actions[i, asked]
         start = self.prompts[self.data.instructions[i, asked]]
-        ids = np.array([*start, *self.encode(answer_text(codes, trace, actions, cameras=2)), self.end])
+        ids = np.array([*start, *self.encode(answer_text(depth, trace, actions, cameras=2)), self.end])
         positions = len(self.prefix) + np.arange(len(ids))
-        keep = np.ones(len(ids), bool) if with_depth else ~np.isin(ids, self.depth_ids)
+        keep = np.ones(len(ids), bool) if codes is not None else ~np.isin(ids, self.depth_ids)
         return ids[keep], positions[keep], len(start)
 
     def batch(self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator) -> Batch:
         """The samples `rows`, `asked` instructions each; brightness and contrast of each image varied a little."""
-        parts = [self.sequence(int(i), k, with_depth) for i in rows for k in range(asked)]
+        codes = self.codes(rows) if with_depth and self.codes is not None else [None] * len(rows)
+        parts = [self.sequence(int(i), k, c) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
         length = max(len(ids) for ids, _, _ in parts)
         ids, positions = np.full((len(parts), length), self.end), np.zeros((len(parts), length), np.int64)
         targets = np.full((len(parts), length), -1)
@@ -86,35 +87,48 @@ class BatchMaker:
         crops_, ids_, positions_, targets_ = tensors
         return Batch(crops_, self.prefix.expand(len(rows), -1), ids_, positions_, targets_)
 
-    def forever(self, size: int, asked: int, with_depth: bool, seed: int) -> Iterator[Batch]:
+    def forever(self, size: int, asked: int, depth_share: float, seed: int) -> Iterator[Batch]:
         """Batches of `size` samples with `asked` instructions each, without end, every sample once an epoch."""
         rng = np.random.default_rng(seed)
         while True:
             order = rng.permutation(len(self.data.images))
             for start in range(0, len(order) - size + 1, size):
-                yield self.batch(order[start : start + size], asked, with_depth, rng)
+                yield self.batch(order[start : start + size], asked, rng.random() < depth_share, rng)
 
 
-def spread_table(tokenizer: Tokenizer, vocab: int) -> Tensor:
-    """Standard deviation of each target id's soft neighbourhood, float32 [vocab]; 0 = exact.
+@dataclass(frozen=True)
+class SoftTargets:
+    """What a token's target is and how much it counts, float32 [vocab] each.
 
-    Action symbols and coordinates are ordered by id, so a near miss is nearly right.
+    spread: standard deviation of the target among neighbouring ids of the same kind; 0: only the token itself is right.
+    Action symbols and coordinates are ordered by id, so a near miss is nearly right. weight: coordinates count most, as
+    everything later follows from them; what the grammar forces hardly counts.
     """
-    spread = torch.zeros(vocab)
-    for prefix in ("", NEXT_VALUE):
-        for texts, sigma in ((ACTION_SYMBOLS, ACTION_SPREAD), (map(str, range(MAX_COORDINATE + 1)), TRACE_SPREAD)):
-            for text in texts:
-                spread[tokenizer.token_to_id(prefix + text)] = sigma
-    return spread
 
+    spread: Tensor
+    weight: Tensor
 
-def soft_cross_entropy(logits: Tensor, targets: Tensor, spread: Tensor) -> Tensor:
-    """Loss [M] of logits [M, vocab] against ids [M] whose neighbours of the same kind share the target."""
-    logp = torch.log_softmax(logits.float(), dim=-1)
-    sigma = spread[targets].unsqueeze(1)
-    offsets = torch.arange(-REACH, REACH + 1)
-    near = (targets.unsqueeze(1) + offsets).clamp(0, len(spread) - 1)
-    same = (spread[near] == sigma) & (sigma > 0) | (offsets == 0)
-    weight = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)) ** 2) * same
-    weight = weight / weight.sum(1, keepdim=True)
-    return -(weight * logp.gather(1, near)).sum(1)
+    @staticmethod
+    def of(tokenizer: Tokenizer, vocab: int) -> SoftTargets:
+        """The targets for a vocabulary of `vocab` ids."""
+        spread, weight = torch.zeros(vocab), torch.full((vocab,), FORCED_WEIGHT)
+        coordinates = [str(n) for n in range(MAX_COORDINATE + 1)]
+        kinds = ((ACTION_SYMBOLS, ACTION_SPREAD, ACTION_WEIGHT), (coordinates, TRACE_SPREAD, TRACE_WEIGHT))
+        for texts, sigma, importance in kinds:
+            ids = [tokenizer.token_to_id(prefix + text) for prefix in ("", NEXT_VALUE) for text in texts]
+            spread[ids], weight[ids] = sigma, importance
+        weight[[tokenizer.token_to_id(text) for text in DEPTH_TOKENS]] = DEPTH_WEIGHT
+        return SoftTargets(spread, weight)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Weighted mean cross-entropy of logits [M, vocab] for ids int64 [M]."""
+        logp = torch.log_softmax(logits.float(), dim=-1)
+        sigma = self.spread[targets].unsqueeze(1)
+        offsets = torch.arange(-REACH, REACH + 1)
+        near = (targets.unsqueeze(1) + offsets).clamp(0, len(self.spread) - 1)
+        same = (self.spread[near] == sigma) & (sigma > 0) | (offsets == 0)
+        share = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)) ** 2) * same
+        share = share / share.sum(1, keepdim=True)
+        losses = -(share * logp.gather(1, near)).sum(1)
+        weight = self.weight[targets]
+        return (losses * weight).sum() / weight.sum()

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tqdm import trange
 
+from molmoact_ros.engine.checkpoint import DEPTH, load_depth_vq
 from molmoact_ros.engine.depth_vq import DepthVq, relative_depth
 from molmoact_ros.learn.demonstrations import Demonstrations
 
-HIDDEN, DIM = 8, 64  # first width and code width of the nano's VQ-VAE
-STEPS, BATCH, RATE = 700, 16, 2e-3
+HIDDEN, DIM = 4, 64  # first width and code width of the nano's VQ-VAE
+STEPS, BATCH, RATE = 500, 8, 3e-3
 
 
 def _pictures(data: Demonstrations, rows: np.ndarray) -> torch.Tensor:
@@ -38,20 +39,14 @@ def train_depth_vq(data: Demonstrations, seed: int) -> DepthVq:
     return model.eval()
 
 
-def depth_codes(data: Demonstrations, folder: Path, seed: int) -> np.ndarray:
-    """Codes uint8 [n, 10, 10] of every sample; trains and keeps `depth_vq.safetensors` and the codes in `folder`."""
-    weights, encoded = folder / "depth_vq.safetensors", folder / "depth_codes.npy"
-    if encoded.exists():
-        return np.load(encoded)
-    if weights.exists():
-        model = DepthVq(HIDDEN, DIM)
-        model.load_state_dict(load_file(weights))
-    else:
-        model = train_depth_vq(data, seed)
-        save_file(model.state_dict(), weights)
-    codes = np.empty((len(data.depth), 10, 10), np.uint8)
-    for start in trange(0, len(codes), 64, desc="encoding depth", mininterval=5):
-        rows = np.arange(start, min(start + 64, len(codes)))
-        codes[rows] = model.encode(_pictures(data, rows)).numpy()
-    np.save(encoded, codes)
-    return codes
+def depth_vq(data: Demonstrations, folder: Path, seed: int) -> DepthVq:
+    """The VQ-VAE in `folder`, trained and saved there first when it is missing."""
+    weights = folder / DEPTH
+    if not weights.exists():
+        save_file(train_depth_vq(data, seed).state_dict(), weights)
+    return load_depth_vq(weights)
+
+
+def depth_codes(model: DepthVq, data: Demonstrations, rows: np.ndarray) -> np.ndarray:
+    """Codes int64 [len(rows), 10, 10] of the samples `rows`."""
+    return model.encode(_pictures(data, rows)).numpy()

@@ -1,8 +1,7 @@
 """Training of the nano model, in stages, seeded and resumable.
 
 1. `tower`: the vision transformer learns where each object, each target and the hand is (as a released tower comes
-   pre-trained). 2. `act`: the whole model learns trace and actions, the depth codes left out to save time.
-3. `reason`: the whole answer, depth codes included.
+   pre-trained). 2. `answer`: the whole model learns to answer; most batches leave the depth codes out to save time.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,16 @@ from tqdm import tqdm
 from molmoact_ros.engine.checkpoint import DEPTH, load_depth_vq, save_checkpoint
 from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.engine.preprocess import patches
-from molmoact_ros.learn.batches import Batch, BatchMaker, soft_cross_entropy, spread_table
+from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import TRAIN_SEED, VIEW, Demonstrations, collect_all
-from molmoact_ros.learn.depth import depth_codes
+from molmoact_ros.learn.depth import depth_codes, depth_vq
 from molmoact_ros.learn.nano import PATCH, nano_config
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.reasoning.actions import NormStats
 from molmoact_ros.sim.scene import GRASP_HEIGHT, OBJECTS, TARGETS, sample_scene
 from molmoact_ros.sim.workcell import Workcell
 
-STAGES = ("tower", "act", "reason")
+STAGES = ("tower", "answer")
 
 
 class StageConfig(BaseModel):
@@ -41,6 +41,7 @@ class StageConfig(BaseModel):
     steps: int
     batch: int
     asked: int = 1  # instructions for every moment
+    depth_share: float = 0.3  # of the batches, how many have the depth codes in their answers
     rate: float
     warm_up: int = 200
 
@@ -52,8 +53,7 @@ class TrainConfig(BaseModel):
     weight_decay: float = 0.05
     save_every: float = 180.0  # seconds
     tower: StageConfig = StageConfig(steps=1500, batch=32, rate=1.5e-3)
-    act: StageConfig = StageConfig(steps=6000, batch=8, asked=4, rate=1.2e-3)
-    reason: StageConfig = StageConfig(steps=1500, batch=16, asked=2, rate=6e-4)
+    answer: StageConfig = StageConfig(steps=6000, batch=12, asked=3, rate=1.2e-3)
 
 
 def rate_at(step: int, stage: StageConfig) -> float:
@@ -220,11 +220,11 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> Tens
     return parts.ln_f(words)
 
 
-def answer_loss(model: MolmoAct, maker: BatchMaker, spread: Tensor, batch: Batch) -> Tensor:
-    """Soft cross-entropy of the answers' tokens; a forced token costs nothing to get right and is hardly felt."""
+def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch: Batch) -> Tensor:
+    """Weighted soft cross-entropy of the answers' tokens."""
     hidden = shared_images_forward(model, batch, maker.pooled)
     learnt = batch.targets >= 0
-    return soft_cross_entropy(model.logits(hidden[learnt]), batch.targets[learnt], spread).mean()
+    return targets.loss(model.logits(hidden[learnt]), batch.targets[learnt])
 
 
 def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, workers: int = 2) -> MolmoAct:
@@ -240,32 +240,29 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     model = MolmoAct(nano)
     model.initialise()
     head = TowerHead(len(nano.adapter_config.vit_layers) * nano.vit_config.hidden_size)
-    spread = spread_table(tokenizer, nano.llm_config.vocab_size)
-    maker = BatchMaker(data, None, nano, tokenizer)
+    targets = SoftTargets.of(tokenizer, nano.llm_config.vocab_size)
+    maker = BatchMaker(data, nano, tokenizer)
 
     def tower() -> Iterator[tuple[Tensor, Tensor]]:
         cell = Workcell(robot)
         cell.reset(sample_scene(0))
         return tower_batches(data, tower_labels(cell, data), config.tower.batch, config.seed)
 
-    def act() -> Iterator[Batch]:
-        return maker.forever(config.act.batch, config.act.asked, with_depth=False, seed=config.seed + 1)
-
-    def reason() -> Iterator[Batch]:
-        maker.codes = depth_codes(data, folder, config.seed)
-        return maker.forever(config.reason.batch, config.reason.asked, with_depth=True, seed=config.seed + 2)
+    def answer() -> Iterator[Batch]:
+        vq, stage = depth_vq(data, folder, config.seed), config.answer
+        maker.codes = partial(depth_codes, vq, data)
+        return maker.forever(stage.batch, stage.asked, stage.depth_share, seed=config.seed + 1)
 
     trainer = Trainer(
         model,
-        {"tower": tower, "act": act, "reason": reason},
+        {"tower": tower, "answer": answer},
         config,
         folder,
         {
             "tower": lambda batch: tower_loss(model, head, batch),
-            "act": lambda batch: answer_loss(model, maker, spread, batch),
-            "reason": lambda batch: answer_loss(model, maker, spread, batch),
+            "answer": lambda batch: answer_loss(model, maker, targets, batch),
         },
-        {"tower": nn.ModuleList([model.model.vision_backbone.image_vit, head]), "act": model, "reason": model},
+        {"tower": nn.ModuleList([model.model.vision_backbone.image_vit, head]), "answer": model},
     )
     trainer.resume()
     trainer.run()
