@@ -67,9 +67,10 @@ class CameraRenderer:
         mujoco.mjv_updateScene(self._model, data, option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._rgb, self._depth, self._viewport, self._context)
-        near = self._model.vis.map.znear * self._model.stat.extent
-        # ZEROFAR stores near / distance for a far plane at infinity (reversed z).
-        depth = np.divide(near, self._depth, out=np.zeros_like(self._depth), where=self._depth > 0)
+        extent, planes = self._model.stat.extent, self._model.vis.map
+        near, far = planes.znear * extent, planes.zfar * extent
+        # The buffer holds reversed z: 1 at the near plane, 0 at the far one.
+        depth = near * far / (self._depth * (far - near) + near)
         low, high = DEPTH_RANGE[self.camera]
         depth[(depth < low) | (depth > high)] = 0.0
         return self._rgb[::-1].copy(), depth[::-1].copy()

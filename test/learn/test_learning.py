@@ -1,0 +1,118 @@
+"""Demonstrations, batches and training steps of the nano model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from molmoact_ros.engine.model import MolmoAct
+from molmoact_ros.learn.batches import BatchMaker, SoftTargets
+from molmoact_ros.learn.demonstrations import ASKED, Demonstrations, Sampler, collect
+from molmoact_ros.learn.expert import CHUNK_STEPS, OPEN, Expert, State
+from molmoact_ros.learn.nano import nano_config
+from molmoact_ros.learn.tokenizer import build_tokenizer
+from molmoact_ros.learn.train import StageConfig, TrainConfig, Trainer, answer_loss, rate_at, shared_images_forward
+from molmoact_ros.paths import robot_model
+from molmoact_ros.reasoning.actions import NormStats
+from molmoact_ros.sim.scene import GRASP_HEIGHT, sample_scene
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Demonstrations:
+    part = tmp_path_factory.mktemp("demonstrations") / "part000.npz"
+    collect(robot_model(), 2_000_000, 12, part)
+    return Demonstrations.load([part])
+
+
+@pytest.fixture
+def learner(data: Demonstrations) -> tuple[MolmoAct, BatchMaker, SoftTargets]:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    config = nano_config(tokenizer, NormStats.from_actions(data.actions.reshape(-1, 7)))
+    model = MolmoAct(config)
+    model.initialise()
+    return model, BatchMaker(data, config, tokenizer), SoftTargets.of(tokenizer, config.llm_config.vocab_size)
+
+
+def test_a_seed_gives_the_same_moment_again(data: Demonstrations) -> None:
+    images, depth, traces, actions, texts = Sampler(robot_model()).sample(2_000_003)
+    np.testing.assert_array_equal(images, data.images[3])
+    np.testing.assert_array_equal(depth, data.depth[3])
+    np.testing.assert_array_equal(traces, data.trace[3])
+    np.testing.assert_array_equal(actions, data.actions[3])
+    assert texts == [data.texts[i] for i in data.instructions[3]] and len(set(texts)) == ASKED
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_experts_plan_goes_by_the_object_and_ends_over_the_target(seed: int) -> None:
+    scene = sample_scene(seed)
+    placed = scene.object(scene.task.object)
+    where = np.array([placed.x, placed.y, GRASP_HEIGHT[placed.name.split()[1]]])
+    plan = Expert(scene).plan(State(np.array([0.42, 0.0, 0.25]), OPEN, where, held=False))
+    trace, chunk = plan.trace(), plan.chunk()
+    assert trace.shape == (5, 3) and chunk.shape == (CHUNK_STEPS, 7)
+    assert np.linalg.norm(trace[2] - where) < 0.012
+    if scene.task.target is not None:
+        goal = scene.object(scene.task.target)
+        assert np.linalg.norm(trace[-1][:2] - [goal.x, goal.y]) < 0.015
+    assert np.linalg.norm(chunk[:, :2], axis=1).max() < 0.025
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("with_depth", [False, True])
+def test_sharing_images_gives_the_numbers_of_whole_sequences(
+    learner: tuple[MolmoAct, BatchMaker, SoftTargets], with_depth: bool
+) -> None:
+    model, maker, _ = learner
+    maker.codes = lambda rows: np.full((len(rows), 10, 10), 7)
+    batch = maker.batch(np.arange(3), 2, with_depth, np.random.default_rng(0))
+    shared = shared_images_forward(model, batch, maker.pooled)
+    images = batch.prefix.shape[1]
+    ids = torch.cat([batch.prefix.repeat_interleave(2, 0), batch.ids], 1)
+    positions = torch.cat([torch.arange(images).expand(6, -1), batch.positions], 1)
+    features = model.image_features(batch.crops, maker.pooled.expand(3, -1, -1)).repeat_interleave(2, 0)
+    torch.testing.assert_close(shared, model(ids, features, positions)[:, images:], atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_falls_and_near_misses_cost_less(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
+    model, maker, targets = learner
+    batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0))
+    optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
+    losses = []
+    for _ in range(12):
+        loss = answer_loss(model, maker, targets, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    token = int(batch.targets[0][targets.spread[batch.targets[0]] > 0][0])
+    near, far = (torch.nn.functional.one_hot(torch.tensor([token + d]), 1216) * 9.0 for d in (1, 7))
+    assert targets.loss(near, torch.tensor([token])) < targets.loss(far, torch.tensor([token]))
+
+
+def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, SoftTargets], tmp_path: Path) -> None:
+    model, maker, targets = learner
+    stage = StageConfig(steps=2, batch=2, rate=1e-3, warm_up=1)
+    config = TrainConfig(tower=stage, answer=stage)
+
+    def trainer() -> Trainer:
+        batches = {name: lambda: maker.forever(2, 2, 0.0, seed=1) for name in ("tower", "answer")}
+        loss = {name: lambda batch: answer_loss(model, maker, targets, batch) for name in batches}
+        return Trainer(model, batches, config, tmp_path, loss, dict.fromkeys(batches, model))
+
+    first = trainer()
+    assert not first.resume()
+    first.run()
+    second = trainer()
+    assert second.resume() and (second.stage, second.step) == ("answer", 2)
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    stage = StageConfig(steps=100, batch=1, rate=1.0, warm_up=10)
+    assert rate_at(0, stage) == pytest.approx(0.1)
+    assert rate_at(10, stage) == pytest.approx(1.0)
+    assert rate_at(99, stage) < 0.06
