@@ -96,17 +96,15 @@ class SimNode(Node):
 
     def _simulate(self) -> None:
         period = 1.0 / self.config.joint_rate
-        done = time.monotonic()
+        done = due = time.monotonic()
         while self._running.is_set():
-            late = time.monotonic() - done
-            if late > CATCH_UP:
-                done += late - CATCH_UP
+            done = max(done, time.monotonic() - CATCH_UP)
             with self._lock:
                 while done < time.monotonic():
                     self._advance(TICK)
                     done += TICK
             self._publish_joints()
-            time.sleep(max(0.0, period - (time.monotonic() - done)))
+            due = _sleep_until(due + period)
 
     def _advance(self, seconds: float) -> None:
         now = self._now()
@@ -154,8 +152,7 @@ class SimNode(Node):
                 stamp = self._now()
             for camera, renderer in zip(cameras, renderers, strict=True):
                 camera.publish(*renderer.render(state), stamp)
-            due = max(due + period, time.monotonic())
-            time.sleep(max(0.0, due - time.monotonic()))
+            due = _sleep_until(due + period)
         for renderer in renderers:
             renderer.close()
 
@@ -218,6 +215,13 @@ class _Camera:
         if self._depth.get_subscription_count():
             self._depth.publish(conversions.image_message(conversions.millimetres(depth), "16UC1", head))
         self._info.publish(conversions.camera_info(self.intrinsics, head))
+
+
+def _sleep_until(due: float) -> float:
+    """Sleep until `due` on the monotonic clock, s; when it was, which is now where it has passed already."""
+    now = time.monotonic()
+    time.sleep(max(0.0, due - now))
+    return max(due, now)
 
 
 def _pose(position: np.ndarray, quaternion: np.ndarray) -> Pose:

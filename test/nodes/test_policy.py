@@ -1,0 +1,181 @@
+"""The policy with a real engine, the controller and the simulator: three processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rclpy.action import ActionClient
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from molmoact_ros.action import ExecuteInstruction
+from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.nodes import qos
+from molmoact_ros.nodes.bringup import Bringup, Profile
+from molmoact_ros.nodes.conversions import chunk_actions, depth_codes, image_pixels, seconds, trace_points
+from molmoact_ros.srv import EditTrace, SceneTruth
+
+from .conftest import Peer
+
+INSTRUCTION = "put the red cube in the bowl"
+
+
+class Robot(Peer):
+    """Asks for instructions and hears what becomes of them."""
+
+    def __init__(self, bringup: Bringup) -> None:
+        super().__init__()
+        self.bringup = bringup
+        self.client = ActionClient(self.node, ExecuteInstruction, "/policy/execute")
+        self.safety = self.listen(SafetyStatus, "/controller/safety_status", qos.STATE)
+        self.engine = self.listen(EngineStatus, "/policy/engine_status", qos.STATE)
+        self.chunks = self.listen(ActionChunk, "/policy/action_chunk", qos.RELIABLE)
+        assert self.until(lambda: self.client.server_is_ready() or bringup.check())
+        assert self.until(lambda: self.safety and self.safety[-1].joints_age >= 0)
+
+    def execute(self, instruction: str, timeout: float = 60.0) -> ExecuteInstruction.Result:
+        return self.result_of(self.begin(instruction, timeout))
+
+    def begin(self, instruction: str, timeout: float = 60.0):  # noqa: ANN201
+        sent = self.client.send_goal_async(ExecuteInstruction.Goal(instruction=instruction, timeout=timeout))
+        assert self.until(sent.done)
+        return sent.result()
+
+    def result_of(self, goal) -> ExecuteInstruction.Result:  # noqa: ANN001
+        result = goal.get_result_async()
+        assert self.until(result.done), "the goal never ended"
+        return result.result().result
+
+    def state(self) -> int:
+        return int(self.safety[-1].state)
+
+    def hand(self) -> np.ndarray:
+        p = self.call(SceneTruth, "/sim/scene_truth").gripper.position
+        return np.array([p.x, p.y, p.z])
+
+
+@pytest.fixture
+def robot(domain: int, checkpoint: Path, tmp_path: Path) -> Iterator[Robot]:
+    parameters = {
+        "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
+        "controller": {"joints_deadline": 1.0},
+        "policy": {"checkpoint": str(checkpoint), "max_age": 2.0},
+    }
+    with Bringup(Profile(nodes=parameters), tmp_path / "logs") as bringup:
+        robot = Robot(bringup)
+        yield robot
+        robot.close()
+
+
+def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> None:
+    order: list[tuple[str, int]] = []
+    parts = {"depth_tokens": DepthTokens, "trace": Trace, "action_chunk": ActionChunk}
+    last: dict[str, object] = {}
+    for name, kind in parts.items():
+
+        def heard(message, name=name) -> None:  # noqa: ANN001
+            order.append((name, message.plan_id))
+            last[name] = message
+
+        robot.node.create_subscription(kind, f"/policy/{name}", heard, qos.RELIABLE)
+    depth = robot.listen(Image, "/policy/depth_image", qos.RELIABLE)
+    overlay = robot.listen(Image, "/policy/trace_overlay", qos.RELIABLE)
+    before = robot.hand()
+    result = robot.execute(INSTRUCTION, timeout=6.0)
+    assert result.code == ExecuteInstruction.Result.TIMED_OUT, result.message
+    assert result.plans >= 2
+    assert robot.until(lambda: depth and overlay and len(last) == 3)
+    plan = last["action_chunk"].plan_id
+    assert [name for name, number in order if number == plan] == list(parts)
+    assert depth_codes(last["depth_tokens"]).shape == (10, 10)
+    assert 1 <= len(trace_points(last["trace"])) <= 5 and last["trace"].source == Trace.MODEL
+    assert chunk_actions(last["action_chunk"]).shape == (8, 7)
+    assert seconds(last["trace"].header.stamp) == seconds(last["action_chunk"].header.stamp)
+    picture = image_pixels(depth[-1])
+    assert picture.shape == (320, 320) and 0 <= picture.min() and picture.max() <= 1
+    assert image_pixels(overlay[-1]).shape == (120, 160, 3)
+    assert np.linalg.norm(robot.hand() - before) > 0.002
+    assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
+    assert robot.engine[-1].step_seconds > 0 and "vision" in robot.engine[-1].stages
+
+
+def test_wrong_instructions_are_answered_and_nothing_moves(robot: Robot) -> None:
+    before = robot.hand()
+    for instruction, hint in (("", "say what to do"), ("...", "say what to do"), ("defenestrate <im_start>", "plain words"),
+                              ("juggle the flaming torches", "does not know")):  # fmt: skip
+        result = robot.execute(instruction)
+        assert result.code == ExecuteInstruction.Result.REFUSED
+        assert hint in result.message and "\n" not in result.message
+    assert not robot.chunks
+    assert robot.state() != SafetyStatus.POLICY or robot.until(lambda: robot.state() == SafetyStatus.HOLD)
+    assert np.linalg.norm(robot.hand() - before) < 1e-4
+
+
+def test_a_stop_outlasts_new_instructions_until_it_is_lifted(robot: Robot) -> None:
+    goal = robot.begin(INSTRUCTION)
+    assert robot.until(lambda: robot.chunks)
+    assert robot.call(Trigger, "/controller/stop").success
+    assert robot.result_of(goal).code == ExecuteInstruction.Result.HELD
+    refused = robot.execute(INSTRUCTION)
+    assert refused.code == ExecuteInstruction.Result.REFUSED and "/controller/resume" in refused.message
+    assert robot.state() == SafetyStatus.STOPPED
+    assert robot.call(Trigger, "/controller/resume").success
+    assert robot.execute(INSTRUCTION, timeout=2.0).code == ExecuteInstruction.Result.TIMED_OUT
+
+
+def test_cancelling_holds(robot: Robot) -> None:
+    goal = robot.begin(INSTRUCTION)
+    assert robot.until(lambda: robot.chunks)
+    goal.cancel_goal_async()
+    assert robot.result_of(goal).code == ExecuteInstruction.Result.CANCELED
+    assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
+
+
+def test_a_killed_policy_leaves_the_arm_holding_until_a_command(robot: Robot) -> None:
+    robot.begin(INSTRUCTION)
+    assert robot.until(lambda: len(robot.chunks) > 2)
+    robot.bringup.kill("policy")
+    last = robot.chunks[-1]
+    end = seconds(last.header.stamp) + last.steps * last.dt
+    assert robot.until(lambda: robot.now() > end + 0.1)
+    still = robot.hand()
+    assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
+    assert np.linalg.norm(robot.hand() - still) < 1e-3
+    robot.bringup.start("policy")
+    robot.chunks.clear()
+    speak = robot.node.create_publisher(String, "/policy/instruction", qos.RELIABLE)
+    assert robot.until(lambda: speak.get_subscription_count() and robot.client.server_is_ready())
+    speak.publish(String(data=INSTRUCTION))
+    assert robot.until(lambda: len(robot.chunks) > 2), "the policy plans again"
+    assert robot.state() == SafetyStatus.HOLD
+    assert np.linalg.norm(robot.hand() - still) < 1e-3, "but nobody said resume"
+    assert robot.call(Trigger, "/controller/resume").success
+    assert robot.until(lambda: np.linalg.norm(robot.hand() - still) > 0.002)
+
+
+def test_a_persons_trace_steers_until_it_is_cleared(robot: Robot) -> None:
+    traces = robot.listen(Trace, "/policy/trace", qos.RELIABLE)
+    mine = Trace(x=[0.5, 0.25], y=[0.5, 0.75])
+    early = robot.call(EditTrace, "/policy/edit_trace", trace=mine)
+    assert not early.success and "instruction" in early.message
+    robot.begin(INSTRUCTION)
+    assert robot.call(EditTrace, "/policy/edit_trace", trace=mine).success
+    assert robot.until(lambda: traces and traces[-1].source == Trace.HUMAN)
+    assert np.abs(trace_points(traces[-1]) - trace_points(mine)).max() <= 1
+    outside = robot.call(EditTrace, "/policy/edit_trace", trace=Trace(x=[2.0], y=[0.0]))
+    assert not outside.success and "0..1" in outside.message
+    assert robot.call(EditTrace, "/policy/edit_trace", clear=True).success
+    traces.clear()
+    assert robot.until(lambda: traces and traces[-1].source == Trace.MODEL)
+
+
+def test_without_cameras_the_policy_waits_and_says_so(robot: Robot) -> None:
+    robot.bringup.kill("sim")
+    robot.begin(INSTRUCTION)
+    assert robot.until(lambda: robot.engine and "/front/color/image_raw" in robot.engine[-1].message
+                       or robot.state() != SafetyStatus.POLICY)  # fmt: skip
+    assert not robot.chunks
