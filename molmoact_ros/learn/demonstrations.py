@@ -36,6 +36,7 @@ from molmoact_ros.sim.workcell import ARM_JOINTS, HOME_Q, Workcell
 
 TRAIN_SEED = 1_000_000
 PART = 2000  # samples in one file
+LOWEST = 0.014  # m: the finger tips' height over the table
 ASKED = 4  # instructions for every moment
 VIEW = (96, 128)  # rows, columns that the nano model sees
 DEPTH_VIEW = (80, 80)  # stored depth, enlarged to the VQ-VAE's input when it is encoded
@@ -196,7 +197,7 @@ class Sampler:
         scene = sample_scene(rng)
         while True:
             state = sample_state(scene, rng)
-            state = replace(state, tcp=np.maximum(state.tcp, [0, 0, 0.014]))
+            state = replace(state, tcp=np.maximum(state.tcp, [-np.inf, -np.inf, LOWEST]))
             q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3))
             if q is not None:
                 return scene, state, q, rng

@@ -116,3 +116,9 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert rate_at(0, stage) == pytest.approx(0.1)
     assert rate_at(10, stage) == pytest.approx(1.0)
     assert rate_at(99, stage) < 0.06
+
+
+def test_the_hand_is_shown_all_over_the_table() -> None:
+    poses = np.array([state.tcp for _, state, _, _ in map(Sampler(robot_model()).moment, range(40))])
+    assert poses[:, 1].min() < -0.1 and poses[:, 1].max() > 0.1
+    assert len(np.unique(poses[:, 1])) == len(poses)
