@@ -23,7 +23,7 @@ from tqdm import tqdm
 from molmoact_ros.engine.checkpoint import DEPTH, load_depth_vq, save_checkpoint
 from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.engine.preprocess import patches
-from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets
+from molmoact_ros.learn.batches import Batch, BatchMaker, Shares, SoftTargets
 from molmoact_ros.learn.demonstrations import TRAIN_SEED, VIEW, Demonstrations, collect_all
 from molmoact_ros.learn.depth import depth_codes, depth_vq
 from molmoact_ros.learn.nano import PATCH, nano_config
@@ -41,7 +41,7 @@ class StageConfig(BaseModel):
     steps: int
     batch: int
     asked: int = 1  # instructions for every moment
-    depth_share: float = 0.3  # of the batches, how many have the depth codes in their answers
+    shares: Shares = Shares()
     rate: float
     warm_up: int = 200
 
@@ -251,7 +251,7 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     def answer() -> Iterator[Batch]:
         vq, stage = depth_vq(data, folder, config.seed), config.answer
         maker.codes = partial(depth_codes, vq, data)
-        return maker.forever(stage.batch, stage.asked, stage.depth_share, seed=config.seed + 1)
+        return maker.forever(stage.batch, stage.asked, stage.shares, seed=config.seed + 1)
 
     trainer = Trainer(
         model,

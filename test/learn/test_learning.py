@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.learn.batches import BatchMaker, SoftTargets
+from molmoact_ros.learn.batches import BatchMaker, Shares, SoftTargets
 from molmoact_ros.learn.demonstrations import ASKED, Demonstrations, Sampler, collect
 from molmoact_ros.learn.expert import CHUNK_STEPS, OPEN, Expert, State
 from molmoact_ros.learn.nano import nano_config
@@ -100,7 +100,7 @@ def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, 
     config = TrainConfig(tower=stage, answer=stage)
 
     def trainer() -> Trainer:
-        batches = {name: lambda: maker.forever(2, 2, 0.0, seed=1) for name in ("tower", "answer")}
+        batches = {name: lambda: maker.forever(2, 2, Shares(), seed=1) for name in ("tower", "answer")}
         loss = {name: lambda batch: answer_loss(model, maker, targets, batch) for name in batches}
         return Trainer(model, batches, config, tmp_path, loss, dict.fromkeys(batches, model))
 
@@ -109,6 +109,17 @@ def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, 
     first.run()
     second = trainer()
     assert second.resume() and (second.stage, second.step) == ("answer", 2)
+
+
+def test_an_answer_about_the_hand_ends_behind_the_first_point(
+    learner: tuple[MolmoAct, BatchMaker, SoftTargets], data: Demonstrations
+) -> None:
+    _, maker, _ = learner
+    batch = maker.hand_batch(np.arange(5), np.random.default_rng(0))
+    tokenizer = build_tokenizer()
+    for i, targets in enumerate(batch.targets):
+        x, y = data.trace[i, 0, 0]
+        assert tokenizer.decode(targets[targets >= 0].tolist()).endswith(f"[[{x}, {y}")
 
 
 def test_the_rate_warms_up_and_falls() -> None:
