@@ -240,21 +240,6 @@ class MolmoAct(nn.Module):
         self.model = _Backbones(config)
         self.lm_head = nn.Linear(config.llm_config.hidden_size, config.llm_config.vocab_size, bias=False)
 
-    def initialise(self) -> None:
-        """Random weights for training: normal(0, initializer_range), residual outputs scaled down by depth."""
-        std = self.config.initializer_range
-        depth = {
-            "attn_out": self.config.llm_config.num_hidden_layers,
-            "ff_out": self.config.llm_config.num_hidden_layers,
-        }
-        depth |= {"wo": self.config.vit_config.num_hidden_layers, "w2": self.config.vit_config.num_hidden_layers}
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
-                layers = depth.get(name.split(".")[-2], 0.5)
-                nn.init.normal_(parameter, std=std / (2 * layers) ** 0.5)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-
     @property
     def layers(self) -> list[DecoderBlock]:
         """The decoder's layers in order."""

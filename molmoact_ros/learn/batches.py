@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -39,13 +38,6 @@ class Batch:
     targets: Tensor
 
 
-class Shares(BaseModel):
-    """Of all batches, how many ask only where the hand is, and how many have depth codes in their answers."""
-
-    hand: float = 0.2
-    depth: float = 0.25
-
-
 class BatchMaker:
     """Turns samples into batches; draws them in a seeded order, epoch after epoch."""
 
@@ -55,8 +47,6 @@ class BatchMaker:
         self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
         (self.end,) = self.encode(END_OF_TEXT)
         self.depth_ids = np.array([tokenizer.token_to_id(t) for t in DEPTH_TOKENS])
-        seconds = [f"{NEXT_VALUE}{n}" for n in range(MAX_COORDINATE + 1)]
-        self.second_coordinates = torch.tensor([tokenizer.token_to_id(text) for text in seconds])
         stats = config.norm_stats[NORM_KEY]["action"]
         self.actions = stats.normalise(data.actions)
         grid = pooled_grid(config.vit_config.grid)
@@ -97,29 +87,17 @@ class BatchMaker:
         crops_, ids_, positions_, targets_ = tensors
         return Batch(crops_, self.prefix.expand(len(rows), -1), ids_, positions_, targets_)
 
-    def hand_batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
-        """The samples `rows`, one instruction each, their answers cut off behind the trace's first point: the hand."""
-        whole = self.batch(rows, 1, False, rng)
-        ends = torch.isin(whole.targets, self.second_coordinates).int().argmax(1)
-        whole.targets[torch.arange(whole.targets.shape[1]) > ends[:, None]] = -1
-        length = int(ends.max()) + 1
-        return Batch(whole.crops, whole.prefix, *(t[:, :length] for t in (whole.ids, whole.positions, whole.targets)))
-
-    def forever(self, size: int, asked: int, shares: Shares, seed: int) -> Iterator[Batch]:
+    def forever(self, size: int, asked: int, depth: float, seed: int) -> Iterator[Batch]:
         """Batches of `size` samples with `asked` instructions each, without end, every sample once an epoch.
 
-        A batch about the hand has twice as many samples, since it is so short.
+        depth: the share of batches that have depth codes in their answers.
         """
         rng = np.random.default_rng(seed)
         count = len(self.data.images)
         while True:
             order = rng.permutation(count)
-            for start in range(0, count - 2 * size + 1, size):
-                kind = rng.random()
-                if kind < shares.hand:
-                    yield self.hand_batch(order[start : start + 2 * size], rng)
-                else:
-                    yield self.batch(order[start : start + size], asked, kind > 1 - shares.depth, rng)
+            for start in range(0, count - size + 1, size):
+                yield self.batch(order[start : start + size], asked, rng.random() < depth, rng)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from molmoact_ros.engine.config import AdapterConfig, LlmConfig, MolmoActConfig, VitConfig
+from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.learn.demonstrations import VIEW
 from molmoact_ros.learn.tokenizer import base_vocab_size
-from molmoact_ros.reasoning.actions import NormStats
+from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, NormStats
+from molmoact_ros.reasoning.phrasing import NEXT_VALUE
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
+from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
 NORM_KEY = "nano_workcell"
 PATCH = 8  # pixels
@@ -30,9 +35,55 @@ def nano_config(tokenizer: Tokenizer, stats: NormStats) -> MolmoActConfig:
         llm_config=LlmConfig(
             hidden_size=192, num_attention_heads=6, num_key_value_heads=2, head_dim=32, vocab_size=vocab,
             additional_vocab_size=64, num_hidden_layers=4, intermediate_size=512, max_position_embeddings=512,
-            rope_theta=1e4, layer_norm_eps=1e-6,
+            rope_theta=1e6, layer_norm_eps=1e-6,
         ),
         image_patch_id=vocab + IMAGE_TOKENS.index("<im_patch>"),
         norm_stats={NORM_KEY: {"action": stats}},
         crop_mode="resize",
     )  # fmt: skip
+
+
+BLOCK_OUTPUTS = ("attn_out.weight", "ff_out.weight", "wo.weight", "feed_forward.w2.weight")
+EMBEDDING_STD = 0.3
+WAVES = 8
+
+
+def smooth_rows(count: int, width: int, std: float) -> Tensor:
+    """Random rows float32 [count, width] of a standard deviation that change slowly from each to the next.
+
+    They mix the lowest `WAVES` cosine and sine waves over the rows, each mixed in at random.
+    """
+    angle = torch.pi * torch.arange(count)[:, None] / count * torch.arange(WAVES)
+    waves = torch.cat([angle.cos(), angle.sin()], dim=1) / (1 + torch.arange(WAVES)).sqrt().repeat(2)
+    rows = waves @ torch.randn(2 * WAVES, width)
+    return rows * (std / rows.std())
+
+
+def ordered_tokens(tokenizer: Tokenizer) -> list[list[int]]:
+    """Ids of each kind of token that stands for a number, in the numbers' order: coordinates and action symbols."""
+    numbers = [[str(n) for n in range(MAX_COORDINATE + 1)], list(ACTION_SYMBOLS)]
+    vocabulary = tokenizer.get_vocab()
+    return [[vocabulary[lead + text] for text in texts] for texts in numbers for lead in ("", NEXT_VALUE)]
+
+
+@torch.no_grad()
+def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
+    """Random weights to train from, drawn from torch's generator.
+
+    Matrices have the scale of their inputs (a released model's 0.02 is far too small at this width). Neighbouring
+    numbers and neighbouring patches begin alike: without that, a few thousand steps do not find where things are.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith("embedding"):
+            nn.init.normal_(parameter, std=EMBEDDING_STD)
+        elif parameter.dim() > 1:
+            nn.init.normal_(parameter, std=(0.5 if name.endswith(BLOCK_OUTPUTS) else 1.0) * parameter.shape[1] ** -0.5)
+    embedding, head = model.model.transformer.wte.embedding, model.lm_head.weight
+    for ids in ordered_tokens(tokenizer):
+        embedding[ids] = smooth_rows(len(ids), embedding.shape[1], EMBEDDING_STD)
+        head[ids] = smooth_rows(len(ids), head.shape[1], head.shape[1] ** -0.5)
+    places = model.model.vision_backbone.image_vit.positional_embedding
+    rows, columns = (smooth_rows(n, places.shape[1], EMBEDDING_STD) for n in model.config.vit_config.grid)
+    places.copy_((rows[:, None] + columns[None]).flatten(0, 1))

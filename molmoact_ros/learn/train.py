@@ -18,21 +18,22 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from molmoact_ros.engine.checkpoint import DEPTH, load_depth_vq, save_checkpoint
 from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.engine.preprocess import patches
-from molmoact_ros.learn.batches import Batch, BatchMaker, Shares, SoftTargets
+from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import TRAIN_SEED, VIEW, Demonstrations, collect_all
 from molmoact_ros.learn.depth import depth_codes, depth_vq
-from molmoact_ros.learn.nano import PATCH, nano_config
+from molmoact_ros.learn.nano import PATCH, initialise, nano_config
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.reasoning.actions import NormStats
 from molmoact_ros.sim.scene import GRASP_HEIGHT, OBJECTS, TARGETS, sample_scene
 from molmoact_ros.sim.workcell import Workcell
 
 STAGES = ("tower", "answer")
+PLACE_WEIGHT = 10.0  # an error of a tenth of the picture counts like one nat of doubt about what it is
 
 
 class StageConfig(BaseModel):
@@ -41,9 +42,9 @@ class StageConfig(BaseModel):
     steps: int
     batch: int
     asked: int = 1  # instructions for every moment
-    shares: Shares = Shares()
+    depth: float = 0.2  # share of the batches that have depth codes in their answers
     rate: float
-    warm_up: int = 200
+    warm_up: int = 100
 
 
 class TrainConfig(BaseModel):
@@ -52,8 +53,8 @@ class TrainConfig(BaseModel):
     seed: int = 0
     weight_decay: float = 0.05
     save_every: float = 180.0  # seconds
-    tower: StageConfig = StageConfig(steps=1500, batch=32, rate=1.5e-3)
-    answer: StageConfig = StageConfig(steps=6000, batch=12, asked=3, rate=1.2e-3)
+    tower: StageConfig = StageConfig(steps=800, batch=24, rate=1e-3)
+    answer: StageConfig = StageConfig(steps=5000, batch=12, asked=3, rate=1e-3)
 
 
 def rate_at(step: int, stage: StageConfig) -> float:
@@ -64,32 +65,31 @@ def rate_at(step: int, stage: StageConfig) -> float:
     return float(stage.rate * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * progress))))
 
 
-def object_pixels(cell: Workcell, seed: int) -> np.ndarray:
-    """Where the things of a training scene lie, int [15, 2] patch (column, row) in the front view; -1 where absent.
+def object_places(cell: Workcell, seed: int) -> np.ndarray:
+    """Where the things of a training scene lie in the front view, float [15, 2] in 0..1 (x, y); NaN where absent.
 
     Order: the 12 objects, then the 3 targets. The object of the task is left out, since it may be in the hand.
     """
-    scene = sample_scene(np.random.default_rng(seed))
-    out = np.full((len(OBJECTS) + len(TARGETS), 2), -1)
+    scene, names = sample_scene(np.random.default_rng(seed)), OBJECTS + TARGETS
+    k, out = cell.intrinsics["front"], np.full((len(names), 2), np.nan)
     for placed in scene.objects[1:] + scene.targets:
         height = GRASP_HEIGHT.get(placed.name.split()[-1], 0.01)
-        k = cell.intrinsics["front"]
-        pixel = cell.project(np.array([[placed.x, placed.y, height]]))[0]
-        names = OBJECTS + TARGETS
-        out[names.index(placed.name)] = pixel / (k.width, k.height) * (VIEW[1] // PATCH, VIEW[0] // PATCH)
+        out[names.index(placed.name)] = cell.project(np.array([[placed.x, placed.y, height]]))[0] / (k.width, k.height)
     return out
 
 
 class TowerHead(nn.Module):
-    """Scores [N, P, 17] of what stands at each patch: nothing, 12 objects, 3 targets, the hand. Thrown away later."""
+    """What stands at each patch, and where exactly. Thrown away later."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(features, len(OBJECTS) + len(TARGETS) + 2)
+        self.kind = nn.Linear(features, len(OBJECTS) + len(TARGETS) + 2)
+        self.place = nn.Linear(features, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tower features [N, P, features] to scores."""
-        return self.linear(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tower features [N, P, features] to scores [N, P, 17] of nothing, 12 objects, 3 targets, the hand; and the
+        thing's place in the picture [N, P, 2], (x, y) in 0..1."""
+        return self.kind(x), self.place(x)
 
 
 class Trainer:
@@ -165,35 +165,42 @@ class Trainer:
         return float(loss.detach())
 
 
-def tower_labels(cell: Workcell, data: Demonstrations) -> np.ndarray:
-    """What stands at each front patch, int64 [n, P]: 0 nothing, 1..15 object or target, 16 the hand."""
+def tower_labels(cell: Workcell, data: Demonstrations, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """What stands at each front patch, int64 [n, P]: 0 nothing, 1..15 object or target, 16 the hand; and where in the
+    picture, float32 [n, P, 2] in 0..1. first: the seed of the first sample."""
     rows, columns = VIEW[0] // PATCH, VIEW[1] // PATCH
-    labels = np.zeros((len(data.images), rows, columns), np.int64)
-    for i, grid in enumerate(labels):
-        for kind, (column, row) in enumerate(object_pixels(cell, TRAIN_SEED + i)):
-            if 0 <= column < columns and 0 <= row < rows:
-                grid[row, column] = kind + 1
-        x, y = data.trace[i, 0, 0] / 256.0 * (columns, rows)
-        grid[int(y), int(x)] = len(OBJECTS) + len(TARGETS) + 1
-    return labels.reshape(len(labels), -1)
+    kinds = np.zeros((len(data.images), rows * columns), np.int64)
+    places = np.zeros((*kinds.shape, 2), np.float32)
+    for i in trange(len(kinds), desc="labels of the tower", mininterval=5):
+        things = [*object_places(cell, first + i), data.trace[i, 0, 0] / 256.0]
+        for kind, (x, y) in enumerate(things, start=1):
+            if 0 <= x < 1 and 0 <= y < 1:
+                patch = int(y * rows) * columns + int(x * columns)
+                kinds[i, patch], places[i, patch] = kind, (x, y)
+    return kinds, places
 
 
-def tower_batches(data: Demonstrations, labels: np.ndarray, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Front views as patches [B, P, patch_dim] and their labels [B, P], without end."""
+def tower_batches(
+    data: Demonstrations, labels: tuple[np.ndarray, np.ndarray], size: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Front views as patches [B, P, patch_dim] and their labels [B, P] and [B, P, 2], without end."""
     rng = np.random.default_rng(seed)
     while True:
-        rows = rng.integers(0, len(labels), size)
+        rows = rng.integers(0, len(labels[0]), size)
         crops = patches(data.images[rows, 0], PATCH) * rng.uniform(0.85, 1.15, (size, 1, 1))
-        yield torch.from_numpy(crops.astype(np.float32)), torch.from_numpy(labels[rows])
+        kinds, places = (torch.from_numpy(x[rows]) for x in labels)
+        yield torch.from_numpy(crops.astype(np.float32)), kinds, places
 
 
-def tower_loss(model: MolmoAct, head: TowerHead, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy per patch; patches with something count more, since most hold nothing."""
-    crops, labels = batch
-    scores = head(model.model.vision_backbone.image_vit(crops))
+def tower_loss(model: MolmoAct, head: TowerHead, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Cross-entropy per patch, where something counts more, since most hold nothing; and the error of the places."""
+    crops, kinds, places = batch
+    scores, found = head(model.model.vision_backbone.image_vit(crops))
     weight = torch.ones(scores.shape[-1])
     weight[0] = 0.1
-    return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), weight=weight)
+    there = kinds > 0
+    error = F.l1_loss(found[there], places[there])
+    return F.cross_entropy(scores.flatten(0, 1), kinds.flatten(), weight=weight) + PLACE_WEIGHT * error
 
 
 def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> Tensor:
@@ -228,7 +235,7 @@ def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch:
 
 
 def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, workers: int = 2) -> MolmoAct:
-    """Everything from nothing: demonstrations, depth codes, the three stages. Goes on where an earlier run stopped.
+    """Everything from nothing: demonstrations, depth codes, the two stages. Goes on where an earlier run stopped.
 
     folder: where demonstrations, progress, the loss curve and at last `checkpoint` are kept. Returns the trained model.
     """
@@ -238,20 +245,20 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
     nano = nano_config(tokenizer, stats)
     model = MolmoAct(nano)
-    model.initialise()
+    initialise(model, tokenizer)
     head = TowerHead(len(nano.adapter_config.vit_layers) * nano.vit_config.hidden_size)
     targets = SoftTargets.of(tokenizer, nano.llm_config.vocab_size)
     maker = BatchMaker(data, nano, tokenizer)
 
-    def tower() -> Iterator[tuple[Tensor, Tensor]]:
+    def tower() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         cell = Workcell(robot)
         cell.reset(sample_scene(0))
-        return tower_batches(data, tower_labels(cell, data), config.tower.batch, config.seed)
+        return tower_batches(data, tower_labels(cell, data, TRAIN_SEED), config.tower.batch, config.seed)
 
     def answer() -> Iterator[Batch]:
         vq, stage = depth_vq(data, folder, config.seed), config.answer
         maker.codes = partial(depth_codes, vq, data)
-        return maker.forever(stage.batch, stage.asked, stage.shares, seed=config.seed + 1)
+        return maker.forever(stage.batch, stage.asked, stage.depth, seed=config.seed + 1)
 
     trainer = Trainer(
         model,

@@ -25,7 +25,7 @@ class FrameBuffer:
     """Keeps the last frames of each camera and picks those taken together. Not for several threads at once."""
 
     def __init__(self, topics: Sequence[str], slop: float, max_age: float) -> None:
-        """`topics`: front camera first. slop: greatest difference of stamps in a set, s; max_age: of the front one, s."""
+        """`topics`: front camera first. slop: greatest difference of stamps, s; max_age: of the front one, s."""
         self._frames: dict[str, deque[Image]] = {topic: deque(maxlen=KEPT) for topic in topics}
         self._slop, self._max_age = slop, max_age
 

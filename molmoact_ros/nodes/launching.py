@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from launch import LaunchDescription
 from launch.actions import SetEnvironmentVariable
 from launch_ros.actions import Node
 
-from launch import LaunchDescription
 from molmoact_ros.nodes.bringup import Profile, environment
 
 

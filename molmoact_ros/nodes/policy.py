@@ -197,15 +197,20 @@ class PolicyNode(Node):
     # What people say
 
     def _on_instruction(self, message: String) -> None:
-        """Reason about it and publish plans. The controller is not told to start: that takes a goal, or a person."""
-        self._end_goal(ExecuteInstruction.Result.CANCELED, "replaced by an instruction on the topic")
+        """Reason about it and publish plans. The controller is not told to start: that takes a goal, or a person.
+
+        Saying again what is being done changes nothing; an empty instruction ends it.
+        """
         if not message.data.strip():
+            self._end_goal(ExecuteInstruction.Result.CANCELED, "ended by an empty instruction")
             self._halt()
             return
         try:
-            self._follow(message.data)
+            text, task = validate_instruction(message.data), self._reasoner.task
+            if task is None or task.instruction != text:
+                self._end_goal(ExecuteInstruction.Result.CANCELED, "replaced by an instruction on the topic")
+                self._follow(text)
         except RefusedStep as refusal:
-            self._halt()
             self._report(EngineStatus.FAULT, str(refusal))
 
     def _on_trace(self, message: Trace) -> None:

@@ -17,7 +17,7 @@ from molmoact_ros.engine.depth_vq import DepthVq, relative_depth
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.engine.preprocess import patches, pooled_indices
-from molmoact_ros.learn.nano import nano_config
+from molmoact_ros.learn.nano import initialise, nano_config
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.reasoning.actions import NormStats
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -39,9 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     tokenizer = build_tokenizer()
     model = MolmoAct(nano_config(tokenizer, STATS))
-    model.initialise()
-    for parameter in model.parameters():
-        parameter.data *= 3  # decided opinions, as a trained model has them
+    initialise(model, tokenizer)
     path = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(path, model, tokenizer, DepthVq(4, 16))
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatu
 from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.bringup import Bringup, Profile
 from molmoact_ros.nodes.conversions import chunk_actions, depth_codes, image_pixels, seconds, trace_points
-from molmoact_ros.srv import EditTrace, SceneTruth
+from molmoact_ros.srv import EditTrace, ResetScene, SceneTruth
 
 from .conftest import Peer
 
@@ -34,21 +35,26 @@ class Robot(Peer):
         self.safety = self.listen(SafetyStatus, "/controller/safety_status", qos.STATE)
         self.engine = self.listen(EngineStatus, "/policy/engine_status", qos.STATE)
         self.chunks = self.listen(ActionChunk, "/policy/action_chunk", qos.RELIABLE)
-        assert self.until(lambda: self.client.server_is_ready() or bringup.check())
-        assert self.until(lambda: self.safety and self.safety[-1].joints_age >= 0)
+        self.speak = self.node.create_publisher(String, "/policy/instruction", qos.RELIABLE)
+        assert self.until(self.client.server_is_ready)
+        assert self.until(lambda: self.engine and self.safety and self.safety[-1].joints_age >= 0)
 
     def execute(self, instruction: str, timeout: float = 60.0) -> ExecuteInstruction.Result:
         return self.result_of(self.begin(instruction, timeout))
 
-    def begin(self, instruction: str, timeout: float = 60.0):  # noqa: ANN201
+    def begin(self, instruction: str, timeout: float = 60.0) -> Any:
         sent = self.client.send_goal_async(ExecuteInstruction.Goal(instruction=instruction, timeout=timeout))
         assert self.until(sent.done)
         return sent.result()
 
-    def result_of(self, goal) -> ExecuteInstruction.Result:  # noqa: ANN001
+    def result_of(self, goal: Any) -> ExecuteInstruction.Result:
         result = goal.get_result_async()
         assert self.until(result.done), "the goal never ended"
         return result.result().result
+
+    def say(self, instruction: str) -> None:
+        assert self.until(self.speak.get_subscription_count)
+        self.speak.publish(String(data=instruction))
 
     def state(self) -> int:
         return int(self.safety[-1].state)
@@ -58,26 +64,39 @@ class Robot(Peer):
         return np.array([p.x, p.y, p.z])
 
 
-@pytest.fixture
-def robot(domain: int, checkpoint: Path, tmp_path: Path) -> Iterator[Robot]:
-    parameters = {
+@pytest.fixture(scope="module")
+def graph(domain: int, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    # Small pictures, and slow actions: an untrained model says its whole answer token by token.
+    parameters: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
         "controller": {"joints_deadline": 1.0},
-        "policy": {"checkpoint": str(checkpoint), "max_age": 2.0},
+        "policy": {"checkpoint": str(checkpoint), "max_age": 2.0, "action_dt": 0.8},
     }
-    with Bringup(Profile(nodes=parameters), tmp_path / "logs") as bringup:
+    with Bringup(Profile(nodes=parameters), tmp_path_factory.mktemp("logs")) as bringup:
         robot = Robot(bringup)
         yield robot
         robot.close()
 
 
+@pytest.fixture
+def robot(graph: Robot) -> Robot:
+    """The graph with nothing to do and the arm at home."""
+    graph.say("")
+    assert graph.until(lambda: graph.engine[-1].instruction == "")
+    graph.call(Trigger, "/controller/hold")
+    assert graph.call(ResetScene, "/sim/reset_scene", seed=7, instruction=INSTRUCTION, distractors=-1).success
+    graph.spin(0.5)
+    graph.chunks.clear()
+    return graph
+
+
 def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> None:
     order: list[tuple[str, int]] = []
     parts = {"depth_tokens": DepthTokens, "trace": Trace, "action_chunk": ActionChunk}
-    last: dict[str, object] = {}
+    last: dict[str, Any] = {}
     for name, kind in parts.items():
 
-        def heard(message, name=name) -> None:  # noqa: ANN001
+        def heard(message: Any, name: str = name) -> None:
             order.append((name, message.plan_id))
             last[name] = message
 
@@ -85,7 +104,7 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
     depth = robot.listen(Image, "/policy/depth_image", qos.RELIABLE)
     overlay = robot.listen(Image, "/policy/trace_overlay", qos.RELIABLE)
     before = robot.hand()
-    result = robot.execute(INSTRUCTION, timeout=6.0)
+    result = robot.execute(INSTRUCTION, timeout=12.0)
     assert result.code == ExecuteInstruction.Result.TIMED_OUT, result.message
     assert result.plans >= 2
     assert robot.until(lambda: depth and overlay and len(last) == 3)
@@ -96,7 +115,7 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
     assert chunk_actions(last["action_chunk"]).shape == (8, 7)
     assert seconds(last["trace"].header.stamp) == seconds(last["action_chunk"].header.stamp)
     picture = image_pixels(depth[-1])
-    assert picture.shape == (320, 320) and 0 <= picture.min() and picture.max() <= 1
+    assert picture.shape == (320, 320) and picture.min() >= 0 and picture.max() <= 1
     assert image_pixels(overlay[-1]).shape == (120, 160, 3)
     assert np.linalg.norm(robot.hand() - before) > 0.002
     assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
@@ -105,8 +124,13 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
 
 def test_wrong_instructions_are_answered_and_nothing_moves(robot: Robot) -> None:
     before = robot.hand()
-    for instruction, hint in (("", "say what to do"), ("...", "say what to do"), ("defenestrate <im_start>", "plain words"),
-                              ("juggle the flaming torches", "does not know")):  # fmt: skip
+    refused = {
+        "": "say what to do",
+        "...": "say what to do",
+        "defenestrate <im_start>": "plain words",
+        "juggle the flaming torches": "does not know",
+    }
+    for instruction, hint in refused.items():
         result = robot.execute(instruction)
         assert result.code == ExecuteInstruction.Result.REFUSED
         assert hint in result.message and "\n" not in result.message
@@ -124,7 +148,7 @@ def test_a_stop_outlasts_new_instructions_until_it_is_lifted(robot: Robot) -> No
     assert refused.code == ExecuteInstruction.Result.REFUSED and "/controller/resume" in refused.message
     assert robot.state() == SafetyStatus.STOPPED
     assert robot.call(Trigger, "/controller/resume").success
-    assert robot.execute(INSTRUCTION, timeout=2.0).code == ExecuteInstruction.Result.TIMED_OUT
+    assert robot.execute(INSTRUCTION, timeout=3.0).code == ExecuteInstruction.Result.TIMED_OUT
 
 
 def test_cancelling_holds(robot: Robot) -> None:
@@ -137,7 +161,7 @@ def test_cancelling_holds(robot: Robot) -> None:
 
 def test_a_killed_policy_leaves_the_arm_holding_until_a_command(robot: Robot) -> None:
     robot.begin(INSTRUCTION)
-    assert robot.until(lambda: len(robot.chunks) > 2)
+    assert robot.until(lambda: len(robot.chunks) > 1)
     robot.bringup.kill("policy")
     last = robot.chunks[-1]
     end = seconds(last.header.stamp) + last.steps * last.dt
@@ -145,12 +169,12 @@ def test_a_killed_policy_leaves_the_arm_holding_until_a_command(robot: Robot) ->
     still = robot.hand()
     assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
     assert np.linalg.norm(robot.hand() - still) < 1e-3
-    robot.bringup.start("policy")
     robot.chunks.clear()
-    speak = robot.node.create_publisher(String, "/policy/instruction", qos.RELIABLE)
-    assert robot.until(lambda: speak.get_subscription_count() and robot.client.server_is_ready())
-    speak.publish(String(data=INSTRUCTION))
-    assert robot.until(lambda: len(robot.chunks) > 2), "the policy plans again"
+    robot.bringup.start("policy")
+    # Said every second, as `ros2 topic pub` does: a new node may not hear the first.
+    repeat = robot.node.create_timer(1.0, lambda: robot.say(INSTRUCTION))
+    assert robot.until(lambda: len(robot.chunks) > 1), "the policy plans again"
+    robot.node.destroy_timer(repeat)
     assert robot.state() == SafetyStatus.HOLD
     assert np.linalg.norm(robot.hand() - still) < 1e-3, "but nobody said resume"
     assert robot.call(Trigger, "/controller/resume").success
@@ -173,9 +197,12 @@ def test_a_persons_trace_steers_until_it_is_cleared(robot: Robot) -> None:
     assert robot.until(lambda: traces and traces[-1].source == Trace.MODEL)
 
 
-def test_without_cameras_the_policy_waits_and_says_so(robot: Robot) -> None:
+def test_without_cameras_the_policy_says_which_one_and_the_arm_holds(robot: Robot) -> None:
     robot.bringup.kill("sim")
-    robot.begin(INSTRUCTION)
-    assert robot.until(lambda: robot.engine and "/front/color/image_raw" in robot.engine[-1].message
-                       or robot.state() != SafetyStatus.POLICY)  # fmt: skip
+    robot.spin(2.5)
+    refused = robot.execute(INSTRUCTION)
+    assert refused.code == ExecuteInstruction.Result.REFUSED and "joint states" in refused.message
+    robot.say(INSTRUCTION)
+    assert robot.until(lambda: robot.engine[-1].state == EngineStatus.WAITING)
+    assert "/front/color/image_raw" in robot.engine[-1].message
     assert not robot.chunks

@@ -1,0 +1,72 @@
+"""What cannot work is said in one line, before anything moves."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from molmoact_ros.nodes.bringup import Bringup, Profile, command, environment, write_parameters
+
+from .conftest import Peer
+
+
+def ending(name: str, parameters: dict, folder: Path) -> str:
+    """What a node writes that must end by itself, with status 1."""
+    file = write_parameters(folder, name, parameters)
+    done = subprocess.run(
+        command(name, file), env=environment(), cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_a_missing_checkpoint(domain: int, tmp_path: Path) -> None:
+    line = ending("policy", {"checkpoint": str(tmp_path / "nowhere")}, tmp_path)
+    assert "nowhere" in line and "give the folder" in line
+
+
+def test_corrupt_weights(domain: int, checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in checkpoint.iterdir():
+        data = file.read_bytes()
+        (broken / file.name).write_bytes(data[: len(data) // 2] if file.name == "model.safetensors" else data)
+    assert "corrupt" in ending("policy", {"checkpoint": str(broken)}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("sim", {"camera_rate": -1.0}), ("controller", {"rate": "fast"}), ("policy", {"cameras": []})],
+)
+def test_parameters_that_do_not_fit(domain: int, tmp_path: Path, name: str, parameters: dict) -> None:
+    assert f"parameter {next(iter(parameters))} of {name}" in ending(name, parameters, tmp_path)
+
+
+def test_a_task_that_the_simulator_does_not_know(domain: int, tmp_path: Path) -> None:
+    assert "juggle" in ending("sim", {"instruction": "juggle"}, tmp_path)
+
+
+def test_a_node_that_ends_is_reported_with_its_reason(domain: int, tmp_path: Path) -> None:
+    with Bringup(Profile(nodes={"sim": {"camera_rate": -1.0}}), tmp_path) as bringup:
+        bringup._processes["sim"].wait(60)
+        with pytest.raises(RuntimeError, match="sim has ended: .*camera_rate.*sim.log"):
+            bringup.check()
+
+
+def test_profiles_are_checked() -> None:
+    assert list(Profile.read("sim").nodes) == ["sim", "controller", "policy"]
+    with pytest.raises(FileNotFoundError, match="choose one of: .*sim"):
+        Profile.read("kitchen")
+    merged = Profile.read("sim").with_parameters({"sim": {"seed": 3}, "recorder": {"bag": "x"}})
+    assert merged.nodes["sim"]["seed"] == 3 and merged.nodes["sim"]["camera_rate"] > 0
+    assert merged.nodes["recorder"] == {"bag": "x"}
+
+
+def test_children_end_with_the_bringup(peer: Peer, tmp_path: Path) -> None:
+    with Bringup(Profile(nodes={"controller": {}}), tmp_path) as bringup:
+        process = bringup._processes["controller"]
+        assert peer.until(lambda: "controller" in peer.node.get_node_names())
+    assert process.returncode == 0, "it ended in order"
