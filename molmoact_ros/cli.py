@@ -39,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
     bench.add_argument("part", choices=["engine"])
     bench.add_argument("--steps", type=int, default=40, help="reasoning steps to time")
+    bench.add_argument("--seed", type=int, default=0, help="which scene is looked at")
+    bench.add_argument("--alone", action="store_true", help="without the simulator and the controller beside it")
     infer = add("infer", "one reasoning step on pictures")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
     infer.add_argument("--instruction", required=True)
@@ -99,16 +101,12 @@ def _bench(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from molmoact_ros.engine.bench import bench
-    from molmoact_ros.engine.engine import TorchEngine
-    from molmoact_ros.learn.evaluation import film
     from molmoact_ros.learn.figures import machine
-    from molmoact_ros.paths import robot_model
+    from molmoact_ros.nodes.bench_engine import bench_engine
 
-    engine = TorchEngine.load(_checkpoint(args), threads=1)
-    engine.warm_up()
-    figures = bench(engine, film(robot_model(), args.steps))
-    table = Table("stage", "median", "p99", title=f"{args.steps} steps, checkpoint {engine.digest}")
+    figures, digest = bench_engine(_checkpoint(args), args.steps, args.seed, args.alone)
+    beside = "alone" if args.alone else "beside the simulator and the controller"
+    table = Table("stage", "median", "p99", title=f"{args.steps} steps {beside}, checkpoint {digest}")
     for name, f in figures.items():
         unit = "" if name in ("passes", "tokens") else " ms"
         table.add_row(name, f"{f['median']:.1f}{unit}", f"{f['p99']:.1f}{unit}")
@@ -117,7 +115,8 @@ def _bench(args: argparse.Namespace) -> int:
     ratio = figures["plain greedy"]["median"] / figures["step"]["median"]
     console.print(f"{ratio:.1f} times the speed of the plain greedy loop over the same weights")
     if args.json:
-        args.json.write_text(json.dumps({**machine(engine.digest), "ratio": ratio, "figures": figures}, indent=1))
+        about = {"seed": args.seed, "beside": beside, **machine(digest)}
+        args.json.write_text(json.dumps(about | {"ratio": ratio, "figures": figures}, indent=1))
     return 0
 
 

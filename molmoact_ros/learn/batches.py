@@ -37,6 +37,10 @@ class Batch:
     positions: Tensor
     targets: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(*(t.to(device) for t in (self.crops, self.prefix, self.ids, self.positions, self.targets)))
+
 
 class BatchMaker:
     """Turns samples into batches; draws them in a seeded order, epoch after epoch."""
@@ -124,11 +128,15 @@ class SoftTargets:
         weight[[tokenizer.token_to_id(text) for text in DEPTH_TOKENS]] = DEPTH_WEIGHT
         return SoftTargets(spread, weight)
 
+    def to(self, device: torch.device) -> SoftTargets:
+        """The same on a device."""
+        return SoftTargets(self.spread.to(device), self.weight.to(device))
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Weighted mean cross-entropy of logits [M, vocab] for ids int64 [M]."""
         logp = torch.log_softmax(logits.float(), dim=-1)
         sigma = self.spread[targets].unsqueeze(1)
-        offsets = torch.arange(-REACH, REACH + 1)
+        offsets = torch.arange(-REACH, REACH + 1, device=targets.device)
         near = (targets.unsqueeze(1) + offsets).clamp(0, len(self.spread) - 1)
         same = (self.spread[near] == sigma) & (sigma > 0) | (offsets == 0)
         share = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)) ** 2) * same

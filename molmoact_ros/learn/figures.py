@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,4 +94,14 @@ def machine(digest: str) -> dict[str, str]:
 
 def report(rows: Sequence[Row], digest: str, seed: int) -> dict[str, object]:
     """Everything that `--json` writes."""
-    return {"seed": seed, **machine(digest), "summary": summary(rows), "episodes": [asdict(r) for r in rows]}
+    figures = {"seed": seed, **machine(digest), "summary": summary(rows), "episodes": [asdict(r) for r in rows]}
+    return {name: _without_nan(value) for name, value in figures.items()}
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for every figure that could not be taken: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {name: _without_nan(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from pydantic import BaseModel
@@ -54,7 +55,7 @@ class TrainConfig(BaseModel):
     weight_decay: float = 0.05
     save_every: float = 180.0  # seconds
     tower: StageConfig = StageConfig(steps=800, batch=24, rate=1e-3)
-    answer: StageConfig = StageConfig(steps=5000, batch=12, asked=3, rate=1e-3)
+    answer: StageConfig = StageConfig(steps=4200, batch=12, asked=3, rate=1e-3)
 
 
 def rate_at(step: int, stage: StageConfig) -> float:
@@ -92,6 +93,19 @@ class TowerHead(nn.Module):
         return self.kind(x), self.place(x)
 
 
+def draw_curves(history: list[dict[str, float | str]], picture: Path) -> None:
+    """Draw the loss of each stage over its steps."""
+    figure, axes = plt.subplots(1, len(STAGES), figsize=(5 * len(STAGES), 3.5), squeeze=False)
+    for stage, ax in zip(STAGES, axes[0], strict=True):
+        points = [(entry["step"], entry["loss"]) for entry in history if entry["stage"] == stage]
+        if points:
+            ax.plot(*zip(*points, strict=True), linewidth=0.8)
+        ax.set(title=stage, xlabel="step", ylabel="loss")
+    figure.tight_layout()
+    figure.savefig(picture)
+    plt.close(figure)
+
+
 class Trainer:
     """Holds model, optimiser and progress; `run` goes through the stages and saves as it goes."""
 
@@ -118,13 +132,14 @@ class Trainer:
         torch.save(state, self.out / "progress.tmp")
         (self.out / "progress.tmp").rename(self.out / "progress.pt")
         (self.out / "history.json").write_text(json.dumps(self.history))
+        draw_curves(self.history, self.out / "curves.png")
 
     def resume(self) -> bool:
         """Take up a saved run; False when there is none."""
         path = self.out / "progress.pt"
         if not path.exists():
             return False
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.stage, self.step, self.history = state["stage"], state["step"], state["history"]
         self.optimiser = self._optimiser(self.stage)
@@ -194,9 +209,9 @@ def tower_batches(
 
 def tower_loss(model: MolmoAct, head: TowerHead, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Cross-entropy per patch, where something counts more, since most hold nothing; and the error of the places."""
-    crops, kinds, places = batch
+    crops, kinds, places = (t.to(head.kind.weight.device) for t in batch)
     scores, found = head(model.model.vision_backbone.image_vit(crops))
-    weight = torch.ones(scores.shape[-1])
+    weight = torch.ones(scores.shape[-1], device=scores.device)
     weight[0] = 0.1
     there = kinds > 0
     error = F.l1_loss(found[there], places[there])
@@ -211,11 +226,11 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> Tens
     parts, llm = model.model.transformer, model.config.llm_config
     images = model.embed(batch.prefix, model.image_features(batch.crops, pooled.expand(len(batch.crops), -1, -1)))
     words = model.embed(batch.ids, None)
-    cos, sin = rope_tables(llm, llm.max_position_embeddings)
+    cos, sin = (table.to(images.device) for table in rope_tables(llm, llm.max_position_embeddings))
     there = (cos[: images.shape[1]], sin[: images.shape[1]])
     here = (cos[batch.positions].unsqueeze(1), sin[batch.positions].unsqueeze(1))
     asked, length = len(words) // len(images), words.shape[1]
-    sees = torch.cat([torch.ones(length, images.shape[1]), torch.ones(length, length).tril()], dim=1).bool()
+    sees = torch.ones(length, images.shape[1] + length, dtype=torch.bool, device=images.device).tril(images.shape[1])
     for block in model.layers:
         attention = block.self_attn
         q, k, v = attention.heads(block.attn_norm(images), *there)
@@ -228,8 +243,9 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> Tens
 
 
 def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch: Batch) -> Tensor:
-    """Weighted soft cross-entropy of the answers' tokens."""
-    hidden = shared_images_forward(model, batch, maker.pooled)
+    """Weighted soft cross-entropy of the answers' tokens, on the model's device."""
+    batch = batch.to(model.lm_head.weight.device)
+    hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
     learnt = batch.targets >= 0
     return targets.loss(model.logits(hidden[learnt]), batch.targets[learnt])
 
@@ -244,10 +260,12 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     tokenizer = build_tokenizer()
     stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
     nano = nano_config(tokenizer, stats)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = MolmoAct(nano)
     initialise(model, tokenizer)
-    head = TowerHead(len(nano.adapter_config.vit_layers) * nano.vit_config.hidden_size)
-    targets = SoftTargets.of(tokenizer, nano.llm_config.vocab_size)
+    model.to(device)
+    head = TowerHead(len(nano.adapter_config.vit_layers) * nano.vit_config.hidden_size).to(device)
+    targets = SoftTargets.of(tokenizer, nano.llm_config.vocab_size).to(device)
     maker = BatchMaker(data, nano, tokenizer)
 
     def tower() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -273,5 +291,5 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     )
     trainer.resume()
     trainer.run()
-    save_checkpoint(folder / "checkpoint", model, tokenizer, load_depth_vq(folder / DEPTH))
+    save_checkpoint(folder / "checkpoint", model.cpu(), tokenizer, load_depth_vq(folder / DEPTH))
     return model

@@ -53,6 +53,11 @@ class Profile(BaseModel):
         nodes = {name: self.nodes.get(name, {}) | overrides.get(name, {}) for name in names}
         return Profile(nodes=nodes, environment=self.environment)
 
+    def without(self, name: str) -> Profile:
+        """The same without a node."""
+        rest = {node: parameters for node, parameters in self.nodes.items() if node != name}
+        return Profile(nodes=rest, environment=self.environment)
+
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of our nodes: this process', shared memory for images, discovery on this machine only.

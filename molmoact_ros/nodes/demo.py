@@ -97,7 +97,7 @@ def demo(instruction: str, seed: int, out: Path, checkpoint: Path, console: Cons
     out.mkdir(parents=True)
     with Bringup(profile, out / "logs") as graph, Session() as client:
         with console.status("starting simulator, controller and policy"):
-            client.wait_until_ready(graph.check)
+            client.wait_until_ready(profile.nodes, graph.check)
             asked = client.reset(seed, instruction)
         episode = _film(client, graph, asked, seed, out, checkpoint, console)
     figures = row(episode, -1, robot_model(), checkpoint)

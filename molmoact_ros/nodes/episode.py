@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,12 +89,16 @@ class EpisodeClient(Node):
             self._steps.append(message.step_seconds)
         self.now.engine = message
 
-    def wait_until_ready(self, check: Callable[[], None]) -> None:
-        """Wait for simulator, policy and controller; `check` raises when one has ended. Raises GraphError."""
+    def wait_until_ready(self, nodes: Iterable[str], check: Callable[[], None]) -> None:
+        """Wait for those of sim, controller and policy; `check` raises when one has ended. Raises GraphError."""
         deadline = time.monotonic() + READY_TIMEOUT
-        waiting = {"sim": self._reset.service_is_ready, "policy": self._execute.server_is_ready}
-        waiting["controller"] = lambda: self.now.safety.header.stamp.sec > 0
-        while missing := [name for name, ready in waiting.items() if not ready()]:
+        answers = {
+            "sim": self._reset.service_is_ready,
+            "controller": lambda: self.now.safety.header.stamp.sec > 0,
+            "policy": self._execute.server_is_ready,
+        }
+        waiting = [name for name in answers if name in nodes]
+        while missing := [name for name in waiting if not answers[name]()]:
             check()
             self._spin(0.05)
             if time.monotonic() > deadline:

@@ -30,7 +30,7 @@ def evaluate(episodes: int, seed: int, checkpoint: Path, swap: bool) -> Iterator
     profile = Profile.read("sim").with_parameters({"policy": {"checkpoint": str(checkpoint)}})
     logs = tempfile.TemporaryDirectory(prefix="molmoact-")
     with logs, Bringup(profile, Path(logs.name)) as graph, Session() as client:
-        client.wait_until_ready(graph.check)
+        client.wait_until_ready(profile.nodes, graph.check)
         for number in range(seed, seed + episodes):
             wanted = swapped(sample_scene(number)) if swap else ""
             asked = client.reset(number, wanted)
