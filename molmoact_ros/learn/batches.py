@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -91,17 +92,19 @@ class BatchMaker:
         crops_, ids_, positions_, targets_ = tensors
         return Batch(crops_, self.prefix.expand(len(rows), -1), ids_, positions_, targets_)
 
-    def forever(self, size: int, asked: int, depth: float, seed: int) -> Iterator[Batch]:
+    def batches(self, size: int, asked: int, depth: float, seed: int, first: int = 0) -> Iterator[Batch]:
         """Batches of `size` samples with `asked` instructions each, without end, every sample once an epoch.
 
-        depth: the share of batches that have depth codes in their answers.
+        depth: the share of batches that have depth codes in their answers. first: the batch to begin with; a seed
+        and a number always give the same batch.
         """
-        rng = np.random.default_rng(seed)
-        count = len(self.data.images)
-        while True:
-            order = rng.permutation(count)
-            for start in range(0, count - size + 1, size):
-                yield self.batch(order[start : start + size], asked, rng.random() < depth, rng)
+        in_epoch = len(self.data.images) // size
+        for number in count(first):
+            epoch, place = divmod(number, in_epoch)
+            order = np.random.default_rng((seed, epoch)).permutation(len(self.data.images))
+            rng = np.random.default_rng((seed, epoch, place))
+            rows = order[place * size : (place + 1) * size]
+            yield self.batch(rows, asked, rng.random() < depth, rng)
 
 
 @dataclass(frozen=True)

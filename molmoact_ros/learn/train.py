@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,11 @@ def draw_curves(history: list[dict[str, float | str]], picture: Path) -> None:
 class Trainer:
     """Holds model, optimiser and progress; `run` goes through the stages and saves as it goes."""
 
-    def __init__(self, model: MolmoAct, makers: dict[str, Callable[[], Iterator[Any]]], config: TrainConfig, out: Path,
-                 loss: dict[str, Callable[[Any], Tensor]], modules: dict[str, nn.Module]) -> None:  # fmt: skip
+    def __init__(
+        self, model: MolmoAct, makers: dict[str, Callable[[int], Iterator[Any]]], config: TrainConfig, out: Path,
+        loss: dict[str, Callable[[Any], Tensor]], modules: dict[str, nn.Module],
+    ) -> None:  # fmt: skip
+        """For each stage: makers, its batches from a number on; loss; modules, what it trains. out: where to save."""
         self.model, self.makers, self.config, self.out = model, makers, config, out
         self.loss, self.modules = loss, modules
         self.stage, self.step = STAGES[0], 0
@@ -155,7 +159,7 @@ class Trainer:
             self.save()
 
     def _run_stage(self, stage: StageConfig) -> None:
-        batches = self.makers[self.stage]()
+        batches = self.makers[self.stage](self.step)
         saved = time.monotonic()
         with tqdm(total=stage.steps, initial=self.step, desc=self.stage, unit="step", mininterval=5) as bar:
             while self.step < stage.steps:
@@ -196,11 +200,14 @@ def tower_labels(cell: Workcell, data: Demonstrations, first: int) -> tuple[np.n
 
 
 def tower_batches(
-    data: Demonstrations, labels: tuple[np.ndarray, np.ndarray], size: int, seed: int
+    data: Demonstrations, labels: tuple[np.ndarray, np.ndarray], size: int, seed: int, first: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Front views as patches [B, P, patch_dim] and their labels [B, P] and [B, P, 2], without end."""
-    rng = np.random.default_rng(seed)
-    while True:
+    """Front views as patches [B, P, patch_dim] and their labels [B, P] and [B, P, 2], without end.
+
+    first: the batch to begin with.
+    """
+    for number in count(first):
+        rng = np.random.default_rng((seed, number))
         rows = rng.integers(0, len(labels[0]), size)
         crops = patches(data.images[rows, 0], PATCH) * rng.uniform(0.85, 1.15, (size, 1, 1))
         kinds, places = (torch.from_numpy(x[rows]) for x in labels)
@@ -268,15 +275,15 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     targets = SoftTargets.of(tokenizer, nano.llm_config.vocab_size).to(device)
     maker = BatchMaker(data, nano, tokenizer)
 
-    def tower() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def tower(first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         cell = Workcell(robot)
         cell.reset(sample_scene(0))
-        return tower_batches(data, tower_labels(cell, data, TRAIN_SEED), config.tower.batch, config.seed)
+        return tower_batches(data, tower_labels(cell, data, TRAIN_SEED), config.tower.batch, config.seed, first)
 
-    def answer() -> Iterator[Batch]:
+    def answer(first: int) -> Iterator[Batch]:
         vq, stage = depth_vq(data, folder, config.seed), config.answer
         maker.codes = partial(depth_codes, vq, data)
-        return maker.forever(stage.batch, stage.asked, stage.depth, seed=config.seed + 1)
+        return maker.batches(stage.batch, stage.asked, stage.depth, config.seed, first)
 
     trainer = Trainer(
         model,
