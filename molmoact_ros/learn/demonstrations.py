@@ -50,7 +50,7 @@ class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
     images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
-    trace uint8 [n, ASKED, 5, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper).
+    trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper).
     """
 
     images: np.ndarray
@@ -186,7 +186,7 @@ class Sampler:
         self.poser = HandPoser(self.cell.model)
 
     def sample(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        """One moment: images, depth, traces [ASKED, 5, 2], actions [ASKED, 8, 7] and as many instructions."""
+        """One moment: images, depth, traces [ASKED, 3, 2], actions [ASKED, 8, 7] and as many instructions."""
         scene, state, q, rng = self.moment(seed)
         self._pose(scene, state, q)
         return (*self._look(), *self.labels(scene, state, rng))

@@ -54,15 +54,16 @@ class Plan:
         return actions
 
     def trace(self) -> np.ndarray:
-        """Hand positions [5, 3] m: now, halfway, the grasp, halfway, the end; without a grasp ahead, evenly to the end.
+        """Hand positions [3, 3] m: now, the grasp (halfway, where no grasp is ahead), the end.
 
-        The end is where the object is let go, or where the hand comes to rest when nothing is carried.
+        The end is where the object is let go, or where the hand comes to rest when nothing is carried. No point between
+        them: it would give away the next one, and the model would not learn to look for that.
         """
         closed = np.flatnonzero(self.gripper < 0.5)
         ahead = self.gripper[0] > 0.5 and len(closed) > 0
         end = int(closed[-1]) + 1 if len(closed) else len(self.positions) - 1
         corners = [0, int(closed[0]), end] if ahead else [0, end]
-        legs = [_along(self.positions[a : b + 1], 4 // (len(corners) - 1) + 1) for a, b in pairwise(corners)]
+        legs = [_along(self.positions[a : b + 1], 2 // (len(corners) - 1) + 1) for a, b in pairwise(corners)]
         return np.concatenate([legs[0][:1], *(leg[1:] for leg in legs)])
 
 

@@ -18,11 +18,11 @@ from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
 UNKNOWN = "<unk>"
-WORDS = (
-    "put", "place", "move", "pick", "up", "the", "in", "into", "on",
-    "red", "green", "blue", "yellow", "cube", "ball", "cylinder", "bowl", "plate", "box",
-)  # fmt: skip
+COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("cube", "ball", "cylinder")
+WORDS = ("put", "place", "move", "pick", "up", "the", "in", "into", "on", *COLOURS, *SHAPES, "bowl", "plate", "box")
 """Every word of the simulator's instructions."""
+NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+"""What is said together is one token, as frequent words are in any vocabulary: a small model need not put them together."""
 _MULTIPLE = 64
 """The vocabulary is padded to a multiple of this, a size that matrix products like."""
 
@@ -63,6 +63,7 @@ def _pieces() -> list[str]:
                 ACTION_SYMBOLS,
                 (NEXT_VALUE + s for s in ACTION_SYMBOLS),
                 (DEPTH_START, DEPTH_END, *DEPTH_TOKENS),
+                (f" {name}" for name in NAMES),
             )
         )
     )
