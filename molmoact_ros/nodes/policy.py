@@ -62,6 +62,9 @@ class _Goal:
     done: Future = field(default_factory=Future)  # of (code, message)
 
 
+DISCOVERY = 2.0  # s for a controller that has just started to be found
+
+
 class PolicyNode(Node):
     """Callbacks run on the executor's thread; `on_...` of the reasoner on the reasoner's."""
 
@@ -268,7 +271,7 @@ class PolicyNode(Node):
             return str(refusal)
         if not (np.isfinite(request.timeout) and request.timeout > 0):
             return f"the timeout is {request.timeout} s; give the goal some seconds"
-        if not self._start.service_is_ready():
+        if not self._start.wait_for_service(timeout_sec=DISCOVERY):
             return f"no controller answers at {self._start.srv_name}; start it first"
         reply = await self._start.call_async(Trigger.Request())
         if not reply.success:
