@@ -13,7 +13,7 @@ from torch import Tensor
 
 from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.preprocess import pooled_grid, view_inputs
-from molmoact_ros.learn.demonstrations import Demonstrations
+from molmoact_ros.learn.demonstrations import THINGS, Demonstrations
 from molmoact_ros.learn.nano import NORM_KEY
 from molmoact_ros.reasoning.actions import ACTION_SYMBOLS
 from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
@@ -30,17 +30,20 @@ ACTION_WEIGHT, TRACE_WEIGHT, DEPTH_WEIGHT, FORCED_WEIGHT = 1.0, 4.0, 0.5, 0.1
 @dataclass
 class Batch:
     """B moments, K instructions each. crops float32 [B, 2, P, patch_dim]; prefix int64 [B, F]: begin and images;
-    ids, positions, targets int64 [B * K, S]: prompt and answer behind the prefix (target -1: not learnt)."""
+    ids, positions, targets int64 [B * K, S]: prompt and answer behind the prefix (target -1: not learnt);
+    points float32 [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN:
+    it names none)."""
 
     crops: Tensor
     prefix: Tensor
     ids: Tensor
     positions: Tensor
     targets: Tensor
+    points: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        return Batch(*(t.to(device) for t in (self.crops, self.prefix, self.ids, self.positions, self.targets)))
+        return Batch(*(t.to(device) for t in vars(self).values()))
 
 
 class BatchMaker:
@@ -59,6 +62,10 @@ class BatchMaker:
         views = sequence_ids("", [[grid], [grid]], self.encode, image, self.end)
         self.prefix = torch.from_numpy(views)
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
+        self.things = torch.tensor([tokenizer.token_to_id(f" {thing}") for thing in THINGS])
+        units = [str(n) for n in range(MAX_COORDINATE + 1)]
+        leads = ("", NEXT_VALUE)  # before x and before y
+        self.coordinates = torch.tensor([[tokenizer.token_to_id(lead + unit) for unit in units] for lead in leads])
         self.pooled = torch.from_numpy(view_inputs(data.images[0], config.vit_config)[1])
 
     def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
@@ -80,17 +87,19 @@ class BatchMaker:
         parts = [self.sequence(int(i), k, c) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
         length = max(len(ids) for ids, _, _ in parts)
         ids, positions = np.full((len(parts), length), self.end), np.zeros((len(parts), length), np.int64)
-        targets = np.full((len(parts), length), -1)
+        targets, points = np.full((len(parts), length), -1), np.full((len(parts), length, 2), np.nan, np.float32)
         for row, (tokens, places, start) in enumerate(parts):
             ids[row, : len(tokens)], positions[row, : len(tokens)] = tokens, places
             targets[row, start - 1 : len(tokens) - 1] = tokens[start:]
+        row_, column, thing = (ids[..., None] == self.things.numpy()).nonzero()
+        points[row_, column] = self.data.places[rows[row_ // asked], thing]
         crops = view_inputs(self.data.images[rows].reshape(-1, *self.data.images.shape[2:]), self.config.vit_config)[0]
         shape = (len(rows), 2, 1, 1)
         crops = crops.reshape(len(rows), 2, *crops.shape[1:])
         crops = crops * rng.uniform(0.85, 1.15, shape) + rng.uniform(-0.1, 0.1, shape)
-        tensors = (torch.from_numpy(x) for x in (crops.astype(np.float32), ids, positions, targets))
-        crops_, ids_, positions_, targets_ = tensors
-        return Batch(crops_, self.prefix.expand(len(rows), -1), ids_, positions_, targets_)
+        prefix = self.prefix.expand(len(rows), -1)
+        arrays = (ids, positions, targets, points)
+        return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
 
     def batches(self, size: int, asked: int, depth: float, seed: int, first: int = 0) -> Iterator[Batch]:
         """Batches of `size` samples with `asked` instructions each, without end, every sample once an epoch.
@@ -147,3 +156,13 @@ class SoftTargets:
         losses = -(share * logp.gather(1, near)).sum(1)
         weight = self.weight[targets]
         return (losses * weight).sum() / weight.sum()
+
+
+def pointing_loss(scores: Tensor, points: Tensor) -> Tensor:
+    """How far the words that name things are from saying where these are.
+
+    scores [M, 2, 256]: of each coordinate, x and y in 256ths of the picture; points [M, 2] in 0..1.
+    """
+    units = torch.arange(scores.shape[-1], device=scores.device)
+    share = torch.softmax(-0.5 * ((units - scores.shape[-1] * points.unsqueeze(-1)) / TRACE_SPREAD) ** 2, dim=-1)
+    return -(share * scores.log_softmax(dim=-1)).sum(-1).mean()

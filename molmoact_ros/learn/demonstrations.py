@@ -27,6 +27,8 @@ from molmoact_ros.sim.scene import (
     AREA_Y,
     GRASP_HEIGHT,
     GRASP_WIDTH,
+    OBJECTS,
+    TARGETS,
     Scene,
     Task,
     sample_scene,
@@ -39,6 +41,7 @@ PART = 2000  # samples in one file
 LOWEST = 0.014  # m: the finger tips' height over the table
 ASKED = 4  # instructions for every moment
 VIEW = (96, 128)  # rows, columns that the nano model sees
+THINGS = OBJECTS + TARGETS
 DEPTH_VIEW = (80, 80)  # stored depth, enlarged to the VQ-VAE's input when it is encoded
 
 # How often each kind of moment is drawn.
@@ -50,13 +53,15 @@ class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
     images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
-    trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper).
+    trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper); places float32 [n, 15, 2], where
+    each of THINGS is in the front view, (x, y) in 0..1, NaN where there is none.
     """
 
     images: np.ndarray
     depth: np.ndarray
     trace: np.ndarray
     actions: np.ndarray
+    places: np.ndarray
     instructions: np.ndarray
     texts: list[str]
 
@@ -71,7 +76,7 @@ class Demonstrations:
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
-        arrays = {k: np.concatenate([p[k] for p in parts]) for k in ("images", "depth", "trace", "actions")}
+        arrays = {k: np.concatenate([p[k] for p in parts]) for k in ("images", "depth", "trace", "actions", "places")}
         return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
 
 
@@ -185,11 +190,11 @@ class Sampler:
         self.cell = Workcell(robot)
         self.poser = HandPoser(self.cell.model)
 
-    def sample(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        """One moment: images, depth, traces [ASKED, 3, 2], actions [ASKED, 8, 7] and as many instructions."""
+    def sample(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        """One moment: images, depth, places, traces [ASKED, 3, 2], actions [ASKED, 8, 7] and as many instructions."""
         scene, state, q, rng = self.moment(seed)
         self._pose(scene, state, q)
-        return (*self._look(), *self.labels(scene, state, rng))
+        return (*self._look(), self.places(scene, state), *self.labels(scene, state, rng))
 
     def moment(self, seed: int) -> tuple[Scene, State, np.ndarray, np.random.Generator]:
         """The scene, state and joint positions [7] rad of a seed, and the generator for what follows."""
@@ -201,6 +206,15 @@ class Sampler:
             q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3))
             if q is not None:
                 return scene, state, q, rng
+
+    def places(self, scene: Scene, state: State) -> np.ndarray:
+        """Where each of THINGS is in the front view in this moment, float32 [15, 2] as in `Demonstrations`."""
+        k, out = self.cell.intrinsics["front"], np.full((len(THINGS), 2), np.nan, np.float32)
+        for placed in scene.objects + scene.targets:
+            at = np.array([placed.x, placed.y, GRASP_HEIGHT.get(placed.name.split()[-1], 0.01)])
+            at = state.object if placed.name == scene.task.object else at
+            out[THINGS.index(placed.name)] = self.cell.project(at[None])[0] / (k.width, k.height)
+        return out
 
     def labels(self, scene: Scene, state: State, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """What the expert does in this moment for the scene's own task and for others: traces, actions, texts."""
@@ -250,11 +264,13 @@ def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
     """Draw `count` samples with seeds from `first_seed` on and save them to `out`."""
     sampler = Sampler(robot)
     samples = [sampler.sample(first_seed + i) for i in range(count)]
-    images, depth, trace, actions, texts = zip(*samples, strict=True)
+    images, depth, places, trace, actions, texts = zip(*samples, strict=True)
     names = sorted({t for asked in texts for t in asked})
     index = {t: i for i, t in enumerate(names)}
     instructions = np.array([[index[t] for t in asked] for asked in texts])
-    whole = Demonstrations(np.stack(images), np.stack(depth), np.stack(trace), np.stack(actions), instructions, names)
+    columns = {"images": images, "depth": depth, "trace": trace, "actions": actions, "places": places}
+    arrays = {name: np.stack(column) for name, column in columns.items()}
+    whole = Demonstrations(**arrays, instructions=instructions, texts=names)
     unfinished = out.with_name(f"unfinished-{out.name}")
     whole.save(unfinished)
     unfinished.rename(out)

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from molmoact_ros.engine.config import AdapterConfig, LlmConfig, MolmoActConfig, VitConfig
-from molmoact_ros.engine.model import MolmoAct
+from molmoact_ros.engine.model import DecoderAttention, MolmoAct
 from molmoact_ros.learn.demonstrations import VIEW
 from molmoact_ros.learn.tokenizer import base_vocab_size
 from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, NormStats
@@ -46,6 +46,7 @@ def nano_config(tokenizer: Tokenizer, stats: NormStats) -> MolmoActConfig:
 BLOCK_OUTPUTS = ("attn_out.weight", "ff_out.weight", "wo.weight", "feed_forward.w2.weight")
 EMBEDDING_STD = 0.3
 WAVES = 8
+SHARPNESS = 1.5
 
 
 def smooth_rows(count: int, width: int, std: float) -> Tensor:
@@ -66,6 +67,23 @@ def ordered_tokens(tokenizer: Tokenizer) -> list[list[int]]:
     return [[vocabulary[lead + text] for text in texts] for texts in numbers for lead in ("", NEXT_VALUE)]
 
 
+def look_for_likes(attention: DecoderAttention) -> None:
+    """Attention that begins by looking for tokens like the one that asks and passes on what they hold.
+
+    Queries are nearly the keys' weights, and the output undoes the values' projection ("mimetic initialisation",
+    Trockman and Kolter 2023, for language models). From random weights a name does not come to find its thing.
+    """
+    head, width = attention.head_dim, attention.att_proj.in_features
+    queries, keys, values = attention.att_proj.weight.split(attention.split)
+    nn.init.orthogonal_(keys, gain=SHARPNESS)
+    nn.init.orthogonal_(values)
+    repeats = len(queries) // len(keys)
+    alike = keys.unflatten(0, (-1, head)).repeat_interleave(repeats, 0).flatten(0, 1)
+    queries.copy_(alike + 0.3 * SHARPNESS * width**-0.5 * torch.randn_like(alike))
+    undone = values.unflatten(0, (-1, head)).repeat_interleave(repeats, 0).flatten(0, 1).T
+    attention.attn_out.weight.copy_(undone + 0.05 * torch.randn_like(undone))
+
+
 @torch.no_grad()
 def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
     """Random weights to train from, drawn from torch's generator.
@@ -80,6 +98,8 @@ def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
             nn.init.normal_(parameter, std=EMBEDDING_STD)
         elif parameter.dim() > 1:
             nn.init.normal_(parameter, std=(0.5 if name.endswith(BLOCK_OUTPUTS) else 1.0) * parameter.shape[1] ** -0.5)
+    for layer in model.layers:
+        look_for_likes(layer.self_attn)
     embedding, head = model.model.transformer.wte.embedding, model.lm_head.weight
     for ids in ordered_tokens(tokenizer):
         embedding[ids] = smooth_rows(len(ids), embedding.shape[1], EMBEDDING_STD)

@@ -22,7 +22,7 @@ COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("cube", "ball", "cylinder
 WORDS = ("put", "place", "move", "pick", "up", "the", "in", "into", "on", *COLOURS, *SHAPES, "bowl", "plate", "box")
 """Every word of the simulator's instructions."""
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-"""What is said together is one token, as frequent words are in any vocabulary: a small model need not put them together."""
+"""What is said together is one token, as in any vocabulary: a small model need not put it together."""
 _MULTIPLE = 64
 """The vocabulary is padded to a multiple of this, a size that matrix products like."""
 

@@ -10,24 +10,17 @@ import pytest
 import torch
 
 from molmoact_ros.engine.model import MolmoAct
+from molmoact_ros.learn.answers import answer_loss, shared_images_forward
 from molmoact_ros.learn.batches import BatchMaker, SoftTargets
-from molmoact_ros.learn.demonstrations import ASKED, Demonstrations, Sampler, collect
+from molmoact_ros.learn.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.learn.expert import CHUNK_STEPS, OPEN, Expert, State
 from molmoact_ros.learn.nano import initialise, nano_config, ordered_tokens
 from molmoact_ros.learn.tokenizer import build_tokenizer
-from molmoact_ros.learn.train import (
-    StageConfig,
-    TrainConfig,
-    Trainer,
-    answer_loss,
-    rate_at,
-    shared_images_forward,
-    tower_labels,
-)
+from molmoact_ros.learn.train import StageConfig, TrainConfig, Trainer, rate_at
+from molmoact_ros.learn.vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.actions import NormStats
 from molmoact_ros.sim.scene import GRASP_HEIGHT, sample_scene
-from molmoact_ros.sim.workcell import Workcell
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +41,10 @@ def learner(data: Demonstrations) -> tuple[MolmoAct, BatchMaker, SoftTargets]:
 
 
 def test_a_seed_gives_the_same_moment_again(data: Demonstrations) -> None:
-    images, depth, traces, actions, texts = Sampler(robot_model()).sample(2_000_003)
+    images, depth, places, traces, actions, texts = Sampler(robot_model()).sample(2_000_003)
     np.testing.assert_array_equal(images, data.images[3])
     np.testing.assert_array_equal(depth, data.depth[3])
+    np.testing.assert_array_equal(places, data.places[3])
     np.testing.assert_array_equal(traces, data.trace[3])
     np.testing.assert_array_equal(actions, data.actions[3])
     assert texts == [data.texts[i] for i in data.instructions[3]] and len(set(texts)) == ASKED
@@ -79,7 +73,7 @@ def test_sharing_images_gives_the_numbers_of_whole_sequences(
     model, maker, _ = learner
     maker.codes = lambda rows: np.full((len(rows), 10, 10), 7)
     batch = maker.batch(np.arange(3), 2, with_depth, np.random.default_rng(0))
-    shared = shared_images_forward(model, batch, maker.pooled)
+    _, shared = shared_images_forward(model, batch, maker.pooled)
     images = batch.prefix.shape[1]
     ids = torch.cat([batch.prefix.repeat_interleave(2, 0), batch.ids], 1)
     positions = torch.cat([torch.arange(images).expand(6, -1), batch.positions], 1)
@@ -107,10 +101,10 @@ def test_the_loss_falls_and_near_misses_cost_less(learner: tuple[MolmoAct, Batch
 def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, SoftTargets], tmp_path: Path) -> None:
     model, maker, targets = learner
     stage = StageConfig(steps=2, batch=2, rate=1e-3, warm_up=1)
-    config = TrainConfig(tower=stage, answer=stage)
+    config = TrainConfig(vision=stage, answer=stage)
 
     def trainer() -> Trainer:
-        batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in ("tower", "answer")}
+        batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in ("vision", "answer")}
         loss = {name: lambda batch: answer_loss(model, maker, targets, batch) for name in batches}
         return Trainer(model, batches, config, tmp_path, loss, dict.fromkeys(batches, model))
 
@@ -138,14 +132,39 @@ def test_numbers_begin_like_their_neighbours(learner: tuple[MolmoAct, BatchMaker
         assert step < 0.1 * far
 
 
-def test_the_tower_is_asked_about_what_the_front_camera_shows(data: Demonstrations) -> None:
-    cell = Workcell(robot_model())
-    cell.reset(sample_scene(0))
-    kinds, places = tower_labels(cell, data, first=2_000_000)
-    hand = data.trace[:, 0, 0] / 256.0
-    for labels, where, there in zip(kinds, places, hand, strict=True):
-        assert len(np.flatnonzero(labels)) >= 4
-        np.testing.assert_allclose(where[labels == 16], [there], atol=1e-6)
+def test_image_tokens_learn_to_name_and_place_what_they_show(
+    data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
+) -> None:
+    model, maker, _ = learner
+    head = VisionHead(model.config.llm_config.hidden_size)
+    crops, places = next(vision_batches(data, 6, seed=0, first=0))
+    there = ~torch.isnan(places).any(-1)
+    assert crops.shape[:2] == (6, 1) and there[:, :12].sum(1).min() >= 3 and there[:, 12:15].sum(1).min() >= 2
+    optimiser = torch.optim.AdamW([*model.model.vision_backbone.parameters(), *head.parameters()], 1e-3)
+    losses = []
+    for _ in range(25):
+        loss = vision_loss(model, head, maker, (crops, places))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_name_points_at_the_thing_that_the_trace_goes_to(
+    data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
+) -> None:
+    maker = learner[1]
+    rows = np.arange(len(data.images))
+    batch = maker.batch(rows, ASKED, False, np.random.default_rng(0))
+    pointed = 0
+    for sequence, points in enumerate(batch.points):
+        row, asked = divmod(sequence, ASKED)
+        named = batch.ids[sequence][~points.isnan().any(-1)]
+        words = data.texts[data.instructions[row, asked]]
+        assert {THINGS[int((maker.things == token).nonzero())] for token in named} <= {t for t in THINGS if t in words}
+        pointed += len(named) > 0
+    assert pointed == len(batch.points), "every instruction names something that is there"
 
 
 def test_the_rate_warms_up_and_falls() -> None:

@@ -1,0 +1,52 @@
+"""Second stage of training: the whole model learns to answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from molmoact_ros.engine.model import MolmoAct, rope_tables
+from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets, pointing_loss
+
+POINTING_WEIGHT = 1.0
+
+
+def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states of prompts and answers, [B * K, S, hidden] each: halfway up the layers and at the end, both after
+    the final norm. The images are read once for all K instructions.
+
+    The same numbers as B * K whole sequences, since what comes later never changes what the images' tokens hold.
+    """
+    parts, llm = model.model.transformer, model.config.llm_config
+    images = model.embed(batch.prefix, model.image_features(batch.crops, pooled.expand(len(batch.crops), -1, -1)))
+    words = model.embed(batch.ids, None)
+    cos, sin = (table.to(images.device) for table in rope_tables(llm, llm.max_position_embeddings))
+    there = (cos[: images.shape[1]], sin[: images.shape[1]])
+    here = (cos[batch.positions].unsqueeze(1), sin[batch.positions].unsqueeze(1))
+    asked, length = len(words) // len(images), words.shape[1]
+    sees = torch.ones(length, images.shape[1] + length, dtype=torch.bool, device=images.device).tril(images.shape[1])
+    halfway = words
+    for number, block in enumerate(model.layers, start=1):
+        attention = block.self_attn
+        q, k, v = attention.heads(block.attn_norm(images), *there)
+        q2, k2, v2 = attention.heads(block.attn_norm(words), *here)
+        images = images + attention.output(q, k, v, causal=True)
+        keys, values = (torch.cat([a.repeat_interleave(asked, 0), b], dim=2) for a, b in ((k, k2), (v, v2)))
+        words = words + attention.output(q2, keys, values, mask=sees)
+        images, words = (x + block.mlp(block.ff_norm(x)) for x in (images, words))
+        if 2 * number == llm.num_hidden_layers:
+            halfway = words
+    return parts.ln_f(halfway), parts.ln_f(words)
+
+
+def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch: Batch) -> Tensor:
+    """Weighted soft cross-entropy of the answers' tokens, and the pointing of the prompt's names.
+
+    An answer has to find the named thing in the picture: the name's own token looks for it first, in the lower layers,
+    and the answer reads it there. Few examples teach that chain only if its first link is taught by itself.
+    """
+    batch = batch.to(model.lm_head.weight.device)
+    halfway, hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
+    learnt, names = batch.targets >= 0, ~batch.points.isnan().any(-1)
+    pointing = pointing_loss(model.logits(halfway[names])[:, maker.coordinates], batch.points[names])
+    return targets.loss(model.logits(hidden[learnt]), batch.targets[learnt]) + POINTING_WEIGHT * pointing
