@@ -21,8 +21,8 @@ def plain_greedy(engine: TorchEngine, observation: Observation, tokens: int) -> 
     Runs for `tokens` tokens (the length of the constrained answer) and returns them.
     """
     model = engine.model
-    ids = engine._prompt_ids(observation.instruction)
-    x = model.embed(torch.from_numpy(ids).unsqueeze(0), engine._see(observation))
+    ids = engine.prompt_ids(observation.instruction)
+    x = model.embed(torch.from_numpy(ids).unsqueeze(0), engine.see(observation))
     cache: list[tuple[Tensor, Tensor]] = []
     said: list[int] = []
     cos, sin = rope_tables(model.config.llm_config, len(ids) + tokens)

@@ -94,7 +94,7 @@ class TorchEngine:
         """Run one step on blank images."""
         rows, columns = self.config.vit_config.image_default_input_size
         blank = np.zeros((rows, columns, 3), np.uint8)
-        for _ in self._steps(Observation((blank,) * self.config.cameras, "warm up", 0.0), self._prompt_ids("put")):
+        for _ in self._steps(Observation((blank,) * self.config.cameras, "warm up", 0.0), self.prompt_ids("put")):
             pass
         self.previous[False] = []
 
@@ -106,9 +106,10 @@ class TorchEngine:
         a result that is not finite.
         """
         self._check(observation)
-        yield from self._steps(observation, self._prompt_ids(observation.instruction, observation.trace is not None))
+        yield from self._steps(observation, self.prompt_ids(observation.instruction, observation.trace is not None))
 
-    def _prompt_ids(self, instruction: str, steered: bool = False) -> np.ndarray:
+    def prompt_ids(self, instruction: str, steered: bool = False) -> np.ndarray:
+        """Begin, images and prompt as token ids, int64 [S]."""
         grid = pooled_grid(self.config.vit_config.grid)
         text = prompt(instruction, self.config.cameras, steered)
         return sequence_ids(text, [[grid]] * self.config.cameras, self.encode, self.image_tokens, self.end)
@@ -130,7 +131,7 @@ class TorchEngine:
     def _steps(self, observation: Observation, ids: np.ndarray) -> Iterator[Reasoning]:
         steered = observation.trace is not None
         self.timings = EngineTimings()
-        features = self._see(observation)
+        features = self.see(observation)
         began = time.perf_counter()
         embeddings = self.model.embed(torch.from_numpy(ids).to(self.device).unsqueeze(0), features)[0]
         self.decoder.rewind(0)
@@ -138,7 +139,8 @@ class TorchEngine:
         self.timings.stages["prefill"] = time.perf_counter() - began
         yield from self._say(self.grammars[steered], steered)
 
-    def _see(self, observation: Observation) -> Tensor:
+    def see(self, observation: Observation) -> Tensor:
+        """Features [1, T, hidden] of an observation's images, a person's trace drawn on the first; timed."""
         began = time.perf_counter()
         images = list(observation.images)
         if observation.trace is not None:

@@ -31,6 +31,7 @@ from molmoact_ros.sim.scene import (
     TARGETS,
     Scene,
     Task,
+    rest_height,
     sample_scene,
     tasks_for,
 )
@@ -178,9 +179,7 @@ def about(scene: Scene, state: State, task: Task) -> State:
     """The same moment seen by a task that may concern another object."""
     if task.object == scene.task.object:
         return state
-    placed = scene.object(task.object)
-    place = np.array([placed.x, placed.y, GRASP_HEIGHT[placed.name.split()[1]]])
-    return replace(state, object=place, held=False, delivered=False)
+    return replace(state, object=scene.object(task.object).point, held=False, delivered=False)
 
 
 class Sampler:
@@ -211,8 +210,7 @@ class Sampler:
         """Where each of THINGS is in the front view in this moment, float32 [15, 2] as in `Demonstrations`."""
         k, out = self.cell.intrinsics["front"], np.full((len(THINGS), 2), np.nan, np.float32)
         for placed in scene.objects + scene.targets:
-            at = np.array([placed.x, placed.y, GRASP_HEIGHT.get(placed.name.split()[-1], 0.01)])
-            at = state.object if placed.name == scene.task.object else at
+            at = state.object if placed.name == scene.task.object else placed.point
             out[THINGS.index(placed.name)] = self.cell.project(at[None])[0] / (k.width, k.height)
         return out
 
@@ -226,7 +224,7 @@ class Sampler:
     def _pose(self, scene: Scene, state: State, q: np.ndarray) -> None:
         self.cell.reset(scene, q, state.opening)
         if state.held or state.delivered:
-            lift = GRASP_HEIGHT[scene.task.object.split()[1]] - self.cell._rest(scene.task.object)
+            lift = GRASP_HEIGHT[scene.task.object.split()[1]] - rest_height(scene.task.object)
             self.cell.place(scene.task.object, state.object - [0, 0, lift])
         self.cell.pose_kinematically(q, state.opening)
 

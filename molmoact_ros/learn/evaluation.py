@@ -15,10 +15,10 @@ from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.engine import Engine
 from molmoact_ros.learn.demonstrations import HandPoser
-from molmoact_ros.learn.expert import OPEN, STEP, Expert, State
+from molmoact_ros.learn.expert import OPEN, STEP, Expert
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.sim.scene import GRASP_HEIGHT, Scene, Task, sample_scene
+from molmoact_ros.sim.scene import Scene, Task, sample_scene
 from molmoact_ros.sim.workcell import Workcell
 
 LATENCY = 0.2  # s from picture to plan
@@ -103,10 +103,8 @@ def film(robot: Path, count: int, seed: int = 0) -> list[Observation]:
     cell = Workcell(robot)
     scene = sample_scene(seed)
     cell.reset(scene)
-    placed = scene.object(scene.task.object)
     poser = HandPoser(cell.model)
-    where = np.array([placed.x, placed.y, GRASP_HEIGHT[placed.name.split()[1]]])
-    path = Expert(scene).plan(State(cell.tcp_position, OPEN, where, held=False)).positions
+    path = Expert.from_start(scene, cell.tcp_position).positions
     out = []
     for i in range(count):
         q = poser.solve(path[min(2 * i % len(path), len(path) - 1)], np.zeros(3))

@@ -95,6 +95,11 @@ def _approach(state: State, goal: np.ndarray, low: float, high: float) -> np.nda
 class Expert:
     """Acts for one task in one scene."""
 
+    @staticmethod
+    def from_start(scene: Scene, tcp: np.ndarray) -> Plan:
+        """The plan of a scene's task with an open hand at `tcp` [3] m and nothing moved yet."""
+        return Expert(scene).plan(State(tcp, OPEN, scene.object(scene.task.object).point, held=False))
+
     def __init__(self, scene: Scene) -> None:
         task = scene.task
         shape = task.object.split()[1]

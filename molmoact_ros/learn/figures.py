@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from molmoact_ros.engine.depth_vq import DepthVq, relative_depth
-from molmoact_ros.learn.expert import OPEN, Expert, State
+from molmoact_ros.learn.expert import Expert
 from molmoact_ros.reasoning.trace import pixels_from_trace
-from molmoact_ros.sim.scene import GRASP_HEIGHT, Scene, Task
+from molmoact_ros.sim.scene import Scene, Task
 from molmoact_ros.sim.workcell import Workcell
 
 
@@ -44,9 +44,7 @@ def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
     """Mean distance in pixels between the first plan's trace, int [n, 2] in 0..255, and the expert's from home."""
     cell = Workcell(robot)
     cell.reset(scene)
-    placed = scene.object(scene.task.object)
-    where = np.array([placed.x, placed.y, GRASP_HEIGHT[placed.name.split()[1]]])
-    wanted = cell.project(Expert(scene).plan(State(cell.tcp_position, OPEN, where, held=False)).trace())
+    wanted = cell.project(Expert.from_start(scene, cell.tcp_position).trace())
     k = cell.intrinsics["front"]
     got = pixels_from_trace(trace, k.width, k.height)
     # A trace may have fewer points than the expert's: compare at equal shares of the way.

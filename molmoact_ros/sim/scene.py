@@ -22,6 +22,7 @@ OBJECTS = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
 # Half height above the table, m: where the centre of a resting object lies, and where the fingers grasp it.
 REST_HEIGHT = {"cube": 0.022, "ball": 0.025, "cylinder": 0.035}
 GRASP_HEIGHT = {"cube": 0.022, "ball": 0.025, "cylinder": 0.045}
+FLOOR = 0.01  # of a target
 # Width between the closed fingers, m.
 GRASP_WIDTH = {"cube": 0.044, "ball": 0.050, "cylinder": 0.042}
 TARGET_RADIUS = 0.075
@@ -29,6 +30,12 @@ TARGET_RADIUS = 0.075
 # The part of the table that the arm reaches with the hand pointing down and the front camera sees, m.
 AREA_X = (0.36, 0.68)
 AREA_Y = (-0.28, 0.28)
+
+
+def rest_height(name: str) -> float:
+    """Height of a resting object's centre over the table, m."""
+    return REST_HEIGHT[name.split()[1]]
+
 
 PREPOSITION = {"bowl": "in", "box": "in", "plate": "on"}
 VERBS = ("put", "place", "move")
@@ -76,6 +83,11 @@ class Placed:
     x: float
     y: float
     yaw: float = 0.0
+
+    @property
+    def point(self) -> np.ndarray:
+        """Where fingers grasp it, or a target's floor, float [3]."""
+        return np.array([self.x, self.y, GRASP_HEIGHT.get(self.name.split()[-1], FLOOR)])
 
 
 @dataclass(frozen=True)

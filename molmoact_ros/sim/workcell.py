@@ -13,7 +13,7 @@ import numpy as np
 
 from molmoact_ros.robots.franka import HOME_Q
 from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraIntrinsics, CameraRenderer, project
-from molmoact_ros.sim.scene import COLORS, GRASP_WIDTH, OBJECTS, REST_HEIGHT, TARGETS, Scene, Task
+from molmoact_ros.sim.scene import COLORS, GRASP_WIDTH, OBJECTS, TARGETS, Scene, Task, rest_height
 
 ARM_JOINTS = 7
 TIMESTEP = 0.002
@@ -144,7 +144,7 @@ class Workcell:
             if placed is None:
                 self.place(name, PARKED + [0, 0.3 * i, 0])
             else:
-                self.place(name, np.array([placed.x, placed.y, REST_HEIGHT[name.split()[1]]]), placed.yaw)
+                self.place(name, np.array([placed.x, placed.y, rest_height(name)]), placed.yaw)
         for target in scene.targets:
             self.data.mocap_pos[self.model.body(target.name).mocapid[0]] = [target.x, target.y, 0.0]
         mujoco.mj_forward(self.model, self.data)
@@ -180,12 +180,8 @@ class Workcell:
     def _watch(self) -> None:
         if self._first is None and self.scene is not None:
             for placed in self.scene.objects:
-                if self._held(placed.name) and self.object_position(placed.name)[2] > self._rest(placed.name) + 0.02:
+                if self._held(placed.name) and self.object_position(placed.name)[2] > rest_height(placed.name) + 0.02:
                     self._first = placed.name
-
-    @staticmethod
-    def _rest(name: str) -> float:
-        return REST_HEIGHT[name.split()[1]]
 
     def _held(self, name: str) -> bool:
         near = np.linalg.norm(self.object_position(name) - self.tcp_position) < 0.045
@@ -228,7 +224,7 @@ class Workcell:
         if self.task.target is None:
             return Progress(self._first, bool(self._held(self.task.object) and position[2] > LIFTED))
         offset = np.linalg.norm(position[:2] - self.object_position(self.task.target)[:2])
-        resting = position[2] < self._rest(self.task.object) + 0.03
+        resting = position[2] < rest_height(self.task.object) + 0.03
         return Progress(self._first, bool(offset < INSIDE and resting and self.opening > 0.06))
 
     def render(self, camera: str) -> tuple[np.ndarray, np.ndarray]:

@@ -84,8 +84,8 @@ def test_the_cached_decoder_says_what_the_reference_says(golden: tuple[MolmoAct,
 @pytest.mark.parametrize("seed", range(6))
 def test_drafts_change_the_passes_and_never_the_answer(engine: TorchEngine, seed: int) -> None:
     grammar, rng = engine.grammars[False], np.random.default_rng(seed)
-    features = engine._see(look(seed))
-    ids = engine._prompt_ids("put the red cube in the bowl")
+    features = engine.see(look(seed))
+    ids = engine.prompt_ids("put the red cube in the bowl")
     embeddings = engine.model.embed(torch.from_numpy(ids).unsqueeze(0), features)[0]
 
     def answer(draft: list[int]) -> tuple[list[int], DecodeCounts]:

@@ -13,14 +13,14 @@ from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.learn.answers import answer_loss, shared_images_forward
 from molmoact_ros.learn.batches import BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
-from molmoact_ros.learn.expert import CHUNK_STEPS, OPEN, Expert, State
+from molmoact_ros.learn.expert import CHUNK_STEPS, Expert
 from molmoact_ros.learn.nano import initialise, nano_config, ordered_tokens
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.learn.train import StageConfig, TrainConfig, Trainer, rate_at
 from molmoact_ros.learn.vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.actions import NormStats
-from molmoact_ros.sim.scene import GRASP_HEIGHT, sample_scene
+from molmoact_ros.sim.scene import sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,10 @@ def test_a_seed_gives_the_same_moment_again(data: Demonstrations) -> None:
 def test_the_experts_plan_goes_by_the_object_and_ends_over_the_target(seed: int) -> None:
     scene = sample_scene(seed)
     placed = scene.object(scene.task.object)
-    where = np.array([placed.x, placed.y, GRASP_HEIGHT[placed.name.split()[1]]])
-    plan = Expert(scene).plan(State(np.array([0.42, 0.0, 0.25]), OPEN, where, held=False))
+    plan = Expert.from_start(scene, np.array([0.42, 0.0, 0.25]))
     trace, chunk = plan.trace(), plan.chunk()
     assert trace.shape == (3, 3) and chunk.shape == (CHUNK_STEPS, 7)
-    assert np.linalg.norm(trace[1] - where) < 0.012
+    assert np.linalg.norm(trace[1] - placed.point) < 0.012
     if scene.task.target is not None:
         goal = scene.object(scene.task.target)
         assert np.linalg.norm(trace[-1][:2] - [goal.x, goal.y]) < 0.015
