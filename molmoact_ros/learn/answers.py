@@ -40,7 +40,7 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tupl
 
 
 def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch: Batch) -> Tensor:
-    """Weighted soft cross-entropy of the answers' tokens, and the pointing of the prompt's names.
+    """Weighted soft cross-entropy of the answers' tokens [B * K, S], and the pointing of the prompt's names: a scalar.
 
     An answer has to find the named thing in the picture: the name's own token looks for it first, in the lower layers,
     and the answer reads it there. Few examples teach that chain only if its first link is taught by itself.

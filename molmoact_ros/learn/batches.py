@@ -82,7 +82,7 @@ class BatchMaker:
         return ids[keep], positions[keep], len(start)
 
     def batch(self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator) -> Batch:
-        """The samples `rows`, `asked` instructions each; brightness and contrast of each image varied a little."""
+        """The samples `rows`, int [B], `asked` instructions each; brightness and contrast of images varied a little."""
         codes = self.codes(rows) if with_depth and self.codes is not None else [None] * len(rows)
         parts = [self.sequence(int(i), k, c) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
         length = max(len(ids) for ids, _, _ in parts)

@@ -215,7 +215,10 @@ class Sampler:
         return out
 
     def labels(self, scene: Scene, state: State, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """What the expert does in this moment for the scene's own task and for others: traces, actions, texts."""
+        """What the expert does in this moment for the scene's own task and for others.
+
+        Traces uint8 [ASKED, 3, 2], actions float32 [ASKED, 8, 7] and the instructions.
+        """
         tasks = [scene.task, *other_tasks(scene, state, rng)]
         plans = [Expert(replace(scene, task=task)).plan(about(scene, state, task)) for task in tasks]
         traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]

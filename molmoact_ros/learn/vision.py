@@ -55,7 +55,10 @@ def vision_batches(data: Demonstrations, size: int, seed: int, first: int) -> It
 
 
 def vision_loss(model: MolmoAct, head: VisionHead, maker: BatchMaker, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """How badly the image tokens of `vision_batches` name and place what is in their windows."""
+    """How badly image tokens name and place what is in their windows: a scalar.
+
+    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, 16, 2], as `vision_batches` gives them.
+    """
     crops, places = (t.to(model.lm_head.weight.device) for t in batch)
     transformer, grid = model.model.transformer, model.config.vit_config.grid
     pooled = torch.from_numpy(pooled_indices(grid)).to(crops.device).expand(len(crops), -1, -1)
