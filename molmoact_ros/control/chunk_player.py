@@ -64,7 +64,6 @@ class ChunkPlayer:
     def __init__(self) -> None:
         self._commanded: deque[tuple[float, Pose]] = deque()
         self._path: _Path | None = None
-        self._last_stamp = -np.inf
         self._switched, self._gap, self._turn = 0.0, np.zeros(3), np.zeros(3)
 
     def reset(self, pose: Pose, now: float) -> None:
@@ -81,7 +80,7 @@ class ChunkPlayer:
     def load(self, chunk: ActionChunk, now: float) -> None:
         """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
         actions = check_chunk(chunk, now)
-        if chunk.stamp <= self._last_stamp:
+        if self._path is not None and chunk.stamp <= self._path.start:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")
         if not self._commanded or chunk.stamp < self._commanded[0][0] - chunk.dt:
             raise RefusedChunk(f"chunk {chunk.plan_id} was planned before the arm was started; waiting for a newer one")
@@ -90,7 +89,7 @@ class ChunkPlayer:
         after, _ = path.at(now)
         self._switched, self._gap = now, before.position - after.position
         self._turn = (before.rotation * after.rotation.inv()).as_rotvec()
-        self._path, self._last_stamp = path, chunk.stamp
+        self._path = path
 
     def _pose_at(self, stamp: float) -> Pose:
         past = [pose for when, pose in self._commanded if when <= stamp]
