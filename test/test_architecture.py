@@ -66,7 +66,8 @@ def array_functions() -> Iterator[tuple[str, str]]:
     """Name and docstring of every public function that takes or gives arrays."""
     for file in PACKAGE.rglob("*.py"):
         tree = ast.parse(file.read_text())
-        scopes = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_"))]
+        classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
+        scopes: list[ast.Module | ast.ClassDef] = [tree, *classes]
         for scope in scopes:
             about = ast.get_docstring(scope) or "" if isinstance(scope, ast.ClassDef) else ""
             for node in scope.body:

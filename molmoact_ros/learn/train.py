@@ -77,14 +77,17 @@ def draw_curves(history: list[dict[str, float | str]], picture: Path) -> None:
 
 
 class Trainer:
-    """Holds model, optimiser and progress; `run` goes through the stages and saves as it goes."""
+    """Holds what is trained, optimiser and progress; `run` goes through the stages and saves as it goes."""
 
     def __init__(
-        self, model: MolmoAct, makers: dict[str, Callable[[int], Iterator[Any]]], config: TrainConfig, out: Path,
+        self, whole: nn.Module, makers: dict[str, Callable[[int], Iterator[Any]]], config: TrainConfig, out: Path,
         loss: dict[str, Callable[[Any], Tensor]], modules: dict[str, nn.Module],
     ) -> None:  # fmt: skip
-        """For each stage: makers, its batches from a number on; loss; modules, what it trains. out: where to save."""
-        self.model, self.makers, self.config, self.out = model, makers, config, out
+        """For each stage: makers, its batches from a number on; loss; modules, what it trains.
+
+        whole: all that is trained in any stage. out: where to save.
+        """
+        self.whole, self.makers, self.config, self.out = whole, makers, config, out
         self.loss, self.modules = loss, modules
         self.stage, self.step = STAGES[0], 0
         self.history: list[dict[str, float | str]] = []
@@ -99,7 +102,7 @@ class Trainer:
     def save(self) -> None:
         """Write everything that a later run needs to go on."""
         state = {
-            "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "stage": self.stage,
+            "whole": self.whole.state_dict(), "optimiser": self.optimiser.state_dict(), "stage": self.stage,
             "step": self.step, "history": self.history,
         }  # fmt: skip
         torch.save(state, self.out / "progress.tmp")
@@ -113,7 +116,7 @@ class Trainer:
         if not path.exists():
             return False
         state = torch.load(path, weights_only=True, map_location="cpu")
-        self.model.load_state_dict(state["model"])
+        self.whole.load_state_dict(state["whole"])
         self.stage, self.step, self.history = state["stage"], state["step"], state["history"]
         self.optimiser = self._optimiser(self.stage)
         self.optimiser.load_state_dict(state["optimiser"])
@@ -180,7 +183,7 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
         return maker.batches(stage.batch, stage.asked, stage.depth, config.seed, first)
 
     trainer = Trainer(
-        model,
+        nn.ModuleList([model, head]),
         {"vision": vision, "answer": answer},
         config,
         folder,
