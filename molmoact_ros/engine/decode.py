@@ -20,6 +20,7 @@ from molmoact_ros.reasoning.answer import RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 
 LONGEST_DRAFT = 24  # tokens verified at once; a pass over so few costs little more than a pass over one
+NO_GUESS = -1  # in a draft: no token's id, so the guess ends before it
 
 
 @dataclass
@@ -163,11 +164,23 @@ def decode(
     yield Segment.END, answer.tokens
 
 
+def draft_from(grammar: AnswerGrammar, answer: Sequence[int], before: Sequence[int]) -> list[int]:
+    """A draft of the next answer from the last one and the one `before`.
+
+    Motion hardly ever repeats, and a wrong guess is a wider pass for nothing; but a rotation or a gripper that said the
+    same twice says it again. So a token of an action that is not the one of `before` is NO_GUESS.
+    """
+    draft, state = list(answer), grammar.start
+    for place, token in enumerate(answer):
+        if grammar.segment(state) is Segment.ACTION and list(before[place : place + 1]) != [token]:
+            draft[place] = NO_GUESS
+        state = grammar.advance(state, token)
+    return draft
+
+
 def _guess(answer: _Answer, draft: Sequence[int], reach: int) -> list[int]:
     """The part of the draft that may come next: inside this segment, and as far as the grammar allows it."""
     grammar, segment = answer.grammar, answer.grammar.segment(answer.state)
-    if segment is Segment.ACTION:  # an action hardly ever repeats: not worth the wider passes
-        return []
     guess: list[int] = []
     state = answer.state
     for token in draft[len(answer.tokens) : len(answer.tokens) + reach]:

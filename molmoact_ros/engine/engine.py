@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from molmoact_ros.engine.checkpoint import Checkpoint, load_checkpoint
-from molmoact_ros.engine.decode import CachedDecoder, DecodeCounts, decode
+from molmoact_ros.engine.decode import CachedDecoder, DecodeCounts, decode, draft_from
 from molmoact_ros.engine.preprocess import pooled_grid, resize, view_inputs
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
@@ -71,7 +71,8 @@ class TorchEngine:
         self.image_tokens = ImageTokens.after(self.config.llm_config.vocab_size)
         (self.end,) = self.encode(END_OF_TEXT)
         self.grammars = {steered: self._grammar(steered) for steered in (False, True)}
-        self.previous: dict[bool, list[int]] = {False: [], True: []}
+        self.previous: dict[bool, list[int]] = {False: [], True: []}  # the last answer, by `steered`
+        self.drafts: dict[bool, list[int]] = {False: [], True: []}
         self.timings = EngineTimings()
 
     @staticmethod
@@ -96,7 +97,7 @@ class TorchEngine:
         blank = np.zeros((rows, columns, 3), np.uint8)
         for _ in self._steps(Observation((blank,) * self.config.cameras, "warm up", 0.0), self.prompt_ids("put")):
             pass
-        self.previous[False] = []
+        self.previous[False] = self.drafts[False] = []
 
     @torch.inference_mode()
     def reason(self, observation: Observation) -> Iterator[Reasoning]:
@@ -157,10 +158,11 @@ class TorchEngine:
     def _say(self, grammar: AnswerGrammar, steered: bool) -> Iterator[Reasoning]:
         counts = self.timings.counts
         tokens: list[int] = []
-        for segment, tokens in decode(self.decoder, grammar, self.previous[steered], counts):
+        for segment, tokens in decode(self.decoder, grammar, self.drafts[steered], counts):
             if segment is not Segment.END:
                 yield grammar.parse_partial(tokens)
         for name, part in (("depth", Segment.DEPTH), ("trace", Segment.TRACE), ("actions", Segment.ACTION)):
             self.timings.stages[name] = counts.seconds.get(part, 0.0)
+        self.drafts[steered] = draft_from(grammar, tokens, self.previous[steered])
         self.previous[steered] = list(tokens)
         yield grammar.parse(tokens)

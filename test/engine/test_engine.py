@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from molmoact_ros.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from molmoact_ros.engine.config import MolmoActConfig
-from molmoact_ros.engine.decode import CachedDecoder, DecodeCounts, decode
+from molmoact_ros.engine.decode import NO_GUESS, CachedDecoder, DecodeCounts, decode, draft_from
 from molmoact_ros.engine.depth_vq import DepthVq, relative_depth
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.engine.model import MolmoAct
@@ -20,7 +20,7 @@ from molmoact_ros.engine.preprocess import patches, pooled_indices
 from molmoact_ros.learn.nano import initialise, nano_config
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.reasoning.actions import NormStats
-from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.reasoning.answer import RefusedStep, Segment
 from molmoact_ros.reasoning.observation import Observation
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "d_like"
@@ -101,6 +101,12 @@ def test_drafts_change_the_passes_and_never_the_answer(engine: TorchEngine, seed
     assert plain == same == noisy
     assert same_counts.passes < plain_counts.passes
     assert plain_counts.passes < len(plain)  # forced tokens cost no pass
+    before = [t if rng.random() < 0.5 else t + 1 for t in plain]
+    draft = draft_from(grammar, plain, before)
+    states = [grammar.start, *grammar.walk(grammar.start, plain)]
+    moved = [grammar.segment(s) is Segment.ACTION and t != b for s, t, b in zip(states, plain, before, strict=False)]
+    assert draft == [NO_GUESS if changed else token for token, changed in zip(plain, moved, strict=True)]
+    assert NO_GUESS in draft and answer(draft)[0] == plain
 
 
 def test_reasoning_comes_in_parts_and_the_last_is_whole(engine: TorchEngine) -> None:
