@@ -39,8 +39,11 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tupl
     return parts.ln_f(halfway), parts.ln_f(words)
 
 
-def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch: Batch) -> Tensor:
+def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0) -> Tensor:
     """Weighted soft cross-entropy of the answers' tokens [B * K, S], and the pointing of the prompt's names: a scalar.
+
+    news: how much more an action's value counts that the action before did not have. Most repeat the one before;
+    copying is learnt at once, and would drown the few values that say where the hand is to go.
 
     An answer has to find the named thing in the picture: the name's own token looks for it first, in the lower layers,
     and the answer reads it there. Few examples teach that chain only if its first link is taught by itself.
@@ -49,4 +52,5 @@ def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch:
     halfway, hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
     learnt, names = batch.targets >= 0, ~batch.points.isnan().any(-1)
     pointing = pointing_loss(model.logits(halfway[names])[:, maker.coordinates], batch.points[names])
-    return targets.loss(model.logits(hidden[learnt]), batch.targets[learnt]) + POINTING_WEIGHT * pointing
+    factors = torch.where(batch.news[learnt], news, 1.0)
+    return targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors) + POINTING_WEIGHT * pointing

@@ -31,14 +31,16 @@ ACTION_WEIGHT, TRACE_WEIGHT, DEPTH_WEIGHT, FORCED_WEIGHT = 1.0, 4.0, 0.5, 0.1
 class Batch:
     """B moments, K instructions each. crops float32 [B, 2, P, patch_dim]; prefix int64 [B, F]: begin and images;
     ids, positions, targets int64 [B * K, S]: prompt and answer behind the prefix (target -1: not learnt);
-    points float32 [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN:
-    it names none)."""
+    news bool [B * K, S]: the target is a value of an action that the action before did not have; points float32
+    [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN: it names none).
+    """
 
     crops: Tensor
     prefix: Tensor
     ids: Tensor
     positions: Tensor
     targets: Tensor
+    news: Tensor
     points: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -55,6 +57,9 @@ class BatchMaker:
         self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
         (self.end,) = self.encode(END_OF_TEXT)
         self.depth_ids = np.array([tokenizer.token_to_id(t) for t in DEPTH_TOKENS])
+        self.action_ids = np.array(
+            [tokenizer.token_to_id(lead + s) for lead in ("", NEXT_VALUE) for s in ACTION_SYMBOLS]
+        )
         stats = config.norm_stats[NORM_KEY]["action"]
         self.actions = stats.normalise(data.actions)
         grid = pooled_grid(config.vit_config.grid)
@@ -81,6 +86,14 @@ class BatchMaker:
         keep = np.ones(len(ids), bool) if codes is not None else ~np.isin(ids, self.depth_ids)
         return ids[keep], positions[keep], len(start)
 
+    def news(self, ids: np.ndarray) -> np.ndarray:
+        """Which of the ids, int [S] of one sequence, are an action's values that the action before did not have."""
+        out, places = np.zeros(len(ids), bool), np.flatnonzero(np.isin(ids, self.action_ids))
+        values = ids[places].reshape(-1, self.actions.shape[-1])
+        new = np.vstack([np.ones_like(values[:1], bool), values[1:] != values[:-1]])
+        out[places] = new.ravel()
+        return out
+
     def batch(self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator) -> Batch:
         """The samples `rows`, int [B], `asked` instructions each; brightness and contrast of images varied a little."""
         codes = self.codes(rows) if with_depth and self.codes is not None else [None] * len(rows)
@@ -88,9 +101,11 @@ class BatchMaker:
         length = max(len(ids) for ids, _, _ in parts)
         ids, positions = np.full((len(parts), length), self.end), np.zeros((len(parts), length), np.int64)
         targets, points = np.full((len(parts), length), -1), np.full((len(parts), length, 2), np.nan, np.float32)
+        news = np.zeros((len(parts), length), bool)
         for row, (tokens, places, start) in enumerate(parts):
             ids[row, : len(tokens)], positions[row, : len(tokens)] = tokens, places
             targets[row, start - 1 : len(tokens) - 1] = tokens[start:]
+            news[row, start - 1 : len(tokens) - 1] = self.news(tokens)[start:]
         row_, column, thing = (ids[..., None] == self.things.numpy()).nonzero()
         points[row_, column] = self.data.places[rows[row_ // asked], thing]
         crops = view_inputs(self.data.images[rows].reshape(-1, *self.data.images.shape[2:]), self.config.vit_config)[0]
@@ -98,7 +113,7 @@ class BatchMaker:
         crops = crops.reshape(len(rows), 2, *crops.shape[1:])
         crops = crops * rng.uniform(0.85, 1.15, shape) + rng.uniform(-0.1, 0.1, shape)
         prefix = self.prefix.expand(len(rows), -1)
-        arrays = (ids, positions, targets, points)
+        arrays = (ids, positions, targets, news, points)
         return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
 
     def batches(self, size: int, asked: int, depth: float, seed: int, first: int = 0) -> Iterator[Batch]:
@@ -144,8 +159,8 @@ class SoftTargets:
         """The same on a device."""
         return SoftTargets(self.spread.to(device), self.weight.to(device))
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Weighted mean cross-entropy of logits [M, vocab] for ids int64 [M]."""
+    def loss(self, logits: Tensor, targets: Tensor, factors: Tensor) -> Tensor:
+        """Weighted mean cross-entropy of logits [M, vocab] for ids int64 [M]. factors [M]: beside the ids' weights."""
         logp = torch.log_softmax(logits.float(), dim=-1)
         sigma = self.spread[targets].unsqueeze(1)
         offsets = torch.arange(-REACH, REACH + 1, device=targets.device)
@@ -154,7 +169,7 @@ class SoftTargets:
         share = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)) ** 2) * same
         share = share / share.sum(1, keepdim=True)
         losses = -(share * logp.gather(1, near)).sum(1)
-        weight = self.weight[targets]
+        weight = self.weight[targets] * factors
         return (losses * weight).sum() / weight.sum()
 
 

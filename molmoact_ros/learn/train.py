@@ -1,7 +1,8 @@
 """Training of the nano model, in stages, seeded and resumable.
 
 1. `vision`: the image tokens learn to say which things are there, and where. 2. `answer`: the whole model learns to
-answer; most batches leave the depth codes out to save time.
+answer; most batches leave the depth codes out to save time. 3. `action`: the same, but what an action newly says counts
+most.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.learn.vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.reasoning.actions import NormStats
 
-STAGES = ("vision", "answer")
+STAGES = ("vision", "answer", "action")
 
 
 class StageConfig(BaseModel):
@@ -41,6 +42,7 @@ class StageConfig(BaseModel):
     batch: int
     asked: int = 1  # instructions for every moment
     depth: float = 0.2  # share of the batches that have depth codes in their answers
+    news: float = 1.0  # weight of an action's values that the action before did not have
     rate: float
     warm_up: int = 100
 
@@ -53,6 +55,7 @@ class TrainConfig(BaseModel):
     save_every: float = 180.0  # seconds
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
     answer: StageConfig = StageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
+    action: StageConfig = StageConfig(steps=2400, batch=12, asked=4, depth=0.1, news=16.0, rate=1e-3)
 
 
 def rate_at(step: int, stage: StageConfig) -> float:
@@ -157,7 +160,7 @@ class Trainer:
 
 
 def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, workers: int = 2) -> MolmoAct:
-    """Everything from nothing: demonstrations, depth codes, the two stages. Goes on where an earlier run stopped.
+    """Everything from nothing: demonstrations, depth codes, the stages. Goes on where an earlier run stopped.
 
     folder: where demonstrations, progress, the loss curve and at last `checkpoint` are kept. Returns the trained model.
     """
@@ -177,21 +180,25 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     def vision(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         return vision_batches(data, config.vision.batch, config.seed, first)
 
-    def answer(first: int) -> Iterator[Batch]:
-        vq, stage = depth_vq(data, folder, config.seed), config.answer
+    def answers(stage: StageConfig, first: int) -> Iterator[Batch]:
+        vq = depth_vq(data, folder, config.seed)
         maker.codes = partial(depth_codes, vq, data)
         return maker.batches(stage.batch, stage.asked, stage.depth, config.seed, first)
 
+    def loss(stage: StageConfig, batch: Batch) -> Tensor:
+        return answer_loss(model, maker, targets, batch, stage.news)
+
     trainer = Trainer(
         nn.ModuleList([model, head]),
-        {"vision": vision, "answer": answer},
+        {"vision": vision, "answer": partial(answers, config.answer), "action": partial(answers, config.action)},
         config,
         folder,
         {
             "vision": lambda batch: vision_loss(model, head, maker, batch),
-            "answer": lambda batch: answer_loss(model, maker, targets, batch),
+            "answer": partial(loss, config.answer),
+            "action": partial(loss, config.action),
         },
-        {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": model},
+        {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": model, "action": model},
     )
     trainer.resume()
     trainer.run()

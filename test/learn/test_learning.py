@@ -16,7 +16,7 @@ from molmoact_ros.learn.demonstrations import ASKED, THINGS, Demonstrations, Sam
 from molmoact_ros.learn.expert import CHUNK_STEPS, Expert
 from molmoact_ros.learn.nano import initialise, nano_config, ordered_tokens
 from molmoact_ros.learn.tokenizer import build_tokenizer
-from molmoact_ros.learn.train import StageConfig, TrainConfig, Trainer, rate_at
+from molmoact_ros.learn.train import STAGES, StageConfig, TrainConfig, Trainer, rate_at
 from molmoact_ros.learn.vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.actions import NormStats
@@ -94,16 +94,30 @@ def test_the_loss_falls_and_near_misses_cost_less(learner: tuple[MolmoAct, Batch
     assert losses[-1] < 0.8 * losses[0]
     token = int(batch.targets[0][targets.spread[batch.targets[0]] > 0][0])
     near, far = (torch.nn.functional.one_hot(torch.tensor([token + d]), 1216) * 9.0 for d in (1, 7))
-    assert targets.loss(near, torch.tensor([token])) < targets.loss(far, torch.tensor([token]))
+    right, once = torch.tensor([token]), torch.ones(1)
+    assert targets.loss(near, right, once) < targets.loss(far, right, once)
+
+
+def test_what_an_action_newly_says_counts_more(
+    data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
+) -> None:
+    maker = learner[1]
+    batch = maker.batch(np.arange(4), 1, False, np.random.default_rng(0))
+    for row in range(4):
+        chunk = np.isin(batch.targets[row], maker.action_ids)
+        news = batch.news[row].numpy()[chunk].reshape(CHUNK_STEPS, 7)
+        assert news.sum() == batch.news[row].sum(), "nothing but values of actions"
+        changed = np.abs(np.diff(data.actions[row, 0], axis=0)) > 1e-3  # far more than a bin
+        assert news[0].all() and news[1:][changed].all() and not news[1:, 3:6].any()
 
 
 def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, SoftTargets], tmp_path: Path) -> None:
     model, maker, targets = learner
     stage = StageConfig(steps=2, batch=2, rate=1e-3, warm_up=1)
-    config = TrainConfig(vision=stage, answer=stage)
+    config = TrainConfig(vision=stage, answer=stage, action=stage)
 
     def trainer() -> Trainer:
-        batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in ("vision", "answer")}
+        batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in STAGES}
         loss = {name: lambda batch: answer_loss(model, maker, targets, batch) for name in batches}
         return Trainer(model, batches, config, tmp_path, loss, dict.fromkeys(batches, model))
 
@@ -111,7 +125,7 @@ def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, 
     assert not first.resume()
     first.run()
     second = trainer()
-    assert second.resume() and (second.stage, second.step) == ("answer", 2)
+    assert second.resume() and (second.stage, second.step) == ("action", 2)
 
 
 def test_batches_are_the_same_wherever_one_begins(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
