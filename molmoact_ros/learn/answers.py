@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets, pointing_loss
 
-POINTING_WEIGHT = 1.0
+POINTING_WEIGHT, HAND_WEIGHT = 1.0, 1.0
+
+
+class HandHead(nn.Module):
+    """Reads where the hand is from the prompt's last token. Thrown away after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.read = nn.Linear(width, 3)
+
+    def loss(self, hidden: Tensor, hand: Tensor) -> Tensor:
+        """Hidden states [N, width] against positions [N, 3] m in the base frame: a scalar, in decimetres."""
+        centre = hand.new_tensor([0.5, 0.0, 0.15])  # about the middle of where the hand works
+        return F.smooth_l1_loss(self.read(hidden), 10 * (hand - centre), beta=0.1)
 
 
 def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,8 +53,11 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tupl
     return parts.ln_f(halfway), parts.ln_f(words)
 
 
-def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0) -> Tensor:
-    """Weighted soft cross-entropy of the answers' tokens [B * K, S], and the pointing of the prompt's names: a scalar.
+def answer_loss(
+    model: MolmoAct, head: HandHead, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0
+) -> Tensor:
+    """Weighted soft cross-entropy of the answers' tokens [B * K, S], the pointing of the prompt's names, and what the
+    prompt's last token knows of the hand's position: a scalar.
 
     news: how much more an action's value counts that the action before did not have. Most repeat the one before;
     copying is learnt at once, and would drown the few values that say where the hand is to go.
@@ -53,4 +70,8 @@ def answer_loss(model: MolmoAct, maker: BatchMaker, targets: SoftTargets, batch:
     learnt, names = batch.targets >= 0, ~batch.points.isnan().any(-1)
     pointing = pointing_loss(model.logits(halfway[names])[:, maker.coordinates], batch.points[names])
     factors = torch.where(batch.news[learnt], news, 1.0)
-    return targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors) + POINTING_WEIGHT * pointing
+    answer = targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors)
+    # One picture hides how high the hand is, and with it how far in front of a thing: found before it is needed.
+    last = learnt.int().argmax(dim=1)
+    knows = head.loss(halfway[torch.arange(len(last), device=last.device), last], batch.hand)
+    return answer + POINTING_WEIGHT * pointing + HAND_WEIGHT * knows

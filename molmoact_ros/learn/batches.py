@@ -32,7 +32,8 @@ class Batch:
     """B moments, K instructions each. crops float32 [B, 2, P, patch_dim]; prefix int64 [B, F]: begin and images;
     ids, positions, targets int64 [B * K, S]: prompt and answer behind the prefix (target -1: not learnt);
     news bool [B * K, S]: the target is a value of an action that the action before did not have; points float32
-    [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN: it names none).
+    [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN: it names none);
+    hand float32 [B * K, 3]: where the hand is in the base frame, m.
     """
 
     crops: Tensor
@@ -42,6 +43,7 @@ class Batch:
     targets: Tensor
     news: Tensor
     points: Tensor
+    hand: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -113,7 +115,7 @@ class BatchMaker:
         crops = crops.reshape(len(rows), 2, *crops.shape[1:])
         crops = crops * rng.uniform(0.85, 1.15, shape) + rng.uniform(-0.1, 0.1, shape)
         prefix = self.prefix.expand(len(rows), -1)
-        arrays = (ids, positions, targets, news, points)
+        arrays = (ids, positions, targets, news, points, self.data.hand[rows].repeat(asked, axis=0))
         return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
 
     def batches(self, size: int, asked: int, depth: float, seed: int, first: int = 0) -> Iterator[Batch]:

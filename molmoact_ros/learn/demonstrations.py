@@ -55,7 +55,8 @@ class Demonstrations:
 
     images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
     trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper); places float32 [n, 15, 2], where
-    each of THINGS is in the front view, (x, y) in 0..1, NaN where there is none.
+    each of THINGS is in the front view, (x, y) in 0..1, NaN where there is none; hand float32 [n, 3], where the hand is, m
+    in the base frame.
     """
 
     images: np.ndarray
@@ -63,6 +64,7 @@ class Demonstrations:
     trace: np.ndarray
     actions: np.ndarray
     places: np.ndarray
+    hand: np.ndarray
     instructions: np.ndarray
     texts: list[str]
 
@@ -77,7 +79,8 @@ class Demonstrations:
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
-        arrays = {k: np.concatenate([p[k] for p in parts]) for k in ("images", "depth", "trace", "actions", "places")}
+        names = ("images", "depth", "trace", "actions", "places", "hand")
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
         return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
 
 
@@ -189,11 +192,15 @@ class Sampler:
         self.cell = Workcell(robot)
         self.poser = HandPoser(self.cell.model)
 
-    def sample(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        """One moment: images, depth, places, traces [ASKED, 3, 2], actions [ASKED, 8, 7] and as many instructions."""
+    def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """One moment: a row of each array of `Demonstrations`, by name, and its ASKED instructions."""
         scene, state, q, rng = self.moment(seed)
         self._pose(scene, state, q)
-        return (*self._look(), self.places(scene, state), *self.labels(scene, state, rng))
+        images, depth = self._look()
+        places, hand = self.places(scene, state), state.tcp.astype(np.float32)
+        traces, actions, texts = self.labels(scene, state, rng)
+        arrays = {"images": images, "depth": depth, "trace": traces, "actions": actions, "places": places, "hand": hand}
+        return arrays, texts
 
     def moment(self, seed: int) -> tuple[Scene, State, np.ndarray, np.random.Generator]:
         """The scene, state and joint positions [7] rad of a seed, and the generator for what follows."""
@@ -265,12 +272,11 @@ def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
     """Draw `count` samples with seeds from `first_seed` on and save them to `out`."""
     sampler = Sampler(robot)
     samples = [sampler.sample(first_seed + i) for i in range(count)]
-    images, depth, places, trace, actions, texts = zip(*samples, strict=True)
+    rows, texts = zip(*samples, strict=True)
     names = sorted({t for asked in texts for t in asked})
     index = {t: i for i, t in enumerate(names)}
     instructions = np.array([[index[t] for t in asked] for asked in texts])
-    columns = {"images": images, "depth": depth, "trace": trace, "actions": actions, "places": places}
-    arrays = {name: np.stack(column) for name, column in columns.items()}
+    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     whole = Demonstrations(**arrays, instructions=instructions, texts=names)
     unfinished = out.with_name(f"unfinished-{out.name}")
     whole.save(unfinished)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from molmoact_ros.engine.checkpoint import DEPTH, load_depth_vq, save_checkpoint
 from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.learn.answers import answer_loss
+from molmoact_ros.learn.answers import HandHead, answer_loss
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import Demonstrations, collect_all
 from molmoact_ros.learn.depth import depth_codes, depth_vq
@@ -173,7 +173,8 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     model = MolmoAct(nano)
     initialise(model, tokenizer)
     model.to(device)
-    head = VisionHead(nano.llm_config.hidden_size).to(device)
+    width = nano.llm_config.hidden_size
+    head, hand = VisionHead(width).to(device), HandHead(width).to(device)
     targets = SoftTargets.of(tokenizer, nano.llm_config.vocab_size).to(device)
     maker = BatchMaker(data, nano, tokenizer)
 
@@ -186,10 +187,10 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
         return maker.batches(stage.batch, stage.asked, stage.depth, config.seed, first)
 
     def loss(stage: StageConfig, batch: Batch) -> Tensor:
-        return answer_loss(model, maker, targets, batch, stage.news)
+        return answer_loss(model, hand, maker, targets, batch, stage.news)
 
     trainer = Trainer(
-        nn.ModuleList([model, head]),
+        nn.ModuleList([model, head, hand]),
         {"vision": vision, "answer": partial(answers, config.answer), "action": partial(answers, config.action)},
         config,
         folder,
@@ -198,7 +199,8 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
             "answer": partial(loss, config.answer),
             "action": partial(loss, config.action),
         },
-        {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": model, "action": model},
+        {"vision": nn.ModuleList([model.model.vision_backbone, head])}
+        | dict.fromkeys(("answer", "action"), nn.ModuleList([model, hand])),
     )
     trainer.resume()
     trainer.run()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.learn.answers import answer_loss, shared_images_forward
+from molmoact_ros.learn.answers import HandHead, answer_loss, shared_images_forward
 from molmoact_ros.learn.batches import BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.learn.expert import CHUNK_STEPS, Expert
@@ -41,12 +41,9 @@ def learner(data: Demonstrations) -> tuple[MolmoAct, BatchMaker, SoftTargets]:
 
 
 def test_a_seed_gives_the_same_moment_again(data: Demonstrations) -> None:
-    images, depth, places, traces, actions, texts = Sampler(robot_model()).sample(2_000_003)
-    np.testing.assert_array_equal(images, data.images[3])
-    np.testing.assert_array_equal(depth, data.depth[3])
-    np.testing.assert_array_equal(places, data.places[3])
-    np.testing.assert_array_equal(traces, data.trace[3])
-    np.testing.assert_array_equal(actions, data.actions[3])
+    arrays, texts = Sampler(robot_model()).sample(2_000_003)
+    for name, row in arrays.items():
+        np.testing.assert_array_equal(row, getattr(data, name)[3], err_msg=name)
     assert texts == [data.texts[i] for i in data.instructions[3]] and len(set(texts)) == ASKED
 
 
@@ -83,10 +80,11 @@ def test_sharing_images_gives_the_numbers_of_whole_sequences(
 def test_the_loss_falls_and_near_misses_cost_less(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
     model, maker, targets = learner
     batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0))
-    optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
+    hand = HandHead(model.config.llm_config.hidden_size)
+    optimiser = torch.optim.AdamW([*model.parameters(), *hand.parameters()], 2e-3)
     losses = []
     for _ in range(12):
-        loss = answer_loss(model, maker, targets, batch)
+        loss = answer_loss(model, hand, maker, targets, batch)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -117,8 +115,9 @@ def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, 
     config = TrainConfig(vision=stage, answer=stage, action=stage)
 
     def trainer() -> Trainer:
+        hand = HandHead(model.config.llm_config.hidden_size)
         batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in STAGES}
-        loss = {name: lambda batch: answer_loss(model, maker, targets, batch) for name in batches}
+        loss = {name: lambda batch: answer_loss(model, hand, maker, targets, batch) for name in batches}
         return Trainer(model, batches, config, tmp_path, loss, dict.fromkeys(batches, model))
 
     first = trainer()
