@@ -55,8 +55,8 @@ class Demonstrations:
 
     images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
     trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper); places float32 [n, 15, 2], where
-    each of THINGS is in the front view, (x, y) in 0..1, NaN where there is none; hand float32 [n, 3], where the hand is, m
-    in the base frame.
+    each of THINGS is in the front view, (x, y) in 0..1, NaN where there is none; hand float32 [n, 3] m, where the hand
+    is in the base frame.
     """
 
     images: np.ndarray
@@ -193,7 +193,7 @@ class Sampler:
         self.poser = HandPoser(self.cell.model)
 
     def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
-        """One moment: a row of each array of `Demonstrations`, by name, and its ASKED instructions."""
+        """One moment: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
         scene, state, q, rng = self.moment(seed)
         self._pose(scene, state, q)
         images, depth = self._look()

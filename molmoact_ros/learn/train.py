@@ -189,6 +189,7 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
     def loss(stage: StageConfig, batch: Batch) -> Tensor:
         return answer_loss(model, hand, maker, targets, batch, stage.news)
 
+    whole = nn.ModuleList([model, hand])
     trainer = Trainer(
         nn.ModuleList([model, head, hand]),
         {"vision": vision, "answer": partial(answers, config.answer), "action": partial(answers, config.action)},
@@ -199,8 +200,7 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
             "answer": partial(loss, config.answer),
             "action": partial(loss, config.action),
         },
-        {"vision": nn.ModuleList([model.model.vision_backbone, head])}
-        | dict.fromkeys(("answer", "action"), nn.ModuleList([model, hand])),
+        {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": whole, "action": whole},
     )
     trainer.resume()
     trainer.run()

@@ -132,7 +132,7 @@ def test_batches_are_the_same_wherever_one_begins(learner: tuple[MolmoAct, Batch
     whole = list(islice(maker.batches(5, 1, 0.0, seed=3), 5))
     later = list(islice(maker.batches(5, 1, 0.0, seed=3, first=3), 2))
     for one, other in zip(whole[3:], later, strict=True):
-        torch.testing.assert_close(vars(one), vars(other))
+        torch.testing.assert_close(vars(one), vars(other), equal_nan=True)
     assert not torch.equal(whole[0].crops, whole[2].crops), "each epoch has an order of its own"
 
 
