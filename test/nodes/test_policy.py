@@ -187,6 +187,7 @@ def test_a_persons_trace_steers_until_it_is_cleared(robot: Robot) -> None:
     early = robot.call(EditTrace, "/policy/edit_trace", trace=mine)
     assert not early.success and "instruction" in early.message
     robot.begin(INSTRUCTION)
+    assert robot.until(lambda: robot.engine[-1].instruction == INSTRUCTION)  # the controller has to say yes first
     assert robot.call(EditTrace, "/policy/edit_trace", trace=mine).success
     assert robot.until(lambda: traces and traces[-1].source == Trace.HUMAN)
     assert np.abs(trace_points(traces[-1]) - trace_points(mine)).max() <= 1
