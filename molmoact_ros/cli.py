@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", "train the nano model from nothing; goes on where it stopped")
     train.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
     train.add_argument("--samples", type=int, default=28_000, help="moments to demonstrate")
+    train.add_argument("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage only")
     train.add_argument("--config", type=Path, help="a JSON file that changes the recipe (learn/train.py: TrainConfig)")
     add("doctor", "what works here, and what to do about what does not")
     for command in (demo, run, bench, infer):
@@ -160,7 +161,7 @@ def _train(args: argparse.Namespace) -> int:
     from molmoact_ros.paths import robot_model
 
     config = TrainConfig.model_validate_json(args.config.read_text()) if args.config else TrainConfig()
-    train_nano(robot_model(), args.out, args.samples, config)
+    train_nano(robot_model(), args.out, args.samples, config, args.start)
     print(f"checkpoint in {args.out / 'checkpoint'}; use it with --checkpoint, or copy it to models/nano")
     return 0
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from molmoact_ros.engine.checkpoint import DEPTH, load_depth_vq, save_checkpoint
+from molmoact_ros.engine.checkpoint import DEPTH, load_checkpoint, load_depth_vq, save_checkpoint
 from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.learn.answers import HandHead, answer_loss
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets
@@ -125,11 +125,15 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         return True
 
+    def skip_to(self, stage: str) -> None:
+        """Leave out the stages before one."""
+        self.stage, self.step, self.optimiser = stage, 0, self._optimiser(stage)
+
     def run(self) -> None:
         """Train from where we are to the end of the last stage."""
         for stage in STAGES[STAGES.index(self.stage) :]:
             if stage != self.stage:
-                self.stage, self.step, self.optimiser = stage, 0, self._optimiser(stage)
+                self.skip_to(stage)
             self._run_stage(getattr(self.config, stage))
             self.save()
 
@@ -159,10 +163,13 @@ class Trainer:
         return float(loss.detach())
 
 
-def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, workers: int = 2) -> MolmoAct:
+def train_nano(
+    robot: Path, folder: Path, samples: int, config: TrainConfig, start: Path | None = None, workers: int = 2
+) -> MolmoAct:
     """Everything from nothing: demonstrations, depth codes, the stages. Goes on where an earlier run stopped.
 
-    folder: where demonstrations, progress, the loss curve and at last `checkpoint` are kept. Returns the trained model.
+    folder: where demonstrations, progress, the loss curve and at last `checkpoint` are kept. start: a checkpoint whose
+    weights go through the last stage alone, instead of new ones through all. Returns the trained model.
     """
     torch.manual_seed(config.seed)
     data = Demonstrations.load(collect_all(robot, folder / "demonstrations", samples, workers))
@@ -202,7 +209,9 @@ def train_nano(robot: Path, folder: Path, samples: int, config: TrainConfig, wor
         },
         {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": whole, "action": whole},
     )
-    trainer.resume()
+    if not trainer.resume() and start is not None:
+        model.load_state_dict(load_checkpoint(start).model.state_dict())
+        trainer.skip_to(STAGES[-1])
     trainer.run()
     save_checkpoint(folder / "checkpoint", model.cpu(), tokenizer, load_depth_vq(folder / DEPTH))
     return model

@@ -125,6 +125,9 @@ def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, 
     first.run()
     second = trainer()
     assert second.resume() and (second.stage, second.step) == ("action", 2)
+    second.skip_to("answer")
+    second.run()
+    assert (second.stage, second.step) == ("action", 2)
 
 
 def test_batches_are_the_same_wherever_one_begins(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
