@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -170,12 +171,13 @@ def draft_from(grammar: AnswerGrammar, answer: Sequence[int], before: Sequence[i
     Motion hardly ever repeats, and a wrong guess is a wider pass for nothing; but a rotation or a gripper that said the
     same twice says it again. So a token of an action that is not the one of `before` is NO_GUESS.
     """
-    draft, state = list(answer), grammar.start
-    for place, token in enumerate(answer):
-        if grammar.segment(state) is Segment.ACTION and list(before[place : place + 1]) != [token]:
-            draft[place] = NO_GUESS
-        state = grammar.advance(state, token)
-    return draft
+    moving = [
+        grammar.segment(state) is Segment.ACTION for state in (grammar.start, *grammar.walk(grammar.start, answer))
+    ]
+    return [
+        NO_GUESS if moves and token != old else token
+        for token, old, moves in zip(answer, chain(before, repeat(NO_GUESS)), moving, strict=False)
+    ]
 
 
 def _guess(answer: _Answer, draft: Sequence[int], reach: int) -> list[int]:

@@ -71,8 +71,8 @@ class TorchEngine:
         self.image_tokens = ImageTokens.after(self.config.llm_config.vocab_size)
         (self.end,) = self.encode(END_OF_TEXT)
         self.grammars = {steered: self._grammar(steered) for steered in (False, True)}
-        self.previous: dict[bool, list[int]] = {False: [], True: []}  # the last answer, by `steered`
-        self.drafts: dict[bool, list[int]] = {False: [], True: []}
+        # The last answer and the one before it, by `steered`.
+        self.answers: dict[bool, tuple[list[int], list[int]]] = {False: ([], []), True: ([], [])}
         self.timings = EngineTimings()
 
     @staticmethod
@@ -97,7 +97,7 @@ class TorchEngine:
         blank = np.zeros((rows, columns, 3), np.uint8)
         for _ in self._steps(Observation((blank,) * self.config.cameras, "warm up", 0.0), self.prompt_ids("put")):
             pass
-        self.previous[False] = self.drafts[False] = []
+        self.answers[False] = ([], [])
 
     @torch.inference_mode()
     def reason(self, observation: Observation) -> Iterator[Reasoning]:
@@ -156,13 +156,12 @@ class TorchEngine:
         return features
 
     def _say(self, grammar: AnswerGrammar, steered: bool) -> Iterator[Reasoning]:
-        counts = self.timings.counts
+        counts, (last, before) = self.timings.counts, self.answers[steered]
         tokens: list[int] = []
-        for segment, tokens in decode(self.decoder, grammar, self.drafts[steered], counts):
+        for segment, tokens in decode(self.decoder, grammar, draft_from(grammar, last, before), counts):
             if segment is not Segment.END:
                 yield grammar.parse_partial(tokens)
         for name, part in (("depth", Segment.DEPTH), ("trace", Segment.TRACE), ("actions", Segment.ACTION)):
             self.timings.stages[name] = counts.seconds.get(part, 0.0)
-        self.drafts[steered] = draft_from(grammar, tokens, self.previous[steered])
-        self.previous[steered] = list(tokens)
+        self.answers[steered] = (list(tokens), last)
         yield grammar.parse(tokens)

@@ -14,13 +14,11 @@ from torch import Tensor
 from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.preprocess import pooled_grid, view_inputs
 from molmoact_ros.learn.demonstrations import THINGS, Demonstrations
-from molmoact_ros.learn.nano import NORM_KEY
-from molmoact_ros.reasoning.actions import ACTION_SYMBOLS
+from molmoact_ros.learn.nano import NORM_KEY, ordered_tokens
 from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
-from molmoact_ros.reasoning.phrasing import NEXT_VALUE, answer_text
+from molmoact_ros.reasoning.phrasing import answer_text
 from molmoact_ros.reasoning.prompts import prompt
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, sequence_ids
-from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
 REACH = 8  # ids on either side that share a soft target
 ACTION_SPREAD, TRACE_SPREAD = 3.0, 1.5  # standard deviations of soft targets, in bins and in coordinates
@@ -59,9 +57,6 @@ class BatchMaker:
         self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
         (self.end,) = self.encode(END_OF_TEXT)
         self.depth_ids = np.array([tokenizer.token_to_id(t) for t in DEPTH_TOKENS])
-        self.action_ids = np.array(
-            [tokenizer.token_to_id(lead + s) for lead in ("", NEXT_VALUE) for s in ACTION_SYMBOLS]
-        )
         stats = config.norm_stats[NORM_KEY]["action"]
         self.actions = stats.normalise(data.actions)
         grid = pooled_grid(config.vit_config.grid)
@@ -70,9 +65,8 @@ class BatchMaker:
         self.prefix = torch.from_numpy(views)
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
         self.things = torch.tensor([tokenizer.token_to_id(f" {thing}") for thing in THINGS])
-        units = [str(n) for n in range(MAX_COORDINATE + 1)]
-        leads = ("", NEXT_VALUE)  # before x and before y
-        self.coordinates = torch.tensor([[tokenizer.token_to_id(lead + unit) for unit in units] for lead in leads])
+        x, y, first, others = ordered_tokens(tokenizer)
+        self.coordinates, self.action_ids = torch.tensor([x, y]), np.array(first + others)
         self.pooled = torch.from_numpy(view_inputs(data.images[0], config.vit_config)[1])
 
     def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
@@ -149,10 +143,9 @@ class SoftTargets:
     def of(tokenizer: Tokenizer, vocab: int) -> SoftTargets:
         """The targets for a vocabulary of `vocab` ids."""
         spread, weight = torch.zeros(vocab), torch.full((vocab,), FORCED_WEIGHT)
-        coordinates = [str(n) for n in range(MAX_COORDINATE + 1)]
-        kinds = ((ACTION_SYMBOLS, ACTION_SPREAD, ACTION_WEIGHT), (coordinates, TRACE_SPREAD, TRACE_WEIGHT))
-        for texts, sigma, importance in kinds:
-            ids = [tokenizer.token_to_id(prefix + text) for prefix in ("", NEXT_VALUE) for text in texts]
+        x, y, first, others = ordered_tokens(tokenizer)
+        kinds = ((first + others, ACTION_SPREAD, ACTION_WEIGHT), (x + y, TRACE_SPREAD, TRACE_WEIGHT))
+        for ids, sigma, importance in kinds:
             spread[ids], weight[ids] = sigma, importance
         weight[[tokenizer.token_to_id(text) for text in DEPTH_TOKENS]] = DEPTH_WEIGHT
         return SoftTargets(spread, weight)

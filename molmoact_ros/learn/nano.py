@@ -61,7 +61,8 @@ def smooth_rows(count: int, width: int, std: float) -> Tensor:
 
 
 def ordered_tokens(tokenizer: Tokenizer) -> list[list[int]]:
-    """Ids of each kind of token that stands for a number, in the numbers' order: coordinates and action symbols."""
+    """Ids of each kind of token that stands for a number, in the numbers' order: x and y of a trace's
+    points; first and later values of an action."""
     numbers = [[str(n) for n in range(MAX_COORDINATE + 1)], list(ACTION_SYMBOLS)]
     vocabulary = tokenizer.get_vocab()
     return [[vocabulary[lead + text] for text in texts] for texts in numbers for lead in ("", NEXT_VALUE)]

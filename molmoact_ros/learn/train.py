@@ -83,15 +83,12 @@ class Trainer:
     """Holds what is trained, optimiser and progress; `run` goes through the stages and saves as it goes."""
 
     def __init__(
-        self, whole: nn.Module, makers: dict[str, Callable[[int], Iterator[Any]]], config: TrainConfig, out: Path,
+        self, makers: dict[str, Callable[[int], Iterator[Any]]], config: TrainConfig, out: Path,
         loss: dict[str, Callable[[Any], Tensor]], modules: dict[str, nn.Module],
     ) -> None:  # fmt: skip
-        """For each stage: makers, its batches from a number on; loss; modules, what it trains.
-
-        whole: all that is trained in any stage. out: where to save.
-        """
-        self.whole, self.makers, self.config, self.out = whole, makers, config, out
-        self.loss, self.modules = loss, modules
+        """For each stage: makers, its batches from a number on; loss; modules, what it trains. out: where to save."""
+        self.makers, self.config, self.out = makers, config, out
+        self.loss, self.modules = loss, nn.ModuleDict(modules)
         self.stage, self.step = STAGES[0], 0
         self.history: list[dict[str, float | str]] = []
         self.optimiser = self._optimiser(self.stage)
@@ -105,7 +102,7 @@ class Trainer:
     def save(self) -> None:
         """Write everything that a later run needs to go on."""
         state = {
-            "whole": self.whole.state_dict(), "optimiser": self.optimiser.state_dict(), "stage": self.stage,
+            "modules": self.modules.state_dict(), "optimiser": self.optimiser.state_dict(), "stage": self.stage,
             "step": self.step, "history": self.history,
         }  # fmt: skip
         torch.save(state, self.out / "progress.tmp")
@@ -119,7 +116,7 @@ class Trainer:
         if not path.exists():
             return False
         state = torch.load(path, weights_only=True, map_location="cpu")
-        self.whole.load_state_dict(state["whole"])
+        self.modules.load_state_dict(state["modules"])
         self.stage, self.step, self.history = state["stage"], state["step"], state["history"]
         self.optimiser = self._optimiser(self.stage)
         self.optimiser.load_state_dict(state["optimiser"])
@@ -196,9 +193,8 @@ def train_nano(
     def loss(stage: StageConfig, batch: Batch) -> Tensor:
         return answer_loss(model, hand, maker, targets, batch, stage.news)
 
-    whole = nn.ModuleList([model, hand])
+    answering = nn.ModuleList([model, hand])
     trainer = Trainer(
-        nn.ModuleList([model, head, hand]),
         {"vision": vision, "answer": partial(answers, config.answer), "action": partial(answers, config.action)},
         config,
         folder,
@@ -207,7 +203,7 @@ def train_nano(
             "answer": partial(loss, config.answer),
             "action": partial(loss, config.action),
         },
-        {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": whole, "action": whole},
+        {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": answering, "action": answering},
     )
     if not trainer.resume() and start is not None:
         model.load_state_dict(load_checkpoint(start).model.state_dict())

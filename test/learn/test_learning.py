@@ -118,7 +118,7 @@ def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, 
         hand = HandHead(model.config.llm_config.hidden_size)
         batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in STAGES}
         loss = {name: lambda batch: answer_loss(model, hand, maker, targets, batch) for name in batches}
-        return Trainer(model, batches, config, tmp_path, loss, dict.fromkeys(batches, model))
+        return Trainer(batches, config, tmp_path, loss, dict.fromkeys(batches, model))
 
     first = trainer()
     assert not first.resume()
