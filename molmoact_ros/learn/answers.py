@@ -9,20 +9,26 @@ from torch.nn import functional as F
 from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets, pointing_loss
 
-POINTING_WEIGHT, HAND_WEIGHT = 1.0, 1.0
+POINTING_WEIGHT, SPACE_WEIGHT = 1.0, 3.0
 
 
-class HandHead(nn.Module):
-    """Reads where the hand is from the prompt's last token. Thrown away after training."""
+class SpaceHead(nn.Module):
+    """Reads metres from hidden states [N, width]: where the hand is, where a thing is from it. Thrown away after
+    training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.read = nn.Linear(width, 3)
+        self.hand, self.thing = nn.Linear(width, 3), nn.Linear(width, 3)
 
-    def loss(self, hidden: Tensor, hand: Tensor) -> Tensor:
-        """Hidden states [N, width] against positions [N, 3] m in the base frame: a scalar, in decimetres."""
+    def loss(self, asking: Tensor, hand: Tensor, naming: Tensor, offsets: Tensor) -> Tensor:
+        """How wrong the prompts' last tokens are about the hand's positions [N, 3] m in the base frame, and the names'
+        tokens about the things' offsets [M, 3] m from the hand: a scalar, in decimetres."""
         centre = hand.new_tensor([0.5, 0.0, 0.15])  # about the middle of where the hand works
-        return F.smooth_l1_loss(self.read(hidden), 10 * (hand - centre), beta=0.1)
+        return _decimetres(self.hand(asking), hand - centre) + _decimetres(self.thing(naming), offsets)
+
+
+def _decimetres(read: Tensor, metres: Tensor) -> Tensor:
+    return F.smooth_l1_loss(read, 10 * metres, beta=0.1)
 
 
 def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,10 +60,10 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tupl
 
 
 def answer_loss(
-    model: MolmoAct, head: HandHead, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0
+    model: MolmoAct, head: SpaceHead, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0
 ) -> Tensor:
     """Weighted soft cross-entropy of the answers' tokens [B * K, S], the pointing of the prompt's names, and what the
-    prompt's last token knows of the hand's position: a scalar.
+    prompt's tokens know of where the hand and the things are: a scalar.
 
     news: how much more an action's value counts that the action before did not have. Most repeat the one before;
     copying is learnt at once, and would drown the few values that say where the hand is to go.
@@ -73,5 +79,6 @@ def answer_loss(
     answer = targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors)
     # One picture hides how high the hand is, and with it how far in front of a thing: found before it is needed.
     last = learnt.int().argmax(dim=1)
-    knows = head.loss(halfway[torch.arange(len(last), device=last.device), last], batch.hand)
-    return answer + POINTING_WEIGHT * pointing + HAND_WEIGHT * knows
+    asking = halfway[torch.arange(len(last), device=last.device), last]
+    space = head.loss(asking, batch.hand, halfway[names], batch.offsets[names])
+    return answer + POINTING_WEIGHT * pointing + SPACE_WEIGHT * space

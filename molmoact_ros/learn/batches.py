@@ -31,7 +31,8 @@ class Batch:
     ids, positions, targets int64 [B * K, S]: prompt and answer behind the prefix (target -1: not learnt);
     news bool [B * K, S]: the target is a value of an action that the action before did not have; points float32
     [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN: it names none);
-    hand float32 [B * K, 3]: where the hand is in the base frame, m.
+    offsets float32 [B * K, S, 3]: where it is from the hand, m along the base's axes; hand float32 [B * K, 3]: where
+    the hand is in the base frame, m.
     """
 
     crops: Tensor
@@ -41,6 +42,7 @@ class Batch:
     targets: Tensor
     news: Tensor
     points: Tensor
+    offsets: Tensor
     hand: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -96,20 +98,23 @@ class BatchMaker:
         parts = [self.sequence(int(i), k, c) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
         length = max(len(ids) for ids, _, _ in parts)
         ids, positions = np.full((len(parts), length), self.end), np.zeros((len(parts), length), np.int64)
-        targets, points = np.full((len(parts), length), -1), np.full((len(parts), length, 2), np.nan, np.float32)
+        targets = np.full((len(parts), length), -1)
+        points, offsets = (np.full((len(parts), length, n), np.nan, np.float32) for n in (2, 3))
         news = np.zeros((len(parts), length), bool)
         for row, (tokens, places, start) in enumerate(parts):
             ids[row, : len(tokens)], positions[row, : len(tokens)] = tokens, places
             targets[row, start - 1 : len(tokens) - 1] = tokens[start:]
             news[row, start - 1 : len(tokens) - 1] = self.news(tokens)[start:]
         row_, column, thing = (ids[..., None] == self.things.numpy()).nonzero()
-        points[row_, column] = self.data.places[rows[row_ // asked], thing]
+        moment = rows[row_ // asked]
+        points[row_, column] = self.data.places[moment, thing]
+        offsets[row_, column] = self.data.things[moment, thing] - self.data.hand[moment]
         crops = view_inputs(self.data.images[rows].reshape(-1, *self.data.images.shape[2:]), self.config.vit_config)[0]
         shape = (len(rows), 2, 1, 1)
         crops = crops.reshape(len(rows), 2, *crops.shape[1:])
         crops = crops * rng.uniform(0.85, 1.15, shape) + rng.uniform(-0.1, 0.1, shape)
         prefix = self.prefix.expand(len(rows), -1)
-        arrays = (ids, positions, targets, news, points, self.data.hand[rows].repeat(asked, axis=0))
+        arrays = (ids, positions, targets, news, points, offsets, self.data.hand[rows].repeat(asked, axis=0))
         return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
 
     def batches(self, size: int, asked: int, depth: float, seed: int, first: int = 0) -> Iterator[Batch]:

@@ -54,15 +54,16 @@ class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
     images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
-    trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper); places float32 [n, 15, 2], where
-    each of THINGS is in the front view, (x, y) in 0..1, NaN where there is none; hand float32 [n, 3] m, where the hand
-    is in the base frame.
+    trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper); things float32 [n, 15, 3] m,
+    where each of THINGS is in the base frame, and places float32 [n, 15, 2], where in the front view, (x, y) in 0..1,
+    both NaN where there is none; hand float32 [n, 3] m, where the hand is in the base frame.
     """
 
     images: np.ndarray
     depth: np.ndarray
     trace: np.ndarray
     actions: np.ndarray
+    things: np.ndarray
     places: np.ndarray
     hand: np.ndarray
     instructions: np.ndarray
@@ -79,7 +80,7 @@ class Demonstrations:
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
-        names = ("images", "depth", "trace", "actions", "places", "hand")
+        names = ("images", "depth", "trace", "actions", "things", "places", "hand")
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
         return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
 
@@ -185,6 +186,14 @@ def about(scene: Scene, state: State, task: Task) -> State:
     return replace(state, object=scene.object(task.object).point, held=False, delivered=False)
 
 
+def things_in(scene: Scene, state: State) -> np.ndarray:
+    """Where each of THINGS is in this moment, float32 [15, 3] as in `Demonstrations`."""
+    out = np.full((len(THINGS), 3), np.nan, np.float32)
+    for placed in scene.objects + scene.targets:
+        out[THINGS.index(placed.name)] = state.object if placed.name == scene.task.object else placed.point
+    return out
+
+
 class Sampler:
     """Draws labelled moments; owns one workcell."""
 
@@ -197,9 +206,12 @@ class Sampler:
         scene, state, q, rng = self.moment(seed)
         self._pose(scene, state, q)
         images, depth = self._look()
-        places, hand = self.places(scene, state), state.tcp.astype(np.float32)
+        things = things_in(scene, state)
         traces, actions, texts = self.labels(scene, state, rng)
-        arrays = {"images": images, "depth": depth, "trace": traces, "actions": actions, "places": places, "hand": hand}
+        arrays = {
+            "images": images, "depth": depth, "trace": traces, "actions": actions, "things": things,
+            "places": self._places(things), "hand": state.tcp.astype(np.float32),
+        }  # fmt: skip
         return arrays, texts
 
     def moment(self, seed: int) -> tuple[Scene, State, np.ndarray, np.random.Generator]:
@@ -212,14 +224,6 @@ class Sampler:
             q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3))
             if q is not None:
                 return scene, state, q, rng
-
-    def places(self, scene: Scene, state: State) -> np.ndarray:
-        """Where each of THINGS is in the front view in this moment, float32 [15, 2] as in `Demonstrations`."""
-        k, out = self.cell.intrinsics["front"], np.full((len(THINGS), 2), np.nan, np.float32)
-        for placed in scene.objects + scene.targets:
-            at = state.object if placed.name == scene.task.object else placed.point
-            out[THINGS.index(placed.name)] = self.cell.project(at[None])[0] / (k.width, k.height)
-        return out
 
     def labels(self, scene: Scene, state: State, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """What the expert does in this moment for the scene's own task and for others.
@@ -244,6 +248,10 @@ class Sampler:
         size = DEPTH_VIEW[::-1]
         small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST).astype(np.float16)
         return np.stack([resize(front, VIEW), resize(wrist, VIEW)]), small
+
+    def _places(self, things: np.ndarray) -> np.ndarray:
+        k = self.cell.intrinsics["front"]
+        return (self.cell.project(things) / (k.width, k.height)).astype(np.float32)
 
     def _trace(self, plan: Plan) -> np.ndarray:
         k = self.cell.intrinsics["front"]

@@ -8,6 +8,7 @@ most.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from molmoact_ros.engine.checkpoint import DEPTH, load_checkpoint, load_depth_vq, save_checkpoint
 from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.learn.answers import HandHead, answer_loss
+from molmoact_ros.learn.answers import SpaceHead, answer_loss
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import Demonstrations, collect_all
 from molmoact_ros.learn.depth import depth_codes, depth_vq
@@ -152,7 +153,9 @@ class Trainer:
     def _update(self, batch: Any, rate: float) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = self.loss[self.stage](batch)
+        device = next(self.modules.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16):  # half the time where the processor knows bfloat16
+            loss = self.loss[self.stage](batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.modules[self.stage].parameters(), 1.0)
@@ -178,7 +181,7 @@ def train_nano(
     initialise(model, tokenizer)
     model.to(device)
     width = nano.llm_config.hidden_size
-    head, hand = VisionHead(width).to(device), HandHead(width).to(device)
+    head, space = VisionHead(width).to(device), SpaceHead(width).to(device)
     targets = SoftTargets.of(tokenizer, nano.llm_config.vocab_size).to(device)
     maker = BatchMaker(data, nano, tokenizer)
 
@@ -191,9 +194,9 @@ def train_nano(
         return maker.batches(stage.batch, stage.asked, stage.depth, config.seed, first)
 
     def loss(stage: StageConfig, batch: Batch) -> Tensor:
-        return answer_loss(model, hand, maker, targets, batch, stage.news)
+        return answer_loss(model, space, maker, targets, batch, stage.news)
 
-    answering = nn.ModuleList([model, hand])
+    answering = nn.ModuleList([model, space])
     trainer = Trainer(
         {"vision": vision, "answer": partial(answers, config.answer), "action": partial(answers, config.action)},
         config,
@@ -206,6 +209,7 @@ def train_nano(
         {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": answering, "action": answering},
     )
     if not trainer.resume() and start is not None:
+        shutil.copy(start / DEPTH, folder / DEPTH)  # the codes that the weights know
         model.load_state_dict(load_checkpoint(start).model.state_dict())
         trainer.skip_to(STAGES[-1])
     trainer.run()

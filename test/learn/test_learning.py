@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.learn.answers import HandHead, answer_loss, shared_images_forward
+from molmoact_ros.learn.answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.learn.batches import BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.learn.expert import CHUNK_STEPS, Expert
@@ -80,11 +80,11 @@ def test_sharing_images_gives_the_numbers_of_whole_sequences(
 def test_the_loss_falls_and_near_misses_cost_less(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
     model, maker, targets = learner
     batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0))
-    hand = HandHead(model.config.llm_config.hidden_size)
-    optimiser = torch.optim.AdamW([*model.parameters(), *hand.parameters()], 2e-3)
+    space = SpaceHead(model.config.llm_config.hidden_size)
+    optimiser = torch.optim.AdamW([*model.parameters(), *space.parameters()], 2e-3)
     losses = []
     for _ in range(12):
-        loss = answer_loss(model, hand, maker, targets, batch)
+        loss = answer_loss(model, space, maker, targets, batch)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -115,9 +115,9 @@ def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, 
     config = TrainConfig(vision=stage, answer=stage, action=stage)
 
     def trainer() -> Trainer:
-        hand = HandHead(model.config.llm_config.hidden_size)
+        space = SpaceHead(model.config.llm_config.hidden_size)
         batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in STAGES}
-        loss = {name: lambda batch: answer_loss(model, hand, maker, targets, batch) for name in batches}
+        loss = {name: lambda batch: answer_loss(model, space, maker, targets, batch) for name in batches}
         return Trainer(batches, config, tmp_path, loss, dict.fromkeys(batches, model))
 
     first = trainer()
