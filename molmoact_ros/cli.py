@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
     train = add("train", "train the nano model from nothing; goes on where it stopped")
     train.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
-    train.add_argument("--samples", type=int, default=28_000, help="moments to demonstrate")
+    train.add_argument("--samples", type=int, default=48_000, help="moments to demonstrate")
     train.add_argument("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage only")
     train.add_argument("--config", type=Path, help="a JSON file that changes the recipe (learn/train.py: TrainConfig)")
     add("doctor", "what works here, and what to do about what does not")
