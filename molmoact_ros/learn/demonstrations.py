@@ -46,7 +46,10 @@ THINGS = OBJECTS + TARGETS
 DEPTH_VIEW = (80, 80)  # stored depth, enlarged to the VQ-VAE's input when it is encoded
 
 # How often each kind of moment is drawn.
-MOMENTS = {"approach": 0.36, "near": 0.25, "grasp": 0.07, "carry": 0.16, "place": 0.08, "miss": 0.03, "done": 0.05}
+MOMENTS = {
+    "approach": 0.31, "near": 0.20, "low": 0.11, "grasp": 0.07, "miss": 0.05,
+    "carry": 0.15, "place": 0.06, "done": 0.05,
+}  # fmt: skip
 
 
 @dataclass
@@ -142,16 +145,21 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
             start = np.array([0.42, 0.0, 0.25])
             anywhere = start + rng.uniform() * (thing + [0, 0, 0.1] - start) + rng.normal(0, 0.015, 3)
         return State(anywhere, OPEN, thing, held=False)
-    if moment == "near":
-        radius = rng.uniform(0.0, 0.05)
+    if moment in ("near", "low"):
+        radius = rng.uniform(0.0, 0.05 if moment == "near" else 0.10)
         angle = rng.uniform(0, 2 * np.pi)
-        height = grasp + rng.uniform(0, 0.02) + rng.uniform(0.5, 1.2) * 2.5 * radius
-        return State(thing + [radius * np.cos(angle), radius * np.sin(angle), height - grasp], OPEN, thing, held=False)
+        # About where the way down leads, or too low for where it is. Were that never shown, a low hand would mean that
+        # the thing is between the fingers.
+        funnel = rng.uniform(0, 0.02) + rng.uniform(0.5, 1.2) * 2.5 * radius
+        height = funnel if moment == "near" else rng.uniform(-0.02, 0.06)
+        beside = thing + [radius * np.cos(angle), radius * np.sin(angle), height]
+        return State(beside, OPEN, thing, held=False)
     error = np.array([rng.uniform(-0.008, 0.008), rng.uniform(-0.008, 0.008), rng.uniform(-0.006, 0.012)])
     if moment == "grasp":
         return State(thing + error, float(rng.uniform(width, OPEN)), thing, held=False)
     if moment == "miss":
-        return State(anywhere - [0, 0, rng.uniform(0, 0.2)], float(rng.uniform(0, 0.05)), thing, held=False)
+        missed = thing + rng.normal(0, 0.03, 3) if rng.random() < 0.6 else anywhere - [0, 0, rng.uniform(0, 0.2)]
+        return State(missed, float(rng.uniform(0, 0.05)), thing, held=False)
     goal = None if scene.task.target is None else scene.object(scene.task.target)
     over = thing if goal is None else np.array([goal.x, goal.y, 0.0])
     if moment == "done" and goal is not None:
@@ -165,7 +173,7 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
     elif rng.random() < 0.4:  # just grasped, lifting
         hand = thing + [0, 0, rng.uniform(0, 0.12)]
     else:
-        hand = np.array([*anywhere[:2], rng.uniform(grasp + 0.06, 0.24)])
+        hand = np.array([*anywhere[:2], rng.uniform(grasp + 0.01, 0.24)])
     return State(hand, width, hand - error, held=True)
 
 
