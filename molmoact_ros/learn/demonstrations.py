@@ -154,12 +154,13 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
         height = funnel if moment == "near" else rng.uniform(-0.02, 0.06)
         beside = thing + [radius * np.cos(angle), radius * np.sin(angle), height]
         return State(beside, OPEN, thing, held=False)
-    error = np.array([rng.uniform(-0.008, 0.008), rng.uniform(-0.008, 0.008), rng.uniform(-0.006, 0.012)])
+    error = np.array([*rng.uniform(-0.010, 0.010, 2), rng.uniform(-0.008, 0.019)])
     if moment == "grasp":
         return State(thing + error, float(rng.uniform(width, OPEN)), thing, held=False)
     if moment == "miss":
-        missed = thing + rng.normal(0, 0.03, 3) if rng.random() < 0.6 else anywhere - [0, 0, rng.uniform(0, 0.2)]
-        return State(missed, float(rng.uniform(0, 0.05)), thing, held=False)
+        missed = thing + rng.normal(0, 0.04, 3) if rng.random() < 0.6 else anywhere - [0, 0, rng.uniform(0, 0.2)]
+        between = np.linalg.norm(missed[:2] - thing[:2]) < 0.04 and missed[2] < grasp + 0.04  # nothing to miss there
+        return State(missed, OPEN if between else float(rng.uniform(0, 0.05)), thing, held=False)
     goal = None if scene.task.target is None else scene.object(scene.task.target)
     over = thing if goal is None else np.array([goal.x, goal.y, 0.0])
     if moment == "done" and goal is not None:

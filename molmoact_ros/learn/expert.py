@@ -21,7 +21,8 @@ MAX_RISE = 0.020  # m vertically in one step
 FINGER_STEP = 0.015  # m of opening in one step
 HOVER = 0.10  # m above the grasp while still away from the object
 CARRY = 0.16  # m: height of the hand while carrying
-ALIGNED = 0.007  # m
+ALIGNED = 0.007  # m: off the object by less, the fingers begin to close
+AROUND = 0.02  # m: off by less, they get hold of it
 RELEASE_ABOVE = 0.045  # m above the grasp height at which the object is let go over a target
 MAX_STEPS = 140
 
@@ -116,12 +117,17 @@ class Expert:
 
     def _fetch(self, state: State) -> tuple[np.ndarray, float]:
         goal = np.array([*state.object[:2], self.grasp_height])
-        reached = np.linalg.norm(goal[:2] - state.tcp[:2]) < ALIGNED and abs(state.tcp[2] - goal[2]) < ALIGNED
-        if reached:
-            return np.zeros(3), 0.0
-        if state.opening < OPEN - 0.012:  # closed on nothing: open, and rise clear to try again
-            return np.array([0, 0, MAX_RISE if state.tcp[2] < 0.10 else 0.0]), 1.0
+        closing = state.opening < OPEN - 0.012
+        if self._around(state, AROUND if closing else ALIGNED):
+            return np.zeros(3), 0.0  # once begun, closing goes on, though the hand has moved a little
+        if closing:  # on nothing: open and try again
+            return np.zeros(3), 1.0
         return _approach(state, goal, self.grasp_height, self.grasp_height + HOVER), 1.0
+
+    def _around(self, state: State, near: float) -> bool:
+        """The object is where closing fingers hold it, to within `near` m along the table and in height."""
+        along = float(np.linalg.norm(state.object[:2] - state.tcp[:2]))
+        return along < near and abs(state.tcp[2] - self.grasp_height) < near
 
     def _deliver(self, state: State) -> tuple[np.ndarray, float]:
         if self.target is None:
@@ -157,9 +163,7 @@ class Expert:
             return replace(
                 state, tcp=tcp, opening=opening, held=state.held and not released, delivered=state.delivered or released
             )
-        near = (
-            float(np.linalg.norm(state.object[:2] - state.tcp[:2])) < 0.02 and state.tcp[2] < self.grasp_height + 0.02
-        )
+        near = self._around(state, AROUND)
         stop = self.grasp_width if near or state.held else 0.0
         opening = max(stop, state.opening - FINGER_STEP)
         held = state.held or (near and opening <= self.grasp_width + 1e-6)
