@@ -56,7 +56,7 @@ class TrainConfig(BaseModel):
     save_every: float = 180.0  # seconds
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
     answer: StageConfig = StageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
-    action: StageConfig = StageConfig(steps=4000, batch=12, asked=4, depth=0.1, news=16.0, rate=1e-3)
+    action: StageConfig = StageConfig(steps=8000, batch=16, asked=3, depth=0.1, news=16.0, rate=1e-3)
 
 
 def rate_at(step: int, stage: StageConfig) -> float:
