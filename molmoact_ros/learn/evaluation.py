@@ -1,6 +1,7 @@
 """Episodes in lock-step, without ROS: the same workcell, engine and controller, time counted in simulated seconds.
 
-A plan takes effect `LATENCY` after its picture was taken, however long this machine needed for it.
+A plan takes effect `LATENCY` after its picture was taken, however long this machine needed for it, and the next one's
+picture is taken `PERIOD` after that picture, as in the profile `sim`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from molmoact_ros.sim.scene import Scene, Task, sample_scene
 from molmoact_ros.sim.workcell import Workcell
 
 LATENCY = 0.2  # s from picture to plan
+PERIOD = 0.75  # s from picture to picture
 TIMEOUT = 30.0  # s of simulated time for one episode
 
 
@@ -55,18 +57,17 @@ def run_episode(
     cell.reset(scene)
     result = EpisodeResult(scene.task.instruction)
     period = 1.0 / controller.config.rate
-    arrival, plan = 0.0, None
+    pictured, plan = -PERIOD, None
     for cycle in range(int(TIMEOUT / period)):
         now = cycle * period
         controller.update_joints(cell.joint_positions[:7], cell.opening, now)
         if cycle == 0:
             controller.start(now)
-        if plan is not None and now >= arrival:
+        if plan is not None and now >= pictured + LATENCY:
             controller.on_chunk(plan, now)
             plan = None
-        if plan is None:
-            plan = _plan(cell, engine, result, now, watch)
-            arrival = now + LATENCY
+        if plan is None and now >= pictured + PERIOD:
+            plan, pictured = _plan(cell, engine, result, now, watch), now
         command = controller.step(now)
         if command is not None:
             cell.command_arm(command.q)

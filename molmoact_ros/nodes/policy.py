@@ -47,6 +47,7 @@ class PolicyConfig(BaseModel):
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
     slop: float = Field(0.05, gt=0, description="greatest difference between the frames of one step, s")
+    period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
     controller: str = Field("/controller", description="node name of the controller")
 
@@ -84,7 +85,7 @@ class PolicyNode(Node):
         self._advertise()
         topics = [f"/{camera}/color/image_raw" for camera in self.config.cameras]
         frames = FrameBuffer(topics, self.config.slop, self.config.max_age)
-        self._reasoner = Reasoner(self._engine, frames, self._now, self)
+        self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
         for topic in topics:
             self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)

@@ -56,8 +56,10 @@ class Listener(Protocol):
 class Reasoner(threading.Thread):
     """Takes steps while there is a task; `close` ends it."""
 
-    def __init__(self, engine: Engine, frames: FrameBuffer, clock: Callable[[], float], listener: Listener) -> None:
-        """`clock`: ROS time in seconds."""
+    def __init__(
+        self, engine: Engine, frames: FrameBuffer, clock: Callable[[], float], listener: Listener, period: float = 0.0
+    ) -> None:
+        """`clock`: ROS time in seconds. period: least seconds between the pictures of two complete steps of a task."""
         super().__init__(name="reasoner", daemon=True)
         self._engine, self._frames, self._clock, self._listener = engine, frames, clock, listener
         # Guards the task and the frames. Listeners are told under it, so a task that was halted is not heard of again.
@@ -65,6 +67,7 @@ class Reasoner(threading.Thread):
         self._task: Task | None = None
         self._open, self._worked = True, False
         self._plan_id, self._seen = 0, 0.0
+        self._period, self._due = period, 0.0
 
     @property
     def task(self) -> Task | None:
@@ -102,7 +105,7 @@ class Reasoner(threading.Thread):
 
     def _set(self, task: Task | None) -> None:
         with self._changed:
-            self._task = task
+            self._task, self._due = task, 0.0
             self._changed.notify_all()
 
     def run(self) -> None:
@@ -117,12 +120,12 @@ class Reasoner(threading.Thread):
                 self._step(task, frames)
 
     def _next_frames(self) -> FrameSet | None:
-        """Frames that no step has seen, as soon as there are some; None after LOOK_AGAIN or when the task changes."""
+        """Frames that no step has seen, as soon as they are due; None after LOOK_AGAIN or when the task changes."""
         task = self._task
         waited = time.monotonic()
         while self._open and self._task is task and time.monotonic() - waited < LOOK_AGAIN:
             frames = self._frames.newest(self._clock())
-            if frames is not None and frames.stamp != self._seen:
+            if frames is not None and frames.stamp != self._seen and frames.stamp >= self._due:
                 self._seen = frames.stamp
                 return frames
             self._changed.wait(LOOK_AGAIN)
@@ -150,7 +153,8 @@ class Reasoner(threading.Thread):
         with self._changed:
             if self._task is not task:
                 return False
-            self._worked |= plan.reasoning.complete
+            if plan.reasoning.complete:
+                self._worked, self._due = True, plan.observation.stamp + self._period
             self._listener.on_plan(plan)
             return True
 
