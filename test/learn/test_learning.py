@@ -13,7 +13,7 @@ from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.learn.answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.learn.batches import BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
-from molmoact_ros.learn.expert import CHUNK_STEPS, Expert
+from molmoact_ros.learn.expert import CHUNK_STEPS, OPEN, Expert, State
 from molmoact_ros.learn.nano import initialise, nano_config, ordered_tokens
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.learn.train import STAGES, StageConfig, TrainConfig, Trainer, rate_at
@@ -180,6 +180,33 @@ def test_a_name_points_at_the_thing_that_the_trace_goes_to(
         assert {THINGS[int((maker.things == token).nonzero())] for token in named} <= {t for t in THINGS if t in words}
         pointed += len(named) > 0
     assert pointed == len(batch.points), "every instruction names something that is there"
+
+
+def test_a_name_knows_how_far_its_thing_is_from_the_hand(
+    data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
+) -> None:
+    maker = learner[1]
+    batch = maker.batch(np.arange(len(data.images)), ASKED, False, np.random.default_rng(0))
+    named = ~batch.points.isnan().any(-1)
+    assert torch.equal(named, ~batch.offsets.isnan().any(-1))
+    sequence, place = named.nonzero(as_tuple=True)
+    for i, token, offset in zip(sequence, batch.ids[sequence, place], batch.offsets[sequence, place], strict=True):
+        thing = int((maker.things == token).nonzero())
+        np.testing.assert_allclose(batch.hand[i] + offset, data.things[int(i) // ASKED, thing], atol=1e-6)
+
+
+@pytest.mark.parametrize("opening", [0.05, 0.06, OPEN])
+def test_closing_once_begun_goes_on_around_the_object(opening: float) -> None:
+    scene = sample_scene(3)
+    thing = scene.object(scene.task.object).point
+    off = State(thing + [0.01, 0.0, 0.012], opening, thing, held=False)
+    move, gripper = Expert(scene).act(off)
+    if opening == OPEN:
+        assert gripper == 1.0 and np.linalg.norm(move) > 0, "not aligned yet"
+    else:
+        assert gripper == 0.0 and not move.any()
+    far = State(thing + [0.05, 0.0, 0.0], opening, thing, held=False)
+    assert Expert(scene).act(far)[1] == 1.0, "nothing there to close on"
 
 
 def test_the_rate_warms_up_and_falls() -> None:

@@ -23,6 +23,7 @@ from molmoact_ros.srv import EditTrace, ResetScene, SceneTruth
 from .conftest import Peer
 
 INSTRUCTION = "put the red cube in the bowl"
+PERIOD = 1.5
 
 
 class Robot(Peer):
@@ -70,7 +71,7 @@ def graph(domain: int, checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     parameters: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
         "controller": {"joints_deadline": 1.0},
-        "policy": {"checkpoint": str(checkpoint), "max_age": 2.0, "action_dt": 0.8},
+        "policy": {"checkpoint": str(checkpoint), "max_age": 2.0, "action_dt": 0.8, "period": PERIOD},
     }
     with Bringup(Profile(nodes=parameters), tmp_path_factory.mktemp("logs")) as bringup:
         robot = Robot(bringup)
@@ -107,6 +108,7 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
     result = robot.execute(INSTRUCTION, timeout=12.0)
     assert result.code == ExecuteInstruction.Result.TIMED_OUT, result.message
     assert result.plans >= 2
+    assert np.diff([seconds(chunk.header.stamp) for chunk in robot.chunks]).min() >= PERIOD
     assert robot.until(lambda: depth and overlay and len(last) == 3)
     plan = last["action_chunk"].plan_id
     assert [name for name, number in order if number == plan] == list(parts)
