@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -67,7 +68,7 @@ class Reasoner(threading.Thread):
         self._task: Task | None = None
         self._open, self._worked = True, False
         self._plan_id, self._seen = 0, 0.0
-        self._period, self._due = period, 0.0
+        self._period, self._planned = period, -inf  # when the last plan's picture was taken
 
     @property
     def task(self) -> Task | None:
@@ -105,7 +106,7 @@ class Reasoner(threading.Thread):
 
     def _set(self, task: Task | None) -> None:
         with self._changed:
-            self._task, self._due = task, 0.0
+            self._task, self._planned = task, -inf
             self._changed.notify_all()
 
     def run(self) -> None:
@@ -125,13 +126,17 @@ class Reasoner(threading.Thread):
         waited = time.monotonic()
         while self._open and self._task is task and time.monotonic() - waited < LOOK_AGAIN:
             frames = self._frames.newest(self._clock())
-            if frames is not None and frames.stamp != self._seen and frames.stamp >= self._due:
+            if frames is not None and self._is_due(frames.stamp):
                 self._seen = frames.stamp
                 return frames
             self._changed.wait(LOOK_AGAIN)
         if self._task is task and self._frames.newest(self._clock()) is None:
             self._listener.on_waiting(self._frames.missing(self._clock()))
         return None
+
+    def _is_due(self, stamp: float) -> bool:
+        # A clock that was set back must not keep us waiting: hence no plain "later than".
+        return stamp != self._seen and not 0 <= stamp - self._planned < self._period
 
     def _step(self, task: Task, frames: FrameSet) -> None:
         began = time.monotonic()
@@ -154,7 +159,7 @@ class Reasoner(threading.Thread):
             if self._task is not task:
                 return False
             if plan.reasoning.complete:
-                self._worked, self._due = True, plan.observation.stamp + self._period
+                self._worked, self._planned = True, plan.observation.stamp
             self._listener.on_plan(plan)
             return True
 
