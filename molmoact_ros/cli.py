@@ -83,7 +83,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _eval(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from molmoact_ros.engine.checkpoint import WEIGHTS, digest
+    from molmoact_ros.engine.checkpoint import digest
     from molmoact_ros.learn.figures import report
     from molmoact_ros.nodes.evaluate import evaluate, show
 
@@ -93,7 +93,7 @@ def _eval(args: argparse.Namespace) -> int:
         mark = "[green]yes[/]" if row.success else "[red]no[/] "
         console.print(f"{row.seed} {mark} {row.instruction}; first lifted: {row.first_lifted or 'nothing'}")
         if args.json:
-            args.json.write_text(json.dumps(report(rows, digest(checkpoint / WEIGHTS), args.seed), indent=1))
+            args.json.write_text(json.dumps(report(rows, digest(checkpoint), args.seed), indent=1))
     show(rows, console)
     return 0
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from molmoact_ros.engine.engine import STAGES, TorchEngine
-from molmoact_ros.engine.model import rope_tables
+from molmoact_ros.engine.model import DecoderAttention, rope_tables
 from molmoact_ros.reasoning.observation import Observation
 
 
@@ -21,26 +22,30 @@ def plain_greedy(engine: TorchEngine, observation: Observation, tokens: int) -> 
     Runs for `tokens` tokens (the length of the constrained answer) and returns them.
     """
     model = engine.model
-    ids = engine.prompt_ids(observation.instruction)
-    x = model.embed(torch.from_numpy(ids).unsqueeze(0), engine.see(observation))
+    asked = engine.ask(observation)
+    x = engine.embed(asked, engine.see(asked.pictures)).unsqueeze(0)
     cache: list[tuple[Tensor, Tensor]] = []
     said: list[int] = []
-    cos, sin = rope_tables(model.config.llm_config, len(ids) + tokens)
+    cos, sin = (table.to(x) for table in rope_tables(model.config.llm_config, len(asked.ids) + tokens))
     start = 0
-    for _ in range(tokens):
+
+    def attend(x: Tensor, layer: int, attention: DecoderAttention) -> Tensor:
         end = start + x.shape[1]
+        q, k, v = attention.heads(x, cos[start:end], sin[start:end])
+        if start:
+            k, v = torch.cat([cache[layer][0], k], dim=2), torch.cat([cache[layer][1], v], dim=2)
+            cache[layer] = (k, v)
+        else:
+            cache.append((k, v))
+        return attention.output(q, k, v, causal=start == 0)
+
+    for _ in range(tokens):
+        fed = x.shape[1]
         for layer, block in enumerate(model.layers):
-            q, k, v = block.self_attn.heads(block.attn_norm(x), cos[start:end], sin[start:end])
-            if start:
-                k, v = torch.cat([cache[layer][0], k], dim=2), torch.cat([cache[layer][1], v], dim=2)
-                cache[layer] = (k, v)
-            else:
-                cache.append((k, v))
-            x = x + block.self_attn.output(q, k, v, causal=start == 0)
-            x = x + block.mlp(block.ff_norm(x))
-        start = end
+            x = block(x, partial(attend, layer=layer, attention=block.self_attn))
+        start += fed
         said.append(int(model.logits(model.model.transformer.ln_f(x[:, -1])).argmax()))
-        x = model.embed(torch.tensor([said[-1:]]), None)
+        x = model.embed(torch.tensor([said[-1:]], device=x.device), None)
     return said
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from molmoact_ros.engine.model import DecoderAttention, MolmoAct, rope_tables, rotate
+from molmoact_ros.engine.model import DecoderAttention, MolmoAct, rope_tables
 from molmoact_ros.reasoning.answer import RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 
@@ -50,15 +50,12 @@ class CachedDecoder:
         cos, sin = rope_tables(c, capacity)
         self.cos, self.sin = cos.to(weight), sin.to(weight)
         self.length = 0
-        self.eps, self.scale = c.layer_norm_eps, c.head_dim**-0.5
-        self.head_dim, self.kv_heads = c.head_dim, c.num_key_value_heads
-        self.split = [c.num_attention_heads * c.head_dim] + [c.num_key_value_heads * c.head_dim] * 2
-        self.table = torch.cat([self.parts.wte.embedding, self.parts.wte.new_embedding])
+        self.scale, self.head_dim, self.kv_heads = c.head_dim**-0.5, c.head_dim, c.num_key_value_heads
         self._heads: dict[int, Tensor] = {}
 
     def embed(self, ids: Sequence[int]) -> Tensor:
-        """Embeddings [T, hidden] of ids that are not image patches."""
-        return self.table[list(ids)]
+        """Embeddings [T, hidden] of ids of the vocabulary (an answer holds no others)."""
+        return self.parts.wte.embedding[list(ids)]
 
     def feed(self, x: Tensor) -> Tensor:
         """Append embeddings [T, hidden] to the sequence; hidden states [T, hidden] after the final norm.
@@ -75,25 +72,21 @@ class CachedDecoder:
         if len(x) > 1:
             mask = torch.full((len(x), end), -torch.inf, dtype=x.dtype, device=x.device).triu(start + 1)
         for layer, block in enumerate(self.layers):
-            x = x + self._attend(layer, block.self_attn, self._norm(x, block.attn_norm.weight), cos, sin, mask)
-            x = x + block.mlp(self._norm(x, block.ff_norm.weight))
+            attend = partial(self._attend, layer, block.self_attn, cos=cos, sin=sin, mask=mask)
+            x = block(x, attend)
         self.length = end
-        return self._norm(x, self.parts.ln_f.weight)
-
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+        return self.parts.ln_f(x)
 
     def _attend(self, layer: int, attention: DecoderAttention, x: Tensor, cos: Tensor, sin: Tensor,
                 mask: Tensor | None) -> Tensor:  # fmt: skip
         t, end = len(x), self.length + len(x)
-        q, k, v = (p.view(t, -1, self.head_dim).transpose(0, 1) for p in attention.att_proj(x).split(self.split, -1))
-        self.keys[layer, :, self.length : end] = rotate(k, cos, sin)
-        self.values[layer, :, self.length : end] = v
-        q = rotate(q, cos, sin).reshape(self.kv_heads, -1, self.head_dim)  # query heads beside their key head
+        q, self.keys[layer, :, self.length : end], self.values[layer, :, self.length : end] = attention.heads(x, cos, sin)
+        q = q.reshape(self.kv_heads, -1, self.head_dim)  # query heads beside their key head
         scores = torch.matmul(q, self.keys[layer, :, :end].transpose(1, 2)) * self.scale
         if mask is not None:
             scores = (scores.view(self.kv_heads, -1, t, end) + mask).view(self.kv_heads, -1, end)
-        read = torch.matmul(scores.softmax(-1), self.values[layer, :, :end])
+        # Softmax in float32, as the released model does.
+        read = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(x.dtype), self.values[layer, :, :end])
         return attention.attn_out(read.view(-1, t, self.head_dim).transpose(0, 1).reshape(t, -1))
 
     def rewind(self, length: int) -> None:
@@ -137,7 +130,7 @@ class _Answer:
 
     @property
     def ended(self) -> bool:
-        return self.state == self.grammar.end
+        return self.grammar.ended(self.state)
 
 
 def decode(

@@ -85,6 +85,13 @@ class DepthVq(nn.Module):
         """Codes int64 [B, 10, 10] to relative depth float [B, 1, 320, 320], unclamped."""
         return self.decoder(F.embedding(codes, self._vq_vae._embedding).movedim(-1, 1))
 
+    def picture(self, codes: np.ndarray) -> np.ndarray:
+        """Codes, integers [10, 10], as relative depth float32 [320, 320], nearer larger; scaled by its own minimum and
+        maximum to 0..1, as the released script shows it."""
+        depth = self.decode(torch.from_numpy(codes.astype(np.int64)).unsqueeze(0))[0, 0].numpy()
+        picture: np.ndarray = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-8)
+        return picture
+
     def training_loss(self, depth: Tensor, decay: float = 0.99, commitment: float = 0.25) -> Tensor:
         """Reconstruction and commitment loss of a batch [B, 1, 320, 320]; moves the codebook by its running mean.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.checkpoint import Checkpoint, load_checkpoint
+from molmoact_ros.engine.checkpoint import CONFIG, Checkpoint, load_checkpoint, read_config, read_run_config
+from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.decode import CachedDecoder, DecodeCounts, decode, draft_from
-from molmoact_ros.engine.preprocess import pooled_grid, resize, view_inputs
+from molmoact_ros.engine.preprocess import ImageInputs, ImageProcessor, frame
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.reasoning.phrasing import forms
 from molmoact_ros.reasoning.prompts import prompt
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, refuse_unknown_words, sequence_ids
 from molmoact_ros.reasoning.trace import draw_training_overlay
@@ -54,48 +56,58 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is given: ids int64 [S] of the whole sequence, and the pictures behind its image tokens."""
+
+    ids: np.ndarray
+    pictures: ImageInputs
+
+
 class TorchEngine:
     """Runs a checkpoint in torch, on CPU or GPU."""
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", unnorm_key: str | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, unnorm_key: str | None = None) -> None:
         """Raises RefusedStep, listing the keys, when the normalisation key is unknown or needed and not given."""
-        self.config, self.device = checkpoint.config, device
-        self.digest, self.depth_vq = checkpoint.digest, checkpoint.depth_vq
-        self.model = checkpoint.model.to(device)
-        self.tokenizer = checkpoint.tokenizer
-        keys = list(self.config.norm_stats)
-        if (unnorm_key is None and len(keys) != 1) or (unnorm_key is not None and unnorm_key not in keys):
-            raise RefusedStep(f"choose the un-normalisation key from {', '.join(keys) or 'none in this checkpoint'}")
-        self.unnorm_key = unnorm_key or keys[0]
+        self.config, self.run, self.model = checkpoint.config, checkpoint.run, checkpoint.model
+        self.digest, self.depth_vq, self.codebook = checkpoint.digest, checkpoint.depth_vq, checkpoint.codebook
+        self.device, self.dtype = self.model.lm_head.weight.device, self.model.lm_head.weight.dtype
+        self.tokenizer, self.codec = checkpoint.tokenizer, checkpoint.codec
+        self.processor = ImageProcessor(checkpoint.processor)
+        self.unnorm_key = choose_key(list(self.config.norm_stats), unnorm_key)
         self.decoder = CachedDecoder(self.model, self.config.llm_config.max_position_embeddings)
         self.image_tokens = ImageTokens.after(self.config.llm_config.vocab_size)
-        (self.end,) = self.encode(END_OF_TEXT)
+        (self.end,) = self.codec.encode(END_OF_TEXT)
         self.grammars = {steered: self._grammar(steered) for steered in (False, True)}
         # The last answer and the one before it, by `steered`.
         self.answers: dict[bool, tuple[list[int], list[int]]] = {False: ([], []), True: ([], [])}
         self.timings = EngineTimings()
 
     @staticmethod
-    def load(folder: Path, device: str = "cpu", threads: int | None = None) -> TorchEngine:
-        """Load a checkpoint folder; `threads`: CPU threads of torch. Raises CheckpointError."""
+    def load(
+        folder: Path, device: str = "cpu", threads: int | None = None, dtype: torch.dtype | None = None,
+        unnorm_key: str | None = None, frame_size: str = "",
+    ) -> TorchEngine:  # fmt: skip
+        """Load a checkpoint folder; threads: CPU threads of torch; frame_size: see `RunConfig.with_frame_size`.
+
+        Raises CheckpointError, RefusedStep for the normalisation key, ValueError for the frame size.
+        """
         if threads:
             torch.set_num_threads(threads)
-        return TorchEngine(load_checkpoint(folder), device)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        # What needs no weights is refused before they are read.
+        run = read_run_config(folder).with_frame_size(frame_size)
+        choose_key(list(read_config(folder, CONFIG, MolmoActConfig).norm_stats), unnorm_key)
+        return TorchEngine(replace(load_checkpoint(folder, device, dtype), run=run), unnorm_key)
 
     def _grammar(self, steered: bool) -> AnswerGrammar:
-        stats = self.config.norm_stats[self.unnorm_key]["action"]
-        cameras, steps = self.config.cameras, self.config.chunk_steps
-        return AnswerGrammar(self.encode, self.end, stats, cameras=cameras, steered=steered, steps=steps)
+        stats = self.config.norm_stats[self.unnorm_key].action
+        return AnswerGrammar(self.codec, self.end, stats, forms(steered, self.run.chunk_steps, self.run.wordings))
 
     def warm_up(self) -> None:
         """Run one step on blank images."""
-        rows, columns = self.config.vit_config.image_default_input_size
-        blank = np.zeros((rows, columns, 3), np.uint8)
-        for _ in self._steps(Observation((blank,) * self.config.cameras, "warm up", 0.0), self.prompt_ids("put")):
+        width, height = self.run.frame_size or self.processor.base[::-1]
+        blank = np.zeros((height, width, 3), np.uint8)
+        for _ in self._steps(Observation((blank,) * (self.run.cameras or 2), "put", 0.0)):
             pass
         self.answers[False] = ([], [])
 
@@ -107,18 +119,13 @@ class TorchEngine:
         a result that is not finite.
         """
         self._check(observation)
-        yield from self._steps(observation, self.prompt_ids(observation.instruction, observation.trace is not None))
-
-    def prompt_ids(self, instruction: str, steered: bool = False) -> np.ndarray:
-        """Begin, images and prompt as token ids, int64 [S]."""
-        grid = pooled_grid(self.config.vit_config.grid)
-        text = prompt(instruction, self.config.cameras, steered)
-        return sequence_ids(text, [[grid]] * self.config.cameras, self.encode, self.image_tokens, self.end)
+        yield from self._steps(observation)
 
     def _check(self, observation: Observation) -> None:
-        if len(observation.images) != self.config.cameras:
+        count, wanted = len(observation.images), self.run.cameras
+        if not count or (wanted is not None and count != wanted):
             raise RefusedStep(
-                f"this model needs {self.config.cameras} camera images, front first, not {len(observation.images)}; "
+                f"this model needs {wanted or 'some'} camera images, front first, not {count}; "
                 "check the cameras and their topics"
             )
         for image in observation.images:
@@ -126,34 +133,45 @@ class TorchEngine:
                 raise RefusedStep(f"images must be RGB uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
         unknown = self.tokenizer.token_to_id(UNKNOWN)
         if unknown is not None:  # a small vocabulary; the released one can spell anything
-            refuse_unknown_words(observation.instruction, self.encode, unknown)
+            refuse_unknown_words(observation.instruction, self.codec.encode, unknown)
 
     @torch.inference_mode()
-    def _steps(self, observation: Observation, ids: np.ndarray) -> Iterator[Reasoning]:
+    def _steps(self, observation: Observation) -> Iterator[Reasoning]:
         steered = observation.trace is not None
         self.timings = EngineTimings()
-        features = self.see(observation)
+        asked = self.ask(observation)
+        features = self.see(asked.pictures)
         began = time.perf_counter()
-        embeddings = self.model.embed(torch.from_numpy(ids).to(self.device).unsqueeze(0), features)[0]
+        embeddings = self.embed(asked, features)
         self.decoder.rewind(0)
         self.decoder.feed(embeddings)
         self.timings.stages["prefill"] = time.perf_counter() - began
         yield from self._say(self.grammars[steered], steered)
 
-    def see(self, observation: Observation) -> Tensor:
-        """Features [1, T, hidden] of an observation's images, a person's trace drawn on the first; timed."""
+    def ask(self, observation: Observation) -> Prompt:
+        """The prompt of an observation, a person's trace drawn on its first picture; timed."""
         began = time.perf_counter()
-        images = list(observation.images)
+        images = [frame(image, self.run.frame_size) for image in observation.images]
+        steered = observation.trace is not None
         if observation.trace is not None:
             images[0] = draw_training_overlay(images[0], observation.trace)
-        size = self.config.vit_config.image_default_input_size
-        crops, pooled = view_inputs(np.stack([resize(image, size) for image in images]), self.config.vit_config)
-        seen = time.perf_counter()
-        features = self.model.image_features(
-            torch.from_numpy(crops).to(self.device).unsqueeze(0), torch.from_numpy(pooled).to(self.device).unsqueeze(0)
-        )
-        self.timings.stages |= {"preprocess": seen - began, "vision": time.perf_counter() - seen}
+        pictures = self.processor(images)
+        text = prompt(observation.instruction, len(images), steered)
+        ids = sequence_ids(text, pictures.grids, self.codec.encode, self.image_tokens, self.end)
+        self.timings.stages["preprocess"] = time.perf_counter() - began
+        return Prompt(ids, pictures)
+
+    def see(self, pictures: ImageInputs) -> Tensor:
+        """Features [1, T, hidden] of pictures; timed."""
+        began = time.perf_counter()
+        crops = torch.from_numpy(pictures.crops).to(self.device, self.dtype).unsqueeze(0)
+        features = self.model.image_features(crops, torch.from_numpy(pictures.indices).to(self.device).unsqueeze(0))
+        self.timings.stages["vision"] = time.perf_counter() - began
         return features
+
+    def embed(self, asked: Prompt, features: Tensor) -> Tensor:
+        """Embeddings [S, hidden] of a prompt whose pictures have `features` [1, T, hidden]."""
+        return self.model.embed(torch.from_numpy(asked.ids).to(self.device).unsqueeze(0), features)[0]
 
     def _say(self, grammar: AnswerGrammar, steered: bool) -> Iterator[Reasoning]:
         counts, (last, before) = self.timings.counts, self.answers[steered]
@@ -165,3 +183,13 @@ class TorchEngine:
             self.timings.stages[name] = counts.seconds.get(part, 0.0)
         self.answers[steered] = (list(tokens), last)
         yield grammar.parse(tokens)
+
+
+def choose_key(keys: Sequence[str], wanted: str | None) -> str:
+    """The normalisation key: `wanted`, or the only one there is. Raises RefusedStep, listing the keys."""
+    if wanted is None and len(keys) == 1:
+        return keys[0]
+    if wanted is None or wanted not in keys:
+        known = ", ".join(keys) or "none: this checkpoint was not trained to act"
+        raise RefusedStep(f"the un-normalisation key is {wanted!r}; choose one of: {known}")
+    return wanted

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from molmoact_ros.engine.config import MolmoActConfig
-from molmoact_ros.engine.preprocess import pooled_grid, view_inputs
+from molmoact_ros.engine.preprocess import ImageProcessor
 from molmoact_ros.learn.demonstrations import THINGS, Demonstrations
-from molmoact_ros.learn.nano import NORM_KEY, ordered_tokens
+from molmoact_ros.learn.nano import NORM_KEY, PROCESSOR, ordered_tokens, view_patches
 from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.phrasing import answer_text
 from molmoact_ros.reasoning.prompts import prompt
@@ -59,17 +59,17 @@ class BatchMaker:
         self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
         (self.end,) = self.encode(END_OF_TEXT)
         self.depth_ids = np.array([tokenizer.token_to_id(t) for t in DEPTH_TOKENS])
-        stats = config.norm_stats[NORM_KEY]["action"]
+        stats = config.norm_stats[NORM_KEY].action
         self.actions = stats.normalise(data.actions)
-        grid = pooled_grid(config.vit_config.grid)
+        pictures = ImageProcessor(PROCESSOR)(list(data.images[0]))
         image = ImageTokens.after(config.llm_config.vocab_size)
-        views = sequence_ids("", [[grid], [grid]], self.encode, image, self.end)
+        views = sequence_ids("", pictures.grids, self.encode, image, self.end)
         self.prefix = torch.from_numpy(views)
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
         self.things = torch.tensor([tokenizer.token_to_id(f" {thing}") for thing in THINGS])
         x, y, first, others = ordered_tokens(tokenizer)
         self.coordinates, self.action_ids = torch.tensor([x, y]), np.array(first + others)
-        self.pooled = torch.from_numpy(view_inputs(data.images[0], config.vit_config)[1])
+        self.pooled = torch.from_numpy(pictures.indices)
 
     def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
         """Ids and positions int64 [S] of sample i behind the images, and the prompt's length.
@@ -79,7 +79,7 @@ class BatchMaker:
         depth = np.zeros(GRID, np.int64) if codes is None else codes
         trace, actions = self.data.trace[i, asked].astype(np.int64), self.actions[i, asked]
         start = self.prompts[self.data.instructions[i, asked]]
-        ids = np.array([*start, *self.encode(answer_text(depth, trace, actions, cameras=2)), self.end])
+        ids = np.array([*start, *self.encode(answer_text(depth, trace, actions)), self.end])
         positions = len(self.prefix) + np.arange(len(ids))
         keep = np.ones(len(ids), bool) if codes is not None else ~np.isin(ids, self.depth_ids)
         return ids[keep], positions[keep], len(start)
@@ -109,7 +109,7 @@ class BatchMaker:
         moment = rows[row_ // asked]
         points[row_, column] = self.data.places[moment, thing]
         offsets[row_, column] = self.data.things[moment, thing] - self.data.hand[moment]
-        crops = view_inputs(self.data.images[rows].reshape(-1, *self.data.images.shape[2:]), self.config.vit_config)[0]
+        crops = view_patches(self.data.images[rows].reshape(-1, *self.data.images.shape[2:]))
         shape = (len(rows), 2, 1, 1)
         crops = crops.reshape(len(rows), 2, *crops.shape[1:])
         crops = crops * rng.uniform(0.85, 1.15, shape) + rng.uniform(-0.1, 0.1, shape)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from molmoact_ros.engine.config import AdapterConfig, LlmConfig, MolmoActConfig, VitConfig
+from molmoact_ros.engine.checkpoint import save_checkpoint
+from molmoact_ros.engine.config import (
+    AdapterConfig,
+    DatasetStats,
+    LlmConfig,
+    MolmoActConfig,
+    ProcessorConfig,
+    RunConfig,
+    VitConfig,
+)
+from molmoact_ros.engine.depth_vq import DepthVq
 from molmoact_ros.engine.model import DecoderAttention, MolmoAct
+from molmoact_ros.engine.preprocess import normalise, patches
 from molmoact_ros.learn.demonstrations import VIEW
 from molmoact_ros.learn.tokenizer import base_vocab_size
 from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, NormStats
-from molmoact_ros.reasoning.phrasing import NEXT_VALUE
+from molmoact_ros.reasoning.phrasing import NEXT_VALUE, Wording
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
@@ -23,24 +37,47 @@ def nano_config(tokenizer: Tokenizer, stats: NormStats) -> MolmoActConfig:
     """The nano's configuration for a tokenizer and the statistics of its training actions."""
     vocab = base_vocab_size(tokenizer)
     return MolmoActConfig(
+        model_type="molmoact",
         vit_config=VitConfig(
-            hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, head_dim=32,
-            layer_norm_eps=1e-6, image_default_input_size=VIEW, image_patch_size=PATCH,
-            image_num_pos=(VIEW[0] // PATCH) * (VIEW[1] // PATCH),
+            hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
+            head_dim=32, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, image_default_input_size=VIEW,
+            image_patch_size=PATCH, image_num_pos=(VIEW[0] // PATCH) * (VIEW[1] // PATCH), float32_attention=True,
+            use_cls_token=False, patch_bias=True, pre_layernorm=False,
         ),
         adapter_config=AdapterConfig(
-            vit_layers=(-1, -3), hidden_size=128, num_attention_heads=4, head_dim=32, intermediate_size=384,
-            text_hidden_size=192,
+            vit_layers=(-1, -3), hidden_size=128, num_attention_heads=4, num_key_value_heads=4, head_dim=32,
+            float32_attention=True, hidden_act="silu", intermediate_size=384, text_hidden_size=192,
+            image_padding_embed=None,
         ),
         llm_config=LlmConfig(
             hidden_size=192, num_attention_heads=6, num_key_value_heads=2, head_dim=32, vocab_size=vocab,
-            additional_vocab_size=64, num_hidden_layers=4, intermediate_size=512, max_position_embeddings=512,
-            rope_theta=1e6, layer_norm_eps=1e-6,
+            additional_vocab_size=64, qkv_bias=True, num_hidden_layers=4, intermediate_size=512, hidden_act="silu",
+            max_position_embeddings=512, rope_theta=1e6, rope_scaling=None, use_qk_norm=False, qk_norm_type="olmo",
+            layer_norm_eps=1e-6, norm_after=False,
         ),
         image_patch_id=vocab + IMAGE_TOKENS.index("<im_patch>"),
-        norm_stats={NORM_KEY: {"action": stats}},
-        crop_mode="resize",
+        n_action_bins=256,
+        norm_stats={NORM_KEY: DatasetStats(action=stats)},
     )  # fmt: skip
+
+
+PROCESSOR = ProcessorConfig(
+    crop_mode="resize", resize_mode="area", normalize_mode="siglip", max_crops=1, max_multi_image_crops=1,
+    overlap_margins=(0, 0), base_image_input_size=VIEW, pad_value=0.0, image_patch_size=PATCH, image_pooling_w=2,
+    image_pooling_h=2,
+)  # fmt: skip
+"""One view of each picture, scaled by area averaging."""
+RUN = RunConfig(frame_size=None, cameras=2, chunk_steps=(8,), wordings=(Wording.SEVERAL_CAMERAS,))
+
+
+def save_nano(folder: Path, model: MolmoAct, tokenizer: Tokenizer, depth_vq: DepthVq) -> None:
+    """Write a checkpoint folder of the nano model."""
+    save_checkpoint(folder, model, tokenizer, depth_vq, PROCESSOR, RUN)
+
+
+def view_patches(images: np.ndarray) -> np.ndarray:
+    """Views uint8 [N, rows, columns, 3] of size VIEW to normalised patches float32 [N, P, patch_dim]."""
+    return patches(normalise(images.astype(np.float32) / 255), PATCH)
 
 
 BLOCK_OUTPUTS = ("attn_out.weight", "ff_out.weight", "wo.weight", "feed_forward.w2.weight")

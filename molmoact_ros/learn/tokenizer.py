@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Split
 
 from molmoact_ros.reasoning.actions import ACTION_SYMBOLS
 from molmoact_ros.reasoning.depth_codes import DEPTH_END, DEPTH_START, DEPTH_TOKENS
-from molmoact_ros.reasoning.phrasing import NEXT_GROUP, NEXT_VALUE, Phrasing
+from molmoact_ros.reasoning.phrasing import NEXT_GROUP, NEXT_VALUE, Phrasing, Wording
 from molmoact_ros.reasoning.prompts import prompt_template
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
@@ -76,6 +76,7 @@ def _phrases() -> list[str]:
         before, *rest = prompt_template(cameras, steered).split(" {T}")
         texts += [before, *rest]
         for steps in (1, 8):
-            form = Phrasing.of(cameras, steered, steps)
+            wording = Wording.ONE_CAMERA if cameras == 1 else Wording.SEVERAL_CAMERAS
+            form = Phrasing.steering(steps) if steered else Phrasing.reasoning(wording, steps)
             texts += [form.to_depth or "", form.to_trace or "", form.to_actions, form.end]
     return [text for text in (t.replace(DEPTH_START, "").replace(DEPTH_END, "") for t in texts) if text]

@@ -22,13 +22,13 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from molmoact_ros.engine.checkpoint import DEPTH, load_checkpoint, load_depth_vq, save_checkpoint
+from molmoact_ros.engine.checkpoint import DEPTH, load_checkpoint, load_depth_vq
 from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.learn.answers import SpaceHead, answer_loss
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets
 from molmoact_ros.learn.demonstrations import Demonstrations, collect_all
 from molmoact_ros.learn.depth import depth_codes, depth_vq
-from molmoact_ros.learn.nano import initialise, nano_config
+from molmoact_ros.learn.nano import initialise, nano_config, save_nano
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.learn.vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.reasoning.actions import NormStats
@@ -213,5 +213,5 @@ def train_nano(
         model.load_state_dict(load_checkpoint(start).model.state_dict())
         trainer.skip_to(STAGES[-1])
     trainer.run()
-    save_checkpoint(folder / "checkpoint", model.cpu(), tokenizer, load_depth_vq(folder / DEPTH))
+    save_nano(folder / "checkpoint", model.cpu(), tokenizer, load_depth_vq(folder / DEPTH))
     return model

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.engine.preprocess import patches, pooled_grid, pooled_indices
+from molmoact_ros.engine.preprocess import pooled_grid, pooled_indices
 from molmoact_ros.learn.batches import BatchMaker, pointing_loss
 from molmoact_ros.learn.demonstrations import THINGS, Demonstrations
-from molmoact_ros.learn.nano import PATCH
+from molmoact_ros.learn.nano import view_patches
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
 NAMING_WEIGHT = 10.0  # most windows hold nothing and cost next to nothing
@@ -50,7 +50,7 @@ def vision_batches(data: Demonstrations, size: int, seed: int, first: int) -> It
     for number in count(first):
         rng = np.random.default_rng((seed, number))
         rows = rng.integers(0, len(data.images), size)
-        crops = patches(data.images[rows, 0], PATCH) * rng.uniform(0.85, 1.15, (size, 1, 1))
+        crops = view_patches(data.images[rows, 0]) * rng.uniform(0.85, 1.15, (size, 1, 1))
         yield torch.from_numpy(crops.astype(np.float32)).unsqueeze(1), torch.from_numpy(places[rows])
 
 
@@ -61,7 +61,7 @@ def vision_loss(model: MolmoAct, head: VisionHead, maker: BatchMaker, batch: tup
     """
     crops, places = (t.to(model.lm_head.weight.device) for t in batch)
     transformer, grid = model.model.transformer, model.config.vit_config.grid
-    pooled = torch.from_numpy(pooled_indices(grid)).to(crops.device).expand(len(crops), -1, -1)
+    pooled = torch.from_numpy(pooled_indices(np.arange(grid[0] * grid[1]).reshape(grid))).to(crops.device).expand(len(crops), -1, -1)
     features = model.image_features(crops, pooled)
     patch, names = transformer.wte(torch.tensor(model.config.image_patch_id)), transformer.wte(maker.things)
     tokens = transformer.ln_f(features + patch.detach())

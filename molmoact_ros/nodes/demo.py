@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from molmoact_ros.engine.checkpoint import DEPTH, WEIGHTS, digest, load_depth_vq
+from molmoact_ros.engine.checkpoint import digest, load_depth_decoder
 from molmoact_ros.learn.evaluation import TIMEOUT
 from molmoact_ros.learn.figures import Row, depth_accuracy, machine, trace_error
 from molmoact_ros.msg import SafetyStatus
@@ -32,7 +31,7 @@ class Film:
     """Writes a video frame for every tenth of a second that passes."""
 
     def __init__(self, writer: VideoWriter, checkpoint: Path) -> None:
-        self._writer, self._vq = writer, load_depth_vq(checkpoint / DEPTH)
+        self._writer, self._vq = writer, load_depth_decoder(checkpoint)
         self._due = time.monotonic()
         self._depth: tuple[int, np.ndarray] | None = None
         self.last: np.ndarray | None = None
@@ -49,11 +48,10 @@ class Film:
         self._writer.write(self.last)
 
     def _decoded(self, moment: Moment) -> np.ndarray | None:
-        if moment.codes is None:
+        if moment.codes is None or self._vq is None:
             return None
         if self._depth is None or self._depth[0] != moment.codes.plan_id:
-            codes = torch.tensor(np.array(moment.codes.codes), dtype=torch.int64).view(1, 10, 10)
-            self._depth = (moment.codes.plan_id, self._vq.decode(codes)[0, 0].numpy())
+            self._depth = (moment.codes.plan_id, self._vq.picture(conversions.depth_codes(moment.codes)))
         return self._depth[1]
 
 
@@ -72,8 +70,9 @@ def row(episode: Episode, distractors: int, robot: Path, checkpoint: Path) -> Ro
     scene = sample_scene(episode.seed, None if distractors < 0 else distractors, episode.instruction)
     nothing = float("nan")
     accuracy = nothing
-    if episode.codes is not None and episode.measured_depth is not None:
-        accuracy = depth_accuracy(load_depth_vq(checkpoint / DEPTH), episode.codes, episode.measured_depth)
+    vq = load_depth_decoder(checkpoint)
+    if vq is not None and episode.codes is not None and episode.measured_depth is not None:
+        accuracy = depth_accuracy(vq, episode.codes, episode.measured_depth)
     return Row(
         seed=episode.seed,
         instruction=episode.instruction,
@@ -101,7 +100,7 @@ def demo(instruction: str, seed: int, out: Path, checkpoint: Path, console: Cons
             asked = client.reset(seed, instruction)
         episode = _film(client, graph, asked, seed, out, checkpoint, console)
     figures = row(episode, -1, robot_model(), checkpoint)
-    about = {"seed": seed, **machine(digest(checkpoint / WEIGHTS)), **asdict(figures)}
+    about = {"seed": seed, **machine(digest(checkpoint)), **asdict(figures)}
     (out / "summary.json").write_text(json.dumps(about, indent=1))
     return figures
 

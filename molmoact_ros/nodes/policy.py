@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import BaseModel, Field
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
@@ -19,7 +18,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.engine.checkpoint import DEPTH, digest
+from molmoact_ros.engine.checkpoint import torch_dtype
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
@@ -43,6 +42,9 @@ class PolicyConfig(BaseModel):
 
     checkpoint: str = Field("", description="folder of the checkpoint; empty: the nano model")
     device: str = Field("cpu", description="torch device, such as cpu or cuda")
+    dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
+    unnorm_key: str = Field("", description="normalisation key; empty: the only one that the checkpoint has")
+    frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
     threads: int = Field(1, ge=1, le=256, description="CPU threads of torch")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
@@ -73,9 +75,12 @@ class PolicyNode(Node):
         super().__init__("policy")
         self.config = declare(self, PolicyConfig)
         folder = Path(self.config.checkpoint) if self.config.checkpoint else default_checkpoint()
-        self._engine = TorchEngine.load(folder, self.config.device, self.config.threads)
+        self._engine = TorchEngine.load(
+            folder, self.config.device, self.config.threads, torch_dtype(self.config.dtype),
+            self.config.unnorm_key or None, self.config.frame_size,
+        )  # fmt: skip
         self._engine.warm_up()
-        self._checkpoint, self._codebook = str(folder), digest(folder / DEPTH)
+        self._checkpoint = str(folder)
         self._goal: _Goal | None = None
         self._given_up: str | None = None  # written by the reasoner's thread, taken by _look_after_goal
         self._status = EngineStatus(checkpoint=self._checkpoint)
@@ -129,7 +134,7 @@ class PolicyNode(Node):
         head = conversions.header(plan.observation.stamp, f"{self.config.cameras[0]}_color_optical_frame")
         said, drawn = plan.reasoning, plan.observation.trace
         if said.depth_codes is not None and self._is_new(plan, "depth"):
-            codes = conversions.depth_tokens_message(said.depth_codes, self._codebook, plan.plan_id, head)
+            codes = conversions.depth_tokens_message(said.depth_codes, self._engine.codebook, plan.plan_id, head)
             self._depth_tokens.publish(codes)
         if said.trace is not None and self._is_new(plan, "trace"):
             self._show_trace(plan, Trace.MODEL, said.trace, head)
@@ -158,10 +163,9 @@ class PolicyNode(Node):
             self._trace_overlay.publish(conversions.image_message(picture, "rgb8", head))
 
     def _show_depth(self, codes: np.ndarray, head: conversions.Header) -> None:
-        if self._depth_image.get_subscription_count():
-            picture = self._engine.depth_vq.decode(torch.from_numpy(codes.astype(np.int64)).unsqueeze(0))
-            pixels = picture[0, 0].clamp(0.0, 1.0).cpu().numpy().astype(np.float32)
-            self._depth_image.publish(conversions.image_message(pixels, "32FC1", head))
+        if self._engine.depth_vq is not None and self._depth_image.get_subscription_count():
+            picture = self._engine.depth_vq.picture(codes)
+            self._depth_image.publish(conversions.image_message(picture, "32FC1", head))
 
     def _finish(self, plan: Plan) -> None:
         if self._goal is not None:

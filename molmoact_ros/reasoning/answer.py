@@ -31,9 +31,11 @@ class Reasoning:
     actions: float64 [N, D], un-normalised: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, gripper
         (1 open .. 0 closed).
     complete: the answer has ended.
+    second_trace: as `trace`, of the right arm's gripper, where the form of the answer has one for each arm.
     """
 
     depth_codes: np.ndarray | None
     trace: np.ndarray | None
     actions: np.ndarray | None
     complete: bool
+    second_trace: np.ndarray | None = None

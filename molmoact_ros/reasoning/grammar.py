@@ -1,198 +1,135 @@
-"""The answer's grammar as a finite automaton over token ids: every answer is well formed, or the step is refused."""
+"""The answer's grammar over token ids: every answer is well formed, or the step is refused.
+
+An answer alternates fixed text and slots (a depth code, a coordinate, an action symbol). A byte-pair tokenizer joins the
+end of one with the beginning of the other, so what is a token depends on the neighbours: fixed text is cut where the
+tokenizer always splits it, and the pieces beside a slot are encoded together with each of its values. Only the spelling
+that the tokenizer itself gives is allowed, since the model was trained on no other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, NormStats, values_from_bins
+from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, NormStats
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
+from molmoact_ros.reasoning.automaton import Automaton, Builder
 from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.phrasing import NEXT_GROUP, NEXT_VALUE, Phrasing
+from molmoact_ros.reasoning.reading import AnswerReader
+from molmoact_ros.reasoning.tokens import TextCodec
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, MAX_POINTS
 
-Encode = Callable[[str], list[int]]
-Ids = tuple[int, ...]
+Values = tuple[str, ...]
 
-_COORDINATES = tuple(str(n) for n in range(MAX_COORDINATE + 1))
-
-
-class _Automaton:
-    """States in the order they are made: from the end of the answer to its start, so a target always exists already."""
-
-    def __init__(self) -> None:
-        self.moves: list[dict[int, int]] = []
-        self.segments: list[Segment] = []
-        self.allowed: list[np.ndarray] = []
-        self.forced: list[list[int]] = []
-        self._shared: dict[Ids, np.ndarray] = {}
-
-    def add(self, moves: dict[int, int], segment: Segment) -> int:
-        ids = tuple(sorted(moves))
-        only = ids[0] if len(ids) == 1 else None
-        self.moves.append(moves)
-        self.segments.append(segment)
-        self.allowed.append(self._shared.setdefault(ids, np.array(ids, dtype=np.int64)))
-        self.forced.append([] if only is None else [only, *self.forced[moves[only]]])
-        return len(self.moves) - 1
-
-    def choice(self, options: Iterable[tuple[Ids, int]], segment: Segment) -> int:
-        """A state from which each option's ids lead to that option's state; shared beginnings are shared (a trie)."""
-        branches: dict[int, list[tuple[Ids, int]]] = {}
-        moves: dict[int, int] = {}
-        for ids, target in options:
-            if ids:
-                branches.setdefault(ids[0], []).append((ids[1:], target))
-            else:  # one option ends where another goes on ("1", "12"): what follows the first one is allowed here too
-                moves.update(self.moves[target])
-        if moves.keys() & branches.keys():
-            raise ValueError("the tokenizer makes the answer's grammar ambiguous")
-        for token, rest in branches.items():
-            ended = len(rest) == 1 and not rest[0][0]
-            moves[token] = rest[0][1] if ended else self.choice(rest, segment)
-        return self.add(moves, segment)
+_COORDINATES: Values = tuple(str(n) for n in range(MAX_COORDINATE + 1))
+_NOTHING: Values = ("",)
+_SAMPLES = 40  # pairs of values on which a cut is tried again
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A slot of the answer: the ids of each value, tokenised with the text before it."""
+class _Cutter:
+    """Finds where the tokenizer splits the fixed text between two slots, whatever their values are."""
 
-    of_ids: dict[Ids, int]
-    longest: int
+    def __init__(self, codec: TextCodec) -> None:
+        self._codec = codec
+        self._cuts: dict[tuple[Values, str, Values], tuple[str, str, str]] = {}
 
-    @classmethod
-    def compile(cls, texts: Iterable[str], encode: Encode) -> _Value:
-        of_ids = {tuple(encode(text)): value for value, text in enumerate(texts)}
-        return cls(of_ids, max(map(len, of_ids)))
+    def cut(self, before: Values, text: str, after: Values) -> tuple[str, str, str]:
+        """`text` as (what joins the value before it, what stands alone, what joins the value after it)."""
+        key = (before, text, after)
+        if key not in self._cuts:
+            self._cuts[key] = self._find(before, text, after)
+        return self._cuts[key]
 
-    def options(self, target: int) -> list[tuple[Ids, int]]:
-        return [(ids, target) for ids in self.of_ids]
+    def _find(self, before: Values, text: str, after: Values) -> tuple[str, str, str]:
+        one_before, one_after = [(value, after[0]) for value in before], [(before[0], value) for value in after]
+        tail = next((i for i in range(len(text) + 1) if self._splits(one_before, text, i)), None)
+        if tail is None:
+            raise ValueError(f"the tokenizer makes the answer's grammar ambiguous around {text!r}")
+        # Going left from the end, the cut at `tail` is reached at last.
+        head = next((i for i in range(len(text), tail, -1) if self._splits(one_after, text, i)), tail)
+        rng = np.random.default_rng(0)
+        some = [(str(rng.choice(before)), str(rng.choice(after))) for _ in range(_SAMPLES)]
+        if not (self._splits(some, text, tail) and self._splits(some, text, head)):
+            raise ValueError(f"the tokenizer makes the answer's grammar ambiguous around {text!r}")
+        return text[:tail], text[tail:head], text[head:]
+
+    def _splits(self, pairs: Iterable[tuple[str, str]], text: str, at: int) -> bool:
+        """Whether the tokenizer splits `text` at a place between each pair of values."""
+        encode = self._codec.encode
+        left, right = text[:at], text[at:]
+        return all(encode(a + text + b) == encode(a + left) + encode(right + b) for a, b in pairs)
 
 
-class _Unfinished(Exception):
-    """The ids end before the part that is being read does."""
+class _Slot:
+    """A place for one of several values, and the fixed texts that may follow it, each with the slot behind it."""
 
+    def __init__(
+        self, grammar: AnswerGrammar, values: Values, segment: Segment, exits: Sequence[tuple[str, _Slot | None, Segment]]
+    ) -> None:
+        """`exits`: text, the slot behind it (None: the end of the answer), and the segment that the text belongs to."""
+        self.values, self.segment, self._grammar = values, segment, grammar
+        self._entries: dict[str, int] = {}
+        builder, self._behind = grammar.builder, []
+        for text, target, part in exits:
+            tail, middle, head = grammar.cutter.cut(values, text, target.values if target else _NOTHING)
+            behind = builder.state(part)
+            goal = target.entry(head) if target else grammar.finish
+            builder.path(behind, grammar.codec.encode(middle) if middle else [], goal)
+            self._behind.append((tail, behind))
 
-class _Reader:
-    """Reads texts and values off ids that are known to fit the grammar; raises _Unfinished where they end."""
-
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids: Ids = tuple(ids)
-        self.at = 0
-
-    def take(self, text: Ids) -> bool:
-        found = self.ids[self.at : self.at + len(text)] == text
-        self.at += len(text) if found else 0
-        return found
-
-    def expect(self, text: Ids) -> None:
-        if not self.take(text):
-            raise _Unfinished
-
-    def value(self, slot: _Value) -> int:
-        for length in range(slot.longest, 0, -1):
-            ids = self.ids[self.at : self.at + length]
-            if len(ids) == length and ids in slot.of_ids:
-                self.at += length
-                return slot.of_ids[ids]
-        raise _Unfinished
+    def entry(self, head: str) -> int:
+        """The state before the slot, where `head` is still to come in front of its value."""
+        if head not in self._entries:
+            start = self._entries[head] = self._grammar.builder.state(self.segment)
+            for value in self.values:
+                for tail, behind in self._behind:
+                    text = head + value + tail
+                    self._grammar.builder.path(start, self._grammar.codec.encode(text) if text else [], behind)
+        return self._entries[head]
 
 
 class AnswerGrammar:
-    """One form of answer as an automaton: integer states, `start` to `end`, one token a move.
+    """Some forms of answer as one automaton: integer states, `start` to the end, one token a move.
 
-    cameras, steered: the prompt that is answered (see `prompts.prompt`). steps: N actions in a chunk, of
-    `stats.dimensions` values each. encode: text -> token ids without special tokens. eos_id: the token that ends it.
-    Raises ValueError for a tokenizer whose ids make the form ambiguous.
+    The model itself chooses among the forms, token by token. eos_id: the token that ends every answer. Raises
+    ValueError for a tokenizer that cannot spell the forms or makes them ambiguous.
     """
 
-    def __init__(
-        self, encode: Encode, eos_id: int, stats: NormStats, *, cameras: int, steered: bool = False, steps: int = 8
-    ) -> None:
-        self.stats = stats
-        self.steps = steps
-        self.steered = steered
-        phrasing = Phrasing.of(cameras, steered, steps)
-        self._eos: Ids = (eos_id,)
-        self._end_text = tuple(encode(phrasing.end))
-        self._to_actions = tuple(encode(phrasing.to_actions))
-        self._next_group = tuple(encode(NEXT_GROUP))
-        self._first_symbol = _Value.compile(ACTION_SYMBOLS, encode)
-        self._next_symbol = _Value.compile((NEXT_VALUE + s for s in ACTION_SYMBOLS), encode)
-        if not steered:
-            self._to_depth = tuple(encode(phrasing.to_depth or ""))
-            self._depth = _Value.compile(DEPTH_TOKENS, encode)
-            self._to_trace = tuple(encode(phrasing.to_trace or ""))
-            self._x = _Value.compile(_COORDINATES, encode)
-            self._y = _Value.compile((NEXT_VALUE + n for n in _COORDINATES), encode)
-        self._automaton = _Automaton()
-        self.end = self._automaton.add({}, Segment.END)
-        self.start = self._build()
-
-    # -- the automaton -------------------------------------------------------------------------------------------
+    def __init__(self, codec: TextCodec, eos_id: int, stats: NormStats, forms: Sequence[Phrasing]) -> None:
+        self.codec, self.stats, self.forms = codec, stats, tuple(forms)
+        self._eos, self._reader = eos_id, AnswerReader(forms, stats)
+        self.builder, self.cutter = Builder(), _Cutter(codec)
+        for values in (ACTION_SYMBOLS, *([] if self.steered else [DEPTH_TOKENS, _COORDINATES])):
+            self._check_spelling(values)
+        finish, end = self.builder.state(Segment.END), self.builder.state(Segment.END)
+        self.builder.path(finish, [eos_id], end)
+        self.finish = finish
+        opening = [self._opening(form) for form in self.forms]
+        self._automaton = Automaton(self.builder, _Slot(self, _NOTHING, Segment.TEMPLATE, opening).entry(""))
+        self.start = 0
+        self.segment, self.allowed = self._automaton.segment, self._automaton.allowed
+        self.forced_run, self.advance = self._automaton.forced_run, self._automaton.advance
 
     @property
-    def states(self) -> int:
-        """Number of states; they are 0..states-1."""
-        return len(self._automaton.moves)
+    def steered(self) -> bool:
+        """Whether the answers are to a drawn trace: actions only."""
+        return self.forms[0].steered
 
-    def allowed(self, state: int) -> np.ndarray:
-        """Ids that may come next, int64 [k], ascending; one id is forced, none is the end. Equal sets are one array."""
-        return self._automaton.allowed[state]
-
-    def segment(self, state: int) -> Segment:
-        """The part of the answer that the next token belongs to."""
-        return self._automaton.segments[state]
-
-    def forced_run(self, state: int) -> list[int]:
-        """The ids that must come next, up to the first real choice or the end. Do not change the list."""
-        return self._automaton.forced[state]
-
-    def advance(self, state: int, token: int) -> int:
-        """The state after `token`; raises RefusedStep where the grammar does not allow it."""
-        try:
-            return self._automaton.moves[state][token]
-        except KeyError:
-            raise RefusedStep(f"token {token} is not allowed in state {state} of the answer; ask again") from None
+    def ended(self, state: int) -> bool:
+        """Whether the answer is complete."""
+        return not len(self.allowed(state))
 
     def walk(self, state: int, ids: Iterable[int]) -> list[int]:
         """The states after each of `ids`, up to the first id that is not allowed (so a draft is cut to what fits)."""
         states = []
         for token in ids:
-            following = self._automaton.moves[state].get(token)
+            following = self._automaton.moves(state).get(token)
             if following is None:
                 break
             states.append(state := following)
         return states
-
-    def _build(self) -> int:
-        """Make all states, from the end of the answer to its start, and return the start."""
-        add = self._automaton.choice
-        state = add([(self._eos, self.end)], Segment.END)
-        state = add([(self._end_text, state)], Segment.TEMPLATE)
-        for step in reversed(range(self.steps)):
-            for _ in range(self.stats.dimensions - 1):
-                state = add(self._next_symbol.options(state), Segment.ACTION)
-            state = add(self._first_symbol.options(state), Segment.ACTION)
-            if step:
-                state = add([(self._next_group, state)], Segment.ACTION)
-        if self.steered:
-            return add([(self._to_actions, state)], Segment.TEMPLATE)
-        ending = (self._to_actions, state)
-        state = add([ending], Segment.TEMPLATE)
-        for point in reversed(range(MAX_POINTS)):
-            state = add(self._y.options(state), Segment.TRACE)
-            state = add(self._x.options(state), Segment.TRACE)
-            if point:
-                state = add([ending, (self._next_group, state)], Segment.TRACE)
-        state = add([(self._to_trace, state)], Segment.TEMPLATE)
-        for _ in range(GRID[0] * GRID[1]):
-            state = add(self._depth.options(state), Segment.DEPTH)
-        return add([(self._to_depth, state)], Segment.TEMPLATE)
-
-    # -- reading -------------------------------------------------------------------------------------------------
 
     def parse(self, ids: Sequence[int]) -> Reasoning:
         """The whole answer (with its end token); raises RefusedStep for anything that is not exactly one answer."""
@@ -208,37 +145,45 @@ class AnswerGrammar:
         states = self.walk(self.start, ids)
         if len(states) != len(ids):
             raise RefusedStep(f"the answer breaks its form at token {len(states)}; the step is dropped, ask again")
-        reader, depth, trace, actions = _Reader(ids), None, None, None
-        try:
-            if not self.steered:
-                depth = self._read_depth(reader)
-                trace = self._read_trace(reader)
-            actions = self._read_actions(reader)
-        except _Unfinished:
-            pass
-        return Reasoning(depth, trace, actions, complete=bool(states) and states[-1] == self.end)
+        if states and self.ended(states[-1]):
+            return self._reader.read(self.codec.decode(ids[:-1]))
+        return self._reader.read_beginning(self.codec.decode(ids))
 
-    def _read_depth(self, reader: _Reader) -> np.ndarray:
-        reader.expect(self._to_depth)
-        codes = [reader.value(self._depth) for _ in range(GRID[0] * GRID[1])]
-        return np.array(codes, dtype=np.uint8).reshape(GRID)
+    # -- the automaton, made from the end of an answer to its beginning ---------------------------------------------
 
-    def _read_trace(self, reader: _Reader) -> np.ndarray:
-        reader.expect(self._to_trace)
-        points = [(reader.value(self._x), reader.value(self._y))]
-        while len(points) < MAX_POINTS and reader.take(self._next_group):
-            points.append((reader.value(self._x), reader.value(self._y)))
-        reader.expect(self._to_actions)
-        return np.array(points, dtype=np.int64)
+    def _check_spelling(self, values: Values) -> None:
+        spelt = {value: tuple(self.codec.encode(value)) for value in values}
+        strange = next((value for value, ids in spelt.items() if self.codec.decode(ids) != value), None)
+        if strange is not None or len(set(spelt.values())) != len(values):
+            raise ValueError(f"the tokenizer makes the answer's grammar ambiguous: it cannot spell {strange or values!r}")
 
-    def _read_actions(self, reader: _Reader) -> np.ndarray:
-        if self.steered:
-            reader.expect(self._to_actions)
-        rows = []
-        for step in range(self.steps):
+    def _opening(self, form: Phrasing) -> tuple[str, _Slot, Segment]:
+        actions = self._actions(form)
+        if form.to_depth is None or form.to_trace is None:
+            return form.to_actions, actions, Segment.TEMPLATE
+        following = (form.to_actions, actions, Segment.TEMPLATE)
+        if form.to_second_trace is not None:
+            following = (form.to_second_trace, self._trace(following), Segment.TEMPLATE)
+        exit_ = (form.to_trace, self._trace(following), Segment.TEMPLATE)
+        for _ in range(GRID[0] * GRID[1]):
+            exit_ = ("", _Slot(self, DEPTH_TOKENS, Segment.DEPTH, [exit_]), Segment.DEPTH)
+        return form.to_depth, exit_[1], Segment.TEMPLATE
+
+    def _actions(self, form: Phrasing) -> _Slot:
+        exit_: tuple[str, _Slot | None, Segment] = (form.end, None, Segment.TEMPLATE)
+        for step in range(form.steps):
             if step:
-                reader.expect(self._next_group)
-            first = reader.value(self._first_symbol)
-            rows.append([first, *(reader.value(self._next_symbol) for _ in range(self.stats.dimensions - 1))])
-        reader.expect(self._end_text)
-        return self.stats.unnormalise(values_from_bins(np.array(rows)))
+                exit_ = (NEXT_GROUP, slot, Segment.ACTION)
+            for value in range(self.stats.dimensions):
+                if value:
+                    exit_ = (NEXT_VALUE, slot, Segment.ACTION)
+                slot = _Slot(self, ACTION_SYMBOLS, Segment.ACTION, [exit_])
+        return slot
+
+    def _trace(self, following: tuple[str, _Slot, Segment]) -> _Slot:
+        exits = [following]
+        for _ in range(MAX_POINTS):
+            y = _Slot(self, _COORDINATES, Segment.TRACE, exits)
+            x = _Slot(self, _COORDINATES, Segment.TRACE, [(NEXT_VALUE, y, Segment.TRACE)])
+            exits = [following, (NEXT_GROUP, x, Segment.TRACE)]
+        return x

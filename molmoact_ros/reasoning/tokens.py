@@ -10,11 +10,22 @@ import numpy as np
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
 
+Encode = Callable[[str], list[int]]
+"""Text to token ids, without special tokens around it."""
 Grid = tuple[int, int]
+"""Rows and columns of an image's tokens."""
 IMAGE_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>", "<im_low>")
 """Names of the image tokens in id order, from the first id after the vocabulary."""
 END_OF_TEXT = "<|endoftext|>"
 """Begins a sequence, ends an answer and pads."""
+
+
+@dataclass(frozen=True)
+class TextCodec:
+    """A tokenizer, as the grammar sees it. decode: token ids to text, no token left out."""
+
+    encode: Encode
+    decode: Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class ImageTokens:
 
 
 def sequence_ids(
-    prompt: str, views: Sequence[Sequence[Grid]], encode: Callable[[str], list[int]], image: ImageTokens, bos_id: int
+    prompt: str, views: Sequence[Sequence[Grid]], encode: Encode, image: ImageTokens, bos_id: int
 ) -> np.ndarray:
     """Input ids, int64 [T]: begin, each image's views (named "Image i" when there are several), then the prompt.
 
@@ -52,7 +63,7 @@ def sequence_ids(
     return np.array(ids + encode(prompt), dtype=np.int64)
 
 
-def refuse_unknown_words(instruction: str, encode: Callable[[str], list[int]], unknown_id: int) -> None:
+def refuse_unknown_words(instruction: str, encode: Encode, unknown_id: int) -> None:
     """Raise RefusedStep naming the words of `instruction` that a small vocabulary lacks."""
     words = validate_instruction(instruction).split()
     unknown = [word for word in words if unknown_id in encode(f" {word}")]

@@ -13,10 +13,9 @@ import rclpy
 import torch
 from rclpy.executors import SingleThreadedExecutor
 
-from molmoact_ros.engine.checkpoint import save_checkpoint
 from molmoact_ros.engine.depth_vq import DepthVq
 from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.learn.nano import nano_config
+from molmoact_ros.learn.nano import nano_config, save_nano
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.nodes.bringup import environment
 from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, N_BINS, NormStats
@@ -46,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     negative = [tokenizer.encode(symbol).ids[-1] for symbol in symbols]
     with torch.no_grad():
         model.lm_head.weight[negative] = 0.0
-    save_checkpoint(folder, model, tokenizer, DepthVq(hidden=4, dim=16))
+    save_nano(folder, model, tokenizer, DepthVq(hidden=4, dim=16))
     return folder
 
 
