@@ -15,6 +15,8 @@ EXAMPLES = """examples:
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim
   molmoact-ros doctor
+  molmoact-ros fetch allenai/MolmoAct-7B-D-0812
+  molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
 """
 
 
@@ -37,14 +39,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    bench.add_argument("part", choices=["engine"])
-    bench.add_argument("--steps", type=int, default=40, help="reasoning steps to time")
-    bench.add_argument("--seed", type=int, default=0, help="which scene is looked at")
-    bench.add_argument("--alone", action="store_true", help="without the simulator and the controller beside it")
-    infer = add("infer", "one reasoning step on pictures")
+    bench.add_argument("part", choices=list(BENCHES), help="engine: a reasoning step; load: reading a checkpoint")
+    bench.add_argument("--steps", type=int, default=40, help="engine: reasoning steps to time")
+    bench.add_argument("--seed", type=int, default=0, help="engine: which scene is looked at")
+    bench.add_argument("--alone", action="store_true", help="engine: without simulator and controller beside it")
+    infer = add("infer", "one reasoning step on pictures: depth codes, trace and actions")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
     infer.add_argument("--instruction", required=True)
-    infer.add_argument("--out", type=Path, default=Path("infer"), help="folder for the overlay and depth pictures")
+    infer.add_argument("--edit-trace", metavar='"X,Y;X,Y"', help="a trace to follow, 0..255 of the front picture")
+    infer.add_argument("--out", type=Path, default=Path("infer"), help="folder for the trace and depth pictures")
+    infer.add_argument("--unnorm-key", help="statistics that turn answers into actions; needed where there are several")
+    infer.add_argument("--frame-size", default="", help='scale pictures to, such as 320x240; or "camera": as they are')
+    infer.add_argument("--device", default="cpu", help="torch device, such as cuda")
     up = add("up", "start the nodes of a profile until Ctrl-C")
     up.add_argument("profile", help="a file of config/profiles, without .yaml")
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
@@ -53,9 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--samples", type=int, default=48_000, help="moments to demonstrate")
     train.add_argument("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage only")
     train.add_argument("--config", type=Path, help="a JSON file that changes the recipe (learn/train.py: TrainConfig)")
-    add("doctor", "what works here, and what to do about what does not")
+    doctor = add("doctor", "what works here, what a checkpoint folder holds, and what to do about what does not fit")
+    doctor.add_argument("--checkpoint", type=Path, help="check this folder instead, without loading its weights")
+    doctor.add_argument("--golden", type=Path, help="compare with the reference's numbers in this folder instead")
+    fetch = add("fetch", "download a released checkpoint; goes on where it stopped")
+    fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
+    fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
+    fetch.add_argument("--revision", help="branch, tag or commit")
     for command in (demo, run, bench, infer):
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
+    for command in (bench, infer):
+        command.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
     for command in (run, bench):
         command.add_argument("--json", type=Path, help="also write the figures here")
     return parser
@@ -99,6 +113,10 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    return BENCHES[args.part](args)
+
+
+def _bench_engine(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
@@ -121,30 +139,35 @@ def _bench(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_load(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from molmoact_ros.engine.bench_load import bench_load
+
+    figures = bench_load(_checkpoint(args), args.dtype)
+    Console().print(
+        f"{figures['seconds']:.1f} s; {figures['result']:.2f} GB stay, {figures['above']:.2f} GB more at the peak; "
+        f"largest file {figures['largest']:.2f} GB"
+    )
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
 def _infer(args: argparse.Namespace) -> int:
-    import cv2
-    import torch
+    from rich.console import Console
 
+    from molmoact_ros.engine.checkpoint import torch_dtype
     from molmoact_ros.engine.engine import TorchEngine
-    from molmoact_ros.reasoning.observation import Observation
-    from molmoact_ros.reasoning.trace import draw_for_people
-    from molmoact_ros.record.video import colour_depth
+    from molmoact_ros.inference import infer
+    from molmoact_ros.reasoning.trace import trace_from_text
 
-    pictures = []
-    for path in args.image:
-        picture = cv2.imread(str(path))
-        if picture is None:
-            raise ValueError(f"{path} is not a picture that can be read")
-        pictures.append(picture[..., ::-1].copy())
-    engine = TorchEngine.load(_checkpoint(args))
-    *_, said = engine.reason(Observation(tuple(pictures), args.instruction, 0.0))
-    assert said.trace is not None and said.depth_codes is not None
-    print("depth codes\n", said.depth_codes, "\ntrace\n", said.trace, "\nactions\n", said.actions, sep="")
-    args.out.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(args.out / "trace.png"), draw_for_people(pictures[0], said.trace)[..., ::-1])
-    depth = engine.depth_vq.decode(torch.from_numpy(said.depth_codes.astype("int64"))[None])[0, 0].numpy()
-    cv2.imwrite(str(args.out / "depth.png"), colour_depth(depth, 320)[..., ::-1])
-    print(f"pictures in {args.out}")
+    console, trace = Console(), None if args.edit_trace is None else trace_from_text(args.edit_trace)
+    with console.status("loading the checkpoint"):
+        engine = TorchEngine.load(
+            _checkpoint(args), args.device, None, torch_dtype(args.dtype), args.unnorm_key, args.frame_size
+        )
+    infer(engine, args.image, args.instruction, trace, args.out, console)
     return 0
 
 
@@ -166,17 +189,38 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(_: argparse.Namespace) -> int:
-    from molmoact_ros.doctor import examine
+def _doctor(args: argparse.Namespace) -> int:
+    from molmoact_ros.engine.findings import Verdict
 
-    findings = examine()
-    for name, fine, text in findings:
-        print(f"{'ok  ' if fine else 'FAIL'} {name}: {text}")
-    return 0 if all(fine for _, fine, _ in findings) else 1
+    if args.golden:
+        from molmoact_ros.engine.golden import compare
+
+        findings = compare(args.golden)
+    elif args.checkpoint:
+        from molmoact_ros.engine.inspection import inspect
+
+        findings = inspect(args.checkpoint)
+    else:
+        from molmoact_ros.doctor import examine
+
+        findings = examine()
+    for finding in findings:
+        print(f"{finding.verdict.value:4} {finding.name}: {finding.text}")
+    return 1 if any(finding.verdict is Verdict.FAIL for finding in findings) else 0
 
 
+def _fetch(args: argparse.Namespace) -> int:
+    from molmoact_ros.fetch import fetch
+
+    folder = fetch(args.repository, args.out or Path(args.repository.split("/")[-1]), args.revision)
+    print(f"checkpoint in {folder}; look at it with: molmoact-ros doctor --checkpoint {folder}")
+    return 0
+
+
+BENCHES = {"engine": _bench_engine, "load": _bench_load}
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "train": _train, "doctor": _doctor,
+    "fetch": _fetch,
 }  # fmt: skip
 
 

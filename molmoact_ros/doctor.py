@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-Finding = tuple[str, bool, str]
-"""What was looked at, whether it is fine, and what was found or what to do."""
+from molmoact_ros.engine.findings import Finding
 
 
 def examine() -> list[Finding]:
@@ -16,9 +15,10 @@ def examine() -> list[Finding]:
     findings = []
     for name, look in looks.items():
         try:
-            findings.append((name, True, look()))
+            findings.append(Finding.check(name, True, look()))
         except Exception as error:
-            findings.append((name, False, str(error).splitlines()[0] if str(error) else type(error).__name__))
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            findings.append(Finding.check(name, False, reason))
     return findings
 
 

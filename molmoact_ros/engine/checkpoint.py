@@ -100,7 +100,9 @@ def torch_dtype(name: str) -> torch.dtype | None:
 def read_config(folder: Path, name: str, kind: type[Config]) -> Config:
     """One of a folder's JSON files, checked. Raises CheckpointError naming file and field."""
     if not folder.is_dir():
-        raise CheckpointError(f"no checkpoint at {folder}; give the folder with --checkpoint, or `molmoact-ros fetch` one")
+        raise CheckpointError(
+            f"no checkpoint at {folder}; give the folder with --checkpoint, or `molmoact-ros fetch` one"
+        )
     if not (folder / name).is_file():
         raise CheckpointError(f"{folder / name} is missing; copy the whole checkpoint folder again")
     try:
@@ -145,14 +147,18 @@ def read_headers(folder: Path) -> Weights:
     is cut off, or does not hold what the index says."""
     names = _indexed(folder) if (folder / INDEX).is_file() else {}
     if not names and not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"{folder / WEIGHTS} is missing, and so is {INDEX}; copy the whole checkpoint folder again")
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is missing, and so is {INDEX}; copy the whole checkpoint folder again"
+        )
     files = tuple(folder / name for name in sorted(set(names.values()))) or (folder / WEIGHTS,)
     weights = Weights(files)
     for path in files:
         _read_header(path, weights)
     for tensor, name in names.items():
         if weights.file_of.get(tensor) != folder / name:
-            raise CheckpointError(f"{folder / name} lacks the tensor {tensor}, which {INDEX} says it holds; download it again")
+            raise CheckpointError(
+                f"{folder / name} lacks the tensor {tensor}, which {INDEX} says it holds; download it again"
+            )
     return weights
 
 
@@ -173,7 +179,7 @@ def _read_header(path: Path, weights: Weights) -> None:
         raise CheckpointError(f"{path} is missing; `molmoact-ros fetch` goes on where a download stopped")
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118: not a dict
+            for name in file.keys():  # noqa: SIM118
                 piece = file.get_slice(name)
                 weights.shapes[name], weights.dtypes[name] = tuple(piece.get_shape()), piece.get_dtype()
                 weights.file_of[name] = path
@@ -190,19 +196,20 @@ def misfits(model: nn.Module, weights: Weights) -> list[str]:
             lines.append(f"the tensor {name} {list(shape)} is missing")
         elif weights.shapes[name] != shape:
             lines.append(f"{name} has shape {list(weights.shapes[name])}, not {list(shape)}")
-    return lines + [f"{weights.file_of[name].name} holds the unknown tensor {name}" for name in weights.shapes.keys() - wanted]
+    unknown = sorted(weights.shapes.keys() - wanted.keys())
+    return lines + [f"{weights.file_of[name].name} holds the unknown tensor {name}" for name in unknown]
 
 
 def fill(model: nn.Module, weights: Weights, device: str, dtype: torch.dtype) -> None:
     """Give `model` (on meta) the tensors of weight files. Raises CheckpointError naming what does not fit."""
-    if lines := sorted(misfits(model, weights), key=lambda line: "unknown" in line):
+    if lines := misfits(model, weights):
         more = f" (and {len(lines) - 1} more; see `molmoact-ros doctor --checkpoint`)" if len(lines) > 1 else ""
         where = weights.files[0] if len(weights.files) == 1 else weights.files[0].parent
         raise CheckpointError(f"{where} does not hold the model: {lines[0]}{more}")
     for path in weights.files:
         with safe_open(path, framework="pt") as file:
             tensors = {}
-            for name in file.keys():  # noqa: SIM118: not a dict
+            for name in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                     raise CheckpointError(f"{path}: {name} holds NaN or infinity; copy or download it again")

@@ -154,12 +154,12 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     frame_size: tuple[int, int] | None = (320, 240)
-    cameras: int | None = Field(None, ge=1)
+    cameras: int | None = Field(default=None, ge=1)
     chunk_steps: tuple[int, ...] = (1, 8)
     wordings: tuple[Wording, ...] = tuple(Wording)
 
     def with_frame_size(self, text: str) -> RunConfig:
-        """The same with frames scaled to `text`: "320x240" (width x height), "camera" (as they come), or "" (no change).
+        """The same with frames scaled to `text`: "320x240" (width x height), "camera" (as they come), "" (no change).
 
         Raises ValueError for anything else.
         """

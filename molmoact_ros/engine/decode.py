@@ -80,7 +80,9 @@ class CachedDecoder:
     def _attend(self, layer: int, attention: DecoderAttention, x: Tensor, cos: Tensor, sin: Tensor,
                 mask: Tensor | None) -> Tensor:  # fmt: skip
         t, end = len(x), self.length + len(x)
-        q, self.keys[layer, :, self.length : end], self.values[layer, :, self.length : end] = attention.heads(x, cos, sin)
+        q, self.keys[layer, :, self.length : end], self.values[layer, :, self.length : end] = attention.heads(
+            x, cos, sin
+        )
         q = q.reshape(self.kv_heads, -1, self.head_dim)  # query heads beside their key head
         scores = torch.matmul(q, self.keys[layer, :, :end].transpose(1, 2)) * self.scale
         if mask is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from molmoact_ros.engine.checkpoint import CONFIG, Checkpoint, load_checkpoint, read_config, read_run_config
 from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.decode import CachedDecoder, DecodeCounts, decode, draft_from
-from molmoact_ros.engine.preprocess import ImageInputs, ImageProcessor, frame
+from molmoact_ros.engine.preprocess import ImageInputs, ImageProcessor, scale_frame
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.observation import Observation
@@ -151,7 +151,7 @@ class TorchEngine:
     def ask(self, observation: Observation) -> Prompt:
         """The prompt of an observation, a person's trace drawn on its first picture; timed."""
         began = time.perf_counter()
-        images = [frame(image, self.run.frame_size) for image in observation.images]
+        images = [self.frame(image) for image in observation.images]
         steered = observation.trace is not None
         if observation.trace is not None:
             images[0] = draw_training_overlay(images[0], observation.trace)
@@ -160,6 +160,10 @@ class TorchEngine:
         ids = sequence_ids(text, pictures.grids, self.codec.encode, self.image_tokens, self.end)
         self.timings.stages["preprocess"] = time.perf_counter() - began
         return Prompt(ids, pictures)
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """A camera's picture, uint8 [H, W, 3], at the size at which the model is shown it."""
+        return scale_frame(image, self.run.frame_size)
 
     def see(self, pictures: ImageInputs) -> Tensor:
         """Features [1, T, hidden] of pictures; timed."""

@@ -6,7 +6,7 @@ greedy continuation) and pictures `WxH.png` with a `WxH.npz` (crops and indices 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,11 @@ NPZ = "golden.npz"
 
 def released_processor(base: int, resize: str, normalize: str) -> ProcessorConfig:
     """The released image processor for square crops of `base` pixels (facts of allenai/molmoact's processor)."""
+    size = [base, base]
     return ProcessorConfig.model_validate(
         {
             "crop_mode": "overlap-and-resize-c2", "resize_mode": resize, "normalize_mode": normalize, "max_crops": 8,
-            "max_multi_image_crops": 8, "overlap_margins": [4, 4], "base_image_input_size": [base, base], "pad_value": 0.0,
+            "max_multi_image_crops": 8, "overlap_margins": [4, 4], "base_image_input_size": size, "pad_value": 0.0,
             "image_patch_size": 14, "image_pooling_w": 2, "image_pooling_h": 2,
         }
     )  # fmt: skip
@@ -55,10 +56,10 @@ def compare(folder: Path) -> list[Finding]:
     return findings
 
 
-def _guarded(look: object, path: Path, folder: Path) -> Iterator[Finding]:
+def _guarded(look: Callable[[Path, str], Iterator[Finding]], path: Path, folder: Path) -> Iterator[Finding]:
     name = str(path.relative_to(folder))
     try:
-        yield from look(path, name)  # type: ignore[operator]
+        yield from look(path, name)
     except (CheckpointError, ValueError, KeyError, OSError, RuntimeError) as error:
         yield Finding.check(name, False, f"cannot be compared: {str(error) or type(error).__name__}")
 
@@ -73,13 +74,13 @@ def _compare_checkpoint(path: Path, name: str) -> Iterator[Finding]:
     ids = torch.from_numpy(data["input_ids"]).view(1, -1)
     embeddings = model.embed(ids, _features(model, data["image"], data["pooled_idx"]))
     logits, greedy = data["logits_text"].reshape(-1, config.llm_config.vocab_size), data["greedy"].ravel().tolist()
-    for how, said in (("whole", _whole(model, embeddings, len(greedy))), ("cached", _cached(model, embeddings, len(greedy)))):
-        found = said[0][-len(logits) :].numpy()
-        difference = float(np.abs(found - logits).max())
+    for how, compute in (("whole", _whole), ("cached", _cached)):
+        found, said = compute(model, embeddings, len(greedy))
+        difference = float(np.abs(found[-len(logits) :].numpy() - logits).max())
         text = f"largest difference {difference:.1e} at {len(logits)} positions, limit {LOGITS_LIMIT:.0e}"
         yield Finding.check(f"{name} logits, {how}", difference <= LOGITS_LIMIT, text)
-        equal = sum(a == b for a, b in zip(said[1], greedy, strict=True))
-        yield Finding.check(f"{name} greedy, {how}", said[1] == greedy, f"{equal} of {len(greedy)} tokens equal")
+        equal = sum(a == b for a, b in zip(said, greedy, strict=True))
+        yield Finding.check(f"{name} greedy, {how}", said == greedy, f"{equal} of {len(greedy)} tokens equal")
 
 
 def _features(model: MolmoAct, image: np.ndarray, pooled_idx: np.ndarray) -> Tensor:

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from molmoact_ros.engine.config import Activation, AdapterConfig, LlmConfig, MolmoActConfig, VitConfig
 
-
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -126,8 +125,8 @@ class Projector(nn.Module):
 class VisionBackbone(nn.Module):
     """Tower, pooling and projector: crops to the features that are added to the image tokens.
 
-    `pad_embed` (7B-O) is loaded and never used: the released model adds it only where padding masks are given, and gives
-    none when it answers.
+    `pad_embed` (7B-O) is loaded and never used: the released model adds it only where padding masks are given, and
+    gives none when it answers.
     """
 
     def __init__(self, vit: VitConfig, adapter: AdapterConfig) -> None:

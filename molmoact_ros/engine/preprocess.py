@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional as F
 
 from molmoact_ros.engine.config import ProcessorConfig
@@ -31,9 +30,9 @@ _COLOURS = {
 class ImageInputs:
     """What the model reads of some pictures.
 
-    crops: float32 [C, P, patch_dim], normalised, each different crop once. crop_of: for each of the N crops of the
-    released layout, which one of `crops` it is. pooled_idx: int64 [T, 4], for each image token four patches of the N * P,
-    -1 missing. grids: for each picture the grid (rows, columns) of each of its views, global one first.
+    crops: float32 [C, P, patch_dim], normalised, each different crop once. crop_of: int64 [N], for each crop of the
+    released layout which one of `crops` it is. pooled_idx: int64 [T, 4], for each image token four patches of the
+    N * P, -1 missing. grids: for each picture the grid (rows, columns) of each of its views, global one first.
     """
 
     crops: np.ndarray
@@ -51,8 +50,8 @@ class ImageInputs:
 
 @dataclass(frozen=True)
 class _Tiling:
-    """How a picture of one size is cut: `size` to which it is scaled, the upper left corners of its crops in pixels, and
-    for each patch of the scaled picture, int64 [rows, columns], which patch of which crop shows it."""
+    """How a picture of one size is cut: `size` to which it is scaled, the upper left corners of its crops in pixels,
+    and for each patch of the scaled picture, int64 [rows, columns], which patch of which crop shows it."""
 
     size: Size
     corners: tuple[Size, ...]
@@ -78,13 +77,14 @@ class ImageProcessor:
         """Process pictures uint8 [H, W, 3] RGB, one of each camera."""
         most = self.config.max_crops if len(images) == 1 else self.config.max_multi_image_crops
         parts = [self._one(image, most) for image in images]
-        crops, crop_of, pooled = [], [], []
+        crops: list[np.ndarray] = []
+        crop_of, pooled = [], []
         seen, patches = 0, self.grid[0] * self.grid[1]
         for part in parts:
-            # The released processor shifts a missing patch (-1) of a second picture too, so that it becomes the last patch
-            # of the picture before it. The model was trained and is run like that.
+            # The released processor shifts a missing patch (-1) of a second picture too, so that it becomes the last
+            # patch of the picture before it. The model was trained and is run like that.
             pooled.append(part.pooled_idx + seen * patches if seen else part.pooled_idx)
-            crop_of.append(part.crop_of + sum(map(len, crops)))
+            crop_of.append(part.crop_of + sum(len(c) for c in crops))
             crops.append(part.crops)
             seen += len(part.crop_of)
         grids = tuple(grids for part in parts for grids in part.grids)
@@ -109,7 +109,9 @@ class ImageProcessor:
     def _find_tiling(self, size: Size, most: int) -> _Tiling:
         before, after = self.config.overlap_margins
         window = self.grid[0] - self.margin  # patches of a crop that are its own
-        rows, columns = _tiles((size[0] - self.margin * self.patch, size[1] - self.margin * self.patch), window * self.patch, most)
+        rows, columns = _tiles(
+            (size[0] - self.margin * self.patch, size[1] - self.margin * self.patch), window * self.patch, most
+        )
         index = np.full((rows * window + self.margin, columns * window + self.margin), -1)
         corners = []
         for number, (i, j) in enumerate(product(range(rows), range(columns))):
@@ -126,24 +128,50 @@ class ImageProcessor:
     def _resize(self, image: np.ndarray, size: Size) -> np.ndarray:
         """Pixels float32 [rows, columns, 3] in 0..1, from uint8 [H, W, 3]."""
         if self.config.resize_mode == "area":
-            return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        pixels = torch.tensor(image).permute(2, 0, 1).unsqueeze(0).float()
+            return resize(image, size).astype(np.float32) / 255
         if self.config.resize_mode == "siglip":  # scaled as bytes, and rounded to them
-            return _bilinear(pixels, size, antialias=False).round().numpy() / 255
+            return stretch(image, size).round() / np.float32(255)
         scale = min(np.float32(size[0]) / np.float32(image.shape[0]), np.float32(size[1]) / np.float32(image.shape[1]))
-        rows, columns = (int(np.float32(n) * scale) for n in image.shape[:2])
-        inner = _bilinear(pixels / 255, (rows, columns), antialias=True).clip(0, 1).numpy()
+        rows, columns = (max(1, int(np.float32(n) * scale)) for n in image.shape[:2])
+        pixels = torch.tensor(image).permute(2, 0, 1).unsqueeze(0) / 255
+        scaled = F.interpolate(pixels, (rows, columns), mode="bilinear", antialias=True)[0]
         top, left = (size[0] - rows) // 2, (size[1] - columns) // 2
         padding = ((top, size[0] - rows - top), (left, size[1] - columns - left), (0, 0))
-        return np.pad(inner, padding, constant_values=self.config.pad_value)
+        return np.pad(scaled.permute(1, 2, 0).clip(0, 1).numpy(), padding, constant_values=self.config.pad_value)
 
     def _patches(self, images: np.ndarray) -> np.ndarray:
         return patches(normalise(images, self.config.normalize_mode), self.patch)
 
 
-def _bilinear(pixels: Tensor, size: Size, antialias: bool) -> Tensor:
-    """[1, 3, H, W] to [rows, columns, 3]."""
-    return F.interpolate(pixels, size, mode="bilinear", antialias=antialias)[0].permute(1, 2, 0)
+def stretch(image: np.ndarray, size: Size) -> np.ndarray:
+    """uint8 [H, W, 3] to float32 [rows, columns, 3], bilinear, without antialiasing.
+
+    To the last bit what torch's `interpolate` gives the released processor. Not by calling it: with one thread torch
+    takes another way, whose rounding turns one byte in ten thousand into its neighbour.
+    """
+    (top, bottom), down = _neighbours(image.shape[0], size[0])
+    (left, right), across = _neighbours(image.shape[1], size[1])
+    lines = _mix(image[:, left], image[:, right], across[None, :, None])
+    return _mix(lines[top], lines[bottom], down[:, None, None])
+
+
+def _neighbours(length: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """For each of `wanted` places on a side the two of `length` pixels beside it, and the second one's share [wanted]."""
+    step = np.float32(length) / np.float32(wanted)
+    place = np.maximum(_once(step * (np.arange(wanted) + np.float64(0.5)) - 0.5), np.float32(0))
+    first = place.astype(np.int64)
+    return (first, np.minimum(first + 1, length - 1)), place - first.astype(np.float32)
+
+
+def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """(1 - share) * first + share * second in float32; the sum and its first product are rounded together."""
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    return _once(np.multiply(first, np.float32(1) - share, dtype=np.float64) + second * share)
+
+
+def _once(exact: np.ndarray) -> np.ndarray:
+    """A fused multiply and add's result, float32, computed in float64, where a product of two float32 is exact."""
+    return exact.astype(np.float32)
 
 
 def _tiles(size: Size, window: int, most: int) -> tuple[int, int]:
@@ -159,8 +187,8 @@ def _tiles(size: Size, window: int, most: int) -> tuple[int, int]:
     return tilings[int(best)]
 
 
-def frame(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """A camera's uint8 [H, W, 3] scaled to `size` (width, height) as the robot training did, by Pillow's bilinear filter."""
+def scale_frame(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """A camera's uint8 [H, W, 3] scaled to `size` (width, height) by Pillow's bilinear filter, as in robot training."""
     if size is None or image.shape[1::-1] == size:
         return image
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))

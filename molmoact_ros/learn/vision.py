@@ -61,7 +61,8 @@ def vision_loss(model: MolmoAct, head: VisionHead, maker: BatchMaker, batch: tup
     """
     crops, places = (t.to(model.lm_head.weight.device) for t in batch)
     transformer, grid = model.model.transformer, model.config.vit_config.grid
-    pooled = torch.from_numpy(pooled_indices(np.arange(grid[0] * grid[1]).reshape(grid))).to(crops.device).expand(len(crops), -1, -1)
+    pooled = torch.from_numpy(pooled_indices(np.arange(grid[0] * grid[1]).reshape(grid)))
+    pooled = pooled.to(crops.device).expand(len(crops), -1, -1)
     features = model.image_features(crops, pooled)
     patch, names = transformer.wte(torch.tensor(model.config.image_patch_id)), transformer.wte(maker.things)
     tokens = transformer.ln_f(features + patch.detach())

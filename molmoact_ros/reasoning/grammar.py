@@ -1,9 +1,9 @@
 """The answer's grammar over token ids: every answer is well formed, or the step is refused.
 
-An answer alternates fixed text and slots (a depth code, a coordinate, an action symbol). A byte-pair tokenizer joins the
-end of one with the beginning of the other, so what is a token depends on the neighbours: fixed text is cut where the
-tokenizer always splits it, and the pieces beside a slot are encoded together with each of its values. Only the spelling
-that the tokenizer itself gives is allowed, since the model was trained on no other.
+An answer alternates fixed text and slots (a depth code, a coordinate, an action symbol). A byte-pair tokenizer joins
+the end of one with the beginning of the other, so what is a token depends on the neighbours: fixed text is cut where
+the tokenizer always splits it, and the pieces beside a slot are encoded together with each of its values. Only the
+spelling that the tokenizer itself gives is allowed, since the model was trained on no other.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from molmoact_ros.reasoning.tokens import TextCodec
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, MAX_POINTS
 
 Values = tuple[str, ...]
+Exit = tuple[str, "_Slot | None", Segment]
+"""Fixed text, the slot behind it (None: the end of the answer), and the segment that the text belongs to."""
 
 _COORDINATES: Values = tuple(str(n) for n in range(MAX_COORDINATE + 1))
 _NOTHING: Values = ("",)
@@ -65,10 +67,7 @@ class _Cutter:
 class _Slot:
     """A place for one of several values, and the fixed texts that may follow it, each with the slot behind it."""
 
-    def __init__(
-        self, grammar: AnswerGrammar, values: Values, segment: Segment, exits: Sequence[tuple[str, _Slot | None, Segment]]
-    ) -> None:
-        """`exits`: text, the slot behind it (None: the end of the answer), and the segment that the text belongs to."""
+    def __init__(self, grammar: AnswerGrammar, values: Values, segment: Segment, exits: Sequence[Exit]) -> None:
         self.values, self.segment, self._grammar = values, segment, grammar
         self._entries: dict[str, int] = {}
         builder, self._behind = grammar.builder, []
@@ -155,32 +154,31 @@ class AnswerGrammar:
         spelt = {value: tuple(self.codec.encode(value)) for value in values}
         strange = next((value for value, ids in spelt.items() if self.codec.decode(ids) != value), None)
         if strange is not None or len(set(spelt.values())) != len(values):
-            raise ValueError(f"the tokenizer makes the answer's grammar ambiguous: it cannot spell {strange or values!r}")
+            raise ValueError(
+                f"the tokenizer makes the answer's grammar ambiguous: it cannot spell {strange or values!r}"
+            )
 
-    def _opening(self, form: Phrasing) -> tuple[str, _Slot, Segment]:
+    def _opening(self, form: Phrasing) -> Exit:
         actions = self._actions(form)
         if form.to_depth is None or form.to_trace is None:
             return form.to_actions, actions, Segment.TEMPLATE
-        following = (form.to_actions, actions, Segment.TEMPLATE)
+        following: Exit = (form.to_actions, actions, Segment.TEMPLATE)
         if form.to_second_trace is not None:
             following = (form.to_second_trace, self._trace(following), Segment.TEMPLATE)
-        exit_ = (form.to_trace, self._trace(following), Segment.TEMPLATE)
+        exit_: Exit = (form.to_trace, self._trace(following), Segment.TEMPLATE)
         for _ in range(GRID[0] * GRID[1]):
             exit_ = ("", _Slot(self, DEPTH_TOKENS, Segment.DEPTH, [exit_]), Segment.DEPTH)
         return form.to_depth, exit_[1], Segment.TEMPLATE
 
     def _actions(self, form: Phrasing) -> _Slot:
-        exit_: tuple[str, _Slot | None, Segment] = (form.end, None, Segment.TEMPLATE)
-        for step in range(form.steps):
-            if step:
-                exit_ = (NEXT_GROUP, slot, Segment.ACTION)
-            for value in range(self.stats.dimensions):
-                if value:
-                    exit_ = (NEXT_VALUE, slot, Segment.ACTION)
-                slot = _Slot(self, ACTION_SYMBOLS, Segment.ACTION, [exit_])
+        exit_: Exit = (form.end, None, Segment.TEMPLATE)
+        for behind in range(form.steps * self.stats.dimensions):
+            slot = _Slot(self, ACTION_SYMBOLS, Segment.ACTION, [exit_])
+            begins_row = (behind + 1) % self.stats.dimensions == 0
+            exit_ = (NEXT_GROUP if begins_row else NEXT_VALUE, slot, Segment.ACTION)
         return slot
 
-    def _trace(self, following: tuple[str, _Slot, Segment]) -> _Slot:
+    def _trace(self, following: Exit) -> _Slot:
         exits = [following]
         for _ in range(MAX_POINTS):
             y = _Slot(self, _COORDINATES, Segment.TRACE, exits)

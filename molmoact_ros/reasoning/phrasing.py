@@ -98,9 +98,9 @@ def answer_text(
 ) -> str:
     """The answer, as the model should write it (without the end token).
 
-    depth_codes: integers [10, 10] in 0..127; trace, second_trace: integers [n, 2] in 0..255, n 1..5; depth and trace None
-    for the steered form; second_trace for TWO_ARMS alone, where None repeats the trace, as the released script does.
-    normalised_actions: float [N, D] in [-1, 1]. Raises RefusedStep for wrong shapes, ranges or NaN.
+    depth_codes: integers [10, 10] in 0..127; trace, second_trace: integers [n, 2] in 0..255, n 1..5; depth and trace
+    None for the steered form; second_trace for TWO_ARMS alone, where None repeats the trace, as the released script
+    does. normalised_actions: float [N, D] in [-1, 1]. Raises RefusedStep for wrong shapes, ranges or NaN.
     """
     bins = bins_from_values(normalised_actions)
     if bins.ndim != 2 or not bins.size:

@@ -65,7 +65,7 @@ class AnswerReader:
         raise RefusedStep("the answer is not in a form that the model was trained to give; the step is dropped")
 
     def read_beginning(self, text: str) -> Reasoning:
-        """The parts that are complete in the beginning of an answer. Raises RefusedStep for an unknown action symbol."""
+        """The parts that are complete in the beginning of an answer. RefusedStep: an unknown action symbol."""
         return max((self._read(form, text) for form in self._forms), key=lambda found: found[1])[0]
 
     def _read(self, form: _Form, text: str) -> tuple[Reasoning, int]:

@@ -24,6 +24,16 @@ def checked_trace(trace: np.ndarray) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def trace_from_text(text: str) -> np.ndarray:
+    """The trace, int64 [n, 2] in 0..255, of "x,y;x,y". Raises RefusedStep for anything else."""
+    try:
+        points = [[int(n) for n in point.split(",")] for point in text.split(";")]
+        return checked_trace(np.array(points))
+    except (ValueError, OverflowError) as error:
+        reason = error if isinstance(error, RefusedStep) else "it is not numbers"
+        raise RefusedStep(f'the trace {text!r} is not of the form "x,y;x,y": {reason}') from None
+
+
 def pixels_from_trace(trace: np.ndarray, width: int, height: int) -> np.ndarray:
     """Pixels (column, row), int64 [n, 2], of trace points [n, 2] in 0..255 on an image of `width` x `height` pixels."""
     return np.round(np.asarray(trace) / MAX_COORDINATE * (width - 1, height - 1)).astype(np.int64)

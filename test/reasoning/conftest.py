@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import pytest
 
+from molmoact_ros.engine.checkpoint import text_codec
 from molmoact_ros.learn.tokenizer import build_tokenizer
 from molmoact_ros.reasoning.actions import NormStats
-from molmoact_ros.reasoning.grammar import AnswerGrammar, Encode
+from molmoact_ros.reasoning.grammar import AnswerGrammar
+from molmoact_ros.reasoning.phrasing import Wording, forms
+from molmoact_ros.reasoning.tokens import Encode, TextCodec
 
 EOS = 0
 
 
 @pytest.fixture(scope="session")
-def encode() -> Encode:
+def codec() -> TextCodec:
     tokenizer = build_tokenizer()
     assert tokenizer.token_to_id("<|endoftext|>") == EOS
-    return lambda text: tokenizer.encode(text).ids
+    return text_codec(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def encode(codec: TextCodec) -> Encode:
+    return codec.encode
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +34,5 @@ def stats() -> NormStats:
 
 
 @pytest.fixture(scope="session")
-def grammar(encode: Encode, stats: NormStats) -> AnswerGrammar:
-    return AnswerGrammar(encode, EOS, stats, cameras=2)
+def grammar(codec: TextCodec, stats: NormStats) -> AnswerGrammar:
+    return AnswerGrammar(codec, EOS, stats, forms(False, (8,), (Wording.SEVERAL_CAMERAS,)))

@@ -12,8 +12,9 @@ from hypothesis.extra.numpy import arrays
 
 from molmoact_ros.reasoning.actions import NormStats, values_from_bins
 from molmoact_ros.reasoning.answer import RefusedStep, Segment
-from molmoact_ros.reasoning.grammar import AnswerGrammar, Encode
-from molmoact_ros.reasoning.phrasing import answer_text
+from molmoact_ros.reasoning.grammar import AnswerGrammar
+from molmoact_ros.reasoning.phrasing import Wording, answer_text, forms
+from molmoact_ros.reasoning.tokens import Encode, TextCodec
 
 EOS = 0
 DEPTH = arrays(np.uint8, (10, 10), elements=st.integers(0, 127))
@@ -25,26 +26,27 @@ BINS = arrays(np.int64, (8, 7), elements=st.integers(0, 254))
 def sample(grammar: AnswerGrammar, choose: Callable[[np.ndarray], int]) -> list[int]:
     """One answer of the grammar's language."""
     state, ids = grammar.start, []
-    while state != grammar.end:
+    while not grammar.ended(state):
         ids.append(int(choose(grammar.allowed(state))))
         state = grammar.advance(state, ids[-1])
     return ids
 
 
 @settings(deadline=None, max_examples=40)
-@given(DEPTH, TRACE, BINS, st.sampled_from([1, 2]), st.booleans())
+@given(DEPTH, TRACE, BINS, st.sampled_from([Wording.ONE_CAMERA, Wording.SEVERAL_CAMERAS]), st.booleans())
 def test_an_answer_reads_back_as_it_was_written(
-    encode: Encode,
+    codec: TextCodec,
     stats: NormStats,
     depth: np.ndarray,
     trace: np.ndarray,
     bins: np.ndarray,
-    cameras: int,
+    wording: Wording,
     steered: bool,
 ) -> None:
-    grammar = AnswerGrammar(encode, EOS, stats, cameras=cameras, steered=steered)
+    grammar = AnswerGrammar(codec, EOS, stats, forms(steered, (8,), (wording,)))
     said_depth, said_trace = (None, None) if steered else (depth, trace)
-    reasoning = grammar.parse([*encode(answer_text(said_depth, said_trace, values_from_bins(bins), cameras)), EOS])
+    text = answer_text(said_depth, said_trace, values_from_bins(bins), wording)
+    reasoning = grammar.parse([*codec.encode(text), EOS])
     assert reasoning.complete
     np.testing.assert_array_equal(reasoning.actions, stats.unnormalise(values_from_bins(bins)))
     if steered:
@@ -55,13 +57,13 @@ def test_an_answer_reads_back_as_it_was_written(
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_number_of_steps_is_part_of_the_form(encode: Encode, stats: NormStats, steps: int) -> None:
-    grammar = AnswerGrammar(encode, EOS, stats, cameras=2, steered=True, steps=steps)
-    ids = [*encode(answer_text(None, None, np.zeros((steps, 7)), 2)), EOS]
+def test_the_number_of_steps_is_part_of_the_form(codec: TextCodec, stats: NormStats, steps: int) -> None:
+    grammar = AnswerGrammar(codec, EOS, stats, forms(True, (steps,), ()))
+    ids = [*codec.encode(answer_text(None, None, np.zeros((steps, 7)))), EOS]
     actions = grammar.parse(ids).actions
     assert actions is not None and actions.shape == (steps, 7)
     with pytest.raises(RefusedStep):
-        grammar.parse([*encode(answer_text(None, None, np.zeros((steps + 1, 7)), 2)), EOS])
+        grammar.parse([*codec.encode(answer_text(None, None, np.zeros((steps + 1, 7)))), EOS])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -74,7 +76,7 @@ def test_every_walk_through_the_grammar_is_a_well_formed_answer(
     assert reasoning.depth_codes is not None and reasoning.depth_codes.shape == (10, 10)
     assert reasoning.trace is not None and 1 <= len(reasoning.trace) <= 5
     assert reasoning.actions is not None and reasoning.actions.shape == (8, 7)
-    rewritten = answer_text(reasoning.depth_codes, reasoning.trace, grammar.stats.normalise(reasoning.actions), 2)
+    rewritten = answer_text(reasoning.depth_codes, reasoning.trace, grammar.stats.normalise(reasoning.actions))
     again = grammar.parse([*encode(rewritten), EOS])
     np.testing.assert_array_equal(again.depth_codes, reasoning.depth_codes)
     np.testing.assert_array_equal(again.trace, reasoning.trace)
@@ -126,17 +128,18 @@ def test_parts_appear_as_soon_as_they_are_complete(grammar: AnswerGrammar) -> No
 
 def test_segments_count_what_the_answer_holds(grammar: AnswerGrammar, encode: Encode) -> None:
     trace = np.array([[1, 2], [3, 4]])
-    ids = [*encode(answer_text(np.zeros((10, 10), dtype=np.uint8), trace, np.zeros((8, 7)), 2)), EOS]
+    ids = [*encode(answer_text(np.zeros((10, 10), dtype=np.uint8), trace, np.zeros((8, 7)))), EOS]
     states = [grammar.start, *grammar.walk(grammar.start, ids)]
     segments = [grammar.segment(state) for state in states]
     assert segments.count(Segment.DEPTH) == 100
     assert segments.count(Segment.TRACE) == 2 * 2 + 2  # two points; after each, whether another follows
     assert segments.count(Segment.ACTION) == 8 * 7 + 7
-    assert states[-1] == grammar.end and grammar.segment(grammar.end) is Segment.END
+    assert grammar.ended(states[-1]) and grammar.segment(states[-1]) is Segment.END
 
 
 def test_forced_runs_are_the_only_way_on_and_stop_at_a_choice(grammar: AnswerGrammar) -> None:
-    for state in range(grammar.states):
+    ids = sample(grammar, np.random.default_rng(7).choice)
+    for state in (grammar.start, *grammar.walk(grammar.start, ids)):
         for token in grammar.forced_run(state):
             assert grammar.allowed(state).tolist() == [token]
             state = grammar.advance(state, token)
@@ -155,10 +158,10 @@ def test_a_walk_is_cut_where_a_draft_no_longer_fits(grammar: AnswerGrammar) -> N
 @given(TRACE, BINS)
 def test_values_may_take_several_tokens(stats: NormStats, trace: np.ndarray, bins: np.ndarray) -> None:
     """With one token a character, values share beginnings ("1", "12") and the automaton becomes a trie."""
-    grammar = AnswerGrammar(by_character, EOS, stats, cameras=1)
+    grammar = AnswerGrammar(BY_CHARACTER, EOS, stats, forms(False, (8,), (Wording.ONE_CAMERA,)))
     depth = np.arange(100).reshape(10, 10)
-    ids = [*by_character(answer_text(depth, trace, values_from_bins(bins), 1)), EOS]
-    assert grammar.walk(grammar.start, ids)[-1] == grammar.end
+    ids = [*BY_CHARACTER.encode(answer_text(depth, trace, values_from_bins(bins), Wording.ONE_CAMERA)), EOS]
+    assert grammar.ended(grammar.walk(grammar.start, ids)[-1])
     reasoning = grammar.parse(ids)
     np.testing.assert_array_equal(reasoning.depth_codes, depth)
     np.testing.assert_array_equal(reasoning.trace, trace)
@@ -166,9 +169,9 @@ def test_values_may_take_several_tokens(stats: NormStats, trace: np.ndarray, bin
 
 
 def test_a_tokenizer_that_cannot_tell_two_values_apart_is_refused(stats: NormStats) -> None:
+    same = TextCodec(lambda text: [1] * len(text), lambda ids: "x" * len(ids))
     with pytest.raises(ValueError, match="ambiguous"):
-        AnswerGrammar(lambda text: [1] * len(text), EOS, stats, cameras=1)
+        AnswerGrammar(same, EOS, stats, forms(False, (8,), (Wording.ONE_CAMERA,)))
 
 
-def by_character(text: str) -> list[int]:
-    return [ord(character) for character in text]
+BY_CHARACTER = TextCodec(lambda text: [ord(character) for character in text], lambda ids: "".join(map(chr, ids)))

@@ -7,7 +7,7 @@ import pytest
 
 from molmoact_ros.reasoning.actions import ACTION_SYMBOLS
 from molmoact_ros.reasoning.answer import RefusedStep
-from molmoact_ros.reasoning.phrasing import answer_text
+from molmoact_ros.reasoning.phrasing import Wording, answer_text
 
 DEPTH = np.arange(100).reshape(10, 10)
 DEPTH_TEXT = "<DEPTH_START>" + "".join(f"<DEPTH_{k}>" for k in range(100)) + "<DEPTH_END>"
@@ -18,7 +18,7 @@ ACTION = np.array([[0.0] * 6 + [1.0]])
 
 
 def test_two_cameras() -> None:
-    assert answer_text(DEPTH, TRACE, ACTION.repeat(8, axis=0), 2) == (
+    assert answer_text(DEPTH, TRACE, ACTION.repeat(8, axis=0), Wording.SEVERAL_CAMERAS) == (
         f" The depth map of the first image is {DEPTH_TEXT}. The trajectory of the end effector in the first image is "
         "[[177, 102], [179, 97]]. Based on these information, along with other images from different camera views as "
         f"additional information, the action that the robot should take is [{', '.join([STEP] * 8)}]."
@@ -26,15 +26,25 @@ def test_two_cameras() -> None:
 
 
 def test_one_camera_one_action() -> None:
-    assert answer_text(DEPTH, TRACE, ACTION, 1) == (
+    assert answer_text(DEPTH, TRACE, ACTION, Wording.ONE_CAMERA) == (
         f" The depth map of the image is {DEPTH_TEXT}. The trajectory of the end effector is [[177, 102], [179, 97]]. "
         f"Based on this information, the action that the robot should take is {STEP}."
     )
 
 
-@pytest.mark.parametrize("cameras", [1, 2])
-def test_steered(cameras: int) -> None:
-    assert answer_text(None, None, ACTION, cameras) == (
+def test_the_fine_tuning_script_says_the_trace_of_each_arm() -> None:
+    second = np.array([[3, 4]])
+    assert answer_text(DEPTH, TRACE, ACTION, Wording.TWO_ARMS, second) == (
+        f" The depth map of the image is {DEPTH_TEXT}. The trajectory of the left end effector is "
+        "[[177, 102], [179, 97]]. The trajectory of the right end effector is [[3, 4]]. "
+        f"Based on this information, the action that the robot should take is {STEP}."
+    )
+    assert "right end effector is [[177, 102], [179, 97]]" in answer_text(DEPTH, TRACE, ACTION, Wording.TWO_ARMS)
+
+
+@pytest.mark.parametrize("wording", list(Wording))
+def test_steered(wording: Wording) -> None:
+    assert answer_text(None, None, ACTION, wording) == (
         " Based on the image and the annotated trajectory of the end effector, the action that the robot should take "
         f"is {STEP}."
     )
@@ -59,4 +69,4 @@ def test_steered(cameras: int) -> None:
 )
 def test_what_is_not_an_answer_is_not_written(depth: np.ndarray, trace: np.ndarray | None, actions: np.ndarray) -> None:
     with pytest.raises(RefusedStep):
-        answer_text(depth, trace, actions, 2)
+        answer_text(depth, trace, actions)

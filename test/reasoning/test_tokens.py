@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from molmoact_ros.reasoning.answer import RefusedStep
-from molmoact_ros.reasoning.grammar import Encode
-from molmoact_ros.reasoning.tokens import ImageTokens, refuse_unknown_words, sequence_ids
+from molmoact_ros.reasoning.tokens import Encode, ImageTokens, refuse_unknown_words, sequence_ids
 
 START, END, PATCH, COLUMN = 1000, 1001, 1002, 1003
 
