@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", "what works here, what a checkpoint folder holds, and what to do about what does not fit")
     doctor.add_argument("--checkpoint", type=Path, help="check this folder instead, without loading its weights")
     doctor.add_argument("--golden", type=Path, help="compare with the reference's numbers in this folder instead")
-    fetch = add("fetch", "download a released checkpoint; goes on where it stopped")
+    fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
     fetch.add_argument("--revision", help="branch, tag or commit")

@@ -125,7 +125,7 @@ def released_config(olmo: bool, tiny: bool) -> MolmoActConfig:
 
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory, qwen: Tokenizer) -> Path:
-    """A folder as the Hub has it: sharded weights, tokenizer, processor, the VQ-VAE as torch saves it. Not to change."""
+    """A folder as the Hub has it: sharded weights, tokenizer, processor, VQ-VAE as torch saves it. Not to change."""
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("released")
     config = released_config(olmo=False, tiny=True)

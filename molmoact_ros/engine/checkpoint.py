@@ -176,7 +176,7 @@ def _indexed(folder: Path) -> dict[str, str]:
 
 def _read_header(path: Path, weights: Weights) -> None:
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; `molmoact-ros fetch` goes on where a download stopped")
+        raise CheckpointError(f"{path} is missing; `molmoact-ros fetch` gets what is missing")
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118

@@ -156,7 +156,7 @@ def stretch(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _neighbours(length: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """For each of `wanted` places on a side the two of `length` pixels beside it, and the second one's share [wanted]."""
+    """For each of `wanted` places on a side the two of `length` pixels beside it, and the second one's share."""
     step = np.float32(length) / np.float32(wanted)
     place = np.maximum(_once(step * (np.arange(wanted) + np.float64(0.5)) - 0.5), np.float32(0))
     first = place.astype(np.int64)

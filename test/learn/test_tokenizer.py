@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from molmoact_ros.learn.tokenizer import UNKNOWN, WORDS, base_vocab_size, build_tokenizer
-from molmoact_ros.reasoning.phrasing import answer_text
+from molmoact_ros.reasoning.phrasing import Wording, answer_text
 from molmoact_ros.reasoning.prompts import prompt
 from molmoact_ros.sim.scene import OBJECTS
 
@@ -35,10 +35,11 @@ def test_prompts_round_trip_without_unknowns(tokenizer: Tokenizer, cameras: int,
 @pytest.mark.parametrize("seed", range(10))
 def test_answers_round_trip_without_unknowns(tokenizer: Tokenizer, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for cameras, steered, steps in product((1, 2), (False, True), (1, 8)):
+    wordings = (Wording.ONE_CAMERA, Wording.SEVERAL_CAMERAS)
+    for wording, steered, steps in product(wordings, (False, True), (1, 8)):
         points = int(rng.integers(1, 6))
         depth, trace = (None, None) if steered else (rng.integers(0, 128, (10, 10)), rng.integers(0, 256, (points, 2)))
-        text = answer_text(depth, trace, rng.uniform(-1, 1, (steps, 7)), cameras)
+        text = answer_text(depth, trace, rng.uniform(-1, 1, (steps, 7)), wording)
         encoded = tokenizer.encode(text)
         assert tokenizer.decode(encoded.ids) == text
         assert UNKNOWN not in encoded.tokens
@@ -68,5 +69,5 @@ def test_foreign_text_is_unknown(tokenizer: Tokenizer, text: str) -> None:
 
 def test_a_saved_tokenizer_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    text = prompt("move the blue ball onto the plate", 2) + answer_text(None, None, np.zeros((8, 7)), 2)
+    text = prompt("move the blue ball onto the plate", 2) + answer_text(None, None, np.zeros((8, 7)))
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids == tokenizer.encode(text).ids
