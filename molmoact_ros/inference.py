@@ -53,7 +53,7 @@ def _progress(said: Reasoning) -> str:
 def _print(said: Reasoning, console: Console) -> None:
     assert said.actions is not None
     if said.depth_codes is not None:
-        console.print("depth codes, nearer is not larger: indices into the codebook", str(said.depth_codes), sep="\n")
+        console.print("depth codes, row by row, as indices into the codebook", str(said.depth_codes), sep="\n")
     for name, trace in (("trace", said.trace), ("trace of the right arm", said.second_trace)):
         if trace is not None:
             console.print(f"{name}, x and y in 0..255 of the front picture: {trace.tolist()}")

@@ -294,6 +294,13 @@ def test_a_released_folder_takes_a_whole_step(engine: TorchEngine, cameras: int)
     assert len(asked.pictures.crops) == cameras  # 320x240: global view and tile are the same
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_the_memory_takes_a_whole_step_too(released: Path, dtype: torch.dtype) -> None:
+    engine = TorchEngine.load(released, unnorm_key="molmoact", dtype=dtype)
+    *_, said = engine.reason(look(2))
+    assert said.complete and engine.dtype == engine.decoder.keys.dtype == dtype
+
+
 def test_a_drawn_trace_is_followed(engine: TorchEngine) -> None:
     *_, said = engine.reason(look(2, np.array([[10, 20], [200, 100]])))
     assert said.actions is not None and said.trace is None and said.depth_codes is None
