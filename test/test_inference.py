@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from molmoact_ros.cli import main
@@ -69,6 +70,7 @@ def test_a_drawn_trace_is_shown_as_the_model_saw_it(
         (["--instruction", ""], "instruction is empty"),
         (["--frame-size", "huge"], "320x240"),
         (["--dtype", "int4"], "float32"),
+        (["--device", "cuda:77"], "no GPU" if not torch.cuda.is_available() else "CUDA"),
         (["--checkpoint", "nowhere"], "no checkpoint at"),
     ],
 )

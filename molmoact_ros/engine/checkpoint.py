@@ -33,6 +33,8 @@ DEPTH, RELEASED_DEPTH = "depth_vq.safetensors", "vae-final.pt"
 DEFAULT_DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
 """What weights are computed in on each kind of device, unless it is said."""
 _MIB = 2**20
+LONG = 256 * _MIB
+"""Bytes of a weight file above which it is told from others by its ends alone."""
 Shape = tuple[int, ...]
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -80,7 +82,10 @@ def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype | None
     config = read_config(folder, CONFIG, MolmoActConfig)
     processor, run = read_config(folder, PROCESSOR, ProcessorConfig), read_run_config(folder)
     tokenizer = read_tokenizer(folder)
-    dtype = dtype or DEFAULT_DTYPE[torch.device(device).type]
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"torch finds no GPU for {device!r}; use the device cpu, or install torch with CUDA")
+    dtype = dtype or DEFAULT_DTYPE.get(kind, torch.float32)
     with torch.device("meta"):
         model = MolmoAct(config)
     fill(model, read_headers(folder), device, dtype)
@@ -288,16 +293,15 @@ def save_checkpoint(
 
 
 def digest(folder: Path) -> str:
-    """First 12 hexadecimal digits of a SHA-256 that tells checkpoints apart: of the weights file, or, where there are
-    several of many gigabytes, of each one's length, first and last MiB."""
-    if not (folder / INDEX).is_file():
-        return _digest_of(folder / WEIGHTS)
+    """First 12 hexadecimal digits of a SHA-256 that tells checkpoints apart: of the weight files, of which those that
+    would take long count with their length, first and last MiB."""
     total = hashlib.sha256()
     for path in read_headers(folder).files:
+        size = path.stat().st_size
         with path.open("rb") as file:
-            size = path.stat().st_size
-            total.update(size.to_bytes(8, "little") + file.read(_MIB))
-            file.seek(max(0, size - _MIB))
+            if size > LONG:
+                total.update(size.to_bytes(8, "little") + file.read(_MIB))
+                file.seek(size - _MIB)
             total.update(file.read())
     return total.hexdigest()[:12]
 

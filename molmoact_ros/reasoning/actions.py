@@ -113,9 +113,12 @@ class NormStats(BaseModel):
         return np.clip(np.where(self.mask, scaled, actions), -1.0, 1.0)
 
     def unnormalise(self, values: np.ndarray) -> np.ndarray:
-        """Normalised `values`, float [..., D], as float64 in their own units. RefusedStep on NaN or a wrong D."""
+        """Normalised `values`, float [..., D], as float64 in their own units. RefusedStep on NaN or a wrong D.
+
+        The quantiles count as float32, as in the released model, so that its numbers come out to the last digit.
+        """
         values = self._checked(values)
-        low, high = np.array(self.q01), np.array(self.q99)
+        low, high = np.array(self.q01, np.float32), np.array(self.q99, np.float32)
         return np.where(self.mask, 0.5 * (values + 1) * (high - low) + low, values)
 
     def _checked(self, array: np.ndarray) -> np.ndarray:

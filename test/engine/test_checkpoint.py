@@ -241,12 +241,15 @@ def test_code_beside_the_weights_is_never_run(copy: Path) -> None:
     assert "modeling_molmoact" not in sys.modules
 
 
-def test_digests_tell_checkpoints_apart(copy: Path) -> None:
+@pytest.mark.parametrize("long", [2**28, 2**21])
+def test_digests_tell_checkpoints_apart(copy: Path, long: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("molmoact_ros.engine.checkpoint.LONG", long)
     before = digest(copy)
     assert before == digest(copy)
     path = read_headers(copy).file_of[NAME]
     tensors = load_file(path)
-    tensors[next(iter(tensors))] += 1
+    for tensor in tensors.values():
+        tensor += 1
     save_file(tensors, path)
     assert digest(copy) != before
 
