@@ -1,58 +1,28 @@
-"""How long a reasoning step takes, stage by stage, beside a plain greedy loop over the same weights in the same run."""
+"""How long a reasoning step takes, stage by stage, beside transformers' greedy loop over the same weights"""
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from molmoact_ros.engine.baseline import greedy, transformers_model
 from molmoact_ros.engine.engine import STAGES, TorchEngine
-from molmoact_ros.engine.model import DecoderAttention, rope_tables
+from molmoact_ros.reasoning.answer import Segment
 from molmoact_ros.reasoning.observation import Observation
 
-
-@torch.inference_mode()
-def plain_greedy(engine: TorchEngine, observation: Observation, tokens: int) -> list[int]:
-    """The usual loop: one token a pass, a cache that grows by concatenation, the whole vocabulary scored each time.
-
-    Runs for `tokens` tokens (the length of the constrained answer) and returns them.
-    """
-    model = engine.model
-    asked = engine.ask(observation)
-    x = engine.embed(asked, engine.see(asked.pictures)).unsqueeze(0)
-    cache: list[tuple[Tensor, Tensor]] = []
-    said: list[int] = []
-    cos, sin = (table.to(x) for table in rope_tables(model.config.llm_config, len(asked.ids) + tokens))
-    start = 0
-
-    def attend(x: Tensor, layer: int, attention: DecoderAttention) -> Tensor:
-        end = start + x.shape[1]
-        q, k, v = attention.heads(x, cos[start:end], sin[start:end])
-        if start:
-            k, v = torch.cat([cache[layer][0], k], dim=2), torch.cat([cache[layer][1], v], dim=2)
-            cache[layer] = (k, v)
-        else:
-            cache.append((k, v))
-        return attention.output(q, k, v, causal=start == 0)
-
-    for _ in range(tokens):
-        fed = x.shape[1]
-        for layer, block in enumerate(model.layers):
-            x = block(x, partial(attend, layer=layer, attention=block.self_attn))
-        start += fed
-        said.append(int(model.logits(model.model.transformer.ln_f(x[:, -1])).argmax()))
-        x = model.embed(torch.tensor([said[-1:]], device=x.device), None)
-    return said
+BASELINE = "transformers"
+SEGMENTS = (Segment.DEPTH, Segment.TRACE, Segment.ACTION)
+Figures = dict[str, dict[str, float]]
 
 
-def bench(
-    engine: TorchEngine, observations: Sequence[Observation], tick: Callable[[], None] = lambda: None
-) -> dict[str, dict[str, float]]:
-    """Milliseconds (median, p99) of each stage and the whole, passes and tokens, and the plain loop's, interleaved."""
+def bench(engine: TorchEngine, observations: Sequence[Observation], tick: Callable[[], None] = lambda: None) -> Figures:
+    """Median and p99 over `observations` of the step and its stages (ms), the decoder's passes, tokens and the share of
+    guesses that held, by segment, and the baseline's step (ms), taken in turn with ours."""
+    twin = transformers_model(engine.model)
     samples: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -63,16 +33,75 @@ def bench(
         for _ in engine.reason(observation):
             pass
         note("step", (time.perf_counter() - began) * 1e3)
-        for stage in STAGES:
-            note(stage, engine.timings.stages[stage] * 1e3)
-        counts = engine.timings.counts
-        note("passes", counts.passes)
-        note("tokens", counts.tokens)
-        began = time.perf_counter()
-        plain_greedy(engine, observation, counts.tokens)
-        note("plain greedy", (time.perf_counter() - began) * 1e3)
+        _note_step(engine, note)
+        note(BASELINE, _baseline(engine, twin, observation, engine.timings.counts.tokens))
         tick()
     return {
         name: {"median": float(np.median(values)), "p99": float(np.percentile(values, 99))}
         for name, values in samples.items()
     }
+
+
+def _note_step(engine: TorchEngine, note: Callable[[str, float], None]) -> None:
+    for stage in STAGES:
+        note(stage, engine.timings.stages[stage] * 1e3)
+    counts = engine.timings.counts
+    note("passes", counts.passes)
+    note("tokens", counts.tokens)
+    for segment in SEGMENTS:
+        spent = counts.segments[segment]
+        note(f"passes, {segment.value}", spent.passes)
+        note(f"guesses that held, {segment.value}, %", 100 * spent.held / max(1, spent.guessed))
+
+
+def _baseline(engine: TorchEngine, twin: torch.nn.Module, observation: Observation, tokens: int) -> float:
+    """Milliseconds of the same step with transformers saying the answer; pictures are seen by the same tower."""
+    began = time.perf_counter()
+    asked = engine.ask(observation)
+    greedy(twin, engine.embed(asked, engine.see(asked.pictures)), tokens)
+    return (time.perf_counter() - began) * 1e3
+
+
+@torch.inference_mode()
+def floor(engine: TorchEngine, repeats: int = 30) -> dict[str, float]:
+    """What one pass must cost at least: the decoder's weights read once at this machine's own speed of copying.
+
+    weights: MB a pass reads (blocks and head); copy: GB/s, read and written, measured on a buffer of that size; floor:
+    ms; pass: ms of a pass over one token at the middle of an answer, measured; share: floor / pass.
+    """
+    parts = [p for block in engine.model.layers for p in block.parameters()] + [engine.model.lm_head.weight]
+    size = sum(p.numel() * p.element_size() for p in parts)
+    source = torch.empty(size, dtype=torch.uint8, device=engine.device)
+    target = torch.empty_like(source)
+    copying = _median(lambda: target.copy_(source), repeats, engine.device)
+    engine.decoder.rewind(min(512, engine.decoder.capacity) // 2)
+    one = engine.decoder.embed([engine.end])
+
+    def run() -> None:
+        engine.decoder.append(one)
+        engine.decoder.rewind(engine.decoder.length - 1)
+
+    passing, reading = _median(run, repeats, engine.device), copying / 2  # a copy reads and writes
+    return {
+        "weights": size / 1e6, "copy": 2 * size / copying / 1e9, "floor": reading * 1e3, "pass": passing * 1e3,
+        "share": reading / passing,
+    }  # fmt: skip
+
+
+def _median(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    times = []
+    for _ in range(repeats + 3):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[3:]))  # the first ones warm up
+
+
+def memory() -> dict[str, float]:
+    """GB that this process held at most on the host, and on the GPU where there is one."""
+    held = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+    if torch.cuda.is_available():
+        held["gpu"] = torch.cuda.max_memory_allocated() / 1e9
+    return held

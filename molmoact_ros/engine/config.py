@@ -150,6 +150,7 @@ class RunConfig(BaseModel):
     frame_size: width and height to which camera frames are scaled first; null leaves them as they are. The released
     robot training used 320x240 (paper, mid- and post-training). cameras: how many the model was trained with; null: it
     takes any number. chunk_steps: how many actions an answer may have; the model chooses. wordings: how it words them.
+    reuse_steps: how many steps in a row the mode reuse keeps depth and trace for.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -157,6 +158,7 @@ class RunConfig(BaseModel):
     cameras: int | None = Field(default=None, ge=1)
     chunk_steps: tuple[int, ...] = (1, 8)
     wordings: tuple[Wording, ...] = tuple(Wording)
+    reuse_steps: int = Field(default=2, ge=1)
 
     def with_frame_size(self, text: str) -> RunConfig:
         """The same with frames scaled to `text`: "320x240" (width x height), "camera" (as they come), "" (no change).

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +16,9 @@ from torch import Tensor
 
 from molmoact_ros.engine.checkpoint import CONFIG, Checkpoint, load_checkpoint, read_config, read_run_config
 from molmoact_ros.engine.config import MolmoActConfig
-from molmoact_ros.engine.decode import CachedDecoder, DecodeCounts, decode, draft_from
+from molmoact_ros.engine.decode import NOTHING, CachedDecoder, DecodeCounts, decode
+from molmoact_ros.engine.depth_vq import relative_depth
+from molmoact_ros.engine.draft import NARROW, WIDE, Memory, depth_memory
 from molmoact_ros.engine.preprocess import ImageInputs, ImageProcessor, scale_frame
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
@@ -25,15 +29,26 @@ from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, refuse_unkno
 from molmoact_ros.reasoning.trace import draw_training_overlay
 
 UNKNOWN = "<unk>"
+REMEMBERED = 3  # answers to guess by
 STAGES = ("preprocess", "vision", "prefill", "depth", "trace", "actions")
+
+
+class Mode(Enum):
+    """How much of its reasoning the model is asked for. A drawn trace always means STEERED."""
+
+    FULL = "full"  # depth, trace, actions
+    GROUNDED = "grounded"  # the depth codes are those of the measured depth; trace and actions
+    REUSE = "reuse"  # depth and trace of an earlier step, for a few steps; actions
+    STEERED = "steered"  # a person's trace is drawn on the picture; actions
 
 
 @dataclass
 class EngineTimings:
-    """Seconds of each stage of one step, and the decoder's passes, tokens, drafted and accepted tokens."""
+    """Seconds of each stage of one step, the decoder's passes and tokens, and the mode."""
 
     stages: dict[str, float] = field(default_factory=dict)
     counts: DecodeCounts = field(default_factory=DecodeCounts)
+    mode: Mode = Mode.FULL
 
     @property
     def total(self) -> float:
@@ -47,8 +62,13 @@ class Engine(Protocol):
     timings: EngineTimings
     digest: str
 
-    def reason(self, observation: Observation) -> Iterator[Reasoning]:
-        """Yield the reasoning as its parts complete; the last one is complete. Raises RefusedStep."""
+    def reason(
+        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[Reasoning]:
+        """Yield the reasoning as its parts complete; the last one is complete.
+
+        wanted: asked before every pass. Raises RefusedStep, and CancelledStep once the step is not wanted any more.
+        """
         ...
 
     def warm_up(self) -> None:
@@ -79,8 +99,9 @@ class TorchEngine:
         self.image_tokens = ImageTokens.after(self.config.llm_config.vocab_size)
         (self.end,) = self.codec.encode(END_OF_TEXT)
         self.grammars = {steered: self._grammar(steered) for steered in (False, True)}
-        # The last answer and the one before it, by `steered`.
-        self.answers: dict[bool, tuple[list[int], list[int]]] = {False: ([], []), True: ([], [])}
+        self.draft = WIDE if self.device.type == "cuda" else NARROW
+        self.forget()
+        self.tokens: list[int] = []  # of the last whole answer
         self.timings = EngineTimings()
 
     @staticmethod
@@ -103,23 +124,29 @@ class TorchEngine:
         stats = self.config.norm_stats[self.unnorm_key].action
         return AnswerGrammar(self.codec, self.end, stats, forms(steered, self.run.chunk_steps, self.run.wordings))
 
+    def forget(self) -> None:
+        """Guess nothing from earlier answers, and reuse none."""
+        self._reused = 0
+        self.lasts: dict[bool, deque[Memory]] = {steered: deque(maxlen=REMEMBERED) for steered in (False, True)}
+
     def warm_up(self) -> None:
         """Run one step on blank images."""
         width, height = self.run.frame_size or self.processor.base[::-1]
         blank = np.zeros((height, width, 3), np.uint8)
         for _ in self._steps(Observation((blank,) * (self.run.cameras or 2), "put", 0.0)):
             pass
-        self.answers[False] = ([], [])
+        self.forget()
 
-    @torch.inference_mode()
-    def reason(self, observation: Observation) -> Iterator[Reasoning]:
-        """Yield the reasoning as depth codes, trace and actions complete.
+    def reason(
+        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[Reasoning]:
+        """Yield the reasoning as depth codes, trace and actions complete; `mode` says which of them the model decodes.
 
-        Raises RefusedStep, in one line that says what to do, for images or an instruction that do not fit and for
-        a result that is not finite.
+        wanted: asked before every pass. Raises CancelledStep once it says no, and RefusedStep, in one line that says
+        what to do, for an observation that does not fit and for a result that is not finite.
         """
         self._check(observation)
-        yield from self._steps(observation)
+        yield from self._steps(observation, mode, wanted)
 
     def _check(self, observation: Observation) -> None:
         count, wanted = len(observation.images), self.run.cameras
@@ -136,17 +163,26 @@ class TorchEngine:
             refuse_unknown_words(observation.instruction, self.codec.encode, unknown)
 
     @torch.inference_mode()
-    def _steps(self, observation: Observation) -> Iterator[Reasoning]:
+    def _steps(
+        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[Reasoning]:
         steered = observation.trace is not None
-        self.timings = EngineTimings()
+        self.timings = EngineTimings(mode=Mode.STEERED if steered else mode)
+        measured, given = self._measured(observation, mode), NOTHING
+        if mode is Mode.GROUNDED and measured is not None:
+            given = measured
+        elif mode is Mode.REUSE and not steered and self.lasts[False] and self._reused < self.run.reuse_steps:
+            given, self._reused = self.lasts[False][0].reasoning(self.grammars[False]), self._reused + 1
+        else:
+            self._reused = 0
         asked = self.ask(observation)
         features = self.see(asked.pictures)
         began = time.perf_counter()
         embeddings = self.embed(asked, features)
         self.decoder.rewind(0)
-        self.decoder.feed(embeddings)
+        self.decoder.append(embeddings)
         self.timings.stages["prefill"] = time.perf_counter() - began
-        yield from self._say(self.grammars[steered], steered)
+        yield from self._say(steered, measured, given, wanted)
 
     def ask(self, observation: Observation) -> Prompt:
         """The prompt of an observation, a person's trace drawn on its first picture; timed."""
@@ -177,16 +213,32 @@ class TorchEngine:
         """Embeddings [S, hidden] of a prompt whose pictures have `features` [1, T, hidden]."""
         return self.model.embed(torch.from_numpy(asked.ids).to(self.device).unsqueeze(0), features)[0]
 
-    def _say(self, grammar: AnswerGrammar, steered: bool) -> Iterator[Reasoning]:
-        counts, (last, before) = self.timings.counts, self.answers[steered]
-        tokens: list[int] = []
-        for segment, tokens in decode(self.decoder, grammar, draft_from(grammar, last, before), counts):
+    def _measured(self, observation: Observation, mode: Mode) -> Memory | None:
+        """The codes of the measured depth, where they are wanted: as what is said, or to guess by."""
+        if observation.trace is not None or not (mode is Mode.GROUNDED or self.draft.measured):
+            return None
+        if observation.depth is None or self.depth_vq is None:
+            if mode is not Mode.GROUNDED:
+                return None
+            lacking = "front camera with depth" if observation.depth is None else "depth decoder in the checkpoint"
+            raise RefusedStep(f"the mode grounded needs a {lacking}; choose the mode full, or add it")
+        picture = torch.from_numpy(relative_depth(observation.depth))[None, None]
+        return depth_memory(self.depth_vq.encode(picture)[0].numpy())
+
+    def _say(
+        self, steered: bool, measured: Memory | None, given: Memory, wanted: Callable[[], bool]
+    ) -> Iterator[Reasoning]:
+        grammar, lasts, counts = self.grammars[steered], self.lasts[steered], self.timings.counts
+        guides = [*lasts, *([] if measured is None else [measured])]
+        for segment, tokens, said in decode(self.decoder, grammar, guides, counts, self.draft, given, wanted):
             if segment is not Segment.END:
                 yield grammar.parse_partial(tokens)
+                continue
+            lasts.appendleft(said)
+            self.tokens = tokens
         for name, part in (("depth", Segment.DEPTH), ("trace", Segment.TRACE), ("actions", Segment.ACTION)):
-            self.timings.stages[name] = counts.seconds.get(part, 0.0)
-        self.answers[steered] = (list(tokens), last)
-        yield grammar.parse(tokens)
+            self.timings.stages[name] = counts.segments[part].seconds
+        yield grammar.parse(self.tokens)
 
 
 def choose_key(keys: Sequence[str], wanted: str | None) -> str:

@@ -107,11 +107,11 @@ def _whole(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, li
 def _cached(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
     """The same by the decoder that answers in service."""
     decoder, said = CachedDecoder(model, embeddings.shape[1] + tokens), []
-    hidden = decoder.feed(embeddings[0])
+    hidden = decoder.append(embeddings[0])
     first = model.logits(hidden)
     for _ in range(tokens):
         said.append(int(model.logits(hidden[-1]).argmax()))
-        hidden = decoder.feed(decoder.embed(said[-1:]))
+        hidden = decoder.append(decoder.embed(said[-1:]))
     return first, said
 
 

@@ -160,22 +160,22 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width], normalised."""
-        if x.dtype == self.weight.dtype == torch.float32:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
 
 
 def rope_tables(c: LlmConfig, positions: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines float32 [positions, head_dim] for half-split rotary embedding."""
+    """Cosines and sines float32 [positions, head_dim] for half-split rotary embedding; the first half of the sines is
+    negative, for the first half of a head takes the second one's, negated."""
     frequency = 1.0 / c.rope_theta ** (torch.arange(0, c.head_dim, 2, dtype=torch.float32) / c.head_dim)
     angle = torch.arange(positions, dtype=torch.float32)[:, None] * frequency
-    return torch.cat([angle.cos()] * 2, dim=-1), torch.cat([angle.sin()] * 2, dim=-1)
+    sin = angle.sin()
+    return torch.cat([angle.cos()] * 2, dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x [..., S, head_dim] (half-split layout)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 class DecoderAttention(nn.Module):
@@ -184,6 +184,8 @@ class DecoderAttention(nn.Module):
     def __init__(self, c: LlmConfig) -> None:
         super().__init__()
         self.head_dim = c.head_dim
+        self.counts = [c.num_attention_heads, c.num_key_value_heads]
+        self.rotated = [sum(self.counts), c.num_key_value_heads]
         self.split = [c.num_attention_heads * c.head_dim] + [c.num_key_value_heads * c.head_dim] * 2
         self.att_proj = nn.Linear(c.hidden_size, sum(self.split), bias=c.qkv_bias)
         self.attn_out = nn.Linear(self.split[0], c.hidden_size, bias=False)
@@ -192,11 +194,14 @@ class DecoderAttention(nn.Module):
 
     def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [..., heads, S, head_dim], rotated keys and values [..., kv_heads, S, head_dim]."""
-        q, k, v = self.att_proj(x).split(self.split, -1)
+        projected = self.att_proj(x)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2) for t in (q, k, v))
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+            q, k, v = projected.split(self.split, -1)
+            projected = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=-1)
+        heads = projected.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)
+        both, v = heads.split(self.rotated, dim=-3)
+        q, k = rotate(both, cos, sin).split(self.counts, dim=-3)
+        return q, k, v
 
     def output(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """What the queries read, projected: [B, S, hidden]. `mask` bool, True where a key may be read."""

@@ -5,26 +5,27 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from molmoact_ros.engine.bench import bench
+from molmoact_ros.engine.bench import Figures, bench, floor, memory
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.learn.evaluation import film
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.nodes.episode import Session
 from molmoact_ros.paths import robot_model
 
-Figures = dict[str, dict[str, float]]
 
-
-def bench_engine(checkpoint: Path, steps: int, seed: int, alone: bool) -> tuple[Figures, str]:
-    """Figures of `steps` reasoning steps (see engine.bench) and the checkpoint's digest.
-
-    seed: the scene looked at. alone: with nothing else running.
+def bench_engine(
+    checkpoint: Path, steps: int, seed: int, alone: bool
+) -> tuple[Figures, dict[str, dict[str, float]], str]:
+    """Figures of `steps` reasoning steps, what a pass costs at least and the memory held (see engine.bench), and the
+    checkpoint's digest. seed: the scene looked at. alone: with nothing else running.
     """
     pictures = film(robot_model(), steps, seed)
     engine = TorchEngine.load(checkpoint, threads=1)  # as the simulated workcell's profile has it
     engine.warm_up()
+    costs = {"floor": floor(engine)}
     if alone:
-        return bench(engine, pictures), engine.digest
+        figures = bench(engine, pictures)
+        return figures, costs | {"memory": memory()}, engine.digest
     use_environment()
     others = Profile.read("sim").without("policy")
     with (
@@ -33,4 +34,5 @@ def bench_engine(checkpoint: Path, steps: int, seed: int, alone: bool) -> tuple[
         Session() as client,
     ):
         client.wait_until_ready(others.nodes, graph.check)
-        return bench(engine, pictures), engine.digest
+        figures = bench(engine, pictures)
+    return figures, costs | {"memory": memory()}, engine.digest

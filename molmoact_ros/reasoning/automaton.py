@@ -80,6 +80,10 @@ class Automaton:
             found = self._moves[state] = {token: self._number(targets[token]) for token in sorted(targets)}
         return found
 
+    def members(self, state: int) -> frozenset[int]:
+        """The builder's states that this one stands for."""
+        return self._members[state]
+
     def segment(self, state: int) -> Segment:
         """The part of the answer that the next token belongs to."""
         segments = {self._builder.segments[m] for m in self._members[state]}

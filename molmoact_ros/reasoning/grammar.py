@@ -9,6 +9,7 @@ spelling that the tokenizer itself gives is allowed, since the model was trained
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from molmoact_ros.reasoning.tokens import TextCodec
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, MAX_POINTS
 
 Values = tuple[str, ...]
+Ids = tuple[int, ...]
+Key = tuple[Segment, int]
+"""A value's segment and its place in it."""
 Exit = tuple[str, "_Slot | None", Segment]
 """Fixed text, the slot behind it (None: the end of the answer), and the segment that the text belongs to."""
 
@@ -64,28 +68,44 @@ class _Cutter:
         return all(encode(a + text + b) == encode(a + left) + encode(right + b) for a, b in pairs)
 
 
+@dataclass(frozen=True)
+class Slot:
+    """Where a value begins: which one, and how each value is spelt.
+
+    key: the segment and the value's place in it (of depth codes 0..99; of coordinates 2 * point + axis; of actions
+    step * dimensions + dimension). spellings: ids of each value in the values' order, with what it shares a token with;
+    values: the index of each spelling.
+    """
+
+    key: Key
+    spellings: tuple[Ids, ...]
+    values: dict[Ids, int]
+
+
 class _Slot:
     """A place for one of several values, and the fixed texts that may follow it, each with the slot behind it."""
 
-    def __init__(self, grammar: AnswerGrammar, values: Values, segment: Segment, exits: Sequence[Exit]) -> None:
-        self.values, self.segment, self._grammar = values, segment, grammar
+    def __init__(self, grammar: AnswerGrammar, values: Values, key: Key, exits: Sequence[Exit]) -> None:
+        self.values, self.key, self._grammar = values, key, grammar
         self._entries: dict[str, int] = {}
         builder, self._behind = grammar.builder, []
         for text, target, part in exits:
             tail, middle, head = grammar.cutter.cut(values, text, target.values if target else _NOTHING)
             behind = builder.state(part)
             goal = target.entry(head) if target else grammar.finish
-            builder.path(behind, grammar.codec.encode(middle) if middle else [], goal)
+            builder.path(behind, grammar.codec.encode(middle), goal)
             self._behind.append((tail, behind))
 
     def entry(self, head: str) -> int:
         """The state before the slot, where `head` is still to come in front of its value."""
         if head not in self._entries:
-            start = self._entries[head] = self._grammar.builder.state(self.segment)
-            for value in self.values:
-                for tail, behind in self._behind:
-                    text = head + value + tail
-                    self._grammar.builder.path(start, self._grammar.codec.encode(text) if text else [], behind)
+            start = self._entries[head] = self._grammar.builder.state(self.key[0])
+            for tail, behind in self._behind:
+                for ids in self._grammar.spellings(self.values, head, tail)[0]:
+                    self._grammar.builder.path(start, ids, behind)
+            if len(self.values) > 1:
+                spelt = self._grammar.spellings(self.values, head, self._behind[0][0])
+                self._grammar.slots[start] = Slot(self.key, *spelt)
         return self._entries[head]
 
 
@@ -100,13 +120,15 @@ class AnswerGrammar:
         self.codec, self.stats, self.forms = codec, stats, tuple(forms)
         self._eos, self._reader = eos_id, AnswerReader(forms, stats)
         self.builder, self.cutter = Builder(), _Cutter(codec)
+        self.slots: dict[int, Slot] = {}
+        self._spellings: dict[tuple[Values, str, str], tuple[tuple[Ids, ...], dict[Ids, int]]] = {}
         for values in (ACTION_SYMBOLS, *([] if self.steered else [DEPTH_TOKENS, _COORDINATES])):
             self._check_spelling(values)
         finish, end = self.builder.state(Segment.END), self.builder.state(Segment.END)
         self.builder.path(finish, [eos_id], end)
         self.finish = finish
         opening = [self._opening(form) for form in self.forms]
-        self._automaton = Automaton(self.builder, _Slot(self, _NOTHING, Segment.TEMPLATE, opening).entry(""))
+        self._automaton = Automaton(self.builder, _Slot(self, _NOTHING, (Segment.TEMPLATE, 0), opening).entry(""))
         self.start = 0
         self.segment, self.allowed = self._automaton.segment, self._automaton.allowed
         self.forced_run, self.advance = self._automaton.forced_run, self._automaton.advance
@@ -119,6 +141,18 @@ class AnswerGrammar:
     def ended(self, state: int) -> bool:
         """Whether the answer is complete."""
         return not len(self.allowed(state))
+
+    def slot(self, state: int) -> Slot | None:
+        """The value that begins at a state, if one does."""
+        return next((self.slots[m] for m in self._automaton.members(state) if m in self.slots), None)
+
+    def spellings(self, values: Values, head: str, tail: str) -> tuple[tuple[Ids, ...], dict[Ids, int]]:
+        """The ids of each value between `head` and `tail`, and the index of each spelling."""
+        key = (values, head, tail)
+        if key not in self._spellings:
+            ids = tuple(tuple(self.codec.encode(head + value + tail)) for value in values)
+            self._spellings[key] = ids, {spelt: value for value, spelt in enumerate(ids)}
+        return self._spellings[key]
 
     def walk(self, state: int, ids: Iterable[int]) -> list[int]:
         """The states after each of `ids`, up to the first id that is not allowed (so a draft is cut to what fits)."""
@@ -164,24 +198,25 @@ class AnswerGrammar:
             return form.to_actions, actions, Segment.TEMPLATE
         following: Exit = (form.to_actions, actions, Segment.TEMPLATE)
         if form.to_second_trace is not None:
-            following = (form.to_second_trace, self._trace(following), Segment.TEMPLATE)
-        exit_: Exit = (form.to_trace, self._trace(following), Segment.TEMPLATE)
-        for _ in range(GRID[0] * GRID[1]):
-            exit_ = ("", _Slot(self, DEPTH_TOKENS, Segment.DEPTH, [exit_]), Segment.DEPTH)
+            following = (form.to_second_trace, self._trace(following, 2 * MAX_POINTS), Segment.TEMPLATE)
+        exit_: Exit = (form.to_trace, self._trace(following, 0), Segment.TEMPLATE)
+        for cell in reversed(range(GRID[0] * GRID[1])):
+            exit_ = ("", _Slot(self, DEPTH_TOKENS, (Segment.DEPTH, cell), [exit_]), Segment.DEPTH)
         return form.to_depth, exit_[1], Segment.TEMPLATE
 
     def _actions(self, form: Phrasing) -> _Slot:
         exit_: Exit = (form.end, None, Segment.TEMPLATE)
-        for behind in range(form.steps * self.stats.dimensions):
-            slot = _Slot(self, ACTION_SYMBOLS, Segment.ACTION, [exit_])
-            begins_row = (behind + 1) % self.stats.dimensions == 0
+        for place in reversed(range(form.steps * self.stats.dimensions)):
+            slot = _Slot(self, ACTION_SYMBOLS, (Segment.ACTION, place), [exit_])
+            begins_row = place % self.stats.dimensions == 0
             exit_ = (NEXT_GROUP if begins_row else NEXT_VALUE, slot, Segment.ACTION)
         return slot
 
-    def _trace(self, following: Exit) -> _Slot:
+    def _trace(self, following: Exit, first: int) -> _Slot:
+        """The slot of a trace's first coordinate; `first`: the place from which its coordinates count."""
         exits = [following]
-        for _ in range(MAX_POINTS):
-            y = _Slot(self, _COORDINATES, Segment.TRACE, exits)
-            x = _Slot(self, _COORDINATES, Segment.TRACE, [(NEXT_VALUE, y, Segment.TRACE)])
+        for place in reversed(range(first, first + 2 * MAX_POINTS, 2)):
+            y = _Slot(self, _COORDINATES, (Segment.TRACE, place + 1), exits)
+            x = _Slot(self, _COORDINATES, (Segment.TRACE, place), [(NEXT_VALUE, y, Segment.TRACE)])
             exits = [following, (NEXT_GROUP, x, Segment.TRACE)]
         return x

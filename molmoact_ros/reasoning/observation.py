@@ -15,9 +15,11 @@ class Observation:
     instruction: the task in words.
     stamp: time of the front image in seconds (ROS time).
     trace: int [n, 2] points (x, y), 0..255 of the front image, drawn by a person; None lets the model plan its own.
+    depth: float [H, W] m of the front camera, 0 where there is none; None without a depth camera.
     """
 
     images: tuple[np.ndarray, ...]
     instruction: str
     stamp: float
     trace: np.ndarray | None = None
+    depth: np.ndarray | None = None

@@ -312,7 +312,7 @@ def test_a_drawn_trace_is_followed(engine: TorchEngine) -> None:
 def test_the_model_says_the_same_with_and_without_drafts(engine: TorchEngine) -> None:
     *_, first = engine.reason(look(2))
     *_, drafted = engine.reason(look(2))
-    engine.answers[False] = ([], [])
+    engine.forget()
     *_, plain = engine.reason(look(2))
     for said in (drafted, plain):
         np.testing.assert_array_equal(said.actions, first.actions)

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from molmoact_ros.engine.checkpoint import CheckpointError, load_checkpoint
-from molmoact_ros.engine.decode import NO_GUESS, DecodeCounts, decode, draft_from
+from molmoact_ros.engine.decode import CancelledStep, DecodeCounts, decode
 from molmoact_ros.engine.depth_vq import DepthVq, relative_depth
-from molmoact_ros.engine.engine import TorchEngine
+from molmoact_ros.engine.draft import NARROW, WIDE, DraftConfig, Memory
+from molmoact_ros.engine.engine import Mode, TorchEngine
 from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.learn.nano import initialise, nano_config, save_nano
 from molmoact_ros.learn.tokenizer import build_tokenizer
@@ -46,32 +47,79 @@ def look(seed: int, instruction: str = "put the red cube in the bowl") -> Observ
     return Observation((front, wrist), instruction, 0.0)
 
 
+WIDTHS = [NARROW, WIDE, DraftConfig(4, around=True, patient=False, measured=False)]
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("seed", range(6))
-def test_drafts_change_the_passes_and_never_the_answer(engine: TorchEngine, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("width", WIDTHS, ids=["narrow", "wide", "tight"])
+def test_guesses_change_the_passes_and_never_the_answer(engine: TorchEngine, seed: int, width: DraftConfig) -> None:
     grammar, rng = engine.grammars[False], np.random.default_rng(seed)
     asked = engine.ask(look(seed))
     embeddings = engine.embed(asked, engine.see(asked.pictures))
 
-    def answer(draft: list[int]) -> tuple[list[int], DecodeCounts]:
+    def answer(lasts: list[Memory]) -> tuple[list[int], Memory, DecodeCounts]:
         counts = DecodeCounts()
         engine.decoder.rewind(0)
-        engine.decoder.feed(embeddings)
-        return list(decode(engine.decoder, grammar, draft, counts))[-1][1], counts
+        engine.decoder.append(embeddings)
+        *_, (_, tokens, said) = decode(engine.decoder, grammar, lasts, counts, width)
+        return tokens, said, counts
 
-    plain, plain_counts = answer([])
-    same, same_counts = answer(plain)
-    wrong = [t if rng.random() < 0.7 else int(rng.integers(2, 1200)) for t in plain]
-    noisy, _ = answer(wrong)
-    assert plain == same == noisy
-    assert same_counts.passes < plain_counts.passes
-    assert plain_counts.passes < len(plain)  # forced tokens cost no pass
-    before = [t if rng.random() < 0.5 else t + 1 for t in plain]
-    draft = draft_from(grammar, plain, before)
-    states = [grammar.start, *grammar.walk(grammar.start, plain)]
-    moved = [grammar.segment(s) is Segment.ACTION and t != b for s, t, b in zip(states, plain, before, strict=False)]
-    assert draft == [NO_GUESS if changed else token for token, changed in zip(plain, moved, strict=True)]
-    assert NO_GUESS in draft and answer(draft)[0] == plain
+    plain, said, plain_counts = answer([])
+    same, _, same_counts = answer([said])
+    values = {k: v if rng.random() < 0.7 else int(rng.integers(128)) for k, v in said.values.items()}
+    turns = {k: v for k, v in said.turns.items() if rng.random() < 0.9}
+    wrong, _, _ = answer([Memory(values, set(values), turns), said])
+    assert plain == same == wrong
+    assert same_counts.passes < plain_counts.passes < len(plain)  # what is forced costs no pass
+    assert (
+        0 < sum(c.held for c in same_counts.segments.values()) <= sum(c.guessed for c in same_counts.segments.values())
+    )
+    assert same_counts.tokens == len(plain)
+
+
+def test_measured_depth_may_stand_for_the_depth_codes(engine: TorchEngine) -> None:
+    seen = look(5)
+    depth = np.linspace(0.4, 2.0, 240 * 320, dtype=np.float32).reshape(240, 320)
+    with pytest.raises(RefusedStep, match="grounded needs a front camera with depth"):
+        list(engine.reason(seen, Mode.GROUNDED))
+    *_, said = engine.reason(Observation(seen.images, seen.instruction, 0.0, depth=depth), Mode.GROUNDED)
+    assert engine.depth_vq is not None and said.depth_codes is not None and said.actions is not None
+    wanted = engine.depth_vq.encode(torch.from_numpy(relative_depth(depth))[None, None])[0]
+    np.testing.assert_array_equal(said.depth_codes, wanted)
+    assert engine.timings.mode is Mode.GROUNDED and engine.timings.counts.segments[Segment.DEPTH].passes == 0
+
+
+def test_reasoning_is_reused_for_some_steps(engine: TorchEngine) -> None:
+    engine.forget()
+    *_, first = engine.reason(look(6), Mode.REUSE)
+    for seed in range(engine.run.reuse_steps):
+        *_, said = engine.reason(look(seed), Mode.REUSE)
+        np.testing.assert_array_equal(said.depth_codes, first.depth_codes)
+        np.testing.assert_array_equal(said.trace, first.trace)
+        counts = engine.timings.counts.segments
+        assert counts[Segment.DEPTH].passes == counts[Segment.TRACE].passes == 0
+    *_, again = engine.reason(look(8), Mode.REUSE)
+    assert engine.timings.counts.segments[Segment.DEPTH].passes > 0
+    plain = TorchEngine.reason(engine, look(8))
+    np.testing.assert_array_equal(again.depth_codes, [*plain][-1].depth_codes)
+
+
+def test_a_step_that_is_not_wanted_any_more_ends_within_a_pass(engine: TorchEngine) -> None:
+    asked = 0
+
+    def wanted() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked < 5
+
+    with pytest.raises(CancelledStep):
+        list(engine.reason(look(7), wanted=wanted))
+    assert asked == 5 and engine.timings.counts.passes == 4
+    *_, after = engine.reason(look(7))
+    engine.forget()
+    *_, fresh = engine.reason(look(7))
+    np.testing.assert_array_equal(after.actions, fresh.actions)
 
 
 def test_reasoning_comes_in_parts_and_the_last_is_whole(engine: TorchEngine) -> None:

@@ -1,0 +1,195 @@
+"""Guesses at what an answer says next, as a tree of tokens that one pass of the decoder can check.
+
+Frames are alike, so the last answer is a guess at this one; within a chunk, an action is like the one before it. Beside
+each guessed value its neighbours are tried too: a value that moved by little is then still found in the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from molmoact_ros.reasoning.answer import Segment
+from molmoact_ros.reasoning.grammar import AnswerGrammar, Key, Slot
+
+
+@dataclass(frozen=True)
+class DraftConfig:
+    """How wide a pass may be. nodes: most guessed tokens in it; around: whether the neighbours of an uncertain value
+    are tried too; patient: whether guesses stay long after one that failed; measured: whether the codes of the measured
+    depth are worth their encoding as a second guess.
+
+    A processor pays for every token; a GPU reads all its weights for one as for a hundred.
+    """
+
+    nodes: int
+    around: bool
+    patient: bool
+    measured: bool
+
+
+NARROW = DraftConfig(nodes=24, around=False, patient=False, measured=False)
+WIDE = DraftConfig(nodes=128, around=True, patient=True, measured=True)
+
+
+@dataclass
+class Memory:
+    """What an answer said: the index of each value by its place, the places where the guess had been right, and for
+    each state in which no value begins the token that followed."""
+
+    values: dict[Key, int] = field(default_factory=dict)
+    held: set[Key] = field(default_factory=set)
+    turns: dict[int, int] = field(default_factory=dict)
+
+    def reasoning(self, grammar: AnswerGrammar) -> Memory:
+        """What was said before the actions."""
+        values = {key: value for key, value in self.values.items() if key[0] is not Segment.ACTION}
+        turns = {state: token for state, token in self.turns.items() if grammar.segment(state) is not Segment.ACTION}
+        return Memory(values, turns=turns)
+
+
+def depth_memory(codes: np.ndarray) -> Memory:
+    """As if an answer had said these depth codes, integers [10, 10]."""
+    return Memory({(Segment.DEPTH, cell): int(code) for cell, code in enumerate(codes.flat)})
+
+
+class Tracker:
+    """Follows an answer token by token and notes what it says, value by value."""
+
+    def __init__(self, grammar: AnswerGrammar, lasts: Sequence[Memory]) -> None:
+        """`lasts`: what the answers before said, the newest first."""
+        self.grammar, self.lasts, self.said = grammar, list(lasts), Memory()
+        self.slot: Slot | None = None  # the value that is being spelt, and its ids so far
+        self.ids: tuple[int, ...] = ()
+
+    def note(self, state: int, token: int) -> None:
+        """`token` follows in `state`."""
+        slot = self.grammar.slot(state)
+        if slot is not None:
+            self.slot, self.ids = slot, ()
+        else:
+            self.said.turns[state] = token
+        if self.slot is None:
+            return
+        self.ids += (token,)
+        value = self.slot.values.get(self.ids)
+        if value is not None:
+            key = self.slot.key
+            if value in self.guesses(key, self.said.values)[:1]:
+                self.said.held.add(key)
+            else:
+                self.said.held.discard(key)
+            self.said.values[key] = value
+
+    def guesses(self, key: Key, said: Mapping[Key, int]) -> list[int]:
+        """Indices of the values that are likely at `key`, the likeliest first, after an answer that `said` so much."""
+        (segment, place), size = key, self.grammar.stats.dimensions
+        if segment is not Segment.ACTION:
+            return list(dict.fromkeys(m.values[key] for m in self.lasts if key in m.values))
+        if place >= size:  # like the action before
+            return [said[segment, place - size]] if (segment, place - size) in said else []
+        ends = [p for last in self.lasts[:1] for s, p in last.values if s is segment and p % size == place]
+        return [self.lasts[0].values[segment, max(ends)]] if ends else []  # like the last action of the chunk before
+
+
+@dataclass
+class Tree:
+    """Tokens to try after what is known: `parents[i]` is the token before token i, -1 the last known one."""
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    children: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each token follows the one before it."""
+        return all(parent == i - 1 for i, parent in enumerate(self.parents))
+
+    def add(self, parent: int, token: int) -> int:
+        """The node of `token` behind `parent`; a new one where there is none yet."""
+        if (parent, token) not in self.children:
+            self.children[parent, token] = len(self.tokens)
+            self.tokens.append(token)
+            self.parents.append(parent)
+        return self.children[parent, token]
+
+
+def grow(tracker: Tracker, state: int, config: DraftConfig, reach: int) -> Tree:
+    """A tree of tokens that may follow in `state`, after what `tracker` saw; reach: most values guessed in a row."""
+    grammar, tree, node = tracker.grammar, Tree(), -1
+    said = dict(tracker.said.values)
+    slot, spelt = grammar.slot(state), 0
+    if slot is None and tracker.slot is not None and len(grammar.allowed(state)) > 1:
+        slot, spelt = tracker.slot, len(tracker.ids)  # in the middle of a value
+    while len(tree.tokens) < config.nodes:
+        if slot is None:
+            token = _turn(tracker, state)
+            if token is None:
+                return tree
+            node, state = tree.add(node, token), grammar.advance(state, token)
+        else:
+            ids = tracker.ids[:spelt]
+            values = _likely(slot, ids, tracker.guesses(slot.key, said), config.around)
+            sure = slot.key in tracker.lasts[0].held if tracker.lasts else False
+            if not values or reach <= 0 or not (sure or config.around or slot.key[0] is Segment.DEPTH):
+                return tree
+            reach -= 1
+            before = node
+            for token in slot.spellings[values[0]][spelt:]:
+                node, state = tree.add(node, token), grammar.advance(state, token)
+            others = values[1:] if config.around and not sure else []
+            _add_branches(tree, before, [slot.spellings[value][spelt:] for value in others], config.nodes)
+            said[slot.key] = values[0]
+        slot, spelt = grammar.slot(state), 0
+    return tree
+
+
+def _turn(tracker: Tracker, state: int) -> int | None:
+    """The token that follows in a state that no value begins in: the only one, or the one that followed before."""
+    allowed = tracker.grammar.allowed(state)
+    if len(allowed) == 1:
+        return int(allowed[0])
+    return next((last.turns[state] for last in tracker.lasts if state in last.turns), None)
+
+
+def _likely(slot: Slot, ids: tuple[int, ...], guesses: Sequence[int], around: bool) -> list[int]:
+    """Values whose spelling goes on after `ids`, the likeliest first: the guesses, and with `around` all the others of
+    an ordered kind, nearest first. In the middle of a value a guess may be ruled out already."""
+    if not guesses:
+        return []
+    order = list(guesses)
+    if (around or ids) and slot.key[0] is not Segment.DEPTH:
+        order += sorted(range(len(slot.spellings)), key=lambda value: abs(value - guesses[0]))
+    fits = (
+        value for value in order if slot.spellings[value][: len(ids)] == ids and len(slot.spellings[value]) > len(ids)
+    )
+    return list(dict.fromkeys(fits))
+
+
+def _add_branches(tree: Tree, node: int, branches: Sequence[Sequence[int]], most: int) -> None:
+    """Add branches behind a node, as far as there is room."""
+    for branch in branches:
+        if len(tree.tokens) + len(branch) > most:
+            return
+        at = node
+        for token in branch:
+            at = tree.add(at, token)
+
+
+def given_ids(grammar: AnswerGrammar, state: int, given: Memory) -> tuple[int, ...]:
+    """The ids that follow in `state` where an answer is given there: a value's spelling or a turn; none elsewhere."""
+    slot = grammar.slot(state)
+    if slot is not None:
+        return slot.spellings[given.values[slot.key]] if slot.key in given.values else ()
+    return (given.turns[state],) if state in given.turns else ()
+
+
+def parents_mask(parents: Sequence[int]) -> np.ndarray:
+    """Which tokens of a tree each one may read: bool [T, T], itself and those before it on its branch."""
+    mask = np.eye(len(parents), dtype=bool)
+    for i, parent in enumerate(parents):
+        if parent >= 0:
+            mask[i] |= mask[parent]
+    return mask
