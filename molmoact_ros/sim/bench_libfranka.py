@@ -47,8 +47,8 @@ STANDS: Final = 1e-3
 class Result:
     """Seconds, rad. `limits`: the highest commanded velocity, acceleration and jerk as fractions of the FR3's limits,
     differenced from the positions that were sent in cycles of which none was missed. `stop_*`: from the sender's death to the stand,
-    and the furthest joint's way. `errors`: what the robot stopped for, empty for nothing. `orphan_*`: how the robot
-    stands after the 1 kHz process itself was killed.
+    and the furthest joint's way. `errors`: what the robot stopped for, empty for nothing. `orphan_drift`: how far the robot
+    moves in the second second after the 1 kHz process itself was killed.
     """
 
     seconds: float
@@ -66,7 +66,6 @@ class Result:
     stop_seconds: float
     stop_way: float
     errors: str
-    orphan_velocity: float
     orphan_drift: float
 
     @property
@@ -79,7 +78,7 @@ class Result:
                 (self.rate < 900.0, f"{self.rate:.0f} cycles/s; 1000 are wanted"),
                 (max(self.velocity, self.acceleration, self.jerk) > 1.0, "a limit was broken"),
                 (not self.stop_seconds < 1.0, "the arm did not come to rest after its sender was killed"),
-                (self.orphan_velocity > 0.01 or self.orphan_drift > 0.01, "the robot moved on without its process"),
+                (self.orphan_drift > 0.01, "the robot moved on without its process"),
             )
             if failed
         ]
@@ -134,7 +133,7 @@ def bench(model: Path, seconds: float, seed: int, tell: Callable[[str], None]) -
         cycles = dict(np.load(record))
         errors = "; ".join(filter(None, [str(cycles["message"]), *robot.refusals()]))
         _drive(robot.address, record, seed + 1, 2.0, tell, victim="process")
-        return Result(seconds=seconds, errors=errors, **figures(cycles), **_orphan(robot.address))
+        return Result(seconds=seconds, errors=errors, orphan_drift=_orphan_drift(robot.address), **figures(cycles))
 
 
 def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable[[str], None], victim: str) -> int:
@@ -192,17 +191,16 @@ def figures(cycles: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def _orphan(address: str) -> dict[str, float]:
-    """How the robot stands 1 s after its 1 kHz process was killed, and how far it moves in another second."""
+def _orphan_drift(address: str) -> float:
+    """How far the robot moves, in rad, between 1 and 2 s from now."""
     import pylibfranka
 
     time.sleep(1.0)
     robot = pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
-    before = robot.read_once()
+    # By positions: the simulator's servo chatters in place when it holds our model, which has dry friction.
+    before = np.array(robot.read_once().q)
     time.sleep(1.0)
-    after = robot.read_once()  # the first state of a connection may still tell of the last one
-    drift = float(np.abs(np.array(after.q) - before.q).max())
-    return {"orphan_velocity": float(np.abs(after.dq).max()), "orphan_drift": drift}
+    return float(np.abs(robot.read_once().q - before).max())
 
 
 def _alive(pid: int) -> bool:
