@@ -28,7 +28,7 @@ from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import ACCELERATION_MAX, OPENING_MAX, Arm
+from molmoact_ros.robots.franka import FR3, OPENING_MAX, Arm
 from molmoact_ros.robots.interpolator import RefusedCommand
 from molmoact_ros.robots.libfranka import LibfrankaArm, Mode
 
@@ -183,7 +183,7 @@ class ForwardVelocitySink:
 
     def _ramp(self) -> None:
         if time.monotonic() > self._due and self._velocity.any():
-            change = ACCELERATION_MAX / 2 / RATE
+            change = FR3.acceleration_max / 2 / RATE
             self._publish(self._velocity - np.clip(self._velocity, -change, change))
 
     def _publish(self, velocity: np.ndarray) -> None:
@@ -208,7 +208,7 @@ class LibfrankaSink:
         if not config.robot_address:
             raise ValueError(f"the sink libfranka needs the parameter {arm.prefix}robot_address")
         self._node, self._description, self._mode = node, arm, Mode.CONNECTING
-        self._fingers = _Measured(node, arm.finger_joints, config.finger_states)
+        self._fingers = _Measured(node, arm.fingers, config.finger_states)
         self._publisher = node.create_publisher(JointState, "/joint_states", qos.RELIABLE)
         self._arm = LibfrankaArm(config.robot_address, Path(config.record) if config.record else None)
         node.create_service(Trigger, f"~/{arm.prefix}recover", self._on_recover)
@@ -231,7 +231,9 @@ class LibfrankaSink:
             self._mode = state.mode
             say = self._node.get_logger()
             if state.mode in (Mode.FAULT, Mode.ENDED):
-                how = f"; call {self._node.get_fully_qualified_name()}/{self._description.prefix}recover when it is safe"
+                how = (
+                    f"; call {self._node.get_fully_qualified_name()}/{self._description.prefix}recover when it is safe"
+                )
                 say.error(f"the robot has stopped: {state.message}{how if state.mode is Mode.FAULT else ''}")
             else:
                 say.info(f"the robot is {state.mode.name.lower()}")
@@ -242,7 +244,7 @@ class LibfrankaSink:
         message.name, message.position, message.velocity = self._description.joints, state.q.tolist(), state.dq.tolist()
         fingers = self._fingers.positions(within=1.0)  # franka_gripper tells them at 15 Hz
         if fingers is not None:
-            message.name = [*self._description.joints, *self._description.finger_joints]
+            message.name = [*self._description.joints, *self._description.fingers]
             message.position, message.velocity = [*state.q, *fingers], [*state.dq, 0.0, 0.0]
         self._publisher.publish(message)
 
@@ -250,7 +252,10 @@ class LibfrankaSink:
         """A person says that the arm may be used again after the robot stopped by itself."""
         try:
             self._arm.recover()
-            response.success, response.message = True, "asked for; /joint_states goes on, and the next command moves the arm"
+            response.success, response.message = (
+                True,
+                "asked for; /joint_states goes on, and the next command moves the arm",
+            )
         except ConnectionError as error:
             response.success, response.message = False, str(error)
         return response
@@ -271,7 +276,7 @@ class _Gripper:
     def __init__(self, node: Node, arm: Arm) -> None:
         self._node, self._goal, self._heard = node, -1.0, -np.inf
         self._config = declare(node, GripperConfig, arm.prefix, gripper_topic=self._usual_topic(arm))
-        self._measured = _Measured(node, arm.finger_joints)
+        self._measured = _Measured(node, arm.fingers)
 
     def _usual_topic(self, arm: Arm) -> str:
         raise NotImplementedError
@@ -300,7 +305,7 @@ class TrajectoryGripper(_Gripper):
 
     def __init__(self, node: Node, arm: Arm) -> None:
         super().__init__(node, arm)
-        self._joint = arm.finger_joints[0]
+        self._joint = arm.fingers[0]
         self._publisher = node.create_publisher(JointTrajectory, self._config.gripper_topic, qos.RELIABLE)
 
     def _usual_topic(self, arm: Arm) -> str:
@@ -361,7 +366,9 @@ class FrankaGripper(_ActionGripper):
 
     def _on_result(self, result: Any) -> None:
         if not result.success:
-            self._node.get_logger().warning(f"the gripper did not reach its goal: {result.error or 'nothing was grasped'}")
+            self._node.get_logger().warning(
+                f"the gripper did not reach its goal: {result.error or 'nothing was grasped'}"
+            )
 
 
 class CommandGripper(_ActionGripper):
@@ -383,7 +390,9 @@ class CommandGripper(_ActionGripper):
 
     def _on_result(self, result: Any) -> None:
         if not result.reached_goal and not result.stalled:
-            self._node.get_logger().warning(f"the gripper did not reach its goal; a finger is at {result.position:.3f} m")
+            self._node.get_logger().warning(
+                f"the gripper did not reach its goal; a finger is at {result.position:.3f} m"
+            )
 
 
 SINKS: Final[dict[str, Any]] = {
@@ -424,7 +433,7 @@ def rolling_trajectory(joints: Sequence[str], command: ArmCommand) -> JointTraje
     The next one replaces it; should this process end, the arm has been told to come to rest. A stamp of zero: now.
     """
     q, dq, after = command.position, command.velocity, command.period
-    braking = float(np.max(np.abs(dq) / ACCELERATION_MAX))
+    braking = float(np.max(np.abs(dq) / FR3.acceleration_max))
     points = [_point(after, q, dq)]
     if braking > 1e-3:
         points.append(_point(after + braking, q + dq * braking / 2, np.zeros(7)))

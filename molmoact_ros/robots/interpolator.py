@@ -14,14 +14,7 @@ import numpy as np
 import ruckig
 
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import (
-    ACCELERATION_MAX,
-    JERK_MAX,
-    POSITION_MAX,
-    POSITION_MIN,
-    VELOCITY_MAX,
-    velocity_limits,
-)
+from molmoact_ros.robots.franka import FR3
 
 CYCLE: Final = 1e-3
 """s; the FCI's rate is 1 kHz (FCI documentation, "Network requirements")."""
@@ -86,16 +79,16 @@ class _Quintic:
         acceleration = c @ np.stack([zero, zero, zero + 2, 6 * t, 12 * t**2, 20 * t**3])
         jerk = c @ np.stack([zero, zero, zero, zero + 6, 24 * t, 60 * t**2])
         return (
-            bool(np.all(np.abs(acceleration).max(axis=1) <= QUINTIC[0] * ACCELERATION_MAX))
-            and bool(np.all(np.abs(jerk).max(axis=1) <= QUINTIC[1] * JERK_MAX))
+            bool(np.all(np.abs(acceleration).max(axis=1) <= QUINTIC[0] * FR3.acceleration_max))
+            and bool(np.all(np.abs(jerk).max(axis=1) <= QUINTIC[1] * FR3.jerk_max))
             and _inside(position.min(axis=1), position.max(axis=1), velocity.min(axis=1), velocity.max(axis=1))
         )
 
 
 def _inside(lowest: np.ndarray, highest: np.ndarray, slowest: np.ndarray, fastest: np.ndarray) -> bool:
     """Whether positions and velocities between these bounds are all allowed, float64 [7] each."""
-    down, up = velocity_limits(lowest)[0], velocity_limits(highest)[1]
-    ends = np.all(lowest >= POSITION_MIN) and np.all(highest <= POSITION_MAX)
+    down, up = FR3.velocity_bounds(lowest)[0], FR3.velocity_bounds(highest)[1]
+    ends = np.all(lowest >= FR3.position_min) and np.all(highest <= FR3.position_max)
     return bool(ends and np.all(slowest >= down - ROUNDING) and np.all(fastest <= up + ROUNDING))
 
 
@@ -103,16 +96,19 @@ def checked(command: ArmCommand) -> ArmCommand:
     """The command as float64 [7] arrays, if an FR3 could be in that state. Raises RefusedCommand."""
     arrays = [np.asarray(x, np.float64) for x in (command.position, command.velocity, command.acceleration)]
     if any(x.shape != (7,) for x in arrays):
-        raise RefusedCommand(f"a command has 7 positions, velocities and accelerations, not {[x.shape for x in arrays]}")
+        raise RefusedCommand(
+            f"a command has 7 positions, velocities and accelerations, not {[x.shape for x in arrays]}"
+        )
     if not np.isfinite([*np.concatenate(arrays), command.opening, command.period]).all():
         raise RefusedCommand("a command holds a number that is not finite")
     if not PERIODS[0] <= command.period <= PERIODS[1]:
         raise RefusedCommand(f"a command's period is {command.period:g} s; it must be in {PERIODS[0]}..{PERIODS[1]}")
     q, v, a = arrays
     for what, bad in (
-        ("position", (q < POSITION_MIN) | (q > POSITION_MAX)),
+        ("position", (q < FR3.position_min) | (q > FR3.position_max)),
         ("velocity at this position", _too_fast(q, v, a)),
-        ("acceleration", np.abs(a) > ACCELERATION_MAX),
+        ("way to a stand", _stand(q, v, a) != np.clip(_stand(q, v, a), FR3.position_min, FR3.position_max)),
+        ("acceleration", np.abs(a) > FR3.acceleration_max),
     ):
         if bad.any():
             raise RefusedCommand(f"joint {int(np.argmax(bad)) + 1}'s {what} is outside of the FR3's limits")
@@ -121,12 +117,19 @@ def checked(command: ArmCommand) -> ArmCommand:
 
 def _too_fast(q: np.ndarray, v: np.ndarray, a: np.ndarray) -> np.ndarray:
     """Which joints would leave their velocity limits if they began to brake in this state; bool [7]."""
-    hardest, jerk = PLANNED[0] * ACCELERATION_MAX, PLANNED[1] * JERK_MAX
+    hardest, jerk = PLANNED[0] * FR3.acceleration_max, PLANNED[1] * FR3.jerk_max
     way = np.sign(v)
     outward = np.maximum(a * way, 0.0)
     fastest = np.abs(v) + outward**2 / (2 * jerk)  # the acceleration has to be let go of first
-    low, high = velocity_limits(q + v * (hardest + outward) / jerk)  # while the braking builds up
+    low, high = FR3.velocity_bounds(q + v * (hardest + outward) / jerk)  # while the braking builds up
     return fastest > np.where(way > 0, high, -low) + ROUNDING
+
+
+def _stand(q: np.ndarray, v: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Where the joints would stand if they began to brake in this state, or before that; [7] rad."""
+    hardest, jerk = PLANNED[0] * FR3.acceleration_max, PLANNED[1] * FR3.jerk_max
+    outward = np.maximum(a * np.sign(v), 0.0)
+    return q + v * np.abs(v) / (2 * hardest) + v * (hardest + outward) / jerk
 
 
 class Interpolator:
@@ -146,7 +149,7 @@ class Interpolator:
         self._target: _Target | None = None  # of the segment, unless it brakes
         self._due, self._rate = -np.inf, 1.0  # of the last command: when it is due; periods played per period sent
         self._ruckig, self._plan = ruckig.Ruckig(7), ruckig.InputParameter(7)
-        self._plan.max_jerk = (PLANNED[1] * JERK_MAX).tolist()
+        self._plan.max_jerk = (PLANNED[1] * FR3.jerk_max).tolist()
 
     @property
     def resting(self) -> bool:
@@ -162,7 +165,7 @@ class Interpolator:
         """Play a command after those before it. Raises RefusedCommand, and then nothing is changed."""
         command = checked(command)
         due, rate = self._schedule(command.period)
-        gap = np.abs(command.position - self.position) - VELOCITY_MAX * (due - self._now)
+        gap = np.abs(command.position - self.position) - FR3.velocity_max * (due - self._now)
         if gap.max() > GAP:
             joint = int(np.argmax(gap)) + 1
             raise RefusedCommand(f"joint {joint} would have to jump {gap.max():.3f} rad; begin where the arm is")
@@ -242,13 +245,16 @@ class Interpolator:
         plan.synchronization = ruckig.Synchronization.Time
         plan.target_position = target.position.tolist()
         plan.minimum_duration = max(target.due - self._now, CYCLE)
-        hardest = PLANNED[0] * ACCELERATION_MAX
+        hardest = PLANNED[0] * FR3.acceleration_max
         plan.target_acceleration = np.clip(target.acceleration, -hardest, hardest).tolist()
         low, high = np.minimum(self.position, target.position), np.maximum(self.position, target.position)
         for _ in range(3):
             # Velocities are limited as at the ends of the way; one that turns out longer is planned again.
             # Ruckig wants some velocity both ways; away from where a limit is zero there is always one.
-            slowest, fastest = np.minimum(velocity_limits(low)[0], -0.01), np.maximum(velocity_limits(high)[1], 0.01)
+            slowest, fastest = (
+                np.minimum(FR3.velocity_bounds(low)[0], -0.01),
+                np.maximum(FR3.velocity_bounds(high)[1], 0.01),
+            )
             plan.target_velocity = np.clip(target.velocity, slowest, fastest).tolist()
             trajectory = self._calculate(slowest, fastest)
             if trajectory is None:
@@ -259,7 +265,7 @@ class Interpolator:
             low, high = np.minimum(low, lowest), np.maximum(high, highest)
         else:
             return False
-        if np.any(low < POSITION_MIN) or np.any(high > POSITION_MAX):
+        if np.any(low < FR3.position_min) or np.any(high > FR3.position_max):
             return False
         self._segment, self._target, self._late = trajectory, target, True
         self._end = self._now + trajectory.duration
@@ -273,7 +279,7 @@ class Interpolator:
         plan.target_velocity = plan.target_acceleration = [0.0] * 7
         plan.minimum_duration = None
         self._braking = True
-        trajectory = self._calculate(-VELOCITY_MAX, VELOCITY_MAX)
+        trajectory = self._calculate(-FR3.velocity_max, FR3.velocity_max)
         assert trajectory is not None, "a stand can be reached from every state"
         self._segment, self._end = trajectory, self._now + trajectory.duration
 
@@ -281,7 +287,7 @@ class Interpolator:
         plan, trajectory = self._plan, ruckig.Trajectory(7)
         plan.current_position, plan.current_velocity = self.position.tolist(), self.velocity.tolist()
         plan.current_acceleration = self.acceleration.tolist()
-        plan.max_acceleration = (PLANNED[0] * ACCELERATION_MAX).tolist()
+        plan.max_acceleration = (PLANNED[0] * FR3.acceleration_max).tolist()
         plan.min_velocity, plan.max_velocity = slowest.tolist(), fastest.tolist()
         try:
             result = self._ruckig.calculate(plan, trajectory)

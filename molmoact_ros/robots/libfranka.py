@@ -157,7 +157,9 @@ def require_pylibfranka() -> None:
     try:
         import pylibfranka  # noqa: F401
     except ImportError as error:
-        raise RuntimeError(f"the sink libfranka needs pylibfranka ({error}); pip install 'molmoact_ros[libfranka]'") from None
+        raise RuntimeError(
+            f"the sink libfranka needs pylibfranka ({error}); pip install 'molmoact_ros[libfranka]'"
+        ) from None
 
 
 def real_time_note() -> str:

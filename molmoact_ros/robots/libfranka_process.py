@@ -90,7 +90,9 @@ class Recorder:
         """Write the file."""
         rows = np.roll(self._rows, -self._count, axis=0) if self._count > RECORDED else self._rows[: self._count]
         columns = np.split(rows, np.cumsum(list(self.FIELDS.values()))[:-1], axis=1)
-        arrays: dict[str, Any] = {n: c.squeeze(1) if c.shape[1] == 1 else c for n, c in zip(self.FIELDS, columns, strict=True)}
+        arrays: dict[str, Any] = {
+            n: c.squeeze(1) if c.shape[1] == 1 else c for n, c in zip(self.FIELDS, columns, strict=True)
+        }
         np.savez_compressed(self._file, message=np.array(self.message), **arrays)
 
 

@@ -20,15 +20,7 @@ import numpy as np
 import ruckig
 
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import (
-    ACCELERATION_MAX,
-    HOME_Q,
-    JERK_MAX,
-    POSITION_MAX,
-    POSITION_MIN,
-    VELOCITY_MAX,
-    velocity_limits,
-)
+from molmoact_ros.robots.franka import FR3, HOME_Q
 from molmoact_ros.robots.interpolator import CYCLE
 from molmoact_ros.robots.libfranka import LibfrankaArm, Mode, require_pylibfranka
 from molmoact_ros.sim.franka_sim import FrankaSim
@@ -91,11 +83,11 @@ def policy_motion(seed: int, start: np.ndarray, period: float = PERIOD, speed: f
     rng = np.random.default_rng(seed)
     generator, now, after = ruckig.Ruckig(7, period), ruckig.InputParameter(7), ruckig.OutputParameter(7)
     now.current_position = np.asarray(start).tolist()
-    now.max_velocity = (speed * VELOCITY_MAX).tolist()
-    now.max_acceleration, now.max_jerk = (0.5 * ACCELERATION_MAX).tolist(), (0.2 * JERK_MAX).tolist()
+    now.max_velocity = (speed * FR3.velocity_max).tolist()
+    now.max_acceleration, now.max_jerk = (0.5 * FR3.acceleration_max).tolist(), (0.2 * FR3.jerk_max).tolist()
     while True:
         goal = HOME_Q + rng.uniform(-0.4, 0.4, 7)
-        now.target_position = np.clip(goal, POSITION_MIN + 0.3, POSITION_MAX - 0.3).tolist()
+        now.target_position = np.clip(goal, FR3.position_min + 0.3, FR3.position_max - 0.3).tolist()
         for _ in range(round(PLAN / period)):
             generator.update(now, after)
             state = (np.array(x) for x in (after.new_position, after.new_velocity, after.new_acceleration))
@@ -167,7 +159,7 @@ def figures(cycles: dict[str, np.ndarray]) -> dict[str, float]:
     missed = (cycles["cycles"] > 1) | (np.abs(q_d - sent).max(axis=1) > 1e-6)
     whole = np.convolve(missed, np.ones(5))[: len(missed)][3:] == 0
     velocity, acceleration, jerk = (np.diff(sent, n, axis=0) / CYCLE**n for n in (1, 2, 3))
-    low, high = velocity_limits(sent[2:-1])
+    low, high = FR3.velocity_bounds(sent[2:-1])
     speed = np.maximum(velocity[2:] / np.maximum(high, 1e-6), velocity[2:] / np.minimum(low, -1e-6))
     after = np.flatnonzero(~driven)
     first = int(after[0]) if len(after) else len(sent) - 1
@@ -182,8 +174,8 @@ def figures(cycles: dict[str, np.ndarray]) -> dict[str, float]:
         "success_rate_mean": float(cycles["success_rate"][driven][100:].mean()),
         "success_rate_min": float(cycles["success_rate"][driven][100:].min()),
         "velocity": float(speed[whole].max()),
-        "acceleration": float((np.abs(acceleration[1:])[whole] / ACCELERATION_MAX).max()),
-        "jerk": float((np.abs(jerk)[whole] / JERK_MAX).max()),
+        "acceleration": float((np.abs(acceleration[1:])[whole] / FR3.acceleration_max).max()),
+        "jerk": float((np.abs(jerk)[whole] / FR3.jerk_max).max()),
         "tracking_error": float(np.abs(cycles["q"] - q_d)[driven].max()),
         "speed_at_kill": float(np.abs(velocity[first - 1]).max()),
         "stop_seconds": float(moving[-1] + 1) * CYCLE if len(moving) and stands else (0.0 if stands else float("inf")),

@@ -11,14 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import (
-    ACCELERATION_MAX,
-    HOME_Q,
-    JERK_MAX,
-    POSITION_MAX,
-    POSITION_MIN,
-    velocity_limits,
-)
+from molmoact_ros.robots.franka import FR3, HOME_Q
 from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand
 from molmoact_ros.sim.bench_libfranka import policy_motion
 
@@ -36,12 +29,12 @@ class Robot:
         velocity = (position - self.q) / CYCLE
         acceleration = (velocity - self.dq) / CYCLE
         jerk = (acceleration - self.ddq) / CYCLE
-        low, high = velocity_limits(self.q)
-        assert np.all(position >= POSITION_MIN) and np.all(position <= POSITION_MAX)
+        low, high = FR3.velocity_bounds(self.q)
+        assert np.all(position >= FR3.position_min) and np.all(position <= FR3.position_max)
         # One that went on by itself may have become too fast by itself.
         assert self.lost or (np.all(velocity >= low) and np.all(velocity <= high))
-        assert np.all(np.abs(acceleration) <= ACCELERATION_MAX), np.abs(acceleration).max()
-        assert np.all(np.abs(jerk) <= JERK_MAX), np.abs(jerk).max()
+        assert np.all(np.abs(acceleration) <= FR3.acceleration_max), np.abs(acceleration).max()
+        assert np.all(np.abs(jerk) <= FR3.jerk_max), np.abs(jerk).max()
         self.q, self.dq, self.ddq = position.copy(), velocity, acceleration
 
     def lose(self, packets: int) -> None:
@@ -97,7 +90,9 @@ def test_no_limit_is_broken(
             command = commands[next_one]
             next_one += 1 + int(rng.integers(1, 20) if rng.random() < silent else 0)
             if rng.random() < 0.02:
-                command = replace(command, **{rng.choice(["position", "velocity", "acceleration"]): rng.normal(0, 3, 7)})
+                command = replace(
+                    command, **{rng.choice(["position", "velocity", "acceleration"]): rng.normal(0, 3, 7)}
+                )
             try:
                 arm.take(command)
             except RefusedCommand:
@@ -160,7 +155,7 @@ def test_what_is_unsafe_is_refused_and_changes_nothing(reason: str) -> None:
 
 def test_no_speed_toward_a_joints_end() -> None:
     at_end = HOME_Q.copy()
-    at_end[0] = POSITION_MAX[0] - 0.005
+    at_end[0] = FR3.position_max[0] - 0.005
     arm = Interpolator(at_end)
     arm.take(ArmCommand(at_end, np.zeros(7), np.zeros(7), 0.08, 0.02))
     with pytest.raises(RefusedCommand, match="joint 1's velocity"):
