@@ -12,7 +12,8 @@ PIP := $(PY) -m pip --disable-pip-version-check
 INSTRUCTION ?= put the red cube in the bowl
 SEED ?= 7
 
-BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml $(wildcard msg/*.msg srv/*.srv action/*.action)
+BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
+    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action)
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
 .PHONY: setup franka-sim demo test lint clean
@@ -37,6 +38,11 @@ $(VENV)/interfaces: $(VENV)/requirements $(BUILD_FILES)
 # What needs no compiler is only copied.
 $(VENV)/installed: $(VENV)/interfaces $(SOURCES)
 	$(PY) -m cmake --install build/cmake --component sources --prefix $(VENV) > build/install.log
+	touch $@
+
+# What tests need beside it: the actions of the grippers' drivers, and the simulated robot behind libfranka's protocol.
+$(VENV)/test-interfaces: $(VENV)/requirements scripts/test-interfaces $(shell find test/interfaces -type f)
+	scripts/test-interfaces $(VENV)
 	touch $@
 
 # It pins numpy and MuJoCo of old, so it has an environment of its own. 1.1.7 serves version 10 of the protocol, which

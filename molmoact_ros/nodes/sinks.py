@@ -1,4 +1,4 @@
-"""Where commands go: one sink an arm, one a gripper, chosen by name. docs/sinks.md says which one a robot's software wants.
+"""Where commands go: one sink an arm, one a gripper, chosen by name. docs/sinks.md says which one suits which robot.
 
 Every sink's `send` is called each control cycle while there is something to command. It waits for nobody.
 """
@@ -160,7 +160,10 @@ class ForwardPositionSink:
 
 
 class ForwardVelocitySink:
-    """For forward_command_controller with velocity interfaces. That keeps the last velocity, so silence is ramped to zero here."""
+    """For forward_command_controller with velocity interfaces.
+
+    That keeps the last velocity for ever, so silence is ramped to zero here; if this process is killed, nobody does it.
+    """
 
     def __init__(self, node: Node, arm: Arm) -> None:
         topic = f"/{arm.prefix}forward_velocity_controller/commands"
@@ -200,7 +203,7 @@ class LibfrankaConfig(BaseModel):
 
 
 class LibfrankaSink:
-    """The arm by pylibfranka, without ros2_control. Publishes its /joint_states, with the fingers' once those are heard."""
+    """The arm by pylibfranka, without ros2_control. Publishes /joint_states, with the fingers' once they are heard."""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         topic = _topic(arm, "franka_gripper/joint_states")

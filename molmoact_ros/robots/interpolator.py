@@ -1,8 +1,9 @@
-"""From commands every few milliseconds to a position every millisecond, within what the FR3 accepts, whatever comes in.
+"""From commands every few milliseconds to a position every millisecond, within what the FR3 accepts.
 
-Commands are played a little late, so that one that comes late is still in time: each is reached two periods after it came.
-Between two of them runs a quintic polynomial through their positions, velocities and accelerations. Where that would break a
-limit (a gap, a jump), Ruckig plans the quickest way that does not; where no command follows, Ruckig plans the braking.
+Commands are played a little late, so that one that comes late is still in time: each is reached two periods after it
+came. Between two of them runs a quintic polynomial through their positions, velocities and accelerations. Where that
+would break a limit (a gap, a jump), Ruckig plans the quickest way that does not; where no command follows, Ruckig plans
+the braking.
 """
 
 from __future__ import annotations
@@ -208,8 +209,9 @@ class Interpolator:
     def correct(self, position: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray, cycles: int) -> None:
         """The robot says what it follows instead, after `cycles` further cycles: packets were lost.
 
-        Its q_d, dq_d and ddq_d, float64 [7]; it goes on with the last acceleration through lost packets (FCI documentation,
-        "Packet losses"). Going back to what had been planned would be a jerk, so everything is planned anew from there.
+        Its q_d, dq_d and ddq_d, float64 [7]; it goes on with the last acceleration through lost packets (libfranka's
+        documentation, "Packet handling"). Going back to what had been planned would be a jerk, so everything is planned
+        anew from there.
         """
         self._now += cycles * CYCLE
         # The robot's velocity is a backward difference: that of half a cycle ago.

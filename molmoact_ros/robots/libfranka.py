@@ -1,7 +1,7 @@
 """A Franka arm without ros2_control: the near end of the process that speaks to the robot at 1 kHz.
 
-`LibfrankaArm` starts `molmoact_ros.robots.libfranka_process` and is its only sender. Both ends hold one socket, which closes
-when either process ends, however it ends; the far end then brakes by itself.
+`LibfrankaArm` starts `molmoact_ros.robots.libfranka_process` and is its only sender. Both ends hold one socket, which
+closes when either process ends, however it ends; the far end then brakes by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.interpolator import checked
 
 COMMAND: Final = struct.Struct("<B7d7d7ddd")
-"""Kind, then position, velocity, acceleration, opening and period of an ArmCommand; the rest is zero for other kinds."""
+"""Kind, then position, velocity, acceleration, opening and period of an ArmCommand, zero for other kinds."""
 STATE: Final = struct.Struct("<dB7d7d7ddII")
 """The fields of RobotState but its message, which follows as UTF-8."""
 LONGEST: Final = 2048
@@ -49,10 +49,10 @@ class Mode(IntEnum):
 
 
 class RobotState(NamedTuple):
-    """What the robot says. `stamp`: s of the monotonic clock. `q`, `dq`: measured, `q_d`: commanded, float64 [7], rad and s.
+    """What the robot says. `q`, `dq`: measured, `q_d`: commanded, float64 [7], rad and s. `stamp`: s, monotonic clock.
 
-    `success_rate`: fraction of the last 100 packets that the robot had in time. `missed`: cycles that were lost since the start.
-    `refused`: commands. `message`: why the robot stopped, by the names of the FCI's errors, or why a command was refused.
+    `success_rate`: fraction of the last 100 packets that the robot had in time. `missed`: cycles lost since the start.
+    `refused`: commands. `message`: why the robot stopped, by the FCI's names of errors, or why a command was refused.
     """
 
     stamp: float
@@ -71,11 +71,11 @@ class RobotState(NamedTuple):
         return STATE.pack(*numbers) + self.message.encode()[: LONGEST - STATE.size]
 
     @classmethod
-    def unpack(cls, data: bytes) -> Self:
+    def unpack(cls, data: bytes) -> RobotState:
         """What `pack` made."""
-        stamp, mode, *rest = STATE.unpack_from(data)
-        q, dq, q_d = np.array(rest[:21]).reshape(3, 7)
-        return cls(stamp, Mode(mode), q, dq, q_d, *rest[21:], data[STATE.size :].decode(errors="replace"))
+        stamp, mode, *joints, rate, missed, refused = STATE.unpack_from(data)
+        q, dq, q_d = np.array(joints).reshape(3, 7)
+        return cls(stamp, Mode(mode), q, dq, q_d, rate, missed, refused, data[STATE.size :].decode(errors="replace"))
 
 
 class LibfrankaArm:
@@ -165,7 +165,7 @@ def require_pylibfranka() -> None:
 def real_time_note() -> str:
     """What this machine lacks to meet the FCI's 1 ms, in one line; empty where nothing is known to lack."""
     lacks = []
-    if not os.path.exists("/sys/kernel/realtime"):
+    if not Path("/sys/kernel/realtime").exists():
         lacks.append("the kernel is not PREEMPT_RT")
     try:
         before = os.sched_getscheduler(0), os.sched_getparam(0)

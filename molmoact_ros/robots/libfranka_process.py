@@ -1,7 +1,7 @@
 """The process that speaks to the robot: 1000 positions a second, whatever the sender of commands does or stops doing.
 
-python -m molmoact_ros.robots.libfranka_process ADDRESS SOCKET [RECORD]: started by `LibfrankaArm`, which has the other end
-of the socket. It ends when that end closes, after the arm has come to rest.
+python -m molmoact_ros.robots.libfranka_process ADDRESS SOCKET [RECORD]: started by `LibfrankaArm`, which has the other
+end of the socket. It ends when that end closes, after the arm has come to rest.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import ruckig
 
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import FR3, HOME_Q
+from molmoact_ros.robots.franka import FR3, HOME_Q, OPENING_MAX
 from molmoact_ros.robots.interpolator import CYCLE
 from molmoact_ros.robots.libfranka import LibfrankaArm, Mode, require_pylibfranka
 from molmoact_ros.sim.franka_sim import FrankaSim
@@ -37,10 +37,10 @@ STANDS: Final = 1e-3
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds, rad. `limits`: the highest commanded velocity, acceleration and jerk as fractions of the FR3's limits,
-    differenced from the positions that were sent in cycles of which none was missed. `stop_*`: from the sender's death to the stand,
-    and the furthest joint's way. `errors`: what the robot stopped for, empty for nothing. `orphan_drift`: how far the robot
-    moves in the second second after the 1 kHz process itself was killed.
+    """In s, rad and Hz. `velocity`, `acceleration`, `jerk`: the highest commanded, as fractions of the FR3's limits,
+    differenced from the positions that were sent, where no cycle was missed. `stop_*`: from the sender's death to the
+    stand, and the furthest joint's way. `errors`: what the robot stopped for, empty for nothing. `orphan_drift`: how
+    far the robot moves in the second second after the 1 kHz process itself was killed.
     """
 
     seconds: float
@@ -77,8 +77,8 @@ class Result:
 
 
 def policy_motion(seed: int, start: np.ndarray, period: float = PERIOD, speed: float = 0.5) -> Iterator[ArmCommand]:
-    """An endless motion such as a policy's chunks make it, from `start`, float64 [7] rad: another goal near home every PLAN s,
-    approached under `speed` of the FR3's velocity, half of its acceleration and a fifth of its jerk.
+    """An endless motion such as a policy's chunks make it, from `start`, float64 [7] rad: another goal near home every
+    PLAN s, approached under `speed` of the FR3's velocity, half of its acceleration and a fifth of its jerk.
     """
     rng = np.random.default_rng(seed)
     generator, now, after = ruckig.Ruckig(7, period), ruckig.InputParameter(7), ruckig.OutputParameter(7)
@@ -90,8 +90,8 @@ def policy_motion(seed: int, start: np.ndarray, period: float = PERIOD, speed: f
         now.target_position = np.clip(goal, FR3.position_min + 0.3, FR3.position_max - 0.3).tolist()
         for _ in range(round(PLAN / period)):
             generator.update(now, after)
-            state = (np.array(x) for x in (after.new_position, after.new_velocity, after.new_acceleration))
-            yield ArmCommand(*state, opening=0.08, period=period)
+            position, velocity = np.array(after.new_position), np.array(after.new_velocity)
+            yield ArmCommand(position, velocity, np.array(after.new_acceleration), OPENING_MAX, period)
             after.pass_to_input(now)
 
 
@@ -113,7 +113,7 @@ def feed(address: str, record: str, seed: str) -> None:
 
 
 def bench(model: Path, seconds: float, seed: int, tell: Callable[[str], None]) -> Result:
-    """Drive for `seconds`, kill the sender, then drive again and kill the 1 kHz process. `model`: the robot's MJCF file.
+    """Drive for `seconds`, kill the sender; drive again, kill the 1 kHz process. `model`: the robot's MJCF file.
 
     Raises RuntimeError or FileNotFoundError where pylibfranka or franka-sim is missing or does not start.
     """
@@ -129,7 +129,7 @@ def bench(model: Path, seconds: float, seed: int, tell: Callable[[str], None]) -
 
 
 def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable[[str], None], victim: str) -> int:
-    """Start the child, and after `seconds` kill it ("sender") or its 1 kHz process ("process") while the arm is fast."""
+    """Start the child; after `seconds`, when the arm is fast, kill it ("sender") or its 1 kHz process ("process")."""
     command = [sys.executable, "-m", "molmoact_ros.sim.bench_libfranka", address, str(record), str(seed)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
@@ -151,7 +151,7 @@ def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable
         child.wait()
 
 
-def figures(cycles: dict[str, np.ndarray]) -> dict[str, float]:
+def figures(cycles: dict[str, np.ndarray]) -> dict[str, Any]:
     """The numbers of a record, whose arrays have one row a cycle ([n] or [n, 7]), for a Result."""
     driven = cycles["open"] > 0
     sent, q_d, times = cycles["sent"], cycles["q_d"], cycles["time"]

@@ -25,7 +25,8 @@ SERVER: Final = """
 import logging, sys
 from franka_sim import FrankaSimServer
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-FrankaSimServer(host=sys.argv[1], enable_gripper=False, enforce_comm_constraints=True, enforce_motion_limits=True).start()
+enforced = dict(enforce_comm_constraints=True, enforce_motion_limits=True)
+FrankaSimServer(host=sys.argv[1], enable_gripper=False, **enforced).start()
 """
 
 
@@ -81,6 +82,6 @@ def python() -> Path:
     folder = Path(named) if named else Path(sys.prefix).parent / ENVIRONMENT
     file = folder / "bin" / "python"
     if not file.is_file():
-        raise FileNotFoundError(f"franka-sim is not installed in {folder}; run `make franka-sim`, or name its environment in "
-                                "MOLMOACT_FRANKA_SIM")  # fmt: skip
+        do = "run `make franka-sim`, or name its environment in MOLMOACT_FRANKA_SIM"
+        raise FileNotFoundError(f"franka-sim is not installed in {folder}; {do}")
     return file

@@ -93,7 +93,8 @@ def test_unsafe_commands_are_refused_at_both_ends(robot: FrankaSim) -> None:
             arm.send(ArmCommand(q + np.eye(7)[0] * 3, zero, zero, 0.08, PERIOD))
         for unsafe, why in ((q * np.nan, "finite"), (q + 0.5, "jump")):
             arm._send(COMMAND.pack(Kind.COMMAND, *unsafe, *zero, *zero, 0.08, PERIOD))
-            state = until(arm, lambda state, why=why: why in state.message)
+            while why not in (state := until(arm, lambda state: bool(state.message))).message:
+                pass
         assert state.refused == 2 and state.mode is Mode.IDLE
         assert "Move" not in robot.log.read_text()
 
