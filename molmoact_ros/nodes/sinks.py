@@ -210,7 +210,8 @@ class LibfrankaSink:
         config = declare(node, LibfrankaConfig, arm.prefix, finger_states=topic)
         if not config.robot_address:
             raise ValueError(f"the sink libfranka needs the parameter {arm.prefix}robot_address")
-        self._node, self._description, self._mode = node, arm, Mode.CONNECTING
+        self._node, self._description = node, arm
+        self._mode, self._refused = Mode.CONNECTING, 0
         self._fingers = _Measured(node, arm.fingers, config.finger_states)
         self._publisher = node.create_publisher(JointState, "/joint_states", qos.RELIABLE)
         self._arm = LibfrankaArm(config.robot_address, Path(config.record) if config.record else None)
@@ -230,6 +231,9 @@ class LibfrankaSink:
 
     def _tell(self) -> None:
         state = self._arm.state()
+        if state.refused > self._refused:
+            self._node.get_logger().warning(state.message, throttle_duration_sec=1.0)
+        self._refused = state.refused
         if state.mode is not self._mode:
             self._mode = state.mode
             say = self._node.get_logger()

@@ -27,10 +27,11 @@ LEAD_BOUNDS: Final = (0.25, 6.0)
 """Outside of these the timing of commands has broken off, and begins anew."""
 GAP: Final = 0.1
 """rad that a command may be ahead of the arm, beyond what its joints can travel until it is due."""
-QUINTIC: Final = 0.95, 0.6
+QUINTIC: Final = 0.9, 0.5
 """Fractions of the FR3's acceleration and jerk up to which a polynomial is taken."""
-PLANNED: Final = 0.8, 0.4
-"""Fractions that Ruckig plans with. Jerk is kept low: a lost packet multiplies it (see `Interpolator.correct`)."""
+PLANNED: Final = 0.7, 0.2
+"""Fractions that Ruckig plans with. Where it is unknown whether the robot had the last packet in time, its position
+is unknown by jerk * CYCLE^3: that makes four times the jerk, and three times jerk * CYCLE of acceleration."""
 ROUNDING: Final = 1e-6
 """rad/s; where a joint's end allows no velocity at all, what stands must not seem to move."""
 SAMPLES: Final = np.linspace(0.0, 1.0, 17)

@@ -28,8 +28,15 @@ PRIORITY: Final = 80
 """Of SCHED_FIFO; the FCI documentation's own examples take the highest, which leaves the kernel's threads behind."""
 REPORT_EVERY: Final = 5
 """Cycles between states that are sent to the other end: 200 Hz."""
-SAME: Final = 4e-7
-"""rad; q_d comes in single precision, rounded by up to 1.2e-7 at 3 rad. What differs by more is not what was sent."""
+SAME: Final = 4e-7, 2e-3, 1.0
+"""rad, rad/s, rad/s^2; what the robot says to follow and differs by more is not what was sent. Its q_d comes in single
+precision, rounded by up to 1.2e-7 at 3 rad."""
+LATE: Final = 0.8e-3
+"""s after a state has been read, when an answer may no longer arrive before the next."""
+PROMPT: Final = 2.5e-3
+"""s between two states, above which something between the robot and here has stood still."""
+SETTLE_MAX: Final = 8
+"""Cycles left unanswered at most until the robot's course is clear; after 20 lost ones in a row it would stop."""
 RECORDED: Final = 200_000
 """Cycles that a record keeps, the last ones."""
 MCL_CURRENT_AND_FUTURE: Final = 3
@@ -105,13 +112,15 @@ class Arm:
         self._robot = franka.Robot(address, real_time)
         self._mode, self._message = Mode.IDLE, ""
         self._missed = self._refused = self._cycle = 0
+        self._read, self._prompt = 0.0, True  # when the last state was read, s, and whether soon after the one before
+        self._last = np.zeros(7), np.zeros(7)  # the position that the robot followed last, and its velocity
 
     def run(self) -> None:
         """Until the sender is gone and the arm rests."""
         arm: Interpolator | None = None
         while self._link.open:
             state = self._robot.read_once()
-            if arm is None or np.abs(arm.position - state.q_d).max() > SAME:
+            if arm is None or np.abs(arm.position - state.q_d).max() > SAME[0]:
                 arm = Interpolator(np.array(state.q_d))
             self._report(state)
             if state.current_errors and self._mode is not Mode.FAULT:
@@ -130,6 +139,7 @@ class Arm:
             elif self._mode is not Mode.FAULT:
                 try:
                     arm.take(command)
+                    self._message = ""
                 except RefusedCommand as refusal:
                     self._refused, self._message = self._refused + 1, f"command refused: {refusal}"
 
@@ -137,7 +147,8 @@ class Arm:
         """In control until the sender is gone, or the robot stops by itself."""
         try:
             active = self._robot.start_joint_position_control(self._franka.ControllerMode.JointImpedance)
-            state, _ = active.readOnce()
+            state, _ = self._next(active)
+            self._last = np.array(state.q_d), np.zeros(7)
             arm.correct(np.array(state.q_d), np.zeros(7), np.zeros(7), cycles=0)
             self._mode = Mode.MOVING
             while not (arm.resting and not self._link.open):
@@ -153,20 +164,59 @@ class Arm:
         """Answer the last state, and wait for the next."""
         self._listen(arm)
         sent = arm.step()
-        active.writeOnce(self._franka.JointPositions(sent.tolist()))
-        state, since = active.readOnce()
+        # An answer that would come late is worse than none: the robot has gone on by itself.
+        if time.monotonic() - self._read < LATE:
+            active.writeOnce(self._franka.JointPositions(sent.tolist()))
         # Normally one; a state that did not come, or came while we were late, is a cycle the robot went on by itself.
-        cycles = max(1, round(since.to_sec() / CYCLE))
-        q_d = np.array(state.q_d)
-        if cycles > 1 or np.abs(q_d - sent).max() > SAME:
+        state, cycles = self._next(active)
+        if cycles > 1 or not self._prompt:
+            state, more = self._settle(active, state)
+            cycles += more
+        q_d, dq_d, ddq_d = np.array(state.q_d), np.array(state.dq_d), np.array(state.ddq_d)
+        if cycles > 1 or not self._followed(sent, q_d, dq_d, ddq_d):
             self._missed += max(1, cycles - 1)
-            arm.correct(q_d, np.array(state.dq_d), np.array(state.ddq_d), cycles - 1)
+            arm.correct(q_d, dq_d, ddq_d, cycles - 1)
+        self._last = q_d if cycles > 1 else sent, dq_d
         self._mode = Mode.BRAKING if arm.braking else Mode.MOVING
         self._report(state)
         if self._recorder is not None:
-            now, rate = time.monotonic(), state.control_command_success_rate
-            self._recorder.add(now, cycles, *sent, *q_d, *state.q, rate, self._link.open, arm.braking)
+            rate = state.control_command_success_rate
+            self._recorder.add(self._read, cycles, *sent, *q_d, *state.q, rate, self._link.open, arm.braking)
         return state
+
+    def _next(self, active: Any) -> tuple[Any, int]:
+        """Wait for the robot's next state; and how many cycles after the last one it is."""
+        before = self._read
+        state, since = active.readOnce()
+        self._read = time.monotonic()
+        self._prompt = self._read - before < PROMPT
+        return state, max(1, round(since.to_sec() / CYCLE))
+
+    def _settle(self, active: Any, state: Any) -> tuple[Any, int]:
+        """After a gap: wait, without answering, until the robot goes on by itself from one state to the next.
+
+        What was sent before the gap may still be on its way, and may still count. The state, and the cycles until then.
+        """
+        waited = 0
+        for _ in range(SETTLE_MAX):
+            before = state
+            state, cycles = self._next(active)
+            waited += cycles
+            velocity = np.array(before.dq_d) + np.array(before.ddq_d) * CYCLE
+            position = before.q_d + velocity * CYCLE
+            same = np.abs(position - state.q_d).max() < SAME[0] and np.abs(velocity - state.dq_d).max() < SAME[1]
+            if same and cycles == 1 and self._prompt:
+                break
+        return state, waited
+
+    def _followed(self, sent: np.ndarray, q_d: np.ndarray, dq_d: np.ndarray, ddq_d: np.ndarray) -> bool:
+        """Whether the robot has taken what was sent, and sees the velocity and acceleration in it that we do."""
+        velocity = (sent - self._last[0]) / CYCLE
+        return bool(
+            np.abs(q_d - sent).max() < SAME[0]
+            and np.abs(dq_d - velocity).max() < SAME[1]
+            and np.abs(ddq_d - (velocity - self._last[1]) / CYCLE).max() < SAME[2]
+        )
 
     def _fault(self, errors: str) -> None:
         self._mode, self._message = Mode.FAULT, errors

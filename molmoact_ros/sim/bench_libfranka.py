@@ -23,6 +23,7 @@ from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q, OPENING_MAX
 from molmoact_ros.robots.interpolator import CYCLE
 from molmoact_ros.robots.libfranka import LibfrankaArm, Mode, require_pylibfranka
+from molmoact_ros.robots.libfranka_process import PROMPT
 from molmoact_ros.sim.franka_sim import FrankaSim
 
 PERIOD: Final = 0.01
@@ -39,8 +40,9 @@ STANDS: Final = 1e-3
 class Result:
     """In s, rad and Hz. `velocity`, `acceleration`, `jerk`: the highest commanded, as fractions of the FR3's limits,
     differenced from the positions that were sent, where no cycle was missed. `stop_*`: from the sender's death to the
-    stand, and the furthest joint's way. `errors`: what the robot stopped for, empty for nothing. `orphan_drift`: how
-    far the robot moves in the second second after the 1 kHz process itself was killed.
+    stand, and the furthest joint's way. `standstills`: times that no state came for 2.5 ms and more: the machine's or
+    the simulator's. `errors`: what the robot stopped for, empty for nothing. `orphan_drift`: how far the robot moves in
+    the second second after the 1 kHz process itself was killed.
     """
 
     seconds: float
@@ -48,6 +50,7 @@ class Result:
     cycle_p99_ms: float
     cycle_max_ms: float
     missed: int
+    standstills: int
     success_rate_mean: float
     success_rate_min: float
     velocity: float
@@ -108,7 +111,7 @@ def feed(address: str, record: str, seed: str) -> None:
             state = arm.state()
             if number % round(0.1 / PERIOD) == 0:
                 print(arm.pid, state.mode.name, np.abs(command.velocity).max(), state.missed, state.message, flush=True)
-            due += PERIOD
+            due = max(due + PERIOD, time.monotonic())  # as a timer: what was missed is not caught up with
             time.sleep(max(0.0, due - time.monotonic()))
 
 
@@ -154,6 +157,8 @@ def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable
 def figures(cycles: dict[str, np.ndarray]) -> dict[str, Any]:
     """The numbers of a record, whose arrays have one row a cycle ([n] or [n, 7]), for a Result."""
     driven = cycles["open"] > 0
+    if driven.sum() < 1000:
+        raise RuntimeError(f"the robot was driven for {driven.sum()} cycles only: {cycles['message']}")
     sent, q_d, times = cycles["sent"], cycles["q_d"], cycles["time"]
     # Whole: neither this cycle nor the three before it were missed, so differences are what the robot sees.
     missed = (cycles["cycles"] > 1) | (np.abs(q_d - sent).max(axis=1) > 1e-6)
@@ -170,6 +175,7 @@ def figures(cycles: dict[str, np.ndarray]) -> dict[str, Any]:
         "rate": float(len(periods) / (times[driven][-1] - times[driven][0])),
         "cycle_p99_ms": float(np.percentile(periods, 99)),
         "cycle_max_ms": float(periods.max()),
+        "standstills": int((periods > PROMPT * 1e3).sum()),
         "missed": int(missed[driven].sum() + (cycles["cycles"][driven] - 1).sum()),
         "success_rate_mean": float(cycles["success_rate"][driven][100:].mean()),
         "success_rate_min": float(cycles["success_rate"][driven][100:].min()),

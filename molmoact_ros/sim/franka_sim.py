@@ -22,9 +22,14 @@ START: Final = 60.0
 """s after which a server that does not answer never will."""
 _COUNTER: Final = itertools.count()
 SERVER: Final = """
-import logging, sys
+import contextlib, gc, logging, os, sys
+with contextlib.suppress(PermissionError):  # a robot has a computer to itself
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+sys.setswitchinterval(0.0002)  # its threads share a lock that by default they keep for 5 ms
 from franka_sim import FrankaSimServer
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+gc.freeze()
+gc.disable()  # a collection stops it for 6 ms, of which a robot would know nothing
 enforced = dict(enforce_comm_constraints=True, enforce_motion_limits=True)
 FrankaSimServer(host=sys.argv[1], enable_gripper=False, **enforced).start()
 """
