@@ -26,7 +26,12 @@ LEAD: Final = 2.0
 LEAD_BOUNDS: Final = (0.25, 6.0)
 """Outside of these the timing of commands has broken off, and begins anew."""
 GAP: Final = 0.1
-"""rad that a command may be ahead of the arm, beyond what its joints can travel until it is due."""
+"""rad that a command may be from the arm, beyond what its joints can travel until it is due."""
+STEP: Final = 0.02
+"""rad that it may be from the last command, beyond what its joints can travel in a period: an arm that had to brake in
+between is further from where its commands go on."""
+SILENCE: Final = 1.0
+"""s after which commands do not go on, but begin anew where the arm is."""
 QUINTIC: Final = 0.9, 0.5
 """Fractions of the FR3's acceleration and jerk up to which a polynomial is taken."""
 PLANNED: Final = 0.7, 0.2
@@ -149,6 +154,7 @@ class Interpolator:
         self._late, self._braking = False, False  # about the segment
         self._queue: deque[_Target] = deque()
         self._target: _Target | None = None  # of the segment, unless it brakes
+        self._heard, self._heard_at = self.position, -np.inf  # the last command's position, and when it came
         self._due, self._rate = -np.inf, 1.0  # of the last command: when it is due; periods played per period sent
         self._ruckig, self._plan = ruckig.Ruckig(7), ruckig.InputParameter(7)
         self._plan.max_jerk = (PLANNED[1] * FR3.jerk_max).tolist()
@@ -168,10 +174,13 @@ class Interpolator:
         command = checked(command)
         due, rate = self._schedule(command.period)
         gap = np.abs(command.position - self.position) - FR3.velocity_max * (due - self._now)
-        if gap.max() > GAP:
+        step = np.abs(command.position - self._heard) - FR3.velocity_max * command.period
+        goes_on = self._now - self._heard_at < SILENCE and step.max() < STEP
+        if gap.max() > GAP and not goes_on:
             joint = int(np.argmax(gap)) + 1
             raise RefusedCommand(f"joint {joint} would have to jump {gap.max():.3f} rad; begin where the arm is")
         self._due, self._rate = due, rate
+        self._heard, self._heard_at = command.position, self._now
         while self._queue and self._queue[-1].due > due - CYCLE:
             self._queue.pop()
         self._queue.append(self._played(command, due, rate))

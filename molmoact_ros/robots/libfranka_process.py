@@ -151,8 +151,11 @@ class Arm:
             self._last = np.array(state.q_d), np.zeros(7)
             arm.correct(np.array(state.q_d), np.zeros(7), np.zeros(7), cycles=0)
             self._mode = Mode.MOVING
-            while not (arm.resting and not self._link.open):
-                state = self._one_cycle(active, arm)
+            missed = self._missed
+            self._one_cycle(active, arm)
+            self._missed = missed  # while the control was being started, nothing was to be answered
+            while self._link.open or not arm.resting:
+                self._one_cycle(active, arm)
             last = self._franka.JointPositions(arm.position.tolist())
             last.motion_finished = True
             active.writeOnce(last)
@@ -160,7 +163,7 @@ class Arm:
         except self._franka.ControlException as error:
             self._fault(str(error))
 
-    def _one_cycle(self, active: Any, arm: Interpolator) -> Any:
+    def _one_cycle(self, active: Any, arm: Interpolator) -> None:
         """Answer the last state, and wait for the next."""
         self._listen(arm)
         sent = arm.step()
@@ -182,7 +185,6 @@ class Arm:
         if self._recorder is not None:
             rate = state.control_command_success_rate
             self._recorder.add(self._read, cycles, *sent, *q_d, *state.q, rate, self._link.open, arm.braking)
-        return state
 
     def _next(self, active: Any) -> tuple[Any, int]:
         """Wait for the robot's next state; and how many cycles after the last one it is."""

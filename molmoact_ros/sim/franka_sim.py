@@ -27,7 +27,8 @@ with contextlib.suppress(PermissionError):  # a robot has a computer to itself
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
 sys.setswitchinterval(0.0002)  # its threads share a lock that by default they keep for 5 ms
 from franka_sim import FrankaSimServer
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+# What it has to say every second it says from the loop that serves the robot, which then waits for the disk.
+logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 gc.freeze()
 gc.disable()  # a collection stops it for 6 ms, of which a robot would know nothing
 enforced = dict(enforce_comm_constraints=True, enforce_motion_limits=True)

@@ -132,6 +132,32 @@ def test_silence_brakes_and_holds(seed: int, cut: float) -> None:
     assert np.array_equal(robot.q, held)
 
 
+def test_a_stream_goes_on_after_the_arm_had_to_brake() -> None:
+    """Braked from full speed, a joint stands further ahead than a command may jump."""
+    period, wrist = 0.02, np.eye(7)[6]
+    speed = np.concatenate([np.linspace(0, 2.5, 40), np.full(20, 2.5), np.linspace(2.5, 0, 40), np.zeros(40)])
+    way = np.cumsum(speed) * period
+    fast = [
+        ArmCommand(HOME_Q + wrist * (s - 1.5), wrist * v, wrist * a, 0.08, period)
+        for s, v, a in zip(way, speed, np.gradient(speed, period), strict=True)
+    ]
+    arm, robot = Interpolator(fast[0].position), Robot(fast[0].position)
+    for command in fast[:50]:
+        arm.take(command)
+        for _ in range(20):
+            robot.follow(arm.step())
+    while not arm.resting:
+        robot.follow(arm.step())
+    assert robot.q[6] - fast[49].position[6] > 0.2
+    for command in fast[50:]:
+        arm.take(command)
+        for _ in range(20):
+            robot.follow(arm.step())
+    while not arm.resting:
+        robot.follow(arm.step())
+    assert robot.q == pytest.approx(fast[-1].position, abs=1e-3), "nothing was refused, and it has caught up"
+
+
 BAD: dict[str, Any] = {
     "finite": {"position": np.full(7, np.nan)},
     "7 positions": {"velocity": np.zeros(6)},
