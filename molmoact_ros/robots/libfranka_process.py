@@ -160,7 +160,7 @@ class Arm:
             last.motion_finished = True
             active.writeOnce(last)
             self._mode = Mode.IDLE
-        except self._franka.ControlException as error:
+        except (self._franka.ControlException, self._franka.CommandException) as error:
             self._fault(str(error))
 
     def _one_cycle(self, active: Any, arm: Interpolator) -> None:
