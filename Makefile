@@ -2,18 +2,21 @@
 #   make demo    one episode in the simulated workcell: a video, a bag and a summary in runs/
 #   make test    all tests          make lint    ruff and mypy
 #   make setup   only set up        make clean   forget builds and environment
+#   make franka-sim   the simulated robot that speaks libfranka's protocol, in .venv-franka-sim
 
 PYTHON ?= python3
 VENV := .venv
+FRANKA_SIM := .venv-franka-sim
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTRUCTION ?= put the red cube in the bowl
 SEED ?= 7
 
-BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml $(wildcard msg/*.msg srv/*.srv action/*.action)
+BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
+    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action)
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
-.PHONY: setup demo test lint clean
+.PHONY: setup franka-sim demo test lint clean
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
@@ -22,7 +25,8 @@ $(VENV)/requirements: pyproject.toml scripts/system-packages
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -c 'import torch' 2>/dev/null || $(PIP) install --quiet torch==2.13.0
 	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["build-system"]["requires"], \
-	    *p["project"]["dependencies"], *p["project"]["optional-dependencies"]["dev"], sep="\n")' > $@.txt
+	    *p["project"]["dependencies"], *p["project"]["optional-dependencies"]["dev"], \
+	    *p["project"]["optional-dependencies"]["libfranka"], sep="\n")' > $@.txt
 	$(PIP) install --quiet -r $@.txt
 	$(PIP) install --quiet --no-deps dashscope==2.0.2  # for tests: it ships Qwen's vocabulary; what it does needs no more
 	touch $@
@@ -37,11 +41,24 @@ $(VENV)/installed: $(VENV)/interfaces $(SOURCES)
 	$(PY) -m cmake --install build/cmake --component sources --prefix $(VENV) > build/install.log
 	touch $@
 
+# What tests need beside it: the actions of the grippers' drivers, and the simulated robot behind libfranka's protocol.
+$(VENV)/test-interfaces: $(VENV)/requirements scripts/test-interfaces $(shell find test/interfaces -type f)
+	scripts/test-interfaces $(VENV)
+	touch $@
+
+# It pins numpy and MuJoCo of old, so it has an environment of its own. 1.1.7 serves version 10 of the protocol, which
+# libfranka speaks from 0.18 on.
+franka-sim: $(FRANKA_SIM)/installed
+$(FRANKA_SIM)/installed:
+	test -x $(FRANKA_SIM)/bin/python || $(PYTHON) -m venv $(FRANKA_SIM)
+	$(FRANKA_SIM)/bin/python -m pip --disable-pip-version-check install --quiet franka-sim==1.1.7
+	touch $@
+
 # Both run outside the repository's root where they must: there the source folder would shadow the installed package.
 demo: setup
 	$(VENV)/bin/molmoact-ros demo --instruction "$(INSTRUCTION)" --seed $(SEED)
 
-test: setup
+test: setup franka-sim $(VENV)/test-interfaces
 	$(VENV)/bin/pytest
 
 lint: setup
@@ -50,4 +67,4 @@ lint: setup
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(FRANKA_SIM) build

@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
   molmoact-ros bench engine
+  molmoact-ros bench libfranka --seconds 60
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim
   molmoact-ros doctor
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
     bench.add_argument("part", choices=list(BENCHES), help="engine: a reasoning step; load: reading a checkpoint")
+    bench.add_argument("--seconds", type=float, default=60.0, help="libfranka: how long to drive the simulated robot")
     bench.add_argument("--steps", type=int, default=40, help="engine: reasoning steps to time")
     bench.add_argument("--seed", type=int, default=0, help="engine: which scene is looked at")
     bench.add_argument("--alone", action="store_true", help="engine: without simulator and controller beside it")
@@ -114,6 +116,22 @@ def _eval(args: argparse.Namespace) -> int:
 
 def _bench(args: argparse.Namespace) -> int:
     return BENCHES[args.part](args)
+
+
+def _bench_libfranka(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from molmoact_ros.paths import robot_model
+    from molmoact_ros.sim.bench_libfranka import bench
+
+    result = bench(robot_model(), args.seconds, args.seed, lambda line: print(line, file=sys.stderr, flush=True))
+    for name, value in asdict(result).items():
+        print(f"{name:18} {value:.6g}" if isinstance(value, float) else f"{name:18} {value}")
+    for failure in result.failures:
+        print(f"FAILED: {failure}")
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, **asdict(result)}, indent=1))
+    return 1 if result.failures else 0
 
 
 def _bench_engine(args: argparse.Namespace) -> int:
@@ -222,7 +240,7 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
-BENCHES = {"engine": _bench_engine, "load": _bench_load}
+BENCHES = {"engine": _bench_engine, "libfranka": _bench_libfranka, "load": _bench_load}
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "train": _train, "doctor": _doctor,
     "fetch": _fetch,

@@ -11,18 +11,21 @@ from rclpy.node import Node
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def declare(node: Node, model: type[Model]) -> Model:
+def declare(node: Node, model: type[Model], prefix: str = "", **defaults: object) -> Model:
     """Declare each field of `model` as a parameter of `node` and read them, as launch and the command line set them.
 
-    Fields are str, bool, int, float or lists of these, all with defaults. Raises ValueError, in one line that names the
-    parameter, when a value does not fit.
+    Fields are str, bool, int, float or lists of these, all with defaults; `defaults` come before those of the model,
+    and `prefix` before the parameters' names. Raises ValueError, in one line that names the parameter, when a value
+    does not fit.
     """
     values = {}
     for name, field in model.model_fields.items():
         descriptor = ParameterDescriptor(description=field.description or "", read_only=True, dynamic_typing=True)
-        values[name] = node.declare_parameter(name, field.default, descriptor).value
+        default = defaults.get(name, field.default)
+        values[name] = node.declare_parameter(prefix + name, default, descriptor).value
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"parameter {'.'.join(map(str, first['loc']))} of {node.get_name()}: {first['msg']}") from None
+        name = prefix + ".".join(map(str, first["loc"]))
+        raise ValueError(f"parameter {name} of {node.get_name()}: {first['msg']}") from None

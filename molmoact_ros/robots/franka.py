@@ -1,23 +1,120 @@
-"""The Franka FR3 with Franka Hand: names, limits, home.
+"""What a Franka is: names, limits and home of the FR3 and of the Panda, both with Franka Hand.
 
-Positions, velocities and torques: frankarobotics/franka_description, robots/fr3/joint_limits.yaml. Accelerations and
-jerks: Franka Control Interface documentation, "Robot and interface specifications", FR3.
+Source of the limits: Franka Control Interface (FCI) documentation, "Robot and interface specifications", sections "Limits
+for Franka Research 3" and "Limits for Panda"; positions of the FR3 also frankarobotics/franka_description,
+robots/fr3/joint_limits.yaml. The hand's opening: Franka Hand datasheet.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-ARM_JOINTS = tuple(f"fr3_joint{i}" for i in range(1, 8))
-FINGER_JOINTS = ("fr3_finger_joint1", "fr3_finger_joint2")
-BASE_FRAME, TCP_FRAME = "fr3_link0", "fr3_hand_tcp"
-
-POSITION_MIN = np.array([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159])  # rad
-POSITION_MAX = np.array([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159])  # rad
-VELOCITY_MAX = np.array([2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26])  # rad/s
-ACCELERATION_MAX = np.full(7, 10.0)  # rad/s^2
-TORQUE_MAX = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])  # N m
+JOINTS = 7
+OPENING_MAX = 0.08  # m between the finger tips
 HOME_Q = np.array(
     [0.0, -0.2752, 0.0, -2.5898, 0.0, 2.3145, 0.7854]
 )  # rad: the hand points down, 0.25 m over the table's middle
-OPENING_MAX = 0.08  # m between the finger tips (Franka Hand datasheet)
+
+
+@dataclass(frozen=True, eq=False)
+class VelocityLaw:
+    """The FR3's velocity limits near the ends of its joints (FCI documentation), each float64 [7].
+
+    upper(q) = min(v_max, max(0, -offset + sqrt(max(0, gain * (q_upper - q))))), and lower(q) is its mirror image at q_lower.
+    offset: rad/s; gain: rad/s^2; q_upper, q_lower: rad.
+    """
+
+    offset: np.ndarray
+    gain: np.ndarray
+    q_upper: np.ndarray
+    q_lower: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """Limits of the joints, each float64 [7]: rad, rad/s, rad/s^2, rad/s^3, N m; `law`: None where speed is the same everywhere."""
+
+    position_min: np.ndarray
+    position_max: np.ndarray
+    velocity_max: np.ndarray
+    acceleration_max: np.ndarray
+    jerk_max: np.ndarray
+    torque_max: np.ndarray
+    law: VelocityLaw | None = None
+
+    def velocity_bounds(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest velocity [..., 7] rad/s that the robot allows at joints `q` [..., 7] rad."""
+        if self.law is None:
+            high = np.broadcast_to(self.velocity_max, q.shape)
+            return -high, high
+        law = self.law
+        up = np.sqrt(np.maximum(law.gain * (law.q_upper - q), 0.0)) - law.offset
+        down = np.sqrt(np.maximum(law.gain * (q - law.q_lower), 0.0)) - law.offset
+        zero = np.zeros(JOINTS)
+        return -np.clip(down, zero, self.velocity_max), np.clip(up, zero, self.velocity_max)
+
+
+FR3 = Limits(
+    position_min=np.array([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159]),
+    position_max=np.array([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159]),
+    velocity_max=np.array([2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26]),
+    acceleration_max=np.full(JOINTS, 10.0),
+    jerk_max=np.full(JOINTS, 5000.0),
+    torque_max=np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0]),
+    law=VelocityLaw(
+        offset=np.array([0.30, 0.20, 0.20, 0.30, 0.35, 0.35, 0.35]),
+        gain=np.array([12.0, 5.17, 7.0, 8.0, 34.0, 11.0, 34.0]),
+        q_upper=np.array([2.75010, 1.79180, 2.90650, -0.1458, 2.81010, 4.52050, 3.01960]),
+        q_lower=np.array([-2.75010, -1.79180, -2.90650, -3.0481, -2.81010, 0.54092, -3.01960]),
+    ),
+)
+PANDA = Limits(
+    position_min=np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973]),
+    position_max=np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973]),
+    velocity_max=np.array([2.1750, 2.1750, 2.1750, 2.1750, 2.6100, 2.6100, 2.6100]),
+    acceleration_max=np.array([15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0]),
+    jerk_max=np.array([7500.0, 3750.0, 5000.0, 6250.0, 7500.0, 10000.0, 10000.0]),
+    torque_max=np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0]),
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm, by the names that franka_ros2 gives it. `prefix`: "" for a single arm, else "left_" or "right_"."""
+
+    prefix: str = ""
+    robot: str = "fr3"
+
+    @property
+    def limits(self) -> Limits:
+        """The robot's limits."""
+        return {"fr3": FR3, "panda": PANDA}[self.robot]
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """Names of the seven joints, from the base on."""
+        return tuple(f"{self.prefix}{self.robot}_joint{i}" for i in range(1, JOINTS + 1))
+
+    @property
+    def fingers(self) -> tuple[str, str]:
+        """Names of the two finger joints, m each."""
+        return f"{self.prefix}{self.robot}_finger_joint1", f"{self.prefix}{self.robot}_finger_joint2"
+
+    @property
+    def base_frame(self) -> str:
+        """Frame of the arm's base."""
+        return f"{self.prefix}{self.robot}_link0"
+
+    @property
+    def tcp_frame(self) -> str:
+        """Frame of the tool centre point."""
+        return f"{self.prefix}{self.robot}_hand_tcp"
+
+
+SINGLE = Arm()
+ARM_JOINTS, FINGER_JOINTS = SINGLE.joints, SINGLE.fingers
+BASE_FRAME, TCP_FRAME = SINGLE.base_frame, SINGLE.tcp_frame
+POSITION_MIN, POSITION_MAX = FR3.position_min, FR3.position_max
+VELOCITY_MAX, ACCELERATION_MAX = FR3.velocity_max, FR3.acceleration_max

@@ -1,0 +1,17 @@
+# ROS 2 from PyPI: its exported targets name include folders of the machine that built them. CMake refuses folders that
+# are missing, so they are dropped. On a workstation nothing is missing and this changes nothing.
+function(drop_missing_include_folders)
+  get_directory_property(targets IMPORTED_TARGETS)
+  foreach(target IN LISTS targets)
+    get_target_property(folders ${target} INTERFACE_INCLUDE_DIRECTORIES)
+    if(folders)
+      set(present "")
+      foreach(folder IN LISTS folders)
+        if(folder MATCHES "^\\$<" OR EXISTS "${folder}")
+          list(APPEND present "${folder}")
+        endif()
+      endforeach()
+      set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${present}")
+    endif()
+  endforeach()
+endfunction()

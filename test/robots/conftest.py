@@ -1,0 +1,36 @@
+"""A simulated robot behind the real protocol, one for each test."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from molmoact_ros.paths import robot_model
+from molmoact_ros.sim.franka_sim import FrankaSim
+
+
+def attempts(number: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test anew, up to `number` times: where a machine stands still for milliseconds, the robot rightly stops."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(*args: object, **kwargs: object) -> None:
+            for _ in range(number - 1):
+                try:
+                    return test(*args, **kwargs)
+                except (AssertionError, RuntimeError) as error:
+                    print(f"once more, after: {error}")
+            return test(*args, **kwargs)
+
+        return run
+
+    return decorate
+
+
+@pytest.fixture
+def robot(tmp_path: Path) -> Iterator[FrankaSim]:
+    with FrankaSim(robot_model(), tmp_path / "franka_sim.log") as robot:
+        yield robot

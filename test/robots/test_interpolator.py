@@ -1,0 +1,187 @@
+"""Whatever is commanded, and whatever is lost on the way, the robot sees positions that it accepts."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from molmoact_ros.robots.command import ArmCommand
+from molmoact_ros.robots.franka import FR3, HOME_Q
+from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand
+from molmoact_ros.sim.bench_libfranka import policy_motion
+
+
+@dataclass
+class Robot:
+    """What the FCI does with positions: differences them, checks them, and goes on by itself through lost packets."""
+
+    q: np.ndarray
+    dq: np.ndarray = field(default_factory=lambda: np.zeros(7))
+    ddq: np.ndarray = field(default_factory=lambda: np.zeros(7))
+    lost: bool = False
+
+    def follow(self, position: np.ndarray) -> None:
+        velocity = (position - self.q) / CYCLE
+        acceleration = (velocity - self.dq) / CYCLE
+        jerk = (acceleration - self.ddq) / CYCLE
+        low, high = FR3.velocity_bounds(self.q)
+        assert np.all(position >= FR3.position_min) and np.all(position <= FR3.position_max)
+        # One that went on by itself may have become too fast by itself.
+        assert self.lost or (np.all(velocity >= low) and np.all(velocity <= high))
+        assert np.all(np.abs(acceleration) <= FR3.acceleration_max), np.abs(acceleration).max()
+        assert np.all(np.abs(jerk) <= FR3.jerk_max), np.abs(jerk).max()
+        self.q, self.dq, self.ddq = position.copy(), velocity, acceleration
+
+    def lose(self, packets: int) -> None:
+        self.lost = True
+        for _ in range(packets):
+            self.dq = self.dq + self.ddq * CYCLE
+            self.q = self.q + self.dq * CYCLE
+
+    def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As the network carries it."""
+        return tuple(x.astype(np.float32).astype(np.float64) for x in (self.q, self.dq, self.ddq))  # type: ignore[return-value]
+
+
+def stream(seed: int, seconds: float, period: float, speed: float = 0.5) -> list[ArmCommand]:
+    return list(islice(policy_motion(seed, HOME_Q, period, speed), round(seconds / period)))
+
+
+def test_the_path_is_the_commanded_one() -> None:
+    period = 0.01
+    commands = stream(1, 4.0, period)
+    arm, robot, path = Interpolator(HOME_Q), Robot(HOME_Q), []
+    for command in commands:
+        arm.take(command)
+        for _ in range(10):
+            robot.follow(arm.step())
+            path.append(robot.q)
+    played = np.array(path)[19::10]  # each is reached two periods after it came
+    wanted = np.array([c.position for c in commands])[: len(played)]
+    assert np.abs(played - wanted).max() < 2e-4
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    period=st.sampled_from([0.005, 0.01, 0.02]),
+    speed=st.floats(0.1, 1.0),
+    jitter=st.floats(0.0, 1.5),
+    lost=st.floats(0.0, 0.3),
+    silent=st.floats(0.0, 0.05),
+    clock=st.floats(0.9, 1.1),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_no_limit_is_broken(
+    seed: int, period: float, speed: float, jitter: float, lost: float, silent: float, clock: float
+) -> None:
+    """Late, bursting, missing and mad commands, clocks that differ, lost packets up to 19 in a row."""
+    rng = np.random.default_rng(seed)
+    commands = stream(seed, 2.0, period, speed)
+    arrival = np.arange(len(commands)) * period * clock + rng.exponential(jitter * period, len(commands))
+    arrival = np.maximum.accumulate(arrival)
+    arm, robot, next_one, cycle = Interpolator(HOME_Q), Robot(HOME_Q), 0, 0
+    while next_one < len(commands) or not arm.resting:
+        while next_one < len(commands) and arrival[next_one] <= cycle * CYCLE:
+            command = commands[next_one]
+            next_one += 1 + int(rng.integers(1, 20) if rng.random() < silent else 0)
+            if rng.random() < 0.02:
+                mad: Any = {rng.choice(["position", "velocity", "acceleration"]): rng.normal(0, 3, 7)}
+                command = replace(command, **mad)
+            with suppress(RefusedCommand):
+                arm.take(command)
+        position = arm.step()
+        cycle += 1
+        if rng.random() < lost * 0.2:
+            packets = int(rng.integers(1, 20 if rng.random() < 0.1 else 5))
+            robot.lose(packets)
+            cycle += packets - 1
+            arm.correct(*robot.state(), cycles=packets - 1)
+        else:
+            robot.follow(position)
+        assert cycle < 20_000, "it comes to rest"
+    assert np.abs(robot.dq).max() < 1e-3
+
+
+@given(seed=st.integers(0, 2**32 - 1), cut=st.floats(0.2, 1.9))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_silence_brakes_and_holds(seed: int, cut: float) -> None:
+    period = 0.02
+    commands = stream(seed, cut, period, speed=0.9)
+    arm, robot = Interpolator(HOME_Q), Robot(HOME_Q)
+    for command in commands:
+        arm.take(command)
+        for _ in range(20):
+            robot.follow(arm.step())
+    speed = np.abs(robot.dq).max()
+    stopped = 0
+    while not arm.resting:
+        robot.follow(arm.step())
+        stopped += 1
+    # The rest of what came, then v/a and the time to build up and let go of the acceleration.
+    assert stopped * CYCLE <= period + (speed + 0.2) / 8.0 + 2 * 8.0 / 2000.0 + 0.05
+    held = robot.q
+    for _ in range(100):
+        robot.follow(arm.step())
+    assert np.array_equal(robot.q, held)
+
+
+def test_a_stream_goes_on_after_the_arm_had_to_brake() -> None:
+    """Braked from full speed, a joint stands further ahead than a command may jump."""
+    period, wrist = 0.02, np.eye(7)[6]
+    speed = np.concatenate([np.linspace(0, 2.5, 40), np.full(20, 2.5), np.linspace(2.5, 0, 40), np.zeros(40)])
+    way = np.cumsum(speed) * period
+    fast = [
+        ArmCommand(HOME_Q + wrist * (s - 1.5), wrist * v, wrist * a, 0.08, period)
+        for s, v, a in zip(way, speed, np.gradient(speed, period), strict=True)
+    ]
+    arm, robot = Interpolator(fast[0].position), Robot(fast[0].position)
+    for command in fast[:50]:
+        arm.take(command)
+        for _ in range(20):
+            robot.follow(arm.step())
+    while not arm.resting:
+        robot.follow(arm.step())
+    assert robot.q[6] - fast[49].position[6] > 0.2
+    for command in fast[50:]:
+        arm.take(command)
+        for _ in range(20):
+            robot.follow(arm.step())
+    while not arm.resting:
+        robot.follow(arm.step())
+    assert robot.q == pytest.approx(fast[-1].position, abs=1e-3), "nothing was refused, and it has caught up"
+
+
+BAD: dict[str, Any] = {
+    "finite": {"position": np.full(7, np.nan)},
+    "7 positions": {"velocity": np.zeros(6)},
+    "joint 2's position": {"position": HOME_Q + np.eye(7)[1] * 4},
+    "joint 3's velocity": {"velocity": np.eye(7)[2] * 2.7},
+    "joint 1's acceleration": {"acceleration": np.eye(7)[0] * 11},
+    "jump": {"position": HOME_Q + np.eye(7)[0] * 0.3},
+    "period": {"period": 0.5},
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_what_is_unsafe_is_refused_and_changes_nothing(reason: str) -> None:
+    arm = Interpolator(HOME_Q)
+    good = ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, 0.02)
+    with pytest.raises(RefusedCommand, match=reason):
+        arm.take(replace(good, **BAD[reason]))
+    assert arm.resting and np.array_equal(arm.step(), HOME_Q)
+
+
+def test_no_speed_toward_a_joints_end() -> None:
+    at_end = HOME_Q.copy()
+    at_end[0] = FR3.position_max[0] - 0.005
+    arm = Interpolator(at_end)
+    arm.take(ArmCommand(at_end, np.zeros(7), np.zeros(7), 0.08, 0.02))
+    with pytest.raises(RefusedCommand, match="joint 1's velocity"):
+        arm.take(ArmCommand(at_end, np.eye(7)[0] * 0.1, np.zeros(7), 0.08, 0.02))
