@@ -98,11 +98,16 @@ class Reasoner(threading.Thread):
             self._set(None)
         self.join()
 
-    def add(self, topic: str, image: Image) -> None:
-        """Take a frame."""
+    def add(self, topic: str, image: Image, moving: bool = False) -> None:
+        """Take a frame; `moving`: the arm moves, so it shows something new, or the camera is frozen."""
         with self._changed:
-            self._frames.add(topic, image)
+            self._frames.add(topic, image, moving)
             self._changed.notify_all()
+
+    def camera_age(self) -> float:
+        """Age of the newest frame with news, of the camera where it is oldest, s."""
+        with self._changed:
+            return self._frames.age(self._clock())
 
     def _set(self, task: Task | None) -> None:
         with self._changed:
