@@ -26,7 +26,7 @@ WARM_UP = 3.0  # s left out at the start, until the first plans have brought the
 
 @dataclass(frozen=True)
 class Seams:
-    """Peaks at the seams. jerk: of the hand, m/s^3, and of a joint as part of what is allowed; error: of the hand, mm."""
+    """At the seams. jerk: peak of the hand, m/s^3, and of a joint as part of its limit; error: of the hand, mm."""
 
     mode: str
     latency: float
@@ -43,7 +43,7 @@ def true_path(time: float) -> np.ndarray:
 
 
 def seams(robot: Path, latencies: tuple[float, ...], seconds: float = 20.0, seed: int = 0) -> list[Seams]:
-    """Every mode at every engine latency (s): an engine that plans the true path with small errors, perfect tracking."""
+    """Every mode at every engine latency, s: an engine that plans the true path with small errors; perfect tracking."""
     return [_seams(robot, mode, latency, seconds, seed) for latency in latencies for mode in get_args(Mode)]
 
 

@@ -1,6 +1,7 @@
 """Judges a stream of commands by its positions alone, with none of the limiter's code: every limit, at every cycle.
 
-Speeds are differences of positions. Distances are MuJoCo's geometric ones between the robot model's own shapes, pair by pair.
+Speeds are differences of positions. Distances are MuJoCo's geometric ones between the robot model's own shapes, pair by
+pair.
 """
 
 from __future__ import annotations

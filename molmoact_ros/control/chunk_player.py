@@ -1,8 +1,8 @@
 """Plays action chunks as paths in time.
 
-A chunk holds motions from where the hand was told to be when the picture was taken. Anchored there, its path is known at
-every path time. Path time runs only while a path is really executed, and slower where the arm is slowed down, so a plan that
-arrives late goes on exactly behind what was executed since its picture, and skips nothing else.
+A chunk holds motions from where the hand was told to be when the picture was taken. Anchored there, its path is known
+at every path time. Path time runs only while a path is really executed, and slower where the arm is slowed down, so a
+plan that arrives late goes on exactly behind what was executed since its picture, and skips nothing else.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class ChunkPlayer:
         self._blended = self.time
 
     def target(self, ahead: float = 0.0) -> Target:
-        """Where the arm should be now, or `ahead` s of path time later. Without a chunk: where it was last told to be."""
+        """Where the arm should be, now or `ahead` s of path time later; without a chunk where it was last told."""
         return self._target(min(self.time + ahead, max(self.time, self._end)))
 
     def _target(self, time: float) -> Target:
@@ -173,7 +173,7 @@ def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
 
 
 def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
-    """The actions float64 [N, D] of one arm's chunk that may be played at `now`, s; raises RefusedChunk for any other."""
+    """The actions float64 [N, D] of one arm's chunk that may be played at `now`, s. RefusedChunk: it may not."""
     (whole,) = split(chunk, 1)
     name, actions = f"chunk {chunk.plan_id}", whole.actions
     if not (np.isfinite(actions).all() and np.isfinite([chunk.dt, chunk.stamp]).all()):
@@ -212,7 +212,7 @@ def _check_steps(name: str, actions: np.ndarray, space: Space) -> None:
 
 
 def _check_first_step(chunk: ActionChunk, actions: np.ndarray, anchor: Target) -> None:
-    """Absolute actions must begin near where the arm was when the picture was taken; how near is twice a believed step."""
+    """Absolute actions begin within twice a believed step from where the arm was when the picture was taken."""
     assert anchor.pose is not None and anchor.joints is not None
     if chunk.space is Space.EE:
         turns = Rotation.from_euler("xyz", actions[:, 3:6]) * anchor.pose.rotation.inv()
@@ -243,7 +243,7 @@ def _moved(target: Target, by: np.ndarray) -> Target:
 
 
 def _quintic(gap: np.ndarray, since: float, whole: float) -> np.ndarray:
-    """What is left of a gap [3, n] (value, speed, acceleration at 0) after `since` s; all three are zero at `whole` s."""
+    """What is left of a gap [3, n] (value, speed, acceleration) after `since` s; all three are zero at `whole` s."""
     s = since / whole
     value, speed, acceleration = gap[0], gap[1] * whole, gap[2] * whole**2
     h0 = 1 + s**3 * (-10 + s * (15 - 6 * s))

@@ -15,7 +15,7 @@ _UPPER, _LOWER, _TABLE = 1, 2, 4  # collision groups: shoulder side, hand side, 
 
 
 class Workspace(BaseModel):
-    """The box in the base frame, m, that the tool centre point never leaves. The finger tips end 0.0095 m below that point."""
+    """The box in the base frame, m, that the tool centre point never leaves. The finger tips end 0.0095 m below it."""
 
     low: tuple[float, float, float] = (0.25, -0.45, 0.012)
     high: tuple[float, float, float] = (0.75, 0.45, 0.70)
@@ -31,7 +31,7 @@ class Surroundings(BaseModel):
 
 
 class Guard:
-    """Measures by how much joints break the surroundings' rules. MuJoCo finds every pair of shapes within its margin."""
+    """Measures by how much joints break the surroundings' rules. MuJoCo finds the pairs of shapes within a margin."""
 
     def __init__(self, robot: Path, surroundings: Surroundings, arm: Arm = SINGLE) -> None:
         """`robot`: the MJCF file."""

@@ -43,7 +43,7 @@ class Kinematics:
         return Pose(data.site_xpos[self._site].copy(), rotation)
 
     def dexterity(self, q: np.ndarray) -> float:
-        """Smallest singular value of the hand's Jacobian (m and rad a rad) at joints `q` [7] rad; 0 in a singularity."""
+        """Smallest singular value of the hand's Jacobian (m and rad a rad) at `q` [7] rad; 0 in a singularity."""
         self._configuration.update(self._full(q))
         model, data = self._configuration.model, self._configuration.data
         mujoco.mj_jacSite(model, data, self._jacobian[:3], self._jacobian[3:], self._site)

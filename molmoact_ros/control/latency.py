@@ -10,7 +10,7 @@ KEPT = 15  # the estimate follows the last this many plans
 
 
 class Latency:
-    """A robust estimate: the median of the last plans. The first plan after a start warms the engine up and is left out."""
+    """A robust estimate: the median of the last plans. The first after a start warms the engine up and is left out."""
 
     def __init__(self) -> None:
         self._samples: deque[float] = deque(maxlen=KEPT)

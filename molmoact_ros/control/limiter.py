@@ -1,8 +1,8 @@
 """The last gate before the arm: position, velocity, acceleration, jerk, workspace, table and the arm itself.
 
-Ruckig plans each cycle's motion inside the limits. It is let through only when the arm could still brake behind it without
-breaking anything, at every cycle of that braking; else it goes slower, and else it brakes as was found possible the cycle
-before. So whatever is wanted, a way to stand still within all limits is always known.
+Ruckig plans each cycle's motion inside the limits. It is let through only when the arm could still brake behind it
+without breaking anything, at every cycle of that braking; else it goes slower, and else it brakes as was found possible
+the cycle before. So whatever is wanted, a way to stand still within all limits is always known.
 """
 
 from __future__ import annotations

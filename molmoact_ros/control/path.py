@@ -17,8 +17,8 @@ ARM = 7
 class Space(IntEnum):
     """What the numbers of a chunk mean, as in msg/ActionChunk.msg. The last value of each action is the gripper.
 
-    DELTA_EE: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, relative to the pose before. EE: the pose itself,
-    x, y, z (m), roll, pitch, yaw (rad, fixed axes). JOINT: seven joint positions (rad).
+    DELTA_EE: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, relative to the pose before. EE: the pose
+    itself, x, y, z (m), roll, pitch, yaw (rad, fixed axes). JOINT: seven joint positions (rad).
     """
 
     DELTA_EE = 0
@@ -33,7 +33,7 @@ class Space(IntEnum):
 
 @dataclass(frozen=True)
 class Target:
-    """Where an arm should be: `pose` of the hand, or `joints` float64 [7] rad; `gripper` 1 open, 0 closed, None as it is."""
+    """Where an arm should be: `pose` of the hand, or `joints` [7] rad; `gripper` 1 open, 0 closed, None as it is."""
 
     pose: Pose | None = None
     joints: np.ndarray | None = None

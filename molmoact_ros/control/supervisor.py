@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """IDLE: not started. POLICY: chunks move the arm. TELEOP: a person does. HOLD: standing until told. STOPPED: latched."""
+    """IDLE: not started. POLICY: chunks move the arm. TELEOP: a person does. HOLD: stands. STOPPED: latched stop."""
 
     IDLE = "idle"
     POLICY = "policy"
@@ -18,8 +18,8 @@ class State(Enum):
 class Event(Enum):
     """START: somebody gives an instruction. RESUME: a person clears a hold or stop, or hands back. STOP, HOLD: told to.
 
-    TELEOP: a person's hand. TELEOP_SILENT, HANDED_BACK: he let go, and the arm holds, or the policy that he took over from
-    goes on. The others: what went wrong.
+    TELEOP: a person's hand. TELEOP_SILENT, HANDED_BACK: they let go, and the arm holds, or the policy that they took
+    over from goes on. The others: what went wrong.
     """
 
     START = "an instruction was given"

@@ -16,14 +16,14 @@ class TeleopConfig(BaseModel):
 
     timeout: float = Field(0.2, gt=0)
     deadman: bool = False  # words count only while the dead-man's switch is held
-    hand_back: bool = False  # the policy goes on by itself where a person took over from it, once he lets go
+    hand_back: bool = False  # the policy goes on by itself where a person took over from it, once they let go
     linear: float = Field(0.25, gt=0)  # m/s
     angular: float = Field(1.0, gt=0)  # rad/s
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person wants now: `twist` [6] m/s and rad/s, or `joints` [7] rad; neither: stay. `opening` m, None as it is."""
+    """What a person wants: `twist` [6] m/s and rad/s, or `joints` [7] rad; neither: stay. `opening` in m or None."""
 
     twist: np.ndarray | None = None
     joints: np.ndarray | None = None

@@ -1,4 +1,4 @@
-"""The controller at its topics: action chunks, a person's hand and joint states in, limited commands out, at a fixed rate."""
+"""The controller at its topics: chunks, a person's hand and joint states in, limited commands out, at a fixed rate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from molmoact_ros.nodes.loop import Loop, Timing, real_time
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
+from molmoact_ros.nodes.sinks import make_gripper, make_sink
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
@@ -106,7 +106,7 @@ class ControllerNodeConfig(BaseModel):
 
 
 class ControllerNode(ManagedNode):
-    """Messages come in on the executor's thread, commands go out on the control loop's; the lock is held by one of them."""
+    """Messages come in on the executor's thread, commands go out on the control loop's; a lock keeps them apart."""
 
     def __init__(self) -> None:
         super().__init__("controller")
@@ -259,20 +259,20 @@ class ControllerNode(ManagedNode):
         return self._answer(lambda: self._controller.resume(self._now()), response)
 
     def _on_hold(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._answer(lambda: self._controller.hold() is None, response)
+        return self._answer(self._controller.hold, response)
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._answer(lambda: self._controller.stop() is None, response)
+        return self._answer(self._controller.stop, response)
 
-    def _answer(self, act: Callable[[], bool], response: Trigger.Response) -> Trigger.Response:
+    def _answer(self, act: Callable[[], bool | None], response: Trigger.Response) -> Trigger.Response:
         supervisor = self._controller.supervisor
         with self._lock:
-            response.success = act()
+            response.success = act() is not False  # holding and stopping always succeed
             self._gripper_goals = [None for _ in self._gripper_goals]
         if not response.success and supervisor.state is State.STOPPED:
             response.message = f"the arm is stopped; call {self.get_fully_qualified_name()}/resume when it is safe"
         elif not response.success and supervisor.state is State.TELEOP:
-            response.message = "a person moves the arm; wait until he has let go"
+            response.message = "a person moves the arm; wait until they have let go"
         elif not response.success:
             response.message = supervisor.reason
         self._publish_status()

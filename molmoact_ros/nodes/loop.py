@@ -69,7 +69,7 @@ class Loop:
 
 
 def real_time(priority: int) -> bool:
-    """Put the calling thread, and those it will start, before all that is not real-time; False where that is not allowed."""
+    """Put the calling thread, and those it will start, before all others; False where that is not allowed."""
     if priority <= 0:
         return False
     try:

@@ -76,7 +76,7 @@ class PolicyNode(ManagedNode):
         super().__init__("policy")
         self.config = declare(self, PolicyConfig)
         self._active = False
-        self._reasoner: Reasoner | None = None
+        self._configured = False
 
     # Life cycle
 
@@ -108,6 +108,7 @@ class PolicyNode(ManagedNode):
         self._server = ActionServer(
             self, ExecuteInstruction, "~/execute", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
         )
+        self._configured = True
 
     def activate(self) -> None:
         """Take instructions from now on."""
@@ -123,10 +124,8 @@ class PolicyNode(ManagedNode):
 
     def forget(self) -> None:
         """End the reasoner and drop the engine."""
-        if self._reasoner is not None:
-            self._reasoner.close()
-            self._server.destroy()
-            self._reasoner = None
+        if self._configured:
+            self._close()
             del self._engine
         super().forget()
 
@@ -145,10 +144,14 @@ class PolicyNode(ManagedNode):
 
     def destroy_node(self) -> None:
         """End the reasoner, then the node."""
-        if self._reasoner is not None:
-            self._reasoner.close()
-            self._server.destroy()
+        if self._configured:
+            self._close()
         super().destroy_node()
+
+    def _close(self) -> None:
+        self._configured = False
+        self._reasoner.close()
+        self._server.destroy()
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)

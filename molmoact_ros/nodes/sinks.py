@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import numpy as np
@@ -38,10 +39,10 @@ def make_gripper(name: str, node: Node, arm: Arm) -> Sink:
     return _choose({"joint_trajectory": GripperTrajectorySink}, name, node, arm)
 
 
-def _choose(kinds: dict, name: str, node: Node, arm: Arm) -> Sink:
+def _choose(kinds: dict[str, Callable[[Node, Arm], Sink]], name: str, node: Node, arm: Arm) -> Sink:
     if name not in kinds:
         raise ValueError(f"there is no sink {name!r}; choose one of: {', '.join(kinds)}")
-    return kinds[name](node, arm)  # type: ignore[no-any-return]
+    return kinds[name](node, arm)
 
 
 class JointTrajectorySink:

@@ -256,7 +256,7 @@ def test_a_stretched_arm_is_near_a_singularity() -> None:
 
 
 def test_limits_are_those_of_the_documents() -> None:
-    low, high = FR3.velocity_bounds(np.zeros(JOINTS) + HOME_Q)
+    _, high = FR3.velocity_bounds(np.zeros(JOINTS) + HOME_Q)
     np.testing.assert_allclose(high[[0, 4, 6]], [2.62, 5.26, 5.26])
     # Joint 2, 0.1 rad before its end: -0.20 + sqrt(5.17 * (1.7918 - 1.6918)).
     at = HOME_Q.copy()
