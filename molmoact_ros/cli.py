@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
   molmoact-ros bench engine
+  molmoact-ros bench seams        (control, faults, fuzz: the controller's)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim
   molmoact-ros doctor
@@ -37,9 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    bench.add_argument("part", choices=["engine"])
-    bench.add_argument("--steps", type=int, default=40, help="reasoning steps to time")
-    bench.add_argument("--seed", type=int, default=0, help="which scene is looked at")
+    bench.add_argument("part", choices=["engine", "seams", "control", "faults", "fuzz"])
+    bench.add_argument("--steps", type=int, default=40, help="engine: reasoning steps to time")
+    bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
+    bench.add_argument("--seconds", type=float, default=20.0, help="seams, control: how long each is measured")
+    bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
+    bench.add_argument("--times", type=int, default=10, help="faults: how often each is injected")
+    bench.add_argument("--only", default="", help="faults: those whose name holds this")
+    bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
     bench.add_argument("--alone", action="store_true", help="without the simulator and the controller beside it")
     infer = add("infer", "one reasoning step on pictures")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
@@ -99,6 +105,14 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    if args.part == "engine":
+        return _bench_engine(args)
+    from molmoact_ros.nodes import bench_controller
+
+    return bench_controller.show(args)
+
+
+def _bench_engine(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 

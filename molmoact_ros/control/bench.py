@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,6 +85,24 @@ def _plan(hand: np.ndarray, now: float, rng: np.random.Generator) -> ActionChunk
     actions[:, :3], actions[:, 6] = np.diff(points, axis=0, prepend=hand[None]), 1.0
     actions[:, :3] *= np.minimum(1.0, 0.04 / np.maximum(np.linalg.norm(actions[:, :3], axis=1), 1e-9))[:, None]
     return ActionChunk(actions, STEP, now, round(now * 1e3))
+
+
+def cycle_cost(robot: Path, cycles: int = 2000, seed: int = 0) -> dict[str, float]:
+    """What a cycle of the whole controller costs in motion: us (median, p99), and blocks of memory that it keeps."""
+    controller, _ = _started(robot, ControllerConfig())
+    rng, dt = np.random.default_rng(seed), 1.0 / controller.config.rate
+    hand, took, blocks = HOME_Q, np.zeros(cycles), 0
+    for k in range(cycles):
+        now = k * dt
+        if k % 30 == 0:
+            controller.on_chunk(_plan(controller.arms[0].kinematics.forward(hand).position, now, rng), now)
+        if k == cycles // 2:
+            blocks = sys.getallocatedblocks()
+        began = time.perf_counter()
+        hand = _cycle(controller, now)
+        took[k] = time.perf_counter() - began
+    kept = (sys.getallocatedblocks() - blocks) / (cycles - cycles // 2)
+    return {"median": float(np.median(took) * 1e6), "p99": float(np.percentile(took, 99) * 1e6), "kept": kept}
 
 
 def _started(robot: Path, config: ControllerConfig) -> tuple[Controller, Checker]:

@@ -183,7 +183,7 @@ def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
         raise RefusedChunk(f"{name} has steps of {chunk.dt} s, expected 0.005 to 1 s", insane=True)
     _check_steps(name, actions, chunk.space)
     if actions[:, -1].min() < -0.1 or actions[:, -1].max() > 1.1:
-        raise RefusedChunk(f"{name} has a gripper value outside 0..1; check the checkpoint", insane=True)
+        raise RefusedChunk(f"{name} has a gripper value outside 0..1; check the checkpoint")
     if chunk.stamp > now + 0.05:
         raise RefusedChunk(f"{name} is stamped {chunk.stamp - now:.2f} s in the future; synchronise the clocks")
     if chunk.end <= now:
@@ -204,11 +204,9 @@ def _check_steps(name: str, actions: np.ndarray, space: Space) -> None:
         far, turned = np.abs(np.diff(actions[:, :ARM], axis=0)).max(initial=0.0) > MAX_STEP_RAD, False
     if far:
         limits = f"{MAX_STEP_M} m or {MAX_STEP_RAD} rad"
-        raise RefusedChunk(f"{name} steps farther than {limits}; check the normalisation key", insane=True)
+        raise RefusedChunk(f"{name} steps farther than {limits}; check the normalisation key")
     if turned:
-        raise RefusedChunk(
-            f"{name} turns the hand by more than {MAX_TURN} rad; check the normalisation key", insane=True
-        )
+        raise RefusedChunk(f"{name} turns the hand by more than {MAX_TURN} rad; check the normalisation key")
 
 
 def _check_first_step(chunk: ActionChunk, actions: np.ndarray, anchor: Target) -> None:

@@ -50,7 +50,7 @@ class Controller:
     def on_chunk(self, chunk: ActionChunk, now: float) -> bool:
         """Take a new plan; False when it is not played (`last_refusal` says why). It never moves an arm at rest.
 
-        A plan that no sound engine makes (NaN, a wrong shape, absurd steps) holds the arm.
+        A plan that no engine makes while it is sound (NaN, a wrong shape, steps of no time) holds the arm.
         """
         try:
             parts = split(chunk, len(self.arms))
@@ -150,7 +150,7 @@ class Controller:
                 on(Event.ENGINE_SILENT)
             if self.engine_fault and now - self._fault_since > config.engine_deadline:
                 on(Event.ENGINE_FAULT, self.engine_fault)
-            if self.camera_age + max(0.0, now - self.heard) > config.camera_deadline:
+            if self.camera_age > config.camera_deadline:
                 on(Event.CAMERA_STALE)
 
     def _watch_person(self, now: float) -> None:

@@ -224,11 +224,12 @@ class PolicyNode(ManagedNode):
         self._publish_status()
 
     def _publish_status(self) -> None:
+        camera_age = self._reasoner.camera_age()  # before the lock: the reasoner reports under its own
         with self._status_lock:
             task = self._reasoner.task
             self._status.header.stamp = self.get_clock().now().to_msg()
             self._status.instruction = task.instruction if task else ""
-            self._status.camera_age = self._reasoner.camera_age()
+            self._status.camera_age = camera_age
             if task is None and self._status.state != EngineStatus.FAULT:
                 self._status.state, self._status.message = EngineStatus.IDLE, ""
             self._engine_status.publish(self._status)
