@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -46,7 +47,9 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin. What exists by now is left out of garbage collection, which would halt the loop for tens of ms."""
+        gc.collect()
+        gc.freeze()
         self._running.set()
         self._thread.start()
 

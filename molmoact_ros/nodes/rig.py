@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
@@ -28,8 +29,8 @@ JOINT_STATES: Final = "/rig/joint_states"
 CAMERAS: Final = ("rig_front", "rig_wrist")
 STANDING: Final = 0.01
 """rad/s under which every joint of the real arm counts as standing: a position servo at rest quivers."""
-STRAYED: Final = 0.01
-"""rad by which an arm that holds may settle."""
+UNTOLD: Final = 1e-3
+"""rad or rad/s under which a command counts as the same, or as standing."""
 
 
 class Rig(Node):
@@ -44,8 +45,11 @@ class Rig(Node):
         self.spoil: Callable[[ActionChunk], None] = lambda chunk: None
         self._frozen: dict[str, Any] = {}
         self._drive, self._plan = False, 0
+        self.command, self.command_speed = np.zeros(7), 0.0  # where the last trajectory ends, and how fast it begins
         self._joints = self.create_publisher(JointState, JOINT_STATES, qos.RELIABLE)
         self.create_subscription(JointState, "/joint_states", self._on_joints, qos.SENSOR)
+        topic = "/fr3_arm_controller/joint_trajectory"
+        self.create_subscription(JointTrajectory, topic, self._on_command, qos.RELIABLE)
         self.create_subscription(SafetyStatus, "/controller/safety_status", self._on_safety, qos.STATE)
         for camera, mine in zip(("front", "wrist"), CAMERAS, strict=True):
             out = self.create_publisher(Image, f"/{mine}/color/image_raw", qos.SENSOR)
@@ -79,6 +83,10 @@ class Rig(Node):
             stamp = conversions.seconds(message.header.stamp) + self.offset
             message.header.stamp = conversions.time_message(stamp)
             self._joints.publish(message)
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        self.command = np.array(message.points[-1].positions)
+        self.command_speed = float(np.abs(message.points[0].velocities).max())
 
     def _on_image(self, message: Image, out: Any, topic: str) -> None:
         if self.freeze_images:
@@ -168,13 +176,13 @@ class Rig(Node):
         return self.speed < STANDING
 
     def halted(self) -> bool:
-        """The controller says that it holds or is stopped, and the arm stands."""
-        return self.safety.state in (SafetyStatus.HOLD, SafetyStatus.STOPPED) and self.standing()
+        """The controller says that it holds or is stopped, and the arm is told to stand where it is."""
+        return self.safety.state in (SafetyStatus.HOLD, SafetyStatus.STOPPED) and self.command_speed < UNTOLD
 
     def stays(self, seconds: float) -> bool:
-        """Watch the arm for a while: it stays where it is."""
-        began = self.q
-        return not self.until(lambda: np.abs(self.q - began).max() > STRAYED, seconds)
+        """Watch for a while: the arm is told to stay where it is. (What it leaned on may still give way.)"""
+        began = self.command
+        return not self.until(lambda: np.abs(self.command - began).max() > UNTOLD, seconds)
 
 
 def with_nan(chunk: ActionChunk) -> None:
