@@ -90,10 +90,15 @@ class ArmController:
         then = self.player.joints_at(self.measured_at)
         return float(np.abs(self.measured - then).max())
 
-    def step(self, state: State, now: float) -> ArmCommand:
-        """The command of this cycle."""
+    def pace(self) -> float:
+        """Part of the speed, 0..1, at which this arm can follow its path: less behind a lag and near a singularity."""
+        lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
+        return float(np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)) * self._ease()
+
+    def step(self, state: State, now: float, pace: float) -> ArmCommand:
+        """The command of this cycle. pace: of the slowest arm, so that all keep together on one plan."""
         if state is State.POLICY:
-            wanted = self._from_policy()
+            wanted = self._from_policy(pace)
         elif state is State.TELEOP:
             wanted = self._from_person(self.teleop.wish(now))
         else:
@@ -103,10 +108,8 @@ class ArmController:
         opening = self.measured_opening if self.opening is None else self.opening
         return ArmCommand(motion.q, motion.dq, motion.ddq, opening, self._dt)
 
-    def _from_policy(self) -> Motion:
-        lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
-        waiting = np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)
-        self.player.advance(self._dt * float(waiting) * self._ease())
+    def _from_policy(self, pace: float) -> Motion:
+        self.player.advance(self._dt * pace)
         target = self.player.target()
         if target.gripper is not None:
             self.opening = OPENING_MAX if target.gripper > SPLIT else 0.0

@@ -95,6 +95,10 @@ class ChunkPlayer:
 
     def load(self, chunk: ActionChunk, now: float) -> None:
         """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
+        self.take(chunk, self.prepare(chunk, now), now)
+
+    def prepare(self, chunk: ActionChunk, now: float) -> Path:
+        """The path of a chunk that may be played at `now`, s. Raises RefusedChunk for any other; changes nothing."""
         actions = check_chunk(chunk, now)
         if chunk.stamp <= self._stamp:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")
@@ -102,7 +106,10 @@ class ChunkPlayer:
             raise RefusedChunk(f"chunk {chunk.plan_id} was planned before the arm was started; waiting for a newer one")
         anchor = self._at(now if self.mode == "naive" else chunk.stamp)
         _check_first_step(chunk, actions, anchor.target)
-        path = Path(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
+        return Path(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
+
+    def take(self, chunk: ActionChunk, path: Path, now: float) -> None:
+        """Switch to a path that was prepared just now."""
         if self.mode == "realtime":
             self._blend_into(path)
         self._paths = [*(self._paths if self.mode == "ensemble" else []), path][-8:]

@@ -59,13 +59,15 @@ class Controller:
             if self.supervisor.state is not State.POLICY:
                 self.last_refusal = f"the arm is in {self.supervisor.state.value}: start or resume it first"
                 return False
-            for arm, part in zip(self.arms, parts, strict=True):
-                arm.player.load(part, now)
+            # All or none: no arm begins a plan that another one refuses.
+            paths = [arm.player.prepare(part, now) for arm, part in zip(self.arms, parts, strict=True)]
         except RefusedChunk as refusal:
             self.refused, self.last_refusal = self.refused + 1, str(refusal)
             if refusal.insane:
                 self.supervisor.on(Event.CHUNK_INSANE, str(refusal))
             return False
+        for arm, part, path in zip(self.arms, parts, paths, strict=True):
+            arm.player.take(part, path, now)
         self._chunk_due = chunk.end
         return True
 
@@ -133,7 +135,8 @@ class Controller:
                 arm.limiter.step(None)
         self._watch(now)
         self._watch_person(now)
-        return tuple(arm.step(self.supervisor.state, now) for arm in self.arms)
+        pace = min(arm.pace() for arm in self.arms) if self.supervisor.state is State.POLICY else 1.0
+        return tuple(arm.step(self.supervisor.state, now, pace) for arm in self.arms)
 
     def _watch(self, now: float) -> None:
         state, config, on = self.supervisor.state, self.config, self.supervisor.on

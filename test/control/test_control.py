@@ -221,6 +221,21 @@ def test_a_plan_for_two_arms_is_split_in_halves() -> None:
         split(ActionChunk(actions, 0.1, 0.0), 1)
 
 
+def test_a_plan_is_played_by_both_arms_or_none() -> None:
+    controller = Controller(ROBOT, arms=(Arm(), Arm()))
+    for number in (0, 1):
+        controller.update_joints(HOME_Q, 0.08, 0.0, number)
+    assert controller.start(0.0)
+    pose = controller.arms[0].kinematics.forward(HOME_Q)
+    good, far = np.zeros((4, 7)), np.zeros((4, 7))
+    good[:, :3] = far[:, :3] = pose.position
+    good[:, 3:6] = far[:, 3:6] = pose.rotation.as_euler("xyz")
+    far[:, 1] += 0.2
+    assert not controller.on_chunk(ActionChunk(np.hstack([good, far]), 0.1, 0.0, space=Space.EE), 0.01)
+    assert "begins far" in controller.last_refusal and not controller.arms[0].player.loaded
+    assert controller.on_chunk(ActionChunk(np.hstack([good, good]), 0.1, 0.0, space=Space.EE), 0.01)
+
+
 def test_latency_leaves_the_warm_up_out_and_shrugs_at_outliers() -> None:
     latency = Latency()
     latency.add(9.0)
