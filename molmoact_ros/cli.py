@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
   molmoact-ros bench engine
+  molmoact-ros bench seams        (control, faults, fuzz: the controller's)
   molmoact-ros bench libfranka --seconds 60
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim
@@ -40,10 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    bench.add_argument("part", choices=list(BENCHES), help="engine: a reasoning step; load: reading a checkpoint")
-    bench.add_argument("--seconds", type=float, default=60.0, help="libfranka: how long to drive the simulated robot")
+    parts = "engine, load: the model; seams, control, faults, fuzz: the controller; libfranka: the 1 kHz process"
+    bench.add_argument("part", choices=list(BENCHES), help=parts)
     bench.add_argument("--steps", type=int, default=40, help="engine: reasoning steps to time")
-    bench.add_argument("--seed", type=int, default=0, help="engine: which scene is looked at")
+    bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
+    bench.add_argument("--seconds", type=float, help="seams, control: of each measurement, 20; libfranka: 60")
+    bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
+    bench.add_argument("--times", type=int, default=10, help="faults: how often each is injected")
+    bench.add_argument("--only", default="", help="faults: those whose name holds this")
+    bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
     bench.add_argument("--alone", action="store_true", help="engine: without simulator and controller beside it")
     infer = add("infer", "one reasoning step on pictures: depth codes, trace and actions")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
@@ -118,13 +124,23 @@ def _bench(args: argparse.Namespace) -> int:
     return BENCHES[args.part](args)
 
 
+def _bench_controller(args: argparse.Namespace) -> int:
+    from molmoact_ros.nodes import bench_controller
+
+    args.seconds = args.seconds or 20.0
+    return bench_controller.show(args)
+
+
 def _bench_libfranka(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from molmoact_ros.paths import robot_model
     from molmoact_ros.sim.bench_libfranka import bench
 
-    result = bench(robot_model(), args.seconds, args.seed, lambda line: print(line, file=sys.stderr, flush=True))
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    result = bench(robot_model(), args.seconds or 60.0, args.seed, tell)
     for name, value in asdict(result).items():
         print(f"{name:18} {value:.6g}" if isinstance(value, float) else f"{name:18} {value}")
     for failure in result.failures:
@@ -240,7 +256,10 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
-BENCHES = {"engine": _bench_engine, "libfranka": _bench_libfranka, "load": _bench_load}
+BENCHES = {
+    "engine": _bench_engine, "load": _bench_load, "seams": _bench_controller, "control": _bench_controller,
+    "faults": _bench_controller, "fuzz": _bench_controller, "libfranka": _bench_libfranka,
+}  # fmt: skip
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "train": _train, "doctor": _doctor,
     "fetch": _fetch,

@@ -1,32 +1,44 @@
-"""Plays action chunks as a path in time.
+"""Plays action chunks as paths in time.
 
-A chunk holds displacements from where the hand was told to be when the picture was taken. Anchored there, its path is
-known at every time, so what is already in the past is skipped without a special case.
+A chunk holds motions from where the hand was told to be when the picture was taken. Anchored there, its path is known
+at every path time. Path time runs only while a path is really executed, and slower where the arm is slowed down, so a
+plan that arrives late goes on exactly behind what was executed since its picture, and skips nothing else.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from molmoact_ros.control.latency import Latency
+from molmoact_ros.control.path import ARM, Path, Space, Target
 from molmoact_ros.control.pose import Pose
 
-DIMENSIONS = 7
-MAX_STEP_M, MAX_STEP_RAD = 0.05, 0.25  # largest displacement in one step that is believed: 0.5 m/s, 2.5 rad/s at 10 Hz
+Mode = Literal["realtime", "naive", "ensemble"]
+MAX_STEP_M, MAX_STEP_RAD = 0.05, 0.25  # largest motion in one step that is believed: 0.5 m/s, 2.5 rad/s at 10 Hz
+MAX_TURN = 2.8  # rad from the anchor within one chunk; beyond pi a rotation has no unambiguous way
 HISTORY = 3.0  # s of past commands that a chunk may be anchored on
-BLEND = 0.15  # s in which the gap between the old path and the new one closes
+BLEND, BLEND_MAX = 0.25, 0.6  # s in which the gap between the old path and the new one closes: small gaps, wide ones
+CLOSING = 0.15  # m/s or rad/s at which a wide gap closes on average
+DECAY = 0.01  # of the temporal ensemble's weights, exp(-DECAY * age), oldest first (ACT, arXiv 2304.13705)
+PROBE = 0.005  # s between the samples from which the gap's speed and acceleration are taken
 
 
 class RefusedChunk(ValueError):
-    """A chunk that must not move the arm; its message says why in one line."""
+    """A chunk that must not move the arm; its message says why in one line. `insane`: no sound engine plans this."""
+
+    def __init__(self, message: str, insane: bool = False) -> None:
+        super().__init__(message)
+        self.insane = insane
 
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """`actions` float [N, 7]: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, gripper (1 open, 0 closed).
+    """`actions` float [N, D], D = 7 (`space` JOINT: 8); for two arms twice that, the left one's first.
 
     dt: seconds a step; stamp: when the picture was taken, s; plan_id: which plan it belongs to.
     """
@@ -35,107 +47,219 @@ class ActionChunk:
     dt: float
     stamp: float
     plan_id: int = 0
-
-
-@dataclass(frozen=True)
-class _Path:
-    start: float
-    dt: float
-    positions: np.ndarray  # [N + 1, 3]
-    rotations: list[Rotation]  # N + 1
-    gripper: np.ndarray  # [N]
+    space: Space = Space.DELTA_EE
 
     @property
     def end(self) -> float:
-        return self.start + self.dt * len(self.gripper)
+        """When it is over if it is begun at its stamp, s."""
+        return self.stamp + self.dt * len(self.actions)
 
-    def at(self, now: float) -> tuple[Pose, float]:
-        where = float(np.clip((now - self.start) / self.dt, 0.0, len(self.gripper)))
-        i = min(int(where), len(self.gripper) - 1)
-        part = where - i
-        position = (1 - part) * self.positions[i] + part * self.positions[i + 1]
-        turn = (self.rotations[i + 1] * self.rotations[i].inv()).as_rotvec()
-        return Pose(position, Rotation.from_rotvec(part * turn) * self.rotations[i]), float(self.gripper[i])
+
+@dataclass(frozen=True)
+class _Commanded:
+    now: float
+    time: float  # path time
+    target: Target  # both pose and joints
 
 
 class ChunkPlayer:
-    """Turns chunks into the hand's target at any time; holds at the end of the last one."""
+    """Turns one arm's chunks into its target; holds at the end of the last one."""
 
-    def __init__(self) -> None:
-        self._commanded: deque[tuple[float, Pose]] = deque()
-        self._path: _Path | None = None
-        self._switched, self._gap, self._turn = 0.0, np.zeros(3), np.zeros(3)
+    def __init__(self, mode: Mode = "realtime") -> None:
+        self.mode, self.latency, self.time = mode, Latency(), 0.0
+        self._commanded: deque[_Commanded] = deque()
+        self._paths: list[Path] = []
+        self._stamp = -np.inf
+        self._blended, self._blend, self._gap = -np.inf, BLEND, np.zeros((3, 6))
 
-    def reset(self, pose: Pose, now: float) -> None:
-        """Forget every chunk; the hand is at `pose` and stays there."""
-        self._commanded = deque([(now, pose)])
-        self._path = None
+    def reset(self, pose: Pose, joints: np.ndarray, now: float) -> None:
+        """Forget every chunk; the hand is at `pose`, the joints at `joints` [7] rad, and they stay there."""
+        self._commanded = deque([_Commanded(now, self.time, Target(pose, joints.copy()))])
+        self._paths, self._stamp, self._blended = [], -np.inf, -np.inf
 
-    def commanded(self, pose: Pose, now: float) -> None:
-        """Remember what the arm was told at `now`, s."""
-        self._commanded.append((now, pose))
-        while self._commanded[0][0] < now - HISTORY:
+    def advance(self, seconds: float) -> None:
+        """Execute this much more of the path; at the end, and without a path, time stands still."""
+        self.time = min(self.time + seconds, max(self.time, self._end))
+
+    def commanded(self, pose: Pose, joints: np.ndarray, now: float) -> None:
+        """Remember what the arm was told at `now`, s: the hand's `pose` and `joints` [7] rad."""
+        self._commanded.append(_Commanded(now, self.time, Target(pose, joints)))
+        while self._commanded[0].now < now - HISTORY:
             self._commanded.popleft()
 
     def load(self, chunk: ActionChunk, now: float) -> None:
         """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
+        self.take(chunk, self.prepare(chunk, now), now)
+
+    def prepare(self, chunk: ActionChunk, now: float) -> Path:
+        """The path of a chunk that may be played at `now`, s. Raises RefusedChunk for any other; changes nothing."""
         actions = check_chunk(chunk, now)
-        if self._path is not None and chunk.stamp <= self._path.start:
+        if chunk.stamp <= self._stamp:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")
-        if not self._commanded or chunk.stamp < self._commanded[0][0] - chunk.dt:
+        if not self._commanded or chunk.stamp < self._commanded[0].now - chunk.dt:
             raise RefusedChunk(f"chunk {chunk.plan_id} was planned before the arm was started; waiting for a newer one")
-        path = _path(actions, chunk, self._pose_at(chunk.stamp))
-        before, _ = self.target(now)
-        after, _ = path.at(now)
-        self._switched, self._gap = now, before.position - after.position
-        self._turn = (before.rotation * after.rotation.inv()).as_rotvec()
-        self._path = path
+        anchor = self._at(now if self.mode == "naive" else chunk.stamp)
+        _check_first_step(chunk, actions, anchor.target)
+        return Path(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
 
-    def _pose_at(self, stamp: float) -> Pose:
-        past = [pose for when, pose in self._commanded if when <= stamp]
-        return past[-1] if past else self._commanded[0][1]
+    def take(self, chunk: ActionChunk, path: Path, now: float) -> None:
+        """Switch to a path that was prepared just now."""
+        if self.mode == "realtime":
+            self._blend_into(path)
+        self._paths = [*(self._paths if self.mode == "ensemble" else []), path][-8:]
+        self._stamp = chunk.stamp
+        self.latency.add(now - chunk.stamp)
 
-    def target(self, now: float) -> tuple[Pose, float | None]:
-        """Where the hand should be at `now` and the gripper (1 open, 0 closed); None: leave the gripper as it is."""
-        if self._path is None:
-            return self._commanded[-1][1], None
-        pose, gripper = self._path.at(now)
-        left = max(0.0, 1.0 - (now - self._switched) / BLEND)
-        rotation = Rotation.from_rotvec(left * self._turn) * pose.rotation
-        return Pose(pose.position + left * self._gap, rotation), gripper
+    def _at(self, now: float) -> _Commanded:
+        """What was commanded at `now`, s."""
+        past = (c for c in reversed(self._commanded) if c.now <= now)
+        return next(past, self._commanded[0])
 
-    def remaining(self, now: float) -> float:
-        """Seconds of motion left; negative: how long ago the last chunk ended; -inf: there is none."""
-        return -np.inf if self._path is None else self._path.end - now
+    def _blend_into(self, path: Path) -> None:
+        """Take the gap between old and new target, its speed and its acceleration, so that all three go on unbroken."""
+        times = [self.time, self.time + PROBE, self.time + 2 * PROBE]
+        old, self._blended = [self._target(time) for time in times], -np.inf
+        if any((target.joints is None) == (path.space is Space.JOINT) for target in old):
+            return  # from the hand's space to the joints' or back: the limiter makes it smooth
+        a, b, c = (_difference(o, path.at(time), path.space) for o, time in zip(old, times, strict=True))
+        self._gap = np.array([a, (4 * b - 3 * a - c) / (2 * PROBE), (a - 2 * b + c) / PROBE**2])
+        self._blend = float(np.clip(np.linalg.norm(a) / CLOSING, BLEND, BLEND_MAX))
+        self._blended = self.time
+
+    def target(self, ahead: float = 0.0) -> Target:
+        """Where the arm should be, now or `ahead` s of path time later; without a chunk where it was last told."""
+        return self._target(min(self.time + ahead, max(self.time, self._end)))
+
+    def _target(self, time: float) -> Target:
+        if not self._paths:
+            last = self._commanded[-1].target
+            return Target(pose=last.pose)
+        if self.mode == "ensemble":
+            return _mean(
+                [path.at(time) for path in self._paths if path.start <= time <= path.end] or [self._newest.at(time)]
+            )
+        target, since = self._newest.at(time), time - self._blended
+        if since >= self._blend:
+            return target
+        return _moved(target, _quintic(self._gap, since, self._blend))
+
+    @property
+    def _newest(self) -> Path:
+        return self._paths[-1]
+
+    @property
+    def _end(self) -> float:
+        return self._newest.end if self._paths else -np.inf
+
+    @property
+    def loaded(self) -> bool:
+        """There is a chunk, being played or at its end."""
+        return bool(self._paths)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds of path left; 0 at the end; -inf: there is none."""
+        return max(0.0, self._end - self.time) if self._paths else -np.inf
+
+
+def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
+    """One chunk for each of `arms` arms. Raises RefusedChunk when the actions cannot be shared out."""
+    actions = np.asarray(chunk.actions, np.float64)
+    if actions.ndim != 2 or actions.shape[1] != arms * chunk.space.dimensions or not len(actions):
+        raise RefusedChunk(
+            f"chunk {chunk.plan_id} has shape {list(actions.shape)}, expected [N, {arms * chunk.space.dimensions}]; "
+            "check the checkpoint", insane=True,
+        )  # fmt: skip
+    return tuple(replace(chunk, actions=part) for part in np.split(actions, arms, axis=1))
 
 
 def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
-    """The actions float64 [N, 7] of a chunk that may be played at `now`, s; raises RefusedChunk for any other."""
-    name, actions = f"chunk {chunk.plan_id}", np.asarray(chunk.actions, np.float64)
-    if actions.ndim != 2 or actions.shape[1] != DIMENSIONS or not len(actions):
-        raise RefusedChunk(f"{name} has shape {list(actions.shape)}, expected [N, {DIMENSIONS}]; check the checkpoint")
+    """The actions float64 [N, D] of one arm's chunk that may be played at `now`, s. RefusedChunk: it may not."""
+    (whole,) = split(chunk, 1)
+    name, actions = f"chunk {chunk.plan_id}", whole.actions
     if not (np.isfinite(actions).all() and np.isfinite([chunk.dt, chunk.stamp]).all()):
-        raise RefusedChunk(f"{name} holds NaN or infinity; check the checkpoint with `molmoact-ros doctor`")
+        reason = f"{name} holds NaN or infinity; check the checkpoint with `molmoact-ros doctor`"
+        raise RefusedChunk(reason, insane=True)
     if not 0.005 <= chunk.dt <= 1.0:
-        raise RefusedChunk(f"{name} has steps of {chunk.dt} s, expected 0.005 to 1 s")
-    if np.linalg.norm(actions[:, :3], axis=1).max() > MAX_STEP_M or np.abs(actions[:, 3:6]).max() > MAX_STEP_RAD:
-        raise RefusedChunk(
-            f"{name} steps farther than {MAX_STEP_M} m or {MAX_STEP_RAD} rad; check the normalisation key"
-        )
-    if actions[:, 6].min() < -0.1 or actions[:, 6].max() > 1.1:
+        raise RefusedChunk(f"{name} has steps of {chunk.dt} s, expected 0.005 to 1 s", insane=True)
+    _check_steps(name, actions, chunk.space)
+    if actions[:, -1].min() < -0.1 or actions[:, -1].max() > 1.1:
         raise RefusedChunk(f"{name} has a gripper value outside 0..1; check the checkpoint")
     if chunk.stamp > now + 0.05:
         raise RefusedChunk(f"{name} is stamped {chunk.stamp - now:.2f} s in the future; synchronise the clocks")
-    if chunk.stamp + chunk.dt * len(actions) <= now:
-        raise RefusedChunk(
-            f"{name} ended {now - chunk.stamp - chunk.dt * len(actions):.2f} s ago; the engine is too slow"
-        )
+    if chunk.end <= now:
+        raise RefusedChunk(f"{name} ended {now - chunk.end:.2f} s ago; the engine is too slow")
     return actions
 
 
-def _path(actions: np.ndarray, chunk: ActionChunk, anchor: Pose) -> _Path:
-    positions = anchor.position + np.vstack([np.zeros(3), np.cumsum(actions[:, :3], axis=0)])
-    rotations = [anchor.rotation]
-    for turn in actions[:, 3:6]:
-        rotations.append(Rotation.from_euler("xyz", turn) * rotations[-1])
-    return _Path(chunk.stamp, chunk.dt, positions, rotations, actions[:, 6])
+def _check_steps(name: str, actions: np.ndarray, space: Space) -> None:
+    if space is Space.DELTA_EE:
+        far = np.linalg.norm(actions[:, :3], axis=1).max() > MAX_STEP_M or np.abs(actions[:, 3:6]).max() > MAX_STEP_RAD
+        turned = np.abs(actions[:, 3:6]).sum(axis=0).max() > MAX_TURN
+    elif space is Space.EE:
+        turns = Rotation.from_euler("xyz", actions[:, 3:6])
+        moved = np.linalg.norm(np.diff(actions[:, :3], axis=0), axis=1).max(initial=0.0)
+        far = moved > MAX_STEP_M or (turns[:-1].inv() * turns[1:]).magnitude().max(initial=0.0) > MAX_STEP_RAD
+        turned = False
+    else:
+        far, turned = np.abs(np.diff(actions[:, :ARM], axis=0)).max(initial=0.0) > MAX_STEP_RAD, False
+    if far:
+        limits = f"{MAX_STEP_M} m or {MAX_STEP_RAD} rad"
+        raise RefusedChunk(f"{name} steps farther than {limits}; check the normalisation key")
+    if turned:
+        raise RefusedChunk(f"{name} turns the hand by more than {MAX_TURN} rad; check the normalisation key")
+
+
+def _check_first_step(chunk: ActionChunk, actions: np.ndarray, anchor: Target) -> None:
+    """Absolute actions begin within twice a believed step from where the arm was when the picture was taken."""
+    assert anchor.pose is not None and anchor.joints is not None
+    if chunk.space is Space.EE:
+        turns = Rotation.from_euler("xyz", actions[:, 3:6]) * anchor.pose.rotation.inv()
+        away = np.linalg.norm(actions[0, :3] - anchor.pose.position)
+        far = away > 2 * MAX_STEP_M or turns[0].magnitude() > 2 * MAX_STEP_RAD or turns.magnitude().max() > MAX_TURN
+    else:
+        far = chunk.space is Space.JOINT and np.abs(actions[0, :ARM] - anchor.joints).max() > 2 * MAX_STEP_RAD
+    if far:
+        raise RefusedChunk(f"chunk {chunk.plan_id} begins far from where the arm was at its picture; check its frame")
+
+
+def _difference(a: Target, b: Target, space: Space) -> np.ndarray:
+    """What leads from b to a: joints [7], or position and rotation vector in the base frame [6]."""
+    if space is Space.JOINT:
+        assert a.joints is not None and b.joints is not None
+        return np.asarray(a.joints - b.joints)
+    assert a.pose is not None and b.pose is not None
+    turn = (a.pose.rotation * b.pose.rotation.inv()).as_rotvec()
+    return np.concatenate([a.pose.position - b.pose.position, turn])
+
+
+def _moved(target: Target, by: np.ndarray) -> Target:
+    if target.pose is None:
+        assert target.joints is not None
+        return replace(target, joints=target.joints + by)
+    pose = Pose(target.pose.position + by[:3], Rotation.from_rotvec(by[3:]) * target.pose.rotation)
+    return replace(target, pose=pose)
+
+
+def _quintic(gap: np.ndarray, since: float, whole: float) -> np.ndarray:
+    """What is left of a gap [3, n] (value, speed, acceleration) after `since` s; all three are zero at `whole` s."""
+    s = since / whole
+    value, speed, acceleration = gap[0], gap[1] * whole, gap[2] * whole**2
+    h0 = 1 + s**3 * (-10 + s * (15 - 6 * s))
+    h1 = s + s**3 * (-6 + s * (8 - 3 * s))
+    h2 = s**2 / 2 + s**3 * (-1.5 + s * (1.5 - 0.5 * s))
+    return np.asarray(h0 * value + h1 * speed + h2 * acceleration)
+
+
+def _mean(targets: list[Target]) -> Target:
+    """Temporal ensemble: all that is planned for this moment, the oldest weighted most; gripper of the newest."""
+    weights = np.exp(-DECAY * np.arange(len(targets)))
+    weights /= weights.sum()
+    newest = targets[-1]
+    if newest.joints is not None:
+        alike = [t.joints for t in targets if t.joints is not None]
+        return replace(newest, joints=np.average(alike, axis=0, weights=weights[-len(alike) :]))
+    poses = [t.pose for t in targets if t.pose is not None]
+    position = np.average([p.position for p in poses], axis=0, weights=weights[-len(poses) :])
+    rotation = Rotation.concatenate([p.rotation for p in poses]).mean(weights[-len(poses) :])
+    return replace(newest, pose=Pose(position, rotation))

@@ -10,39 +10,56 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.pose import Pose
-from molmoact_ros.robots.franka import ARM_JOINTS, HOME_Q, TCP_FRAME, VELOCITY_MAX
+from molmoact_ros.robots.franka import HOME_Q, JOINTS, SINGLE, Arm
 
-ARM = len(ARM_JOINTS)
+LIMIT_MARGIN = 0.03  # rad kept from the position limits
 
 
 class Kinematics:
-    """Solves for the joints step by step from the last commanded ones."""
+    """Solves for the joints step by step from the last wanted ones."""
 
-    def __init__(self, robot: Path) -> None:
-        """`robot`: the MJCF file. Raises ValueError when it cannot be read."""
+    def __init__(self, robot: Path, arm: Arm = SINGLE, speed: float = 1.0) -> None:
+        """`robot`: the MJCF file; speed: fraction of the velocity limits. Raises ValueError when it cannot be read."""
         model = mujoco.MjModel.from_xml_path(str(robot))
+        model.jnt_range[:JOINTS] += [LIMIT_MARGIN, -LIMIT_MARGIN]
         self._configuration = mink.Configuration(model)
-        self._q = np.zeros(model.nq)
-        self._hand = mink.FrameTask(TCP_FRAME, "site", position_cost=1.0, orientation_cost=0.5, lm_damping=1e-6)
+        self._q, self._site = np.zeros(model.nq), model.site(arm.tcp_frame).id
+        self._jacobian, self._frame = np.zeros((6, model.nv)), arm.tcp_frame
+        self._hand = mink.FrameTask(arm.tcp_frame, "site", position_cost=1.0, orientation_cost=0.5, lm_damping=1e-6)
         self._posture = mink.PostureTask(model, cost=1e-3)
         self._posture.set_target(self._full(HOME_Q))
-        speeds = {joint: float(v) for joint, v in zip(ARM_JOINTS, VELOCITY_MAX, strict=True)}
+        speeds = {joint: speed * float(v) for joint, v in zip(arm.joints, arm.limits.velocity_max, strict=True)}
         self._limits = [mink.ConfigurationLimit(model), mink.VelocityLimit(model, speeds)]
 
     def _full(self, q: np.ndarray) -> np.ndarray:
-        self._q[:ARM] = q
+        self._q[:JOINTS] = q
         return self._q
 
     def forward(self, q: np.ndarray) -> Pose:
         """Pose of the hand for joints `q` float64 [7] rad."""
         self._configuration.update(self._full(q))
-        transform = self._configuration.get_transform_frame_to_world(TCP_FRAME, "site")
-        return Pose(transform.translation().copy(), Rotation.from_matrix(transform.rotation().as_matrix()))
+        data = self._configuration.data
+        rotation = Rotation.from_matrix(data.site_xmat[self._site].reshape(3, 3))
+        return Pose(data.site_xpos[self._site].copy(), rotation)
+
+    def dexterity(self, q: np.ndarray) -> float:
+        """Smallest singular value of the hand's Jacobian (m and rad a rad) at `q` [7] rad; 0 in a singularity."""
+        self._configuration.update(self._full(q))
+        model, data = self._configuration.model, self._configuration.data
+        mujoco.mj_jacSite(model, data, self._jacobian[:3], self._jacobian[3:], self._site)
+        arm = self._jacobian[:, :JOINTS]
+        return float(np.sqrt(max(0.0, np.linalg.eigvalsh(arm @ arm.T)[0])))
 
     def solve(self, q: np.ndarray, target: Pose, dt: float) -> np.ndarray:
-        """Joints float64 [7] rad one step of `dt` s from `q` toward `target`, inside position and velocity limits."""
+        """Joints float64 [7] rad one step of `dt` s from `q` toward `target`, inside position and velocity limits.
+
+        Where the solver finds none (joints outside their limits), `q` itself.
+        """
         self._configuration.update(self._full(q))
         self._hand.set_target(mink.SE3.from_matrix(target.matrix()))
         tasks = [self._hand, self._posture]
-        velocity = mink.solve_ik(self._configuration, tasks, dt, "daqp", limits=self._limits)
-        return q + velocity[:ARM] * dt
+        try:
+            velocity = mink.solve_ik(self._configuration, tasks, dt, "daqp", limits=self._limits)
+        except mink.MinkError:
+            return q.copy()
+        return q + velocity[:JOINTS] * dt

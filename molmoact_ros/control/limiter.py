@@ -1,63 +1,166 @@
-"""The last gate before the arm: position, velocity, acceleration, workspace."""
+"""The last gate before the arm: position, velocity, acceleration, jerk, workspace, table and the arm itself.
+
+Ruckig plans each cycle's motion inside the limits. It is let through only when the arm could still brake behind it
+without breaking anything, at every cycle of that braking; else it goes slower, and else it brakes as was found possible
+the cycle before. So whatever is wanted, a way to stand still within all limits is always known.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from ruckig import ControlInterface, InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
-from molmoact_ros.control.pose import Pose
-from molmoact_ros.robots.franka import ACCELERATION_MAX, POSITION_MAX, POSITION_MIN, VELOCITY_MAX
+from molmoact_ros.control.collision import NAMES, Guard
+from molmoact_ros.robots.franka import JOINTS, Limits
 
-BRAKING = 0.8  # fraction of the allowed deceleration that is planned with
-
-
-class Workspace(BaseModel):
-    """The box in the base frame, m, that the tool centre point never leaves."""
-
-    low: tuple[float, float, float] = (0.25, -0.45, 0.008)
-    high: tuple[float, float, float] = (0.75, 0.45, 0.70)
-
-    def clamp(self, pose: Pose) -> tuple[Pose, bool]:
-        """The nearest pose inside, and whether that is another one."""
-        inside = np.clip(pose.position, self.low, self.high)
-        return Pose(inside, pose.rotation), bool(np.any(inside != pose.position))
+CAREFUL = 0.2  # of the speed, when full speed is not let through
+DYNAMICS = ("position", "velocity", "acceleration", "jerk")
+_EPS = 1e-6  # relative: rounding, not a limit
+_ZERO = [0.0] * JOINTS
 
 
-@dataclass
+class Fractions(BaseModel):
+    """Of the robot's limits, 0..1; margin: rad kept from the position limits."""
+
+    speed: float = Field(0.5, gt=0, le=1)
+    acceleration: float = Field(0.8, gt=0, le=1)
+    jerk: float = Field(0.2, gt=0, le=1)
+    margin: float = Field(0.02, ge=0, le=0.2)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One cycle's joints float64 [7]: `q` rad, `dq` rad/s, `ddq` rad/s^2."""
+
+    q: np.ndarray
+    dq: np.ndarray
+    ddq: np.ndarray
+
+    @staticmethod
+    def at_rest(q: np.ndarray) -> Motion:
+        """Standing at `q` [7] rad."""
+        return Motion(np.array(q, np.float64), np.zeros(JOINTS), np.zeros(JOINTS))
+
+
 class Limiter:
-    """Keeps joint commands inside fractions of the robot's limits; counts how often each one bites."""
+    """Keeps one arm's commands inside its limits; `counts` says how often each one bit, by name."""
 
-    speed: float = 0.5  # fraction of the velocity limits
-    acceleration: float = 0.8  # fraction of the acceleration limits
-    margin: float = 0.02  # rad kept from the position limits
-    counts: dict[str, int] = field(default_factory=lambda: {"position": 0, "velocity": 0, "acceleration": 0})
+    def __init__(self, limits: Limits, fractions: Fractions, guard: Guard, dt: float) -> None:
+        self.counts = dict.fromkeys((*DYNAMICS, *NAMES), 0)
+        self.motion = Motion.at_rest(np.zeros(JOINTS))
+        self._limits, self._guard, self._dt = limits, guard, dt
+        self._low, self._high = limits.position_min + fractions.margin, limits.position_max - fractions.margin
+        self._velocity = fractions.speed * limits.velocity_max
+        self._acceleration = fractions.acceleration * limits.acceleration_max
+        self._jerk = fractions.jerk * limits.jerk_max
+        self._planner, self._trajectory = Ruckig(JOINTS), Trajectory(JOINTS)
+        self._forward, self._brake = self._input(), self._input()
+        self._brake.control_interface, self._brake.synchronization = ControlInterface.Velocity, Synchronization.No
+        self._brake.minimum_duration = None
+        self._escape: list[Motion] = []  # the cycles of braking from here; none: at rest
 
-    def step(self, q: np.ndarray, dq: np.ndarray, wanted: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
-        """Next command (q, dq), float64 [7] rad and rad/s, from the last one toward `wanted` in `dt` s.
+    def _input(self) -> InputParameter:
+        out = InputParameter(JOINTS)
+        out.max_velocity, out.max_acceleration, out.max_jerk = self._velocity, self._acceleration, self._jerk
+        out.target_position = out.target_velocity = _ZERO
+        out.minimum_duration = self._dt
+        return out
 
-        A wanted position that is not finite is answered by braking.
+    def reset(self, q: np.ndarray) -> None:
+        """The arm stands at `q` [7] rad."""
+        self.motion, self._escape = Motion.at_rest(q), []
+
+    @property
+    def stop(self) -> np.ndarray:
+        """The joints float64 [7] rad at which the arm comes to rest if it brakes now."""
+        return self._escape[-1].q if self._escape else self.motion.q
+
+    def step(self, wanted: Motion | None) -> Motion:
+        """The next cycle's motion, toward `wanted` at that cycle; None, or a wanted that is not finite: brake."""
+        chosen = None
+        if wanted is not None and np.isfinite([wanted.q, wanted.dq, wanted.ddq]).all():
+            self._note(wanted)
+            chosen = self._toward(wanted, 1.0) or self._toward(Motion.at_rest(wanted.q), CAREFUL)
+        if chosen is None:
+            chosen = self._escape or [Motion.at_rest(self.motion.q)]
+        self.motion, self._escape = chosen[0], chosen[1:]
+        return self.motion
+
+    def _toward(self, wanted: Motion, speed: float) -> list[Motion] | None:
+        """The next cycle toward `wanted` and the braking behind it; None when that is not let through."""
+        first = self._chase(wanted, self._forward, speed)
+        if first is None:
+            return None
+        behind = self._braking(first)
+        return None if behind is None or self._breaks([first, *behind]) else [first, *behind]
+
+    def _chase(self, wanted: Motion, plan: InputParameter, speed: float) -> Motion | None:
+        """The next cycle of the soonest way to meet `wanted`, which moves on at its own speed, and to go on with it.
+
+        Ruckig sees it from a frame that moves with what is wanted: there the target stands still.
         """
-        if not np.isfinite(wanted).all():
-            wanted = q
-        fastest, hardest = self.speed * VELOCITY_MAX, self.acceleration * ACCELERATION_MAX
-        distance = np.abs(wanted - q)
-        # Never so fast that braking would overshoot what is wanted; one factor for all joints keeps the direction.
-        braking = np.sqrt(2 * BRAKING * hardest * distance)
-        moving = distance > 1e-9
-        scale = float(np.min(np.minimum(braking, fastest)[moving] * dt / distance[moving], initial=1.0))
-        velocity = (wanted - q) / dt * scale
-        self.counts["velocity"] += int(bool(np.any(distance > fastest * dt)))
-        low, high = POSITION_MIN + self.margin, POSITION_MAX - self.margin
-        # The speed from which braking still ends inside the limit; half a step is kept for the discrete time.
-        up = np.sqrt(2 * hardest * np.maximum(high - q - np.abs(dq) * dt, 0.0))
-        down = np.sqrt(2 * hardest * np.maximum(q - low - np.abs(dq) * dt, 0.0))
-        velocity = self._note("position", velocity, np.clip(velocity, -down, up))
-        change = np.clip(velocity, dq - hardest * dt, dq + hardest * dt)
-        velocity = self._note("acceleration", velocity, change)
-        return q + velocity * dt, velocity
+        now, limit = self.motion, speed * self._velocity
+        moving = np.clip(wanted.dq, -0.98 * limit, 0.98 * limit)
+        # An acceleration under which the speed limit would be passed is no end that Ruckig takes.
+        steepest = 0.98 * np.minimum(self._acceleration, np.sqrt(2 * self._jerk * (limit - np.abs(moving))))
+        goal = np.clip(wanted.q, self._low, self._high)
+        plan.max_velocity, plan.min_velocity = limit - moving, -limit - moving
+        plan.current_position, plan.current_velocity = now.q - (goal - moving * self._dt), now.dq - moving
+        plan.current_acceleration, plan.target_acceleration = now.ddq, np.clip(wanted.ddq, -steepest, steepest)
+        if not self._plan(plan):
+            return None
+        q, dq, ddq = map(np.array, self._trajectory.at_time(self._dt))
+        return Motion(goal + q, moving + dq, ddq)
 
-    def _note(self, limit: str, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        self.counts[limit] += int(np.any(np.abs(before - after) > 1e-9))
-        return after
+    def _braking(self, motion: Motion) -> list[Motion] | None:
+        """The cycles until the arm stands, behind `motion`."""
+        plan = self._brake
+        plan.current_position, plan.current_velocity, plan.current_acceleration = motion.q, motion.dq, motion.ddq
+        if not self._plan(plan):
+            return None
+        cycles = int(np.ceil(self._trajectory.duration / self._dt - 1e-9))
+        out = [Motion(*map(np.array, self._trajectory.at_time(k * self._dt))) for k in range(1, cycles)]
+        return [*out, Motion.at_rest(self._trajectory.at_time(self._trajectory.duration)[0])] if cycles else []
+
+    def _plan(self, plan: InputParameter) -> Trajectory | None:
+        try:
+            result = self._planner.calculate(plan, self._trajectory)
+        except RuckigError:  # what Ruckig cannot plan is not let through
+            return None
+        return self._trajectory if result in (Result.Working, Result.Finished) else None
+
+    def _note(self, wanted: Motion) -> None:
+        """Count what keeps `wanted` from being reached in this cycle."""
+        speed = (wanted.q - self.motion.q) / self._dt
+        push = (wanted.dq - self.motion.dq) / self._dt
+        self.counts["position"] += bool((wanted.q < self._low).any() or (wanted.q > self._high).any())
+        if (np.abs(speed) > self._velocity * (1 + _EPS)).any():
+            self.counts["velocity"] += 1
+        elif (np.abs(push) > self._acceleration * (1 + _EPS)).any():
+            self.counts["acceleration"] += 1
+        elif (np.abs(wanted.ddq - self.motion.ddq) > self._jerk * self._dt * (1 + _EPS)).any():
+            self.counts["jerk"] += 1
+
+    def _breaks(self, motions: list[Motion]) -> bool:
+        """Whether anything is broken along `motions`, behind the present one; counts what."""
+        now, more = self.motion, 1 + _EPS
+        q, dq, ddq = (np.array([getattr(m, name) for m in motions]) for name in ("q", "dq", "ddq"))
+        slowest, fastest = self._limits.velocity_bounds(q)
+        beyond = (q < np.minimum(self._low, now.q) - _EPS) | (q > np.maximum(self._high, now.q) + _EPS)
+        fast = (np.abs(dq) > self._velocity * more) | (dq < slowest - _EPS) | (dq > fastest + _EPS)
+        jerk = np.abs(np.diff(ddq, axis=0, prepend=now.ddq[None])) > self._jerk * self._dt * more
+        broken = {
+            "position": beyond.any(), "velocity": fast.any(), "jerk": jerk.any(),
+            "acceleration": (np.abs(ddq) > self._acceleration * more).any(),
+        }  # fmt: skip
+        if not any(broken.values()):
+            # An arm that is where it must not be may leave, but never go farther in.
+            allowed = self._guard.breach(now.q) + _EPS
+            worst = np.max([self._guard.breach(m.q) for m in motions], axis=0)
+            broken = dict(zip(NAMES, worst > allowed, strict=True))
+        for name, bites in broken.items():
+            self.counts[name] += bool(bites)
+        return any(broken.values())

@@ -6,37 +6,63 @@ from enum import Enum
 
 
 class State(Enum):
-    """IDLE: not started. POLICY: chunks move the arm. HOLD: holding until started again. STOPPED: latched stop."""
+    """IDLE: not started. POLICY: chunks move the arm. TELEOP: a person does. HOLD: stands. STOPPED: latched stop."""
 
     IDLE = "idle"
     POLICY = "policy"
+    TELEOP = "teleop"
     HOLD = "hold"
     STOPPED = "stopped"
 
 
 class Event(Enum):
-    """START: a person gives an instruction. RESUME: a person clears a hold or stop. HOLD: the task ended.
+    """START: somebody gives an instruction. RESUME: a person clears a hold or stop, or hands back. STOP, HOLD: told to.
 
-    The others: what went wrong.
+    TELEOP: a person's hand. TELEOP_SILENT, HANDED_BACK: they let go, and the arm holds, or the policy that they took
+    over from goes on. The others: what went wrong.
     """
 
-    START = "start"
-    RESUME = "resume"
+    START = "an instruction was given"
+    RESUME = "resumed by a person"
     STOP = "stopped by a person"
     HOLD = "told to hold"
+    TELEOP = "a person moves the arm"
+    TELEOP_SILENT = "the person let go"
+    HANDED_BACK = "the person handed back to the policy"
     JOINTS_STALE = "joint states are stale"
+    NOT_FOLLOWING = "the arm does not follow its commands"
+    CLOCK_JUMPED = "the clock jumped"
+    LATE = "the control loop was late"
     POLICY_SILENT = "the policy is silent"
+    ENGINE_SILENT = "the engine's heartbeat is missing"
+    ENGINE_FAULT = "the engine reports a fault"
+    CAMERA_STALE = "a camera is silent or frozen"
+    CHUNK_INSANE = "a chunk was malformed"
 
+
+FAULTS = (Event.JOINTS_STALE, Event.NOT_FOLLOWING, Event.CLOCK_JUMPED, Event.LATE)
+"""What holds the arm whoever moves it."""
+POLICY_FAULTS = (
+    Event.POLICY_SILENT, Event.ENGINE_SILENT, Event.ENGINE_FAULT, Event.CAMERA_STALE, Event.CHUNK_INSANE,
+)  # fmt: skip
+"""What holds the arm while the policy moves it."""
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IDLE, Event.START): State.POLICY,
     (State.IDLE, Event.RESUME): State.POLICY,
     (State.HOLD, Event.START): State.POLICY,
     (State.HOLD, Event.RESUME): State.POLICY,
+    (State.TELEOP, Event.RESUME): State.POLICY,
     (State.STOPPED, Event.RESUME): State.POLICY,  # a new instruction alone never lifts a stop
+    (State.IDLE, Event.TELEOP): State.TELEOP,
+    (State.POLICY, Event.TELEOP): State.TELEOP,
+    (State.HOLD, Event.TELEOP): State.TELEOP,
+    (State.TELEOP, Event.TELEOP_SILENT): State.HOLD,
+    (State.TELEOP, Event.HANDED_BACK): State.POLICY,
     (State.POLICY, Event.HOLD): State.HOLD,
-    (State.POLICY, Event.JOINTS_STALE): State.HOLD,
-    (State.POLICY, Event.POLICY_SILENT): State.HOLD,
+    (State.TELEOP, Event.HOLD): State.HOLD,
+    **{(State.POLICY, event): State.HOLD for event in (*FAULTS, *POLICY_FAULTS)},
+    **{(State.TELEOP, event): State.HOLD for event in FAULTS},
     **{(state, Event.STOP): State.STOPPED for state in State},
 }
 """Every pair that is not listed leaves the state as it is."""
@@ -48,10 +74,10 @@ class Supervisor:
     def __init__(self) -> None:
         self.state, self.reason = State.IDLE, "waiting for an instruction"
 
-    def on(self, event: Event) -> bool:
-        """Take an event; True when the state changed."""
+    def on(self, event: Event, detail: str = "") -> bool:
+        """Take an event; True when the state changed. `detail`: what to say more about it."""
         after = TRANSITIONS.get((self.state, event), self.state)
         changed = after is not self.state
         if changed:
-            self.state, self.reason = after, event.value
+            self.state, self.reason = after, f"{event.value}: {detail}" if detail else event.value
         return changed

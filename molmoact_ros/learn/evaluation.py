@@ -68,10 +68,10 @@ def run_episode(
             plan = None
         if plan is None and now >= pictured + PERIOD:
             plan, pictured = _plan(cell, engine, result, now, watch), now
-        command = controller.step(now)
-        if command is not None:
-            cell.command_arm(command.q)
-            cell.command_gripper(command.opening)
+        commands = controller.step(now)
+        if commands is not None:
+            cell.command_arm(commands[0].position)
+            cell.command_gripper(commands[0].opening)
         cell.step(period)
         result.seconds = now
         if cell.progress().success:

@@ -130,6 +130,10 @@ class Bringup:
         self._processes[name].kill()
         self._processes[name].wait()
 
+    def pid(self, name: str) -> int:
+        """The process of a node."""
+        return self._processes[name].pid
+
     def log(self, name: str) -> Path:
         """The file with a node's output."""
         return self._logs / f"{name}.log"

@@ -20,6 +20,7 @@ _PIXEL: Final = {
     "rgb8": (np.uint8, 3), "bgr8": (np.uint8, 3), "rgba8": (np.uint8, 4), "bgra8": (np.uint8, 4),
     "mono8": (np.uint8, 1), "16UC1": (np.uint16, 1), "mono16": (np.uint16, 1), "32FC1": (np.float32, 1),
 }  # fmt: skip
+_SPACES: Final = (ActionChunk.DELTA_EE_POSE, ActionChunk.EE_POSE, ActionChunk.JOINT_POSITION)
 _TO_RGB: Final = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "rgba8": [0, 1, 2], "bgra8": [2, 1, 0], "mono8": [0, 0, 0]}
 
 
@@ -147,8 +148,8 @@ def chunk_message(actions: np.ndarray, dt: float, unnorm_key: str, plan_id: int,
 
 def chunk_actions(message: ActionChunk) -> np.ndarray:
     """The actions, float64 [N, D]. Raises RefusedStep when their count is not N * D or their kind is unknown."""
-    if message.action_space != ActionChunk.DELTA_EE_POSE:
-        raise RefusedStep(f"action space {message.action_space} is unknown; send DELTA_EE_POSE")
+    if message.action_space not in _SPACES:
+        raise RefusedStep(f"action space {message.action_space} is unknown; send one that ActionChunk.msg names")
     if len(message.actions) != message.steps * message.dimensions or not message.actions:
         count, steps, dimensions = len(message.actions), message.steps, message.dimensions
         raise RefusedStep(f"an action chunk holds {count} values, not {steps} x {dimensions}; check who publishes it")

@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import BaseModel, Field
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
-from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -23,6 +22,7 @@ from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.frames import FrameBuffer
+from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.reasoner import Plan, Reasoner
@@ -34,12 +34,13 @@ from molmoact_ros.robots.franka import BASE_FRAME
 from molmoact_ros.srv import EditTrace
 
 GOAL_RATE = 10.0
-"""Hz at which a goal is looked after."""
+"""Hz at which a goal is looked after, and of EngineStatus: the engine's heartbeat."""
 
 
 class PolicyConfig(BaseModel):
     """Parameters of the policy."""
 
+    autostart: bool = Field(True, description="configure and activate by itself; false: a life-cycle manager does")
     checkpoint: str = Field("", description="folder of the checkpoint; empty: the nano model")
     device: str = Field("cpu", description="torch device, such as cpu or cuda")
     dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
@@ -49,6 +50,7 @@ class PolicyConfig(BaseModel):
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
     slop: float = Field(0.05, gt=0, description="greatest difference between the frames of one step, s")
+    noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
     period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
     controller: str = Field("/controller", description="node name of the controller")
@@ -68,12 +70,19 @@ class _Goal:
 DISCOVERY = 2.0  # s for a controller that has just started to be found
 
 
-class PolicyNode(Node):
+class PolicyNode(ManagedNode):
     """Callbacks run on the executor's thread; `on_...` of the reasoner on the reasoner's."""
 
     def __init__(self) -> None:
         super().__init__("policy")
         self.config = declare(self, PolicyConfig)
+        self._active = False
+        self._configured = False
+
+    # Life cycle
+
+    def configure(self) -> None:
+        """Load the engine and create the topics."""
         folder = Path(self.config.checkpoint) if self.config.checkpoint else default_checkpoint()
         self._engine = TorchEngine.load(
             folder, self.config.device, self.config.threads, torch_dtype(self.config.dtype),
@@ -89,7 +98,7 @@ class PolicyNode(Node):
         self._published: dict[str, int] = {}  # the last plan of which each part was published
         self._advertise()
         topics = [f"/{camera}/color/image_raw" for camera in self.config.cameras]
-        frames = FrameBuffer(topics, self.config.slop, self.config.max_age)
+        frames = FrameBuffer(topics, self.config.slop, self.config.max_age, self.config.noisy_cameras)
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
         for topic in topics:
             self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
@@ -98,12 +107,31 @@ class PolicyNode(Node):
         self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
         self._connect_controller(self.config.controller)
         self.create_timer(1.0 / GOAL_RATE, self._look_after_goal)
-        self.create_timer(1.0, self._publish_status)
+        self.create_timer(1.0 / GOAL_RATE, self._publish_status)
         self._reasoner.start()
         self._server = ActionServer(
             self, ExecuteInstruction, "~/execute", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
         )
-        self.get_logger().info(f"ready: {folder} ({self._engine.digest}) on {self.config.device}")
+        self._configured = True
+
+    def activate(self) -> None:
+        """Take instructions from now on."""
+        self._active = True
+        self.get_logger().info(f"ready: {self._checkpoint} ({self._engine.digest}) on {self.config.device}")
+
+    def deactivate(self) -> None:
+        """End the goal, and take no more instructions."""
+        if self._active:
+            self._end_goal(ExecuteInstruction.Result.CANCELED, "the policy was deactivated")
+            self._halt()
+        self._active = False
+
+    def forget(self) -> None:
+        """End the reasoner and drop the engine."""
+        if self._configured:
+            self._close()
+            del self._engine
+        super().forget()
 
     def _advertise(self) -> None:
         self._depth_tokens = self.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
@@ -120,9 +148,14 @@ class PolicyNode(Node):
 
     def destroy_node(self) -> None:
         """End the reasoner, then the node."""
+        if self._configured:
+            self._close()
+        super().destroy_node()
+
+    def _close(self) -> None:
+        self._configured = False
         self._reasoner.close()
         self._server.destroy()
-        super().destroy_node()
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
@@ -194,10 +227,12 @@ class PolicyNode(Node):
         self._publish_status()
 
     def _publish_status(self) -> None:
+        camera_age = self._reasoner.camera_age()  # before the lock: the reasoner reports under its own
         with self._status_lock:
             task = self._reasoner.task
             self._status.header.stamp = self.get_clock().now().to_msg()
             self._status.instruction = task.instruction if task else ""
+            self._status.camera_age = camera_age
             if task is None and self._status.state != EngineStatus.FAULT:
                 self._status.state, self._status.message = EngineStatus.IDLE, ""
             self._engine_status.publish(self._status)
@@ -237,6 +272,8 @@ class PolicyNode(Node):
 
     def _follow(self, instruction: str) -> None:
         text = validate_instruction(instruction)
+        if not self._active:
+            raise RefusedStep("the policy is not active; activate it first")
         self._given_up = None
         self._status.state = EngineStatus.RUNNING
         self._reasoner.follow(text)
@@ -270,6 +307,8 @@ class PolicyNode(Node):
     async def _begin(self, goal: _Goal) -> str:
         """Start the controller and the reasoner; what is wrong, in one line, or nothing."""
         request = goal.handle.request
+        if not self._active:
+            return "the policy is not active; activate it first"
         try:
             validate_instruction(request.instruction)
         except RefusedStep as refusal:
@@ -296,7 +335,8 @@ class PolicyNode(Node):
         elif self._given_up is not None:
             self._end_goal(result.FAULT if goal.plans else result.REFUSED, self._given_up, hold=True)
         elif (
-            self._safety.state != SafetyStatus.POLICY and conversions.seconds(self._safety.header.stamp) > goal.started
+            self._safety.state not in (SafetyStatus.POLICY, SafetyStatus.TELEOP)
+            and conversions.seconds(self._safety.header.stamp) > goal.started
         ):
             self._end_goal(result.HELD, f"the controller does not play: {self._safety.reason}", hold=True)
         elif elapsed > request.timeout:

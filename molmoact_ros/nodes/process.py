@@ -12,6 +12,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from molmoact_ros.nodes.managed import ManagedNode
+
 
 def run(make_node: Callable[[], Node]) -> None:
     """Spin one node until SIGINT or SIGTERM.
@@ -25,6 +27,8 @@ def run(make_node: Callable[[], Node]) -> None:
     node = None
     try:
         node = make_node()
+        if isinstance(node, ManagedNode) and node.config.autostart:
+            node.begin()
         _spin(node)
     except KeyboardInterrupt:
         pass

@@ -104,6 +104,11 @@ class Reasoner(threading.Thread):
             self._frames.add(topic, image)
             self._changed.notify_all()
 
+    def camera_age(self) -> float:
+        """Age of the newest frame with news, of the camera where it is oldest, s."""
+        with self._changed:
+            return self._frames.age(self._clock())
+
     def _set(self, task: Task | None) -> None:
         with self._changed:
             self._task, self._planned = task, -inf

@@ -9,8 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ArmCommand:
-    """One arm's command: `position`, `velocity`, `acceleration` float64 [7] in rad, rad/s, rad/s^2, in the order of the arm's
-    joints; `opening`: m between the finger tips, 0..0.08; `period`: s until the next command follows.
+    """One arm's command: `position`, `velocity`, `acceleration` float64 [7] in rad, rad/s, rad/s^2, in the order of the
+    arm's joints; `opening`: m between the finger tips, 0..0.08; `period`: s until the next command follows.
     """
 
     position: np.ndarray

@@ -1,8 +1,9 @@
 """What a Franka is: names, limits and home of the FR3 and of the Panda, both with Franka Hand.
 
-Source of the limits: Franka Control Interface (FCI) documentation, "Robot and interface specifications", sections "Limits
-for Franka Research 3" and "Limits for Panda"; positions of the FR3 also frankarobotics/franka_description,
-robots/fr3/joint_limits.yaml. The hand's opening: Franka Hand datasheet.
+Source of the limits: Franka Control Interface (FCI) documentation, "Robot and interface specifications", sections
+"Limits for Franka Research 3" and "Limits for Panda"; positions of the FR3 also frankarobotics/franka_description,
+robots/fr3/joint_limits.yaml; the position-dependent velocities as libfranka's rate_limiting.h has them, without its
+tolerance. The hand's opening: Franka Hand datasheet.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HOME_Q = np.array(
 class VelocityLaw:
     """The FR3's velocity limits near the ends of its joints (FCI documentation), each float64 [7].
 
-    upper(q) = min(v_max, max(0, -offset + sqrt(max(0, gain * (q_upper - q))))), and lower(q) is its mirror image at q_lower.
+    upper(q) = min(v_max, max(0, -offset + sqrt(max(0, gain * (q_upper - q))))); lower(q) is its mirror image.
     offset: rad/s; gain: rad/s^2; q_upper, q_lower: rad.
     """
 
@@ -34,7 +35,7 @@ class VelocityLaw:
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """Limits of the joints, each float64 [7]: rad, rad/s, rad/s^2, rad/s^3, N m; `law`: None where speed is the same everywhere."""
+    """Limits of the joints, each float64 [7]: rad, rad/s, rad/s^2, rad/s^3, N m; `law`: None: no place is slower."""
 
     position_min: np.ndarray
     position_max: np.ndarray
@@ -116,5 +117,3 @@ class Arm:
 SINGLE = Arm()
 ARM_JOINTS, FINGER_JOINTS = SINGLE.joints, SINGLE.fingers
 BASE_FRAME, TCP_FRAME = SINGLE.base_frame, SINGLE.tcp_frame
-POSITION_MIN, POSITION_MAX = FR3.position_min, FR3.position_max
-VELOCITY_MAX, ACCELERATION_MAX = FR3.velocity_max, FR3.acceleration_max

@@ -87,20 +87,20 @@ def test_the_expert_carries_the_object_to_the_target_through_the_real_controller
     cell.reset(scene)
     expert, controller, name = Expert(scene), Controller(robot_model()), scene.task.object
     shape = name.split()[1]
-    for cycle in range(50 * 12):
-        now = cycle * 0.02
+    for cycle in range(100 * 12):
+        now = cycle * 0.01
         controller.update_joints(cell.joint_positions[:7], cell.opening, now)
         if cycle == 0:
             assert controller.start(now)
-        if cycle % 12 == 0:
+        if cycle % 24 == 0:
             place = cell.object_position(name) + [0, 0, GRASP_HEIGHT[shape] - REST_HEIGHT[shape]]
             near = np.linalg.norm(cell.object_position(name) - cell.tcp_position) < 0.045
             held = bool(near and cell.opening < GRASP_WIDTH[shape] + 0.004)
             known = Known(cell.tcp_position, cell.opening, place, held, cell.progress().success)
             controller.on_chunk(ActionChunk(expert.plan(known).chunk(), STEP, now), now)
-        command = controller.step(now)
-        assert command is not None
-        cell.command_arm(command.q)
-        cell.command_gripper(command.opening)
-        cell.step(0.02)
+        commands = controller.step(now)
+        assert commands is not None
+        cell.command_arm(commands[0].position)
+        cell.command_gripper(commands[0].opening)
+        cell.step(0.01)
     assert cell.progress().success and cell.progress().first_touched == name

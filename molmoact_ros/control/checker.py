@@ -1,0 +1,113 @@
+"""Judges a stream of commands by its positions alone, with none of the limiter's code: every limit, at every cycle.
+
+Speeds are differences of positions. Distances are MuJoCo's geometric ones between the robot model's own shapes, pair by
+pair.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from molmoact_ros.control.collision import Surroundings
+from molmoact_ros.control.limiter import Fractions
+from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
+
+LIMITS = ("finite", "position", "velocity", "acceleration", "jerk", "workspace", "table", "self_collision")
+_ROUNDING = 1e-5  # relative, and in m or rad
+
+
+class Checker:
+    """Feed it every command in turn; `broken` counts the cycles in which each limit was broken."""
+
+    def __init__(
+        self, robot: Path, dt: float, fractions: Fractions, surroundings: Surroundings, arm: Arm = SINGLE
+    ) -> None:
+        """`robot`: the MJCF file; dt: s between commands."""
+        self.broken, self.cycles = dict.fromkeys(LIMITS, 0), 0
+        self.peaks = dict.fromkeys(LIMITS[2:5], 0.0)  # the greatest part of each limit that was used
+        self._dt, self._fractions, self._limits, self._surroundings = dt, fractions, arm.limits, surroundings
+        self._model = mujoco.MjModel.from_xml_path(str(robot))
+        self._data = mujoco.MjData(self._model)
+        self._site = self._model.site(arm.tcp_frame).id
+        self._last: deque[np.ndarray] = deque(maxlen=4)
+        body = [self._model.body(i).name for i in self._model.geom_bodyid]
+        link = [f"{arm.prefix}{arm.robot}_link{i}" for i in range(8)]
+        near = {(link[2], link[4]), (link[3], link[4]), (link[3], link[5])}  # neighbours, as the joint limits allow
+        shoulder = [g for g, name in enumerate(body) if name in link[:4]]
+        self._hand = [g for g, name in enumerate(body) if name not in link[:4]]
+        self._pairs = [(a, b) for a in shoulder for b in self._hand if (body[a], body[b]) not in near]
+        self._corners = [_corners(self._model, g) for g in self._hand]
+
+    def command(self, q: np.ndarray) -> list[str]:
+        """Take the next command, joints [7] rad; the names of the limits that it breaks."""
+        self.cycles += 1
+        if not np.isfinite(q).all():
+            return self._note({"finite"})
+        self._last.append(np.array(q, np.float64))
+        return self._note(self._joints() | self._places(q))
+
+    def _note(self, names: set[str]) -> list[str]:
+        for name in names:
+            self.broken[name] += 1
+        return sorted(names)
+
+    def _joints(self) -> set[str]:
+        limits, f, q, out = self._limits, self._fractions, np.array(self._last), set()
+        low, high = limits.position_min + f.margin, limits.position_max - f.margin
+        if (q[-1] < low - _ROUNDING).any() or (q[-1] > high + _ROUNDING).any():
+            out.add("position")
+        allowed = (f.speed * limits.velocity_max, f.acceleration * limits.acceleration_max, f.jerk * limits.jerk_max)
+        for order, (name, limit) in enumerate(zip(LIMITS[2:5], allowed, strict=True), start=1):
+            if len(q) <= order:
+                break
+            used = float((np.abs(np.diff(q[-order - 1 :], order, axis=0)[0]) / self._dt**order / limit).max())
+            self.peaks[name] = max(self.peaks[name], used)
+            if used > 1 + _ROUNDING:
+                out.add(name)
+        if limits.law is not None and len(q) > 1:
+            # FCI documentation; a mean over a cycle is judged by the more lenient of its two ends.
+            speed, law = (q[-1] - q[-2]) / self._dt, limits.law
+            up = [np.sqrt(np.clip(law.gain * (law.q_upper - end), 0, None)) - law.offset for end in q[-2:]]
+            down = [np.sqrt(np.clip(law.gain * (end - law.q_lower), 0, None)) - law.offset for end in q[-2:]]
+            over = (speed > np.maximum(np.max(up, axis=0), 0) + _ROUNDING).any()
+            if over or (-speed > np.maximum(np.max(down, axis=0), 0) + _ROUNDING).any():
+                out.add("velocity")
+        return out
+
+    def _places(self, q: np.ndarray) -> set[str]:
+        model, data, rules, out = self._model, self._data, self._surroundings, set()
+        data.qpos[:JOINTS] = q
+        mujoco.mj_kinematics(model, data)
+        hand = data.site_xpos[self._site]
+        box = rules.workspace
+        if (hand < np.array(box.low) - _ROUNDING).any() or (hand > np.array(box.high) + _ROUNDING).any():
+            out.add("workspace")
+        if rules.table is not None and self._lowest() < rules.table + rules.table_distance - _ROUNDING:
+            out.add("table")
+        kept = rules.self_distance
+        if any(mujoco.mj_geomDistance(model, data, a, b, kept, None) < kept - _ROUNDING for a, b in self._pairs):
+            out.add("self_collision")
+        return out
+
+    def _lowest(self) -> float:
+        """Height of the lowest point of the hand side, m."""
+        return min(
+            float((self._data.geom_xmat[g].reshape(3, 3)[2] @ corners.T).min() + self._data.geom_xpos[g][2] - round_)
+            for g, (corners, round_) in zip(self._hand, self._corners, strict=True)
+        )
+
+
+def _corners(model: mujoco.MjModel, geom: int) -> tuple[np.ndarray, float]:
+    """Points [n, 3] m in the geom's frame and a radius around them whose hull is the shape (cylinders: a bit more)."""
+    a, b, c = model.geom_size[geom]
+    kind = model.geom_type[geom]
+    if kind == mujoco.mjtGeom.mjGEOM_BOX:
+        return np.array([[x, y, z] for x in (-a, a) for y in (-b, b) for z in (-c, c)]), 0.0
+    if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
+        return np.array([[0, 0, -b], [0, 0, b]]), float(a)
+    angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    return np.array([[a * np.cos(t), a * np.sin(t), z] for t in angles for z in (-b, b)]), 0.0

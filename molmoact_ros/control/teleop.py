@@ -1,0 +1,85 @@
+"""A person's hand: twists, joint targets and the gripper, for as long as somebody is really there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from molmoact_ros.robots.franka import JOINTS, OPENING_MAX
+
+
+class TeleopConfig(BaseModel):
+    """timeout: s after the last word at which nobody is there; speeds: what a twist is limited to."""
+
+    timeout: float = Field(0.2, gt=0)
+    deadman: bool = False  # words count only while the dead-man's switch is held
+    hand_back: bool = False  # the policy goes on by itself where a person took over from it, once they let go
+    linear: float = Field(0.25, gt=0)  # m/s
+    angular: float = Field(1.0, gt=0)  # rad/s
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person wants: `twist` [6] m/s and rad/s, or `joints` [7] rad; neither: stay. `opening` in m or None."""
+
+    twist: np.ndarray | None = None
+    joints: np.ndarray | None = None
+    opening: float | None = None
+
+
+class Teleop:
+    """Remembers what one person said last. `in_tool`: the twist is given in the hand's frame, not the base's."""
+
+    def __init__(self, config: TeleopConfig) -> None:
+        self._config = config
+        self._wish, self.in_tool = Wish(), False
+        self._said = self._held = -np.inf
+
+    def deadman(self, held: bool, now: float) -> None:
+        """The dead-man's switch is held, or let go, at `now`, s."""
+        self._held = now if held else -np.inf
+
+    def twist(self, twist: Sequence[float] | np.ndarray, now: float, in_tool: bool = False) -> bool:
+        """Move the hand with `twist` [6] m/s and rad/s. False, and nothing changes, where it is not finite."""
+        values = np.asarray(twist, np.float64)
+        if values.shape != (6,) or not np.isfinite(values).all():
+            return False
+        # One factor each, so that the direction stays.
+        values = values.copy()
+        for part, limit in ((slice(0, 3), self._config.linear), (slice(3, 6), self._config.angular)):
+            values[part] *= min(1.0, limit / max(float(np.linalg.norm(values[part])), 1e-12))
+        self._wish, self.in_tool, self._said = Wish(twist=values), in_tool, now
+        return True
+
+    def joints(self, joints: Sequence[float] | np.ndarray, now: float) -> bool:
+        """Go to `joints` [7] rad. False, and nothing changes, where they are not finite."""
+        values = np.asarray(joints, np.float64)
+        if values.shape != (JOINTS,) or not np.isfinite(values).all():
+            return False
+        self._wish, self._said = Wish(joints=values.copy()), now
+        return True
+
+    def gripper(self, opening: float, now: float) -> bool:
+        """Bring the fingers to `opening` m between them, 0..0.08. False where it is not finite."""
+        if not np.isfinite(opening):
+            return False
+        twist = self._wish.twist if self.active(now) else None
+        joints = self._wish.joints if self.active(now) else None
+        self._wish, self._said = Wish(twist, joints, float(np.clip(opening, 0, OPENING_MAX))), now
+        return True
+
+    def active(self, now: float) -> bool:
+        """Somebody is there: has spoken within the timeout, and holds the switch where there must be one."""
+        fresh = 0 <= now - self._said <= self._config.timeout
+        return fresh and (not self._config.deadman or 0 <= now - self._held <= self._config.timeout)
+
+    def wish(self, now: float) -> Wish:
+        """What is wanted at `now`, s."""
+        return self._wish if self.active(now) else Wish()
+
+    def forget(self) -> None:
+        """Nothing was said."""
+        self._wish, self._said = Wish(), -np.inf

@@ -1,0 +1,82 @@
+"""A thread that calls a function at a fixed rate, by absolute deadlines, whatever the executor is busy with."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+KEPT = 6000  # cycles: a minute at 100 Hz
+
+
+class Timing:
+    """When the last cycles were run. Call `tick` in each."""
+
+    def __init__(self, period: float) -> None:
+        self._period, self._last = period, float("nan")
+        self._periods: deque[float] = deque(maxlen=KEPT)
+
+    def tick(self) -> None:
+        """A cycle is run now."""
+        now = time.monotonic()
+        if now - self._last < 100 * self._period:  # nan, before the first, is not
+            self._periods.append(now - self._last)
+        self._last = now
+
+    def jitter_ms(self) -> dict[str, float]:
+        """By how many ms the periods differ from what they should be: p50, p99 and max; nan before there are any."""
+        off = np.abs(np.array(self._periods) - self._period) * 1e3
+        if not len(off):
+            return dict.fromkeys(("p50", "p99", "max"), float("nan"))
+        return {"p50": float(np.median(off)), "p99": float(np.percentile(off, 99)), "max": float(off.max())}
+
+
+class Loop:
+    """Runs `cycle(late)` every `period` s, late: s after its time. Cycles that were missed are not made up for."""
+
+    def __init__(self, cycle: Callable[[float], None], period: float, priority: int) -> None:
+        """priority: of SCHED_FIFO, 1..99; 0 or no permission: as any other thread."""
+        self._cycle, self._period, self._priority = cycle, period, priority
+        self.real_time = False
+        self._running = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Begin. What exists by now is left out of garbage collection, which would halt the loop for tens of ms."""
+        gc.collect()
+        gc.freeze()
+        self._running.set()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the present cycle."""
+        self._running.clear()
+        self._thread.join()
+
+    def _run(self) -> None:
+        self.real_time = real_time(self._priority)
+        due = time.monotonic()
+        while self._running.is_set():
+            due += self._period
+            left = due - time.monotonic()
+            if left > 0:
+                time.sleep(left)
+            late = max(0.0, time.monotonic() - due)
+            due += self._period * (late // self._period)
+            self._cycle(late)
+
+
+def real_time(priority: int) -> bool:
+    """Put the calling thread, and those it will start, before all others; False where that is not allowed."""
+    if priority <= 0:
+        return False
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except (PermissionError, OSError):
+        return False
+    return True

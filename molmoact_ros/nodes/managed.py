@@ -1,0 +1,81 @@
+"""Nodes with a life cycle that start by themselves, unless somebody else manages them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+
+class ManagedNode(LifecycleNode):
+    """Subclasses say what `configure`, `activate` and `deactivate` do; what `configure` creates goes with a clean-up.
+
+    Those three raise ValueError, RuntimeError or OSError, in one line, when they cannot; the transition then fails.
+    """
+
+    config: Any  # has `autostart`
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._kept: set[Any] = set()
+        self._failure = ""
+
+    def begin(self) -> None:
+        """Configure and activate. Raises RuntimeError with the reason when that fails."""
+        done = TransitionCallbackReturn.SUCCESS
+        if self.trigger_configure() != done or self.trigger_activate() != done:
+            raise RuntimeError(self._failure)
+
+    def configure(self) -> None:
+        """Load what takes long and create the topics."""
+
+    def activate(self) -> None:
+        """Begin to work."""
+
+    def deactivate(self) -> None:
+        """Stop working; `activate` may follow."""
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Life cycle: unconfigured to inactive."""
+        self._kept = self._entities()
+        return self._try(self.configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Life cycle: inactive to active."""
+        super().on_activate(state)
+        return self._try(self.activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Life cycle: active to inactive."""
+        super().on_deactivate(state)
+        return self._try(self.deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Life cycle: inactive to unconfigured."""
+        return self._try(self.forget)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Life cycle: the end, from any state."""
+        return self._try(self.deactivate)
+
+    def forget(self) -> None:
+        """Destroy what `configure` created."""
+        for entity in self._entities() - self._kept:
+            for destroy in (
+                self.destroy_publisher, self.destroy_subscription, self.destroy_service, self.destroy_client,
+                self.destroy_timer,
+            ):  # fmt: skip
+                if destroy(entity):
+                    break
+
+    def _entities(self) -> set[Any]:
+        return {*self.publishers, *self.subscriptions, *self.services, *self.clients, *self.timers}
+
+    def _try(self, work: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            work()
+        except (ValueError, RuntimeError, OSError) as error:
+            self._failure = str(error)
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
