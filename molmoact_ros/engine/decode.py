@@ -60,7 +60,7 @@ class Decoder(Protocol):
         """One pass: append `ids`, one at least, to the sequence, and look at the tree's tokens behind them."""
 
     def choose(self, node: int, allowed: np.ndarray) -> int:
-        """The best of `allowed` after a token of the tree, or (-1) after the last of the sequence."""
+        """The best of `allowed`, int64 [k], after a token of the tree, or (-1) after the last of the sequence."""
 
     def keep(self, nodes: Sequence[int]) -> None:
         """Append these tokens of the tree, a branch from its root, to the sequence; forget the others."""
@@ -166,7 +166,8 @@ class CachedDecoder:
         self.length = length
 
     def choose(self, node: int, allowed: np.ndarray) -> int:
-        """The best of the `allowed` ids after a token of the last pass; only their rows of the head are computed."""
+        """The best of the `allowed` ids, int64 [k], after a token of the last pass; only their rows of the head are
+        computed."""
         rows = self._heads.get(id(allowed))
         if rows is None:
             rows = self._heads[id(allowed)] = self.model.lm_head.weight[torch.from_numpy(allowed)]

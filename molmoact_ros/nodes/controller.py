@@ -34,7 +34,7 @@ from molmoact_ros.nodes.loop import Loop, Timing, real_time
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.sinks import make_gripper, make_sink
+from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
@@ -115,6 +115,8 @@ class ControllerNode(ManagedNode):
         self._period = 1.0 / self.config.rate
         self.timing = Timing(self._period)
         self._loop: Loop | None = None
+        self._sinks: list[Sink] = []  # of each arm
+        self._grippers: list[Sink] = []
 
     # Life cycle
 
@@ -171,12 +173,21 @@ class ControllerNode(ManagedNode):
         self._loop.stop()
         self._loop = None
 
+    def forget(self) -> None:
+        """No more commands, and nothing is left of what `configure` created."""
+        self._close_sinks()
+        super().forget()
+
     def destroy_node(self) -> None:
         """Brake, then the node."""
         self.deactivate()
-        for sink in [*getattr(self, "_sinks", []), *getattr(self, "_grippers", [])]:
-            sink.close()
+        self._close_sinks()
         super().destroy_node()
+
+    def _close_sinks(self) -> None:
+        for sink in [*self._sinks, *self._grippers]:
+            sink.close()
+        self._sinks, self._grippers = [], []
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)

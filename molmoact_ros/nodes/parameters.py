@@ -22,7 +22,9 @@ def declare(node: Node, model: type[Model], prefix: str = "", **defaults: object
     for name, field in model.model_fields.items():
         descriptor = ParameterDescriptor(description=field.description or "", read_only=True, dynamic_typing=True)
         default = defaults.get(name, field.default)
-        values[name] = node.declare_parameter(prefix + name, default, descriptor).value
+        if not node.has_parameter(prefix + name):  # a node that was cleaned up is configured again
+            node.declare_parameter(prefix + name, default, descriptor)
+        values[name] = node.get_parameter(prefix + name).value
     try:
         return model.model_validate(values)
     except ValidationError as error:
