@@ -317,6 +317,20 @@ def test_the_checker_sees_every_kind_of_breach() -> None:
         assert limit in checker.command(np.array(q, float)), limit
 
 
+def test_the_guard_misses_nothing_that_exact_distances_show() -> None:
+    surroundings = Surroundings()
+    guard, checker = Guard(ROBOT, surroundings), Checker(ROBOT, DT, Fractions(), surroundings)
+    rng, seen = np.random.default_rng(8), dict.fromkeys(("workspace", "table", "self_collision"), 0)
+    for _ in range(4000):
+        q = rng.uniform(FR3.position_min, FR3.position_max)
+        breach, truth = dict(zip(seen, guard.breach(q), strict=True)), checker._places(q)
+        for name in seen:
+            assert breach[name] > 0 or name not in truth, f"{name} is missed at {q.tolist()}"
+            assert breach[name] < 2e-3 or name in truth, f"{name} is seen where it is kept at {q.tolist()}"
+            seen[name] += name in truth
+    assert min(seen.values()) > 100
+
+
 def test_an_arm_that_stands_too_low_may_go_up_but_not_down() -> None:
     kinematics, low = Kinematics(ROBOT), HOME_Q
     down = kinematics.forward(HOME_Q)
