@@ -96,6 +96,15 @@ def millimetres(depth: np.ndarray) -> np.ndarray:
     return np.round(depth * 1000.0).astype(np.uint16)
 
 
+def metres(message: Image) -> np.ndarray:
+    """Depth float32 [H, W] in m, 0 invalid, of millimetres (16UC1) or metres (32FC1). Raises RefusedStep for others."""
+    if message.encoding not in ("16UC1", "32FC1"):
+        raise RefusedStep(f"a depth image is needed, not {message.encoding!r}; publish 16UC1 (mm) or 32FC1 (m)")
+    scale = 1e-3 if message.encoding == "16UC1" else 1.0
+    depth: np.ndarray = image_pixels(message).astype(np.float32) * np.float32(scale)
+    return depth
+
+
 def camera_info(intrinsics: CameraIntrinsics, head: Header) -> CameraInfo:
     """Pinhole intrinsics, no distortion."""
     k = intrinsics
@@ -137,12 +146,14 @@ def trace_points(message: Trace) -> np.ndarray:
     return np.round(fractions * MAX_COORDINATE).astype(np.int64)
 
 
-def chunk_message(actions: np.ndarray, dt: float, unnorm_key: str, plan_id: int, head: Header) -> ActionChunk:
-    """Actions, float [N, D], one each `dt` seconds from the header's stamp on."""
+def chunk_message(
+    actions: np.ndarray, dt: float, unnorm_key: str, plan_id: int, head: Header, mode: str = ""
+) -> ActionChunk:
+    """Actions, float [N, D], one each `dt` seconds from the header's stamp on; mode: the engine's."""
     steps, dimensions = actions.shape
     return ActionChunk(
         header=head, plan_id=plan_id, action_space=ActionChunk.DELTA_EE_POSE, unnorm_key=unnorm_key, dt=dt,
-        steps=steps, dimensions=dimensions, actions=array.array("d", actions.astype(np.float64).tobytes()),
+        mode=mode, steps=steps, dimensions=dimensions, actions=array.array("d", actions.astype(np.float64).tobytes()),
     )  # fmt: skip
 
 

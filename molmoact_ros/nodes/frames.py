@@ -16,10 +16,11 @@ KEPT = 4  # frames of each camera: at 15 Hz a quarter of a second, longer than a
 
 @dataclass(frozen=True)
 class FrameSet:
-    """One image of each camera, front first; `stamp`: time of the front one, s."""
+    """One image of each camera, front first; `stamp`: time of the front one, s; depth: the front camera's, if heard."""
 
     images: tuple[Image, ...]
     stamp: float
+    depth: Image | None = None
 
 
 class FrameBuffer:
@@ -33,7 +34,12 @@ class FrameBuffer:
         self._noisy = noisy
         self._frames: dict[str, deque[Image]] = {topic: deque(maxlen=KEPT) for topic in topics}
         self._slop, self._max_age = slop, max_age
+        self._depth: deque[Image] = deque(maxlen=KEPT)
         self._news = dict.fromkeys(topics, -inf)  # when the last frame was taken that shows something new
+
+    def add_depth(self, image: Image) -> None:
+        """Take the front camera's depth."""
+        self._depth.append(image)
 
     def add(self, topic: str, image: Image) -> None:
         """Take a frame. One that equals the one before to the last bit is no news: no sensor is that free of noise."""
@@ -54,8 +60,12 @@ class FrameBuffer:
             matches = [min(other, key=lambda i: abs(seconds(i.header.stamp) - stamp), default=None) for other in others]
             together = [m for m in matches if m is not None and abs(seconds(m.header.stamp) - stamp) <= self._slop]
             if now - stamp <= self._max_age and len(together) == len(others):
-                return FrameSet((image, *together), stamp)
+                return FrameSet((image, *together), stamp, self._depth_at(stamp))
         return None
+
+    def _depth_at(self, stamp: float) -> Image | None:
+        near = min(self._depth, key=lambda image: abs(seconds(image.header.stamp) - stamp), default=None)
+        return near if near is not None and abs(seconds(near.header.stamp) - stamp) <= self._slop else None
 
     def missing(self, now: float) -> str:
         """One line that says which camera is silent, or that their clocks differ."""

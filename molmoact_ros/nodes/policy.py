@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, Field
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
+from rclpy.parameter import Parameter
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -18,7 +21,7 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.engine.checkpoint import torch_dtype
-from molmoact_ros.engine.engine import TorchEngine
+from molmoact_ros.engine.engine import Mode, TorchEngine
 from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.frames import FrameBuffer
@@ -67,6 +70,8 @@ class _Goal:
     done: Future = field(default_factory=Future)  # of (code, message)
 
 
+CHOICES = (Mode.FULL.value, Mode.GROUNDED.value, Mode.REUSE.value)
+"""Modes that may be asked for; a drawn trace always steers."""
 DISCOVERY = 2.0  # s for a controller that has just started to be found
 
 
@@ -76,6 +81,11 @@ class PolicyNode(ManagedNode):
     def __init__(self) -> None:
         super().__init__("policy")
         self.config = declare(self, PolicyConfig)
+        about = ParameterDescriptor(
+            description="full, grounded or reuse: how much the model is asked for; may be changed"
+        )
+        self.declare_parameter("mode", Mode.FULL.value, about)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         self._active = False
         self._configured = False
 
@@ -102,6 +112,8 @@ class PolicyNode(ManagedNode):
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
         for topic in topics:
             self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
+        self._depth: Subscription | None = None  # of the front camera, where a mode wants it
+        self._use_mode(Mode(self.get_parameter("mode").value))
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self.create_subscription(Trace, "~/edit_trace", self._on_trace, qos.RELIABLE)
         self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
@@ -132,6 +144,25 @@ class PolicyNode(ManagedNode):
             self._close()
             del self._engine
         super().forget()
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            if parameter.name == "mode":
+                if parameter.value not in CHOICES:
+                    return SetParametersResult(successful=False, reason=f"choose one of: {', '.join(CHOICES)}")
+                if self._configured:
+                    self._use_mode(Mode(parameter.value))
+        return SetParametersResult(successful=True)
+
+    def _use_mode(self, mode: Mode) -> None:
+        """Ask for so much from the next step on. Depth is listened to while it is wanted: it is as large as colour."""
+        if mode is Mode.GROUNDED and self._depth is None:
+            topic = f"/{self.config.cameras[0]}/aligned_depth_to_color/image_raw"
+            self._depth = self.create_subscription(Image, topic, self._reasoner.add_depth, qos.SENSOR)
+        elif mode is not Mode.GROUNDED and self._depth is not None:
+            self.destroy_subscription(self._depth)
+            self._depth = None
+        self._reasoner.mode = mode
 
     def _advertise(self) -> None:
         self._depth_tokens = self.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
@@ -174,7 +205,8 @@ class PolicyNode(ManagedNode):
         if said.complete and said.actions is not None:
             base = conversions.header(plan.observation.stamp, BASE_FRAME)
             key, dt = self._engine.unnorm_key, self.config.action_dt
-            self._action_chunk.publish(conversions.chunk_message(said.actions, dt, key, plan.plan_id, base))
+            mode = plan.timings.mode.value
+            self._action_chunk.publish(conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode))
             self._finish(plan)
             # Pictures of what is known already may wait for the actions.
             if drawn is not None:
@@ -206,7 +238,10 @@ class PolicyNode(ManagedNode):
         with self._status_lock:
             self._status.plan_id, self._status.step_seconds = plan.plan_id, plan.seconds
             self._status.observation_age = self._now() - plan.observation.stamp
-            self._status.stages, self._status.stage_seconds = list(plan.stages), list(plan.stages.values())
+            stages, counts = plan.timings.stages, plan.timings.counts
+            self._status.stages, self._status.stage_seconds = list(stages), list(stages.values())
+            self._status.mode = plan.timings.mode.value
+            self._status.tokens, self._status.passes = counts.tokens, counts.passes
         self._report(EngineStatus.RUNNING, "")
 
     def on_waiting(self, reason: str) -> None:

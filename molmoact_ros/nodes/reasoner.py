@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 from sensor_msgs.msg import Image
 
-from molmoact_ros.engine.engine import Engine
-from molmoact_ros.nodes.conversions import rgb_pixels
+from molmoact_ros.engine.decode import CancelledStep
+from molmoact_ros.engine.engine import Engine, EngineTimings, Mode
+from molmoact_ros.nodes.conversions import metres, rgb_pixels
 from molmoact_ros.nodes.frames import FrameBuffer, FrameSet
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
@@ -38,7 +39,7 @@ class Plan:
     observation: Observation
     reasoning: Reasoning
     seconds: float
-    stages: dict[str, float]
+    timings: EngineTimings
 
 
 class Listener(Protocol):
@@ -68,6 +69,7 @@ class Reasoner(threading.Thread):
         self._task: Task | None = None
         self._open, self._worked = True, False
         self._plan_id, self._seen = 0, 0.0
+        self.mode = Mode.FULL
         self._period, self._planned = period, -inf  # when the last plan's picture was taken
 
     @property
@@ -103,6 +105,11 @@ class Reasoner(threading.Thread):
         with self._changed:
             self._frames.add(topic, image)
             self._changed.notify_all()
+
+    def add_depth(self, image: Image) -> None:
+        """Take the front camera's depth."""
+        with self._changed:
+            self._frames.add_depth(image)
 
     def camera_age(self) -> float:
         """Age of the newest frame with news, of the camera where it is oldest, s."""
@@ -148,11 +155,14 @@ class Reasoner(threading.Thread):
         self._plan_id += 1
         try:
             images = tuple(rgb_pixels(image) for image in frames.images)
-            observation = Observation(images, task.instruction, frames.stamp, task.trace)
-            for reasoning in self._engine.reason(observation):
-                seconds, stages = time.monotonic() - began, self._engine.timings.stages
-                if not self._tell(task, Plan(self._plan_id, observation, reasoning, seconds, dict(stages))):
+            depth = None if frames.depth is None else metres(frames.depth)
+            observation = Observation(images, task.instruction, frames.stamp, task.trace, depth)
+            for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
+                seconds, timings = time.monotonic() - began, self._engine.timings
+                if not self._tell(task, Plan(self._plan_id, observation, reasoning, seconds, timings)):
                     return
+        except CancelledStep:
+            return
         except RefusedStep as refusal:
             # The first step of a task shows whether it can be done at all; later ones may meet a bad moment.
             self._refuse(task, str(refusal), fatal=not self._worked)

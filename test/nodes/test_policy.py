@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -198,6 +200,25 @@ def test_a_persons_trace_steers_until_it_is_cleared(robot: Robot) -> None:
     assert robot.call(EditTrace, "/policy/edit_trace", clear=True).success
     traces.clear()
     assert robot.until(lambda: traces and traces[-1].source == Trace.MODEL)
+
+
+def test_the_mode_is_switched_while_it_runs_and_told_with_every_plan(robot: Robot) -> None:
+    def ask_for(mode: str) -> Any:
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=mode)
+        wanted = [Parameter(name="mode", value=value)]
+        return robot.call(SetParameters, "/policy/set_parameters", parameters=wanted).results[0]
+
+    goal = robot.begin(INSTRUCTION)
+    for mode in ("grounded", "reuse", "full"):
+        assert ask_for(mode).successful
+        robot.chunks.clear()
+        assert robot.until(lambda: any(chunk.mode == mode for chunk in robot.chunks)), mode  # noqa: B023
+        assert robot.until(lambda: robot.engine[-1].mode == mode)  # noqa: B023
+        assert 0 < robot.engine[-1].passes < robot.engine[-1].tokens
+    refused = ask_for("guess")
+    assert not refused.successful and refused.reason == "choose one of: full, grounded, reuse"
+    robot.say("")
+    assert robot.result_of(goal).code == ExecuteInstruction.Result.CANCELED
 
 
 def test_without_cameras_the_policy_says_which_one_and_the_arm_holds(robot: Robot) -> None:
