@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,10 @@ class ArmConfig(BaseModel):
 class ArmController:
     """Call `step` once a cycle of `dt` s. Times are seconds of the observations' clock."""
 
-    def __init__(self, robot: Path, arm: Arm, config: ArmConfig, dt: float) -> None:
+    def __init__(self, robot: Path, arm: Arm, config: ArmConfig, dt: float, others: Sequence[Arm] = ()) -> None:
         self.arm, self._config, self._dt = arm, config, dt
         self.kinematics = Kinematics(robot, arm, config.fractions.speed)
-        self.guard = Guard(robot, config.surroundings, arm)
+        self.guard = Guard(robot, config.surroundings, arm, others)
         self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
         self.measured: np.ndarray | None = None
@@ -90,23 +91,27 @@ class ArmController:
         then = self.player.joints_at(self.measured_at)
         return float(np.abs(self.measured - then).max())
 
-    def step(self, state: State, now: float) -> ArmCommand:
-        """The command of this cycle."""
+    def step(self, state: State, now: float, pace: float, beside: np.ndarray | None = None) -> ArmCommand:
+        """The command of this cycle. pace: of path time, 0..1; beside: the others' plans, [k, 7 n] rad (see Limiter)."""
         if state is State.POLICY:
-            wanted = self._from_policy()
+            wanted = self._from_policy(pace)
         elif state is State.TELEOP:
             wanted = self._from_person(self.teleop.wish(now))
         else:
             wanted = None
-        motion = self.limiter.step(wanted)
+        motion = self.limiter.step(wanted, beside)
         self.player.commanded(self.kinematics.forward(motion.q), motion.q, now)
         opening = self.measured_opening if self.opening is None else self.opening
         return ArmCommand(motion.q, motion.dq, motion.ddq, opening, self._dt)
 
-    def _from_policy(self) -> Motion:
+    def pace(self) -> float:
+        """How fast path time may run for this arm, 0..1: slower where it lags, and near a singularity."""
         lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
         waiting = np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)
-        self.player.advance(self._dt * float(waiting) * self._ease())
+        return float(waiting) * self._ease()
+
+    def _from_policy(self, pace: float) -> Motion:
+        self.player.advance(self._dt * pace)
         target = self.player.target()
         if target.gripper is not None:
             self.opening = OPENING_MAX if target.gripper > SPLIT else 0.0

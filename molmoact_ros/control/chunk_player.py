@@ -38,7 +38,7 @@ class RefusedChunk(ValueError):
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """`actions` float [N, D], D = 7 (`space` JOINT: 8); for two arms twice that, the left one's first.
+    """`actions` float [N, D], D = 7 (`space` JOINT: 8); for two arms twice that, ordered as `split` says.
 
     dt: seconds a step; stamp: when the picture was taken, s; plan_id: which plan it belongs to.
     """
@@ -93,8 +93,8 @@ class ChunkPlayer:
         assert joints is not None
         return joints
 
-    def load(self, chunk: ActionChunk, now: float) -> None:
-        """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
+    def check(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, _Commanded]:
+        """The chunk's actions [N, D] and where they begin. Raises RefusedChunk when it must not be played at `now`, s."""
         actions = check_chunk(chunk, now)
         if chunk.stamp <= self._stamp:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")
@@ -102,6 +102,11 @@ class ChunkPlayer:
             raise RefusedChunk(f"chunk {chunk.plan_id} was planned before the arm was started; waiting for a newer one")
         anchor = self._at(now if self.mode == "naive" else chunk.stamp)
         _check_first_step(chunk, actions, anchor.target)
+        return actions, anchor
+
+    def load(self, chunk: ActionChunk, now: float) -> None:
+        """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
+        actions, anchor = self.check(chunk, now)
         path = Path(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
         if self.mode == "realtime":
             self._blend_into(path)
@@ -162,14 +167,23 @@ class ChunkPlayer:
 
 
 def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
-    """One chunk for each of `arms` arms. Raises RefusedChunk when the actions cannot be shared out."""
+    """One chunk for each of `arms` arms. Raises RefusedChunk when the actions cannot be shared out.
+
+    The values of one kind stand together, the left arm's first: translations, rotations, grippers (or joints, grippers).
+    """
     actions = np.asarray(chunk.actions, np.float64)
     if actions.ndim != 2 or actions.shape[1] != arms * chunk.space.dimensions or not len(actions):
         raise RefusedChunk(
             f"chunk {chunk.plan_id} has shape {list(actions.shape)}, expected [N, {arms * chunk.space.dimensions}]; "
             "check the checkpoint", insane=True,
         )  # fmt: skip
-    return tuple(replace(chunk, actions=part) for part in np.split(actions, arms, axis=1))
+    kinds = (ARM, 1) if chunk.space is Space.JOINT else (3, 3, 1)
+    columns = np.cumsum([0, *(arms * kind for kind in kinds)])
+    own = [
+        np.concatenate([first + arm * kind + np.arange(kind) for first, kind in zip(columns, kinds, strict=False)])
+        for arm in range(arms)
+    ]
+    return tuple(replace(chunk, actions=actions[:, column]) for column in own)
 
 
 def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:

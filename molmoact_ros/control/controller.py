@@ -30,9 +30,12 @@ class Controller:
     """Call `step` at `config.rate`. Times are seconds of one clock, the observations' one."""
 
     def __init__(self, robot: Path, config: ControllerConfig | None = None, arms: Sequence[Arm] = (SINGLE,)) -> None:
-        """`robot`: the arms' MJCF file. Chunks hold the arms' actions side by side, in the order of `arms`."""
+        """`robot`: an arm's MJCF file. Chunks hold the arms' actions as msg/ActionChunk.msg says, in `arms`' order."""
         self.config = config or ControllerConfig()
-        self.arms = tuple(ArmController(robot, arm, self.config, 1.0 / self.config.rate) for arm in arms)
+        dt = 1.0 / self.config.rate
+        self.arms = tuple(
+            ArmController(robot, arm, self.config, dt, [*arms[:n], *arms[n + 1 :]]) for n, arm in enumerate(arms)
+        )
         self.supervisor = Supervisor()
         self.refused, self.last_refusal = 0, ""
         self._moving_since = 0.0
@@ -59,6 +62,8 @@ class Controller:
             if self.supervisor.state is not State.POLICY:
                 self.last_refusal = f"the arm is in {self.supervisor.state.value}: start or resume it first"
                 return False
+            for arm, part in zip(self.arms, parts, strict=True):
+                arm.player.check(part, now)  # all arms, or none
             for arm, part in zip(self.arms, parts, strict=True):
                 arm.player.load(part, now)
         except RefusedChunk as refusal:
@@ -133,7 +138,19 @@ class Controller:
                 arm.limiter.step(None)
         self._watch(now)
         self._watch_person(now)
-        return tuple(arm.step(self.supervisor.state, now) for arm in self.arms)
+        state = self.supervisor.state
+        pace = (
+            min(arm.pace() for arm in self.arms) if state is State.POLICY else 0.0
+        )  # one plan: all wait for the slowest
+        return tuple(arm.step(state, now, pace, self._beside(number)) for number, arm in enumerate(self.arms))
+
+    def _beside(self, number: int) -> np.ndarray | None:
+        """What the arms beside `number` have planned, [k, 7 n] rad; those before it have had their step already."""
+        plans = [arm.limiter.planned(n < number) for n, arm in enumerate(self.arms) if n != number]
+        if not plans:
+            return None
+        longest = max(len(plan) for plan in plans)
+        return np.hstack([np.pad(plan, ((0, longest - len(plan)), (0, 0)), "edge") for plan in plans])
 
     def _watch(self, now: float) -> None:
         state, config, on = self.supervisor.state, self.config, self.supervisor.on
@@ -155,15 +172,20 @@ class Controller:
 
     def _watch_person(self, now: float) -> None:
         before, active = self.supervisor.state, any(arm.teleop.active(now) for arm in self.arms)
+        detail = ""
         if active and before is not State.TELEOP and not self._stale(now):
-            event = Event.TELEOP
+            event, detail = Event.TELEOP, self._who(now)
         elif before is State.TELEOP and not active:
             back = self.config.teleop.hand_back and self._took_over
             event = Event.HANDED_BACK if back else Event.TELEOP_SILENT
         else:
             return
-        if self.supervisor.on(event):
+        if self.supervisor.on(event, detail):
             self._hand_over(now, before)
+
+    def _who(self, now: float) -> str:
+        """By what a person moves which arms, as the topics under `teleop/` are named."""
+        return ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in self.arms if arm.teleop.active(now))
 
     @property
     def counts(self) -> dict[str, int]:

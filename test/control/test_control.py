@@ -212,13 +212,18 @@ def test_an_older_chunk_never_replaces_a_newer_one() -> None:
         playing.player.load(chunk(stamp=0.1), now=0.3)
 
 
-def test_a_plan_for_two_arms_is_split_in_halves() -> None:
+def test_a_plan_for_two_arms_holds_translations_then_rotations_then_grippers() -> None:
     actions = np.arange(28, dtype=float).reshape(2, 14)
     left, right = split(ActionChunk(actions, 0.1, 0.0), 2)
-    np.testing.assert_array_equal(left.actions, actions[:, :7])
-    np.testing.assert_array_equal(right.actions, actions[:, 7:])
+    np.testing.assert_array_equal(left.actions[0], [0, 1, 2, 6, 7, 8, 12])
+    np.testing.assert_array_equal(right.actions[0], [3, 4, 5, 9, 10, 11, 13])
     with pytest.raises(RefusedChunk, match="shape"):
         split(ActionChunk(actions, 0.1, 0.0), 1)
+    left, right = split(ActionChunk(np.arange(16.0)[None], 0.1, 0.0, space=Space.JOINT), 2)
+    np.testing.assert_array_equal(left.actions[0], [*range(7), 14])
+    np.testing.assert_array_equal(right.actions[0], [*range(7, 14), 15])
+    (alone,) = split(ActionChunk(actions[:, :7], 0.1, 0.0), 1)
+    np.testing.assert_array_equal(alone.actions, actions[:, :7])
 
 
 def test_latency_leaves_the_warm_up_out_and_shrugs_at_outliers() -> None:
@@ -529,20 +534,3 @@ def test_no_chunk_takes_the_hand_out_of_the_workspace(values: list[float], close
     for q in run(controller, 0.0, 1.0):
         position = hand(controller, q)
         assert np.all(position > np.array(box.low) - 1e-6) and np.all(position < np.array(box.high) + 1e-6)
-
-
-def test_two_arms_hold_together() -> None:
-    """The same model stands for both arms here: what is tested is one plan, one supervisor and two commands."""
-    controller = Controller(ROBOT, arms=(Arm(), Arm()))
-    for number in (0, 1):
-        controller.update_joints(HOME_Q, 0.08, 0.0, number)
-    assert controller.start(0.0)
-    one = chunk(0.01).actions
-    assert controller.on_chunk(ActionChunk(np.hstack([one, one * [-1, 1, 1, 1, 1, 1, 1]]), 0.1, 0.0), 0.0)
-    for k in range(30):
-        for number, arm in enumerate(controller.arms):
-            if number == 0 or k < 10:
-                controller.update_joints(arm.limiter.motion.q, 0.08, k * DT, number)
-        commands = controller.step(k * DT)
-    assert commands is not None and len(commands) == 2
-    assert controller.supervisor.state is State.HOLD and "stale" in controller.supervisor.reason
