@@ -91,8 +91,16 @@ class ArmController:
         then = self.player.joints_at(self.measured_at)
         return float(np.abs(self.measured - then).max())
 
+    def pace(self) -> float:
+        """Part of the speed, 0..1, at which this arm can follow its path: less behind a lag and near a singularity."""
+        lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
+        return float(np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)) * self._ease()
+
     def step(self, state: State, now: float, pace: float, beside: np.ndarray | None = None) -> ArmCommand:
-        """The command of this cycle. pace: of path time, 0..1; beside: the others' plans, [k, 7 n] rad (see Limiter)."""
+        """The command of this cycle. pace: of the slowest arm, so that all keep together on one plan.
+
+        beside: what the other arms have planned, [k, 7 n] rad (see Limiter).
+        """
         if state is State.POLICY:
             wanted = self._from_policy(pace)
         elif state is State.TELEOP:
@@ -103,12 +111,6 @@ class ArmController:
         self.player.commanded(self.kinematics.forward(motion.q), motion.q, now)
         opening = self.measured_opening if self.opening is None else self.opening
         return ArmCommand(motion.q, motion.dq, motion.ddq, opening, self._dt)
-
-    def pace(self) -> float:
-        """How fast path time may run for this arm, 0..1: slower where it lags, and near a singularity."""
-        lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
-        waiting = np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)
-        return float(waiting) * self._ease()
 
     def _from_policy(self, pace: float) -> Motion:
         self.player.advance(self._dt * pace)

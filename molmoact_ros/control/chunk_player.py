@@ -93,8 +93,12 @@ class ChunkPlayer:
         assert joints is not None
         return joints
 
-    def check(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, _Commanded]:
-        """The chunk's actions [N, D] and where they begin. Raises RefusedChunk when it must not be played at `now`, s."""
+    def load(self, chunk: ActionChunk, now: float) -> None:
+        """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
+        self.take(chunk, self.prepare(chunk, now), now)
+
+    def prepare(self, chunk: ActionChunk, now: float) -> Path:
+        """The path of a chunk that may be played at `now`, s. Raises RefusedChunk for any other; changes nothing."""
         actions = check_chunk(chunk, now)
         if chunk.stamp <= self._stamp:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")
@@ -102,12 +106,10 @@ class ChunkPlayer:
             raise RefusedChunk(f"chunk {chunk.plan_id} was planned before the arm was started; waiting for a newer one")
         anchor = self._at(now if self.mode == "naive" else chunk.stamp)
         _check_first_step(chunk, actions, anchor.target)
-        return actions, anchor
+        return Path(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
 
-    def load(self, chunk: ActionChunk, now: float) -> None:
-        """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
-        actions, anchor = self.check(chunk, now)
-        path = Path(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
+    def take(self, chunk: ActionChunk, path: Path, now: float) -> None:
+        """Switch to a path that was prepared just now."""
         if self.mode == "realtime":
             self._blend_into(path)
         self._paths = [*(self._paths if self.mode == "ensemble" else []), path][-8:]
@@ -169,7 +171,7 @@ class ChunkPlayer:
 def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
     """One chunk for each of `arms` arms. Raises RefusedChunk when the actions cannot be shared out.
 
-    The values of one kind stand together, the left arm's first: translations, rotations, grippers (or joints, grippers).
+    The values of one kind stand together, the left arm's first: translations, rotations, grippers; or joints, grippers.
     """
     actions = np.asarray(chunk.actions, np.float64)
     if actions.ndim != 2 or actions.shape[1] != arms * chunk.space.dimensions or not len(actions):

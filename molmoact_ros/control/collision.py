@@ -1,4 +1,4 @@
-"""How far an arm is from leaving its box, from the table, from itself and from other arms, on the robot's MJCF model."""
+"""How far an arm is from leaving its box, from table, itself and other arms, on the robot's MJCF model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from pydantic import BaseModel
 
-from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
+from molmoact_ros.robots.franka import SINGLE, Arm
 from molmoact_ros.robots.mjcf import arms_spec
 
 NAMES = ("workspace", "table", "self_collision", "arm_distance")
@@ -36,8 +36,8 @@ class Surroundings(BaseModel):
 class Guard:
     """Measures by how much joints break the surroundings' rules.
 
-    MuJoCo's collision finds the pairs of shapes within a margin. Between arms its distances are asked for instead: those
-    of its contacts between two boxes, as the hands are, are off by up to 3 cm.
+    MuJoCo's collision finds the pairs of shapes within a margin. Between arms its distances are asked for instead, since
+    those of its contacts between two boxes, as the hands are, are off by up to 3 cm.
     """
 
     def __init__(self, robot: Path, surroundings: Surroundings, arm: Arm = SINGLE, others: Sequence[Arm] = ()) -> None:

@@ -62,15 +62,15 @@ class Controller:
             if self.supervisor.state is not State.POLICY:
                 self.last_refusal = f"the arm is in {self.supervisor.state.value}: start or resume it first"
                 return False
-            for arm, part in zip(self.arms, parts, strict=True):
-                arm.player.check(part, now)  # all arms, or none
-            for arm, part in zip(self.arms, parts, strict=True):
-                arm.player.load(part, now)
+            # All or none: no arm begins a plan that another one refuses.
+            paths = [arm.player.prepare(part, now) for arm, part in zip(self.arms, parts, strict=True)]
         except RefusedChunk as refusal:
             self.refused, self.last_refusal = self.refused + 1, str(refusal)
             if refusal.insane:
                 self.supervisor.on(Event.CHUNK_INSANE, str(refusal))
             return False
+        for arm, part, path in zip(self.arms, parts, paths, strict=True):
+            arm.player.take(part, path, now)
         self._chunk_due = chunk.end
         return True
 
@@ -139,9 +139,7 @@ class Controller:
         self._watch(now)
         self._watch_person(now)
         state = self.supervisor.state
-        pace = (
-            min(arm.pace() for arm in self.arms) if state is State.POLICY else 0.0
-        )  # one plan: all wait for the slowest
+        pace = min(arm.pace() for arm in self.arms) if state is State.POLICY else 1.0
         return tuple(arm.step(state, now, pace, self._beside(number)) for number, arm in enumerate(self.arms))
 
     def _beside(self, number: int) -> np.ndarray | None:

@@ -54,13 +54,13 @@ class Graph:
 
     bringup: Bringup
     rig: Rig
-    policy: bool
+    policy: ActionClient | None  # None: the rig is in its place
 
     def begin(self) -> None:
         """Have the arm moving, whatever was before. Raises RuntimeError when it does not."""
         rig = self.rig
         for _ in range(3):
-            if self.policy:
+            if self.policy is not None:
                 rig.call(Trigger, "/controller/hold")
                 rig.call(ResetScene, "/sim/reset_scene", seed=7, instruction="", distractors=-1)
                 time.sleep(0.5)
@@ -75,11 +75,10 @@ class Graph:
         raise RuntimeError(f"the arm does not move: {rig.safety.reason or 'no reason given'}; see the nodes' logs")
 
     def _execute(self) -> None:
-        client = ActionClient(self.rig, ExecuteInstruction, "/policy/execute")
-        if not self.rig.until(client.server_is_ready, 60.0):
+        assert self.policy is not None
+        if not self.rig.until(self.policy.server_is_ready, 60.0):
             raise RuntimeError("no policy answers at /policy/execute; see its log")
-        client.send_goal_async(ExecuteInstruction.Goal(instruction="put the red cube in the bowl", timeout=60.0))
-        self._client = client
+        self.policy.send_goal_async(ExecuteInstruction.Goal(instruction="put the red cube in the bowl", timeout=60.0))
 
 
 def _set(**values: Any) -> Callable[[Graph], None]:
@@ -197,7 +196,7 @@ def graph(policy: bool, clock: bool, logs: Path | None = None) -> Iterator[Graph
             if not rig.until(lambda: rig.safety.joints_age > 0 and rig.joints_heard > 0, 60.0):
                 up.check()
                 raise RuntimeError("the controller hears no joints; see the nodes' logs")
-            yield Graph(up, rig, policy)
+            yield Graph(up, rig, ActionClient(rig, ExecuteInstruction, "/policy/execute") if policy else None)
         finally:
             rig.close()
             context.try_shutdown()

@@ -127,7 +127,7 @@ class ControllerNode(ManagedNode):
         self._grippers = [make_gripper(config.gripper, self, arm) for arm in arms]
         self._gripper_goals: list[float | None] = [None for _ in arms]  # the last sent; None: send the next in any case
         self._chunk: Chunk | None = None
-        self._speed, self._moving, self._told = 0.0, False, (State.IDLE, "")
+        self._moving, self._told = False, (State.IDLE, "")
         self._clocks: float | None = None  # ROS clock less the machine's own
         self._safety_status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
@@ -305,8 +305,7 @@ class ControllerNode(ManagedNode):
     def _send(self, commands: tuple[ArmCommand, ...]) -> None:
         supervisor, arms = self._controller.supervisor, self._controller.arms
         playing = supervisor.state in (State.POLICY, State.TELEOP)
-        self._speed = max(float(np.abs(command.velocity).max()) for command in commands)
-        moving = self._speed > AT_REST
+        moving = max(float(np.abs(command.velocity).max()) for command in commands) > AT_REST
         for number, (command, arm) in enumerate(zip(commands, arms, strict=True)):
             # At rest and not playing, nothing is sent: the arm's own controller holds, and others may move the arm.
             if playing or moving or self._moving:
@@ -334,7 +333,7 @@ class ControllerNode(ManagedNode):
             status.progress = float(np.clip(1.0 - player.remaining / length, 0.0, 1.0)) if player.loaded else 1.0
         if all(arm.measured is not None for arm in controller.arms):
             status.joints_age = now - min(arm.measured_at for arm in controller.arms)
-        status.latency, status.speed = player.latency.seconds, self._speed
+        status.latency = player.latency.seconds
         counts = controller.counts
         status.limits, status.limit_counts = list(counts), list(counts.values())
         status.refused = counts.pop("refused")

@@ -25,16 +25,20 @@ class FrameSet:
 class FrameBuffer:
     """Keeps the last frames of each camera and picks those taken together. Not for several threads at once."""
 
-    def __init__(self, topics: Sequence[str], slop: float, max_age: float) -> None:
-        """`topics`: front camera first. slop: greatest difference of stamps, s; max_age: of the front one, s."""
+    def __init__(self, topics: Sequence[str], slop: float, max_age: float, noisy: bool = True) -> None:
+        """`topics`: front camera first. slop: greatest difference of stamps, s; max_age: of the front one, s.
+
+        noisy: no two frames are equal, unless the camera is frozen.
+        """
+        self._noisy = noisy
         self._frames: dict[str, deque[Image]] = {topic: deque(maxlen=KEPT) for topic in topics}
         self._slop, self._max_age = slop, max_age
         self._news = dict.fromkeys(topics, -inf)  # when the last frame was taken that shows something new
 
-    def add(self, topic: str, image: Image, moving: bool = False) -> None:
-        """Take a frame. While the arm is `moving`, one that equals the frame before to the last bit is no news."""
+    def add(self, topic: str, image: Image) -> None:
+        """Take a frame. One that equals the one before to the last bit is no news: no sensor is that free of noise."""
         frames = self._frames[topic]
-        if not (moving and frames and frames[-1].data == image.data):
+        if not self._noisy or not frames or frames[-1].data != image.data:
             self._news[topic] = seconds(image.header.stamp)
         frames.append(image)
 

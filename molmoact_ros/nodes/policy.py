@@ -36,8 +36,6 @@ from molmoact_ros.srv import EditTrace
 
 GOAL_RATE = 10.0
 """Hz at which a goal is looked after, and of EngineStatus: the engine's heartbeat."""
-MOVING = 0.05
-"""rad/s of a joint from which on the cameras must see the arm move."""
 
 
 class PolicyConfig(BaseModel):
@@ -50,6 +48,7 @@ class PolicyConfig(BaseModel):
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
     slop: float = Field(0.05, gt=0, description="greatest difference between the frames of one step, s")
+    noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
     period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
     controller: str = Field("/controller", description="node name of the controller")
@@ -94,10 +93,10 @@ class PolicyNode(ManagedNode):
         self._published: dict[str, int] = {}  # the last plan of which each part was published
         self._advertise()
         topics = [f"/{camera}/color/image_raw" for camera in self.config.cameras]
-        frames = FrameBuffer(topics, self.config.slop, self.config.max_age)
+        frames = FrameBuffer(topics, self.config.slop, self.config.max_age, self.config.noisy_cameras)
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
         for topic in topics:
-            self.create_subscription(Image, topic, partial(self._on_image, topic), qos.SENSOR)
+            self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self.create_subscription(Trace, "~/edit_trace", self._on_trace, qos.RELIABLE)
         self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
@@ -233,9 +232,6 @@ class PolicyNode(ManagedNode):
             if task is None and self._status.state != EngineStatus.FAULT:
                 self._status.state, self._status.message = EngineStatus.IDLE, ""
             self._engine_status.publish(self._status)
-
-    def _on_image(self, topic: str, image: Image) -> None:
-        self._reasoner.add(topic, image, moving=self._safety.speed > MOVING)
 
     # What people say
 

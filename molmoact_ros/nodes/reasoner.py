@@ -98,10 +98,10 @@ class Reasoner(threading.Thread):
             self._set(None)
         self.join()
 
-    def add(self, topic: str, image: Image, moving: bool = False) -> None:
-        """Take a frame; `moving`: the arm moves, so it shows something new, or the camera is frozen."""
+    def add(self, topic: str, image: Image) -> None:
+        """Take a frame."""
         with self._changed:
-            self._frames.add(topic, image, moving)
+            self._frames.add(topic, image)
             self._changed.notify_all()
 
     def camera_age(self) -> float:

@@ -9,6 +9,7 @@ from molmoact_ros.control.checker import Between, Checker
 from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.collision import Guard, Surroundings
 from molmoact_ros.control.controller import Controller
+from molmoact_ros.control.path import Space
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import HOME_Q, PAIR
@@ -57,14 +58,15 @@ def test_each_arm_does_its_part_of_one_plan() -> None:
     np.testing.assert_allclose(hands(controller) - before, 8 * np.array([left, right]), atol=2e-3)
 
 
-def test_a_plan_is_played_by_both_arms_or_by_none() -> None:
+def test_a_plan_is_played_by_both_arms_or_none() -> None:
     controller = started()
-    good = chunk(np.array([0.01, 0, 0]), np.array([0.01, 0, 0]), 0.0)
-    bad = np.array(good.actions)
-    bad[3, 5] = 0.3  # the right hand steps too far
-    assert not controller.on_chunk(ActionChunk(bad, 0.1, 0.0), 0.0)
-    assert "farther" in controller.last_refusal
-    assert not any(arm.player.loaded for arm in controller.arms)
+    pose = controller.arms[0].kinematics.forward(HOME_Q)
+    place, turn = np.tile(pose.position, (4, 1)), np.tile(pose.rotation.as_euler("xyz"), (4, 1))
+    far, grippers = place + [0, 0.2, 0], np.zeros((4, 2))
+    bad, good = np.hstack([place, far, turn, turn, grippers]), np.hstack([place, place, turn, turn, grippers])
+    assert not controller.on_chunk(ActionChunk(bad, 0.1, 0.0, space=Space.EE), 0.01)
+    assert "begins far" in controller.last_refusal and not controller.arms[0].player.loaded
+    assert controller.on_chunk(ActionChunk(good, 0.1, 0.0, space=Space.EE), 0.01)
 
 
 def test_arms_wait_for_each_other() -> None:
@@ -125,7 +127,7 @@ def test_the_guard_measures_the_distance_between_arms_as_the_checker_does() -> N
 
 @pytest.mark.parametrize("seed", range(3))
 def test_arms_driven_at_each_other_never_touch(seed: int) -> None:
-    """Chunks that push the hands together and apart, people at one arm, stops, late cycles: every limit at every cycle."""
+    """Chunks that push the hands together, people at one arm, stops: every limit holds at every cycle."""
     controller, rng = started(), np.random.default_rng(seed)
     config = controller.config
     between = Between(ROBOT, PAIR)
@@ -136,7 +138,7 @@ def test_arms_driven_at_each_other_never_touch(seed: int) -> None:
         if k % 75 == 0:
             push = rng.normal(0, 0.008, (2, 3)) + [[0, -0.02, 0], [0, 0.02, 0]]
         if k % 25 == 0:
-            controller.on_chunk(chunk(*push, now, k), now)
+            controller.on_chunk(chunk(push[0], push[1], now, k), now)
         if 300 <= k < 360:
             controller.arms[seed % 2].teleop.twist([0, 0.25 * (2 * (seed % 2) - 1), 0, 0, 0, 0], now)
         if rng.random() < 0.005:
