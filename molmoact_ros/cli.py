@@ -10,6 +10,7 @@ from pathlib import Path
 
 EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
+  molmoact-ros demo --profile bimanual_sim
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
   molmoact-ros bench engine
   molmoact-ros bench seams        (control, faults, fuzz: the controller's)
@@ -31,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add("demo", "one episode in the simulated workcell: a video, a bag and a summary")
     demo.add_argument("--instruction", default="", help="what to do; default: what the scene asks for")
+    demo.add_argument("--profile", default="sim", help="a file of config/profiles: sim, or bimanual_sim for two arms")
     demo.add_argument("--seed", type=int, default=7, help="which scene")
     demo.add_argument("--out", type=Path, help="a new folder for the results; default: runs/demo-<time>")
     run = add("eval", "many episodes through the ROS graph, and a table of how they went")
@@ -80,10 +82,10 @@ def _demo(args: argparse.Namespace) -> int:
 
     console = Console()
     out = (args.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
-    row = demo(args.instruction, args.seed, out, _checkpoint(args), console)
-    verdict = "[green]done[/]" if row.success else f"[red]not done[/] ({row.message})"
-    console.print(f"{row.instruction}: {verdict} after {row.seconds:.1f} s; video, bag and summary in {out}")
-    return 0 if row.success else 2
+    episode = demo(args.instruction, args.seed, out, _checkpoint(args), console, args.profile)
+    verdict = "[green]done[/]" if episode.success else f"[red]not done[/] ({episode.message})"
+    console.print(f"{episode.instruction}: {verdict} after {episode.seconds:.1f} s; video, bag and summary in {out}")
+    return 0 if episode.success else 2
 
 
 def _eval(args: argparse.Namespace) -> int:

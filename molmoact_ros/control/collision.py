@@ -36,7 +36,7 @@ class Surroundings(BaseModel):
 class Guard:
     """Measures by how much joints break the surroundings' rules.
 
-    MuJoCo's collision finds the pairs of shapes within a margin. Between arms its distances are asked for instead, since
+    MuJoCo's collision finds the pairs of shapes within a margin. Between arms exact distances are asked for instead:
     those of its contacts between two boxes, as the hands are, are off by up to 3 cm.
     """
 
