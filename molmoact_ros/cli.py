@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ EXAMPLES = """examples:
   molmoact-ros demo --profile bimanual_sim
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
   molmoact-ros bench engine
-  molmoact-ros bench seams        (control, faults, fuzz: the controller's)
+  molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
+  molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim
   molmoact-ros doctor
@@ -40,15 +42,22 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    bench.add_argument("part", choices=["engine", "seams", "control", "faults", "fuzz"])
+    bench.add_argument("part", choices=["engine", "seams", "control", "faults", "fuzz", "teleop"])
     bench.add_argument("--steps", type=int, default=40, help="engine: reasoning steps to time")
     bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
     bench.add_argument("--seconds", type=float, default=20.0, help="seams, control: how long each is measured")
     bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
-    bench.add_argument("--times", type=int, default=10, help="faults: how often each is injected")
+    bench.add_argument("--times", type=int, default=10, help="faults, teleop: how often each is done")
     bench.add_argument("--only", default="", help="faults: those whose name holds this")
     bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
     bench.add_argument("--alone", action="store_true", help="without the simulator and the controller beside it")
+    teleop = add("teleop", "move an arm by hand, over the policy")
+    teleop.add_argument(
+        "device", choices=["keyboard", "joystick"], help="joystick: what ros joy_node publishes at /joy"
+    )
+    teleop.add_argument("--arm", choices=["left", "right", "both"], help="of two arms; both: one after the other")
+    teleop.add_argument("--controller", default="/controller", help="node name of the controller")
+    teleop.add_argument("--in-tool", action="store_true", help="directions are the hand's own, not the base's")
     infer = add("infer", "one reasoning step on pictures")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
     infer.add_argument("--instruction", required=True)
@@ -172,6 +181,18 @@ def _up(args: argparse.Namespace) -> int:
     return 0
 
 
+def _teleop(args: argparse.Namespace) -> int:
+    import tempfile
+
+    from molmoact_ros.nodes.bringup import command, environment, write_parameters
+
+    arms = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}[args.arm]
+    parameters = {"controller": args.controller, "arms": arms, "in_tool": args.in_tool}
+    with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
+        file = write_parameters(Path(folder), args.device, parameters)
+        return subprocess.run(command(args.device, file), env=environment(), cwd=folder).returncode
+
+
 def _train(args: argparse.Namespace) -> int:
     from molmoact_ros.learn.train import TrainConfig, train_nano
     from molmoact_ros.paths import robot_model
@@ -192,7 +213,8 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "train": _train, "doctor": _doctor,
+    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
+    "doctor": _doctor,
 }  # fmt: skip
 
 

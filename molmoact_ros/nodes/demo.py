@@ -19,16 +19,15 @@ from rich.table import Table
 from molmoact_ros.engine.checkpoint import DEPTH, WEIGHTS, digest, load_depth_vq
 from molmoact_ros.learn.evaluation import TIMEOUT
 from molmoact_ros.learn.figures import Row, depth_accuracy, machine, trace_error
-from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes import conversions
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
+from molmoact_ros.nodes.device import STATES
 from molmoact_ros.nodes.episode import Episode, EpisodeClient, Moment, Session
 from molmoact_ros.paths import robot_model
 from molmoact_ros.record.video import VideoWriter, compose_cameras, compose_frame
 from molmoact_ros.sim.scene import Task, sample_scene
 
 FPS = 10.0
-STATES = {getattr(SafetyStatus, name): name.lower() for name in ("IDLE", "POLICY", "HOLD", "STOPPED", "TELEOP")}
 
 
 class Film:

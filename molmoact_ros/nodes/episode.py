@@ -62,7 +62,7 @@ class EpisodeClient(Node):
     def __init__(self, planner: str = "policy", cameras: Iterable[str] = ("front",)) -> None:
         """planner: node that plans: policy or expert; cameras: whose pictures are kept."""
         super().__init__("episode")
-        self._planner = planner
+        self._planner, self._cameras = planner, list(cameras)
         self.now = Moment()
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
@@ -77,7 +77,7 @@ class EpisodeClient(Node):
             (SafetyStatus, "/controller/safety_status", "safety", qos.STATE),
         ):
             self.create_subscription(kind, topic, lambda m, n=name: setattr(self.now, n, m), profile)
-        for camera in cameras:
+        for camera in self._cameras:
             keep = partial(self.now.images.__setitem__, camera)
             self.create_subscription(Image, f"/{camera}/color/image_raw", keep, qos.SENSOR)
         self.create_subscription(Image, "/front/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR)
@@ -98,8 +98,8 @@ class EpisodeClient(Node):
         """Wait for those of sim, controller and planner; `check` raises when one has ended. Raises GraphError."""
         deadline = time.monotonic() + READY_TIMEOUT
         answers = {
-            "sim": self._reset.service_is_ready,
-            "controller": lambda: self.now.safety.header.stamp.sec > 0,
+            "sim": lambda: self._reset.service_is_ready() and all(c in self.now.images for c in self._cameras),
+            "controller": lambda: self.now.safety.joints_age > 0,
             self._planner: self._execute.server_is_ready,
         }
         waiting = [name for name in answers if name in nodes]

@@ -49,8 +49,10 @@ class SimConfig(BaseModel):
 
     def make_cell(self) -> Workcell | TrayCell:
         """The workcell, with cameras of the chosen sizes."""
-        kind = {"table": Workcell, "tray": TrayCell}[self.workcell]
-        return kind(robot_model(), D435_FRONT.scaled(*self.front_size), D405_WRIST.scaled(*self.wrist_size))
+        front, wrist = D435_FRONT.scaled(*self.front_size), D405_WRIST.scaled(*self.wrist_size)
+        return (
+            Workcell(robot_model(), front, wrist) if self.workcell == "table" else TrayCell(robot_model(), front, wrist)
+        )
 
 
 class SimNode(Node):
