@@ -42,7 +42,7 @@ class Device(Node):
             [self.create_publisher(kind, f"{there}/teleop/{arm.prefix}{name}", qos.RELIABLE) for arm in self._arms]
             for kind, name in ((TwistStamped, "twist"), (Float64, "gripper"), (Bool, "deadman"))
         )
-        self._services = {name: self.create_client(Trigger, f"{there}/{name}") for name in ("stop", "resume")}
+        self._triggers = {name: self.create_client(Trigger, f"{there}/{name}") for name in ("stop", "resume")}
         self.create_subscription(SafetyStatus, f"{there}/safety_status", self._on_safety, qos.STATE)
 
     def _on_safety(self, message: SafetyStatus) -> None:
@@ -69,7 +69,7 @@ class Device(Node):
 
     def ask(self, name: str) -> None:
         """Ask for stop or resume; a controller that is not there is said."""
-        client = self._services[name]
+        client = self._triggers[name]
         if client.service_is_ready():
             client.call_async(Trigger.Request())
         else:
