@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, Arm
 MOVED = 0.05  # rad: an arm at rest that is farther than this from its command was moved by something else
 LEASH_M, LEASH_RAD = 0.05, 0.25  # how far a twist's target may run ahead of the commanded hand
 WAIT_FROM, WAIT_AT = 0.05, 0.15  # rad between wanted and commanded joints: path time slows down, and waits
+REMEMBERED = 0.6  # s of commands that a measurement is compared with; measurements may be late
 SPLIT = 0.5  # gripper values above it open the hand
 
 
@@ -54,6 +56,7 @@ class ArmController:
         self._low, self._high = np.array(self._box.low), np.array(self._box.high)
         self._wanted = Motion.at_rest(np.zeros(JOINTS))
         self._mean = np.zeros(JOINTS)  # speed of the wanted joints over the last cycle, rad/s
+        self._told: deque[tuple[float, np.ndarray]] = deque(maxlen=round(REMEMBERED / dt))  # when, and which joints
         self._pose: Pose | None = None  # where a twist has brought the wanted hand
 
     def update(self, q: np.ndarray, opening: float, now: float) -> None:
@@ -73,6 +76,7 @@ class ArmController:
         resting = not self.limiter.motion.dq.any()
         if resting and np.abs(self.limiter.motion.q - self.measured).max() > MOVED:
             self.limiter.reset(self.measured)
+            self._told.clear()
 
     def settle(self, now: float) -> None:
         """Forget what was wanted: from now on it is to stand where it comes to rest soonest."""
@@ -86,9 +90,9 @@ class ArmController:
 
     def gap(self) -> float:
         """Greatest difference between the joints measured and those commanded at that time, rad; 0 before both."""
-        if self.measured is None:
+        if self.measured is None or not self._told:
             return 0.0
-        then = self.player.joints_at(self.measured_at)
+        then = next((q for when, q in reversed(self._told) if when <= self.measured_at), self._told[0][1])
         return float(np.abs(self.measured - then).max())
 
     def pace(self) -> float:
@@ -109,6 +113,7 @@ class ArmController:
             wanted = None
         motion = self.limiter.step(wanted, beside)
         self.player.commanded(self.kinematics.forward(motion.q), motion.q, now)
+        self._told.append((now, motion.q))
         opening = self.measured_opening if self.opening is None else self.opening
         return ArmCommand(motion.q, motion.dq, motion.ddq, opening, self._dt)
 
@@ -162,14 +167,16 @@ class ArmController:
         return self._want(Target(pose=self._pose))
 
     def _pulled(self, pose: Pose, twist: np.ndarray) -> Pose:
-        """`pose` moved by a cycle of `twist`, never farther from the commanded hand than the leash."""
+        """`pose` moved by a cycle of `twist`; beyond the leash from the commanded hand only back to it."""
         hand = self.kinematics.forward(self.limiter.motion.q)
         step = twist * self._dt * self._ease()
         if self.teleop.in_tool:
             step = np.concatenate([hand.rotation.apply(step[:3]), hand.rotation.apply(step[3:])])
         position, rotation = pose.position + step[:3], Rotation.from_rotvec(step[3:]) * pose.rotation
-        if np.linalg.norm(position - hand.position) > LEASH_M:
+        away, before = (float(np.linalg.norm(p - hand.position)) for p in (position, pose.position))
+        if away > max(LEASH_M, before):
             position = pose.position
-        if (rotation * hand.rotation.inv()).magnitude() > LEASH_RAD:
+        away, before = (float((r * hand.rotation.inv()).magnitude()) for r in (rotation, pose.rotation))
+        if away > max(LEASH_RAD, before):
             rotation = pose.rotation
         return Pose(position, rotation)

@@ -87,12 +87,6 @@ class ChunkPlayer:
         while self._commanded[0].now < now - HISTORY:
             self._commanded.popleft()
 
-    def joints_at(self, now: float) -> np.ndarray:
-        """The joints [7] rad that were commanded at `now`, s."""
-        joints = self._at(now).target.joints
-        assert joints is not None
-        return joints
-
     def load(self, chunk: ActionChunk, now: float) -> None:
         """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
         self.take(chunk, self.prepare(chunk, now), now)

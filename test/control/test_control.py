@@ -481,6 +481,18 @@ def test_a_person_takes_over_in_mid_motion_within_50_ms_and_hands_back_within_al
     assert states[150 + 25] is State.POLICY and np.abs(path[-1] - path[180]).max() > 0.01, "the policy goes on"
 
 
+def test_a_person_who_pushes_against_the_border_can_turn_back_at_once() -> None:
+    controller = started()
+    person = controller.arms[0].teleop
+    heights = []
+    for k in range(500):
+        person.twist([0, 0, -0.2 if k < 300 else 0.2, 0, 0, 0], k * DT)
+        (q,) = run(controller, k * DT, DT)
+        heights.append(hand(controller, q)[2])
+    assert 0.0119 < heights[299] < 0.0135, "at the border"
+    assert heights[330] > heights[299] + 0.02 and heights[-1] > 0.3
+
+
 def test_letting_go_holds_unless_the_policy_was_to_go_on() -> None:
     controller = started()
     controller.arms[0].teleop.twist([0.0, 0.1, 0.0, 0.0, 0.0, 0.0], 0.0)
