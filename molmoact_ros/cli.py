@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--times", type=int, default=10, help="faults, teleop: how often each is done")
     bench.add_argument("--only", default="", help="faults: those whose name holds this")
     bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
+    bench.add_argument("--arms", type=int, choices=[1, 2], default=1, help="fuzz: how many arms")
     bench.add_argument("--alone", action="store_true", help="without the simulator and the controller beside it")
     teleop = add("teleop", "move an arm by hand, over the policy")
     teleop.add_argument(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from molmoact_ros.control.chunk_player import join
+from molmoact_ros.control.path import Space
 from molmoact_ros.learn.expert import CHUNK_STEPS, FINGER_STEP, OPEN
 from molmoact_ros.sim.tray import GRASP_HEIGHT, HANDLE, HANDLE_AT
 
@@ -82,12 +84,12 @@ def _approach(offset: np.ndarray, turn: np.ndarray) -> np.ndarray:
 
 def chunk(state: State) -> np.ndarray:
     """The next actions float64 [8, 14], ordered as msg/ActionChunk.msg says: the expert played forward."""
-    actions = np.zeros((CHUNK_STEPS, 14))
-    for row in actions:
+    actions = np.zeros((2, CHUNK_STEPS, 7))
+    for step in range(CHUNK_STEPS):
         moves, grip = act(state)
-        row[:6], row[6:12], row[12:] = moves[:, :3].ravel(), moves[:, 3:].ravel(), grip
+        actions[:, step, :6], actions[:, step, 6] = moves, grip
         state = _advance(state, moves, grip)
-    return actions
+    return join(list(actions), Space.DELTA_EE)
 
 
 def _advance(state: State, moves: np.ndarray, grip: np.ndarray) -> State:

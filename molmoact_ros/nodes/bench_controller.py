@@ -14,6 +14,7 @@ from rich.table import Table
 
 from molmoact_ros.learn.figures import machine
 from molmoact_ros.paths import robot_model
+from molmoact_ros.robots.franka import PAIR, SINGLE
 
 LATENCIES = (0.0, 0.1, 0.2, 0.4)  # s
 
@@ -52,11 +53,13 @@ def _control(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
     for name, row in rows.items():
         table.add_row(name, *(f"{row[key]:.2f} ms" for key in ("p50", "p99", "max")))
     console.print(table)
-    cost = cycle_cost(robot_model(), seed=args.seed)
-    console.print(
-        f"a cycle of the controller, nothing beside it: {cost['median']:.0f} us at the median, {cost['p99']:.0f} us at "
-        f"the 99th percentile; {cost['kept']:.2f} blocks of memory kept a cycle"
-    )
+    cost = {}
+    for name, arms in (("one arm", [SINGLE]), ("two arms", PAIR)):
+        cost[name] = row = cycle_cost(robot_model(), seed=args.seed, arms=arms)
+        console.print(
+            f"a cycle of the controller with {name}, nothing beside it: {row['median']:.0f} us at the median, "
+            f"{row['p99']:.0f} us at the 99th percentile; {row['kept']:.2f} blocks of memory kept a cycle"
+        )
     return {"jitter_ms": rows, "cycle_us": cost}, True
 
 
@@ -89,11 +92,14 @@ def _faults(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
 
 
 def _fuzz(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
-    from molmoact_ros.control.bench import fuzz
+    from molmoact_ros.control.bench import CROWDED, fuzz
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("actions", total=args.actions)
-        result = fuzz(robot_model(), args.actions, args.seed, lambda now: progress.update(task, completed=now.actions))
+        arms = CROWDED if args.arms == 2 else [SINGLE]
+        result = fuzz(
+            robot_model(), args.actions, args.seed, lambda now: progress.update(task, completed=now.actions), arms
+        )
     broken = sum(result.broken.values())
     console.print(
         f"{result.actions} actions in {result.chunks} chunks, seed {result.seed}: {result.played} played, "

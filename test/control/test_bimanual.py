@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from molmoact_ros.control.bench import CROWDED, fuzz
 from molmoact_ros.control.checker import Between, Checker
 from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.collision import Guard, Surroundings
@@ -70,7 +71,7 @@ def test_a_plan_is_played_by_both_arms_or_none() -> None:
 
 
 def test_arms_wait_for_each_other() -> None:
-    """The right hand runs into the border of its box; a plan is one, so neither goes on without the other."""
+    """A plan is one: where the right arm can go on at a quarter of the speed only, so does the left one."""
     controller = started()
     controller.arms[1].pace = lambda: 0.25  # type: ignore[method-assign]
     before = hands(controller)
@@ -151,3 +152,10 @@ def test_arms_driven_at_each_other_never_touch(seed: int) -> None:
         for checker, part in zip(checkers, np.split(q, 2), strict=True):
             assert not checker.command(part)
     assert controller.counts["arm_distance"] > 0 and closest < kept + 0.01, "they were really driven together"
+
+
+def test_nonsense_for_two_arms_never_breaks_a_limit() -> None:
+    result = fuzz(ROBOT, 3000, seed=2, arms=CROWDED)
+    print(f"{result.actions} actions, seed {result.seed}: {result.cycles} cycles, broken {result.broken}")
+    assert result.played > 20 and result.moving > result.cycles / 4 and result.counts["arm_distance"] > 0
+    assert not any(result.broken.values()), result.broken

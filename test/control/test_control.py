@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.bench import fuzz, seams
 from molmoact_ros.control.checker import Checker
-from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, split
+from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, join, split
 from molmoact_ros.control.collision import Guard, Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.kinematics import Kinematics
@@ -222,6 +222,10 @@ def test_a_plan_for_two_arms_holds_translations_then_rotations_then_grippers() -
     left, right = split(ActionChunk(np.arange(16.0)[None], 0.1, 0.0, space=Space.JOINT), 2)
     np.testing.assert_array_equal(left.actions[0], [*range(7), 14])
     np.testing.assert_array_equal(right.actions[0], [*range(7, 14), 15])
+    for space, width in ((Space.DELTA_EE, 7), (Space.EE, 7), (Space.JOINT, 8)):
+        parts = [np.random.default_rng(n).normal(size=(3, width)) for n in (0, 1)]
+        again = split(ActionChunk(join(parts, space), 0.1, 0.0, space=space), 2)
+        np.testing.assert_array_equal([chunk.actions for chunk in again], parts)
     (alone,) = split(ActionChunk(actions[:, :7], 0.1, 0.0), 1)
     np.testing.assert_array_equal(alone.actions, actions[:, :7])
 
