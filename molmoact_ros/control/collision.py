@@ -13,7 +13,7 @@ from molmoact_ros.robots.franka import SINGLE, Arm
 from molmoact_ros.robots.mjcf import arms_spec
 
 NAMES = ("workspace", "table", "self_collision", "arm_distance")
-_UPPER, _LOWER, _TABLE = 1, 2, 4  # collision groups: shoulder side, hand side, table
+_SELF, _ARMS = 2, 3  # of NAMES
 
 
 class Workspace(BaseModel):
@@ -36,8 +36,9 @@ class Surroundings(BaseModel):
 class Guard:
     """Measures by how much joints break the surroundings' rules.
 
-    MuJoCo's collision finds the pairs of shapes within a margin. Between arms exact distances are asked for instead:
-    those of its contacts between two boxes, as the hands are, are off by up to 3 cm.
+    MuJoCo's contacts judge the table. Those between two boxes that do not touch yet are wrong or missing, so
+    the arm itself and others are judged by geometric distances: exact, and taken only of pairs whose bounding spheres
+    are near.
     """
 
     def __init__(self, robot: Path, surroundings: Surroundings, arm: Arm = SINGLE, others: Sequence[Arm] = ()) -> None:
@@ -47,11 +48,14 @@ class Guard:
         self._site = self._model.site(arm.tcp_frame).id
         self._mine = _joints(self._model, arm)
         self._theirs = [address for other in others for address in _joints(self._model, other)]
-        self._is_table = self._model.geom_contype == _TABLE
-        self._margin = np.array([surroundings.self_distance, surroundings.table_distance])
-        self._apart, self._pairs = surroundings.arm_distance, _pairs(self._model, others)
-        self._reach = self._model.geom_rbound[self._pairs].sum(axis=0) + self._apart
         self._low, self._high = np.array(surroundings.workspace.low), np.array(surroundings.workspace.high)
+        self._table, apart = surroundings.table_distance, {_SELF: surroundings.self_distance}
+        apart[_ARMS] = surroundings.arm_distance
+        pairs = {_SELF: _within(self._model, arm), _ARMS: _between(self._model, arm, others)}
+        self._pairs = np.array([*pairs[_SELF], *pairs[_ARMS]])
+        self._rules = [rule for rule, found in pairs.items() for _ in found]
+        self._apart = [apart[rule] for rule in self._rules]
+        self._near = self._model.geom_rbound[self._pairs].sum(axis=1) + self._apart
 
     def breach(self, q: np.ndarray, beside: np.ndarray | None = None) -> np.ndarray:
         """By how many m the joints `q` [7] rad break the rules of NAMES, float64 [4]; 0 where one is kept.
@@ -66,52 +70,56 @@ class Guard:
         mujoco.mj_collision(self._model, data)
         position = data.site_xpos[self._site]
         out[0] = max(0.0, float((self._low - position).max()), float((position - self._high).max()))
-        for contact in data.contact[: data.ncon] if data.ncon else ():
-            table = int(self._is_table[contact.geom1] or self._is_table[contact.geom2])
-            out[2 - table] = max(out[2 - table], self._margin[table] - contact.dist)
-        out[3] = 0.0 if beside is None else self._too_near()
+        if data.ncon:
+            out[1] = max(0.0, self._table - float(data.contact.dist.min()))
+        between = data.geom_xpos[self._pairs[:, 0]] - data.geom_xpos[self._pairs[:, 1]]
+        for k in np.flatnonzero(np.einsum("ij,ij->i", between, between) < self._near**2):
+            rule, kept = self._rules[k], self._apart[k]
+            distance = mujoco.mj_geomDistance(self._model, data, *self._pairs[k], kept, None)
+            out[rule] = max(out[rule], kept - distance)
         return out
-
-    def _too_near(self) -> float:
-        """By how many m another arm is too near."""
-        (mine, theirs), where = self._pairs, self._data.geom_xpos
-        apart = np.linalg.norm(where[mine] - where[theirs], axis=1)
-        near = np.flatnonzero(apart < self._reach)  # by their bounding spheres
-        found = (mujoco.mj_geomDistance(self._model, self._data, *self._pairs[:, k], self._apart, None) for k in near)
-        return self._apart - min(found, default=self._apart)
-
-
-def _pairs(model: mujoco.MjModel, others: Sequence[Arm]) -> np.ndarray:
-    """Every shape of the arm against every shape of the others, [2, n]; not the bases, which never move."""
-    prefixes = tuple(f"{other.prefix}{other.robot}_" for other in others)
-    theirs = np.array([bool(prefixes) and model.body(i).name.startswith(prefixes) for i in model.geom_bodyid])
-    arms, moves = model.geom_contype != _TABLE, model.body_weldid[model.geom_bodyid] > 0
-    return np.array(np.nonzero(np.outer(arms & ~theirs, theirs) & (moves[:, None] | moves[None])))
 
 
 def _joints(model: mujoco.MjModel, arm: Arm) -> list[int]:
-    return [int(model.jnt_qposadr[model.joint(joint).id]) for joint in arm.joints]
+    return [int(model.joint(joint).qposadr[0]) for joint in arm.joints]
+
+
+def _shapes(model: mujoco.MjModel, arm: Arm) -> list[tuple[int, str]]:
+    """The arm's shapes, each with the name of its body."""
+    named = ((g, model.body(body).name) for g, body in enumerate(model.geom_bodyid))
+    return [(g, name) for g, name in named if name.startswith(f"{arm.prefix}{arm.robot}_")]
+
+
+def _within(model: mujoco.MjModel, arm: Arm) -> list[tuple[int, int]]:
+    """Shapes that must keep apart: of the shoulder side (links 0 to 3) and of the hand side (links 4 on).
+
+    Neighbours touch by construction, and the joint limits keep the folded forearm off the upper arm.
+    """
+    link = [f"{arm.prefix}{arm.robot}_link{i}" for i in range(8)]
+    neighbours = {(link[2], link[4]), (link[3], link[4]), (link[3], link[5])}
+    shapes = _shapes(model, arm)
+    shoulder, hand = ([(g, name) for g, name in shapes if (name in link[:4]) is side] for side in (True, False))
+    return [(a, b) for a, one in shoulder for b, other in hand if (one, other) not in neighbours]
+
+
+def _between(model: mujoco.MjModel, arm: Arm, others: Sequence[Arm]) -> list[tuple[int, int]]:
+    """Every shape of the arm and every one of the others; not two bases, which never move."""
+    theirs = [g for other in others for g, _ in _shapes(model, other)]
+    pairs = [(a, b) for a, _ in _shapes(model, arm) for b in theirs]
+    return [pair for pair in pairs if model.body_weldid[model.geom_bodyid[list(pair)]].any()]
 
 
 def _model(robot: Path, surroundings: Surroundings, arm: Arm, others: Sequence[Arm]) -> mujoco.MjModel:
-    """The robot with shapes that collide where it matters: hand side against shoulder side, and against the table."""
+    """The arms over their table; only this one can touch it, and only what moves: the shoulder stands on it."""
     spec = arms_spec(robot, [arm, *others], arm)
-    link = f"{arm.prefix}{arm.robot}_link"
-    upper = {f"{link}{i}" for i in range(4)}
+    fixed = {f"{arm.prefix}{arm.robot}_link{i}" for i in range(4)}
     for body in spec.bodies:
+        touches = body.name.startswith(f"{arm.prefix}{arm.robot}_") and body.name not in fixed
         for geom in body.geoms:
-            if not body.name.startswith(f"{arm.prefix}{arm.robot}_"):
-                geom.contype = geom.conaffinity = 0
-            elif body.name in upper:
-                geom.contype, geom.conaffinity, geom.margin = _UPPER, 0, surroundings.self_distance
-            else:
-                geom.contype, geom.conaffinity, geom.margin = _LOWER, _UPPER | _TABLE, 0.0
-    # Neighbours touch by construction, and the joint limits keep the folded forearm off the upper arm.
-    for one, other in (("2", "4"), ("3", "4"), ("3", "5")):
-        spec.add_exclude(bodyname1=link + one, bodyname2=link + other)
+            geom.contype, geom.conaffinity, geom.margin = 0, int(touches), 0.0
     if surroundings.table is not None:
         spec.worldbody.add_geom(
             name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1], pos=[0, 0, surroundings.table],
-            contype=_TABLE, conaffinity=0, margin=surroundings.table_distance,
+            contype=1, conaffinity=0, margin=surroundings.table_distance,
         )  # fmt: skip
     return spec.compile()

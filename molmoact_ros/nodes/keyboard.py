@@ -108,6 +108,7 @@ def main() -> None:
 
 
 def _serve(node: KeyboardNode) -> None:
+    shown = ""
     while rclpy.ok():
         for key in _typed(PERIOD):
             if key in ("q", GONE):
@@ -116,7 +117,9 @@ def _serve(node: KeyboardNode) -> None:
         node.speak()
         while rclpy.ok() and _spin(node):
             pass
-        print(f"\r\033[K{node.line()}", end="", flush=True)
+        if (line := node.line()) != shown:
+            shown = line
+            print(f"\r\033[K{line}", end="", flush=True)
 
 
 def _spin(node: KeyboardNode) -> bool:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from molmoact_ros.control.bench import fuzz, seams
 from molmoact_ros.control.checker import Checker
 from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, join, split
-from molmoact_ros.control.collision import Guard, Surroundings, Workspace
+from molmoact_ros.control.collision import NAMES, Guard, Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.latency import Latency
@@ -309,6 +309,20 @@ def test_the_checker_sees_every_kind_of_breach() -> None:
         ([0, -0.2752, 0, -2.5898, 0, 4.6, 0.7854], "position"),
     ):
         assert limit in checker.command(np.array(q, float)), limit
+
+
+def test_the_guard_misses_nothing_that_exact_distances_show() -> None:
+    surroundings = Surroundings()
+    guard, checker = Guard(ROBOT, surroundings), Checker(ROBOT, DT, Fractions(), surroundings)
+    rng, seen = np.random.default_rng(8), dict.fromkeys(("workspace", "table", "self_collision"), 0)
+    for _ in range(4000):
+        q = rng.uniform(FR3.position_min, FR3.position_max)
+        breach, truth = dict(zip(NAMES, guard.breach(q), strict=True)), checker._places(q)
+        for name in seen:
+            assert breach[name] > 0 or name not in truth, f"{name} is missed at {q.tolist()}"
+            assert breach[name] < 2e-3 or name in truth, f"{name} is seen where it is kept at {q.tolist()}"
+            seen[name] += name in truth
+    assert min(seen.values()) > 100
 
 
 def test_an_arm_that_stands_too_low_may_go_up_but_not_down() -> None:
