@@ -26,7 +26,7 @@ from molmoact_ros.srv import SceneTruth
 
 Result = ExecuteInstruction.Result
 HEARTBEAT = 0.1  # s
-OVERDUE = 1.0  # s after which an answer of the simulator is not waited for any more
+OVERDUE = 0.5  # s after which an answer of the simulator is not waited for any more
 
 
 class ExpertConfig(BaseModel):
@@ -55,13 +55,22 @@ class ExpertNode(Node):
         self.create_subscription(SafetyStatus, safety, lambda m: setattr(self, "_safety", m), qos.STATE)
         self.create_timer(HEARTBEAT, self._beat)
         self.create_timer(self.config.period, self._look)
+        self._server: ActionServer | None = None
+
+    def _now(self) -> float:
+        return float(self.get_clock().now().nanoseconds * 1e-9)
+
+    def _connected(self) -> bool:
+        """Simulator and controller hear this node, and it hears them."""
+        hears = self._safety.header.stamp.sec > 0 and self._truth.service_is_ready() and self._start.service_is_ready()
+        return hears and self._chunks.get_subscription_count() > 0
+
+    def _take_goals(self) -> None:
+        """From now on; a goal that came before everything is connected would begin with a silent planner."""
         self._server = ActionServer(
             self, ExecuteInstruction, "~/execute", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
         )
         self.get_logger().info(f"ready: the scripted expert knows {INSTRUCTION!r}")
-
-    def _now(self) -> float:
-        return float(self.get_clock().now().nanoseconds * 1e-9)
 
     # The goal
 
@@ -97,6 +106,8 @@ class ExpertNode(Node):
     def _beat(self) -> None:
         status = EngineStatus(checkpoint="scripted expert", plan_id=self._plans)
         status.header.stamp = self.get_clock().now().to_msg()
+        if self._server is None and self._connected():
+            self._take_goals()
         if self._goal is not None:
             status.state, status.instruction = EngineStatus.RUNNING, self._goal.request.instruction
             self._look_after(self._goal)
