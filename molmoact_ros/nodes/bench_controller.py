@@ -57,7 +57,7 @@ def _control(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
     for name, arms in (("one arm", [SINGLE]), ("two arms", PAIR)):
         cost[name] = row = cycle_cost(robot_model(), seed=args.seed, arms=arms)
         console.print(
-            f"a cycle of the controller with {name}, nothing beside it: {row['median']:.0f} us at the median, "
+            f"a cycle of the controller with {name}: {row['median']:.0f} us of processor time at the median, "
             f"{row['p99']:.0f} us at the 99th percentile; {row['kept']:.2f} blocks of memory kept a cycle"
         )
     return {"jitter_ms": rows, "cycle_us": cost}, True
