@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
 
 EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
+  molmoact-ros demo --profile bimanual_sim
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
   molmoact-ros bench engine
-  molmoact-ros bench seams        (control, faults, fuzz: the controller's)
+  molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
   molmoact-ros bench libfranka --seconds 60
+  molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim
   molmoact-ros doctor
@@ -34,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add("demo", "one episode in the simulated workcell: a video, a bag and a summary")
     demo.add_argument("--instruction", default="", help="what to do; default: what the scene asks for")
+    demo.add_argument("--profile", default="sim", help="a file of config/profiles: sim, or bimanual_sim for two arms")
     demo.add_argument("--seed", type=int, default=7, help="which scene")
     demo.add_argument("--out", type=Path, help="a new folder for the results; default: runs/demo-<time>")
     run = add("eval", "many episodes through the ROS graph, and a table of how they went")
@@ -41,16 +45,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    parts = "engine, exact, load: the model; seams, control, faults, fuzz: the controller; libfranka: 1 kHz"
+    parts = "engine, exact, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz"
     bench.add_argument("part", choices=list(BENCHES), help=parts)
     bench.add_argument("--steps", type=int, default=40, help="engine, exact: reasoning steps")
     bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
     bench.add_argument("--seconds", type=float, help="seams, control: of each measurement, 20; libfranka: 60")
     bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
-    bench.add_argument("--times", type=int, default=10, help="faults: how often each is injected")
+    bench.add_argument("--times", type=int, default=10, help="faults, teleop: how often each is done")
     bench.add_argument("--only", default="", help="faults: those whose name holds this")
     bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
+    bench.add_argument("--arms", type=int, choices=[1, 2], default=1, help="fuzz: how many arms")
     bench.add_argument("--alone", action="store_true", help="engine: without simulator and controller beside it")
+    teleop = add("teleop", "move an arm by hand, over the policy")
+    teleop.add_argument(
+        "device", choices=["keyboard", "joystick"], help="joystick: what ros joy_node publishes at /joy"
+    )
+    teleop.add_argument("--arm", choices=["left", "right", "both"], help="of two arms; both: one after the other")
+    teleop.add_argument("--controller", default="/controller", help="node name of the controller")
+    teleop.add_argument("--in-tool", action="store_true", help="directions are the hand's own, not the base's")
     infer = add("infer", "one reasoning step on pictures: depth codes, trace and actions")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
     infer.add_argument("--instruction", required=True)
@@ -96,10 +108,10 @@ def _demo(args: argparse.Namespace) -> int:
 
     console = Console()
     out = (args.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
-    row = demo(args.instruction, args.seed, out, _checkpoint(args), console)
-    verdict = "[green]done[/]" if row.success else f"[red]not done[/] ({row.message})"
-    console.print(f"{row.instruction}: {verdict} after {row.seconds:.1f} s; video, bag and summary in {out}")
-    return 0 if row.success else 2
+    episode = demo(args.instruction, args.seed, out, _checkpoint(args), console, args.profile)
+    verdict = "[green]done[/]" if episode.success else f"[red]not done[/] ({episode.message})"
+    console.print(f"{episode.instruction}: {verdict} after {episode.seconds:.1f} s; video, bag and summary in {out}")
+    return 0 if episode.success else 2
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -246,6 +258,18 @@ def _up(args: argparse.Namespace) -> int:
     return 0
 
 
+def _teleop(args: argparse.Namespace) -> int:
+    import tempfile
+
+    from molmoact_ros.nodes.bringup import command, environment, write_parameters
+
+    arms = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}[args.arm]
+    parameters = {"controller": args.controller, "arms": arms, "in_tool": args.in_tool}
+    with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
+        file = write_parameters(Path(folder), args.device, parameters)
+        return subprocess.run(command(args.device, file), env=environment(), cwd=folder).returncode
+
+
 def _train(args: argparse.Namespace) -> int:
     from molmoact_ros.learn.train import TrainConfig, train_nano
     from molmoact_ros.paths import robot_model
@@ -286,11 +310,11 @@ def _fetch(args: argparse.Namespace) -> int:
 
 BENCHES = {
     "engine": _bench_engine, "exact": _bench_exact, "load": _bench_load, "libfranka": _bench_libfranka,
-    **dict.fromkeys(("seams", "control", "faults", "fuzz"), _bench_controller),
+    **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {
-    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "train": _train, "doctor": _doctor,
-    "fetch": _fetch,
+    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
+    "doctor": _doctor, "fetch": _fetch,
 }  # fmt: skip
 
 

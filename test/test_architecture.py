@@ -24,7 +24,7 @@ ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "
        "control_msgs", "franka_msgs", "builtin_interfaces", "rcl_interfaces", "diagnostic_msgs"}  # fmt: skip
 LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
-    "robots": {"numpy", "ruckig", "pylibfranka"},
+    "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},
     "control": {"numpy", "scipy", "mujoco", "mink", "ruckig", "pydantic"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,10 @@ class ArmConfig(BaseModel):
 class ArmController:
     """Call `step` once a cycle of `dt` s. Times are seconds of the observations' clock."""
 
-    def __init__(self, robot: Path, arm: Arm, config: ArmConfig, dt: float) -> None:
+    def __init__(self, robot: Path, arm: Arm, config: ArmConfig, dt: float, others: Sequence[Arm] = ()) -> None:
         self.arm, self._config, self._dt = arm, config, dt
         self.kinematics = Kinematics(robot, arm, config.fractions.speed)
-        self.guard = Guard(robot, config.surroundings, arm)
+        self.guard = Guard(robot, config.surroundings, arm, others)
         self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
         self.measured: np.ndarray | None = None
@@ -99,15 +100,18 @@ class ArmController:
         lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
         return float(np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)) * self._ease()
 
-    def step(self, state: State, now: float, pace: float) -> ArmCommand:
-        """The command of this cycle. pace: of the slowest arm, so that all keep together on one plan."""
+    def step(self, state: State, now: float, pace: float, beside: np.ndarray | None = None) -> ArmCommand:
+        """The command of this cycle. pace: of the slowest arm, so that all keep together on one plan.
+
+        beside: what the other arms have planned, [k, 7 n] rad (see Limiter).
+        """
         if state is State.POLICY:
             wanted = self._from_policy(pace)
         elif state is State.TELEOP:
             wanted = self._from_person(self.teleop.wish(now))
         else:
             wanted = None
-        motion = self.limiter.step(wanted)
+        motion = self.limiter.step(wanted, beside)
         self.player.commanded(self.kinematics.forward(motion.q), motion.q, now)
         self._told.append((now, motion.q))
         opening = self.measured_opening if self.opening is None else self.opening

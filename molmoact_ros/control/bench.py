@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from molmoact_ros.control.checker import Checker
-from molmoact_ros.control.chunk_player import ActionChunk, Mode
+from molmoact_ros.control.arm import ArmController
+from molmoact_ros.control.checker import Between, Checker
+from molmoact_ros.control.chunk_player import ActionChunk, Mode, join
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.path import Space
 from molmoact_ros.control.supervisor import State
-from molmoact_ros.robots.franka import HOME_Q
+from molmoact_ros.robots.franka import HOME_Q, SINGLE, Arm
 
 STEP, STEPS = 0.1, 8  # MolmoAct's chunk
 PERIOD = 0.3  # s from plan to plan, where the engine is that fast
 STRAYS = 0.001  # m, a step: standard deviation by which each plan differs from the true path
 SEAM = 0.3  # s after a chunk's arrival that count as its seam
+CROWDED = (Arm("left_", base=(0.0, 0.15, 0.0, 0.0)), Arm("right_", base=(0.0, -0.15, 0.0, 0.0)))
+"""Two arms so near to each other, half as far as in the workcell, that nonsense drives them together all the time."""
 WARM_UP = 3.0  # s left out at the start, until the first plans have brought the hand onto the path
 
 
@@ -52,7 +55,7 @@ def seams(robot: Path, latencies: tuple[float, ...], seconds: float = 20.0, seed
 def _seams(robot: Path, mode: Mode, latency: float, seconds: float, seed: int) -> Seams:
     config = ControllerConfig(mode=mode)
     dt, rng = 1.0 / config.rate, np.random.default_rng(seed)
-    controller, checker = _started(robot, config)
+    controller, (checker,) = _started(robot, config)
     hand = controller.arms[0].kinematics.forward
     due, flying, arrived = 0.0, list[ActionChunk](), -np.inf
     path, at_seam = [hand(HOME_Q).position], list[bool]()
@@ -64,7 +67,7 @@ def _seams(robot: Path, mode: Mode, latency: float, seconds: float, seed: int) -
         if flying and now >= flying[0].stamp + latency - 1e-9:
             assert controller.on_chunk(flying.pop(0), now), controller.last_refusal
             arrived = now
-        q = _cycle(controller, now)
+        (q,) = _cycle(controller, now)
         checker.command(q)
         path.append(hand(q).position)
         at_seam.append(now - arrived < SEAM and now > WARM_UP)
@@ -87,36 +90,45 @@ def _plan(hand: np.ndarray, now: float, rng: np.random.Generator) -> ActionChunk
     return ActionChunk(actions, STEP, now, round(now * 1e3))
 
 
-def cycle_cost(robot: Path, cycles: int = 2000, seed: int = 0) -> dict[str, float]:
-    """What a cycle of the whole controller costs in motion: us (median, p99), and blocks of memory that it keeps."""
-    controller, _ = _started(robot, ControllerConfig())
+def cycle_cost(
+    robot: Path, cycles: int = 2000, seed: int = 0, arms: Sequence[Arm] = (SINGLE,)
+) -> dict[str, float]:  # fmt: skip
+    """What a cycle costs in motion: us of processor time (median, p99), and blocks of memory that it keeps."""
+    controller, _ = _started(robot, ControllerConfig(), arms)
     rng, dt = np.random.default_rng(seed), 1.0 / controller.config.rate
-    hand, took, blocks = HOME_Q, np.zeros(cycles), 0
+    told, took, blocks = [HOME_Q for _ in arms], np.zeros(cycles), 0
     for k in range(cycles):
         now = k * dt
         if k % 30 == 0:
-            controller.on_chunk(_plan(controller.arms[0].kinematics.forward(hand).position, now, rng), now)
+            hands = [arm.kinematics.forward(q).position for arm, q in zip(controller.arms, told, strict=True)]
+            plans = [_plan(hand, now, rng) for hand in hands]
+            controller.on_chunk(replace(plans[0], actions=join([p.actions for p in plans], plans[0].space)), now)
         if k == cycles // 2:
             blocks = sys.getallocatedblocks()
-        began = time.perf_counter()
-        hand = _cycle(controller, now)
-        took[k] = time.perf_counter() - began
+        began = time.thread_time()
+        told = _cycle(controller, now)
+        took[k] = time.thread_time() - began
     kept = (sys.getallocatedblocks() - blocks) / (cycles - cycles // 2)
     return {"median": float(np.median(took) * 1e6), "p99": float(np.percentile(took, 99) * 1e6), "kept": kept}
 
 
-def _started(robot: Path, config: ControllerConfig) -> tuple[Controller, Checker]:
-    controller = Controller(robot, config)
-    controller.update_joints(HOME_Q, 0.08, 0.0)
+def _started(
+    robot: Path, config: ControllerConfig, arms: Sequence[Arm] = (SINGLE,)
+) -> tuple[Controller, list[Checker]]:  # fmt: skip
+    controller = Controller(robot, config, arms)
+    for number in range(len(arms)):
+        controller.update_joints(HOME_Q, 0.08, 0.0, number)
     assert controller.start(0.0)
-    return controller, Checker(robot, 1.0 / config.rate, config.fractions, config.surroundings)
+    return controller, [Checker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm) for arm in arms]
 
 
-def _cycle(controller: Controller, now: float) -> np.ndarray:
+def _cycle(controller: Controller, now: float) -> list[np.ndarray]:
+    """One cycle of arms that follow at once; the joints [7] rad of each."""
     commands = controller.step(now)
     assert commands is not None
-    controller.update_joints(commands[0].position, 0.08, now)
-    return commands[0].position
+    for number, command in enumerate(commands):
+        controller.update_joints(command.position, 0.08, now, number)
+    return [command.position for command in commands]
 
 
 @dataclass
@@ -138,25 +150,38 @@ class Fuzz:
         return asdict(self)
 
 
-def fuzz(robot: Path, actions: int, seed: int, tick: Callable[[Fuzz], None] = lambda _: None) -> Fuzz:
+def fuzz(
+    robot: Path, actions: int, seed: int, tick: Callable[[Fuzz], None] = lambda _: None, arms: Sequence[Arm] = (SINGLE,)
+) -> Fuzz:
     """Send at least `actions` actions of every kind of nonsense, among sound ones, and check each cycle that comes out.
 
-    The first half in the usual workspace, the second without one, so that table and self-collision have to be kept.
+    The first half in the usual workspace, the second without one, so that table, self-collision and the distance to
+    another arm have to be kept.
     """
     rng, result = np.random.default_rng(seed), Fuzz(seed)
     everywhere = Surroundings(workspace=Workspace(low=(-2.0, -2.0, -2.0), high=(2.0, 2.0, 2.0)))
     for part, surroundings in ((actions // 2, Surroundings()), (actions, everywhere)):
-        _fuzz(robot, ControllerConfig(surroundings=surroundings), part, rng, result, tick)
+        _fuzz(robot, ControllerConfig(surroundings=surroundings), arms, part, rng, result, tick)
     return result
 
 
 def _fuzz(
-    robot: Path, config: ControllerConfig, actions: int, rng: np.random.Generator, result: Fuzz,
+    robot: Path, config: ControllerConfig, arms: Sequence[Arm], actions: int, rng: np.random.Generator, result: Fuzz,
     tick: Callable[[Fuzz], None],
 ) -> None:  # fmt: skip
-    controller, checker = _started(robot, config)
-    mischief, limiter = _Mischief(rng), controller.arms[0].limiter
-    now, dt, last = 0.0, 1.0 / config.rate, HOME_Q
+    controller, checkers = _started(robot, config, arms)
+    mischief, between = _Mischief(rng), Between(robot, arms) if len(arms) == 2 else None
+    kept, now, dt, last = config.surroundings.arm_distance, 0.0, 1.0 / config.rate, np.tile(HOME_Q, len(arms))
+    touched = 0
+
+    def judge(joints: list[np.ndarray]) -> np.ndarray:
+        nonlocal touched
+        for checker, q in zip(checkers, joints, strict=True):
+            checker.command(q)
+        told = np.concatenate(joints)
+        touched += between is not None and between.distance(told, 2 * kept) < kept - 1e-5
+        return told
+
     while result.actions < actions:
         for chunk in mischief.chunks(controller, now):
             shape = np.shape(chunk.actions)
@@ -164,31 +189,33 @@ def _fuzz(
             result.chunks += 1
             result.played += controller.on_chunk(chunk, now)
         mischief.people(controller, now)
-        if rng.random() < 0.02:  # the caller comes late, and the arm brakes meanwhile
+        if rng.random() < 0.02:  # the caller comes late, and the arms brake meanwhile
             now += dt
-            checker.command(limiter.step(None).q)
+            judge([arm.limiter.step(None).q for arm in controller.arms])
         for _ in range(int(rng.integers(0, 14))):
             now += dt
             commands = controller.step(now)
             assert commands is not None
-            q = commands[0].position
-            checker.command(q)
-            result.moving += bool(np.abs(q - last).max() > 1e-9)
-            last = q
-            mischief.measure(controller, q, now)
+            told = judge([command.position for command in commands])
+            result.moving += bool(np.abs(told - last).max() > 1e-9)
+            last = told
+            for number, command in enumerate(commands):
+                mischief.measure(controller, command.position, now, number)
         tick(result)
-    result.cycles += checker.cycles
+    result.cycles += checkers[0].cycles
     result.refused += controller.refused
-    for kept, more in ((result.broken, checker.broken), (result.counts, controller.counts)):
-        for name, count in more.items():
-            kept[name] = kept.get(name, 0) + count
+    broken = [*(checker.broken for checker in checkers), {"arm_distance": touched}]
+    for total, more in ((result.broken, broken), (result.counts, [controller.counts])):
+        for counts in more:
+            for name, count in counts.items():
+                total[name] = total.get(name, 0) + count
 
 
 class _Mischief:
     """Seeded nonsense. Sound chunks keep a direction for a while, so that the arm is driven against every border."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self._drift, self._last = rng, np.zeros(6), ActionChunk(np.zeros((8, 7)), 0.1, 0.0)
+        self.rng, self._drift, self._last = rng, np.zeros((2, 6)), ActionChunk(np.zeros((8, 7)), 0.1, 0.0)
         self._kinds: list[Callable[[ActionChunk, float], ActionChunk]] = [
             self._nan, self._infinite, self._jump, self._reversed, self._future, self._size, self._scaled, self._frozen,
             self._type,
@@ -209,12 +236,19 @@ class _Mischief:
     def _sound(self, controller: Controller, now: float) -> ActionChunk:
         rng = self.rng
         if rng.random() < 0.1:
-            self._drift = rng.normal(0, 1, 6) * [0.02, 0.02, 0.02, 0.08, 0.08, 0.08]
+            self._drift = rng.normal(0, 1, (2, 6)) * [0.02, 0.02, 0.02, 0.08, 0.08, 0.08]
         steps, space = int(rng.integers(1, 17)), Space(int(rng.choice([0, 0, 0, 1, 2])))
+        parts = [
+            self._moves(arm, drift, steps, space) for arm, drift in zip(controller.arms, self._drift, strict=False)
+        ]
+        stamp = now - float(rng.uniform(0, 0.4))
+        return ActionChunk(join(parts, space), float(rng.choice([0.05, 0.1, 0.2])), stamp, space=space)
+
+    def _moves(self, arm: ArmController, drift: np.ndarray, steps: int, space: Space) -> np.ndarray:
+        rng = self.rng
         grip = rng.integers(0, 2, (steps, 1)).astype(float)
-        moves = np.clip(self._drift + rng.normal(0, 0.3, (steps, 6)) * np.abs(self._drift), -0.028, 0.028)
+        moves = np.clip(drift + rng.normal(0, 0.3, (steps, 6)) * np.abs(drift), -0.028, 0.028)
         moves[:, 3:] *= 4
-        arm = controller.arms[0]
         if space is Space.JOINT:
             values = arm.limiter.motion.q + np.cumsum(np.tile(rng.normal(0, 0.1, 7), (steps, 1)), axis=0)
         elif space is Space.EE:
@@ -223,8 +257,7 @@ class _Mischief:
             values = place + np.cumsum(moves, axis=0)
         else:
             values = moves
-        stamp = now - float(rng.uniform(0, 0.4))
-        return ActionChunk(np.hstack([values, grip]), float(rng.choice([0.05, 0.1, 0.2])), stamp, space=space)
+        return np.hstack([values, grip])
 
     def _with(self, chunk: ActionChunk, actions: np.ndarray, stamp: float | None = None) -> ActionChunk:
         return ActionChunk(actions, chunk.dt, chunk.stamp if stamp is None else stamp, chunk.plan_id, chunk.space)
@@ -264,7 +297,9 @@ class _Mischief:
 
     def people(self, controller: Controller, now: float) -> None:
         """Now and then a stop, a hold, a hand at the joystick with nonsense in it; then somebody goes on."""
-        draw, rng, person = self.rng.random(), self.rng, controller.arms[0].teleop
+        draw, rng = self.rng.random(), self.rng
+        arm = controller.arms[int(rng.integers(len(controller.arms)))]
+        person = arm.teleop
         if draw < 0.01:
             controller.stop()
         elif draw < 0.02:
@@ -272,16 +307,16 @@ class _Mischief:
         elif draw < 0.05:
             person.twist(rng.normal(0, 1, 6) * rng.choice([0.1, 1.0, 100.0, np.nan]), now, bool(rng.integers(2)))
         elif draw < 0.07:
-            person.joints(controller.arms[0].limiter.motion.q + rng.normal(0, 1, 7) * rng.choice([0.1, 1, np.inf]), now)
+            person.joints(arm.limiter.motion.q + rng.normal(0, 1, 7) * rng.choice([0.1, 1, np.inf]), now)
         elif draw < 0.08:
             person.gripper(float(rng.choice([np.nan, -3.0, 0.02, 9.0])), now)
         elif controller.supervisor.state not in (State.POLICY, State.TELEOP) and draw < 0.95:
             controller.resume(now)
 
-    def measure(self, controller: Controller, q: np.ndarray, now: float) -> None:
+    def measure(self, controller: Controller, q: np.ndarray, now: float, number: int) -> None:
         """The joints follow closely; now and then a measurement is missing or not finite."""
         draw = self.rng.random()
         if draw < 0.005:
-            controller.update_joints(np.full(7, np.nan), 0.08, now)
+            controller.update_joints(np.full(7, np.nan), 0.08, now, number)
         elif draw > 0.01:
-            controller.update_joints(q + self.rng.normal(0, 1e-3, 7), 0.08, now)
+            controller.update_joints(q + self.rng.normal(0, 1e-3, 7), 0.08, now, number)

@@ -7,6 +7,8 @@ pair.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import mujoco
@@ -15,6 +17,7 @@ import numpy as np
 from molmoact_ros.control.collision import Surroundings
 from molmoact_ros.control.limiter import Fractions
 from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
+from molmoact_ros.robots.mjcf import arms_spec
 
 LIMITS = ("finite", "position", "velocity", "acceleration", "jerk", "workspace", "table", "self_collision")
 _ROUNDING = 1e-5  # relative, and in m or rad
@@ -30,7 +33,7 @@ class Checker:
         self.broken, self.cycles = dict.fromkeys(LIMITS, 0), 0
         self.peaks = dict.fromkeys(LIMITS[2:5], 0.0)  # the greatest part of each limit that was used
         self._dt, self._fractions, self._limits, self._surroundings = dt, fractions, arm.limits, surroundings
-        self._model = mujoco.MjModel.from_xml_path(str(robot))
+        self._model = arms_spec(robot, [arm], arm).compile()
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(arm.tcp_frame).id
         self._last: deque[np.ndarray] = deque(maxlen=4)
@@ -99,6 +102,27 @@ class Checker:
             float((self._data.geom_xmat[g].reshape(3, 3)[2] @ corners.T).min() + self._data.geom_xpos[g][2] - round_)
             for g, (corners, round_) in zip(self._hand, self._corners, strict=True)
         )
+
+
+class Between:
+    """The distance between two arms, all shapes of one against all of the other."""
+
+    def __init__(self, robot: Path, arms: Sequence[Arm]) -> None:
+        """`robot`: an arm's MJCF file; arms: the two."""
+        self._model = arms_spec(robot, arms).compile()
+        self._data = mujoco.MjData(self._model)
+        body = [self._model.body(i).name for i in self._model.geom_bodyid]
+        one, other = (
+            [g for g, name in enumerate(body) if name.startswith(f"{arm.prefix}{arm.robot}_")] for arm in arms
+        )
+        self._pairs = list(product(one, other))
+        self._joints = [self._model.joint(joint).qposadr[0] for arm in arms for joint in arm.joints]
+
+    def distance(self, q: np.ndarray, up_to: float) -> float:
+        """Distance in m, or `up_to` where it is more, for the joints of one and the other, `q` [14] rad."""
+        self._data.qpos[self._joints] = q
+        mujoco.mj_kinematics(self._model, self._data)
+        return min(mujoco.mj_geomDistance(self._model, self._data, a, b, up_to, None) for a, b in self._pairs)
 
 
 def _corners(model: mujoco.MjModel, geom: int) -> tuple[np.ndarray, float]:

@@ -8,6 +8,7 @@ plan that arrives late goes on exactly behind what was executed since its pictur
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,7 +39,7 @@ class RefusedChunk(ValueError):
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """`actions` float [N, D], D = 7 (`space` JOINT: 8); for two arms twice that, the left one's first.
+    """`actions` float [N, D], D = 7 (`space` JOINT: 8); for two arms twice that, ordered as `join` does.
 
     dt: seconds a step; stamp: when the picture was taken, s; plan_id: which plan it belongs to.
     """
@@ -162,6 +163,25 @@ class ChunkPlayer:
         return max(0.0, self._end - self.time) if self._paths else -np.inf
 
 
+def _columns(arms: int, space: Space) -> list[np.ndarray]:
+    """The columns of each arm's values: those of one kind stand together, the left arm's first.
+
+    Translations, rotations, grippers; or joints, grippers.
+    """
+    kinds = (ARM, 1) if space is Space.JOINT else (3, 3, 1)
+    first = np.cumsum([0, *(arms * kind for kind in kinds[:-1])])
+    blocks = list(zip(first, kinds, strict=True))
+    return [np.concatenate([at + arm * kind + np.arange(kind) for at, kind in blocks]) for arm in range(arms)]
+
+
+def join(actions: Sequence[np.ndarray], space: Space) -> np.ndarray:
+    """The actions of all arms, each [N, D], in one row a step, as msg/ActionChunk.msg has them: [N, D n]."""
+    out = np.empty((len(actions[0]), sum(part.shape[1] for part in actions)))
+    for part, columns in zip(actions, _columns(len(actions), space), strict=True):
+        out[:, columns] = part
+    return out
+
+
 def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
     """One chunk for each of `arms` arms. Raises RefusedChunk when the actions cannot be shared out."""
     actions = np.asarray(chunk.actions, np.float64)
@@ -170,7 +190,7 @@ def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
             f"chunk {chunk.plan_id} has shape {list(actions.shape)}, expected [N, {arms * chunk.space.dimensions}]; "
             "check the checkpoint", insane=True,
         )  # fmt: skip
-    return tuple(replace(chunk, actions=part) for part in np.split(actions, arms, axis=1))
+    return tuple(replace(chunk, actions=actions[:, columns]) for columns in _columns(arms, chunk.space))
 
 
 def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:

@@ -1,16 +1,19 @@
-"""How far the arm is from leaving its box, from the table and from itself, on the robot's MJCF model."""
+"""How far an arm is from leaving its box, from table, itself and other arms, on the robot's MJCF model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import mujoco
 import numpy as np
 from pydantic import BaseModel
 
-from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
+from molmoact_ros.robots.franka import SINGLE, Arm
+from molmoact_ros.robots.mjcf import arms_spec
 
-NAMES = ("workspace", "table", "self_collision")
+NAMES = ("workspace", "table", "self_collision", "arm_distance")
+_SELF, _ARMS = 2, 3  # of NAMES
 
 
 class Workspace(BaseModel):
@@ -27,29 +30,42 @@ class Surroundings(BaseModel):
     table: float | None = 0.0  # height of the table's top in the base frame; None: there is no table
     table_distance: float = 0.002  # kept between hand side and table: finger tips must come near it
     self_distance: float = 0.02  # kept between hand side and shoulder side
+    arm_distance: float = 0.04  # kept between any two arms
 
 
 class Guard:
     """Measures by how much joints break the surroundings' rules.
 
-    MuJoCo's contacts judge the table. Those between two boxes that do not touch yet are often not found, so the arm
-    itself is judged by geometric distances: exact, and taken only of pairs whose bounding spheres are near.
+    MuJoCo's contacts judge the table. Those between two boxes that do not touch yet are wrong or missing, so
+    the arm itself and others are judged by geometric distances: exact, and taken only of pairs whose bounding spheres
+    are near.
     """
 
-    def __init__(self, robot: Path, surroundings: Surroundings, arm: Arm = SINGLE) -> None:
-        """`robot`: the MJCF file."""
-        self._model = _model(robot, surroundings)
+    def __init__(self, robot: Path, surroundings: Surroundings, arm: Arm = SINGLE, others: Sequence[Arm] = ()) -> None:
+        """`robot`: the MJCF file; others: the arms beside this one."""
+        self._model = _model(robot, surroundings, arm, others)
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(arm.tcp_frame).id
-        self._table, self._self = surroundings.table_distance, surroundings.self_distance
+        self._mine = _joints(self._model, arm)
+        self._theirs = [address for other in others for address in _joints(self._model, other)]
         self._low, self._high = np.array(surroundings.workspace.low), np.array(surroundings.workspace.high)
-        self._pairs = _pairs(self._model, arm)
-        self._near = self._model.geom_rbound[self._pairs].sum(axis=1) + self._self
+        self._table, apart = surroundings.table_distance, {_SELF: surroundings.self_distance}
+        apart[_ARMS] = surroundings.arm_distance
+        pairs = {_SELF: _within(self._model, arm), _ARMS: _between(self._model, arm, others)}
+        self._pairs = np.array([*pairs[_SELF], *pairs[_ARMS]])
+        self._rules = [rule for rule, found in pairs.items() for _ in found]
+        self._apart = [apart[rule] for rule in self._rules]
+        self._near = self._model.geom_rbound[self._pairs].sum(axis=1) + self._apart
 
-    def breach(self, q: np.ndarray) -> np.ndarray:
-        """By how many m the joints `q` [7] rad break the rules of NAMES, float64 [3]; 0 where one is kept."""
-        data, out = self._data, np.zeros(3)
-        data.qpos[:JOINTS] = q
+    def breach(self, q: np.ndarray, beside: np.ndarray | None = None) -> np.ndarray:
+        """By how many m the joints `q` [7] rad break the rules of NAMES, float64 [4]; 0 where one is kept.
+
+        beside: joints of the other arms, one after the other, [7 n] rad; None where there are none.
+        """
+        data, out = self._data, np.zeros(len(NAMES))
+        data.qpos[self._mine] = q
+        if beside is not None:
+            data.qpos[self._theirs] = beside
         mujoco.mj_kinematics(self._model, data)
         mujoco.mj_collision(self._model, data)
         position = data.site_xpos[self._site]
@@ -57,34 +73,50 @@ class Guard:
         if data.ncon:
             out[1] = max(0.0, self._table - float(data.contact.dist.min()))
         between = data.geom_xpos[self._pairs[:, 0]] - data.geom_xpos[self._pairs[:, 1]]
-        for one, other in self._pairs[np.einsum("ij,ij->i", between, between) < self._near**2]:
-            apart = mujoco.mj_geomDistance(self._model, data, one, other, self._self, None)
-            out[2] = max(out[2], self._self - apart)
+        for k in np.flatnonzero(np.einsum("ij,ij->i", between, between) < self._near**2):
+            rule, kept = self._rules[k], self._apart[k]
+            distance = mujoco.mj_geomDistance(self._model, data, *self._pairs[k], kept, None)
+            out[rule] = max(out[rule], kept - distance)
         return out
 
 
-def _pairs(model: mujoco.MjModel, arm: Arm) -> np.ndarray:
-    """Shapes [n, 2] that must keep apart: of the shoulder side (links 0 to 3) and of the hand side (links 4 on).
+def _joints(model: mujoco.MjModel, arm: Arm) -> list[int]:
+    return [int(model.joint(joint).qposadr[0]) for joint in arm.joints]
+
+
+def _shapes(model: mujoco.MjModel, arm: Arm) -> list[tuple[int, str]]:
+    """The arm's shapes, each with the name of its body."""
+    named = ((g, model.body(body).name) for g, body in enumerate(model.geom_bodyid))
+    return [(g, name) for g, name in named if name.startswith(f"{arm.prefix}{arm.robot}_")]
+
+
+def _within(model: mujoco.MjModel, arm: Arm) -> list[tuple[int, int]]:
+    """Shapes that must keep apart: of the shoulder side (links 0 to 3) and of the hand side (links 4 on).
 
     Neighbours touch by construction, and the joint limits keep the folded forearm off the upper arm.
     """
     link = [f"{arm.prefix}{arm.robot}_link{i}" for i in range(8)]
     neighbours = {(link[2], link[4]), (link[3], link[4]), (link[3], link[5])}
-    body = [model.body(i).name for i in model.geom_bodyid]
-    shapes = [g for g, name in enumerate(body) if name.startswith(f"{arm.prefix}{arm.robot}_")]
-    shoulder, hand = ([g for g in shapes if (body[g] in link[:4]) is side] for side in (True, False))
-    return np.array([(a, b) for a in shoulder for b in hand if (body[a], body[b]) not in neighbours])
+    shapes = _shapes(model, arm)
+    shoulder, hand = ([(g, name) for g, name in shapes if (name in link[:4]) is side] for side in (True, False))
+    return [(a, b) for a, one in shoulder for b, other in hand if (one, other) not in neighbours]
 
 
-def _model(robot: Path, surroundings: Surroundings) -> mujoco.MjModel:
-    """The robot over its table; only the two can touch, and only what moves: the shoulder stands on it."""
-    spec = mujoco.MjSpec.from_file(str(robot))
-    for key in list(spec.keys):
-        spec.delete(key)
+def _between(model: mujoco.MjModel, arm: Arm, others: Sequence[Arm]) -> list[tuple[int, int]]:
+    """Every shape of the arm and every one of the others; not two bases, which never move."""
+    theirs = [g for other in others for g, _ in _shapes(model, other)]
+    pairs = [(a, b) for a, _ in _shapes(model, arm) for b in theirs]
+    return [pair for pair in pairs if model.body_weldid[model.geom_bodyid[list(pair)]].any()]
+
+
+def _model(robot: Path, surroundings: Surroundings, arm: Arm, others: Sequence[Arm]) -> mujoco.MjModel:
+    """The arms over their table; only this one can touch it, and only what moves: the shoulder stands on it."""
+    spec = arms_spec(robot, [arm, *others], arm)
+    fixed = {f"{arm.prefix}{arm.robot}_link{i}" for i in range(4)}
     for body in spec.bodies:
-        fixed = body.name == "world" or any(body.name.endswith(f"_link{i}") for i in range(4))
+        touches = body.name.startswith(f"{arm.prefix}{arm.robot}_") and body.name not in fixed
         for geom in body.geoms:
-            geom.contype, geom.conaffinity, geom.margin = 0, 0 if fixed else 1, 0.0
+            geom.contype, geom.conaffinity, geom.margin = 0, int(touches), 0.0
     if surroundings.table is not None:
         spec.worldbody.add_geom(
             name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1], pos=[0, 0, surroundings.table],

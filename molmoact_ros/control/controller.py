@@ -30,9 +30,12 @@ class Controller:
     """Call `step` at `config.rate`. Times are seconds of one clock, the observations' one."""
 
     def __init__(self, robot: Path, config: ControllerConfig | None = None, arms: Sequence[Arm] = (SINGLE,)) -> None:
-        """`robot`: the arms' MJCF file. Chunks hold the arms' actions side by side, in the order of `arms`."""
+        """`robot`: an arm's MJCF file. Chunks hold the arms' actions as msg/ActionChunk.msg says, in `arms`' order."""
         self.config = config or ControllerConfig()
-        self.arms = tuple(ArmController(robot, arm, self.config, 1.0 / self.config.rate) for arm in arms)
+        dt = 1.0 / self.config.rate
+        self.arms = tuple(
+            ArmController(robot, arm, self.config, dt, [*arms[:n], *arms[n + 1 :]]) for n, arm in enumerate(arms)
+        )
         self.supervisor = Supervisor()
         self.refused, self.last_refusal = 0, ""
         self._moving_since = 0.0
@@ -135,8 +138,17 @@ class Controller:
                 arm.limiter.step(None)
         self._watch(now)
         self._watch_person(now)
-        pace = min(arm.pace() for arm in self.arms) if self.supervisor.state is State.POLICY else 1.0
-        return tuple(arm.step(self.supervisor.state, now, pace) for arm in self.arms)
+        state = self.supervisor.state
+        pace = min(arm.pace() for arm in self.arms) if state is State.POLICY else 1.0
+        return tuple(arm.step(state, now, pace, self._beside(number)) for number, arm in enumerate(self.arms))
+
+    def _beside(self, number: int) -> np.ndarray | None:
+        """What the arms beside `number` have planned, [k, 7 n] rad; those before it have had their step already."""
+        plans = [arm.limiter.planned(n < number) for n, arm in enumerate(self.arms) if n != number]
+        if not plans:
+            return None
+        longest = max(len(plan) for plan in plans)
+        return np.hstack([np.pad(plan, ((0, longest - len(plan)), (0, 0)), "edge") for plan in plans])
 
     def _watch(self, now: float) -> None:
         state, config, on = self.supervisor.state, self.config, self.supervisor.on
@@ -158,15 +170,20 @@ class Controller:
 
     def _watch_person(self, now: float) -> None:
         before, active = self.supervisor.state, any(arm.teleop.active(now) for arm in self.arms)
+        detail = ""
         if active and before is not State.TELEOP and not self._stale(now):
-            event = Event.TELEOP
+            event, detail = Event.TELEOP, self._who(now)
         elif before is State.TELEOP and not active:
             back = self.config.teleop.hand_back and self._took_over
             event = Event.HANDED_BACK if back else Event.TELEOP_SILENT
         else:
             return
-        if self.supervisor.on(event):
+        if self.supervisor.on(event, detail):
             self._hand_over(now, before)
+
+    def _who(self, now: float) -> str:
+        """By what a person moves which arms, as the topics under `teleop/` are named."""
+        return ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in self.arms if arm.teleop.active(now))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.robots.franka import HOME_Q, JOINTS, SINGLE, Arm
+from molmoact_ros.robots.mjcf import arms_spec
 
 LIMIT_MARGIN = 0.03  # rad kept from the position limits
 
@@ -20,7 +21,7 @@ class Kinematics:
 
     def __init__(self, robot: Path, arm: Arm = SINGLE, speed: float = 1.0) -> None:
         """`robot`: the MJCF file; speed: fraction of the velocity limits. Raises ValueError when it cannot be read."""
-        model = mujoco.MjModel.from_xml_path(str(robot))
+        model = arms_spec(robot, [arm], arm).compile()
         model.jnt_range[:JOINTS] += [LIMIT_MARGIN, -LIMIT_MARGIN]
         self._configuration = mink.Configuration(model)
         self._q, self._site = np.zeros(model.nq), model.site(arm.tcp_frame).id

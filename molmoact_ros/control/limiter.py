@@ -1,8 +1,9 @@
-"""The last gate before the arm: position, velocity, acceleration, jerk, workspace, table and the arm itself.
+"""The last gate before the arm: position, velocity, acceleration, jerk, workspace, table, the arm itself and others.
 
 Ruckig plans each cycle's motion inside the limits. It is let through only when the arm could still brake behind it
 without breaking anything, at every cycle of that braking; else it goes slower, and else it brakes as was found possible
-the cycle before. So whatever is wanted, a way to stand still within all limits is always known.
+the cycle before. So whatever is wanted, a way to stand still within all limits is always known. Beside other arms: one
+that keeps clear of them while they do what they plan.
 """
 
 from __future__ import annotations
@@ -78,24 +79,34 @@ class Limiter:
         """The joints float64 [7] rad at which the arm comes to rest if it brakes now."""
         return self._escape[-1].q if self._escape else self.motion.q
 
-    def step(self, wanted: Motion | None) -> Motion:
-        """The next cycle's motion, toward `wanted` at that cycle; None, or a wanted that is not finite: brake."""
+    def planned(self, stepped: bool) -> np.ndarray:
+        """Joints [k, 7] rad: now, and in the coming cycles if it brakes; the last stay.
+
+        stepped: it has had its step of the cycle that comes next for others.
+        """
+        return np.array([m.q for m in (self.motion, *([self.motion] if stepped else []), *self._escape)])
+
+    def step(self, wanted: Motion | None, beside: np.ndarray | None = None) -> Motion:
+        """The next cycle's motion, toward `wanted` at that cycle; None, or a wanted that is not finite: brake.
+
+        beside: what the other arms have planned, [k, 7 n] rad: now, and in the coming cycles.
+        """
         chosen = None
         if wanted is not None and np.isfinite([wanted.q, wanted.dq, wanted.ddq]).all():
             self._note(wanted)
-            chosen = self._toward(wanted, 1.0) or self._toward(Motion.at_rest(wanted.q), CAREFUL)
+            chosen = self._toward(wanted, 1.0, beside) or self._toward(Motion.at_rest(wanted.q), CAREFUL, beside)
         if chosen is None:
             chosen = self._escape or [Motion.at_rest(self.motion.q)]
         self.motion, self._escape = chosen[0], chosen[1:]
         return self.motion
 
-    def _toward(self, wanted: Motion, speed: float) -> list[Motion] | None:
+    def _toward(self, wanted: Motion, speed: float, beside: np.ndarray | None) -> list[Motion] | None:
         """The next cycle toward `wanted` and the braking behind it; None when that is not let through."""
         first = self._chase(wanted, self._forward, speed)
         if first is None:
             return None
         behind = self._braking(first)
-        return None if behind is None or self._breaks([first, *behind]) else [first, *behind]
+        return None if behind is None or self._breaks([first, *behind], beside) else [first, *behind]
 
     def _chase(self, wanted: Motion, plan: InputParameter, speed: float) -> Motion | None:
         """The next cycle of the soonest way to meet `wanted`, which moves on at its own speed, and to go on with it.
@@ -144,7 +155,7 @@ class Limiter:
         elif (np.abs(wanted.ddq - self.motion.ddq) > self._jerk * self._dt * (1 + _EPS)).any():
             self.counts["jerk"] += 1
 
-    def _breaks(self, motions: list[Motion]) -> bool:
+    def _breaks(self, motions: list[Motion], beside: np.ndarray | None) -> bool:
         """Whether anything is broken along `motions`, behind the present one; counts what."""
         now, more = self.motion, 1 + _EPS
         q, dq, ddq = (np.array([getattr(m, name) for m in motions]) for name in ("q", "dq", "ddq"))
@@ -159,9 +170,16 @@ class Limiter:
             "acceleration": (np.abs(ddq) > self._acceleration * more).any(),
         }  # fmt: skip
         if not any(broken.values()):
-            allowed = np.maximum(self._guard.breach(now.q), _EPS)
-            worst = np.max([self._guard.breach(m.q) for m in motions], axis=0)
-            broken = dict(zip(NAMES, worst > allowed, strict=True))
+            # An arm that is where it must not be may leave, but never go farther in.
+            here, *breaches = self._breaches([now, *motions], beside)
+            broken = dict(zip(NAMES, np.max(breaches, axis=0) > np.maximum(here, _EPS), strict=True))
         for name, bites in broken.items():
             self.counts[name] += bool(bites)
         return any(broken.values())
+
+    def _breaches(self, motions: list[Motion], beside: np.ndarray | None) -> list[np.ndarray]:
+        """The guard's word on each of `motions`, and on the last for as long as others still move."""
+        if beside is None:
+            return [self._guard.breach(m.q) for m in motions]
+        cycles, last = range(max(len(motions), len(beside))), len(beside) - 1
+        return [self._guard.breach(motions[min(k, len(motions) - 1)].q, beside[min(k, last)]) for k in cycles]

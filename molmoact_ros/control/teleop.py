@@ -80,6 +80,13 @@ class Teleop:
         """What is wanted at `now`, s."""
         return self._wish if self.active(now) else Wish()
 
+    @property
+    def source(self) -> str:
+        """What the last word was: twist, joint or gripper."""
+        if self._wish.twist is not None:
+            return "twist"
+        return "gripper" if self._wish.joints is None else "joint"
+
     def forget(self) -> None:
         """Nothing was said."""
         self._wish, self._said = Wish(), -np.inf

@@ -259,11 +259,11 @@ class Sampler:
         return np.stack([resize(front, VIEW), resize(wrist, VIEW)]), small
 
     def _places(self, things: np.ndarray) -> np.ndarray:
-        k = self.cell.intrinsics["front"]
+        k = self.cell.cameras["front"]
         return (self.cell.project(things) / (k.width, k.height)).astype(np.float32)
 
     def _trace(self, plan: Plan) -> np.ndarray:
-        k = self.cell.intrinsics["front"]
+        k = self.cell.cameras["front"]
         pixels = self.cell.project(plan.trace())
         return trace_from_pixels(pixels, k.width, k.height).astype(np.uint8)
 

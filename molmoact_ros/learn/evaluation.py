@@ -60,7 +60,7 @@ def run_episode(
     pictured, plan = -PERIOD, None
     for cycle in range(int(TIMEOUT / period)):
         now = cycle * period
-        controller.update_joints(cell.joint_positions[:7], cell.opening, now)
+        controller.update_joints(cell.arm.positions[:7], cell.arm.opening, now)
         if cycle == 0:
             controller.start(now)
         if plan is not None and now >= pictured + LATENCY:
@@ -70,8 +70,8 @@ def run_episode(
             plan, pictured = _plan(cell, engine, result, now, watch), now
         commands = controller.step(now)
         if commands is not None:
-            cell.command_arm(commands[0].position)
-            cell.command_gripper(commands[0].opening)
+            cell.arm.command(commands[0].position)
+            cell.arm.grip(commands[0].opening)
         cell.step(period)
         result.seconds = now
         if cell.progress().success:
@@ -105,7 +105,7 @@ def film(robot: Path, count: int, seed: int = 0) -> list[Observation]:
     scene = sample_scene(seed)
     cell.reset(scene)
     poser = HandPoser(cell.model)
-    path = Expert.from_start(scene, cell.tcp_position).positions
+    path = Expert.from_start(scene, cell.arm.tcp_position).positions
     out = []
     for i in range(count):
         q = poser.solve(path[min(2 * i % len(path), len(path) - 1)], np.zeros(3))

@@ -44,8 +44,8 @@ def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
     """Mean distance in pixels between the first plan's trace, int [n, 2] in 0..255, and the expert's from home."""
     cell = Workcell(robot)
     cell.reset(scene)
-    wanted = cell.project(Expert.from_start(scene, cell.tcp_position).trace())
-    k = cell.intrinsics["front"]
+    wanted = cell.project(Expert.from_start(scene, cell.arm.tcp_position).trace())
+    k = cell.cameras["front"]
     got = pixels_from_trace(trace, k.width, k.height)
     # A trace may have fewer points than the expert's: compare at equal shares of the way.
     share = np.linspace(0, 1, len(got))

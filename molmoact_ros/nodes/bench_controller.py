@@ -7,19 +7,21 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from molmoact_ros.learn.figures import machine
 from molmoact_ros.paths import robot_model
+from molmoact_ros.robots.franka import PAIR, SINGLE
 
 LATENCIES = (0.0, 0.1, 0.2, 0.4)  # s
 
 
 def show(args: argparse.Namespace) -> int:
     """Run `args.part`; 1 where something was broken or missed."""
-    figures, good = {"seams": _seams, "control": _control, "faults": _faults, "fuzz": _fuzz}[args.part](args, Console())
+    figures, good = PARTS[args.part](args, Console())
     if args.json:
         about = machine("") | {"part": args.part, "seed": args.seed}
         args.json.write_text(json.dumps(about | {"figures": figures}, indent=1))
@@ -51,11 +53,13 @@ def _control(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
     for name, row in rows.items():
         table.add_row(name, *(f"{row[key]:.2f} ms" for key in ("p50", "p99", "max")))
     console.print(table)
-    cost = cycle_cost(robot_model(), seed=args.seed)
-    console.print(
-        f"a cycle of the controller, nothing beside it: {cost['median']:.0f} us at the median, {cost['p99']:.0f} us at "
-        f"the 99th percentile; {cost['kept']:.2f} blocks of memory kept a cycle"
-    )
+    cost = {}
+    for name, arms in (("one arm", [SINGLE]), ("two arms", PAIR)):
+        cost[name] = row = cycle_cost(robot_model(), seed=args.seed, arms=arms)
+        console.print(
+            f"a cycle of the controller with {name}: {row['median']:.0f} us of processor time at the median, "
+            f"{row['p99']:.0f} us at the 99th percentile; {row['kept']:.2f} blocks of memory kept a cycle"
+        )
     return {"jitter_ms": rows, "cycle_us": cost}, True
 
 
@@ -88,11 +92,14 @@ def _faults(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
 
 
 def _fuzz(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
-    from molmoact_ros.control.bench import fuzz
+    from molmoact_ros.control.bench import CROWDED, fuzz
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("actions", total=args.actions)
-        result = fuzz(robot_model(), args.actions, args.seed, lambda now: progress.update(task, completed=now.actions))
+        arms = CROWDED if args.arms == 2 else [SINGLE]
+        result = fuzz(
+            robot_model(), args.actions, args.seed, lambda now: progress.update(task, completed=now.actions), arms
+        )
     broken = sum(result.broken.values())
     console.print(
         f"{result.actions} actions in {result.chunks} chunks, seed {result.seed}: {result.played} played, "
@@ -103,8 +110,32 @@ def _fuzz(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
     return asdict(result), not broken
 
 
+def _teleop(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
+    from molmoact_ros.nodes.bench_teleop import DEADLINE, bench_teleop
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("takes", total=args.times)
+        takes = bench_teleop(args.times, lambda _: progress.advance(task))
+    title = f"a person takes over in mid-motion, and hands back, {args.times} times"
+    table = _table(title, "what", "median", "worst", "limit")
+    late = max(takes.seconds) >= DEADLINE
+    worst = f"{max(takes.seconds) * 1e3:.1f} ms"
+    median = f"{np.median(takes.seconds) * 1e3:.1f} ms"
+    table.add_row("takes over within", median, f"[red]{worst}[/]" if late else worst, f"{DEADLINE * 1e3:.0f} ms")
+    for name, jump in (("taking over", takes.over), ("handing back", takes.back)):
+        for kind in ("speed", "acceleration", "jerk"):
+            used = getattr(jump, kind)
+            table.add_row(f"{name}: {kind}", "", f"{used:.0%}" if used < 1.001 else f"[red]{used:.0%}[/]", "100%")
+    console.print(table)
+    console.print(f"{takes.over.commands} and {takes.back.commands} commands judged, {takes.lost} takes lost")
+    return asdict(takes), takes.good
+
+
+PARTS = {"seams": _seams, "control": _control, "faults": _faults, "fuzz": _fuzz, "teleop": _teleop}
+
+
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=title)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("mode", "driven by", "fault") else "right")
+        table.add_column(heading, justify="left" if heading in ("mode", "driven by", "fault", "what") else "right")
     return table

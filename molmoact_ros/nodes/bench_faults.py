@@ -175,8 +175,13 @@ def bench_faults(times: int, tell: Callable[[Fault], None], only: str = "", logs
 
 
 @contextmanager
-def graph(policy: bool, clock: bool, logs: Path | None = None) -> Iterator[Graph]:
-    """The simulator and the controller with the rig between them, and the policy, or the rig in its place."""
+def graph(
+    policy: bool, clock: bool, logs: Path | None = None, more: dict[str, dict[str, Any]] | None = None
+) -> Iterator[Graph]:
+    """The simulator and the controller with the rig between them, and the policy, or the rig in its place.
+
+    more: parameters, and nodes, beside those.
+    """
     nodes: dict[str, dict[str, Any]] = {
         "sim": SIM,
         "controller": {"joint_states": JOINT_STATES, "joints_deadline": JOINTS_DEADLINE, "use_sim_time": clock},
@@ -185,7 +190,7 @@ def graph(policy: bool, clock: bool, logs: Path | None = None) -> Iterator[Graph
         nodes["policy"] = {"cameras": list(CAMERAS), "period": 0.75}
     with (
         tempfile.TemporaryDirectory(prefix="molmoact-") as folder,
-        Bringup(Profile(nodes=nodes), logs or Path(folder)) as up,
+        Bringup(Profile(nodes=nodes).with_parameters(more or {}), logs or Path(folder)) as up,
     ):
         context = rclpy.Context()
         rclpy.init(context=context)

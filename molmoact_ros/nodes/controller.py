@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64
 from std_srvs.srv import Trigger
@@ -63,6 +63,9 @@ class ControllerNodeConfig(BaseModel):
     autostart: bool = Field(True, description="configure and activate by itself; false: a life-cycle manager does")
     policy: str = Field("/policy", description="node name of the policy")
     arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm's names, left first")
+    bases: list[float] = Field(
+        [0.0] * 4, description="each arm's base in the workcell: x, y, z in m and yaw in rad, one arm after the other"
+    )
     sink: str = Field("joint_trajectory", description="where the arms' commands go")
     gripper: str = Field("joint_trajectory", description="where the grippers' commands go")
     joint_states: str = Field("/joint_states", description="topic of the joint states")
@@ -82,9 +85,22 @@ class ControllerNodeConfig(BaseModel):
     table: float = Field(0.0, description="height of the table in the base frame, m; nan: there is none")
     table_distance: float = Field(0.002, ge=0, description="kept between arm and table, m")
     self_distance: float = Field(0.02, ge=0, description="kept between hand and shoulder side of the arm, m")
+    arm_distance: float = Field(0.04, ge=0, description="kept between two arms, m")
     teleop_timeout: float = Field(0.2, gt=0, description="silence after which a person has let go, s")
     teleop_deadman: bool = Field(False, description="a person's hand counts only while teleop/deadman is true")
     teleop_hand_back: bool = Field(False, description="the policy goes on by itself when a person lets go")
+
+    @model_validator(mode="after")
+    def _bases_of_all(self) -> ControllerNodeConfig:
+        if len(self.bases) != 4 * len(self.arms):
+            raise ValueError(f"bases has {len(self.bases)} values; give x, y, z and yaw of each of the arms")
+        return self
+
+    @property
+    def robots(self) -> list[Arm]:
+        """The arms."""
+        bases = np.reshape(self.bases, (-1, 4)).tolist()
+        return [Arm(prefix, base=tuple(base)) for prefix, base in zip(self.arms, bases, strict=True)]
 
     @property
     def control(self) -> ControllerConfig:
@@ -97,7 +113,7 @@ class ControllerNodeConfig(BaseModel):
             fractions=Fractions(speed=self.speed, acceleration=self.acceleration, jerk=self.jerk),
             surroundings=Surroundings(
                 workspace=box, table=None if math.isnan(self.table) else self.table,
-                table_distance=self.table_distance, self_distance=self.self_distance,
+                table_distance=self.table_distance, self_distance=self.self_distance, arm_distance=self.arm_distance,
             ),
             teleop=TeleopConfig(
                 timeout=self.teleop_timeout, deadman=self.teleop_deadman, hand_back=self.teleop_hand_back
@@ -123,7 +139,7 @@ class ControllerNode(ManagedNode):
     def configure(self) -> None:
         """Load the robot and create the topics."""
         config = self.config
-        arms = [Arm(prefix) for prefix in config.arms]
+        arms = config.robots
         self._controller = Controller(robot_model(), config.control, arms)
         self._sinks = [make_sink(config.sink, self, arm) for arm in arms]
         self._grippers = [make_gripper(config.gripper, self, arm) for arm in arms]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from rich.console import Console
 from rich.live import Live
@@ -15,37 +18,52 @@ from rich.table import Table
 from molmoact_ros.engine.checkpoint import digest, load_depth_decoder
 from molmoact_ros.learn.evaluation import TIMEOUT
 from molmoact_ros.learn.figures import Row, depth_accuracy, machine, trace_error
-from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes import conversions
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
+from molmoact_ros.nodes.device import STATES
 from molmoact_ros.nodes.episode import Episode, EpisodeClient, Moment, Session
 from molmoact_ros.paths import robot_model
-from molmoact_ros.record.video import VideoWriter, compose_frame
+from molmoact_ros.record.video import VideoWriter, compose_cameras, compose_frame
 from molmoact_ros.sim.scene import Task, sample_scene
 
 FPS = 10.0
-STATES = {getattr(SafetyStatus, name): name.lower() for name in ("IDLE", "POLICY", "HOLD", "STOPPED")}
 
 
 class Film:
-    """Writes a video frame for every tenth of a second that passes."""
+    """Writes a video frame of all cameras for every tenth of a second that passes, the front one first."""
 
-    def __init__(self, writer: VideoWriter, checkpoint: Path) -> None:
-        self._writer, self._vq = writer, load_depth_decoder(checkpoint)
-        self._due = time.monotonic()
-        self._depth: tuple[int, np.ndarray] | None = None
+    def __init__(self, writer: VideoWriter, cameras: Sequence[str]) -> None:
+        self._writer, self._cameras, self._due = writer, cameras, time.monotonic()
         self.last: np.ndarray | None = None
 
     def __call__(self, episode: Episode, moment: Moment) -> None:
         """Add the frame that is due, if any."""
-        if moment.front is None or time.monotonic() < self._due:
+        if time.monotonic() < self._due or any(camera not in moment.images for camera in self._cameras):
             return
         self._due = max(self._due + 1 / FPS, time.monotonic() - 0.5)
+        pictures = [conversions.rgb_pixels(moment.images[camera]) for camera in self._cameras]
+        self.last = self.compose(pictures, episode, moment)
+        self._writer.write(self.last)
+
+    def compose(self, pictures: list[np.ndarray], episode: Episode, moment: Moment) -> np.ndarray:
+        """One frame, uint8 [H, W, 3] RGB."""
+        state = f"{STATES[moment.safety.state]}, plan {moment.engine.plan_id}"
+        return compose_cameras(pictures[0], pictures[1:], episode.instruction, state)
+
+
+class PolicyFilm(Film):
+    """The front camera with the trace, and the depth codes, decoded."""
+
+    def __init__(self, writer: VideoWriter, checkpoint: Path) -> None:
+        super().__init__(writer, ["front"])
+        self._vq = load_depth_decoder(checkpoint)
+        self._depth: tuple[int, np.ndarray] | None = None
+
+    def compose(self, pictures: list[np.ndarray], episode: Episode, moment: Moment) -> np.ndarray:
+        """One frame, uint8 [H, W, 3] RGB."""
         trace = None if moment.trace is None else conversions.trace_points(moment.trace)
         state = f"{STATES[moment.safety.state]}, plan {moment.engine.plan_id}, step {moment.engine.step_seconds:.2f} s"
-        front = conversions.rgb_pixels(moment.front)
-        self.last = compose_frame(front, trace, self._decoded(moment), episode.instruction, state)
-        self._writer.write(self.last)
+        return compose_frame(pictures[0], trace, self._decoded(moment), episode.instruction, state)
 
     def _decoded(self, moment: Moment) -> np.ndarray | None:
         if moment.codes is None or self._vq is None:
@@ -87,30 +105,46 @@ def row(episode: Episode, distractors: int, robot: Path, checkpoint: Path) -> Ro
     )
 
 
-def demo(instruction: str, seed: int, out: Path, checkpoint: Path, console: Console) -> Row:
-    """Run the episode; leaves `episode.mp4`, `last.png`, `bag/`, `summary.json` and `logs/` in a new folder `out`."""
+def demo(
+    instruction: str, seed: int, out: Path, checkpoint: Path, console: Console, profile: str = "sim"
+) -> Episode:  # fmt: skip
+    """Run the episode of a simulated profile, whose policy or expert plans.
+
+    Leaves `episode.mp4`, `last.png`, `bag/`, `summary.json` and `logs/` in a new folder `out`. ValueError for a profile
+    that has no simulator or nobody who plans.
+    """
     use_environment()
-    profile = Profile.read("sim").with_parameters(
-        {"policy": {"checkpoint": str(checkpoint)}, "recorder": {"bag": str(out / "bag")}}
-    )
+    graph_profile = Profile.read(profile).with_parameters({"recorder": {"bag": str(out / "bag")}})
+    nodes = graph_profile.nodes
+    planner = next((name for name in ("policy", "expert") if name in nodes), "")
+    if not planner or "sim" not in nodes:
+        raise ValueError(f"the profile {profile!r} is not a demo: it needs a simulator, and a policy or an expert")
+    if planner == "policy":
+        graph_profile = graph_profile.with_parameters({"policy": {"checkpoint": str(checkpoint)}})
+    cameras = ("front",) if planner == "policy" else ("front", "left_wrist", "right_wrist")
     out.mkdir(parents=True)
-    with Bringup(profile, out / "logs") as graph, Session() as client:
-        with console.status("starting simulator, controller and policy"):
-            client.wait_until_ready(profile.nodes, graph.check)
+    with Bringup(graph_profile, out / "logs") as graph, Session(planner, cameras) as client:
+        with console.status(f"starting {', '.join(nodes)}"):
+            client.wait_until_ready(nodes, graph.check)
             asked = client.reset(seed, instruction)
-        episode = _film(client, graph, asked, seed, out, checkpoint, console)
-    figures = row(episode, -1, robot_model(), checkpoint)
-    about = {"seed": seed, **machine(digest(checkpoint)), **asdict(figures)}
+        with VideoWriter(out / "episode.mp4", FPS) as writer:
+            film = PolicyFilm(writer, checkpoint) if planner == "policy" else Film(writer, cameras)
+            episode = _film(client, graph, asked, seed, film, console)
+    if film.last is not None:
+        cv2.imwrite(str(out / "last.png"), film.last[..., ::-1])
+    figures: dict[str, Any] = {key: getattr(episode, key) for key in ("instruction", "success", "seconds", "message")}
+    if planner == "policy":
+        figures = machine(digest(checkpoint)) | asdict(row(episode, -1, robot_model(), checkpoint))
+    about = {"seed": seed, "profile": profile, "planner": planner, **figures}
     (out / "summary.json").write_text(json.dumps(about, indent=1))
-    return figures
+    return episode
 
 
 def _film(
-    client: EpisodeClient, graph: Bringup, asked: str, seed: int, out: Path, checkpoint: Path, console: Console
-) -> Episode:
+    client: EpisodeClient, graph: Bringup, asked: str, seed: int, film: Film, console: Console
+) -> Episode:  # fmt: skip
     began = time.monotonic()
-    with VideoWriter(out / "episode.mp4", FPS) as writer, Live(console=console, refresh_per_second=4) as live:
-        film = Film(writer, checkpoint)
+    with Live(console=console, refresh_per_second=4) as live:
 
         def watch(episode: Episode, moment: Moment) -> None:
             film(episode, moment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import rclpy
@@ -29,9 +30,9 @@ class GraphError(RuntimeError):
 
 @dataclass
 class Moment:
-    """The newest of everything that the graph publishes."""
+    """The newest of everything that the graph publishes; images by camera."""
 
-    front: Image | None = None
+    images: dict[str, Image] = field(default_factory=dict)
     depth: Image | None = None
     trace: Trace | None = None
     codes: DepthTokens | None = None
@@ -56,27 +57,31 @@ class Episode:
 
 
 class EpisodeClient(Node):
-    """Talks to `/sim`, `/policy` and `/controller`; call from one thread."""
+    """Talks to `/sim`, `/controller` and who plans; call from one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, planner: str = "policy", cameras: Iterable[str] = ("front",)) -> None:
+        """planner: node that plans: policy or expert; cameras: whose pictures are kept."""
         super().__init__("episode")
+        self._planner, self._cameras = planner, list(cameras)
         self.now = Moment()
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
         self._reset = self.create_client(ResetScene, "/sim/reset_scene")
         self._truth = self.create_client(SceneTruth, "/sim/scene_truth")
-        self._execute = ActionClient(self, ExecuteInstruction, "/policy/execute")
+        self._execute = ActionClient(self, ExecuteInstruction, f"/{planner}/execute")
         self._steps: list[float] = []
         self._depths: dict[float, Image] = {}
         for kind, topic, name, profile in (
-            (Image, "/front/color/image_raw", "front", qos.SENSOR),
-            (Trace, "/policy/trace", "trace", qos.RELIABLE),
-            (DepthTokens, "/policy/depth_tokens", "codes", qos.RELIABLE),
+            (Trace, f"/{planner}/trace", "trace", qos.RELIABLE),
+            (DepthTokens, f"/{planner}/depth_tokens", "codes", qos.RELIABLE),
             (SafetyStatus, "/controller/safety_status", "safety", qos.STATE),
         ):
             self.create_subscription(kind, topic, lambda m, n=name: setattr(self.now, n, m), profile)
+        for camera in self._cameras:
+            keep = partial(self.now.images.__setitem__, camera)
+            self.create_subscription(Image, f"/{camera}/color/image_raw", keep, qos.SENSOR)
         self.create_subscription(Image, "/front/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR)
-        self.create_subscription(EngineStatus, "/policy/engine_status", self._on_engine, qos.STATE)
+        self.create_subscription(EngineStatus, f"/{planner}/engine_status", self._on_engine, qos.STATE)
 
     def _on_depth(self, message: Image) -> None:
         self.now.depth = message
@@ -90,12 +95,12 @@ class EpisodeClient(Node):
         self.now.engine = message
 
     def wait_until_ready(self, nodes: Iterable[str], check: Callable[[], None]) -> None:
-        """Wait for those of sim, controller and policy; `check` raises when one has ended. Raises GraphError."""
+        """Wait for those of sim, controller and planner; `check` raises when one has ended. Raises GraphError."""
         deadline = time.monotonic() + READY_TIMEOUT
         answers = {
-            "sim": self._reset.service_is_ready,
-            "controller": lambda: self.now.safety.header.stamp.sec > 0,
-            "policy": self._execute.server_is_ready,
+            "sim": lambda: self._reset.service_is_ready() and all(c in self.now.images for c in self._cameras),
+            "controller": lambda: self.now.safety.joints_age > 0,
+            self._planner: self._execute.server_is_ready,
         }
         waiting = [name for name in answers if name in nodes]
         while missing := [name for name in waiting if not answers[name]()]:
@@ -122,9 +127,9 @@ class EpisodeClient(Node):
         """Give the instruction and wait until the task is done or ended. `watch` is called some 30 times a second."""
         episode, began = Episode(instruction, seed), time.monotonic()
         goal = ExecuteInstruction.Goal(instruction=instruction, timeout=timeout)
-        handle = self._wait(self._execute.send_goal_async(goal), "the policy")
+        handle = self._wait(self._execute.send_goal_async(goal), f"the {self._planner}")
         if not handle.accepted:
-            raise GraphError(f"the policy did not accept {instruction!r}; see its log")
+            raise GraphError(f"the {self._planner} did not accept {instruction!r}; see its log")
         result = handle.get_result_async()
         while not result.done() and not episode.success:
             check()
@@ -133,8 +138,8 @@ class EpisodeClient(Node):
             watch(episode, self.now)
             self._judge(episode)
         if not result.done():
-            self._wait(handle.cancel_goal_async(), "the policy")
-        ended = self._wait(result, "the policy").result
+            self._wait(handle.cancel_goal_async(), f"the {self._planner}")
+        ended = self._wait(result, f"the {self._planner}").result
         episode.message, episode.seconds = ended.message, time.monotonic() - began
         episode.step_seconds = list(self._steps)
         return episode
@@ -169,11 +174,14 @@ class EpisodeClient(Node):
 
 
 class Session:
-    """rclpy and one EpisodeClient for a `with` block."""
+    """rclpy and one EpisodeClient, of the same arguments, for a `with` block."""
+
+    def __init__(self, planner: str = "policy", cameras: Iterable[str] = ("front",)) -> None:
+        self._planner, self._cameras = planner, cameras
 
     def __enter__(self) -> EpisodeClient:
         rclpy.init()
-        self._client = EpisodeClient()
+        self._client = EpisodeClient(self._planner, self._cameras)
         return self._client
 
     def __exit__(self, *_: object) -> None:

@@ -129,10 +129,10 @@ class Rig(Node):
         self.spoil(chunk)
         self._chunks.publish(chunk)
 
-    def say_twist(self, y: float) -> None:
-        """Move the hand sideways, m/s."""
+    def say_twist(self, y: float, z: float = 0.0) -> None:
+        """Move the hand sideways and up, m/s."""
         message = TwistStamped()
-        message.header.frame_id, message.twist.linear.y = BASE_FRAME, y
+        message.header.frame_id, message.twist.linear.y, message.twist.linear.z = BASE_FRAME, y, z
         self._twist.publish(message)
 
     # For whoever uses it

@@ -1,10 +1,10 @@
-"""The simulated workcell at the topics of real cameras and a real arm."""
+"""A simulated workcell at the topics of real cameras and real arms."""
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import Final
+from typing import Final, Literal
 
 import mujoco
 import numpy as np
@@ -19,11 +19,12 @@ from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.paths import robot_model
-from molmoact_ros.robots.franka import ARM_JOINTS, BASE_FRAME, FINGER_JOINTS
+from molmoact_ros.robots.franka import HOME_Q, Arm
 from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraIntrinsics, CameraRenderer
-from molmoact_ros.sim.scene import Scene, sample_scene
+from molmoact_ros.sim.cell import SimArm
 from molmoact_ros.sim.trajectory import TrajectoryFollower
-from molmoact_ros.sim.workcell import HOME_Q, Workcell
+from molmoact_ros.sim.tray import TrayCell
+from molmoact_ros.sim.workcell import Workcell
 from molmoact_ros.srv import ResetScene, SceneTruth
 
 OPEN: Final = 0.04
@@ -37,18 +38,21 @@ CATCH_UP: Final = 0.1
 class SimConfig(BaseModel):
     """Parameters of the simulator."""
 
+    workcell: Literal["table", "tray"] = Field("table", description="table: one arm, objects; tray: two arms, a tray")
     seed: int = Field(7, ge=0, lt=2**32, description="seed of the first scene")
     instruction: str = Field("", description="task of the first scene; empty: drawn from the seed")
     distractors: int = Field(-1, ge=-1, le=9, description="objects beside the task's; -1: drawn from the seed")
-    camera_rate: float = Field(15.0, gt=0, le=60, description="frames/s of both cameras")
+    camera_rate: float = Field(15.0, gt=0, le=60, description="frames/s of all cameras")
     joint_rate: float = Field(100.0, ge=10, le=250, description="joint states/s")
     front_size: list[int] = Field([640, 480], min_length=2, max_length=2, description="width and height in pixels")
     wrist_size: list[int] = Field([424, 240], min_length=2, max_length=2, description="width and height in pixels")
 
-    @property
-    def intrinsics(self) -> dict[str, CameraIntrinsics]:
-        """The cameras' intrinsics at the chosen sizes."""
-        return {"front": D435_FRONT.scaled(*self.front_size), "wrist": D405_WRIST.scaled(*self.wrist_size)}
+    def make_cell(self) -> Workcell | TrayCell:
+        """The workcell, with cameras of the chosen sizes."""
+        front, wrist = D435_FRONT.scaled(*self.front_size), D405_WRIST.scaled(*self.wrist_size)
+        return (
+            Workcell(robot_model(), front, wrist) if self.workcell == "table" else TrayCell(robot_model(), front, wrist)
+        )
 
 
 class SimNode(Node):
@@ -57,21 +61,17 @@ class SimNode(Node):
     def __init__(self) -> None:
         super().__init__("sim")
         self.config = declare(self, SimConfig)
-        k = self.config.intrinsics
-        self._cell = Workcell(robot_model(), front=k["front"], wrist=k["wrist"])
+        self._cell = self.config.make_cell()
         self._lock = threading.Lock()  # guards the workcell and what follows
-        self._arm, self._gripper = TrajectoryFollower(HOME_Q), TrajectoryFollower(np.array([OPEN]))
+        self._drives = [_Drive(arm) for arm in self._cell.arms]
         self._seed, self._since_reset = 0, 0.0
         self._reset(self.config.seed, self.config.instruction, self.config.distractors)
 
         self._joint_states = self.create_publisher(JointState, "/joint_states", qos.RELIABLE)
-        for topic, joints, follower in (
-            ("/fr3_arm_controller/joint_trajectory", ARM_JOINTS, self._arm),
-            ("/fr3_gripper_controller/joint_trajectory", FINGER_JOINTS[:1], self._gripper),
-        ):
-            self.create_subscription(
-                JointTrajectory, topic, lambda m, j=joints, f=follower: self._command(m, j, f), qos.RELIABLE
-            )
+        self._joint_names = [name for drive in self._drives for name in (*drive.arm.joints, *drive.arm.fingers)]
+        for drive in self._drives:
+            self._listen(drive.arm, "arm", drive.arm.joints, drive.joints)
+            self._listen(drive.arm, "gripper", drive.arm.fingers[:1], drive.finger)
         self.create_service(ResetScene, "~/reset_scene", self._on_reset)
         self.create_service(SceneTruth, "~/scene_truth", self._on_truth)
         self._running = threading.Event()
@@ -79,8 +79,11 @@ class SimNode(Node):
         self._threads = [threading.Thread(target=work) for work in (self._simulate, self._film)]
         for thread in self._threads:
             thread.start()
-        assert self._cell.task is not None
-        self.get_logger().info(f"ready: scene {self._seed}, task: {self._cell.task.instruction}")
+        self.get_logger().info(f"ready: scene {self._seed}, task: {self._cell.instruction}")
+
+    def _listen(self, arm: Arm, part: str, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
+        topic = f"/{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
+        self.create_subscription(JointTrajectory, topic, lambda m: self._command(m, joints, follower), qos.RELIABLE)
 
     def destroy_node(self) -> None:
         """Stop both threads, then the node."""
@@ -108,17 +111,18 @@ class SimNode(Node):
 
     def _advance(self, seconds: float) -> None:
         now = self._now()
-        self._cell.command_arm(self._arm.at(now)[0])
-        self._cell.command_gripper(2.0 * float(self._gripper.at(now)[0][0]))
+        for drive in self._drives:
+            drive.advance(now)
         self._cell.step(seconds)
         self._since_reset += seconds
 
     def _publish_joints(self) -> None:
         with self._lock:
-            positions, velocities = self._cell.joint_positions, self._cell.joint_velocities
+            positions = np.concatenate([arm.positions for arm in self._cell.arms])
+            velocities = np.concatenate([arm.velocities for arm in self._cell.arms])
         self._joint_states.publish(
             JointState(
-                header=conversions.header(self._now(), BASE_FRAME), name=[*ARM_JOINTS, *FINGER_JOINTS],
+                header=conversions.header(self._now(), self._cell.frame), name=self._joint_names,
                 position=positions.tolist(), velocity=velocities.tolist(),
             )
         )  # fmt: skip
@@ -142,7 +146,7 @@ class SimNode(Node):
     def _film(self) -> None:
         """Render a copy of the state, so that physics goes on meanwhile. The renderers belong to this thread."""
         model, state = self._cell.model, mujoco.MjData(self._cell.model)
-        cameras = [_Camera(self, name, k) for name, k in self.config.intrinsics.items()]
+        cameras = [_Camera(self, name, k) for name, k in self._cell.cameras.items()]
         renderers = [CameraRenderer(model, camera.name, camera.intrinsics) for camera in cameras]
         period = 1.0 / self.config.camera_rate
         due = time.monotonic()
@@ -158,44 +162,57 @@ class SimNode(Node):
 
     # Services
 
-    def _reset(self, seed: int, instruction: str, distractors: int) -> Scene:
+    def _reset(self, seed: int, instruction: str, distractors: int) -> None:
         """Set the table; raises ValueError for a task that it does not know."""
-        scene = sample_scene(seed, None if distractors < 0 else distractors, instruction or None)
         with self._lock:
-            self._cell.reset(scene)
-            self._arm.hold(HOME_Q)
-            self._gripper.hold(np.array([OPEN]))
+            self._cell.begin(seed, None if distractors < 0 else distractors, instruction or None)
+            for drive in self._drives:
+                drive.home()
             self._seed, self._since_reset = seed, 0.0
-        return scene
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         if not -1 <= request.distractors <= 9:
             response.message = f"{request.distractors} distractors do not fit on the table; give 0..9, or -1"
             return response
         try:
-            scene = self._reset(request.seed, request.instruction, request.distractors)
+            self._reset(request.seed, request.instruction, request.distractors)
         except ValueError as error:
             response.message = str(error)
             return response
-        response.success, response.instruction = True, scene.task.instruction
-        response.objects = [placed.name for placed in scene.objects]
-        self.get_logger().info(f"scene {request.seed}, task: {scene.task.instruction}")
+        response.success, response.instruction, response.objects = True, self._cell.instruction, self._cell.names
+        self.get_logger().info(f"scene {request.seed}, task: {response.instruction}")
         return response
 
     def _on_truth(self, _: SceneTruth.Request, response: SceneTruth.Response) -> SceneTruth.Response:
         with self._lock:
-            scene, task, progress = self._cell.scene, self._cell.task, self._cell.progress()
-            assert scene is not None and task is not None  # the first scene is set before the service exists
-            names = [placed.name for placed in scene.objects + scene.targets]
-            bodies = [self._cell.data.body(name) for name in names]
+            cell, progress = self._cell, self._cell.progress()
+            bodies = [cell.data.body(name) for name in cell.names]
             response.poses = [_pose(body.xpos, body.xquat) for body in bodies]
-            quaternion = np.empty(4)
-            mujoco.mju_mat2Quat(quaternion, self._cell.tcp_rotation.ravel())
-            response.gripper = _pose(self._cell.tcp_position, quaternion)
+            response.grippers = [_hand(arm) for arm in cell.arms]
+            response.openings = [arm.opening for arm in cell.arms]
+            response.header = conversions.header(self._now(), cell.frame)
             response.elapsed, response.seed = self._since_reset, self._seed
-        response.success, response.names, response.instruction = True, names, task.instruction
+        response.success, response.names, response.instruction = True, cell.names, cell.instruction
         response.first_lifted, response.done = progress.first_touched or "", progress.success
         return response
+
+
+class _Drive:
+    """The trajectories that one arm and its gripper follow."""
+
+    def __init__(self, arm: SimArm) -> None:
+        self.arm, self._sim = arm.arm, arm
+        self.joints, self.finger = TrajectoryFollower(HOME_Q), TrajectoryFollower(np.array([OPEN]))
+
+    def home(self) -> None:
+        """Stay at home, the hand open."""
+        self.joints.hold(HOME_Q)
+        self.finger.hold(np.array([OPEN]))
+
+    def advance(self, now: float) -> None:
+        """Tell the servos where to be at `now`, s."""
+        self._sim.command(self.joints.at(now)[0])
+        self._sim.grip(2.0 * float(self.finger.at(now)[0][0]))
 
 
 class _Camera:
@@ -232,6 +249,12 @@ def _pose(position: np.ndarray, quaternion: np.ndarray) -> Pose:
     x, y, z = map(float, position)
     qw, qx, qy, qz = map(float, quaternion)  # MuJoCo puts w first
     return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def _hand(arm: SimArm) -> Pose:
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, arm.tcp_rotation.ravel())
+    return _pose(arm.tcp_position, quaternion)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,6 +37,25 @@ def compose_frame(
     baseline = height + 32
     _write(frame, instruction, (12, baseline), width - 24)
     _write(frame, state, (width + 12, baseline), height - 24)
+    return frame
+
+
+def compose_cameras(front: np.ndarray, others: Sequence[np.ndarray], instruction: str, state: str) -> np.ndarray:
+    """One video frame, uint8 [H + 48, W + w, 3] RGB (rounded up to even): cameras alone, with a caption.
+
+    front: uint8 [H, W, 3] RGB; others: uint8 [h, w, 3] RGB each, one below the other to its right, as wide as fit.
+    """
+    height, width = front.shape[:2]
+    side = max((round(picture.shape[1] * height / len(others) / picture.shape[0]) for picture in others), default=0)
+    size = (height + _CAPTION_HEIGHT + height % 2, width + side + (width + side) % 2, 3)
+    frame = np.full(size, _BACKGROUND, dtype=np.uint8)
+    frame[:height, :width] = front
+    for k, picture in enumerate(others):
+        rows = height // len(others)
+        columns = round(picture.shape[1] * rows / picture.shape[0])
+        frame[k * rows : (k + 1) * rows, width : width + columns] = cv2.resize(picture, (columns, rows))
+    _write(frame, instruction, (12, height + 32), width - 24)
+    _write(frame, state, (width + 12, height + 32), max(side - 24, 1))
     return frame
 
 

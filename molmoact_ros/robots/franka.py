@@ -83,10 +83,14 @@ PANDA = Limits(
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm, by the names that franka_ros2 gives it. `prefix`: "" for a single arm, else "left_" or "right_"."""
+    """One arm, by the names that franka_ros2 gives it. `prefix`: "" for a single arm, else "left_" or "right_".
+
+    base: where it is fixed in the workcell: x, y, z in m and yaw in rad.
+    """
 
     prefix: str = ""
     robot: str = "fr3"
+    base: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     @property
     def limits(self) -> Limits:
@@ -115,5 +119,6 @@ class Arm:
 
 
 SINGLE = Arm()
-ARM_JOINTS, FINGER_JOINTS = SINGLE.joints, SINGLE.fingers
-BASE_FRAME, TCP_FRAME = SINGLE.base_frame, SINGLE.tcp_frame
+PAIR = (Arm("left_", base=(0.0, 0.3, 0.0, 0.0)), Arm("right_", base=(0.0, -0.3, 0.0, 0.0)))
+"""Two arms fixed side by side to one table, both looking ahead; our own arrangement (the paper gives no distances)."""
+BASE_FRAME = SINGLE.base_frame

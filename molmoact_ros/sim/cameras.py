@@ -10,7 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class CameraIntrinsics:
-    """Pinhole intrinsics in pixels for an image of `width` x `height`, no distortion."""
+    """Pinhole intrinsics in pixels for an image of `width` x `height`, no distortion.
+
+    nearest, farthest: m; outside them a depth pixel is 0 (invalid).
+    """
 
     width: int
     height: int
@@ -18,6 +21,8 @@ class CameraIntrinsics:
     fy: float
     cx: float
     cy: float
+    nearest: float
+    farthest: float
 
     @property
     def fovy_deg(self) -> float:
@@ -27,15 +32,15 @@ class CameraIntrinsics:
     def scaled(self, width: int, height: int) -> CameraIntrinsics:
         """The same view at another resolution."""
         sx, sy = width / self.width, height / self.height
-        return CameraIntrinsics(width, height, self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy)
+        return CameraIntrinsics(
+            width, height, self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, self.nearest, self.farthest
+        )
 
 
 # D435 colour at 640x480: focal length about 615 px (69 deg x 42 deg at 16:9, Intel D400 datasheet, cropped to 4:3).
-D435_FRONT = CameraIntrinsics(640, 480, 615.0, 615.0, 320.0, 240.0)
+D435_FRONT = CameraIntrinsics(640, 480, 615.0, 615.0, 320.0, 240.0, 0.28, 3.0)
 # D405 at 424x240: 87 deg x 58 deg depth field of view (Intel D400 datasheet), colour from the same imager.
-D405_WRIST = CameraIntrinsics(424, 240, 216.5, 216.5, 212.0, 120.0)
-# Depth ranges in metres that the datasheet gives; outside them a pixel is 0 (invalid).
-DEPTH_RANGE = {"front": (0.28, 3.0), "wrist": (0.07, 1.0)}
+D405_WRIST = CameraIntrinsics(424, 240, 216.5, 216.5, 212.0, 120.0, 0.07, 1.0)
 
 
 class CameraRenderer:
@@ -71,8 +76,7 @@ class CameraRenderer:
         near, far = planes.znear * extent, planes.zfar * extent
         # The buffer holds reversed z: 1 at the near plane, 0 at the far one.
         depth = near * far / (self._depth * (far - near) + near)
-        low, high = DEPTH_RANGE[self.camera]
-        depth[(depth < low) | (depth > high)] = 0.0
+        depth[(depth < self.intrinsics.nearest) | (depth > self.intrinsics.farthest)] = 0.0
         return self._rgb[::-1].copy(), depth[::-1].copy()
 
     def close(self) -> None:

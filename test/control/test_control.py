@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.bench import fuzz, seams
 from molmoact_ros.control.checker import Checker
-from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, split
-from molmoact_ros.control.collision import Guard, Surroundings, Workspace
+from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, join, split
+from molmoact_ros.control.collision import NAMES, Guard, Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.latency import Latency
@@ -212,28 +212,22 @@ def test_an_older_chunk_never_replaces_a_newer_one() -> None:
         playing.player.load(chunk(stamp=0.1), now=0.3)
 
 
-def test_a_plan_for_two_arms_is_split_in_halves() -> None:
+def test_a_plan_for_two_arms_holds_translations_then_rotations_then_grippers() -> None:
     actions = np.arange(28, dtype=float).reshape(2, 14)
     left, right = split(ActionChunk(actions, 0.1, 0.0), 2)
-    np.testing.assert_array_equal(left.actions, actions[:, :7])
-    np.testing.assert_array_equal(right.actions, actions[:, 7:])
+    np.testing.assert_array_equal(left.actions[0], [0, 1, 2, 6, 7, 8, 12])
+    np.testing.assert_array_equal(right.actions[0], [3, 4, 5, 9, 10, 11, 13])
     with pytest.raises(RefusedChunk, match="shape"):
         split(ActionChunk(actions, 0.1, 0.0), 1)
-
-
-def test_a_plan_is_played_by_both_arms_or_none() -> None:
-    controller = Controller(ROBOT, arms=(Arm(), Arm()))
-    for number in (0, 1):
-        controller.update_joints(HOME_Q, 0.08, 0.0, number)
-    assert controller.start(0.0)
-    pose = controller.arms[0].kinematics.forward(HOME_Q)
-    good, far = np.zeros((4, 7)), np.zeros((4, 7))
-    good[:, :3] = far[:, :3] = pose.position
-    good[:, 3:6] = far[:, 3:6] = pose.rotation.as_euler("xyz")
-    far[:, 1] += 0.2
-    assert not controller.on_chunk(ActionChunk(np.hstack([good, far]), 0.1, 0.0, space=Space.EE), 0.01)
-    assert "begins far" in controller.last_refusal and not controller.arms[0].player.loaded
-    assert controller.on_chunk(ActionChunk(np.hstack([good, good]), 0.1, 0.0, space=Space.EE), 0.01)
+    left, right = split(ActionChunk(np.arange(16.0)[None], 0.1, 0.0, space=Space.JOINT), 2)
+    np.testing.assert_array_equal(left.actions[0], [*range(7), 14])
+    np.testing.assert_array_equal(right.actions[0], [*range(7, 14), 15])
+    for space, width in ((Space.DELTA_EE, 7), (Space.EE, 7), (Space.JOINT, 8)):
+        parts = [np.random.default_rng(n).normal(size=(3, width)) for n in (0, 1)]
+        again = split(ActionChunk(join(parts, space), 0.1, 0.0, space=space), 2)
+        np.testing.assert_array_equal([chunk.actions for chunk in again], parts)
+    (alone,) = split(ActionChunk(actions[:, :7], 0.1, 0.0), 1)
+    np.testing.assert_array_equal(alone.actions, actions[:, :7])
 
 
 def test_latency_leaves_the_warm_up_out_and_shrugs_at_outliers() -> None:
@@ -323,7 +317,7 @@ def test_the_guard_misses_nothing_that_exact_distances_show() -> None:
     rng, seen = np.random.default_rng(8), dict.fromkeys(("workspace", "table", "self_collision"), 0)
     for _ in range(4000):
         q = rng.uniform(FR3.position_min, FR3.position_max)
-        breach, truth = dict(zip(seen, guard.breach(q), strict=True)), checker._places(q)
+        breach, truth = dict(zip(NAMES, guard.breach(q), strict=True)), checker._places(q)
         for name in seen:
             assert breach[name] > 0 or name not in truth, f"{name} is missed at {q.tolist()}"
             assert breach[name] < 2e-3 or name in truth, f"{name} is seen where it is kept at {q.tolist()}"
@@ -584,20 +578,3 @@ def test_no_chunk_takes_the_hand_out_of_the_workspace(values: list[float], close
     for q in run(controller, 0.0, 1.0):
         position = hand(controller, q)
         assert np.all(position > np.array(box.low) - 1e-6) and np.all(position < np.array(box.high) + 1e-6)
-
-
-def test_two_arms_hold_together() -> None:
-    """The same model stands for both arms here: what is tested is one plan, one supervisor and two commands."""
-    controller = Controller(ROBOT, arms=(Arm(), Arm()))
-    for number in (0, 1):
-        controller.update_joints(HOME_Q, 0.08, 0.0, number)
-    assert controller.start(0.0)
-    one = chunk(0.01).actions
-    assert controller.on_chunk(ActionChunk(np.hstack([one, one * [-1, 1, 1, 1, 1, 1, 1]]), 0.1, 0.0), 0.0)
-    for k in range(30):
-        for number, arm in enumerate(controller.arms):
-            if number == 0 or k < 10:
-                controller.update_joints(arm.limiter.motion.q, 0.08, k * DT, number)
-        commands = controller.step(k * DT)
-    assert commands is not None and len(commands) == 2
-    assert controller.supervisor.state is State.HOLD and "stale" in controller.supervisor.reason

@@ -63,7 +63,7 @@ class Robot(Peer):
         return int(self.safety[-1].state)
 
     def hand(self) -> np.ndarray:
-        p = self.call(SceneTruth, "/sim/scene_truth").gripper.position
+        p = self.call(SceneTruth, "/sim/scene_truth").grippers[0].position
         return np.array([p.x, p.y, p.z])
 
 

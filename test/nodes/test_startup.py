@@ -45,6 +45,10 @@ def test_parameters_that_do_not_fit(domain: int, tmp_path: Path, name: str, para
     assert f"parameter {next(iter(parameters))} of {name}" in ending(name, parameters, tmp_path)
 
 
+def test_each_arm_needs_its_base(domain: int, tmp_path: Path) -> None:
+    assert "bases has 4 values" in ending("controller", {"arms": ["left_", "right_"]}, tmp_path)
+
+
 def test_a_task_that_the_simulator_does_not_know(domain: int, tmp_path: Path) -> None:
     assert "juggle" in ending("sim", {"instruction": "juggle"}, tmp_path)
 
@@ -58,6 +62,7 @@ def test_a_node_that_ends_is_reported_with_its_reason(domain: int, tmp_path: Pat
 
 def test_profiles_are_checked() -> None:
     assert list(Profile.read("sim").nodes) == ["sim", "controller", "policy"]
+    assert list(Profile.read("bimanual_sim").nodes) == ["sim", "controller", "expert"]
     with pytest.raises(FileNotFoundError, match="choose one of: .*sim"):
         Profile.read("kitchen")
     merged = Profile.read("sim").with_parameters({"sim": {"seed": 3}, "recorder": {"bag": "x"}})

@@ -75,7 +75,7 @@ def test_the_cameras_have_the_resolution_and_focal_length_of_real_ones(cell: Wor
 def test_a_reset_is_exact(cell: Workcell) -> None:
     cell.reset(sample_scene(4))
     first = cell.render("front")[0]
-    cell.command_arm(HOME_Q + 0.2)
+    cell.arm.command(HOME_Q + 0.2)
     cell.step(0.3)
     assert (cell.render("front")[0] != first).any()
     cell.reset(sample_scene(4))
@@ -89,18 +89,18 @@ def test_the_expert_carries_the_object_to_the_target_through_the_real_controller
     shape = name.split()[1]
     for cycle in range(100 * 12):
         now = cycle * 0.01
-        controller.update_joints(cell.joint_positions[:7], cell.opening, now)
+        controller.update_joints(cell.arm.positions[:7], cell.arm.opening, now)
         if cycle == 0:
             assert controller.start(now)
         if cycle % 24 == 0:
             place = cell.object_position(name) + [0, 0, GRASP_HEIGHT[shape] - REST_HEIGHT[shape]]
-            near = np.linalg.norm(cell.object_position(name) - cell.tcp_position) < 0.045
-            held = bool(near and cell.opening < GRASP_WIDTH[shape] + 0.004)
-            known = Known(cell.tcp_position, cell.opening, place, held, cell.progress().success)
+            near = np.linalg.norm(cell.object_position(name) - cell.arm.tcp_position) < 0.045
+            held = bool(near and cell.arm.opening < GRASP_WIDTH[shape] + 0.004)
+            known = Known(cell.arm.tcp_position, cell.arm.opening, place, held, cell.progress().success)
             controller.on_chunk(ActionChunk(expert.plan(known).chunk(), STEP, now), now)
         commands = controller.step(now)
         assert commands is not None
-        cell.command_arm(commands[0].position)
-        cell.command_gripper(commands[0].opening)
+        cell.arm.command(commands[0].position)
+        cell.arm.grip(commands[0].opening)
         cell.step(0.01)
     assert cell.progress().success and cell.progress().first_touched == name

@@ -1,0 +1,132 @@
+"""What a person does at a keyboard or a joystick, as twists of a hand: keys and axes in, words out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, Field, model_validator
+
+from molmoact_ros.robots.franka import OPENING_MAX
+
+MOVES = {
+    "w": (0, 1), "s": (0, -1), "a": (1, 1), "d": (1, -1), "r": (2, 1), "f": (2, -1),
+    "u": (3, 1), "o": (3, -1), "i": (4, 1), "k": (4, -1), "j": (5, 1), "l": (5, -1),
+}  # fmt: skip
+"""Part of a twist (x, y, z, about x, y, z) and its sign, by key."""
+HELP = """\
+  w s  ahead, back      u o  turn about x     g  close the hand    +  faster
+  a d  left, right      i k  turn about y     h  open it           -  slower
+  r f  up, down         j l  turn about z     Tab  the other arm
+  Space  stand    x  stop (latched)    c  resume: the policy goes on    q  quit
+The arm moves while a key is held; let go, and it stands."""
+TAP = 0.25  # s for which one press moves; a held key repeats faster
+THERE = 1.0  # s after the last press for which the person counts as there, so that the arm stays in their hand
+FASTER, SPEEDS = 1.25, (0.2, 2.0)  # factor of one press, and between which it stays
+BITE = 0.02  # m by which one press opens or closes the hand
+
+
+class Speeds(BaseModel):
+    """Of a hand that a device moves."""
+
+    linear: float = Field(0.10, gt=0, le=0.25, description="m/s of the hand at full deflection, or while a key is held")
+    angular: float = Field(0.5, gt=0, le=1.0, description="rad/s of the same")
+
+
+class Keyboard:
+    """Remembers the last keys. `arm`: which of the arms is moved, by number."""
+
+    def __init__(self, speeds: Speeds, arms: int = 1) -> None:
+        self.arm, self.factor, self._arms, self._speeds = 0, 1.0, arms, speeds
+        self._twist, self._pressed = np.zeros(6), -np.inf
+        self._opening = [OPENING_MAX] * arms
+
+    def press(self, key: str, now: float) -> float | None:
+        """Take a key at `now`, s; the opening in m that is asked for, if any. Unknown keys change nothing."""
+        if key in MOVES:
+            part, sign = MOVES[key]
+            self._twist = np.zeros(6)
+            self._twist[part] = sign * self.factor * (self._speeds.linear if part < 3 else self._speeds.angular)
+        elif key in ("+", "-"):
+            self.factor = float(np.clip(self.factor * (FASTER if key == "+" else 1 / FASTER), *SPEEDS))
+            return None
+        elif key == "\t":
+            self.arm, self._twist, self._pressed = (self.arm + 1) % self._arms, np.zeros(6), -np.inf
+            return None
+        elif key in (" ", "g", "h"):
+            self._twist = np.zeros(6)
+        else:
+            return None
+        self._pressed = now
+        if key not in ("g", "h"):
+            return None
+        wanted = self._opening[self.arm] + (BITE if key == "h" else -BITE)
+        self._opening[self.arm] = float(np.clip(wanted, 0.0, OPENING_MAX))
+        return self._opening[self.arm]
+
+    def twist(self, now: float) -> np.ndarray | None:
+        """What the hand is to do, [6] m/s and rad/s; None: nobody is there."""
+        since = now - self._pressed
+        if since > THERE:
+            return None
+        return self._twist if since <= TAP else np.zeros(6)
+
+
+class JoystickLayout(Speeds):
+    """Numbers of axes and buttons in sensor_msgs/Joy; the defaults are an Xbox pad's as ros joy_node gives them."""
+
+    axes: list[int] = Field([1, 0, 4, 6, 7, 3], description="axis for x, y, z, about x, about y, about z; -1: none")
+    signs: list[float] = Field([1.0] * 6, description="1, or -1 to turn a direction round, for each of them")
+    dead_zone: float = Field(0.1, ge=0, lt=1, description="deflection that still counts as none")
+    deadman: int = Field(4, ge=0, description="button that must be held for anything to move")
+    close: int = Field(0, ge=0, description="button that closes the hand")
+    open: int = Field(1, ge=0, description="button that opens the hand")
+    stop: int = Field(2, ge=0, description="button of the latched stop; needs no dead-man's button")
+    resume: int = Field(7, ge=0, description="button that lifts a stop, or hands back to the policy")
+    other_arm: int = Field(3, ge=0, description="button that goes on with the other arm")
+
+    @model_validator(mode="after")
+    def _six(self) -> JoystickLayout:
+        if len(self.axes) != 6 or len(self.signs) != 6:
+            raise ValueError("axes and signs have six values each: x, y, z, about x, about y, about z")
+        return self
+
+
+@dataclass(frozen=True)
+class Hand:
+    """What a joystick says. twist: [6] m/s and rad/s, None: nobody is there; pressed: names of buttons just pressed."""
+
+    twist: np.ndarray | None
+    pressed: tuple[str, ...]
+
+
+class Joystick:
+    """Reads one message after the other."""
+
+    def __init__(self, layout: JoystickLayout) -> None:
+        self._layout = layout
+        self._before: Sequence[int] = []
+
+    def read(self, axes: Sequence[float], buttons: Sequence[int]) -> Hand:
+        """What is said. Raises ValueError where the pad has fewer axes or buttons than the layout names."""
+        layout = self._layout
+        names = ("close", "open", "stop", "resume", "other_arm")
+        if max(layout.axes) >= len(axes) or max(layout.deadman, *(getattr(layout, n) for n in names)) >= len(buttons):
+            raise ValueError(
+                f"this joystick has {len(axes)} axes and {len(buttons)} buttons; set axes and buttons that it has"
+            )
+        held = bool(buttons[layout.deadman])
+        new = [n for n in names if buttons[getattr(layout, n)] and not self._was(getattr(layout, n))]
+        self._before = list(buttons)
+        return Hand(self._twist(axes) if held else None, tuple(n for n in new if held or n == "stop"))
+
+    def _was(self, button: int) -> bool:
+        return button < len(self._before) and bool(self._before[button])
+
+    def _twist(self, axes: Sequence[float]) -> np.ndarray:
+        layout = self._layout
+        at = np.array([axes[k] if k >= 0 else 0.0 for k in layout.axes]) * layout.signs
+        at = np.where(np.isfinite(at), np.clip(at, -1.0, 1.0), 0.0)
+        at = np.sign(at) * np.clip((np.abs(at) - layout.dead_zone) / (1.0 - layout.dead_zone), 0.0, 1.0)
+        return at * np.repeat([layout.linear, layout.angular], 3)

@@ -1,0 +1,63 @@
+"""A joystick (sensor_msgs/Joy, as ros joy_node publishes it) moves an arm while its dead-man's button is held."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from sensor_msgs.msg import Joy
+
+from molmoact_ros.control.devices import Joystick, JoystickLayout
+from molmoact_ros.nodes import qos
+from molmoact_ros.nodes.device import Device, DeviceConfig
+from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.process import run
+from molmoact_ros.robots.franka import OPENING_MAX
+
+
+class JoystickConfig(DeviceConfig, JoystickLayout):
+    """Parameters of the joystick."""
+
+    joy: str = Field("/joy", description="topic of the joystick; its autorepeat_rate must be 10 Hz at least")
+
+
+class JoystickNode(Device):
+    """Speaks once for each message, so that a joystick that falls silent lets go."""
+
+    def __init__(self) -> None:
+        super().__init__("joystick")
+        self.config = declare(self, JoystickConfig)
+        self.connect(self.config)
+        self._joystick, self._arm, self._held = Joystick(self.config), 0, False
+        self.create_subscription(Joy, self.config.joy, self._on_joy, qos.RELIABLE)
+        self.get_logger().info(f"ready: hold button {self.config.deadman} of {self.config.joy} to move the arm")
+
+    def _on_joy(self, message: Joy) -> None:
+        try:
+            hand = self._joystick.read(message.axes, message.buttons)
+        except ValueError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return
+        if "stop" in hand.pressed:
+            self.ask("stop")
+        if "resume" in hand.pressed:
+            self.ask("resume")
+        if hand.twist is None or "other_arm" in hand.pressed:
+            if self._held:
+                self.let_go(self._arm)
+            if hand.twist is not None:
+                self._arm = (self._arm + 1) % len(self.config.arms)
+            self._held = False
+            return
+        self._held = True
+        self.say_twist(self._arm, hand.twist)
+        for button, opening in (("close", 0.0), ("open", OPENING_MAX)):
+            if button in hand.pressed:
+                self.say_gripper(self._arm, opening)
+
+
+def main() -> None:
+    """Start the node."""
+    run(JoystickNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The keyboard of a terminal moves an arm while a key is held."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import rclpy
+
+from molmoact_ros.control.devices import HELP, Keyboard, Speeds
+from molmoact_ros.nodes.device import STATES, Device, DeviceConfig
+from molmoact_ros.nodes.parameters import declare
+
+PERIOD: Final = 0.05
+"""s between words to the controller, which takes 0.2 s of silence for letting go."""
+GONE: Final = "\x04"
+"""End of transmission: the terminal is gone."""
+
+
+class KeyboardConfig(DeviceConfig, Speeds):
+    """Parameters of the keyboard."""
+
+
+class KeyboardNode(Device):
+    """Takes keys as they come and says what they mean, every PERIOD."""
+
+    def __init__(self) -> None:
+        super().__init__("keyboard")
+        self.config = declare(self, KeyboardConfig)
+        self.connect(self.config)
+        self._keys, self._there = Keyboard(self.config, len(self.config.arms)), False
+
+    def press(self, key: str) -> None:
+        """Take a key."""
+        before = self._keys.arm
+        opening = self._keys.press(key, time.monotonic())
+        if self._keys.arm != before and self._there:
+            self.let_go(before)
+        if key == "x":
+            self.ask("stop")
+        elif key == "c":
+            self.ask("resume")
+        if opening is not None:
+            self.say_gripper(self._keys.arm, opening)
+
+    def speak(self) -> None:
+        """Say what the keys mean now; nothing where nobody is there."""
+        twist = self._keys.twist(time.monotonic())
+        if twist is not None:
+            self.say_twist(self._keys.arm, twist)
+        self._there = twist is not None
+
+    def line(self) -> str:
+        """The state, for the screen."""
+        state = STATES[self.safety.state] if self.safety.header.stamp.sec else "no controller"
+        arm = f"{self.config.arms[self._keys.arm].rstrip('_') or 'the'} arm"
+        return f"{arm}, speed x{self._keys.factor:.2f} | {state} {self.safety.reason}"
+
+
+@contextmanager
+def _keys_at_once() -> Iterator[None]:
+    """The terminal gives each key as it is pressed, and is put back however this is left."""
+    if not sys.stdin.isatty():
+        raise RuntimeError("the keyboard needs a terminal; start it in one, without a pipe")
+    kept = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, kept)
+        print()
+
+
+def _typed(seconds: float) -> Iterator[str]:
+    """The keys that are pressed within the next `seconds`."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if select.select([sys.stdin], [], [], left)[0]:
+            read = os.read(sys.stdin.fileno(), 64)  # not sys.stdin, whose buffer select() does not see
+            yield from read.decode(errors="ignore") or [GONE]
+
+
+def main() -> None:
+    """Read keys until q or Ctrl-C. The exit status is 1, with one line, where there is no terminal."""
+    rclpy.init()
+    node = None
+    try:
+        node = KeyboardNode()
+        with _keys_at_once():
+            print(HELP)
+            _serve(node)
+    except KeyboardInterrupt:
+        pass
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _serve(node: KeyboardNode) -> None:
+    shown = ""
+    while rclpy.ok():
+        for key in _typed(PERIOD):
+            if key in ("q", GONE):
+                return
+            node.press(key)
+        node.speak()
+        while rclpy.ok() and _spin(node):
+            pass
+        if (line := node.line()) != shown:
+            shown = line
+            print(f"\r\033[K{line}", end="", flush=True)
+
+
+def _spin(node: KeyboardNode) -> bool:
+    """Take one message, if there is any; whether the state was news."""
+    before = node.safety
+    rclpy.spin_once(node, timeout_sec=0.0)
+    return node.safety is not before
+
+
+if __name__ == "__main__":
+    main()
