@@ -160,7 +160,9 @@ class Limiter:
         now, more = self.motion, 1 + _EPS
         q, dq, ddq = (np.array([getattr(m, name) for m in motions]) for name in ("q", "dq", "ddq"))
         slowest, fastest = self._limits.velocity_bounds(q)
-        beyond = (q < np.minimum(self._low, now.q) - _EPS) | (q > np.maximum(self._high, now.q) + _EPS)
+        # What is broken already may not become worse. Rounding is allowed to the limit, not to where the arm is: else
+        # many cycles of rounding would add up.
+        beyond = (q < np.minimum(self._low - _EPS, now.q)) | (q > np.maximum(self._high + _EPS, now.q))
         fast = (np.abs(dq) > self._velocity * more) | (dq < slowest - _EPS) | (dq > fastest + _EPS)
         jerk = np.abs(np.diff(ddq, axis=0, prepend=now.ddq[None])) > self._jerk * self._dt * more
         broken = {
@@ -168,9 +170,8 @@ class Limiter:
             "acceleration": (np.abs(ddq) > self._acceleration * more).any(),
         }  # fmt: skip
         if not any(broken.values()):
-            # An arm that is where it must not be may leave, but never go farther in.
             here, *breaches = self._breaches([now, *motions], beside)
-            broken = dict(zip(NAMES, np.max(breaches, axis=0) > here + _EPS, strict=True))
+            broken = dict(zip(NAMES, np.max(breaches, axis=0) > np.maximum(here, _EPS), strict=True))
         for name, bites in broken.items():
             self.counts[name] += bool(bites)
         return any(broken.values())

@@ -325,6 +325,20 @@ def test_the_guard_misses_nothing_that_exact_distances_show() -> None:
     assert min(seen.values()) > 100
 
 
+def test_rounding_does_not_add_up_to_a_breach() -> None:
+    """Found by `bench fuzz`: creeping along the border, a micrometre deeper each cycle."""
+    border = np.array([-1.46240428, -1.12091717, 1.42944247, -3.0121, -2.12188558, 1.76324254, 0.25434042])
+    along = np.array([4.472e-5, -2.846e-5, -6.565e-6, 0.0, 3.142e-5, 4.812e-5, -2.697e-5])  # rad a cycle
+    surroundings = Surroundings(workspace=OPEN_BOX)
+    guard = Guard(ROBOT, surroundings)
+    limiter = Limiter(FR3, Fractions(), guard, DT)
+    limiter.reset(border - 14 * along)
+    assert guard.breach(limiter.motion.q)[2] < 1e-6
+    for k in range(100):
+        limiter.step(Motion(border + (k - 13) * along, along / DT, np.zeros(7)))
+    assert guard.breach(limiter.motion.q)[2] < 2e-6 and limiter.counts["self_collision"] > 0
+
+
 def test_an_arm_that_stands_too_low_may_go_up_but_not_down() -> None:
     kinematics, low = Kinematics(ROBOT), HOME_Q
     down = kinematics.forward(HOME_Q)
