@@ -127,7 +127,7 @@ def test_the_guard_measures_the_distance_between_arms_as_the_checker_does() -> N
 
 
 def test_an_arm_tells_the_next_one_where_it_was_and_where_it_goes_cycle_by_cycle() -> None:
-    """Where it is *now* beside where the other one *was* is a pair that never is; it must not pass for a breach to keep."""
+    """Where one is *now* beside where the other *was* is a pair that never is, and no breach to make allowance for."""
     controller = started()
     limiter = controller.arms[0].limiter
     assert controller.on_chunk(chunk(np.array([0.02, 0, 0]), np.array([0.02, 0, 0]), 0.0), 0.0)
