@@ -51,7 +51,7 @@ class Limiter:
 
     def __init__(self, limits: Limits, fractions: Fractions, guard: Guard, dt: float) -> None:
         self.counts = dict.fromkeys((*DYNAMICS, *NAMES), 0)
-        self.motion = Motion.at_rest(np.zeros(JOINTS))
+        self.motion = self._before = Motion.at_rest(np.zeros(JOINTS))
         self._limits, self._guard, self._dt = limits, guard, dt
         self._low, self._high = limits.position_min + fractions.margin, limits.position_max - fractions.margin
         self._velocity = fractions.speed * limits.velocity_max
@@ -72,7 +72,8 @@ class Limiter:
 
     def reset(self, q: np.ndarray) -> None:
         """The arm stands at `q` [7] rad."""
-        self.motion, self._escape = Motion.at_rest(q), []
+        self.motion = self._before = Motion.at_rest(q)
+        self._escape = []
 
     @property
     def stop(self) -> np.ndarray:
@@ -80,16 +81,16 @@ class Limiter:
         return self._escape[-1].q if self._escape else self.motion.q
 
     def planned(self, stepped: bool) -> np.ndarray:
-        """Joints [k, 7] rad: now, and in the coming cycles if it brakes; the last stay.
+        """Joints [k, 7] rad: as they were before this cycle, in it, and in the coming ones if it brakes; the last stay.
 
-        stepped: it has had its step of the cycle that comes next for others.
+        stepped: it has had its step of this cycle.
         """
-        return np.array([m.q for m in (self.motion, *([self.motion] if stepped else []), *self._escape)])
+        return np.array([m.q for m in (*([self._before] if stepped else []), self.motion, *self._escape)])
 
     def step(self, wanted: Motion | None, beside: np.ndarray | None = None) -> Motion:
         """The next cycle's motion, toward `wanted` at that cycle; None, or a wanted that is not finite: brake.
 
-        beside: what the other arms have planned, [k, 7 n] rad: now, and in the coming cycles.
+        beside: what the other arms have planned, [k, 7 n] rad: before this cycle, in it, and in the coming ones.
         """
         chosen = None
         if wanted is not None and np.isfinite([wanted.q, wanted.dq, wanted.ddq]).all():
@@ -97,7 +98,7 @@ class Limiter:
             chosen = self._toward(wanted, 1.0, beside) or self._toward(Motion.at_rest(wanted.q), CAREFUL, beside)
         if chosen is None:
             chosen = self._escape or [Motion.at_rest(self.motion.q)]
-        self.motion, self._escape = chosen[0], chosen[1:]
+        self._before, self.motion, self._escape = self.motion, chosen[0], chosen[1:]
         return self.motion
 
     def _toward(self, wanted: Motion, speed: float, beside: np.ndarray | None) -> list[Motion] | None:
@@ -170,7 +171,6 @@ class Limiter:
             "acceleration": (np.abs(ddq) > self._acceleration * more).any(),
         }  # fmt: skip
         if not any(broken.values()):
-            # An arm that is where it must not be may leave, but never go farther in.
             here, *breaches = self._breaches([now, *motions], beside)
             broken = dict(zip(NAMES, np.max(breaches, axis=0) > np.maximum(here, _EPS), strict=True))
         for name, bites in broken.items():

@@ -126,6 +126,20 @@ def test_the_guard_measures_the_distance_between_arms_as_the_checker_does() -> N
     assert near > 10
 
 
+def test_an_arm_tells_the_next_one_where_it_was_and_where_it_goes_cycle_by_cycle() -> None:
+    """Where one is *now* beside where the other *was* is a pair that never is, and no breach to make allowance for."""
+    controller = started()
+    limiter = controller.arms[0].limiter
+    assert controller.on_chunk(chunk(np.array([0.02, 0, 0]), np.array([0.02, 0, 0]), 0.0), 0.0)
+    for k in range(20):
+        ahead = limiter.planned(False)
+        cycle(controller, k * DT)
+        told = limiter.planned(True)
+        np.testing.assert_array_equal(told[0], ahead[0])
+        np.testing.assert_array_equal(told[1], limiter.motion.q)
+    assert len(told) > 5 and (told[1] != told[0]).any()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_arms_driven_at_each_other_never_touch(seed: int) -> None:
     """Chunks that push the hands together, people at one arm, stops: every limit holds at every cycle."""

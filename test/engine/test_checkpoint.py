@@ -278,7 +278,7 @@ def test_loading_holds_no_more_than_one_file_beside_the_result(released: Path, t
 
 @pytest.fixture(scope="module")
 def engine(released: Path) -> TorchEngine:
-    return TorchEngine.load(released, threads=2, unnorm_key="molmoact")
+    return TorchEngine.load(released, threads=1, unnorm_key="molmoact")
 
 
 def look(cameras: int, trace: np.ndarray | None = None) -> Observation:
