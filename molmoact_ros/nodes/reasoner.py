@@ -138,13 +138,21 @@ class Reasoner(threading.Thread):
         waited = time.monotonic()
         while self._open and self._task is task and time.monotonic() - waited < LOOK_AGAIN:
             frames = self._frames.newest(self._clock())
-            if frames is not None and self._is_due(frames.stamp):
+            if frames is not None and self._is_due(frames.stamp) and not self._lacks_depth(frames):
                 self._seen = frames.stamp
                 return frames
             self._changed.wait(LOOK_AGAIN)
-        if self._task is task and self._frames.newest(self._clock()) is None:
+        newest = self._frames.newest(self._clock())
+        if self._task is task and newest is None:
             self._listener.on_waiting(self._frames.missing(self._clock()))
+        elif self._task is task and newest is not None and self._lacks_depth(newest):
+            self._listener.on_waiting(
+                "no depth of the front camera, which the mode grounded needs; start it, or say full"
+            )
         return None
+
+    def _lacks_depth(self, frames: FrameSet) -> bool:
+        return self.mode is Mode.GROUNDED and frames.depth is None
 
     def _is_due(self, stamp: float) -> bool:
         # A clock that was set back must not keep us waiting: hence no plain "later than".
