@@ -147,7 +147,7 @@ class Reasoner(threading.Thread):
             self._listener.on_waiting(self._frames.missing(self._clock()))
         elif self._task is task and newest is not None and self._lacks_depth(newest):
             self._listener.on_waiting(
-                "no depth of the front camera, which the mode grounded needs; start it, or say full"
+                "the mode grounded lacks the front camera's depth; start it, or say full"
             )
         return None
 
