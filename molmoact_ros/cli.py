@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
     bench.add_argument("--arms", type=int, choices=[1, 2], default=1, help="fuzz: how many arms")
     bench.add_argument("--alone", action="store_true", help="engine: without simulator and controller beside it")
+    bench.add_argument("--chart", type=Path, help="engine: also draw the figures into this PNG or SVG file")
     teleop = add("teleop", "move an arm by hand, over the policy")
     teleop.add_argument(
         "device", choices=["keyboard", "joystick"], help="joystick: what ros joy_node publishes at /joy"
@@ -146,8 +147,8 @@ def _bench_controller(args: argparse.Namespace) -> int:
 def _bench_libfranka(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from molmoact_ros.nodes.bench_libfranka import bench
     from molmoact_ros.paths import robot_model
-    from molmoact_ros.sim.bench_libfranka import bench
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -187,6 +188,10 @@ def _bench_engine(args: argparse.Namespace) -> int:
     if args.json:
         about = {"seed": args.seed, "beside": beside, **machine(digest)}
         args.json.write_text(json.dumps(about | {"ratio": ratio, "figures": figures, **costs}, indent=1))
+    if args.chart:
+        from molmoact_ros.engine.bench_chart import draw_engine
+
+        draw_engine(figures, f"{args.steps} steps {beside}", args.chart)
     return 0
 
 

@@ -62,7 +62,7 @@ def _seams(robot: Path, mode: Mode, latency: float, seconds: float, seed: int) -
     for k in range(round(seconds / dt)):
         now = k * dt
         if now >= due - 1e-9:
-            flying.append(_plan(path[-1], now, rng))
+            flying.append(plan_along(path[-1], now, rng))
             due = now + max(PERIOD, latency)
         if flying and now >= flying[0].stamp + latency - 1e-9:
             assert controller.on_chunk(flying.pop(0), now), controller.last_refusal
@@ -80,8 +80,8 @@ def _seams(robot: Path, mode: Mode, latency: float, seconds: float, seed: int) -
     return Seams(mode, latency, peak, checker.peaks["jerk"], float(error.max()), float(error.mean()), kept)
 
 
-def _plan(hand: np.ndarray, now: float, rng: np.random.Generator) -> ActionChunk:
-    """From where the hand is, back onto the true path and along it, as an engine would that errs a little."""
+def plan_along(hand: np.ndarray, now: float, rng: np.random.Generator) -> ActionChunk:
+    """A chunk of an engine that errs a little: at `now`, s, from `hand` [3] m back onto the true path and along it."""
     strays = np.cumsum(rng.normal(0, STRAYS, (STEPS, 3)), axis=0)
     points = np.array([true_path(now + (k + 1) * STEP) for k in range(STEPS)]) + strays
     actions = np.zeros((STEPS, 7))
@@ -101,7 +101,7 @@ def cycle_cost(
         now = k * dt
         if k % 30 == 0:
             hands = [arm.kinematics.forward(q).position for arm, q in zip(controller.arms, told, strict=True)]
-            plans = [_plan(hand, now, rng) for hand in hands]
+            plans = [plan_along(hand, now, rng) for hand in hands]
             controller.on_chunk(replace(plans[0], actions=join([p.actions for p in plans], plans[0].space)), now)
         if k == cycles // 2:
             blocks = sys.getallocatedblocks()

@@ -146,9 +146,7 @@ class Reasoner(threading.Thread):
         if self._task is task and newest is None:
             self._listener.on_waiting(self._frames.missing(self._clock()))
         elif self._task is task and newest is not None and self._lacks_depth(newest):
-            self._listener.on_waiting(
-                "the mode grounded lacks the front camera's depth; start it, or say full"
-            )
+            self._listener.on_waiting("the mode grounded lacks the front camera's depth; start it, or say full")
         return None
 
     def _lacks_depth(self, frames: FrameSet) -> bool:

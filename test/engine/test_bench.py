@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from molmoact_ros.engine.baseline import greedy, transformers_model
 from molmoact_ros.engine.bench import BASELINE, bench, floor
+from molmoact_ros.engine.bench_chart import draw_engine
 from molmoact_ros.engine.engine import STAGES, TorchEngine
 from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.paths import default_checkpoint
@@ -49,7 +53,7 @@ def test_a_decoder_of_another_kind_has_no_baseline() -> None:
         transformers_model(model)
 
 
-def test_every_figure_is_there(engine: TorchEngine) -> None:
+def test_every_figure_is_there(engine: TorchEngine, tmp_path: Path) -> None:
     ticks = []
     figures = bench(engine, [look(1), look(1), look(2)], lambda: ticks.append(1))
     wanted = {"step", *STAGES, BASELINE, "passes", "tokens", "passes, depth", "guesses that held, action, %"}
@@ -58,3 +62,5 @@ def test_every_figure_is_there(engine: TorchEngine) -> None:
     assert 0 < figures["passes"]["median"] < figures["tokens"]["median"]
     cost = floor(engine, repeats=5)
     assert cost["weights"] == pytest.approx(7.24, abs=0.01) and cost["pass"] > 0 and cost["share"] > 0
+    draw_engine(figures, "three steps", tmp_path / "chart.png")
+    assert cv2.imread(str(tmp_path / "chart.png")).std() > 10

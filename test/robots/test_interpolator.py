@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q
 from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand
-from molmoact_ros.sim.bench_libfranka import policy_motion
+
+from .motion import policy_motion
 
 
 @dataclass

@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from molmoact_ros.nodes.bench_libfranka import PERIOD, bench
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import HOME_Q
 from molmoact_ros.robots.interpolator import RefusedCommand
 from molmoact_ros.robots.libfranka import COMMAND, Kind, LibfrankaArm, Mode, RobotState
-from molmoact_ros.sim.bench_libfranka import PERIOD, bench, policy_motion
 from molmoact_ros.sim.franka_sim import FrankaSim, python
 
 from .conftest import attempts
+from .motion import policy_motion
 
 PATIENCE = 20.0
 
@@ -46,7 +47,7 @@ def simulator(folder: Path) -> FrankaSim:
 def drive(arm: LibfrankaArm, seconds: float, seed: int = 0) -> ArmCommand:
     """Send a policy's motion from where the arm is told to be; the last command."""
     due = time.monotonic()
-    for command in islice(policy_motion(seed, arm.state().q_d), round(seconds / PERIOD)):
+    for command in islice(policy_motion(seed, arm.state().q_d, PERIOD), round(seconds / PERIOD)):
         arm.send(command)
         due = max(due + PERIOD, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))

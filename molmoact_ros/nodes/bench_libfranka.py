@@ -11,16 +11,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import ruckig
 
+from molmoact_ros.control.bench import plan_along
+from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.controller import Controller
+from molmoact_ros.control.supervisor import State
+from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import FR3, HOME_Q, OPENING_MAX
+from molmoact_ros.robots.franka import FR3, OPENING_MAX
 from molmoact_ros.robots.interpolator import CYCLE
 from molmoact_ros.robots.libfranka import LibfrankaArm, Mode, require_pylibfranka
 from molmoact_ros.robots.libfranka_process import PROMPT
@@ -30,6 +35,8 @@ PERIOD: Final = 0.01
 """s between commands: 100 Hz."""
 PLAN: Final = 0.75
 """s between plans, as the workcell's policy; each comes before the one before is done."""
+LATENCY: Final = 0.2
+"""s from a plan's picture to its arrival."""
 FAST: Final = 0.3
 """rad/s; the sender is killed when a joint is at least this fast."""
 STANDS: Final = 1e-3
@@ -82,23 +89,35 @@ class Result:
         ]
 
 
-def policy_motion(seed: int, start: np.ndarray, period: float = PERIOD, speed: float = 0.5) -> Iterator[ArmCommand]:
-    """An endless motion such as a policy's chunks make it, from `start`, float64 [7] rad: another goal near home every
-    PLAN s, approached under `speed` of the FR3's velocity, half of its acceleration and a fifth of its jerk.
-    """
-    rng = np.random.default_rng(seed)
-    generator, now, after = ruckig.Ruckig(7, period), ruckig.InputParameter(7), ruckig.OutputParameter(7)
-    now.current_position = np.asarray(start).tolist()
-    now.max_velocity = (speed * FR3.velocity_max).tolist()
-    now.max_acceleration, now.max_jerk = (0.5 * FR3.acceleration_max).tolist(), (0.2 * FR3.jerk_max).tolist()
-    while True:
-        goal = HOME_Q + rng.uniform(-0.4, 0.4, 7)
-        now.target_position = np.clip(goal, FR3.position_min + 0.3, FR3.position_max - 0.3).tolist()
-        for _ in range(round(PLAN / period)):
-            generator.update(now, after)
-            position, velocity = np.array(after.new_position), np.array(after.new_velocity)
-            yield ArmCommand(position, velocity, np.array(after.new_acceleration), OPENING_MAX, period)
-            after.pass_to_input(now)
+class PlayedChunks:
+    """The controller, playing the chunks of an engine that plans every PLAN s and needs LATENCY for each plan."""
+
+    def __init__(self, seed: int, start: np.ndarray, now: float) -> None:
+        """`start`: the joints float64 [7] rad at `now`, s."""
+        self._controller, self._rng = Controller(robot_model()), np.random.default_rng(seed)
+        self._controller.update_joints(start, OPENING_MAX, now)
+        if not self._controller.start(now):
+            raise RuntimeError(self._controller.supervisor.reason)
+        self._hand = self._controller.arms[0].kinematics.forward(start).position
+        self._began, self._planned = now, -np.inf
+        self._chunk: ActionChunk | None = None
+
+    def step(self, measured: np.ndarray, now: float) -> ArmCommand:
+        """The next command, from the joints measured, [7] rad. Raises RuntimeError when the controller holds."""
+        controller = self._controller
+        controller.update_joints(measured, OPENING_MAX, now)
+        if now >= self._planned + PLAN:
+            plan = plan_along(self._hand, now - self._began, self._rng)
+            self._chunk, self._planned = replace(plan, stamp=now), now
+        if self._chunk is not None and now >= self._planned + LATENCY:
+            if not controller.on_chunk(self._chunk, now):
+                raise RuntimeError(controller.last_refusal)
+            self._chunk = None
+        commands = controller.step(now)
+        if commands is None or controller.supervisor.state is not State.POLICY:
+            raise RuntimeError(f"the controller holds: {controller.supervisor.reason}")
+        self._hand = controller.arms[0].kinematics.forward(commands[0].position).position
+        return commands[0]
 
 
 def feed(address: str, record: str, seed: str) -> None:
@@ -109,7 +128,9 @@ def feed(address: str, record: str, seed: str) -> None:
                 sys.exit(f"error: {state.message}")
             time.sleep(0.01)
         due = time.monotonic()
-        for number, command in enumerate(policy_motion(int(seed), state.q_d)):
+        chunks = PlayedChunks(int(seed), state.q_d, due)
+        for number in count():
+            command = chunks.step(state.q, time.monotonic())
             arm.send(command)
             state = arm.state()
             if number % round(0.1 / PERIOD) == 0:
@@ -136,7 +157,7 @@ def bench(model: Path, seconds: float, seed: int, tell: Callable[[str], None]) -
 
 def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable[[str], None], victim: str) -> int:
     """Start the child; after `seconds`, when the arm is fast, kill it ("sender") or its 1 kHz process ("process")."""
-    command = [sys.executable, "-m", "molmoact_ros.sim.bench_libfranka", address, str(record), str(seed)]
+    command = [sys.executable, "-m", "molmoact_ros.nodes.bench_libfranka", address, str(record), str(seed)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     try:
