@@ -63,4 +63,5 @@ def test_every_figure_is_there(engine: TorchEngine, tmp_path: Path) -> None:
     cost = floor(engine, repeats=5)
     assert cost["weights"] == pytest.approx(7.24, abs=0.01) and cost["pass"] > 0 and cost["share"] > 0
     draw_engine(figures, "three steps", tmp_path / "chart.png")
-    assert cv2.imread(str(tmp_path / "chart.png")).std() > 10
+    picture = cv2.imread(str(tmp_path / "chart.png"))
+    assert picture is not None and picture.std() > 10
