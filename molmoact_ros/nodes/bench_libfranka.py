@@ -128,12 +128,12 @@ def feed(address: str, record: str, seed: str) -> None:
                 sys.exit(f"error: {state.message}")
             time.sleep(0.01)
         due = time.monotonic()
-        chunks = PlayedChunks(int(seed), state.q_d, due)
+        chunks = PlayedChunks(int(seed), state.q, due)
         for number in count():
             command = chunks.step(state.q, time.monotonic())
             arm.send(command)
             state = arm.state()
-            if number % round(0.1 / PERIOD) == 0:
+            if number % round(0.1 / PERIOD) == 0 or state.mode is not Mode.MOVING:
                 print(arm.pid, state.mode.name, np.abs(command.velocity).max(), state.missed, state.message, flush=True)
             due = max(due + PERIOD, time.monotonic())  # as a timer: what was missed is not caught up with
             time.sleep(max(0.0, due - time.monotonic()))

@@ -39,6 +39,10 @@ PLANNED: Final = 0.7, 0.2
 is unknown by jerk * CYCLE^3: that makes four times the jerk, and three times jerk * CYCLE of acceleration."""
 ROUNDING: Final = 1e-6
 """rad/s; where a joint's end allows no velocity at all, what stands must not seem to move."""
+AHEAD: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""s by which the meeting with a command that moves on is put off, as far as is needed."""
+FOLLOWED: Final = 0.02
+"""s after a command is due for which the way to a later meeting is followed without a further command."""
 SAMPLES: Final = np.linspace(0.0, 1.0, 17)
 """Where a polynomial is checked, as fractions of its duration."""
 
@@ -238,20 +242,41 @@ class Interpolator:
         while len(self._queue) > 1 and self._queue[0].due - self._now < 2 * CYCLE:
             self._queue.popleft()
         self._start, self._braking, self._late, self._target = self._now, False, False, None
-        if self._queue:
-            target = self._queue.popleft()
+        for number, target in enumerate(self._queue):  # one that can no longer be reached in time is passed over
             duration = max(target.due - self._now, 2 * CYCLE)
             quintic = _Quintic(self.position, self.velocity, self.acceleration, target, duration)
             if quintic.fits():
                 self._segment, self._target, self._end = quintic, target, self._now + duration
+                for _ in range(number + 1):
+                    self._queue.popleft()
                 return
-            if self._catch_up(self._queue.pop() if self._queue else target):
-                return
+        if self._queue and self._catch_up(self._queue.pop()):
+            return
         self._brake()
 
     def _catch_up(self, target: _Target) -> bool:
-        """The quickest way to the newest command; False where it would leave the limits."""
+        """Meet the newest command, or where its velocity leads to, as soon as that can be done in time: a command that
+        moves on cannot be met at once from behind but by taking a run-up away from it. False where that would leave
+        the limits.
+        """
         self._queue.clear()
+        for ahead in AHEAD:
+            position, acceleration = target.position + target.velocity * ahead, target.acceleration * (ahead == 0)
+            meeting = _Target(position, target.velocity, acceleration, target.due + ahead)
+            trajectory = self._way_to(meeting)
+            if trajectory is not None and trajectory.duration < meeting.due - self._now + CYCLE:
+                end = min(self._now + trajectory.duration, target.due + FOLLOWED)
+                break
+        else:
+            trajectory = self._way_to(target)
+            if trajectory is None:
+                return False
+            end = self._now + trajectory.duration
+        self._segment, self._target, self._late, self._end = trajectory, target, True, end
+        return True
+
+    def _way_to(self, target: _Target) -> ruckig.Trajectory | None:
+        """The quickest way to a state, not before it is due; None where it would leave the limits."""
         plan = self._plan
         plan.control_interface = ruckig.ControlInterface.Position
         plan.synchronization = ruckig.Synchronization.Time
@@ -270,18 +295,16 @@ class Interpolator:
             plan.target_velocity = np.clip(target.velocity, slowest, fastest).tolist()
             trajectory = self._calculate(slowest, fastest)
             if trajectory is None:
-                return False
+                return None
             lowest, highest = np.array([(e.min, e.max) for e in trajectory.position_extrema]).T
             if np.all(lowest > low - 1e-6) and np.all(highest < high + 1e-6):
                 break
             low, high = np.minimum(low, lowest), np.maximum(high, highest)
         else:
-            return False
+            return None
         if np.any(low < FR3.position_min) or np.any(high > FR3.position_max):
-            return False
-        self._segment, self._target, self._late = trajectory, target, True
-        self._end = self._now + trajectory.duration
-        return True
+            return None
+        return trajectory
 
     def _brake(self) -> None:
         """Come to a stand as the limits allow."""

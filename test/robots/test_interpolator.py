@@ -51,8 +51,8 @@ class Robot:
         return tuple(x.astype(np.float32).astype(np.float64) for x in (self.q, self.dq, self.ddq))  # type: ignore[return-value]
 
 
-def stream(seed: int, seconds: float, period: float, speed: float = 0.5) -> list[ArmCommand]:
-    return list(islice(policy_motion(seed, HOME_Q, period, speed), round(seconds / period)))
+def stream(seed: int, seconds: float, period: float, speed: float = 0.5, acceleration: float = 0.5) -> list[ArmCommand]:
+    return list(islice(policy_motion(seed, HOME_Q, period, speed, acceleration), round(seconds / period)))
 
 
 def test_the_path_is_the_commanded_one() -> None:
@@ -108,6 +108,25 @@ def test_no_limit_is_broken(
             robot.follow(position)
         assert cycle < 20_000, "it comes to rest"
     assert np.abs(robot.dq).max() < 1e-3
+
+
+@given(seed=st.integers(0, 2**32 - 1), packets=st.integers(1, 8))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_lost_packets_do_not_lead_away_from_the_path(seed: int, packets: int) -> None:
+    """Commands accelerate harder than Ruckig plans here, as the controller's may: no run-up away from them is taken."""
+    commands, rng = stream(seed, 3.0, 0.01, acceleration=0.8), np.random.default_rng(seed)
+    arm, robot = Interpolator(HOME_Q), Robot(HOME_Q)
+    for number, command in enumerate(commands):
+        arm.take(command)
+        for _ in range(10):
+            position = arm.step()
+            if rng.random() < 0.01:
+                robot.lose(packets)
+                arm.correct(*robot.state(), cycles=packets - 1)
+            else:
+                robot.follow(position)
+        past = commands[max(0, number - 1)]  # commands are played late
+        assert np.abs(arm.position - past.position).max() < 0.15
 
 
 @given(seed=st.integers(0, 2**32 - 1), cut=st.floats(0.2, 1.9))
