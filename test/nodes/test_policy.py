@@ -69,10 +69,10 @@ class Robot(Peer):
 
 @pytest.fixture(scope="module")
 def graph(domain: int, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
-    # Small pictures, and slow actions: an untrained model says its whole answer token by token.
+    # Small pictures, slow actions and long deadlines: an untrained model says its whole answer token by token.
     parameters: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
-        "controller": {"joints_deadline": 1.0},
+        "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0},
         "policy": {"checkpoint": str(checkpoint), "max_age": 2.0, "action_dt": 0.8, "period": PERIOD},
     }
     with Bringup(Profile(nodes=parameters), tmp_path_factory.mktemp("logs")) as bringup:
