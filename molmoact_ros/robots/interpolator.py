@@ -9,6 +9,7 @@ the braking.
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -39,7 +40,7 @@ PLANNED: Final = 0.7, 0.2
 is unknown by jerk * CYCLE^3: that makes four times the jerk, and three times jerk * CYCLE of acceleration."""
 ROUNDING: Final = 1e-6
 """rad/s; where a joint's end allows no velocity at all, what stands must not seem to move."""
-AHEAD: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+AHEAD: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 """s by which the meeting with a command that moves on is put off, as far as is needed."""
 FOLLOWED: Final = 0.02
 """s after a command is due for which the way to a later meeting is followed without a further command."""
@@ -141,6 +142,11 @@ def _stand(q: np.ndarray, v: np.ndarray, a: np.ndarray) -> np.ndarray:
     hardest, jerk = PLANNED[0] * FR3.acceleration_max, PLANNED[1] * FR3.jerk_max
     outward = np.maximum(a * np.sign(v), 0.0)
     return q + v * np.abs(v) / (2 * hardest) + v * (hardest + outward) / jerk
+
+
+def _moved_on(target: _Target, seconds: float) -> _Target:
+    """Where a target's velocity leads to."""
+    return _Target(target.position + target.velocity * seconds, target.velocity, np.zeros(7), target.due + seconds)
 
 
 class Interpolator:
@@ -260,18 +266,16 @@ class Interpolator:
         the limits.
         """
         self._queue.clear()
-        for ahead in AHEAD:
-            position, acceleration = target.position + target.velocity * ahead, target.acceleration * (ahead == 0)
-            meeting = _Target(position, target.velocity, acceleration, target.due + ahead)
-            trajectory = self._way_to(meeting)
-            if trajectory is not None and trajectory.duration < meeting.due - self._now + CYCLE:
+        quickest = self._way_to(target)
+        later = ((ahead, self._way_to(_moved_on(target, ahead))) for ahead in AHEAD)
+        for ahead, trajectory in chain([(0.0, quickest)], later):
+            if trajectory is not None and trajectory.duration < target.due + ahead - self._now + CYCLE:
                 end = min(self._now + trajectory.duration, target.due + FOLLOWED)
                 break
         else:
-            trajectory = self._way_to(target)
-            if trajectory is None:
+            if quickest is None:
                 return False
-            end = self._now + trajectory.duration
+            trajectory, end = quickest, self._now + quickest.duration
         self._segment, self._target, self._late, self._end = trajectory, target, True, end
         return True
 
