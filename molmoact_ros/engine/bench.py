@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from molmoact_ros.engine.baseline import greedy, transformers_model
+from molmoact_ros.engine.draft import Tree
 from molmoact_ros.engine.engine import STAGES, TorchEngine
 from molmoact_ros.reasoning.answer import Segment
 from molmoact_ros.reasoning.observation import Observation
@@ -74,12 +75,11 @@ def floor(engine: TorchEngine, repeats: int = 30) -> dict[str, float]:
     source = torch.empty(size, dtype=torch.uint8, device=engine.device)
     target = torch.empty_like(source)
     copying = _median(lambda: target.copy_(source), repeats, engine.device)
-    engine.decoder.rewind(min(512, engine.decoder.capacity) // 2)
-    one = engine.decoder.embed([engine.end])
+    middle = min(512, engine.decoder.passes.capacity) // 2
 
     def run() -> None:
-        engine.decoder.append(one)
-        engine.decoder.rewind(engine.decoder.length - 1)
+        engine.decoder.rewind(middle)
+        engine.decoder.feed([engine.end], Tree())
 
     passing, reading = _median(run, repeats, engine.device), copying / 2  # a copy reads and writes
     return {

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from molmoact_ros.engine.checkpoint import CONFIG, Checkpoint, load_checkpoint, read_config, read_run_config
 from molmoact_ros.engine.config import MolmoActConfig
-from molmoact_ros.engine.decode import NOTHING, CachedDecoder, DecodeCounts, decode
+from molmoact_ros.engine.decode import NOTHING, DecodeCounts, decode
 from molmoact_ros.engine.depth_vq import relative_depth
 from molmoact_ros.engine.draft import NARROW, WIDE, Memory, depth_memory
+from molmoact_ros.engine.native import NativePasses, can_run
+from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
 from molmoact_ros.engine.preprocess import ImageInputs, ImageProcessor, scale_frame
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
@@ -95,7 +97,8 @@ class TorchEngine:
         self.tokenizer, self.codec = checkpoint.tokenizer, checkpoint.codec
         self.processor = ImageProcessor(checkpoint.processor)
         self.unnorm_key = choose_key(list(self.config.norm_stats), unnorm_key)
-        self.decoder = CachedDecoder(self.model, self.config.llm_config.max_position_embeddings)
+        passes = NativePasses if can_run(self.model) else TorchPasses
+        self.decoder = CachedDecoder(passes(self.model, self.config.llm_config.max_position_embeddings))
         self.image_tokens = ImageTokens.after(self.config.llm_config.vocab_size)
         (self.end,) = self.codec.encode(END_OF_TEXT)
         self.grammars = {steered: self._grammar(steered) for steered in (False, True)}

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from molmoact_ros.engine.checkpoint import CONFIG, PROCESSOR, CheckpointError, fill, read_config, read_headers
 from molmoact_ros.engine.config import MolmoActConfig, ProcessorConfig
-from molmoact_ros.engine.decode import CachedDecoder
 from molmoact_ros.engine.findings import Finding
 from molmoact_ros.engine.model import MolmoAct
+from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
 from molmoact_ros.engine.preprocess import ImageProcessor, denormalise
 
 LOGITS_LIMIT = 1e-4
@@ -106,12 +106,12 @@ def _whole(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, li
 
 def _cached(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
     """The same by the decoder that answers in service."""
-    decoder, said = CachedDecoder(model, embeddings.shape[1] + tokens), []
-    hidden = decoder.append(embeddings[0])
+    decoder, said = CachedDecoder(TorchPasses(model, embeddings.shape[1] + tokens)), []
+    hidden = decoder.append(embeddings[0], first=0)
     first = model.logits(hidden)
     for _ in range(tokens):
         said.append(int(model.logits(hidden[-1]).argmax()))
-        hidden = decoder.append(decoder.embed(said[-1:]))
+        hidden = decoder.append(decoder.passes.embed(said[-1:]))
     return first, said
 
 

@@ -37,12 +37,12 @@ def test_the_baseline_computes_what_we_compute(engine: TorchEngine) -> None:
     embeddings = engine.embed(asked, engine.see(asked.pictures))
     twin = transformers_model(engine.model)
     engine.decoder.rewind(0)
-    ours = engine.model.logits(engine.decoder.append(embeddings))
+    ours = engine.model.logits(torch.as_tensor(engine.decoder.append(embeddings, first=0)))
     torch.testing.assert_close(twin(inputs_embeds=embeddings[None]).logits[0], ours, atol=1e-4, rtol=0)
     said = [int(ours[-1].argmax())]
     for _ in range(11):
-        hidden = engine.decoder.append(engine.decoder.embed(said[-1:]))
-        said.append(int(engine.model.logits(hidden[-1]).argmax()))
+        hidden = engine.decoder.append(engine.model.embed(torch.tensor(said[-1:]), None))
+        said.append(int(engine.model.logits(torch.as_tensor(hidden[-1])).argmax()))
     assert greedy(twin, embeddings, 12) == said
 
 

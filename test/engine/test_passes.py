@@ -1,94 +1,148 @@
-"""How many passes an answer takes with the released vocabulary, on recorded answers: no weights are needed to count."""
+"""Passes in torch and compiled: the same numbers, and compiled the same bits whatever else is in the pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from molmoact_ros.engine.decode import DecodeCounts, decode
-from molmoact_ros.engine.draft import NARROW, WIDE, DraftConfig, Memory, Tree, depth_memory
-from molmoact_ros.reasoning.actions import NormStats, values_from_bins
-from molmoact_ros.reasoning.answer import Segment
-from molmoact_ros.reasoning.grammar import AnswerGrammar
-from molmoact_ros.reasoning.phrasing import Wording, answer_text, forms
-from molmoact_ros.reasoning.tokens import TextCodec
+from molmoact_ros.engine.config import LlmConfig
+from molmoact_ros.engine.draft import Tree
+from molmoact_ros.engine.model import MolmoAct
+from molmoact_ros.engine.native import NativePasses, can_run
+from molmoact_ros.engine.passes import CachedDecoder, Part, Passes, TorchPasses
+from molmoact_ros.learn.nano import nano_config
+from molmoact_ros.learn.tokenizer import build_tokenizer
+from molmoact_ros.reasoning.actions import NormStats
+from molmoact_ros.reasoning.answer import RefusedStep
 
-EOS, ALL = 151_643, 453  # tokens of an average answer, each of them a pass in the plain loop
-RECORDED = Path(__file__).parents[1] / "recorded" / "closed_loop.npz"
-
-
-class Recorded:
-    """Says what was recorded, and holds the caller to asking only where the answer really goes."""
-
-    def __init__(self, answer: Sequence[int]) -> None:
-        self.answer, self.known, self.tree = answer, 0, Tree()
-
-    def feed(self, ids: Sequence[int], tree: Tree) -> None:
-        assert list(ids) == list(self.answer[self.known : self.known + len(ids)])
-        self.known, self.tree = self.known + len(ids), tree
-
-    def choose(self, node: int, allowed: np.ndarray) -> int:
-        ids = []
-        while node >= 0:
-            ids.append(self.tree.tokens[node])
-            node = self.tree.parents[node]
-        at = self.known + len(ids)
-        assert ids[::-1] == list(self.answer[self.known : at]) and self.answer[at] in allowed
-        return self.answer[at]
-
-    def keep(self, nodes: Sequence[int]) -> None:
-        self.known += len(nodes)
+CAPACITY, VOCABULARY = 96, 50
+STATS = NormStats(q01=(-1.0,) * 7, q99=(1.0,) * 7, mask=(True,) * 7)
 
 
-@pytest.fixture(scope="module")
-def grammar(qwen_codec: TextCodec) -> AnswerGrammar:
-    stats = NormStats(q01=(-1.0,) * 6 + (0.0,), q99=(1.0,) * 7, mask=(True,) * 7)
-    return AnswerGrammar(qwen_codec, EOS, stats, forms(False, (1, 8), tuple(Wording)))
+def model(seed: int = 0, **changed: object) -> MolmoAct:
+    """A small random model whose widths fill neither lanes nor panels evenly."""
+    config = nano_config(build_tokenizer(), STATS)
+    llm = {
+        "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": VOCABULARY,
+        "num_hidden_layers": 3, "intermediate_size": 80, "max_position_embeddings": CAPACITY,
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    made = MolmoAct(
+        config.model_copy(update={"llm_config": LlmConfig(**(config.llm_config.model_dump() | llm | changed))})
+    )
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.3)
+    return made.eval()
 
 
-def answers(grammar: AnswerGrammar, episodes: range) -> Iterator[tuple[bool, list[int], Memory]]:
-    """Whether an episode begins, the answer's ids, and what the measured depth would have said."""
-    data = np.load(RECORDED)
-    before = -1
-    for row, episode in enumerate(data["episode"].tolist()):
-        if episode in episodes:
-            trace = data["trace"][row]
-            text = answer_text(
-                data["depth"][row], trace[trace[:, 0] >= 0].astype(int), values_from_bins(data["bins"][row])
-            )
-            yield episode != before, [*grammar.codec.encode(text), EOS], depth_memory(data["measured"][row])
-        before = episode
+MODEL = model()
+NATIVE, TORCH = NativePasses(MODEL, CAPACITY), TorchPasses(MODEL, CAPACITY)
 
 
-def count(grammar: AnswerGrammar, width: DraftConfig, episodes: range) -> dict[str, list[int]]:
-    """Passes of each answer, in all and by segment; each answer comes out as it was recorded."""
-    passes: dict[str, list[int]] = {}
-    lasts: list[Memory] = []
-    for begins, ids, measured in answers(grammar, episodes):
-        lasts = [] if begins else lasts
-        counts, guides = DecodeCounts(), [*lasts, measured] if width.measured else lasts
-        *_, (_, tokens, said) = decode(Recorded(ids), grammar, guides, counts, width)
-        assert tokens == ids
-        lasts = [said, *lasts][:3]
-        passes.setdefault("all", []).append(counts.passes)
-        for segment, spent in counts.segments.items():
-            passes.setdefault(segment.value, []).append(spent.passes)
-    return passes
+@st.composite
+def trees(draw: st.DrawFn) -> Tree:
+    """Trees of up to a dozen tokens, in any shape that a guess may have."""
+    tree = Tree()
+    for _ in range(draw(st.integers(0, 12))):
+        tree.add(draw(st.integers(-1, len(tree.tokens) - 1)), draw(st.integers(0, VOCABULARY - 1)))
+    return tree
 
 
-def test_a_gpu_takes_at_most_120_passes_for_an_answer(grammar: AnswerGrammar) -> None:
-    passes = count(grammar, WIDE, range(8))
-    for name, values in passes.items():
-        low, middle, high = np.percentile(values, [5, 50, 95])
-        print(f"{name}: mean {np.mean(values):.1f}, median {middle:.0f}, 5 % to 95 %: {low:.0f} to {high:.0f} passes")
-    assert np.mean(passes["all"]) <= 120 < ALL
+ids = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=40)
 
 
-def test_fewer_guesses_take_more_passes_for_the_same_answer(grammar: AnswerGrammar) -> None:
-    narrow, none = count(grammar, NARROW, range(4, 5)), count(grammar, DraftConfig(0, False, False, False), range(4, 5))
-    wide = count(grammar, WIDE, range(4, 5))
-    assert np.mean(wide["all"]) < np.mean(narrow["all"]) < np.mean(none["all"]) < ALL
-    assert np.mean(none[Segment.DEPTH.value]) == 100
+def states(passes: Passes, prompt: Sequence[int], said: Sequence[int], tree: Tree) -> np.ndarray:
+    """Hidden states of what was said behind a prompt, and of the tree behind that."""
+    decoder = CachedDecoder(passes)
+    decoder.append(MODEL.embed(torch.tensor(prompt), None))
+    decoder.feed(said, tree)
+    return torch.as_tensor(decoder._hidden).numpy()
+
+
+@torch.inference_mode()
+@given(ids, ids, trees())
+def test_compiled_passes_give_what_torch_gives(prompt: list[int], said: list[int], tree: Tree) -> None:
+    ours, wanted = states(NATIVE, prompt, said, tree), states(TORCH, prompt, said, tree)
+    np.testing.assert_allclose(ours, wanted, atol=2e-4)
+
+
+@torch.inference_mode()
+@given(ids, ids, trees(), st.data())
+def test_what_is_guessed_changes_no_bit_of_what_is_said(
+    prompt: list[int], said: list[int], tree: Tree, data: st.DataObject
+) -> None:
+    node = data.draw(st.integers(-1, len(tree.tokens) - 1))
+    branch: list[int] = []
+    at = node
+    while at >= 0:
+        branch.insert(0, tree.tokens[at])
+        at = tree.parents[at]
+    plain = CachedDecoder(NATIVE)
+    for token in [*prompt, *said, *branch]:
+        plain.feed([token], Tree())
+    assert plain._hidden is not None
+    np.testing.assert_array_equal(states(NATIVE, prompt, said, tree)[len(said) + node], plain._hidden[0])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("passes", [NATIVE, TORCH], ids=["native", "torch"])
+def test_a_kept_branch_is_as_if_it_had_been_said(passes: Passes) -> None:
+    tree = Tree()
+    first, side = tree.add(-1, 3), tree.add(-1, 4)
+    tree.add(first, 5)
+    last = tree.add(side, 6)
+    kept, plain = CachedDecoder(passes), CachedDecoder(passes)
+    kept.feed([1, 2], tree)
+    kept.keep([side, last])
+    for token in (1, 2, 4, 6):
+        plain.feed([token], Tree())
+    for decoder in (kept, plain):
+        decoder.feed([7], Tree())
+    np.testing.assert_allclose(torch.as_tensor(kept._hidden), torch.as_tensor(plain._hidden), atol=1e-5)
+    assert kept.length == plain.length == 5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("passes", [NATIVE, TORCH], ids=["native", "torch"])
+def test_sequences_share_a_pass(passes: Passes) -> None:
+    rng = np.random.default_rng(0)
+    said = [rng.integers(0, VOCABULARY, n).tolist() for n in (1, 7, 3)]
+    alone = [states(passes, [5] * n, tokens, Tree()) for n, tokens in enumerate(said, start=1)]
+    parts = []
+    for n, tokens in enumerate(said, start=1):
+        cache = passes.cache()
+        passes.run([Part(cache, 0, passes.embed([5] * n), range(-1, n - 1))])
+        parts.append(Part(cache, n, passes.embed(tokens), range(-1, len(tokens) - 1)))
+    for together, by_itself in zip(passes.run(parts), alone, strict=True):
+        if passes is NATIVE:
+            np.testing.assert_array_equal(together, by_itself)
+        np.testing.assert_allclose(torch.as_tensor(together).numpy(), by_itself, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("passes", [NativePasses, TorchPasses])
+def test_what_is_too_long_or_not_finite_is_refused(passes: type[NativePasses] | type[TorchPasses]) -> None:
+    decoder = CachedDecoder(passes(MODEL, CAPACITY))
+    decoder.feed([1] * CAPACITY, Tree())
+    with pytest.raises(RefusedStep, match=f"needs {CAPACITY + 1} tokens"):
+        decoder.feed([1], Tree())
+    broken = model()
+    with torch.no_grad():
+        broken.layers[1].mlp.ff_out.weight[0, 0] = torch.nan
+    decoder = CachedDecoder(passes(broken, CAPACITY))
+    decoder.feed([1], Tree())
+    with pytest.raises(RefusedStep, match="NaN or infinity"):
+        decoder.choose(-1, np.arange(4))
+
+
+def test_only_what_was_compiled_for_is_run_compiled() -> None:
+    assert can_run(MODEL)
+    assert not can_run(model(norm_after=True)) and not can_run(model(use_qk_norm=True, qk_norm_type="olmo"))
+    assert not can_run(model(hidden_size=56)) and not can_run(model().to(torch.bfloat16))
+    assert not can_run(model(intermediate_size=160_000, num_hidden_layers=4))
