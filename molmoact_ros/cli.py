@@ -45,9 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    parts = "engine, exact, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz"
+    parts = (
+        "engine, exact, batch, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz"
+    )
     bench.add_argument("part", choices=list(BENCHES), help=parts)
-    bench.add_argument("--steps", type=int, default=40, help="engine, exact: reasoning steps")
+    bench.add_argument("--steps", type=int, default=40, help="engine, exact, batch: reasoning steps")
+    bench.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8], help="batch: how many at once")
     bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
     bench.add_argument("--seconds", type=float, help="seams, control: of each measurement, 20; libfranka: 60")
     bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
@@ -71,7 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--out", type=Path, default=Path("infer"), help="folder for the trace and depth pictures")
     infer.add_argument("--unnorm-key", help="statistics that turn answers into actions; needed where there are several")
     infer.add_argument("--frame-size", default="", help='scale pictures to, such as 320x240; or "camera": as they are')
-    infer.add_argument("--device", default="cpu", help="torch device, such as cuda")
     up = add("up", "start the nodes of a profile until Ctrl-C")
     up.add_argument("profile", help="a file of config/profiles, without .yaml")
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (demo, run, bench, infer):
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
     for command in (bench, infer):
+        command.add_argument("--device", default="cpu", help="torch device, such as cuda")
         command.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
     for command in (run, bench):
         command.add_argument("--json", type=Path, help="also write the figures here")
@@ -223,6 +226,34 @@ def _bench_exact(args: argparse.Namespace) -> int:
     return 1 if found.unequal else 0
 
 
+def _bench_batch(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from molmoact_ros.engine.bench_batch import bench_batch
+    from molmoact_ros.engine.checkpoint import torch_dtype
+    from molmoact_ros.engine.engine import TorchEngine
+    from molmoact_ros.learn.evaluation import film
+    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.paths import robot_model
+
+    sys.setswitchinterval(0.0005)  # as in the policy's process
+    engine = TorchEngine.load(_checkpoint(args), args.device, 1, torch_dtype(args.dtype))
+    engine.warm_up()
+    films = [film(robot_model(), args.steps, args.seed + i) for i in range(max(args.robots))]
+    rows = bench_batch(engine, films, args.robots)
+    table = Table(
+        "robots", "answers/s", "in turns", "median step", "sequences a pass", title="one engine, several robots"
+    )
+    for row in rows:
+        cells = row["rate"], row["turns"], row["median"], row["together"]
+        table.add_row(f"{row['robots']}", *(f"{cell:.1f}" for cell in cells))
+    Console().print(table)
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), "rows": rows}, indent=1))
+    return 0
+
+
 def _bench_load(args: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -314,7 +345,8 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 BENCHES = {
-    "engine": _bench_engine, "exact": _bench_exact, "load": _bench_load, "libfranka": _bench_libfranka,
+    "engine": _bench_engine, "exact": _bench_exact, "batch": _bench_batch, "load": _bench_load,
+    "libfranka": _bench_libfranka,
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {

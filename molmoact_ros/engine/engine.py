@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -19,6 +20,7 @@ from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.decode import NOTHING, DecodeCounts, decode
 from molmoact_ros.engine.depth_vq import relative_depth
 from molmoact_ros.engine.draft import NARROW, WIDE, Memory, depth_memory
+from molmoact_ros.engine.gather import GatheredPasses
 from molmoact_ros.engine.native import NativePasses, can_run
 from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
 from molmoact_ros.engine.preprocess import ImageInputs, ImageProcessor, scale_frame
@@ -123,6 +125,14 @@ class TorchEngine:
         choose_key(list(read_config(folder, CONFIG, MolmoActConfig).norm_stats), unnorm_key)
         return TorchEngine(replace(load_checkpoint(folder, device, dtype), run=run), unnorm_key)
 
+    def together(self, count: int) -> list[TorchEngine]:
+        """`count` engines over these weights, one for each robot and thread, whose passes are made together."""
+        gathered, engines = GatheredPasses(self.decoder.passes), [copy(self) for _ in range(count)]
+        for engine in engines:
+            engine.decoder = CachedDecoder(gathered)
+            engine.forget()
+        return engines
+
     def _grammar(self, steered: bool) -> AnswerGrammar:
         stats = self.config.norm_stats[self.unnorm_key].action
         return AnswerGrammar(self.codec, self.end, stats, forms(steered, self.run.chunk_steps, self.run.wordings))
@@ -182,10 +192,11 @@ class TorchEngine:
         features = self.see(asked.pictures)
         began = time.perf_counter()
         embeddings = self.embed(asked, features)
-        self.decoder.rewind(0)
-        self.decoder.append(embeddings)
-        self.timings.stages["prefill"] = time.perf_counter() - began
-        yield from self._say(steered, measured, given, wanted)
+        with self.decoder.passes.answering():
+            self.decoder.rewind(0)
+            self.decoder.append(embeddings)
+            self.timings.stages["prefill"] = time.perf_counter() - began
+            yield from self._say(steered, measured, given, wanted)
 
     def ask(self, observation: Observation) -> Prompt:
         """The prompt of an observation, a person's trace drawn on its first picture; timed."""

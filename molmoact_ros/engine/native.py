@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from molmoact_ros.engine.passes import Part
 LANES = 16
 """Outputs of a packed matrix' panel; as in native.cpp."""
 LARGEST = 64_000_000
-"""Parameters of the largest decoder run here. Its matrices are copied; in a larger one the calls between cost little."""
+"""Parameters of the largest decoder run here. Its matrices are copied; a larger one gains little from fewer calls."""
 MOST_HEAD = 256
 """Greatest width of an attention head, as in native.cpp."""
 _WHOLE, _FLOAT, _POINTER = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
@@ -141,7 +142,13 @@ class NativePasses:
         return x.numpy()
 
     def run(self, parts: Sequence[Part]) -> list[np.ndarray]:
-        """One pass; hidden states of each part."""
+        """One pass, or more where there is no room for so many tokens at once; hidden states of each part."""
+        tokens = sum(len(part.x) for part in parts)
+        if tokens > self.capacity and len(parts) > 1:
+            half = len(parts) // 2
+            return self.run(parts[:half]) + self.run(parts[half:])
+        if any(part.length + len(part.x) > self.capacity for part in parts):
+            raise ValueError(f"a sequence has {self.capacity} tokens at most")
         parents = [np.array(part.parents, np.int32) for part in parts]
         table = (_Part * len(parts))(*map(_share, parts, parents))
         first = parts[0].first if len(parts) == 1 else 0
@@ -157,6 +164,10 @@ class NativePasses:
             _POINTER(hidden.ctypes.data),
         )  # fmt: skip
         return int(allowed[best]) if best >= 0 else -1
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Nothing needs to be known of that here."""
+        return nullcontext()
 
     def move(self, cache: _Cache, source: int, target: int) -> None:
         """Copy the keys and values at one place of a cache to another."""

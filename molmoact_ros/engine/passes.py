@@ -7,6 +7,7 @@ several sequences may share one pass (gather.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -59,6 +60,9 @@ class Passes(Protocol):
 
     def move(self, cache: Any, source: int, target: int) -> None:
         """Copy the keys and values at one place of a cache to another."""
+
+    def answering(self) -> AbstractContextManager[None]:
+        """What a thread is in while it decodes an answer."""
 
 
 class CachedDecoder:
@@ -203,6 +207,10 @@ class TorchPasses:
         scores = torch.mv(known[1], hidden)
         best = int(scores.argmax())
         return int(allowed[best]) if isfinite(scores[best]) else -1
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Nothing needs to be known of that here."""
+        return nullcontext()
 
     def move(self, cache: _Cache, source: int, target: int) -> None:
         """Copy the keys and values at one place of a cache to another."""

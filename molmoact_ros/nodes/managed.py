@@ -16,8 +16,9 @@ class ManagedNode(LifecycleNode):
 
     config: Any  # has `autostart`
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, **options: Any) -> None:
+        """`options`: of rclpy's nodes, such as the namespace."""
+        super().__init__(name, **options)
         self._kept: set[Any] = set()
         self._failure = ""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -58,6 +60,21 @@ class PolicyConfig(BaseModel):
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
     controller: str = Field("/controller", description="node name of the controller")
 
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's folder."""
+        return Path(self.checkpoint) if self.checkpoint else default_checkpoint()
+
+
+def load_engine(config: PolicyConfig) -> TorchEngine:
+    """The engine that the parameters ask for, warmed up."""
+    engine = TorchEngine.load(
+        config.folder, config.device, config.threads, torch_dtype(config.dtype), config.unnorm_key or None,
+        config.frame_size,
+    )  # fmt: skip
+    engine.warm_up()
+    return engine
+
 
 @dataclass
 class _Goal:
@@ -78,9 +95,10 @@ DISCOVERY = 2.0  # s for a controller that has just started to be found
 class PolicyNode(ManagedNode):
     """Callbacks run on the executor's thread; `on_...` of the reasoner on the reasoner's."""
 
-    def __init__(self) -> None:
-        super().__init__("policy")
-        self.config = declare(self, PolicyConfig)
+    def __init__(self, load: Callable[[PolicyConfig], TorchEngine] = load_engine, **options: Any) -> None:
+        """load: makes the engine when the node is configured; options: of rclpy's nodes, such as the namespace."""
+        super().__init__("policy", **options)
+        self.config, self._load = declare(self, PolicyConfig), load
         about = ParameterDescriptor(
             description="full, grounded or reuse: how much the model is asked for; may be changed"
         )
@@ -93,13 +111,8 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         """Load the engine and create the topics."""
-        folder = Path(self.config.checkpoint) if self.config.checkpoint else default_checkpoint()
-        self._engine = TorchEngine.load(
-            folder, self.config.device, self.config.threads, torch_dtype(self.config.dtype),
-            self.config.unnorm_key or None, self.config.frame_size,
-        )  # fmt: skip
-        self._engine.warm_up()
-        self._checkpoint = str(folder)
+        self._engine = self._load(self.config)
+        self._checkpoint = str(self.config.folder)
         self._goal: _Goal | None = None
         self._given_up: str | None = None  # written by the reasoner's thread, taken by _look_after_goal
         self._status = EngineStatus(checkpoint=self._checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -15,8 +15,8 @@ from rclpy.signals import SignalHandlerOptions
 from molmoact_ros.nodes.managed import ManagedNode
 
 
-def run(make_node: Callable[[], Node]) -> None:
-    """Spin one node until SIGINT or SIGTERM.
+def run(make: Callable[[], Node | Sequence[Node]]) -> None:
+    """Spin a node, or several in one process, until SIGINT or SIGTERM.
 
     A node that cannot start says why in one line; the exit status is then 1.
     """
@@ -24,29 +24,32 @@ def run(make_node: Callable[[], Node]) -> None:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     # Threads take turns in Python; the default turn, 5 ms, is longer than a pass of an engine.
     sys.setswitchinterval(0.0005)
-    node = None
+    nodes: Sequence[Node] = []
     try:
-        node = make_node()
-        if isinstance(node, ManagedNode) and node.config.autostart:
-            node.begin()
-        _spin(node)
+        made = make()
+        nodes = [made] if isinstance(made, Node) else made
+        for node in nodes:
+            if isinstance(node, ManagedNode) and node.config.autostart:
+                node.begin()
+        _spin(nodes)
     except KeyboardInterrupt:
         pass
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     finally:
-        if node is not None:
+        for node in nodes:
             node.destroy_node()
         rclpy.shutdown()
 
 
-def _spin(node: Node) -> None:
+def _spin(nodes: Sequence[Node]) -> None:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     # Not the EventsExecutor, which jitters less: in the Jazzy wheels (rclpy 7.1.6) it never answers a service.
     executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    for node in nodes:
+        executor.add_node(node)
     while not ended.is_set():
         executor.spin_once(timeout_sec=0.2)

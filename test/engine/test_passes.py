@@ -119,6 +119,9 @@ def test_sequences_share_a_pass(passes: Passes) -> None:
         cache = passes.cache()
         passes.run([Part(cache, 0, passes.embed([5] * n), range(-1, n - 1))])
         parts.append(Part(cache, n, passes.embed(tokens), range(-1, len(tokens) - 1)))
+    full = Part(passes.cache(), 0, passes.embed([5] * CAPACITY), range(-1, CAPACITY - 1))
+    *others, last = passes.run([*parts, full])  # more than there is room for at once
+    assert len(last) == CAPACITY and len(others) == len(parts)
     for together, by_itself in zip(passes.run(parts), alone, strict=True):
         if passes is NATIVE:
             np.testing.assert_array_equal(together, by_itself)

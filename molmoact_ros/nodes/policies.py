@@ -1,0 +1,51 @@
+"""The policies of several robots in one process, over one engine: `/left/policy` and `/right/policy`, say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rclpy
+from pydantic import Field
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from molmoact_ros.engine.engine import TorchEngine
+from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.policy import PolicyConfig, PolicyNode, load_engine
+from molmoact_ros.nodes.process import run
+
+
+class PoliciesConfig(PolicyConfig):
+    """Parameters of all policies, and whose they are."""
+
+    robots: list[str] = Field(["left", "right"], min_length=1, description="namespace of each robot")
+
+
+def parameters_of(robot: str, config: PoliciesConfig) -> dict[str, Any]:
+    """One robot's parameters: its cameras and its controller are those in its namespace."""
+    given = config.model_dump(exclude={"robots"})
+    cameras = [f"{robot}/{camera}" for camera in config.cameras]
+    return given | {"cameras": cameras, "controller": f"/{robot}/{config.controller.strip('/')}"}
+
+
+def make_policies() -> list[Node]:
+    """A node for each robot. Raises ValueError for parameters that do not fit, and what loading an engine raises."""
+    asked = rclpy.create_node("policies")
+    config = declare(asked, PoliciesConfig)
+    asked.destroy_node()
+    engines = load_engine(config).together(len(config.robots))
+    return [_policy(robot, config, engine) for robot, engine in zip(config.robots, engines, strict=True)]
+
+
+def _policy(robot: str, config: PoliciesConfig, engine: TorchEngine) -> PolicyNode:
+    given = [Parameter(name, value=value) for name, value in parameters_of(robot, config).items()]
+    return PolicyNode(lambda _: engine, namespace=robot, use_global_arguments=False, parameter_overrides=given)
+
+
+def main() -> None:
+    """Start the nodes."""
+    run(make_policies)
+
+
+if __name__ == "__main__":
+    main()
