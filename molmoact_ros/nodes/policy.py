@@ -49,6 +49,8 @@ class PolicyConfig(BaseModel):
     dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
     unnorm_key: str = Field("", description="normalisation key; empty: the only one that the checkpoint has")
     frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
+    vision: str = Field("torch", description="what runs the vision tower: torch, or onnx (molmoact-ros export first)")
+    vision_precision: str = Field("", description="of onnx: float32, float16 or bfloat16; empty: by the device")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of torch")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
@@ -96,7 +98,7 @@ class PolicyNode(ManagedNode):
         folder = Path(self.config.checkpoint) if self.config.checkpoint else default_checkpoint()
         self._engine = TorchEngine.load(
             folder, self.config.device, self.config.threads, torch_dtype(self.config.dtype),
-            self.config.unnorm_key or None, self.config.frame_size,
+            self.config.unnorm_key or None, self.config.frame_size, self.config.vision, self.config.vision_precision,
         )  # fmt: skip
         self._engine.warm_up()
         self._checkpoint = str(folder)
