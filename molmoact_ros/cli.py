@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   molmoact-ros doctor
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
+  molmoact-ros export --checkpoint MolmoAct-7B-D-0812 --precision float16
 """
 
 
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--out", type=Path, default=Path("infer"), help="folder for the trace and depth pictures")
     infer.add_argument("--unnorm-key", help="statistics that turn answers into actions; needed where there are several")
     infer.add_argument("--frame-size", default="", help='scale pictures to, such as 320x240; or "camera": as they are')
+    infer.add_argument("--precision", default="", help="of the exported vision tower; default: by the device")
     up = add("up", "start the nodes of a profile until Ctrl-C")
     up.add_argument("profile", help="a file of config/profiles, without .yaml")
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
@@ -85,13 +87,20 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", "what works here, what a checkpoint folder holds, and what to do about what does not fit")
     doctor.add_argument("--checkpoint", type=Path, help="check this folder instead, without loading its weights")
     doctor.add_argument("--golden", type=Path, help="compare with the reference's numbers in this folder instead")
+    export = add("export", "the vision tower as ONNX, for ONNX Runtime with TensorRT, CUDA or the processor")
+    export.add_argument("--precision", default="float32", help="float32, float16, or bfloat16 (TensorRT alone)")
+    export.add_argument("--frame-size", default="", help='size of the pictures, such as 320x240, or "camera"')
+    export.add_argument("--frames", type=int, default=50, help="pictures on which it is compared with torch")
+    export.add_argument("--out", type=Path, help="folder; default: the user's cache, where the engine looks")
+    export.add_argument("--json", type=Path, help="also write the figures here")
     fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
     fetch.add_argument("--revision", help="branch, tag or commit")
-    for command in (demo, run, bench, infer):
+    for command in (demo, run, bench, infer, export):
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
     for command in (bench, infer):
+        command.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
         command.add_argument("--device", default="cpu", help="torch device, such as cuda")
         command.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
     for command in (run, bench):
@@ -174,7 +183,7 @@ def _bench_engine(args: argparse.Namespace) -> int:
     from molmoact_ros.learn.figures import machine
     from molmoact_ros.nodes.bench_engine import bench_engine
 
-    figures, costs, digest = bench_engine(_checkpoint(args), args.steps, args.seed, args.alone)
+    figures, costs, digest = bench_engine(_checkpoint(args), args.steps, args.seed, args.alone, args.vision)
     beside = "alone" if args.alone else "beside the simulator and the controller"
     table = Table("stage", "median", "p99", title=f"{args.steps} steps {beside}, checkpoint {digest}")
     for name, f in figures.items():
@@ -189,7 +198,7 @@ def _bench_engine(args: argparse.Namespace) -> int:
         "at the measured {copy:.0f} GB/s".format(**costs["floor"])
     )
     if args.json:
-        about = {"seed": args.seed, "beside": beside, **machine(digest)}
+        about = {"seed": args.seed, "beside": beside, "vision": args.vision, **machine(digest)}
         args.json.write_text(json.dumps(about | {"ratio": ratio, "figures": figures, **costs}, indent=1))
     if args.chart:
         from molmoact_ros.engine.bench_chart import draw_engine
@@ -280,8 +289,9 @@ def _infer(args: argparse.Namespace) -> int:
     console, trace = Console(), None if args.edit_trace is None else trace_from_text(args.edit_trace)
     with console.status("loading the checkpoint"):
         engine = TorchEngine.load(
-            _checkpoint(args), args.device, None, torch_dtype(args.dtype), args.unnorm_key, args.frame_size
-        )
+            _checkpoint(args), args.device, None, torch_dtype(args.dtype), args.unnorm_key, args.frame_size,
+            args.vision, args.precision,
+        )  # fmt: skip
     infer(engine, args.image, args.instruction, trace, args.out, console)
     return 0
 
@@ -336,6 +346,14 @@ def _doctor(args: argparse.Namespace) -> int:
     return 1 if any(finding.verdict is Verdict.FAIL for finding in findings) else 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from molmoact_ros.exporting import export_and_compare
+
+    return export_and_compare(_checkpoint(args), args, Console())
+
+
 def _fetch(args: argparse.Namespace) -> int:
     from molmoact_ros.fetch import fetch
 
@@ -351,7 +369,7 @@ BENCHES = {
 }  # fmt: skip
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
-    "doctor": _doctor, "fetch": _fetch,
+    "doctor": _doctor, "export": _export, "fetch": _fetch,
 }  # fmt: skip
 
 

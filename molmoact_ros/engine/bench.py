@@ -56,10 +56,10 @@ def _note_step(engine: TorchEngine, note: Callable[[str, float], None]) -> None:
 
 
 def _baseline(engine: TorchEngine, twin: torch.nn.Module, observation: Observation, tokens: int) -> float:
-    """Milliseconds of the same step with transformers saying the answer; pictures are seen by the same tower."""
+    """Milliseconds of the same step with transformers saying the answer, pictures seen by torch."""
     began = time.perf_counter()
     asked = engine.ask(observation)
-    greedy(twin, engine.embed(asked, engine.see(asked.pictures)), tokens)
+    greedy(twin, engine.embed(asked, engine.torch_features(asked.pictures)), tokens)
     return (time.perf_counter() - began) * 1e3
 
 

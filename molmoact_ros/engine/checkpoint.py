@@ -72,6 +72,13 @@ class Weights:
     dtypes: dict[str, str] = field(default_factory=dict)
     file_of: dict[str, Path] = field(default_factory=dict)
 
+    def below(self, prefix: str) -> Weights:
+        """Only the tensors whose names begin so."""
+        names = [name for name in self.shapes if name.startswith(prefix)]
+        file_of = {name: self.file_of[name] for name in names}
+        shapes, dtypes = {n: self.shapes[n] for n in names}, {n: self.dtypes[n] for n in names}
+        return Weights(tuple(dict.fromkeys(file_of.values())), shapes, dtypes, file_of)
+
 
 def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Checkpoint:
     """Read a folder, its weights to `device` in `dtype` (default: bfloat16 on a GPU, float32 on a CPU).
@@ -214,7 +221,7 @@ def fill(model: nn.Module, weights: Weights, device: str, dtype: torch.dtype) ->
     for path in weights.files:
         with safe_open(path, framework="pt") as file:
             tensors = {}
-            for name in file.keys():  # noqa: SIM118
+            for name in (name for name, holder in weights.file_of.items() if holder == path):
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                     raise CheckpointError(f"{path}: {name} holds NaN or infinity; copy or download it again")
@@ -229,7 +236,7 @@ def find_depth_vq(folder: Path) -> Path | None:
     if (folder / DEPTH).is_file() or not (folder / RELEASED_DEPTH).is_file():
         return folder / DEPTH if (folder / DEPTH).is_file() else None
     released = folder / RELEASED_DEPTH
-    target = folder / DEPTH if os.access(folder, os.W_OK) else _cache() / f"{_digest_of(released)}.safetensors"
+    target = folder / DEPTH if os.access(folder, os.W_OK) else cache_folder() / f"{_digest_of(released)}.safetensors"
     if not target.is_file():
         convert_depth_vq(released, target)
     return target
@@ -241,7 +248,8 @@ def load_depth_decoder(folder: Path) -> DepthVq | None:
     return None if path is None else load_depth_vq(path)
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where what is made of checkpoints is kept: the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molmoact_ros"
 
 

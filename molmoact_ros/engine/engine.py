@@ -15,13 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.checkpoint import CONFIG, Checkpoint, load_checkpoint, read_config, read_run_config
+from molmoact_ros.engine.checkpoint import (
+    CONFIG,
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    read_config,
+    read_run_config,
+)
 from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.decode import NOTHING, DecodeCounts, decode
 from molmoact_ros.engine.depth_vq import relative_depth
 from molmoact_ros.engine.draft import NARROW, WIDE, Memory, depth_memory
 from molmoact_ros.engine.gather import GatheredPasses
 from molmoact_ros.engine.native import NativePasses, can_run
+from molmoact_ros.engine.onnx_vision import open_vision
 from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
 from molmoact_ros.engine.preprocess import ImageInputs, ImageProcessor, scale_frame
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
@@ -34,6 +42,8 @@ from molmoact_ros.reasoning.trace import draw_training_overlay
 
 UNKNOWN = "<unk>"
 REMEMBERED = 3  # answers to guess by
+VISIONS = ("torch", "onnx")
+"""What runs the vision tower."""
 STAGES = ("preprocess", "vision", "prefill", "depth", "trace", "actions")
 
 
@@ -98,6 +108,7 @@ class TorchEngine:
         self.device, self.dtype = self.model.lm_head.weight.device, self.model.lm_head.weight.dtype
         self.tokenizer, self.codec = checkpoint.tokenizer, checkpoint.codec
         self.processor = ImageProcessor(checkpoint.processor)
+        self.vision: Callable[[ImageInputs], Tensor] = self.torch_features
         self.unnorm_key = choose_key(list(self.config.norm_stats), unnorm_key)
         passes = NativePasses if can_run(self.model) else TorchPasses
         self.decoder = CachedDecoder(passes(self.model, self.config.llm_config.max_position_embeddings))
@@ -112,18 +123,26 @@ class TorchEngine:
     @staticmethod
     def load(
         folder: Path, device: str = "cpu", threads: int | None = None, dtype: torch.dtype | None = None,
-        unnorm_key: str | None = None, frame_size: str = "",
+        unnorm_key: str | None = None, frame_size: str = "", vision: str = "torch", precision: str = "",
     ) -> TorchEngine:  # fmt: skip
-        """Load a checkpoint folder; threads: CPU threads of torch; frame_size: see `RunConfig.with_frame_size`.
+        """Load a checkpoint folder; threads: CPU threads of torch; frame_size: see `RunConfig.with_frame_size`;
+        vision: torch, or onnx for the exported tower, in `precision` (see `open_vision`).
 
         Raises CheckpointError, RefusedStep for the normalisation key, ValueError for the frame size.
         """
+        if vision not in VISIONS:
+            raise CheckpointError(f"pictures cannot be read by {vision!r}; choose one of: {', '.join(VISIONS)}")
         if threads:
             torch.set_num_threads(threads)
         # What needs no weights is refused before they are read.
         run = read_run_config(folder).with_frame_size(frame_size)
         choose_key(list(read_config(folder, CONFIG, MolmoActConfig).norm_stats), unnorm_key)
-        return TorchEngine(replace(load_checkpoint(folder, device, dtype), run=run), unnorm_key)
+        engine = TorchEngine(replace(load_checkpoint(folder, device, dtype), run=run), unnorm_key)
+        if vision == "onnx":
+            engine.vision = open_vision(
+                folder, engine.torch_features, engine.model.lm_head.weight, precision, frame_size
+            )
+        return engine
 
     def together(self, count: int) -> list[TorchEngine]:
         """`count` engines over these weights, one for each robot and thread, whose passes are made together."""
@@ -218,10 +237,15 @@ class TorchEngine:
     def see(self, pictures: ImageInputs) -> Tensor:
         """Features [1, T, hidden] of pictures; timed."""
         began = time.perf_counter()
-        crops = torch.from_numpy(pictures.crops).to(self.device, self.dtype).unsqueeze(0)
-        features = self.model.image_features(crops, torch.from_numpy(pictures.indices).to(self.device).unsqueeze(0))
+        features = self.vision(pictures)
         self.timings.stages["vision"] = time.perf_counter() - began
         return features
+
+    @torch.inference_mode()
+    def torch_features(self, pictures: ImageInputs) -> Tensor:
+        """Features [1, T, hidden] of pictures, by torch."""
+        crops = torch.from_numpy(pictures.crops).to(self.device, self.dtype).unsqueeze(0)
+        return self.model.image_features(crops, torch.from_numpy(pictures.indices).to(self.device).unsqueeze(0))
 
     def embed(self, asked: Prompt, features: Tensor) -> Tensor:
         """Embeddings [S, hidden] of a prompt whose pictures have `features` [1, T, hidden]."""

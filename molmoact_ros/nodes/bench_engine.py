@@ -14,13 +14,13 @@ from molmoact_ros.paths import robot_model
 
 
 def bench_engine(
-    checkpoint: Path, steps: int, seed: int, alone: bool
+    checkpoint: Path, steps: int, seed: int, alone: bool, vision: str = "torch"
 ) -> tuple[Figures, dict[str, dict[str, float]], str]:
     """Figures of `steps` reasoning steps, what a pass costs at least and the memory held (see engine.bench), and the
-    checkpoint's digest. seed: the scene looked at. alone: with nothing else running.
+    checkpoint's digest. seed: the scene looked at. alone: with nothing else running. vision: what runs the tower.
     """
     pictures = film(robot_model(), steps, seed)
-    engine = TorchEngine.load(checkpoint, threads=1)  # as the simulated workcell's profile has it
+    engine = TorchEngine.load(checkpoint, threads=1, vision=vision)  # as the simulated workcell's profile has it
     engine.warm_up()
     costs = {"floor": floor(engine)}
     if alone:

@@ -51,6 +51,8 @@ class PolicyConfig(BaseModel):
     dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
     unnorm_key: str = Field("", description="normalisation key; empty: the only one that the checkpoint has")
     frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
+    vision: str = Field("torch", description="what runs the vision tower: torch, or onnx (molmoact-ros export first)")
+    vision_precision: str = Field("", description="of onnx: float32, float16 or bfloat16; empty: by the device")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of torch")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
@@ -70,7 +72,7 @@ def load_engine(config: PolicyConfig) -> TorchEngine:
     """The engine that the parameters ask for, warmed up."""
     engine = TorchEngine.load(
         config.folder, config.device, config.threads, torch_dtype(config.dtype), config.unnorm_key or None,
-        config.frame_size,
+        config.frame_size, config.vision, config.vision_precision,
     )  # fmt: skip
     engine.warm_up()
     return engine
