@@ -227,8 +227,8 @@ def _bench_exact(args: argparse.Namespace) -> int:
         found = exactness(robot_model(), engine, args.steps, args.seed, tick)
     print(
         f"{found.steps} answers in closed loop, {found.unequal} unequal with and without guesses ({found.wide} with "
-        f"wide ones too); {found.passes:.1f} passes an answer instead of {found.plain_passes:.1f}; "
-        f"memory grew by {found.grown:.1f} MB"
+        f"wide ones too), {found.apart} unequal to torch's own passes; {found.passes:.1f} passes an answer instead of "
+        f"{found.plain_passes:.1f}; memory grew by {found.grown:.1f} MB"
     )
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))

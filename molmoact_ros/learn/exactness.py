@@ -14,6 +14,7 @@ import numpy as np
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.draft import WIDE, DraftConfig, Memory
 from molmoact_ros.engine.engine import TorchEngine
+from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
 from molmoact_ros.learn.evaluation import run_episode
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
@@ -28,12 +29,14 @@ WARM = 100  # steps after which a process has allocated what it needs
 @dataclass
 class Exactness:
     """steps: answers compared; unequal: how many differed in a token; wide: how many were compared with wide guesses
-    too; passes, plain_passes: mean passes of an answer with guesses and without; grown: MB that this process' peak of
-    memory grew by after the first WARM steps."""
+    too; apart: how many torch's own passes, one token at a time, say otherwise (two scores equal to the last digits);
+    passes, plain_passes: mean passes of an answer with guesses and without; grown: MB that this process' peak of memory
+    grew by after the first WARM steps."""
 
     steps: int = 0
     unequal: int = 0
     wide: int = 0
+    apart: int = 0
     passes: float = 0.0
     plain_passes: float = 0.0
     grown: float = 0.0
@@ -48,6 +51,7 @@ def exactness(
 ) -> Exactness:
     """Compare the answers of `steps` steps of lock-step episodes from scene `seed` on; `tick` hears of each."""
     found, guessing, cell = Exactness(), engine.draft, Workcell(robot)
+    ours, torchs = engine.decoder, CachedDecoder(TorchPasses(engine.model, engine.decoder.passes.capacity))
     passes: list[tuple[int, int]] = []
     before = 0.0
 
@@ -56,7 +60,9 @@ def exactness(
         said, spent, kept = engine.tokens, engine.timings.counts.passes, engine.lasts
         widths = [NO_GUESSES, *([WIDE] if found.steps % WIDE_EVERY == 0 else [])]
         answers = [_again(engine, observation, width, kept) for width in widths]
-        engine.draft, engine.lasts = guessing, kept
+        engine.decoder = torchs
+        found.apart += _again(engine, observation, NO_GUESSES, kept)[0] != said
+        engine.decoder, engine.draft, engine.lasts = ours, guessing, kept
         found.steps, found.wide = found.steps + 1, found.wide + len(answers) - 1
         found.unequal += any(tokens != said for tokens, _ in answers)
         passes.append((spent, answers[0][1]))

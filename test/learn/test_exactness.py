@@ -15,5 +15,5 @@ def test_guesses_change_nothing_in_a_closed_loop() -> None:
 
     engine = TorchEngine.load(default_checkpoint(), threads=1)
     found = exactness(robot_model(), engine, 6, seed=5000, tick=tick)
-    assert found.steps == 6 and found.unequal == 0 and found.wide == 1 and heard == [1, 2, 3, 4, 5, 6]
+    assert found.steps == 6 and found.unequal == found.apart == 0 and found.wide == 1 and heard == [1, 2, 3, 4, 5, 6]
     assert found.passes < found.plain_passes == 165  # what is left once forced tokens ride along
