@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, Protocol
 
 from molmoact_ros.cameras.realsense import Picture, RealSense
@@ -12,6 +13,8 @@ SILENT: Final = 2.0
 """A camera that gives no picture for so long is opened anew, s; the first one may take nearly as long."""
 RETRY: Final = 1.0
 """Time between two looks for a camera that is not there, s."""
+GLANCE: Final = 0.2
+"""Time after which a camera that gives no picture is asked again, and whether it is to go on at all, s."""
 
 
 class Listener(Protocol):
@@ -55,12 +58,15 @@ class Keeper(threading.Thread):
 
     def _read(self, camera: RealSense) -> str:
         """Hand on pictures as long as they come; why they no longer do."""
+        heard = monotonic()
         try:
             while not self._ended.is_set():
-                picture = camera.read(SILENT)
-                if picture is None:
+                picture = camera.read(GLANCE)
+                if picture is not None:
+                    self._listener.on_picture(picture)
+                    heard = monotonic()
+                elif monotonic() - heard > SILENT:
                     return f"no picture for {SILENT:g} s; it is opened anew"
-                self._listener.on_picture(picture)
         except RuntimeError as error:  # librealsense's, when the camera is unplugged
             return f"{' '.join(str(error).split())}; it is opened anew as soon as it is there"
         return "closed"

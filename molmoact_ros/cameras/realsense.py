@@ -92,9 +92,13 @@ def recorded(context: Any, file: Path) -> FoundCamera:
 # Reading
 
 
+FARTHEST: Final = 16.0
+"""Librealsense's threshold goes no farther, m."""
+
+
 @dataclass(frozen=True)
 class Settings:
-    """How a camera is to run; zeros and None leave things as the camera has them.
+    """How a camera is to run; zeros, "" and None leave things as the camera has them.
 
     width, height: pixels; rate: frames/s; nearest, farthest: m, between which depth is believed. exposure: of colour,
     us; white_balance: K; emitter: whether the pattern is projected.
@@ -104,7 +108,7 @@ class Settings:
     height: int = 0
     rate: int = 0
     nearest: float = 0.0
-    farthest: float = 0.0
+    farthest: float = FARTHEST
     visual_preset: str = ""
     exposure: int = 0
     white_balance: int = 0
@@ -185,7 +189,7 @@ class RealSense:
             k.width, k.height, k.fx, k.fy, k.ppx, k.ppy, settings.nearest, settings.farthest, model, distortion
         )
         self._align = rs.align(rs.stream.color)
-        self._threshold = rs.threshold_filter(settings.nearest, settings.farthest or 65.0)
+        self._threshold = rs.threshold_filter(settings.nearest, settings.farthest)
         self._tolerance = 0.5e3 / video.fps()  # ms: colour and depth of one moment are less than half a period apart
         self._color, self._depth = -1, -1  # the last frames that were given out, and for which depth was
 
@@ -226,8 +230,12 @@ class RealSense:
             return
         depth, color = self._sensor(rs.stream.depth), self._sensor(rs.stream.color)
         if settings.visual_preset and depth.supports(rs.option.visual_preset):
-            preset = rs.rs400_visual_preset.__members__[settings.visual_preset]
-            self._set(depth, "visual_preset", float(int(preset)))
+            presets = rs.rs400_visual_preset.__members__
+            if settings.visual_preset not in presets:
+                raise ValueError(
+                    f"there is no depth preset {settings.visual_preset!r}; choose one of {', '.join(presets)}"
+                )
+            self._set(depth, "visual_preset", float(int(presets[settings.visual_preset])))
         if settings.emitter is not None:
             self._set(depth, "emitter_enabled", float(settings.emitter))
         if settings.exposure:

@@ -17,6 +17,7 @@ from molmoact_ros.cameras.clock import CameraClock, Moment, stamped
 from molmoact_ros.cameras.keeper import Keeper
 from molmoact_ros.cameras.presets import preset_of
 from molmoact_ros.cameras.realsense import (
+    FARTHEST,
     FoundCamera,
     Picture,
     RealSense,
@@ -54,7 +55,7 @@ class CameraConfig(BaseModel):
     height: int = Field(0, ge=0, le=1080, description="of colour and depth, pixels")
     rate: int = Field(0, ge=0, le=90, description="frames/s")
     nearest: float = Field(0.0, ge=0, le=20, description="depth nearer than this is left out, m")
-    farthest: float = Field(0.0, ge=0, le=65, description="depth farther than this is left out, m")
+    farthest: float = Field(0.0, ge=0, le=FARTHEST, description="depth farther than this is left out, m")
     visual_preset: str = Field("", description="depth preset, as librealsense names it, such as high_accuracy")
     emitter: int = Field(-1, ge=-1, le=1, description="pattern: 1 on, 0 off, -1 as the camera has it")
     exposure: int = Field(0, ge=0, le=200_000, description="of colour, us; 0: automatic")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,7 +75,7 @@ def test_a_jump_of_the_hosts_clocks_moves_stamps_with_it_and_nothing_else(shots:
 @given(shots(jumps=False))
 def test_stamps_grow(shots: list[Shot]) -> None:
     stamps = [stamp for _, stamp, _ in run(shots, 0.0)]
-    assert all(later > earlier for earlier, later in zip(stamps, stamps[1:], strict=False))
+    assert all(later > earlier for earlier, later in pairwise(stamps))
 
 
 @given(st.lists(st.floats(0.0, 0.5), min_size=1))
