@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus
 
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import State
+from molmoact_ros.nodes.status import status
 
 JITTER_WARN = 5.0  # ms at the 99th percentile, half a period at 100 Hz
 
@@ -56,10 +57,3 @@ def _engine(controller: Controller, node: str, now: float) -> DiagnosticStatus:
     }  # fmt: skip
     late = now - heard > config.engine_deadline or controller.camera_age > config.camera_deadline
     return status(f"{node}: engine", late or bool(controller.engine_fault), controller.engine_fault or "heard", values)
-
-
-def status(name: str, warn: bool, message: str, values: dict, hardware: str = "franka") -> DiagnosticStatus:
-    """One status; `values` are written as text."""
-    level = DiagnosticStatus.WARN if warn else DiagnosticStatus.OK
-    said = [KeyValue(key=k, value=f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in values.items()]
-    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=said)

@@ -28,9 +28,9 @@ from molmoact_ros.cameras.realsense import (
     recorded,
 )  # fmt: skip
 from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.diagnostics import status
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.status import status
 
 
 class RealSenseConfig(BaseModel):

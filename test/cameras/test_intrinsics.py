@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pyrealsense2 as rs
@@ -25,7 +27,7 @@ def test_the_named_distortion_is_the_cameras(model: str, coefficients: list[floa
     theirs = np.array([rs.rs2_project_point_to_pixel(k, point.tolist()) for point in points])
     name, d = lens(k)
     matrix = np.array([[k.fx, 0, k.ppx], [0, k.fy, k.ppy], [0, 0, 1]])
-    project = {"plumb_bob": cv2.projectPoints, "equidistant": cv2.fisheye.projectPoints}[name]
+    project: Any = {"plumb_bob": cv2.projectPoints, "equidistant": cv2.fisheye.projectPoints}[name]
     ours = project(points[:, None], np.zeros(3), np.zeros(3), matrix, np.array(d))[0].reshape(-1, 2)
     assert np.abs(ours - theirs).max() < 0.03
 
