@@ -18,7 +18,8 @@ EXAMPLES = """examples:
   molmoact-ros bench libfranka --seconds 60
   molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
-  molmoact-ros up sim
+  molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
+  molmoact-ros cameras
   molmoact-ros doctor
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--frame-size", default="", help='scale pictures to, such as 320x240; or "camera": as they are')
     infer.add_argument("--device", default="cpu", help="torch device, such as cuda")
     up = add("up", "start the nodes of a profile until Ctrl-C")
-    up.add_argument("profile", help="a file of config/profiles, without .yaml")
+    up.add_argument("profile", help="a file of config/profiles without .yaml, or the path of your own with it")
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
     train = add("train", "train the nano model from nothing; goes on where it stopped")
     train.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", "what works here, what a checkpoint folder holds, and what to do about what does not fit")
     doctor.add_argument("--checkpoint", type=Path, help="check this folder instead, without loading its weights")
     doctor.add_argument("--golden", type=Path, help="compare with the reference's numbers in this folder instead")
+    add("cameras", "the RealSense cameras that are plugged in, and their part of a profile")
     fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
@@ -305,6 +307,16 @@ def _doctor(args: argparse.Namespace) -> int:
     return 1 if any(finding.verdict is Verdict.FAIL for finding in findings) else 0
 
 
+def _cameras(args: argparse.Namespace) -> int:
+    from molmoact_ros.cameras.realsense import found, library, profile_of
+
+    cameras = found(library().context().query_devices())
+    for camera in cameras:
+        print(f"# {camera}" + (": USB 2 is slow, plug it into USB 3" if camera.is_slow else ""))
+    print(profile_of(cameras) if cameras else "no RealSense camera is plugged in; docs/cameras.md says what to check")
+    return 0 if cameras else 1
+
+
 def _fetch(args: argparse.Namespace) -> int:
     from molmoact_ros.fetch import fetch
 
@@ -319,7 +331,7 @@ BENCHES = {
 }  # fmt: skip
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
-    "doctor": _doctor, "fetch": _fetch,
+    "doctor": _doctor, "cameras": _cameras, "fetch": _fetch,
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Freshest wins: what is older than a set that was used is of no use any more. Wha
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final, Generic, TypeVar
@@ -14,8 +14,8 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 FATES: Final = ("received", "used", "skipped", "unmatched", "late")
-"""used: in a set that was used. skipped: belonged to a set, a fresher one was used. unmatched: another camera had none of
-that moment. late: too old when it came, or stamped in the future. The rest is still kept."""
+"""used: in a set that was used. skipped: belonged to a set, a fresher one was used. unmatched: another camera had none
+of that moment. late: too old when it came, or stamped in the future. The rest is still kept."""
 
 
 @dataclass
@@ -28,11 +28,21 @@ class Kept(Generic[T]):
     used: bool = False
 
 
-class Track(Generic[T]):
-    """What was heard of one source in the last `max_age` s, at most `most` items; `slop`: tolerance of stamps, s."""
+def nearest(kept: Iterable[Kept[T]], stamp: float, slop: float) -> Kept[T] | None:
+    """What lies nearest to `stamp`, s, and within `slop` s of it."""
+    near = min(kept, key=lambda one: abs(one.stamp - stamp), default=None)
+    return near if near is not None and abs(near.stamp - stamp) <= slop else None
 
-    def __init__(self, slop: float, max_age: float, most: int = 32) -> None:
-        self.slop, self._max_age, self._most = slop, max_age, most
+
+MOST: Final = 32
+"""Pictures that are kept of a camera at most, however long they stay current."""
+
+
+class Track(Generic[T]):
+    """The pictures of one camera in the last `max_age` s; `slop`: tolerance of stamps, s."""
+
+    def __init__(self, slop: float, max_age: float) -> None:
+        self.slop, self._max_age = slop, max_age
         self.kept: deque[Kept[T]] = deque()
 
     def is_current(self, stamp: float, now: float) -> bool:
@@ -49,15 +59,10 @@ class Track(Generic[T]):
         """Let go of what is no longer current at `now`, s, and of the oldest where there is too much."""
         gone = [kept for kept in self.kept if not self.is_current(kept.stamp, now)]
         rest = deque(kept for kept in self.kept if self.is_current(kept.stamp, now))
-        while len(rest) > self._most:
+        while len(rest) > MOST:
             gone.append(rest.popleft())
         self.kept = rest
         return gone
-
-    def nearest(self, stamp: float) -> Kept[T] | None:
-        """What lies nearest to `stamp`, s, within the tolerance."""
-        near = min(self.kept, key=lambda kept: abs(kept.stamp - stamp), default=None)
-        return near if near is not None and abs(near.stamp - stamp) <= self.slop else None
 
 
 class Matcher(Generic[T]):
@@ -93,7 +98,7 @@ class Matcher(Generic[T]):
         self._forget(now)
         first, *others = self._tracks
         for leader in sorted(first.kept, key=lambda kept: -kept.stamp):
-            matches = [track.nearest(leader.stamp) for track in others]
+            matches = [nearest(track.kept, leader.stamp, track.slop) for track in others]
             together = [match for match in matches if match is not None]
             if len(together) == len(others):
                 return leader, *together

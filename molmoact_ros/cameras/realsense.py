@@ -78,6 +78,18 @@ def chosen(cameras: list[FoundCamera], serial: str, model: str) -> FoundCamera:
     raise LookupError(f"no {model or 'camera'} {serial}".rstrip() + f" is plugged in; those that are: {present}")
 
 
+NAMES: Final = ("front", "wrist")
+"""What cameras are called in our profiles."""
+
+
+def profile_of(cameras: list[FoundCamera]) -> str:
+    """The part of a profile that names these cameras. A D405 is taken for one at the wrist."""
+    ordered = sorted(cameras, key=lambda camera: "D405" in camera.model)
+    names = [NAMES[k] if k < len(NAMES) else f"camera{k + 1}" for k in range(len(ordered))]
+    lines = [f'    {name}: {{serial: "{camera.serial}"}}' for name, camera in zip(names, ordered, strict=True)]
+    return "\n".join(["nodes:", "  realsense:", f"    cameras: [{', '.join(names)}]", *lines])
+
+
 def recorded(context: Any, file: Path) -> FoundCamera:
     """The camera of a recording. Raises FileNotFoundError, or ValueError when the file is not one."""
     if not file.is_file():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 from sensor_msgs.msg import Image, JointState
 
-from molmoact_ros.cameras.matching import Kept, Matcher, Track
+from molmoact_ros.cameras.matching import MOST, Kept, Matcher, nearest
 from molmoact_ros.nodes.conversions import seconds
 
 MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
@@ -43,22 +44,21 @@ class FrameBuffer:
         """
         self._noisy, self._max_age, self._slop = noisy, max_age, slop
         self._frames: Matcher[Image] = Matcher(topics, slop, max_age)
-        self._depth: Track[Image] = Track(slop, max_age)
-        self._joints: Track[JointState] = Track(joint_slop, max_age, MOST_JOINTS)
+        self._depth: deque[Kept[Image]] = deque(maxlen=MOST)
+        self._joints: deque[Kept[JointState]] = deque(maxlen=MOST_JOINTS)
+        self._joint_slop = joint_slop
         self._previous: dict[str, Image] = {}
         self._news = dict.fromkeys(topics, -inf)  # when the last frame was taken that shows something new
         self._last: FrameSet | None = None
         self._without_joints = 0
 
-    def add_depth(self, image: Image, now: float) -> None:
-        """Take the front camera's depth at `now`, s."""
-        self._depth.forget(now)
-        self._depth.add(seconds(image.header.stamp), image)
+    def add_depth(self, image: Image) -> None:
+        """Take the front camera's depth."""
+        self._depth.append(Kept(seconds(image.header.stamp), image))
 
-    def add_joints(self, joints: JointState, now: float) -> None:
-        """Take joint states at `now`, s."""
-        self._joints.forget(now)
-        self._joints.add(seconds(joints.header.stamp), joints)
+    def add_joints(self, joints: JointState) -> None:
+        """Take joint states."""
+        self._joints.append(Kept(seconds(joints.header.stamp), joints))
 
     def add(self, topic: str, image: Image, now: float) -> None:
         """Take a frame at `now`, s.
@@ -81,7 +81,7 @@ class FrameBuffer:
         if kept is None:
             return None
         stamp = kept[0].stamp
-        depth, joints = self._depth.nearest(stamp), self._joints.nearest(stamp)
+        depth, joints = nearest(self._depth, stamp, self._slop), nearest(self._joints, stamp, self._joint_slop)
         return FrameSet(
             images=tuple(k.item for k in kept), stamp=stamp, depth=depth.item if depth else None,
             joints=joints.item if joints else None, apart=max(abs(k.stamp - stamp) for k in kept),
@@ -101,7 +101,7 @@ class FrameBuffer:
         last = self._last or FrameSet((), 0.0, apart=inf)
         return counts | {
             "apart_s": last.apart, "slop_s": self._slop, "joints_apart_s": last.joints_apart,
-            "joint_slop_s": self._joints.slop, "steps_without_joints": self._without_joints, "max_age_s": self._max_age,
+            "joint_slop_s": self._joint_slop, "steps_without_joints": self._without_joints, "max_age_s": self._max_age,
         }  # fmt: skip
 
     def missing(self, now: float) -> str:

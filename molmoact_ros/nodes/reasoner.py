@@ -113,12 +113,12 @@ class Reasoner(threading.Thread):
     def add_depth(self, image: Image) -> None:
         """Take the front camera's depth."""
         with self._changed:
-            self._frames.add_depth(image, self._clock())
+            self._frames.add_depth(image)
 
     def add_joints(self, joints: JointState) -> None:
         """Take joint states."""
         with self._changed:
-            self._frames.add_joints(joints, self._clock())
+            self._frames.add_joints(joints)
 
     def frames_report(self) -> dict[str, float]:
         """What became of the frames (FrameBuffer.report)."""

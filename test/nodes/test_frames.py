@@ -55,10 +55,10 @@ def test_a_camera_that_comes_late_is_still_matched() -> None:
 def test_depth_and_joints_of_the_same_moment_come_with_the_picture() -> None:
     frames = buffer()
     for k in range(20):
-        frames.add_joints(joints(1.0 + k / 100, k), 1.0 + k / 100)
+        frames.add_joints(joints(1.0 + k / 100, k))
     frames.add("front", image(1.107, 1), 1.2)
     frames.add("wrist", image(1.11, 1), 1.2)
-    frames.add_depth(image(1.107, 9), 1.2)
+    frames.add_depth(image(1.107, 9))
     found = frames.newest(1.2)
     assert found is not None and found.depth is not None and found.depth.data[0] == 9
     assert found.joints is not None and found.joints.position[0] == 11 and abs(found.joints_apart - 0.003) < 1e-6

@@ -15,10 +15,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, Image
 
+from molmoact_ros.cameras.presets import preset_of
+from molmoact_ros.cameras.realsense import FoundCamera
 from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bringup import write_parameters
+from molmoact_ros.nodes.bringup import Profile, write_parameters
 from molmoact_ros.nodes.conversions import image_pixels, seconds
-from molmoact_ros.nodes.realsense import RealSenseNode
+from molmoact_ros.nodes.realsense import CameraConfig, RealSenseConfig, RealSenseNode
 
 from ..cameras.software_camera import (
     BOX,
@@ -184,6 +186,13 @@ def test_a_recording_is_played_again_and_again_with_stamps_of_now(rig: Rig, peer
     assert peer.until(lambda: len({bytes(p.data) for p in pictures}) < len(pictures)), "from the beginning"
     assert all(abs(peer.now() - seconds(picture.header.stamp)) < 60 for picture in pictures)
     assert image_pixels(pictures[0]).shape == (60, 80, 3)
+
+
+def test_the_profiles_cameras_are_cameras() -> None:
+    parameters = Profile.read("realsense").nodes["realsense"]
+    for name in RealSenseConfig.model_validate({"cameras": parameters["cameras"]}).cameras:
+        camera = CameraConfig.model_validate(parameters[name])
+        assert preset_of(camera.model).visual_preset == camera.settings(FoundCamera("1", "", "", None)).visual_preset
 
 
 def test_what_cannot_work_is_said_at_the_start(domain: int, tmp_path: Path) -> None:
