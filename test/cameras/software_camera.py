@@ -45,9 +45,11 @@ def project(points: np.ndarray) -> np.ndarray:
 
 
 class SoftwareCamera:
-    """A camera that is not there. Its clock begins at `clock` s."""
+    """A camera that is not there. Its clock begins at `clock` s; without one it has librealsense's global time."""
 
-    def __init__(self, serial: str, name: str = "Intel RealSense D435", usb: str = "3.2", clock: float = 100.0) -> None:
+    def __init__(
+        self, serial: str, name: str = "Intel RealSense D435", usb: str = "3.2", clock: float | None = 100.0
+    ) -> None:
         self.device = rs.software_device()
         for info, text in (
             (rs.camera_info.serial_number, serial), (rs.camera_info.name, name),
@@ -74,7 +76,9 @@ class SoftwareCamera:
         between.rotation, between.translation = np.eye(3).ravel().tolist(), BASELINE.tolist()
         self._depth_stream.register_extrinsics_to(self._color_stream, between)
         self.device.create_matcher(rs.matchers.default)
-        self._zero = time.monotonic() - clock
+        # Steady time at which the camera's clock was 0.
+        self.zero = time.monotonic() - (time.time() if clock is None else clock)
+        self._domain = rs.timestamp_domain.global_time if clock is None else rs.timestamp_domain.hardware_clock
         self._depth_pixels, self.number = depth_picture(), 0
         self.taken: dict[int, float] = {}  # steady time at which each picture was taken, by its number
         self._running = threading.Event()
@@ -91,7 +95,7 @@ class SoftwareCamera:
     def _frame(self, profile: Any, pixels: np.ndarray, size: int, taken: float) -> Any:
         frame = rs.software_video_frame()
         frame.pixels, frame.stride, frame.bpp, frame.profile = pixels, WIDTH * size, size, profile
-        frame.timestamp, frame.domain = (taken - self._zero) * 1e3, rs.timestamp_domain.hardware_clock
+        frame.timestamp, frame.domain = (taken - self.zero) * 1e3, self._domain
         frame.frame_number = self.number
         if size == 2:
             frame.depth_units = 1e-4

@@ -48,7 +48,7 @@ def test_pixels_intrinsics_and_numbers_come_out_as_they_went_in() -> None:
         picture = shot(camera, running)
         assert picture.is_new and picture.has_depth and picture.number == camera.number
         np.testing.assert_array_equal(picture.color, color_picture(camera.number))
-        assert abs(picture.taken - (camera.taken[camera.number] - camera._zero)) < 1e-6 and not picture.is_global
+        assert abs(picture.taken - (camera.taken[camera.number] - camera.zero)) < 1e-6 and not picture.is_global
     k = running.intrinsics
     assert (k.width, k.height, k.model) == (WIDTH, HEIGHT, "plumb_bob")
     np.testing.assert_allclose([k.fx, k.fy, k.cx, k.cy], COLOR_K[[0, 1, 0, 1], [0, 1, 2, 2]], atol=1e-4)
@@ -101,7 +101,7 @@ def test_the_time_is_that_of_the_middle_of_the_exposure() -> None:
     camera.color.set_metadata(rs.frame_metadata_value.sensor_timestamp, 5_008_000)
     running = opened(camera)
     picture = shot(camera, running)
-    assert abs(camera.taken[1] - camera._zero - picture.taken - 0.012) < 1e-6
+    assert abs(camera.taken[1] - camera.zero - picture.taken - 0.012) < 1e-6
     assert picture.metadata["sensor_timestamp"] == 5_008_000
     running.close()
 
