@@ -7,6 +7,7 @@ drifts and begins anew now and then. So its time is mapped to the steady clock's
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -19,6 +20,10 @@ STEP: Final = 0.02
 """A system clock that moves by more than this between two pictures was set, s; slewing moves it by 500 ppm at most."""
 SETTLE: Final = 10.0
 """For so long after that, librealsense's global time, which follows the system's clock, is not believed, s."""
+TOGETHER: Final = 1e-4
+"""Clocks that are read within this time are read at one moment, s."""
+READINGS: Final = 5
+"""How often that is tried."""
 APART: Final = 1e-6
 """Least time between the stamps of two pictures of a camera, s."""
 
@@ -32,9 +37,18 @@ class Moment:
     ros: float
 
     @classmethod
-    def now(cls, ros: float) -> Moment:
-        """This moment; `ros`: what ROS' clock says, s."""
-        return cls(time.monotonic(), time.time(), ros)
+    def now(cls, ros: Callable[[], float]) -> Moment:
+        """This moment; `ros` reads ROS' clock, s.
+
+        A thread may be kept waiting between reading two clocks; then they are read anew.
+        """
+        readings = []
+        for _ in range(READINGS):
+            before, system, there, after = time.monotonic(), time.time(), ros(), time.monotonic()
+            readings.append((after - before, cls((before + after) / 2, system, there)))
+            if after - before < TOGETHER:
+                break
+        return min(readings, key=lambda reading: reading[0])[1]
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,8 @@ class _Camera:
 
     def on_picture(self, picture: Picture) -> None:
         if picture.is_new:
-            ros = float(self._node.get_clock().now().nanoseconds * 1e-9)
-            self._clock, self._stamp = stamped(self._clock, picture.taken, picture.is_global, Moment.now(ros))
+            arrived = Moment.now(lambda: float(self._node.get_clock().now().nanoseconds * 1e-9))
+            self._clock, self._stamp = stamped(self._clock, picture.taken, picture.is_global, arrived)
             self._frames += 1
             if 0 <= self._number < picture.number:
                 self._lost += picture.number - self._number - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -104,3 +105,16 @@ def test_a_recording_of_long_ago_is_stamped_as_it_comes() -> None:
     for k in range(10):
         known, stamp = stamped(known, 1.5e9 + k / 30, True, Moment(50.0 + k / 30, 1.7e9 + k / 30, 7.0 + k / 30))
         assert abs(stamp - (7.0 + k / 30)) < 1e-4
+
+
+def test_clocks_are_read_together_though_the_thread_is_kept_waiting() -> None:
+    """ROS' clock is slow to be read, now and then: the reading that took no time counts."""
+    delays = iter([0.02, 0.01, 0.0])
+
+    def slow() -> float:
+        seen = time.monotonic()
+        time.sleep(next(delays, 0.0))
+        return seen
+
+    moment = Moment.now(slow)
+    assert abs(moment.steady - moment.ros) < 0.004

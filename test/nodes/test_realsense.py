@@ -128,7 +128,7 @@ def test_pictures_depth_lens_and_stamps_reach_the_topics(rig: Rig, peer: Peer) -
             errors.append(stamps[-1] - (camera.taken[number] + lead))
         assert (np.diff(stamps) > 0).all()
         # Never before it was taken; and though each came up to 20 ms late in its own way, stamps are even.
-        assert min(errors) > -1e-4 and np.ptp(errors[-10:]) < 0.005
+        assert min(errors) > -5e-4 and np.ptp(errors[-10:]) < 0.005
         if camera is wrist:
             assert max(errors) < 1e-3, "global time is exact"
         info = heard[f"/{name}/color/camera_info"][-1]
