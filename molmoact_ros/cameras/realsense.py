@@ -131,7 +131,7 @@ class Picture:
     """One colour picture, or (is_new false) the depth of the one before, which came after it.
 
     number: the camera's own count of colour frames. taken: middle of its exposure by the camera's clock, s; is_global:
-    whether that is librealsense's global time. metadata: what else the camera said of it, by librealsense's names.
+    whether that is librealsense's global time.
     """
 
     def __init__(self, frames: Any, is_new: bool, has_depth: bool, align: Any, threshold: Any) -> None:
@@ -140,20 +140,19 @@ class Picture:
         self._frames, self._align, self._threshold = frames, align, threshold
         self.is_new, self.has_depth = is_new, has_depth
         self.number = int(color.frame_number)
-        self.metadata = {
-            kind.name: color.get_frame_metadata(kind)
-            for kind in rs.frame_metadata_value.__members__.values()
-            if color.supports_frame_metadata(kind)
-        }
-        self.taken = color.timestamp / 1e3 - self._exposure_to_readout()
+        self.taken = color.timestamp / 1e3 - _exposure_to_readout(color)
         self.is_global = color.frame_timestamp_domain != rs.timestamp_domain.hardware_clock
 
-    def _exposure_to_readout(self) -> float:
-        """Seconds from the middle of the exposure to what librealsense calls the frame's time; 0 if it is not said."""
-        if {"frame_timestamp", "sensor_timestamp"} <= self.metadata.keys():
-            between = (self.metadata["frame_timestamp"] - self.metadata["sensor_timestamp"]) * 1e-6
-            return between if 0.0 <= between < 0.5 else 0.0  # the counters wrap every 71 minutes
-        return 0.0
+    def metadata(self) -> dict[str, float | str]:
+        """What the camera says of the colour picture, as realsense-ros publishes it."""
+        color = self._frames.get_color_frame()
+        said = {
+            kind.name: color.get_frame_metadata(kind)
+            for kind in library().frame_metadata_value.__members__.values()
+            if color.supports_frame_metadata(kind)
+        }
+        domain = color.frame_timestamp_domain.name
+        return said | {"frame_number": self.number, "clock_domain": domain, "frame_timestamp": color.timestamp}
 
     @property
     def color(self) -> np.ndarray:
@@ -168,6 +167,16 @@ class Picture:
         depth = self._align.process(near).get_depth_frame()
         millimetres = np.asanyarray(depth.get_data()) * (depth.get_units() * 1e3)
         return np.where(millimetres < 65535.5, np.round(millimetres), 0).astype(np.uint16)
+
+
+def _exposure_to_readout(color: Any) -> float:
+    """Seconds from the middle of the exposure to what librealsense calls the frame's time; 0 if it is not said."""
+    kinds = library().frame_metadata_value
+    if color.supports_frame_metadata(kinds.frame_timestamp) and color.supports_frame_metadata(kinds.sensor_timestamp):
+        readout, exposure = map(color.get_frame_metadata, (kinds.frame_timestamp, kinds.sensor_timestamp))
+        between = float(readout - exposure) * 1e-6
+        return between if 0.0 <= between < 0.5 else 0.0  # the counters go round every 71 minutes
+    return 0.0
 
 
 _RADIAL: Final = ("none", "brown_conrady", "inverse_brown_conrady", "modified_brown_conrady")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,6 +32,11 @@ from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.status import status
+
+try:
+    from realsense2_camera_msgs.msg import Metadata
+except ImportError:  # not on PyPI; without it there is no topic for metadata
+    Metadata = None
 
 
 class RealSenseConfig(BaseModel):
@@ -130,6 +136,7 @@ class _Camera:
         self._depth_info = node.create_publisher(
             CameraInfo, f"/{name}/aligned_depth_to_color/camera_info", qos.RELIABLE
         )
+        self._metadata = node.create_publisher(Metadata, f"/{name}/color/metadata", qos.RELIABLE) if Metadata else None
         self._camera: RealSense | None = None
         self._clock = CameraClock()
         self._stamp = 0.0  # of the last colour picture, ROS time, s
@@ -172,6 +179,8 @@ class _Camera:
         info = conversions.camera_info(self._camera.intrinsics, head)
         self._info.publish(info)
         self._depth_info.publish(info)
+        if self._metadata is not None and self._metadata.get_subscription_count():
+            self._metadata.publish(Metadata(header=head, json_data=json.dumps(picture.metadata())))
 
     def status(self) -> DiagnosticStatus:
         """How it runs since the last time this was asked."""

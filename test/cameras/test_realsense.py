@@ -102,7 +102,7 @@ def test_the_time_is_that_of_the_middle_of_the_exposure() -> None:
     running = opened(camera)
     picture = shot(camera, running)
     assert abs(camera.taken[1] - camera.zero - picture.taken - 0.012) < 1e-6
-    assert picture.metadata["sensor_timestamp"] == 5_008_000
+    assert picture.metadata()["sensor_timestamp"] == 5_008_000
     running.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
+from realsense2_camera_msgs.msg import Metadata
 from sensor_msgs.msg import CameraInfo, Image
 
 from molmoact_ros.cameras.presets import preset_of
@@ -112,6 +114,7 @@ def test_pictures_depth_lens_and_stamps_reach_the_topics(rig: Rig, peer: Peer) -
             (f"/{camera}/aligned_depth_to_color/camera_info", CameraInfo, qos.RELIABLE),
         )
     }
+    metadata = peer.listen(Metadata, "/front/color/metadata", qos.RELIABLE)
     lead = time.time() - time.monotonic()
     rig.bus.plug(front, "031422250347")
     rig.bus.plug(wrist, "2")
@@ -149,6 +152,8 @@ def test_pictures_depth_lens_and_stamps_reach_the_topics(rig: Rig, peer: Peer) -
         assert seconds(depths[-1].header.stamp) in times, "of the colour picture that it lies on"
         aligned = heard[f"/{name}/aligned_depth_to_color/camera_info"][-1]
         assert list(aligned.k) == list(info.k)
+    said = json.loads(metadata[-1].json_data)
+    assert said["clock_domain"] == "hardware_clock" and 0 < said["frame_number"] <= front.number
     assert rig.says("front", "frames/s")
     told = rig.status("front")
     assert told is not None and told.level == DiagnosticStatus.OK and told.hardware_id == "031422250347"
