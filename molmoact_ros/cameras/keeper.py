@@ -67,7 +67,7 @@ class Keeper(threading.Thread):
                     heard = monotonic()
                 elif monotonic() - heard > SILENT:
                     return f"no picture for {SILENT:g} s; it is opened anew"
-        except RuntimeError as error:  # librealsense's, when the camera is unplugged
+        except (RuntimeError, ValueError) as error:  # librealsense's, when the camera is unplugged
             return f"{' '.join(str(error).split())}; it is opened anew as soon as it is there"
         return "closed"
 

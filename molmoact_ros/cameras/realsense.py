@@ -110,10 +110,10 @@ FARTHEST: Final = 16.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How a camera is to run; zeros, "" and None leave things as the camera has them.
+    """How a camera is to run. A visual preset of "" and an emitter of None leave things as the camera has them.
 
     width, height: pixels; rate: frames/s; nearest, farthest: m, between which depth is believed. exposure: of colour,
-    us; white_balance: K; emitter: whether the pattern is projected.
+    us, white_balance: K; 0: automatic. emitter: whether the pattern is projected.
     """
 
     width: int = 0
@@ -192,6 +192,18 @@ def lens(intrinsics: Any) -> tuple[str, tuple[float, ...]]:
     raise ValueError(f"CameraInfo has no name for the distortion {intrinsics.model.name}")
 
 
+def _intrinsics(color: Any, settings: Settings) -> CameraIntrinsics:
+    """Those of a colour stream, which must be one that we can read (ValueError)."""
+    formats = library().format
+    if color.format() not in (formats.rgb8, formats.bgr8):
+        raise ValueError(f"colour comes as {color.format().name}; record it as RGB8")
+    k = color.get_intrinsics()
+    model, distortion = lens(k)
+    return CameraIntrinsics(
+        k.width, k.height, k.fx, k.fy, k.ppx, k.ppy, settings.nearest, settings.farthest, model, distortion
+    )
+
+
 class RealSense:
     """A camera that runs, colour and depth. Not for several threads at once."""
 
@@ -202,13 +214,12 @@ class RealSense:
         self._set_options(settings)
         self._pipeline = rs.pipeline()
         self._pipeline.set_device(camera.device)
-        profile = self._start(settings)
-        video = profile.get_stream(rs.stream.color).as_video_stream_profile()
-        k = video.get_intrinsics()
-        model, distortion = lens(k)
-        self.intrinsics = CameraIntrinsics(
-            k.width, k.height, k.fx, k.fy, k.ppx, k.ppy, settings.nearest, settings.farthest, model, distortion
-        )
+        video = self._start(settings).get_stream(rs.stream.color).as_video_stream_profile()
+        try:
+            self.intrinsics = _intrinsics(video, settings)
+        except ValueError:
+            self.close()
+            raise
         self._align = rs.align(rs.stream.color)
         self._threshold = rs.threshold_filter(settings.nearest, settings.farthest)
         self._tolerance = 0.5e3 / video.fps()  # ms: colour and depth of one moment are less than half a period apart
@@ -259,18 +270,23 @@ class RealSense:
             self._set(depth, "visual_preset", float(int(presets[settings.visual_preset])))
         if settings.emitter is not None:
             self._set(depth, "emitter_enabled", float(settings.emitter))
-        if settings.exposure:
-            self._set(color, "enable_auto_exposure", 0.0)
-            self._set(color, "exposure", float(settings.exposure))
-        if settings.white_balance:
-            self._set(color, "enable_auto_white_balance", 0.0)
-            self._set(color, "white_balance", float(settings.white_balance))
+        self._set_or_automatic(color, "exposure", settings.exposure)
+        self._set_or_automatic(color, "white_balance", settings.white_balance)
 
     def _sensor(self, stream: Any) -> Any:
         for sensor in self.camera.device.query_sensors():
             if any(profile.stream_type() == stream for profile in sensor.get_stream_profiles()):
                 return sensor
         raise ValueError(f"{self.camera} has no {stream.name} stream")
+
+    def _set_or_automatic(self, sensor: Any, name: str, value: int) -> None:
+        """A camera keeps what was set before, so automatic has to be said too."""
+        automatic = getattr(library().option, f"enable_auto_{name}")
+        if value:
+            self._set(sensor, automatic.name, 0.0)
+            self._set(sensor, name, float(value))
+        elif sensor.supports(automatic):
+            sensor.set_option(automatic, 1.0)
 
     def _set(self, sensor: Any, name: str, value: float) -> None:
         option = getattr(library().option, name)

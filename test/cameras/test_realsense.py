@@ -111,6 +111,8 @@ def test_options_are_set_and_wrong_ones_are_refused() -> None:
     opened(camera, Settings(WIDTH, HEIGHT, RATE, exposure=500, visual_preset="high_density")).close()
     assert camera.color.get_option(rs.option.exposure) == 500
     assert camera.color.get_option(rs.option.enable_auto_exposure) == 0
+    opened(camera).close()
+    assert camera.color.get_option(rs.option.enable_auto_exposure) == 1, "as it was before"
     assert camera.depth.get_option(rs.option.visual_preset) == int(rs.rs400_visual_preset.high_density)
     for settings, text in (
         (Settings(WIDTH, HEIGHT, RATE, exposure=50_000), "exposure of 1 .* goes from 1 to 10000, not 50000"),
