@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from sensor_msgs.msg import Image, JointState
@@ -19,8 +19,8 @@ MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
 class FrameSet:
     """One image of each camera, front first; `stamp`: time of the front one, s.
 
-    depth: the front camera's, joints: those heard nearest to the front image, if within the tolerance. apart: greatest
-    difference between the front image's stamp and another's; joints_apart: to the joints'; s.
+    depth: the front camera's; joints: those heard nearest to the front image, once the set is used; both within the
+    tolerance. apart: greatest difference of an image's stamp to the front one's, joints_apart: of the joints', s.
     """
 
     images: tuple[Image, ...]
@@ -81,19 +81,19 @@ class FrameBuffer:
         if kept is None:
             return None
         stamp = kept[0].stamp
-        depth, joints = nearest(self._depth, stamp, self._slop), nearest(self._joints, stamp, self._joint_slop)
-        return FrameSet(
-            images=tuple(k.item for k in kept), stamp=stamp, depth=depth.item if depth else None,
-            joints=joints.item if joints else None, apart=max(abs(k.stamp - stamp) for k in kept),
-            joints_apart=abs(joints.stamp - stamp) if joints else inf, kept=kept,
-        )  # fmt: skip
+        depth, apart = nearest(self._depth, stamp, self._slop), max(abs(k.stamp - stamp) for k in kept)
+        return FrameSet(tuple(k.item for k in kept), stamp, depth.item if depth else None, apart=apart, kept=kept)
 
-    def use(self, frames: FrameSet) -> None:
-        """A step is taken on these; counted."""
+    def use(self, frames: FrameSet) -> FrameSet:
+        """A step is taken on these: count them. The same, with the joints of that moment."""
         for kept in frames.kept:
             kept.used = True
+        joints = nearest(self._joints, frames.stamp, self._joint_slop)
+        self._without_joints += joints is None
         self._last = frames
-        self._without_joints += frames.joints is None
+        if joints is not None:
+            self._last = replace(frames, joints=joints.item, joints_apart=abs(joints.stamp - frames.stamp))
+        return self._last
 
     def report(self) -> dict[str, float]:
         """What became of each camera's frames (FATES), and how far apart the last set's were, s."""

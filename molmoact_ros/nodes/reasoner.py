@@ -154,8 +154,7 @@ class Reasoner(threading.Thread):
             frames = self._frames.newest(self._clock())
             if frames is not None and self._is_due(frames.stamp) and not self._lacks_depth(frames):
                 self._seen = frames.stamp
-                self._frames.use(frames)
-                return frames
+                return self._frames.use(frames)
             self._changed.wait(LOOK_AGAIN)
         newest = self._frames.newest(self._clock())
         if self._task is task and newest is None:

@@ -61,13 +61,12 @@ def test_depth_and_joints_of_the_same_moment_come_with_the_picture() -> None:
     frames.add_depth(image(1.107, 9))
     found = frames.newest(1.2)
     assert found is not None and found.depth is not None and found.depth.data[0] == 9
+    found = frames.use(found)
     assert found.joints is not None and found.joints.position[0] == 11 and abs(found.joints_apart - 0.003) < 1e-6
-    frames.use(found)
     frames.add("front", image(1.3, 2), 1.3)
     frames.add("wrist", image(1.3, 2), 1.3)
     later = frames.newest(1.3)
-    assert later is not None and later.joints is None and later.depth is None, "none of that moment"
-    frames.use(later)
+    assert later is not None and later.depth is None and frames.use(later).joints is None, "none of that moment"
     assert frames.newest(3.0) is None
     report = frames.report()
     assert report["front received"] == report["front used"] == 2 and report["steps_without_joints"] == 1
