@@ -18,7 +18,8 @@ EXAMPLES = """examples:
   molmoact-ros bench libfranka --seconds 60
   molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
-  molmoact-ros up sim
+  molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
+  molmoact-ros cameras
   molmoact-ros doctor
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--frame-size", default="", help='scale pictures to, such as 320x240; or "camera": as they are')
     infer.add_argument("--precision", default="", help="of the exported vision tower; default: by the device")
     up = add("up", "start the nodes of a profile until Ctrl-C")
-    up.add_argument("profile", help="a file of config/profiles, without .yaml")
+    up.add_argument("profile", help="a file of config/profiles without .yaml, or the path of your own with it")
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
     train = add("train", "train the nano model from nothing; goes on where it stopped")
     train.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--frames", type=int, default=50, help="pictures on which it is compared with torch")
     export.add_argument("--out", type=Path, help="folder; default: the user's cache, where the engine looks")
     export.add_argument("--json", type=Path, help="also write the figures here")
+    add("cameras", "the RealSense cameras that are plugged in, and their part of a profile")
     fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
@@ -354,6 +356,16 @@ def _export(args: argparse.Namespace) -> int:
     return export_and_compare(_checkpoint(args), args, Console())
 
 
+def _cameras(args: argparse.Namespace) -> int:
+    from molmoact_ros.cameras.realsense import found, library, profile_of
+
+    cameras = found(library().context().query_devices())
+    for camera in cameras:
+        print(f"# {camera}" + (": USB 2 is slow, plug it into USB 3" if camera.is_slow else ""))
+    print(profile_of(cameras) if cameras else "no RealSense camera is plugged in; docs/cameras.md says what to check")
+    return 0 if cameras else 1
+
+
 def _fetch(args: argparse.Namespace) -> int:
     from molmoact_ros.fetch import fetch
 
@@ -369,7 +381,7 @@ BENCHES = {
 }  # fmt: skip
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
-    "doctor": _doctor, "export": _export, "fetch": _fetch,
+    "doctor": _doctor, "export": _export, "cameras": _cameras, "fetch": _fetch,
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from molmoact_ros.engine.findings import Finding
+from molmoact_ros.engine.findings import Finding, Verdict
 
 
 def examine() -> list[Finding]:
@@ -19,7 +19,25 @@ def examine() -> list[Finding]:
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             findings.append(Finding.check(name, False, reason))
-    return findings
+    return [*findings, cameras()]
+
+
+def cameras() -> Finding:
+    """RealSense cameras, and on which USB. No fault where there are none: the simulator needs none."""
+    from molmoact_ros.cameras.realsense import found, library
+
+    try:
+        rs = library()
+        plugged_in = found(rs.context().query_devices())
+    except RuntimeError as error:
+        return Finding("cameras", Verdict.NOTE, str(error).splitlines()[0])
+    version = f"pyrealsense2 {rs.__version__}"
+    if not plugged_in:
+        return Finding("cameras", Verdict.NOTE, f"{version}, no RealSense camera is plugged in")
+    text = f"{version}, {', '.join(map(str, plugged_in))}"
+    if any(camera.is_slow for camera in plugged_in):
+        return Finding("cameras", Verdict.NOTE, f"{text}; plug those on USB 2 into USB 3 for their full rate")
+    return Finding("cameras", Verdict.OK, text)
 
 
 def _ros() -> str:

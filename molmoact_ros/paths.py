@@ -29,12 +29,15 @@ def default_checkpoint() -> Path:
 
 
 def profile(name: str) -> Path:
-    """The file of a profile. Raises FileNotFoundError, naming the profiles there are."""
+    """The file of a profile; `name` may also be the path of one of your own, such as mine.yaml.
+
+    Raises FileNotFoundError, naming the profiles there are.
+    """
     folder = share() / "config" / "profiles"
-    file = folder / f"{name}.yaml"
+    file = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(f.stem for f in folder.glob("*.yaml")))
-        raise FileNotFoundError(f"there is no profile {name!r}; choose one of: {known}")
+        raise FileNotFoundError(f"there is no profile {name!r}; choose one of: {known}, or a .yaml file of your own")
     return file
 
 

@@ -13,18 +13,22 @@ PACKAGE = Path(__file__).parents[1] / "molmoact_ros"
 MAY_IMPORT = {
     "reasoning": set(),
     "robots": set(),
+    "cameras": set(),
     "engine": {"reasoning"},
     "control": {"robots"},
-    "sim": {"robots"},
+    "sim": {"robots", "cameras"},
     "record": {"reasoning"},
     "learn": {"reasoning", "engine", "control", "sim"},
-    "nodes": {"reasoning", "robots", "engine", "control", "sim", "record", "learn", "paths", "msg", "srv", "action"},
-}
+    "nodes": {"reasoning", "robots", "cameras", "engine", "control", "sim", "record", "learn", "paths", "msg", "srv",
+              "action"},
+}  # fmt: skip
 ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs",
-       "control_msgs", "franka_msgs", "builtin_interfaces", "rcl_interfaces", "diagnostic_msgs"}  # fmt: skip
+       "control_msgs", "franka_msgs", "realsense2_camera_msgs", "builtin_interfaces", "rcl_interfaces",
+       "diagnostic_msgs"}  # fmt: skip
 LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},
+    "cameras": {"numpy", "pyrealsense2"},
     "control": {"numpy", "scipy", "mujoco", "mink", "ruckig", "pydantic"},
 }
 

@@ -11,10 +11,10 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.msg import ActionChunk, DepthTokens, Trace
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, MAX_POINTS, checked_trace
-from molmoact_ros.sim.cameras import CameraIntrinsics
 
 _PIXEL: Final = {
     "rgb8": (np.uint8, 3), "bgr8": (np.uint8, 3), "rgba8": (np.uint8, 4), "bgra8": (np.uint8, 4),
@@ -106,10 +106,10 @@ def metres(message: Image) -> np.ndarray:
 
 
 def camera_info(intrinsics: CameraIntrinsics, head: Header) -> CameraInfo:
-    """Pinhole intrinsics, no distortion."""
+    """The intrinsics, with the distortion that the picture has."""
     k = intrinsics
     return CameraInfo(
-        header=head, width=k.width, height=k.height, distortion_model="plumb_bob", d=[0.0] * 5,
+        header=head, width=k.width, height=k.height, distortion_model=k.model, d=list(k.distortion),
         k=[k.fx, 0.0, k.cx, 0.0, k.fy, k.cy, 0.0, 0.0, 1.0],
         r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
         p=[k.fx, 0.0, k.cx, 0.0, 0.0, k.fy, k.cy, 0.0, 0.0, 0.0, 1.0, 0.0],

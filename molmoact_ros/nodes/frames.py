@@ -1,78 +1,116 @@
-"""The newest set of camera frames that belong together."""
+"""What the robot sees at one moment, put together from the cameras' and joints' topics."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
 
+from molmoact_ros.cameras.matching import MOST, Kept, Matcher, nearest
 from molmoact_ros.nodes.conversions import seconds
 
-KEPT = 4  # frames of each camera: at 15 Hz a quarter of a second, longer than any pair is apart
+MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
 
 
 @dataclass(frozen=True)
 class FrameSet:
-    """One image of each camera, front first; `stamp`: time of the front one, s; depth: the front camera's, if heard."""
+    """One image of each camera, front first; `stamp`: time of the front one, s.
+
+    depth: the front camera's; joints: those heard nearest to the front image, once the set is used; both within the
+    tolerance. apart: greatest difference of an image's stamp to the front one's, joints_apart: of the joints', s.
+    """
 
     images: tuple[Image, ...]
     stamp: float
     depth: Image | None = None
+    joints: JointState | None = None
+    apart: float = 0.0
+    joints_apart: float = inf
+    kept: tuple[Kept[Image], ...] = ()
 
 
 class FrameBuffer:
     """Keeps the last frames of each camera and picks those taken together. Not for several threads at once."""
 
-    def __init__(self, topics: Sequence[str], slop: float, max_age: float, noisy: bool = True) -> None:
-        """`topics`: front camera first. slop: greatest difference of stamps, s; max_age: of the front one, s.
+    def __init__(
+        self, topics: Sequence[str], slop: float, max_age: float, noisy: bool = True, joint_slop: float = 0.02
+    ) -> None:
+        """`topics`: front camera first. slop: greatest difference of stamps, s; max_age: of any frame, s.
 
-        noisy: no two frames are equal, unless the camera is frozen.
+        noisy: no two frames are equal, unless the camera is frozen. joint_slop: greatest difference of the joints', s.
         """
-        self._noisy = noisy
-        self._frames: dict[str, deque[Image]] = {topic: deque(maxlen=KEPT) for topic in topics}
-        self._slop, self._max_age = slop, max_age
-        self._depth: deque[Image] = deque(maxlen=KEPT)
+        self._noisy, self._max_age, self._slop = noisy, max_age, slop
+        self._frames: Matcher[Image] = Matcher(topics, slop, max_age)
+        self._depth: deque[Kept[Image]] = deque(maxlen=MOST)
+        self._joints: deque[Kept[JointState]] = deque(maxlen=MOST_JOINTS)
+        self._joint_slop = joint_slop
+        self._previous: dict[str, Image] = {}
         self._news = dict.fromkeys(topics, -inf)  # when the last frame was taken that shows something new
+        self._last: FrameSet | None = None
+        self._without_joints = 0
 
     def add_depth(self, image: Image) -> None:
         """Take the front camera's depth."""
-        self._depth.append(image)
+        self._depth.append(Kept(seconds(image.header.stamp), image))
 
-    def add(self, topic: str, image: Image) -> None:
-        """Take a frame. One that equals the one before to the last bit is no news: no sensor is that free of noise."""
-        frames = self._frames[topic]
-        if not self._noisy or not frames or frames[-1].data != image.data:
-            self._news[topic] = seconds(image.header.stamp)
-        frames.append(image)
+    def add_joints(self, joints: JointState) -> None:
+        """Take joint states."""
+        self._joints.append(Kept(seconds(joints.header.stamp), joints))
+
+    def add(self, topic: str, image: Image, now: float) -> None:
+        """Take a frame at `now`, s.
+
+        One that equals the one before to the last bit is no news: no sensor is that free of noise.
+        """
+        stamp, previous = seconds(image.header.stamp), self._previous.get(topic)
+        if not self._noisy or previous is None or previous.data != image.data:
+            self._news[topic] = stamp
+        self._previous[topic] = image
+        self._frames.add(topic, stamp, image, now)
 
     def age(self, now: float) -> float:
         """Age of the newest frame with news, of the camera where it is oldest, s; inf before all have one."""
         return now - min(self._news.values())
 
     def newest(self, now: float) -> FrameSet | None:
-        """The newest set that is no older than `max_age` at `now`, s; None without one (`missing` says why)."""
-        front, *others = self._frames.values()
-        for image in reversed(front):
-            stamp = seconds(image.header.stamp)
-            matches = [min(other, key=lambda i: abs(seconds(i.header.stamp) - stamp), default=None) for other in others]
-            together = [m for m in matches if m is not None and abs(seconds(m.header.stamp) - stamp) <= self._slop]
-            if now - stamp <= self._max_age and len(together) == len(others):
-                return FrameSet((image, *together), stamp, self._depth_at(stamp))
-        return None
+        """The newest set whose frames are all current at `now`, s; None without one (`missing` says why)."""
+        kept = self._frames.newest(now)
+        if kept is None:
+            return None
+        stamp = kept[0].stamp
+        depth, apart = nearest(self._depth, stamp, self._slop), max(abs(k.stamp - stamp) for k in kept)
+        return FrameSet(tuple(k.item for k in kept), stamp, depth.item if depth else None, apart=apart, kept=kept)
 
-    def _depth_at(self, stamp: float) -> Image | None:
-        near = min(self._depth, key=lambda image: abs(seconds(image.header.stamp) - stamp), default=None)
-        return near if near is not None and abs(seconds(near.header.stamp) - stamp) <= self._slop else None
+    def use(self, frames: FrameSet) -> FrameSet:
+        """A step is taken on these: count them. The same, with the joints of that moment."""
+        for kept in frames.kept:
+            kept.used = True
+        joints = nearest(self._joints, frames.stamp, self._joint_slop)
+        self._without_joints += joints is None
+        self._last = frames
+        if joints is not None:
+            self._last = replace(frames, joints=joints.item, joints_apart=abs(joints.stamp - frames.stamp))
+        return self._last
+
+    def report(self) -> dict[str, float]:
+        """What became of each camera's frames (FATES), and how far apart the last set's were, s."""
+        counts = {f"{topic} {fate}": n for topic, c in self._frames.counts.items() for fate, n in c.items()}
+        last = self._last or FrameSet((), 0.0, apart=inf)
+        return counts | {
+            "apart_s": last.apart, "slop_s": self._slop, "joints_apart_s": last.joints_apart,
+            "joint_slop_s": self._joint_slop, "steps_without_joints": self._without_joints, "max_age_s": self._max_age,
+        }  # fmt: skip
 
     def missing(self, now: float) -> str:
         """One line that says which camera is silent, or that their clocks differ."""
-        for topic, frames in self._frames.items():
-            if not frames:
+        for topic, last in self._frames.last.items():
+            if last == -inf:
                 return f"no image on {topic} yet; start the camera, or check the topic's name"
-            age = now - seconds(frames[-1].header.stamp)
-            if age > self._max_age:
-                return f"the newest image on {topic} is {age:.1f} s old; check the camera and the clocks"
+            if now - last > self._max_age:
+                return f"the newest image on {topic} is {now - last:.1f} s old; check the camera and the clocks"
+            if last - now > self._slop:
+                return f"the newest image on {topic} is {last - now:.1f} s in the future; check the clocks"
         return f"no images taken within {self._slop:.2f} s of each other; synchronise the cameras"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from pydantic import BaseModel, Field
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
@@ -17,7 +18,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from rclpy.task import Future
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -31,6 +32,7 @@ from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.reasoner import Plan, Reasoner
+from molmoact_ros.nodes.status import status
 from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
@@ -57,6 +59,8 @@ class PolicyConfig(BaseModel):
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
     slop: float = Field(0.05, gt=0, description="greatest difference between the frames of one step, s")
+    joint_states: str = Field("/joint_states", description="topic of the joint states noted with each plan")
+    joint_slop: float = Field(0.02, gt=0, description="greatest difference between them and the front frame, s")
     noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
     period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
@@ -123,10 +127,12 @@ class PolicyNode(ManagedNode):
         self._published: dict[str, int] = {}  # the last plan of which each part was published
         self._advertise()
         topics = [f"/{camera}/color/image_raw" for camera in self.config.cameras]
-        frames = FrameBuffer(topics, self.config.slop, self.config.max_age, self.config.noisy_cameras)
+        config = self.config
+        frames = FrameBuffer(topics, config.slop, config.max_age, config.noisy_cameras, config.joint_slop)
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
         for topic in topics:
             self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
+        self.create_subscription(JointState, self.config.joint_states, self._reasoner.add_joints, qos.SENSOR)
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
         self._use_mode(Mode(self.get_parameter("mode").value))
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
@@ -135,6 +141,7 @@ class PolicyNode(ManagedNode):
         self._connect_controller(self.config.controller)
         self.create_timer(1.0 / GOAL_RATE, self._look_after_goal)
         self.create_timer(1.0 / GOAL_RATE, self._publish_status)
+        self.create_timer(1.0, self._publish_diagnostics)
         self._reasoner.start()
         self._server = ActionServer(
             self, ExecuteInstruction, "~/execute", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
@@ -186,6 +193,7 @@ class PolicyNode(ManagedNode):
         self._trace_overlay = self.create_publisher(Image, "~/trace_overlay", qos.RELIABLE)
         self._action_chunk = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
         self._engine_status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
 
     def _connect_controller(self, name: str) -> None:
         self._start = self.create_client(Trigger, f"{name}/start")
@@ -221,7 +229,10 @@ class PolicyNode(ManagedNode):
             base = conversions.header(plan.observation.stamp, BASE_FRAME)
             key, dt = self._engine.unnorm_key, self.config.action_dt
             mode = plan.timings.mode.value
-            self._action_chunk.publish(conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode))
+            chunk = conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode)
+            if plan.joints is not None:
+                chunk.joint_names, chunk.joint_positions = plan.joints.name, plan.joints.position
+            self._action_chunk.publish(chunk)
             self._finish(plan)
             # Pictures of what is known already may wait for the actions.
             if drawn is not None:
@@ -286,6 +297,15 @@ class PolicyNode(ManagedNode):
             if task is None and self._status.state != EngineStatus.FAULT:
                 self._status.state, self._status.message = EngineStatus.IDLE, ""
             self._engine_status.publish(self._status)
+
+    def _publish_diagnostics(self) -> None:
+        """How many frames came, and what became of them."""
+        with self._status_lock:
+            waiting, why = self._status.state == EngineStatus.WAITING, self._status.message
+        name, frames = f"{self.get_name()}: observation", self._reasoner.frames_report()
+        report = DiagnosticArray(status=[status(name, waiting, why if waiting else "fine", frames, "cameras")])
+        report.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(report)
 
     # What people say
 

@@ -10,7 +10,7 @@ from math import inf
 from typing import Protocol
 
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
 
 from molmoact_ros.engine.decode import CancelledStep
 from molmoact_ros.engine.engine import Engine, EngineTimings, Mode
@@ -33,13 +33,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """One reasoning step: its number, what it saw, and how far it has come. seconds: since the step began."""
+    """One reasoning step: its number, what it saw, and how far it has come. seconds: since the step began.
+
+    joints: those heard nearest to the picture; None when there were none within the tolerance.
+    """
 
     plan_id: int
     observation: Observation
     reasoning: Reasoning
     seconds: float
     timings: EngineTimings
+    joints: JointState | None = None
 
 
 class Listener(Protocol):
@@ -103,13 +107,23 @@ class Reasoner(threading.Thread):
     def add(self, topic: str, image: Image) -> None:
         """Take a frame."""
         with self._changed:
-            self._frames.add(topic, image)
+            self._frames.add(topic, image, self._clock())
             self._changed.notify_all()
 
     def add_depth(self, image: Image) -> None:
         """Take the front camera's depth."""
         with self._changed:
             self._frames.add_depth(image)
+
+    def add_joints(self, joints: JointState) -> None:
+        """Take joint states."""
+        with self._changed:
+            self._frames.add_joints(joints)
+
+    def frames_report(self) -> dict[str, float]:
+        """What became of the frames (FrameBuffer.report)."""
+        with self._changed:
+            return self._frames.report()
 
     def camera_age(self) -> float:
         """Age of the newest frame with news, of the camera where it is oldest, s."""
@@ -140,7 +154,7 @@ class Reasoner(threading.Thread):
             frames = self._frames.newest(self._clock())
             if frames is not None and self._is_due(frames.stamp) and not self._lacks_depth(frames):
                 self._seen = frames.stamp
-                return frames
+                return self._frames.use(frames)
             self._changed.wait(LOOK_AGAIN)
         newest = self._frames.newest(self._clock())
         if self._task is task and newest is None:
@@ -165,7 +179,7 @@ class Reasoner(threading.Thread):
             observation = Observation(images, task.instruction, frames.stamp, task.trace, depth)
             for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
                 seconds, timings = time.monotonic() - began, self._engine.timings
-                if not self._tell(task, Plan(self._plan_id, observation, reasoning, seconds, timings)):
+                if not self._tell(task, Plan(self._plan_id, observation, reasoning, seconds, timings, frames.joints)):
                     return
         except CancelledStep:
             return

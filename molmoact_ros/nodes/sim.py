@@ -15,12 +15,13 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory
 
+from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import HOME_Q, Arm
-from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraIntrinsics, CameraRenderer
+from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraRenderer
 from molmoact_ros.sim.cell import SimArm
 from molmoact_ros.sim.trajectory import TrajectoryFollower
 from molmoact_ros.sim.tray import TrayCell

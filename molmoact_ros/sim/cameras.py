@@ -2,40 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import mujoco
 import numpy as np
 
-
-@dataclass(frozen=True)
-class CameraIntrinsics:
-    """Pinhole intrinsics in pixels for an image of `width` x `height`, no distortion.
-
-    nearest, farthest: m; outside them a depth pixel is 0 (invalid).
-    """
-
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    nearest: float
-    farthest: float
-
-    @property
-    def fovy_deg(self) -> float:
-        """Vertical field of view in degrees, as MuJoCo wants it."""
-        return float(np.degrees(2 * np.arctan(self.height / (2 * self.fy))))
-
-    def scaled(self, width: int, height: int) -> CameraIntrinsics:
-        """The same view at another resolution."""
-        sx, sy = width / self.width, height / self.height
-        return CameraIntrinsics(
-            width, height, self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, self.nearest, self.farthest
-        )
-
+from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 
 # D435 colour at 640x480: focal length about 615 px (69 deg x 42 deg at 16:9, Intel D400 datasheet, cropped to 4:3).
 D435_FRONT = CameraIntrinsics(640, 480, 615.0, 615.0, 320.0, 240.0, 0.28, 3.0)

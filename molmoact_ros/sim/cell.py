@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.robots.franka import Arm
-from molmoact_ros.sim.cameras import CameraIntrinsics, CameraRenderer, project
+from molmoact_ros.sim.cameras import CameraRenderer, project
 
 TIMESTEP = 0.002
 TABLE_FRICTION = [1.0, 0.02, 0.004]

@@ -11,9 +11,10 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.robots.franka import HOME_Q, OPENING_MAX, PAIR
 from molmoact_ros.robots.mjcf import arms_spec
-from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraIntrinsics
+from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT
 from molmoact_ros.sim.cell import TABLE_FRICTION, Cell, Progress, furnish
 from molmoact_ros.sim.scene import COLORS
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, OPENING_MAX, SINGLE
 from molmoact_ros.robots.mjcf import arms_spec
-from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraIntrinsics
+from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT
 from molmoact_ros.sim.cell import Cell, Progress, furnish
 from molmoact_ros.sim.scene import COLORS, GRASP_WIDTH, OBJECTS, TARGETS, Scene, Task, rest_height, sample_scene
 

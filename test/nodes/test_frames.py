@@ -1,11 +1,11 @@
-"""The newest frames that belong together, and how old their news is."""
+"""The newest frames that belong together, how old their news is, and what is said when there are none."""
 
 from __future__ import annotations
 
 import array
 from math import inf
 
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
 
 from molmoact_ros.nodes.conversions import header
 from molmoact_ros.nodes.frames import FrameBuffer
@@ -15,18 +15,70 @@ def image(stamp: float, pixel: int) -> Image:
     return Image(header=header(stamp, "camera"), height=1, width=1, data=array.array("B", [pixel, 0, 0]))
 
 
+def joints(stamp: float, position: float) -> JointState:
+    return JointState(header=header(stamp, "base"), name=["a"], position=[position])
+
+
+def buffer(noisy: bool = True) -> FrameBuffer:
+    return FrameBuffer(["front", "wrist"], slop=0.05, max_age=0.5, noisy=noisy, joint_slop=0.02)
+
+
 def test_a_frozen_camera_has_no_news_though_its_stamps_go_on() -> None:
     for noisy, age in ((True, 0.9), (False, 0.1)):
-        frames = FrameBuffer(["front", "wrist"], slop=0.05, max_age=0.5, noisy=noisy)
+        frames = buffer(noisy)
         assert frames.age(1.0) == inf
         for k in range(10):
-            frames.add("front", image(1.0 + k / 10, 7 if k >= 1 else 5))
-            frames.add("wrist", image(1.0 + k / 10, k))
+            frames.add("front", image(1.0 + k / 10, 7 if k >= 1 else 5), 1.0 + k / 10)
+            frames.add("wrist", image(1.0 + k / 10, k), 1.0 + k / 10)
         assert abs(frames.age(2.0) - age) < 1e-6
 
 
 def test_a_camera_that_is_gone_grows_old() -> None:
-    frames = FrameBuffer(["front", "wrist"], slop=0.05, max_age=0.5)
-    frames.add("front", image(1.0, 1))
-    frames.add("wrist", image(3.0, 1))
+    frames = buffer()
+    frames.add("front", image(1.0, 1), 1.0)
+    frames.add("wrist", image(3.0, 1), 3.0)
     assert abs(frames.age(3.5) - 2.5) < 1e-6
+
+
+def test_a_camera_that_comes_late_is_still_matched() -> None:
+    """Here by 0.3 s, more than four frames of the other camera."""
+    frames = buffer()
+    for k in range(30):
+        now = 1.0 + k / 30
+        frames.add("front", image(now, k), now)
+        if k >= 9:
+            frames.add("wrist", image(1.0 + (k - 9) / 30, k), now)
+    found = frames.newest(1.0 + 29 / 30)
+    assert found is not None and abs(found.stamp - (1.0 + 21 / 30)) < 1e-6 and found.apart < 0.05
+
+
+def test_depth_and_joints_of_the_same_moment_come_with_the_picture() -> None:
+    frames = buffer()
+    for k in range(20):
+        frames.add_joints(joints(1.0 + k / 100, k))
+    frames.add("front", image(1.107, 1), 1.2)
+    frames.add("wrist", image(1.11, 1), 1.2)
+    frames.add_depth(image(1.107, 9))
+    found = frames.newest(1.2)
+    assert found is not None and found.depth is not None and found.depth.data[0] == 9
+    found = frames.use(found)
+    assert found.joints is not None and found.joints.position[0] == 11 and abs(found.joints_apart - 0.003) < 1e-6
+    frames.add("front", image(1.3, 2), 1.3)
+    frames.add("wrist", image(1.3, 2), 1.3)
+    later = frames.newest(1.3)
+    assert later is not None and later.depth is None and frames.use(later).joints is None, "none of that moment"
+    assert frames.newest(3.0) is None
+    report = frames.report()
+    assert report["front received"] == report["front used"] == 2 and report["steps_without_joints"] == 1
+    assert report["slop_s"] == 0.05 and report["joint_slop_s"] == 0.02
+
+
+def test_what_is_missing_is_named() -> None:
+    frames = buffer()
+    assert "no image on front yet" in frames.missing(1.0)
+    frames.add("front", image(1.0, 1), 1.0)
+    frames.add("wrist", image(1.2, 1), 1.2)
+    assert frames.newest(1.2) is None and "within 0.05 s" in frames.missing(1.2)
+    assert "front is 9.0 s old" in frames.missing(10.0)
+    frames.add("front", image(20.0, 1), 10.0)
+    assert frames.newest(10.0) is None and "front is 10.0 s in the future" in frames.missing(10.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
@@ -16,10 +17,12 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
+from molmoact_ros.cameras.matching import FATES
 from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.bringup import Bringup, Profile
 from molmoact_ros.nodes.conversions import chunk_actions, depth_codes, image_pixels, seconds, trace_points
+from molmoact_ros.robots.franka import HOME_Q
 from molmoact_ros.srv import EditTrace, ResetScene, SceneTruth
 
 from .conftest import Peer
@@ -37,6 +40,7 @@ class Robot(Peer):
         self.client = ActionClient(self.node, ExecuteInstruction, "/policy/execute")
         self.safety = self.listen(SafetyStatus, "/controller/safety_status", qos.STATE)
         self.engine = self.listen(EngineStatus, "/policy/engine_status", qos.STATE)
+        self.diagnostics = self.listen(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self.chunks = self.listen(ActionChunk, "/policy/action_chunk", qos.RELIABLE)
         self.speak = self.node.create_publisher(String, "/policy/instruction", qos.RELIABLE)
         assert self.until(self.client.server_is_ready)
@@ -58,6 +62,11 @@ class Robot(Peer):
     def say(self, instruction: str) -> None:
         assert self.until(self.speak.get_subscription_count)
         self.speak.publish(String(data=instruction))
+
+    def observation(self) -> dict[str, str]:
+        """What the policy said last of the frames it was given."""
+        said = [s for d in self.diagnostics for s in d.status if s.name == "policy: observation"]
+        return {value.key: value.value for value in said[-1].values} if said else {}
 
     def state(self) -> int:
         return int(self.safety[-1].state)
@@ -110,6 +119,9 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
     result = robot.execute(INSTRUCTION, timeout=12.0)
     assert result.code == ExecuteInstruction.Result.TIMED_OUT, result.message
     assert result.plans >= 2
+    chunk = robot.chunks[-1]
+    assert chunk.joint_names[:7] == [f"fr3_joint{k}" for k in range(1, 8)]
+    assert np.abs(np.array(chunk.joint_positions[:7]) - HOME_Q).max() < 0.5, "the joints of its picture"
     assert np.diff([seconds(chunk.header.stamp) for chunk in robot.chunks]).min() >= PERIOD
     assert robot.until(lambda: depth and overlay and len(last) == 3)
     plan = last["action_chunk"].plan_id
@@ -123,6 +135,13 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
     assert image_pixels(overlay[-1]).shape == (120, 160, 3)
     assert np.linalg.norm(robot.hand() - before) > 0.002
     assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
+    assert robot.until(lambda: robot.observation().get("/front/color/image_raw used", "0") != "0")
+    told = {name: float(value) for name, value in robot.observation().items()}
+    for camera in ("front", "wrist"):
+        counts = {fate: told[f"/{camera}/color/image_raw {fate}"] for fate in FATES}
+        assert sum(counts.values()) <= 2 * counts["received"], "no more fates than frames"
+        assert 2 <= counts["used"] < counts["skipped"], "it plans less often than the cameras film"
+    assert told["apart_s"] <= told["slop_s"] and told["joints_apart_s"] <= told["joint_slop_s"]
     assert robot.engine[-1].step_seconds > 0 and "vision" in robot.engine[-1].stages
 
 

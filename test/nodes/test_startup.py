@@ -63,11 +63,20 @@ def test_a_node_that_ends_is_reported_with_its_reason(domain: int, tmp_path: Pat
 def test_profiles_are_checked() -> None:
     assert list(Profile.read("sim").nodes) == ["sim", "controller", "policy"]
     assert list(Profile.read("bimanual_sim").nodes) == ["sim", "controller", "expert"]
+    assert list(Profile.read("realsense").nodes) == ["realsense", "controller", "policy"]
     with pytest.raises(FileNotFoundError, match="choose one of: .*sim"):
         Profile.read("kitchen")
     merged = Profile.read("sim").with_parameters({"sim": {"seed": 3}, "recorder": {"bag": "x"}})
     assert merged.nodes["sim"]["seed"] == 3 and merged.nodes["sim"]["camera_rate"] > 0
     assert merged.nodes["recorder"] == {"bag": "x"}
+
+
+def test_a_profile_of_your_own_is_read_by_its_path(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    with pytest.raises(FileNotFoundError, match="mine.yaml.*or a .yaml file of your own"):
+        Profile.read(str(mine))
+    mine.write_text("nodes: {realsense: {cameras: [front]}}")
+    assert Profile.read(str(mine)).nodes == {"realsense": {"cameras": ["front"]}}
 
 
 def test_children_end_with_the_bringup(peer: Peer, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Cameras: what they are, when their pictures were taken, and RealSense cameras through Intel's library."""
