@@ -58,7 +58,7 @@ class GatheredPasses:
         return self._passes.given(x)
 
     def best(self, hidden: Any, allowed: np.ndarray) -> int:
-        """The best of the `allowed` ids after a token; -1 when their scores are not finite."""
+        """The best of the `allowed` ids, int64 [k], after a token; -1 when their scores are not finite."""
         return self._passes.best(hidden, allowed)
 
     def move(self, cache: Any, source: int, target: int) -> None:

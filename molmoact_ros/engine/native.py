@@ -142,7 +142,10 @@ class NativePasses:
         return x.numpy()
 
     def run(self, parts: Sequence[Part]) -> list[np.ndarray]:
-        """One pass, or more where there is no room for so many tokens at once; hidden states of each part."""
+        """One pass, or more where there is no room for so many tokens at once; each part's states [T - first, hidden].
+
+        Raises ValueError for a sequence that is longer than the cache.
+        """
         tokens = sum(len(part.x) for part in parts)
         if tokens > self.capacity and len(parts) > 1:
             half = len(parts) // 2

@@ -157,11 +157,11 @@ class TorchPasses:
         return self.parts.wte.embedding[list(ids)]
 
     def given(self, x: Tensor) -> Tensor:
-        """The same."""
+        """The same of embeddings [T, hidden]."""
         return x
 
     def run(self, parts: Sequence[Part]) -> list[Tensor]:
-        """One pass; hidden states of each part."""
+        """One pass; hidden states [T - first, hidden] of each part."""
         shares, places, row = [], [], 0
         for part in parts:
             mask, depths = _branches(part)
