@@ -132,6 +132,7 @@ def test_a_camera_is_chosen_by_serial_number_or_model() -> None:
     cameras = found([SoftwareCamera(serial, name).device for serial, name in names.items()])
     assert chosen(cameras, "2", "").serial == "2"
     assert chosen(cameras, "", "D435").serial == "1"
+    assert chosen(cameras, "1", "D455").serial == "1", "one that has no preset takes another's"
     with pytest.raises(LookupError, match="several cameras fit.*2 .Intel RealSense D405, USB 3.2.*3 "):
         chosen(cameras, "", "d405")
     with pytest.raises(LookupError, match=r"no camera 9 is plugged in; those that are: 1 \(Intel RealSense D435I"):
