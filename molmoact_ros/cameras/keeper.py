@@ -9,8 +9,10 @@ from typing import Final, Protocol
 
 from molmoact_ros.cameras.realsense import Picture, RealSense
 
+FIRST: Final = 5.0
+"""A camera that gives no picture for so long after it was opened is opened anew, s: librealsense's own patience."""
 SILENT: Final = 2.0
-"""A camera that gives no picture for so long is opened anew, s; the first one may take nearly as long."""
+"""The same for one that has given pictures, s."""
 RETRY: Final = 1.0
 """Time between two looks for a camera that is not there, s."""
 GLANCE: Final = 0.2
@@ -58,15 +60,15 @@ class Keeper(threading.Thread):
 
     def _read(self, camera: RealSense) -> str:
         """Hand on pictures as long as they come; why they no longer do."""
-        heard = monotonic()
+        heard, patience = monotonic(), FIRST
         try:
             while not self._ended.is_set():
                 picture = camera.read(GLANCE)
                 if picture is not None:
                     self._listener.on_picture(picture)
-                    heard = monotonic()
-                elif monotonic() - heard > SILENT:
-                    return f"no picture for {SILENT:g} s; it is opened anew"
+                    heard, patience = monotonic(), SILENT
+                elif monotonic() - heard > patience:
+                    return f"no picture for {patience:g} s; it is opened anew"
         except (RuntimeError, ValueError) as error:  # librealsense's, when the camera is unplugged
             return f"{' '.join(str(error).split())}; it is opened anew as soon as it is there"
         return "closed"

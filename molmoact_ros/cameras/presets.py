@@ -46,4 +46,6 @@ def preset_of(model: str) -> Preset:
     for name, preset in PRESETS.items():
         if name in model.upper():
             return preset
-    raise ValueError(f"no preset is known for {model!r}; set its parameter `model` to one of {', '.join(PRESETS)}")
+    raise ValueError(
+        f"no preset is known for {model!r}; name it by `serial`, and set `model` to one of {', '.join(PRESETS)}"
+    )

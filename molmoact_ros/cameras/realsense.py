@@ -64,18 +64,21 @@ def found(devices: Iterable[Any]) -> list[FoundCamera]:
 
 
 def chosen(cameras: list[FoundCamera], serial: str, model: str) -> FoundCamera:
-    """The camera with this serial number and model, such as D405; where one is "", the only one that fits.
+    """The camera with this serial number; where it is "", the only one of this model, such as D405 ("": of any).
 
     Raises LookupError, naming those plugged in.
     """
-    fits = [camera for camera in cameras if model.upper() in camera.model.upper()]
-    matching = [camera for camera in fits if serial in ("", camera.serial)]
-    if len(matching) == 1:
-        return matching[0]
+    if serial:
+        fitting = [camera for camera in cameras if camera.serial == serial]
+    else:
+        fitting = [camera for camera in cameras if model.upper() in camera.model.upper()]
+    if len(fitting) == 1:
+        return fitting[0]
     present = ", ".join(map(str, cameras)) or "none"
-    if matching:
+    if fitting:
         raise LookupError(f"several cameras fit; set `serial` to one of those plugged in: {present}")
-    raise LookupError(f"no {model or 'camera'} {serial}".rstrip() + f" is plugged in; those that are: {present}")
+    wanted = f"camera {serial}" if serial else model or "camera"
+    raise LookupError(f"no {wanted} is plugged in; those that are: {present}")
 
 
 NAMES: Final = ("front", "wrist")

@@ -132,6 +132,7 @@ def test_a_camera_is_chosen_by_serial_number_or_model() -> None:
     cameras = found([SoftwareCamera(serial, name).device for serial, name in names.items()])
     assert chosen(cameras, "2", "").serial == "2"
     assert chosen(cameras, "", "D435").serial == "1"
+    assert chosen(cameras, "1", "D455").serial == "1", "one that has no preset takes another's"
     with pytest.raises(LookupError, match="several cameras fit.*2 .Intel RealSense D405, USB 3.2.*3 "):
         chosen(cameras, "", "d405")
     with pytest.raises(LookupError, match=r"no camera 9 is plugged in; those that are: 1 \(Intel RealSense D435I"):
@@ -163,6 +164,26 @@ def test_a_recording_is_a_camera_that_can_be_played_again() -> None:
             picture = running.read(5.0)
         assert picture is not None and round(WALL * 1e3) in picture.aligned_depth()
         running.close()
+
+
+def test_what_the_library_records_now_is_played_too(tmp_path: Path) -> None:
+    camera, file = SoftwareCamera("5"), tmp_path / "new.db3"
+    pipeline, config = rs.pipeline(), rs.config()
+    pipeline.set_device(camera.device)
+    config.enable_stream(rs.stream.color, WIDTH, HEIGHT, rs.format.rgb8, RATE)
+    config.enable_stream(rs.stream.depth, WIDTH, HEIGHT, rs.format.z16, RATE)
+    config.enable_record_to_file(str(file))
+    pipeline.start(config)
+    for _ in range(3):
+        camera.shoot()
+        time.sleep(1 / RATE)
+    pipeline.stop()
+    running = RealSense(recorded(rs.context(), file), Settings(nearest=0.2, farthest=3.0))
+    picture = running.read(5.0)
+    assert picture is not None
+    np.testing.assert_array_equal(picture.color, color_picture(picture.number))
+    np.testing.assert_allclose(running.intrinsics.distortion, DISTORTION, atol=1e-7)
+    running.close()
 
 
 def test_what_is_no_recording_is_said(tmp_path: Path) -> None:
