@@ -13,7 +13,7 @@ INSTRUCTION ?= put the red cube in the bowl
 SEED ?= 7
 
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
-    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action)
+    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f)
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
 .PHONY: setup franka-sim demo test lint clean
