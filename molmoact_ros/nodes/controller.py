@@ -244,9 +244,10 @@ class ControllerNode(ManagedNode):
 
     def _on_engine(self, message: EngineStatus) -> None:
         fault = message.message or "no reason given" if message.state == EngineStatus.FAULT else ""
-        age = message.camera_age if message.state in (EngineStatus.RUNNING, EngineStatus.WAITING) else 0.0
+        looks = message.state in (EngineStatus.RUNNING, EngineStatus.WAITING, EngineStatus.PENDING)
+        age = message.camera_age if looks else 0.0
         with self._lock:
-            self._controller.on_engine(self._now(), fault, age)
+            self._controller.on_engine(self._now(), fault, age, message.state == EngineStatus.PENDING)
 
     # People
 

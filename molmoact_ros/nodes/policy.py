@@ -1,11 +1,16 @@
-"""The policy: camera frames and an instruction in; depth codes, trace and action chunk out, each as it is complete."""
+"""The policy: camera frames and an instruction in; depth codes, trace and action chunk out, each as it is complete.
+
+A person's drawing steers it, and a gate may hold actions back until they are approved (docs/view.md).
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -20,10 +25,12 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
+from molmoact_ros.control.approval import Approve, Gate, TooSoon
 from molmoact_ros.engine.checkpoint import torch_dtype
 from molmoact_ros.engine.engine import Mode, TorchEngine
 from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.drawings import Drawings
 from molmoact_ros.nodes.frames import FrameBuffer
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
@@ -32,7 +39,7 @@ from molmoact_ros.nodes.reasoner import Plan, Reasoner
 from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
-from molmoact_ros.reasoning.trace import draw_for_people
+from molmoact_ros.reasoning.trace import draw_training_overlay
 from molmoact_ros.robots.franka import BASE_FRAME
 from molmoact_ros.srv import EditTrace
 
@@ -56,6 +63,9 @@ class PolicyConfig(BaseModel):
     noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
     period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
+    drawing_max_age: float = Field(10.0, gt=0, description="greatest age of the picture that is drawn on, s")
+    drawing_timeout: float = Field(30.0, gt=0, description="time after which a person's trace ends, s")
+    joint_states: str = Field("/joint_states", description="topic of the joints: where the gripper is on a drawing")
     controller: str = Field("/controller", description="node name of the controller")
 
 
@@ -85,6 +95,12 @@ class PolicyNode(ManagedNode):
             description="full, grounded or reuse: how much the model is asked for; may be changed"
         )
         self.declare_parameter("mode", Mode.FULL.value, about)
+        about = ParameterDescriptor(
+            description="actions wait: empty: not; timed: approve_seconds, or for approval; required: for approval"
+        )
+        self.declare_parameter("approve", Approve.NEVER.value, about)
+        about = ParameterDescriptor(description="how long a plan is shown before it moves the arm, s")
+        self.declare_parameter("approve_seconds", 3.0, about)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._active = False
         self._configured = False
@@ -109,16 +125,26 @@ class PolicyNode(ManagedNode):
         self._advertise()
         topics = [f"/{camera}/color/image_raw" for camera in self.config.cameras]
         frames = FrameBuffer(topics, self.config.slop, self.config.max_age, self.config.noisy_cameras)
+        config = self.config
+        self._drawings = Drawings(
+            self, config.cameras[0], config.joint_states, config.drawing_max_age, config.drawing_timeout
+        )
+        self._gate: Gate[ActionChunk] = Gate()
+        self._safety_at_show = SafetyStatus.IDLE
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
         for topic in topics:
             self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
-        self._use_mode(Mode(self.get_parameter("mode").value))
+        for name, (_, use) in self._settings().items():
+            use(self.get_parameter(name).value)
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self.create_subscription(Trace, "~/edit_trace", self._on_trace, qos.RELIABLE)
         self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
+        self.create_service(Trigger, "~/approve", self._on_approve)
+        self.create_service(Trigger, "~/veto", self._on_veto)
         self._connect_controller(self.config.controller)
         self.create_timer(1.0 / GOAL_RATE, self._look_after_goal)
+        self.create_timer(1.0 / GOAL_RATE, self._look_after_plan)
         self.create_timer(1.0 / GOAL_RATE, self._publish_status)
         self._reasoner.start()
         self._server = ActionServer(
@@ -145,13 +171,26 @@ class PolicyNode(ManagedNode):
             del self._engine
         super().forget()
 
+    def _settings(self) -> dict[str, tuple[Callable[[Any], str], Callable[[Any], None]]]:
+        """What may be changed while it runs: what is wrong with a value, in one line or nothing, and how it is used."""
+        return {
+            "mode": (lambda value: _choice(value, CHOICES), lambda value: self._use_mode(Mode(value))),
+            "approve": (lambda value: _choice(value, [how.value for how in Approve]), self._use_approval),
+            "approve_seconds": (
+                lambda value: "" if 0 < value <= 600 else f"{value} s is no time to look at a plan; give 0..600",
+                self._use_approval_seconds,
+            ),
+        }
+
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        settings = self._settings()
         for parameter in parameters:
-            if parameter.name == "mode":
-                if parameter.value not in CHOICES:
-                    return SetParametersResult(successful=False, reason=f"choose one of: {', '.join(CHOICES)}")
-                if self._configured:
-                    self._use_mode(Mode(parameter.value))
+            if parameter.name in settings and (wrong := settings[parameter.name][0](parameter.value)):
+                return SetParametersResult(successful=False, reason=wrong)
+        if self._configured:
+            for parameter in parameters:
+                if parameter.name in settings:
+                    settings[parameter.name][1](parameter.value)
         return SetParametersResult(successful=True)
 
     def _use_mode(self, mode: Mode) -> None:
@@ -164,12 +203,23 @@ class PolicyNode(ManagedNode):
             self._depth = None
         self._reasoner.mode = mode
 
+    def _use_approval(self, how: str) -> None:
+        """From the next plan on. A plan that waits is dropped, and made again: it is released by nobody's word."""
+        with self._reasoner.lock:
+            self._gate.how = Approve(how)
+            if self._gate.drop(self._now()) is not None:
+                self._reasoner.again()
+
+    def _use_approval_seconds(self, seconds: float) -> None:
+        with self._reasoner.lock:
+            self._gate.seconds = seconds
+
     def _advertise(self) -> None:
         self._depth_tokens = self.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
-        self._depth_image = self.create_publisher(Image, "~/depth_image", qos.RELIABLE)
         self._trace = self.create_publisher(Trace, "~/trace", qos.RELIABLE)
-        self._trace_overlay = self.create_publisher(Image, "~/trace_overlay", qos.RELIABLE)
+        self._model_overlay = self.create_publisher(Image, "~/model_overlay", qos.RELIABLE)
         self._action_chunk = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
+        self._pending_chunk = self.create_publisher(ActionChunk, "~/pending_chunk", qos.RELIABLE)
         self._engine_status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
 
     def _connect_controller(self, name: str) -> None:
@@ -193,26 +243,43 @@ class PolicyNode(ManagedNode):
 
     # What the reasoner says
 
+    def may_plan_on(self, stamp: float) -> bool:
+        """Not while a plan waits for approval, nor before the arm stands, where plans have to wait."""
+        return self._gate.may_look(stamp)
+
+    def drawn(self) -> np.ndarray | None:
+        """What is left of a person's trace, int64 [n, 2] in 0..255."""
+        return self._drawings.trace
+
     def on_plan(self, plan: Plan) -> None:
         """Publish what this step has completed; each part once."""
-        head = conversions.header(plan.observation.stamp, f"{self.config.cameras[0]}_color_optical_frame")
+        head = conversions.header(plan.observation.stamp, conversions.optical_frame(self.config.cameras[0]))
         said, drawn = plan.reasoning, plan.observation.trace
         if said.depth_codes is not None and self._is_new(plan, "depth"):
             codes = conversions.depth_tokens_message(said.depth_codes, self._engine.codebook, plan.plan_id, head)
             self._depth_tokens.publish(codes)
         if said.trace is not None and self._is_new(plan, "trace"):
-            self._show_trace(plan, Trace.MODEL, said.trace, head)
+            self._trace.publish(conversions.trace_message(said.trace, Trace.MODEL, plan.plan_id, head))
         if said.complete and said.actions is not None:
             base = conversions.header(plan.observation.stamp, BASE_FRAME)
             key, dt = self._engine.unnorm_key, self.config.action_dt
             mode = plan.timings.mode.value
-            self._action_chunk.publish(conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode))
-            self._finish(plan)
-            # Pictures of what is known already may wait for the actions.
+            self._release_or_wait(conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode))
             if drawn is not None:
-                self._show_trace(plan, Trace.HUMAN, drawn, head)
-            if said.depth_codes is not None:
-                self._show_depth(said.depth_codes, head)
+                self._trace.publish(conversions.trace_message(drawn, Trace.HUMAN, plan.plan_id, head))
+            self._finish(plan)
+            self._show(plan, head)
+
+    def _release_or_wait(self, chunk: ActionChunk) -> None:
+        gate, now = self._gate, self._now()
+        if gate.how is Approve.NEVER:
+            gate.moves(now)
+            self._action_chunk.publish(chunk)
+        elif gate.may_look(conversions.seconds(chunk.header.stamp)):
+            gate.show(chunk, now)
+            self._safety_at_show = self._safety.state
+            self._pending_chunk.publish(chunk)
+        # Else the gate was closed while the step was made, on a picture of a moving arm: the next one is shown.
 
     def _is_new(self, plan: Plan, part: str) -> bool:
         """Whether this part of this plan was not published yet; from now on it counts as published."""
@@ -221,16 +288,12 @@ class PolicyNode(ManagedNode):
         self._published[part] = plan.plan_id
         return True
 
-    def _show_trace(self, plan: Plan, source: int, trace: np.ndarray, head: conversions.Header) -> None:
-        self._trace.publish(conversions.trace_message(trace, source, plan.plan_id, head))
-        if self._trace_overlay.get_subscription_count():
-            picture = draw_for_people(plan.observation.images[0], trace)
-            self._trace_overlay.publish(conversions.image_message(picture, "rgb8", head))
-
-    def _show_depth(self, codes: np.ndarray, head: conversions.Header) -> None:
-        if self._engine.depth_vq is not None and self._depth_image.get_subscription_count():
-            picture = self._engine.depth_vq.picture(codes)
-            self._depth_image.publish(conversions.image_message(picture, "32FC1", head))
+    def _show(self, plan: Plan, head: conversions.Header) -> None:
+        """The front picture at the model's size, with the trace drawn as the model is steered by one."""
+        trace = plan.reasoning.trace if plan.observation.trace is None else plan.observation.trace
+        if trace is not None and self._model_overlay.get_subscription_count():
+            picture = draw_training_overlay(self._engine.frame(plan.observation.images[0]), trace)
+            self._model_overlay.publish(conversions.image_message(picture, "rgb8", head))
 
     def _finish(self, plan: Plan) -> None:
         if self._goal is not None:
@@ -262,15 +325,22 @@ class PolicyNode(ManagedNode):
         self._publish_status()
 
     def _publish_status(self) -> None:
-        camera_age = self._reasoner.camera_age()  # before the lock: the reasoner reports under its own
-        with self._status_lock:
-            task = self._reasoner.task
-            self._status.header.stamp = self.get_clock().now().to_msg()
-            self._status.instruction = task.instruction if task else ""
-            self._status.camera_age = camera_age
-            if task is None and self._status.state != EngineStatus.FAULT:
-                self._status.state, self._status.message = EngineStatus.IDLE, ""
-            self._engine_status.publish(self._status)
+        with self._reasoner.lock, self._status_lock:
+            now, task, gate = self._now(), self._reasoner.task, self._gate
+            status = self._status
+            status.header.stamp = self.get_clock().now().to_msg()
+            status.instruction = task.instruction if task else ""
+            status.camera_age = self._reasoner.camera_age()
+            waiting = gate.waiting
+            status.pending_plan_id, status.pending_seconds = waiting.plan_id if waiting else 0, gate.left(now)
+            self._drawings.tell(status, now)
+            if task is None and status.state != EngineStatus.FAULT:
+                status.state, status.message = EngineStatus.IDLE, ""
+            elif waiting is not None:
+                status.state, status.message = EngineStatus.PENDING, ""
+            elif status.state == EngineStatus.PENDING:
+                status.state = EngineStatus.RUNNING
+            self._engine_status.publish(status)
 
     # What people say
 
@@ -293,29 +363,120 @@ class PolicyNode(ManagedNode):
 
     def _on_trace(self, message: Trace) -> None:
         try:
-            self._reasoner.steer(conversions.trace_points(message))
+            self._draw(message)
         except RefusedStep as refusal:
-            self.get_logger().warning(f"trace not used: {refusal}")
+            self.get_logger().warning(f"drawing refused: {refusal}")
+            with self._reasoner.lock:
+                self._drawings.refuse(str(refusal))
+            self._publish_status()
 
     def _on_edit_trace(self, request: EditTrace.Request, response: EditTrace.Response) -> EditTrace.Response:
         try:
-            self._reasoner.steer(None if request.clear else conversions.trace_points(request.trace))
+            if request.clear:
+                self._clear_drawing()
+            else:
+                self._draw(request.trace)
             response.success = True
         except RefusedStep as refusal:
             response.message = str(refusal)
         return response
 
-    def _follow(self, instruction: str) -> None:
+    def _draw(self, message: Trace) -> None:
+        """Follow a drawing from now on. Raises RefusedStep."""
+        with self._reasoner.lock:
+            if self._reasoner.task is None:
+                raise RefusedStep("there is no instruction to steer; give one first")
+            trace = self._check_drawing(message)
+            self._drawings.take(trace, message, self._now())
+            self._plan_again()
+        self._publish_status()
+
+    def _check_drawing(self, message: Trace) -> np.ndarray:
+        waiting = self._gate.waiting
+        shown = None if waiting is None else conversions.seconds(waiting.header.stamp)
+        return self._drawings.check(message, self._now(), shown)
+
+    def _clear_drawing(self) -> None:
+        with self._reasoner.lock:
+            if self._drawings.end("cleared", self._now()):
+                self._plan_again()
+        self._publish_status()
+
+    def _plan_again(self) -> None:
+        """What is planned is not what is wanted any more; nor is what waits for approval."""
+        self._gate.drop(self._now())
+        self._reasoner.again()
+
+    # Approval before motion
+
+    def _on_approve(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            with self._reasoner.lock:
+                self._gate.approve(self._now())
+                self._release()
+            response.success = True
+        except TooSoon as refusal:
+            response.message = str(refusal)
+        return response
+
+    def _release(self) -> None:
+        """The plan that waits moves the arm from now on: the arm stands where it stood in the plan's picture."""
+        chunk = self._gate.release(self._now())
+        chunk.header.stamp = self.get_clock().now().to_msg()
+        self._action_chunk.publish(chunk)
+        self._publish_status()
+
+    def _on_veto(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """The plan is dropped, the task ends and the arm holds, whether or not a plan waits: it may just have left."""
+        plan = self._gate.waiting
+        response.success, response.message = True, "" if plan else "no plan waits; the task has ended all the same"
+        reason = f"plan {plan.plan_id} was vetoed by a person" if plan else "vetoed by a person"
+        self._end_goal(ExecuteInstruction.Result.HELD, reason)
+        self._halt()
+        return response
+
+    def _look_after_plan(self) -> None:
+        """Release what is due, drop what does not hold any more, and follow the gripper along a drawing."""
+        safety, now = self._safety, self._now()
+        heard = conversions.seconds(safety.header.stamp) or now  # no controller moves no arm
+        with self._reasoner.lock:
+            if self._reasoner.task is None:
+                self._forget_task("the task ended")
+            if self._gate.waiting is not None and safety.state != self._safety_at_show:
+                self.get_logger().warning("the plan that waited is dropped: the controller's state has changed")
+                self._plan_again()
+            playing = safety.state == SafetyStatus.POLICY and safety.plan_id and safety.progress < 1.0
+            self._gate.arm(bool(playing) or safety.state == SafetyStatus.TELEOP, heard)
+            if self._gate.due(now):
+                self._release()
+            if self._drawings.advance(now):
+                self._plan_again()
+
+    # Tasks
+
+    def _follow(self, instruction: str, drawing: Trace | None = None) -> None:
+        """Take up an instruction, with a person's drawing if there is one. Raises RefusedStep."""
         text = validate_instruction(instruction)
         if not self._active:
             raise RefusedStep("the policy is not active; activate it first")
-        self._given_up = None
-        self._status.state = EngineStatus.RUNNING
-        self._reasoner.follow(text)
+        with self._reasoner.lock:
+            self._forget_task("a new instruction was given")
+            self._given_up = None
+            self._status.state = EngineStatus.RUNNING
+            if drawing is not None:
+                self._drawings.take(self._check_drawing(drawing), drawing, self._now())
+            self._reasoner.follow(text)
+
+    def _forget_task(self, why: str) -> None:
+        """Nothing of it is left: no step, no plan that waits, no drawing."""
+        self._reasoner.halt()
+        self._gate.drop(self._now())
+        self._drawings.end(why, self._now())
 
     def _halt(self) -> None:
         """No more plans, and the controller holds at once."""
-        self._reasoner.halt()
+        with self._reasoner.lock:
+            self._forget_task("the task ended")
         if self._hold.service_is_ready():
             self._hold.call_async(Trigger.Request())
 
@@ -323,7 +484,8 @@ class PolicyNode(ManagedNode):
 
     async def _execute(self, handle: ServerGoalHandle) -> ExecuteInstruction.Result:
         self._end_goal(ExecuteInstruction.Result.CANCELED, "replaced by a newer instruction")
-        self._reasoner.halt()
+        with self._reasoner.lock:
+            self._forget_task("a new instruction was given")
         goal = _Goal(handle, self._now())
         self._goal = goal
         if refusal := await self._begin(goal):
@@ -346,6 +508,9 @@ class PolicyNode(ManagedNode):
             return "the policy is not active; activate it first"
         try:
             validate_instruction(request.instruction)
+            drawing = request.trace if request.trace.x or request.trace.y else None
+            if drawing is not None:
+                self._check_drawing(drawing)
         except RefusedStep as refusal:
             return str(refusal)
         if not (np.isfinite(request.timeout) and request.timeout > 0):
@@ -356,8 +521,12 @@ class PolicyNode(ManagedNode):
         if not reply.success:
             return str(reply.message)
         if self._goal is goal:  # else it was replaced meanwhile
+            try:
+                self._follow(request.instruction, drawing)
+            except RefusedStep as refusal:  # the drawing has become too old
+                self._halt()
+                return str(refusal)
             goal.started = self._now()
-            self._follow(request.instruction)
         return ""
 
     def _look_after_goal(self) -> None:
@@ -390,6 +559,12 @@ class PolicyNode(ManagedNode):
 
     def _on_safety(self, message: SafetyStatus) -> None:
         self._safety = message
+
+
+def _choice(value: Any, choices: Sequence[str]) -> str:
+    if value in choices:
+        return ""
+    return f"choose one of: {', '.join(choice or repr(choice) for choice in choices)}"
 
 
 def main() -> None:
