@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
@@ -11,6 +9,7 @@ from sensor_msgs.msg import CameraInfo, JointState
 from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.lazy import LazySubscription
 from molmoact_ros.nodes.static_frames import StaticFrames
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import SINGLE
@@ -22,30 +21,26 @@ class HandView:
 
     def __init__(self, node: Node, camera: str, joint_states: str) -> None:
         """camera: name of the front one; joint_states: topic of the measured joints."""
-        self._node, self._arm, self._links = node, SINGLE, Links(robot_model())
+        self._arm, self._links = SINGLE, Links(robot_model())
         self._frames, self._info, self._joints = StaticFrames(), CameraInfo(), b""
         self._optical = conversions.optical_frame(camera)
-        self._topics = (
-            (TFMessage, "/tf_static", self._frames.add, qos.TF_STATIC, False),
-            (CameraInfo, f"/{camera}/color/camera_info", self._on_info, qos.SENSOR, False),
+        self._subscriptions = (
+            LazySubscription(node, TFMessage, "/tf_static", self._frames.add, qos.TF_STATIC),
+            LazySubscription(node, CameraInfo, f"/{camera}/color/camera_info", self._on_info, qos.SENSOR),
             # As bytes: of a hundred a second, ten are read.
-            (JointState, joint_states, self._on_joints, qos.SENSOR, True),
+            LazySubscription(node, JointState, joint_states, self._on_joints, qos.SENSOR, raw=True),
         )
-        self._subscriptions: list[Any] = []
 
     def open(self) -> None:
         """Listen from now on."""
-        if not self._subscriptions:
-            self._subscriptions = [
-                self._node.create_subscription(kind, topic, take, quality, raw=raw)
-                for kind, topic, take, quality, raw in self._topics
-            ]
+        for subscription in self._subscriptions:
+            subscription.want(True)
 
     def close(self) -> None:
         """Listen no more, and forget where the joints were."""
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions, self._joints = [], b""
+            subscription.want(False)
+        self._joints = b""
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message

@@ -41,7 +41,7 @@ def simplified(stroke: np.ndarray) -> np.ndarray:
             break
         points = _corners(whole, tolerance)
     if len(points) > MAX_POINTS:
-        raise RefusedStep(f"the drawing bends too often: it needs {len(points)} points, and {MAX_POINTS} can be followed")
+        raise RefusedStep(f"the drawing bends too often: it needs {len(points)} points, not {MAX_POINTS} at most")
     if np.linalg.norm(np.diff(points, axis=0), axis=1).sum() < SHORTEST:
         raise RefusedStep("the drawing is only a point; draw a line from the gripper to where it is to go")
     return points

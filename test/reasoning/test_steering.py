@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ NOW = 1000.0
 def distances(points: np.ndarray, line: np.ndarray) -> np.ndarray:
     """How far each point is from a polyline."""
     best = np.full(len(points), np.inf)
-    for a, b in zip(line[:-1], line[1:], strict=True):
+    for a, b in pairwise(line):
         along = b - a
         t = np.clip((points - a) @ along / max(float(along @ along), 1e-9), 0, 1)
         best = np.minimum(best, np.linalg.norm(points - a - t[:, None] * along, axis=1))
@@ -32,7 +34,7 @@ def test_up_to_five_points_stay_as_they_are() -> None:
 
 def test_a_stroke_of_a_mouse_becomes_its_corners() -> None:
     corners = np.array([[0.1, 0.1], [0.6, 0.1], [0.6, 0.8]])
-    stroke = np.vstack([np.linspace(a, b, 80) for a, b in zip(corners[:-1], corners[1:], strict=True)])
+    stroke = np.vstack([np.linspace(a, b, 80) for a, b in pairwise(corners)])
     stroke += np.random.default_rng(3).normal(0, 0.001, stroke.shape)
     found = simplified(stroke)
     assert len(found) == 3 and np.abs(found / 255 - corners).max() < 0.02
@@ -113,7 +115,7 @@ def test_a_gripper_on_its_way_drops_points_and_ends_the_drawing() -> None:
     corner = np.array([[0.2, 0.2], [0.5, 0.2], [0.5, 0.8]])
     steering.take(steering.check(corner, NOW, NOW), NOW, NOW)
     lefts = []
-    way = np.vstack([np.linspace(a, b, 40) for a, b in zip(corner[:-1], corner[1:], strict=True)])
+    way = np.vstack([np.linspace(a, b, 40) for a, b in pairwise(corner)])
     for k, place in enumerate(way):
         if steering.advance(place, NOW + 0.1 * k):
             break
