@@ -9,7 +9,7 @@ from molmoact_ros.msg import EngineStatus, Trace
 from molmoact_ros.nodes import conversions
 from molmoact_ros.nodes.hand import HandView
 from molmoact_ros.reasoning.answer import RefusedStep
-from molmoact_ros.reasoning.steering import Steering
+from molmoact_ros.reasoning.steering import DONE, Steering
 
 
 class Drawings:
@@ -24,6 +24,11 @@ class Drawings:
     def trace(self) -> np.ndarray | None:
         """What is left of it, int64 [n, 2] in 0..255; None without one."""
         return self._steering.trace
+
+    @property
+    def done(self) -> bool:
+        """The last one ended because the gripper came to its end."""
+        return self._steering.message.startswith(DONE)
 
     def check(self, message: Trace, now: float, shown: float | None = None) -> np.ndarray:
         """The trace of a drawing that may be followed, int64 [n, 2] in 0..255. Raises RefusedStep for any other.

@@ -130,6 +130,7 @@ class PolicyNode(ManagedNode):
             self, config.cameras[0], config.joint_states, config.drawing_max_age, config.drawing_timeout
         )
         self._gate: Gate[ActionChunk] = Gate()
+        self._to_show: Plan | None = None
         self._safety_at_show = SafetyStatus.IDLE
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
         for topic in topics:
@@ -146,6 +147,7 @@ class PolicyNode(ManagedNode):
         self.create_timer(1.0 / GOAL_RATE, self._look_after_goal)
         self.create_timer(1.0 / GOAL_RATE, self._look_after_plan)
         self.create_timer(1.0 / GOAL_RATE, self._publish_status)
+        self.create_timer(1.0 / GOAL_RATE, self._show_plan)
         self._reasoner.start()
         self._server = ActionServer(
             self, ExecuteInstruction, "~/execute", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
@@ -216,6 +218,7 @@ class PolicyNode(ManagedNode):
 
     def _advertise(self) -> None:
         self._depth_tokens = self.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
+        self._depth_image = self.create_publisher(Image, "~/depth_image", qos.RELIABLE)
         self._trace = self.create_publisher(Trace, "~/trace", qos.RELIABLE)
         self._model_overlay = self.create_publisher(Image, "~/model_overlay", qos.RELIABLE)
         self._action_chunk = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
@@ -268,7 +271,7 @@ class PolicyNode(ManagedNode):
             if drawn is not None:
                 self._trace.publish(conversions.trace_message(drawn, Trace.HUMAN, plan.plan_id, head))
             self._finish(plan)
-            self._show(plan, head)
+            self._to_show = plan
 
     def _release_or_wait(self, chunk: ActionChunk) -> None:
         gate, now = self._gate, self._now()
@@ -288,12 +291,20 @@ class PolicyNode(ManagedNode):
         self._published[part] = plan.plan_id
         return True
 
-    def _show(self, plan: Plan, head: conversions.Header) -> None:
-        """The front picture at the model's size, with the trace drawn as the model is steered by one."""
-        trace = plan.reasoning.trace if plan.observation.trace is None else plan.observation.trace
+    def _show_plan(self) -> None:
+        """Pictures of the last plan, for those who look: on the executor's thread, never in front of actions."""
+        plan, self._to_show = self._to_show, None
+        if plan is None:
+            return
+        head = conversions.header(plan.observation.stamp, conversions.optical_frame(self.config.cameras[0]))
+        said, drawn = plan.reasoning, plan.observation.trace
+        trace = said.trace if drawn is None else drawn
         if trace is not None and self._model_overlay.get_subscription_count():
             picture = draw_training_overlay(self._engine.frame(plan.observation.images[0]), trace)
             self._model_overlay.publish(conversions.image_message(picture, "rgb8", head))
+        decoder = self._engine.depth_vq
+        if said.depth_codes is not None and decoder is not None and self._depth_image.get_subscription_count():
+            self._depth_image.publish(conversions.image_message(decoder.picture(said.depth_codes), "32FC1", head))
 
     def _finish(self, plan: Plan) -> None:
         if self._goal is not None:
@@ -449,8 +460,8 @@ class PolicyNode(ManagedNode):
             self._gate.arm(bool(playing) or safety.state == SafetyStatus.TELEOP, heard)
             if self._gate.due(now):
                 self._release()
-            if self._drawings.advance(now):
-                self._plan_again()
+            elif self._gate.waiting is None and self._drawings.advance(now) and not self._drawings.done:
+                self._plan_again()  # what is done is left to be played to its end
 
     # Tasks
 

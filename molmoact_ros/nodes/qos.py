@@ -27,3 +27,6 @@ TF_STATIC: Final = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 """/tf_static, as tf2 has it: of every publisher, what it said last."""
+
+TF: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE)
+"""/tf, as tf2 has it."""

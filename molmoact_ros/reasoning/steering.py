@@ -18,6 +18,8 @@ SHORTEST: Final = 5.0
 """Length in 0..255 under which a stroke is a point."""
 WIDTH, HEIGHT = 640, 480
 """Pixels in which the gripper's way along a drawing is measured, whatever the camera."""
+DONE: Final = "done"
+"""Why a drawing ended whose end the gripper has reached."""
 AHEAD: Final = 0.1
 """s by which a drawing's picture may be from the future: clocks differ a little."""
 
@@ -123,7 +125,7 @@ class Steering:
             rest = remaining(self.trace, hand * (WIDTH - 1, HEIGHT - 1), WIDTH, HEIGHT)
             if rest is None:
                 self.trace = self.trace[:0]  # no points left
-                return self.end("done", now)
+                return self.end(DONE, now)
             self.trace = rest
         return now - self._since > self._timeout and self.end("timed out", now)
 

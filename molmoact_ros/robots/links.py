@@ -44,6 +44,10 @@ class Links:
         """Names of the joints, fingers included."""
         return list(self._joints)
 
+    def is_fixed(self, frame: str) -> bool:
+        """Whether no joint is between a frame and its parent."""
+        return frame in self._sites or not self.model.body(frame).jntnum[0]
+
     def update(self, positions: Mapping[str, float]) -> None:
         """Move the joints to `positions` by name; those that are not named stay."""
         for name, at in self._joints.items():

@@ -27,19 +27,22 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
             last[name] = message
 
         robot.node.create_subscription(kind, f"/policy/{name}", heard, qos.RELIABLE)
+    depth = robot.listen(Image, "/policy/depth_image", qos.RELIABLE)
     overlay = robot.listen(Image, "/policy/model_overlay", qos.RELIABLE)
     before = robot.hand()
     result = robot.execute(INSTRUCTION, timeout=12.0)
     assert result.code == ExecuteInstruction.Result.TIMED_OUT, result.message
     assert result.plans >= 2
     assert np.diff([seconds(chunk.header.stamp) for chunk in robot.chunks]).min() >= PERIOD
-    assert robot.until(lambda: overlay and len(last) == 3)
+    assert robot.until(lambda: depth and overlay and len(last) == 3)
     plan = last["action_chunk"].plan_id
     assert [name for name, number in order if number == plan] == list(parts)
     assert depth_codes(last["depth_tokens"]).shape == (10, 10)
     assert 1 <= len(trace_points(last["trace"])) <= 5 and last["trace"].source == Trace.MODEL
     assert chunk_actions(last["action_chunk"]).shape == (8, 7)
     assert seconds(last["trace"].header.stamp) == seconds(last["action_chunk"].header.stamp)
+    picture = image_pixels(depth[-1])
+    assert picture.shape == (320, 320) and picture.min() >= 0 and picture.max() <= 1
     assert image_pixels(overlay[-1]).shape == (120, 160, 3), "no larger than the camera's"
     assert np.linalg.norm(robot.hand() - before) > 0.002
     assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)

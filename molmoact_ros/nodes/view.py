@@ -1,0 +1,313 @@
+"""What people look at: the plan in pictures and in space, the robot and its frames. Nothing is made that nobody hears.
+
+The plan's topics are small and always heard. Cameras and joints are listened to only while somebody looks at what is
+made of them, a picture is made of the newest frame alone, and late ones are dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, Field
+from rcl_interfaces.srv import GetParameters
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from visualization_msgs.msg import Marker, MarkerArray
+
+from molmoact_ros.control.chunk_player import ActionChunk as Chunk
+from molmoact_ros.control.chunk_player import RefusedChunk, split
+from molmoact_ros.control.path import Path, Space, Target
+from molmoact_ros.control.pose import Pose
+from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.nodes import conversions, markers, qos
+from molmoact_ros.nodes.device import STATES
+from molmoact_ros.nodes.lazy import LazySubscription
+from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.robot_frames import RobotFrames
+from molmoact_ros.paths import robot_model
+from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.reasoning.lift import lift
+from molmoact_ros.reasoning.overlay import beside, colour_depth, draw_plan, jpeg, write
+from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.links import WORLD, Links
+
+LOOK: Final = 0.5
+"""s between looks at who listens."""
+DEPTHS: Final = 30
+"""Depth frames kept, for the trace of a plan whose picture was taken a while ago."""
+JOINTS: Final = 3.0
+"""s for which joints are kept, for the chunk of such a plan."""
+ABOVE: Final = (0.0, 0.0, 0.9)
+"""Where the status is written, m in the base frame."""
+Kept = TypeVar("Kept")
+
+
+class ViewConfig(BaseModel):
+    """Parameters of the view."""
+
+    camera: str = Field("front", description="name of the front camera")
+    policy: str = Field("/policy", description="node name of the policy")
+    controller: str = Field("/controller", description="node name of the controller")
+    joint_states: str = Field("/joint_states", description="topic of the joint states")
+    arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm's names, left first")
+    bases: list[float] = Field(
+        [0.0] * 4, description="each arm's base: x, y, z in m and yaw in rad, one after the other"
+    )
+    rate: float = Field(5.0, gt=0, le=30, description="pictures/s of each topic at most")
+    quality: int = Field(80, ge=1, le=100, description="of compressed pictures")
+    frames_rate: float = Field(20.0, gt=0, le=100, description="of the robot's frames on /tf, 1/s")
+
+
+class ViewNode(Node):
+    """One thread; what it cannot keep up with is left out."""
+
+    def __init__(self) -> None:
+        super().__init__("view")
+        self.config = declare(self, ViewConfig)
+        config, camera = self.config, self.config.camera
+        bases = np.reshape(config.bases, (-1, 4)).tolist()
+        self._arms = [Arm(prefix, base=tuple(base)) for prefix, base in zip(config.arms, bases, strict=True)]
+        self._links = Links(robot_model(), self._arms)
+        self._robot = RobotFrames(self, self._arms, config.joint_states, config.frames_rate)
+        self._head = self._arms[0].base_frame if len(self._arms) == 1 else WORLD
+        self._engine, self._safety = EngineStatus(), SafetyStatus()
+        self._trace: Trace | None = None
+        self._chunks: dict[bool, ActionChunk] = {}  # by whether it waits for approval
+        self._frame, self._depth_image = b"", b""
+        self._decoded: np.ndarray | None = None
+        self._info = CameraInfo()
+        self._depths: deque[Image] = deque(maxlen=DEPTHS)
+        self._joints: deque[tuple[float, bytes]] = deque()
+        self._box: tuple[list[float], list[float]] | None = None
+        self._shown: list[Marker] = []
+
+        self._overlay = _Picture(self, "~/trace_overlay", config.quality)
+        self._depth_picture = _Picture(self, "~/depth_picture", config.quality)
+        self._both = _Picture(self, "~/side_by_side", config.quality)
+        self._markers = self.create_publisher(MarkerArray, "~/markers", qos.RELIABLE)
+        model_overlay = f"{config.policy}/model_overlay"
+        self._model = self.create_publisher(CompressedImage, f"{model_overlay}/compressed", qos.RELIABLE)
+        self._listen()
+        lazy = partial(LazySubscription, self)
+        self._frames = lazy(Image, f"/{camera}/color/image_raw", self._on_frame, qos.SENSOR, raw=True)
+        self._models = lazy(Image, model_overlay, self._on_model_overlay, qos.RELIABLE)
+        self._decodes = lazy(Image, f"{config.policy}/depth_image", self._on_decoded, qos.RELIABLE)
+        self._measures = lazy(Image, f"/{camera}/aligned_depth_to_color/image_raw", self._depths.append, qos.SENSOR)
+        self._infos = lazy(CameraInfo, f"/{camera}/color/camera_info", self._on_info, qos.SENSOR)
+        self._hears = lazy(JointState, config.joint_states, self._on_joints, qos.SENSOR, raw=True)
+        self._asks = self.create_client(GetParameters, f"{config.controller}/get_parameters")
+        self.create_timer(LOOK, self._look_who_listens)
+        self.create_timer(1.0 / config.rate, self._show_frame)
+        self.create_timer(LOOK, self._show_markers)
+        self.get_logger().info("ready: pictures and markers are made for those who listen")
+
+    def _listen(self) -> None:
+        policy, hear = self.config.policy, self.create_subscription
+        hear(Trace, f"{policy}/trace", self._on_trace, qos.RELIABLE)
+        hear(ActionChunk, f"{policy}/action_chunk", partial(self._on_chunk, False), qos.RELIABLE)
+        hear(ActionChunk, f"{policy}/pending_chunk", partial(self._on_chunk, True), qos.RELIABLE)
+        hear(EngineStatus, f"{policy}/engine_status", self._on_engine, qos.STATE)
+        hear(SafetyStatus, f"{self.config.controller}/safety_status", self._on_safety, qos.STATE)
+
+    def _now(self) -> float:
+        return float(self.get_clock().now().nanoseconds * 1e-9)
+
+    # In
+
+    def _look_who_listens(self) -> None:
+        drawn, space = self._overlay.wanted or self._both.wanted, self._markers.get_subscription_count() > 0
+        self._frames.want(drawn)
+        self._decodes.want(self._both.wanted or self._depth_picture.wanted)
+        self._models.want(self._model.get_subscription_count() > 0)
+        for source in (self._measures, self._infos, self._hears):
+            source.want(space)
+        if space and self._box is None and self._asks.service_is_ready():
+            names = ["workspace_low", "workspace_high"]
+            self._asks.call_async(GetParameters.Request(names=names)).add_done_callback(self._on_box)
+
+    def _on_frame(self, data: bytes) -> None:
+        self._frame = data
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self._info = message
+
+    def _on_joints(self, data: bytes) -> None:
+        now = self._now()
+        self._joints.append((now, data))
+        while self._joints[0][0] < now - JOINTS:
+            self._joints.popleft()
+
+    def _on_box(self, future: Any) -> None:
+        low, high = (list(value.double_array_value) for value in future.result().values)
+        if len(low) == len(high) == 3:
+            self._box = low, high
+
+    def _on_engine(self, message: EngineStatus) -> None:
+        self._engine = message
+        if not message.pending_plan_id:
+            self._chunks.pop(True, None)
+        if message.state == EngineStatus.IDLE:
+            self._trace = None
+            self._chunks.clear()
+
+    def _on_safety(self, message: SafetyStatus) -> None:
+        self._safety = message
+
+    def _on_trace(self, message: Trace) -> None:
+        self._trace = message
+        self._show_markers()
+
+    def _on_chunk(self, pending: bool, message: ActionChunk) -> None:
+        self._chunks = {pending: message}
+        self._show_markers()
+
+    # Pictures
+
+    def _show_frame(self) -> None:
+        """The newest frame with the plan of now; nothing where there is no newer one."""
+        data, self._frame = self._frame, b""
+        if not data:
+            return
+        try:
+            frame = deserialize_message(data, Image)
+            picture = self._draw(conversions.rgb_pixels(frame), frame.header)
+        except RefusedStep as refusal:
+            self.get_logger().warning(f"no picture: {refusal}", throttle_duration_sec=5.0)
+            return
+        self._overlay.publish(lambda: picture, frame.header)
+        self._both.publish(lambda: beside(picture, self._decoded), frame.header)
+
+    def _draw(self, pixels: np.ndarray, head: conversions.Header) -> np.ndarray:
+        engine, trace, lines = self._engine, self._trace, []
+        if engine.pending_plan_id:
+            left = engine.pending_seconds
+            lines.append("waits for approval" if left < 0 else f"moves in {left:.1f} s")
+        if engine.trace_source == Trace.HUMAN:
+            lines.append(f"{engine.trace_points_left} points left, drawn {engine.trace_age:.1f} s ago")
+        if trace is None:
+            picture = pixels.copy()
+            write(picture, ("no plan", *lines))
+            return picture
+        age = conversions.seconds(head.stamp) - conversions.seconds(trace.header.stamp)
+        return draw_plan(pixels, conversions.trace_points(trace), trace.source == Trace.HUMAN, age, tuple(lines))
+
+    def _on_decoded(self, message: Image) -> None:
+        self._decoded = conversions.image_pixels(message)
+        picture = self._decoded
+        self._depth_picture.publish(lambda: colour_depth(picture, picture.shape[0]), message.header)
+
+    def _on_model_overlay(self, message: Image) -> None:
+        data = jpeg(conversions.rgb_pixels(message), self.config.quality)
+        self._model.publish(CompressedImage(header=message.header, format="jpeg", data=data))
+
+    # In space
+
+    def _show_markers(self) -> None:
+        if self._markers.get_subscription_count():
+            self._markers.publish(markers.fresh(list(self._all_markers())))
+
+    def _all_markers(self) -> Iterator[Marker]:
+        yield from self._trace_in_space()
+        for pending, chunk in self._chunks.items():
+            yield from self._chunk_in_space(chunk, pending)
+        if self._box is not None:
+            for number, arm in enumerate(self._arms):
+                yield markers.box_marker(number, *self._box, conversions.header(0.0, arm.base_frame))
+        yield markers.text_marker(self._words(), ABOVE, conversions.header(0.0, self._head))
+
+    def _trace_in_space(self) -> list[Marker]:
+        trace = self._trace
+        depth = self._nearest(self._depths, lambda image: conversions.seconds(image.header.stamp), trace)
+        if trace is None or depth is None or not self._info.width:
+            return []
+        k = np.asarray(self._info.k).reshape(3, 3)
+        points = lift(conversions.trace_points(trace), conversions.metres(depth), k)
+        return markers.trace_markers(points, trace.source == Trace.HUMAN, trace.header)
+
+    def _chunk_in_space(self, message: ActionChunk, pending: bool) -> Iterator[Marker]:
+        """Where the hands come to, from where they were when the plan's picture was taken."""
+        joints = self._nearest(self._joints, lambda kept: kept[0], message)
+        if joints is None:
+            return
+        measured = deserialize_message(joints[1], JointState)
+        self._links.update(dict(zip(measured.name, measured.position, strict=False)))
+        try:
+            space = Space(message.action_space)
+            chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
+            parts = split(chunk, len(self._arms))
+        except (RefusedStep, RefusedChunk, ValueError):
+            return  # the controller says why
+        for number, (arm, part) in enumerate(zip(self._arms, parts, strict=True)):
+            head = conversions.header(0.0, arm.base_frame)
+            yield from markers.chunk_markers(number, self._targets(arm, part), pending, head)
+
+    def _targets(self, arm: Arm, chunk: Chunk) -> list[Target]:
+        if chunk.space is Space.JOINT:
+            return []  # has no hand poses of its own
+        base, hand = self._links.pose(arm.base_frame), self._links.pose(arm.tcp_frame)
+        here = np.linalg.inv(base) @ hand
+        anchor = Target(pose=Pose(here[:3, 3], Rotation.from_matrix(here[:3, :3])))
+        path = Path(chunk.actions, chunk.space, chunk.dt, 0.0, anchor)
+        ends = [*np.arange(1, len(chunk.actions)) * chunk.dt, path.end]
+        return [path.at(end) for end in ends]
+
+    def _nearest(
+        self, kept: deque[Kept], stamp: Callable[[Kept], float], plan: Trace | ActionChunk | None
+    ) -> Kept | None:
+        """What was there when a plan's picture was taken, or is nearest to it."""
+        if plan is None:
+            return None
+        wanted = conversions.seconds(plan.header.stamp)
+        return min(kept, key=lambda one: abs(stamp(one) - wanted), default=None)
+
+    def _words(self) -> str:
+        engine, safety = self._engine, self._safety
+        lines = [f"{STATES[safety.state]} {safety.reason}".strip(), engine.instruction or "no instruction"]
+        if engine.plan_id:
+            lines.append(f"plan {engine.plan_id}, {engine.mode}, {engine.step_seconds:.2f} s")
+        if engine.pending_plan_id:
+            lines.append(f"plan {engine.pending_plan_id} waits for approval")
+        if engine.message:
+            lines.append(engine.message)
+        return "\n".join(lines)
+
+
+class _Picture:
+    """A picture's topic, raw and compressed; it is made only where somebody listens to either."""
+
+    def __init__(self, node: Node, topic: str, quality: int) -> None:
+        self._raw = node.create_publisher(Image, topic, qos.RELIABLE)
+        self._compressed = node.create_publisher(CompressedImage, f"{topic}/compressed", qos.RELIABLE)
+        self._quality = quality
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody listens."""
+        return bool(self._raw.get_subscription_count() or self._compressed.get_subscription_count())
+
+    def publish(self, make: Callable[[], np.ndarray], head: conversions.Header) -> None:
+        """Make the picture, uint8 [H, W, 3] RGB, and publish it to those who listen."""
+        if not self.wanted:
+            return
+        picture = make()
+        if self._raw.get_subscription_count():
+            self._raw.publish(conversions.image_message(picture, "rgb8", head))
+        if self._compressed.get_subscription_count():
+            data = jpeg(picture, self._quality)
+            self._compressed.publish(CompressedImage(header=head, format="jpeg", data=data))
+
+
+def main() -> None:
+    """Start the node."""
+    run(ViewNode)
+
+
+if __name__ == "__main__":
+    main()
