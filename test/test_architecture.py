@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "nodes": {"reasoning", "robots", "engine", "control", "sim", "record", "learn", "paths", "msg", "srv", "action"},
 }
 ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs",
-       "control_msgs", "franka_msgs", "builtin_interfaces", "rcl_interfaces", "diagnostic_msgs", "visualization_msgs", "tf2_msgs"}  # fmt: skip
+       "control_msgs", "franka_msgs", "builtin_interfaces", "rcl_interfaces", "diagnostic_msgs",
+       "visualization_msgs", "tf2_msgs"}  # fmt: skip
 LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},

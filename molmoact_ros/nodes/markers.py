@@ -14,9 +14,10 @@ from molmoact_ros.control.path import Target
 from molmoact_ros.reasoning.overlay import HUMAN_COLOUR
 from molmoact_ros.reasoning.trace import TRAINING_COLOUR
 
-Colour = tuple[float, float, float, float]
-MODEL: Final = (*(value / 255 for value in TRAINING_COLOUR), 1.0)
-HUMAN: Final = (*(value / 255 for value in HUMAN_COLOUR), 1.0)
+Colour = tuple[float, ...]
+"""Red, green, blue and opacity, 0..1."""
+MODEL: Final = tuple(value / 255 for value in (*TRAINING_COLOUR, 255))
+HUMAN: Final = tuple(value / 255 for value in (*HUMAN_COLOUR, 255))
 OPEN: Final = (0.2, 0.9, 0.3, 1.0)
 CLOSED: Final = (0.9, 0.2, 0.3, 1.0)
 PENDING: Final = 0.4

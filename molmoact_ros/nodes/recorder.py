@@ -20,7 +20,10 @@ class RecorderConfig(BaseModel):
     """Parameters of the recorder."""
 
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
-    exclude: list[str] = Field([r"/rosout", r"/parameter_events"], description="topics left out: regular expressions")
+    exclude: list[str] = Field(
+        [r"/rosout", r"/parameter_events", r"/view/(?!markers).*", r".*/model_overlay.*", r".*/depth_image"],
+        description="topics left out, as regular expressions: pictures that are made of what is recorded, for one",
+    )
 
 
 class RecorderNode(Node):

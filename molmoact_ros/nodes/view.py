@@ -35,7 +35,7 @@ from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.lift import lift
 from molmoact_ros.reasoning.overlay import beside, colour_depth, draw_plan, jpeg, write
-from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.franka import Arm, arms_at
 from molmoact_ros.robots.links import WORLD, Links
 
 LOOK: Final = 0.5
@@ -57,9 +57,7 @@ class ViewConfig(BaseModel):
     controller: str = Field("/controller", description="node name of the controller")
     joint_states: str = Field("/joint_states", description="topic of the joint states")
     arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm's names, left first")
-    bases: list[float] = Field(
-        [0.0] * 4, description="each arm's base: x, y, z in m and yaw in rad, one after the other"
-    )
+    bases: list[float] = Field([0.0] * 4, description="each arm's base in the workcell, as the controller has them")
     rate: float = Field(5.0, gt=0, le=30, description="pictures/s of each topic at most")
     quality: int = Field(80, ge=1, le=100, description="of compressed pictures")
     frames_rate: float = Field(20.0, gt=0, le=100, description="of the robot's frames on /tf, 1/s")
@@ -72,8 +70,7 @@ class ViewNode(Node):
         super().__init__("view")
         self.config = declare(self, ViewConfig)
         config, camera = self.config, self.config.camera
-        bases = np.reshape(config.bases, (-1, 4)).tolist()
-        self._arms = [Arm(prefix, base=tuple(base)) for prefix, base in zip(config.arms, bases, strict=True)]
+        self._arms = arms_at(config.arms, config.bases)
         self._links = Links(robot_model(), self._arms)
         self._robot = RobotFrames(self, self._arms, config.joint_states, config.frames_rate)
         self._head = self._arms[0].base_frame if len(self._arms) == 1 else WORLD
@@ -258,9 +255,8 @@ class ViewNode(Node):
         ends = [*np.arange(1, len(chunk.actions)) * chunk.dt, path.end]
         return [path.at(end) for end in ends]
 
-    def _nearest(
-        self, kept: deque[Kept], stamp: Callable[[Kept], float], plan: Trace | ActionChunk | None
-    ) -> Kept | None:
+    @staticmethod
+    def _nearest(kept: deque[Kept], stamp: Callable[[Kept], float], plan: Trace | ActionChunk | None) -> Kept | None:
         """What was there when a plan's picture was taken, or is nearest to it."""
         if plan is None:
             return None
