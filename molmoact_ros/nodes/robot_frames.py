@@ -36,7 +36,7 @@ class RobotFrames:
         fixed = {name for name in self._links.parents if self._links.is_fixed(name)}
         self._fixed, self._moving = sorted(fixed), [name for name in self._links.parents if name not in fixed]
         node.create_timer(1.0, self._look_for_others)
-        node.create_timer(1.0 / rate, self._publish)
+        self._telling = node.create_timer(1.0 / rate, self._publish, autostart=False)
 
     @property
     def wanted(self) -> bool:
@@ -51,6 +51,8 @@ class RobotFrames:
             self._node.get_logger().info(f"{DESCRIPTION} comes from another node; frames are left to it")
             self._end()
         self._hears.want(self.wanted)
+        if self._telling.is_canceled() is self.wanted:
+            (self._telling.reset if self.wanted else self._telling.cancel)()
 
     def _begin(self) -> None:
         create = self._node.create_publisher

@@ -1,7 +1,7 @@
-"""What people look at: the plan in pictures and in space, the robot and its frames. Nothing is made that nobody hears.
+"""What people look at: the plan in pictures and in space, the robot and its frames.
 
-The plan's topics are small and always heard. Cameras and joints are listened to only while somebody looks at what is
-made of them, a picture is made of the newest frame alone, and late ones are dropped.
+Topics are listened to only while somebody looks at what is made of them. A picture is made of the newest frame alone,
+and late ones are dropped.
 """
 
 from __future__ import annotations
@@ -91,27 +91,26 @@ class ViewNode(Node):
         self._markers = self.create_publisher(MarkerArray, "~/markers", qos.RELIABLE)
         model_overlay = f"{config.policy}/model_overlay"
         self._model = self.create_publisher(CompressedImage, f"{model_overlay}/compressed", qos.RELIABLE)
-        self._listen()
         lazy = partial(LazySubscription, self)
+        self._plans = [
+            lazy(Trace, f"{config.policy}/trace", self._on_trace, qos.RELIABLE),
+            lazy(ActionChunk, f"{config.policy}/action_chunk", partial(self._on_chunk, False), qos.RELIABLE),
+            lazy(ActionChunk, f"{config.policy}/pending_chunk", partial(self._on_chunk, True), qos.RELIABLE),
+            lazy(EngineStatus, f"{config.policy}/engine_status", self._on_engine, qos.STATE),
+            lazy(SafetyStatus, f"{config.controller}/safety_status", self._on_safety, qos.STATE),
+        ]
         self._frames = lazy(Image, f"/{camera}/color/image_raw", self._on_frame, qos.SENSOR, raw=True)
         self._models = lazy(Image, model_overlay, self._on_model_overlay, qos.RELIABLE)
         self._decodes = lazy(Image, f"{config.policy}/depth_image", self._on_decoded, qos.RELIABLE)
-        self._measures = lazy(Image, f"/{camera}/aligned_depth_to_color/image_raw", self._depths.append, qos.SENSOR)
-        self._infos = lazy(CameraInfo, f"/{camera}/color/camera_info", self._on_info, qos.SENSOR)
-        self._hears = lazy(JointState, config.joint_states, self._on_joints, qos.SENSOR, raw=True)
+        self._in_space = [
+            lazy(Image, f"/{camera}/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR),
+            lazy(CameraInfo, f"/{camera}/color/camera_info", self._on_info, qos.SENSOR),
+            lazy(JointState, config.joint_states, self._on_joints, qos.SENSOR, raw=True),
+        ]
         self._asks = self.create_client(GetParameters, f"{config.controller}/get_parameters")
+        self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, autostart=False)
         self.create_timer(LOOK, self._look_who_listens)
-        self.create_timer(1.0 / config.rate, self._show_frame)
-        self.create_timer(LOOK, self._show_markers)
         self.get_logger().info("ready: pictures and markers are made for those who listen")
-
-    def _listen(self) -> None:
-        policy, hear = self.config.policy, self.create_subscription
-        hear(Trace, f"{policy}/trace", self._on_trace, qos.RELIABLE)
-        hear(ActionChunk, f"{policy}/action_chunk", partial(self._on_chunk, False), qos.RELIABLE)
-        hear(ActionChunk, f"{policy}/pending_chunk", partial(self._on_chunk, True), qos.RELIABLE)
-        hear(EngineStatus, f"{policy}/engine_status", self._on_engine, qos.STATE)
-        hear(SafetyStatus, f"{self.config.controller}/safety_status", self._on_safety, qos.STATE)
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
@@ -123,14 +122,22 @@ class ViewNode(Node):
         self._frames.want(drawn)
         self._decodes.want(self._both.wanted or self._depth_picture.wanted)
         self._models.want(self._model.get_subscription_count() > 0)
-        for source in (self._measures, self._infos, self._hears):
+        for source in self._in_space:
             source.want(space)
+        for source in self._plans:
+            source.want(drawn or space)
+        if self._drawing.is_canceled() is drawn:
+            (self._drawing.reset if drawn else self._drawing.cancel)()
+        self._show_markers()
         if space and self._box is None and self._asks.service_is_ready():
             names = ["workspace_low", "workspace_high"]
             self._asks.call_async(GetParameters.Request(names=names)).add_done_callback(self._on_box)
 
     def _on_frame(self, data: bytes) -> None:
         self._frame = data
+
+    def _on_depth(self, message: Image) -> None:
+        self._depths.append(message)
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message
