@@ -44,8 +44,8 @@ def draw_plan(image: np.ndarray, trace: np.ndarray, human: bool, age: float, lin
     bright = HUMAN_COLOUR if human else TRAINING_COLOUR
     colour = bright if age <= OLD else tuple(value // 2 for value in bright)
     canvas = draw_for_people(image, trace, colour)
-    who = "drawn by a person" if human else "planned by the model"
-    write(canvas, (f"{who}, {age:.1f} s ago", *lines), bright)
+    whose = "a person's trace" if human else "the model's trace"
+    write(canvas, (f"{whose}, picture {age:.1f} s old", *lines), bright)
     return canvas
 
 
@@ -63,13 +63,14 @@ def _arrow(
 
 
 def write(canvas: np.ndarray, lines: tuple[str, ...], colour: tuple[int, ...] = (255, 255, 255)) -> None:
-    """Write lines into the upper left corner of `canvas`, uint8 [H, W, 3] RGB, dark-edged."""
-    scale = canvas.shape[0] / 900
-    for number, line in enumerate(lines):
-        plain = line.encode("ascii", "replace").decode()  # OpenCV 4's font has no other letters
-        at = (round(12 * scale), round((32 + 36 * number) * scale))
-        for paint, width in ((_EDGE, max(2, round(4 * scale))), (colour, max(1, round(1.6 * scale)))):
-            cv2.putText(canvas, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, paint, width, cv2.LINE_AA)
+    """Write lines into the upper left corner of `canvas`, uint8 [H, W, 3] RGB, on dark ground."""
+    scale, font = canvas.shape[0] / 900, cv2.FONT_HERSHEY_SIMPLEX
+    width, step, margin = max(1, round(1.6 * scale)), round(36 * scale), round(12 * scale)
+    plain = [line.encode("ascii", "replace").decode() for line in lines]  # OpenCV 4's font has no other letters
+    longest = max(cv2.getTextSize(line, font, scale, width)[0][0] for line in plain)
+    cv2.rectangle(canvas, (0, 0), (longest + 2 * margin, step * len(plain) + margin), _EDGE, -1)
+    for number, line in enumerate(plain):
+        cv2.putText(canvas, line, (margin, step * (number + 1)), font, scale, colour, width, cv2.LINE_AA)
 
 
 def beside(front: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
