@@ -91,16 +91,16 @@ class PolicyNode(ManagedNode):
     def __init__(self) -> None:
         super().__init__("policy")
         self.config = declare(self, PolicyConfig)
-        about = ParameterDescriptor(
-            description="full, grounded or reuse: how much the model is asked for; may be changed"
-        )
-        self.declare_parameter("mode", Mode.FULL.value, about)
-        about = ParameterDescriptor(
-            description="actions wait: empty: not; timed: approve_seconds, or for approval; required: for approval"
-        )
-        self.declare_parameter("approve", Approve.NEVER.value, about)
-        about = ParameterDescriptor(description="how long a plan is shown before it moves the arm, s")
-        self.declare_parameter("approve_seconds", 3.0, about)
+        for name, default, about in (
+            ("mode", Mode.FULL.value, "full, grounded or reuse: how much the model is asked for"),
+            (
+                "approve",
+                Approve.NEVER.value,
+                "what actions wait for: empty: nothing; timed: their time; required: a yes",
+            ),
+            ("approve_seconds", 3.0, "how long a plan is shown before it moves the arm, s"),
+        ):
+            self.declare_parameter(name, default, ParameterDescriptor(description=about, dynamic_typing=True))
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._active = False
         self._configured = False
@@ -136,18 +136,18 @@ class PolicyNode(ManagedNode):
         for topic in topics:
             self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
-        for name, (_, use) in self._settings().items():
-            use(self.get_parameter(name).value)
+        for name, (wrong, use) in self._settings().items():
+            value = self.get_parameter(name).value
+            if reason := wrong(value):
+                raise ValueError(f"parameter {name} of {self.get_name()}: {reason}")
+            use(value)
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self.create_subscription(Trace, "~/edit_trace", self._on_trace, qos.RELIABLE)
         self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
         self.create_service(Trigger, "~/approve", self._on_approve)
         self.create_service(Trigger, "~/veto", self._on_veto)
         self._connect_controller(self.config.controller)
-        self.create_timer(1.0 / GOAL_RATE, self._look_after_goal)
-        self.create_timer(1.0 / GOAL_RATE, self._look_after_plan)
-        self.create_timer(1.0 / GOAL_RATE, self._publish_status)
-        self.create_timer(1.0 / GOAL_RATE, self._show_plan)
+        self.create_timer(1.0 / GOAL_RATE, self._look_after_all)
         self._reasoner.start()
         self._server = ActionServer(
             self, ExecuteInstruction, "~/execute", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
@@ -179,7 +179,7 @@ class PolicyNode(ManagedNode):
             "mode": (lambda value: _choice(value, CHOICES), lambda value: self._use_mode(Mode(value))),
             "approve": (lambda value: _choice(value, [how.value for how in Approve]), self._use_approval),
             "approve_seconds": (
-                lambda value: "" if 0 < value <= 600 else f"{value} s is no time to look at a plan; give 0..600",
+                lambda value: "" if _is_time(value) else f"{value!r} s is no time to look at a plan; give up to 600",
                 self._use_approval_seconds,
             ),
         }
@@ -214,7 +214,7 @@ class PolicyNode(ManagedNode):
 
     def _use_approval_seconds(self, seconds: float) -> None:
         with self._reasoner.lock:
-            self._gate.seconds = seconds
+            self._gate.seconds = float(seconds)
 
     def _advertise(self) -> None:
         self._depth_tokens = self.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
@@ -540,6 +540,12 @@ class PolicyNode(ManagedNode):
             goal.started = self._now()
         return ""
 
+    def _look_after_all(self) -> None:
+        self._look_after_goal()
+        self._look_after_plan()
+        self._publish_status()
+        self._show_plan()
+
     def _look_after_goal(self) -> None:
         goal = self._goal
         if goal is None or goal.started is None:
@@ -576,6 +582,10 @@ def _choice(value: Any, choices: Sequence[str]) -> str:
     if value in choices:
         return ""
     return f"choose one of: {', '.join(choice or repr(choice) for choice in choices)}"
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value <= 600
 
 
 def main() -> None:
