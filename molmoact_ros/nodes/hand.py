@@ -51,7 +51,7 @@ class HandView:
     def place(self) -> np.ndarray | None:
         """The tool centre point in the front picture [2], in fractions of it; None while it cannot be known."""
         camera = self._frames.pose(self._optical, self._arm.base_frame)
-        if camera is None or not self._info.width or not self._joints:
+        if camera is None or not any(self._info.k) or not self._joints:
             return None
         joints = deserialize_message(self._joints, JointState)
         self._links.update(dict(zip(joints.name, joints.position, strict=False)))

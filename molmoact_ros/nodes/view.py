@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -21,7 +22,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from visualization_msgs.msg import Marker, MarkerArray
 
 from molmoact_ros.control.chunk_player import ActionChunk as Chunk
-from molmoact_ros.control.chunk_player import RefusedChunk, split
+from molmoact_ros.control.chunk_player import split
 from molmoact_ros.control.path import Path, Space, Target
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
@@ -32,7 +33,6 @@ from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.robot_frames import RobotFrames
 from molmoact_ros.paths import robot_model
-from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.lift import lift
 from molmoact_ros.reasoning.overlay import beside, colour_depth, draw_plan, jpeg, write
 from molmoact_ros.robots.franka import Arm, arms_at
@@ -76,14 +76,14 @@ class ViewNode(Node):
         self._head = self._arms[0].base_frame if len(self._arms) == 1 else WORLD
         self._engine, self._safety = EngineStatus(), SafetyStatus()
         self._trace: Trace | None = None
-        self._chunks: dict[bool, ActionChunk] = {}  # by whether it waits for approval
+        self._points = np.zeros((0, 2), np.int64)  # of the trace
+        self._chunks: dict[bool, list[Marker]] = {}  # by whether it waits for approval
         self._frame, self._depth_image = b"", b""
         self._decoded: np.ndarray | None = None
         self._info = CameraInfo()
         self._depths: deque[Image] = deque(maxlen=DEPTHS)
         self._joints: deque[tuple[float, bytes]] = deque()
         self._box: tuple[list[float], list[float]] | None = None
-        self._shown: list[Marker] = []
 
         self._overlay = _Picture(self, "~/trace_overlay", config.quality)
         self._depth_picture = _Picture(self, "~/depth_picture", config.quality)
@@ -111,6 +111,14 @@ class ViewNode(Node):
         self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, autostart=False)
         self.create_timer(LOOK, self._look_who_listens)
         self.get_logger().info("ready: pictures and markers are made for those who listen")
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """What is malformed is not shown, and said so; everything else goes on."""
+        try:
+            yield
+        except ValueError as refusal:  # RefusedStep and RefusedChunk among them
+            self.get_logger().warning(f"the {what} is not shown: {refusal}", throttle_duration_sec=5.0)
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
@@ -149,9 +157,9 @@ class ViewNode(Node):
             self._joints.popleft()
 
     def _on_box(self, future: Any) -> None:
-        low, high = (list(value.double_array_value) for value in future.result().values)
-        if len(low) == len(high) == 3:
-            self._box = low, high
+        corners = [list(value.double_array_value) for value in future.result().values]
+        if [len(corner) for corner in corners] == [3, 3]:
+            self._box = corners[0], corners[1]
 
     def _on_engine(self, message: EngineStatus) -> None:
         self._engine = message
@@ -165,11 +173,14 @@ class ViewNode(Node):
         self._safety = message
 
     def _on_trace(self, message: Trace) -> None:
-        self._trace = message
-        self._show_markers()
+        with self._refusing("trace"):
+            self._points = conversions.trace_points(message)
+            self._trace = message
+            self._show_markers()
 
     def _on_chunk(self, pending: bool, message: ActionChunk) -> None:
-        self._chunks = {pending: message}
+        with self._refusing("chunk"):
+            self._chunks = {pending: list(self._chunk_in_space(message, pending))}
         self._show_markers()
 
     # Pictures
@@ -179,14 +190,11 @@ class ViewNode(Node):
         data, self._frame = self._frame, b""
         if not data:
             return
-        try:
+        with self._refusing("front camera"):
             frame = deserialize_message(data, Image)
             picture = self._draw(conversions.rgb_pixels(frame), frame.header)
-        except RefusedStep as refusal:
-            self.get_logger().warning(f"no picture: {refusal}", throttle_duration_sec=5.0)
-            return
-        self._overlay.publish(lambda: picture, frame.header)
-        self._both.publish(lambda: beside(picture, self._decoded), frame.header)
+            self._overlay.publish(lambda: picture, frame.header)
+            self._both.publish(lambda: beside(picture, self._decoded), frame.header)
 
     def _draw(self, pixels: np.ndarray, head: conversions.Header) -> np.ndarray:
         engine, trace, lines = self._engine, self._trace, []
@@ -200,27 +208,29 @@ class ViewNode(Node):
             write(picture, ("no plan", *lines))
             return picture
         age = conversions.seconds(head.stamp) - conversions.seconds(trace.header.stamp)
-        return draw_plan(pixels, conversions.trace_points(trace), trace.source == Trace.HUMAN, age, tuple(lines))
+        return draw_plan(pixels, self._points, trace.source == Trace.HUMAN, age, tuple(lines))
 
     def _on_decoded(self, message: Image) -> None:
-        self._decoded = conversions.image_pixels(message)
-        picture = self._decoded
-        self._depth_picture.publish(lambda: colour_depth(picture, picture.shape[0]), message.header)
+        with self._refusing("decoded depth"):
+            depth = self._decoded = conversions.metres(message)  # as they are: 32FC1
+            self._depth_picture.publish(lambda: colour_depth(depth, depth.shape[0]), message.header)
 
     def _on_model_overlay(self, message: Image) -> None:
-        data = jpeg(conversions.rgb_pixels(message), self.config.quality)
-        self._model.publish(CompressedImage(header=message.header, format="jpeg", data=data))
+        with self._refusing("model's picture"):
+            data = jpeg(conversions.rgb_pixels(message), self.config.quality)
+            self._model.publish(CompressedImage(header=message.header, format="jpeg", data=data))
 
     # In space
 
     def _show_markers(self) -> None:
         if self._markers.get_subscription_count():
-            self._markers.publish(markers.fresh(list(self._all_markers())))
+            with self._refusing("plan in space"):
+                self._markers.publish(markers.fresh(list(self._all_markers())))
 
     def _all_markers(self) -> Iterator[Marker]:
         yield from self._trace_in_space()
-        for pending, chunk in self._chunks.items():
-            yield from self._chunk_in_space(chunk, pending)
+        for chunk in self._chunks.values():
+            yield from chunk
         if self._box is not None:
             for number, arm in enumerate(self._arms):
                 yield markers.box_marker(number, *self._box, conversions.header(0.0, arm.base_frame))
@@ -229,10 +239,10 @@ class ViewNode(Node):
     def _trace_in_space(self) -> list[Marker]:
         trace = self._trace
         depth = self._nearest(self._depths, lambda image: conversions.seconds(image.header.stamp), trace)
-        if trace is None or depth is None or not self._info.width:
-            return []
         k = np.asarray(self._info.k).reshape(3, 3)
-        points = lift(conversions.trace_points(trace), conversions.metres(depth), k)
+        if trace is None or depth is None or not k.any():
+            return []
+        points = lift(self._points, conversions.metres(depth), k)
         return markers.trace_markers(points, trace.source == Trace.HUMAN, trace.header)
 
     def _chunk_in_space(self, message: ActionChunk, pending: bool) -> Iterator[Marker]:
@@ -242,12 +252,9 @@ class ViewNode(Node):
             return
         measured = deserialize_message(joints[1], JointState)
         self._links.update(dict(zip(measured.name, measured.position, strict=False)))
-        try:
-            space = Space(message.action_space)
-            chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
-            parts = split(chunk, len(self._arms))
-        except (RefusedStep, RefusedChunk, ValueError):
-            return  # the controller says why
+        space = Space(message.action_space)
+        chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
+        parts = split(chunk, len(self._arms))
         for number, (arm, part) in enumerate(zip(self._arms, parts, strict=True)):
             head = conversions.header(0.0, arm.base_frame)
             yield from markers.chunk_markers(number, self._targets(arm, part), pending, head)

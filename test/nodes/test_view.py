@@ -222,6 +222,25 @@ def test_frames_and_description_come_from_the_view_unless_somebody_else_tells_th
     assert peer.until(lambda: peer.node.count_publishers("/tf") == 1), "and back"
 
 
+def test_what_is_malformed_is_not_shown_and_ends_nothing(planner: Planner, graph: Bringup, peer: Peer) -> None:
+    heard = peer.listen(MarkerArray, "/view/markers", qos.RELIABLE)
+    head = conversions.header(peer.now(), OPTICAL)
+    actions = np.zeros((8, 7))
+    actions[3, 3] = np.nan
+    assert peer.until(lambda: heard and planner.chunk.get_subscription_count())
+    planner.trace.publish(Trace(header=head, x=[0.5] * 7, y=[0.5] * 7))
+    planner.trace.publish(Trace(header=head, x=[0.5, 7.0], y=[0.5, 0.5]))
+    planner.chunk.publish(conversions.chunk_message(actions, 0.1, "", 2, head))
+    planner.chunk.publish(conversions.chunk_message(actions[:, :5], 0.1, "", 2, head))
+    planner.chunk.publish(conversions.chunk_message(np.zeros((8, 7)), 0.0, "", 2, head))
+    planner.depth.publish(Image(header=head, encoding="yuv422", width=4, height=4))
+    planner.overlay.publish(Image(header=head, encoding="rgb8", width=4, height=4, step=12))
+    peer.spin(1.0)
+    heard.clear()
+    assert peer.until(lambda: heard)
+    graph.check()
+
+
 # rviz and Foxglove
 
 
