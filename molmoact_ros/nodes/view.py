@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -40,13 +40,10 @@ from molmoact_ros.robots.links import WORLD, Links
 
 LOOK: Final = 0.5
 """s between looks at who listens."""
-DEPTHS: Final = 30
-"""Depth frames kept, for the trace of a plan whose picture was taken a while ago."""
-JOINTS: Final = 3.0
-"""s for which joints are kept, for the chunk of such a plan."""
+KEPT: Final = 3.0
+"""s for which depth and joints are kept, for plans whose picture was taken a while ago."""
 ABOVE: Final = (0.0, 0.0, 0.9)
 """Where the status is written, m in the base frame."""
-Kept = TypeVar("Kept")
 
 
 class ViewConfig(BaseModel):
@@ -60,7 +57,7 @@ class ViewConfig(BaseModel):
     bases: list[float] = Field([0.0] * 4, description="each arm's base in the workcell, as the controller has them")
     rate: float = Field(5.0, gt=0, le=30, description="pictures/s of each topic at most")
     quality: int = Field(80, ge=1, le=100, description="of compressed pictures")
-    frames_rate: float = Field(20.0, gt=0, le=100, description="of the robot's frames on /tf, 1/s")
+    frames_rate: float = Field(10.0, gt=0, le=100, description="of the robot's frames on /tf, 1/s")
 
 
 class ViewNode(Node):
@@ -78,11 +75,10 @@ class ViewNode(Node):
         self._trace: Trace | None = None
         self._points = np.zeros((0, 2), np.int64)  # of the trace
         self._chunks: dict[bool, list[Marker]] = {}  # by whether it waits for approval
-        self._frame, self._depth_image = b"", b""
+        self._frame = b""
         self._decoded: np.ndarray | None = None
         self._info = CameraInfo()
-        self._depths: deque[Image] = deque(maxlen=DEPTHS)
-        self._joints: deque[tuple[float, bytes]] = deque()
+        self._depths, self._joints = _Recent(), _Recent()
         self._box: tuple[list[float], list[float]] | None = None
 
         self._overlay = _Picture(self, "~/trace_overlay", config.quality)
@@ -103,7 +99,7 @@ class ViewNode(Node):
         self._models = lazy(Image, model_overlay, self._on_model_overlay, qos.RELIABLE)
         self._decodes = lazy(Image, f"{config.policy}/depth_image", self._on_decoded, qos.RELIABLE)
         self._in_space = [
-            lazy(Image, f"/{camera}/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR),
+            lazy(Image, f"/{camera}/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR, raw=True),
             lazy(CameraInfo, f"/{camera}/color/camera_info", self._on_info, qos.SENSOR),
             lazy(JointState, config.joint_states, self._on_joints, qos.SENSOR, raw=True),
         ]
@@ -144,17 +140,14 @@ class ViewNode(Node):
     def _on_frame(self, data: bytes) -> None:
         self._frame = data
 
-    def _on_depth(self, message: Image) -> None:
-        self._depths.append(message)
+    def _on_depth(self, data: bytes) -> None:
+        self._depths.add(self._now(), data)
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message
 
     def _on_joints(self, data: bytes) -> None:
-        now = self._now()
-        self._joints.append((now, data))
-        while self._joints[0][0] < now - JOINTS:
-            self._joints.popleft()
+        self._joints.add(self._now(), data)
 
     def _on_box(self, future: Any) -> None:
         corners = [list(value.double_array_value) for value in future.result().values]
@@ -238,19 +231,19 @@ class ViewNode(Node):
 
     def _trace_in_space(self) -> list[Marker]:
         trace = self._trace
-        depth = self._nearest(self._depths, lambda image: conversions.seconds(image.header.stamp), trace)
+        depth = None if trace is None else self._depths.at(conversions.seconds(trace.header.stamp))
         k = np.asarray(self._info.k).reshape(3, 3)
         if trace is None or depth is None or not k.any():
             return []
-        points = lift(self._points, conversions.metres(depth), k)
+        points = lift(self._points, conversions.metres(deserialize_message(depth, Image)), k)
         return markers.trace_markers(points, trace.source == Trace.HUMAN, trace.header)
 
     def _chunk_in_space(self, message: ActionChunk, pending: bool) -> Iterator[Marker]:
         """Where the hands come to, from where they were when the plan's picture was taken."""
-        joints = self._nearest(self._joints, lambda kept: kept[0], message)
+        joints = self._joints.at(conversions.seconds(message.header.stamp))
         if joints is None:
             return
-        measured = deserialize_message(joints[1], JointState)
+        measured = deserialize_message(joints, JointState)
         self._links.update(dict(zip(measured.name, measured.position, strict=False)))
         space = Space(message.action_space)
         chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
@@ -269,14 +262,6 @@ class ViewNode(Node):
         ends = [*np.arange(1, len(chunk.actions)) * chunk.dt, path.end]
         return [path.at(end) for end in ends]
 
-    @staticmethod
-    def _nearest(kept: deque[Kept], stamp: Callable[[Kept], float], plan: Trace | ActionChunk | None) -> Kept | None:
-        """What was there when a plan's picture was taken, or is nearest to it."""
-        if plan is None:
-            return None
-        wanted = conversions.seconds(plan.header.stamp)
-        return min(kept, key=lambda one: abs(stamp(one) - wanted), default=None)
-
     def _words(self) -> str:
         engine, safety = self._engine, self._safety
         lines = [f"{STATES[safety.state]} {safety.reason}".strip(), engine.instruction or "no instruction"]
@@ -287,6 +272,23 @@ class ViewNode(Node):
         if engine.message:
             lines.append(engine.message)
         return "\n".join(lines)
+
+
+class _Recent:
+    """Messages of the last seconds as bytes, since few are looked at, by the time at which they came."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, bytes]] = deque()
+
+    def add(self, now: float, data: bytes) -> None:
+        """Keep one that came at `now`, s."""
+        self._kept.append((now, data))
+        while self._kept[0][0] < now - KEPT:
+            self._kept.popleft()
+
+    def at(self, stamp: float) -> bytes | None:
+        """The one that came nearest to a time, s; None where none has come."""
+        return min(self._kept, key=lambda one: abs(one[0] - stamp), default=(0.0, None))[1]
 
 
 class _Picture:
