@@ -178,7 +178,13 @@ def graph(domain: int, checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     parameters: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
         "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0},
-        "policy": {"checkpoint": str(checkpoint), "max_age": 2.0, "action_dt": 0.8, "period": PERIOD},
+        "policy": {
+            "checkpoint": str(checkpoint),
+            "max_age": 2.0,
+            "action_dt": 0.8,
+            "period": PERIOD,
+            "drawing_timeout": 60.0,
+        },
     }
     with Bringup(Profile(nodes=parameters), tmp_path_factory.mktemp("logs")) as bringup:
         robot = Robot(bringup)

@@ -132,19 +132,19 @@ def test_points_are_dropped_as_the_gripper_goes_along_and_at_the_end_it_is_done(
     assert draw(follower, x, y).success
     assert follower.until(lambda: follower.engine[-1].trace_points_left == 3)
     twist = follower.node.create_publisher(TwistStamped, "/controller/teleop/twist", qos.RELIABLE)
-    lefts = []
+    message, lefts = TwistStamped(), []
+    message.header.frame_id = BASE_FRAME
+    repeat = follower.node.create_timer(0.05, lambda: twist.publish(message))  # silence is letting go
 
     def guide() -> bool:
         """A person's hand, along what was drawn, whatever the model wants."""
-        message = TwistStamped()
-        message.header.frame_id = BASE_FRAME
-        away = corners[1 if follower.engine[-1].trace_points_left == 3 else 2] - follower.hand()
-        message.twist.linear.y, message.twist.linear.z = np.clip(4 * away[1:], -0.1, 0.1).tolist()
-        twist.publish(message)
         lefts.append(follower.engine[-1].trace_points_left)
+        away = corners[1 if lefts[-1] == 3 else 2] - follower.hand()
+        message.twist.linear.y, message.twist.linear.z = np.clip(4 * away[1:], -0.1, 0.1).tolist()
         return bool(follower.engine[-1].trace_source == Trace.MODEL)
 
     assert follower.until(guide)
+    follower.node.destroy_timer(repeat)
     assert lefts[0] == 3 and 2 in lefts and follower.engine[-1].trace_message.startswith("done after ")
 
 
@@ -160,9 +160,8 @@ def test_nothing_moves_before_it_is_approved(gated: Robot) -> None:
     shown = gated.listen(ActionChunk, "/policy/pending_chunk", qos.RELIABLE)
     nothing = gated.call(Trigger, "/policy/approve")
     assert not nothing.success and "no plan waits" in nothing.message
-    before = gated.hand()
     goal = gated.begin(INSTRUCTION)
-    status = pending(gated)
+    status, before = pending(gated), gated.hand()
     assert status.pending_plan_id > 0 and status.pending_seconds < 0
     gated.spin(3.0)  # longer than the silence after which the controller would hold
     assert gated.state() == SafetyStatus.POLICY and not gated.chunks
