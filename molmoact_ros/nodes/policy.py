@@ -25,13 +25,14 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.control.approval import Approve, Gate, TooSoon
+from molmoact_ros.control.approval import Approve
 from molmoact_ros.engine.checkpoint import torch_dtype
 from molmoact_ros.engine.engine import Mode, TorchEngine
-from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.msg import DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.drawings import Drawings
 from molmoact_ros.nodes.frames import FrameBuffer
+from molmoact_ros.nodes.gatekeeper import Gatekeeper
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
@@ -93,11 +94,7 @@ class PolicyNode(ManagedNode):
         self.config = declare(self, PolicyConfig)
         for name, default, about in (
             ("mode", Mode.FULL.value, "full, grounded or reuse: how much the model is asked for"),
-            (
-                "approve",
-                Approve.NEVER.value,
-                "what actions wait for: empty: nothing; timed: their time; required: a yes",
-            ),
+            ("approve", Approve.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)"),
             ("approve_seconds", 3.0, "how long a plan is shown before it moves the arm, s"),
         ):
             self.declare_parameter(name, default, ParameterDescriptor(description=about, dynamic_typing=True))
@@ -129,10 +126,9 @@ class PolicyNode(ManagedNode):
         self._drawings = Drawings(
             self, config.cameras[0], config.joint_states, config.drawing_max_age, config.drawing_timeout
         )
-        self._gate: Gate[ActionChunk] = Gate()
         self._to_show: Plan | None = None
-        self._safety_at_show = SafetyStatus.IDLE
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
+        self._gate = Gatekeeper(self, self._reasoner.lock, self._reasoner.again, self._veto)
         for topic in topics:
             self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
@@ -144,8 +140,6 @@ class PolicyNode(ManagedNode):
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self.create_subscription(Trace, "~/edit_trace", self._on_trace, qos.RELIABLE)
         self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
-        self.create_service(Trigger, "~/approve", self._on_approve)
-        self.create_service(Trigger, "~/veto", self._on_veto)
         self._connect_controller(self.config.controller)
         self.create_timer(1.0 / GOAL_RATE, self._look_after_all)
         self._reasoner.start()
@@ -177,22 +171,23 @@ class PolicyNode(ManagedNode):
         """What may be changed while it runs: what is wrong with a value, in one line or nothing, and how it is used."""
         return {
             "mode": (lambda value: _choice(value, CHOICES), lambda value: self._use_mode(Mode(value))),
-            "approve": (lambda value: _choice(value, [how.value for how in Approve]), self._use_approval),
+            "approve": (lambda value: _choice(value, [how.value for how in Approve]), self._gate.use),
             "approve_seconds": (
                 lambda value: "" if _is_time(value) else f"{value!r} s is no time to look at a plan; give up to 600",
-                self._use_approval_seconds,
+                self._gate.use_seconds,
             ),
         }
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        if not self._configured:
+            return SetParametersResult(successful=True)  # `configure` looks at them
         settings = self._settings()
-        for parameter in parameters:
-            if parameter.name in settings and (wrong := settings[parameter.name][0](parameter.value)):
-                return SetParametersResult(successful=False, reason=wrong)
-        if self._configured:
-            for parameter in parameters:
-                if parameter.name in settings:
-                    settings[parameter.name][1](parameter.value)
+        wanted = [(settings[p.name], p.value) for p in parameters if p.name in settings]
+        for (wrong, _), value in wanted:
+            if reason := wrong(value):
+                return SetParametersResult(successful=False, reason=reason)
+        for (_, use), value in wanted:
+            use(value)
         return SetParametersResult(successful=True)
 
     def _use_mode(self, mode: Mode) -> None:
@@ -205,24 +200,11 @@ class PolicyNode(ManagedNode):
             self._depth = None
         self._reasoner.mode = mode
 
-    def _use_approval(self, how: str) -> None:
-        """From the next plan on. A plan that waits is dropped, and made again: it is released by nobody's word."""
-        with self._reasoner.lock:
-            self._gate.how = Approve(how)
-            if self._gate.drop(self._now()) is not None:
-                self._reasoner.again()
-
-    def _use_approval_seconds(self, seconds: float) -> None:
-        with self._reasoner.lock:
-            self._gate.seconds = float(seconds)
-
     def _advertise(self) -> None:
         self._depth_tokens = self.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
         self._depth_image = self.create_publisher(Image, "~/depth_image", qos.RELIABLE)
         self._trace = self.create_publisher(Trace, "~/trace", qos.RELIABLE)
         self._model_overlay = self.create_publisher(Image, "~/model_overlay", qos.RELIABLE)
-        self._action_chunk = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
-        self._pending_chunk = self.create_publisher(ActionChunk, "~/pending_chunk", qos.RELIABLE)
         self._engine_status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
 
     def _connect_controller(self, name: str) -> None:
@@ -248,7 +230,7 @@ class PolicyNode(ManagedNode):
 
     def may_plan_on(self, stamp: float) -> bool:
         """Not while a plan waits for approval, nor before the arm stands, where plans have to wait."""
-        return self._gate.may_look(stamp)
+        return self._gate.may_plan_on(stamp)
 
     def drawn(self) -> np.ndarray | None:
         """What is left of a person's trace, int64 [n, 2] in 0..255."""
@@ -267,22 +249,11 @@ class PolicyNode(ManagedNode):
             base = conversions.header(plan.observation.stamp, BASE_FRAME)
             key, dt = self._engine.unnorm_key, self.config.action_dt
             mode = plan.timings.mode.value
-            self._release_or_wait(conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode))
+            self._gate.take(conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode))
             if drawn is not None:
                 self._trace.publish(conversions.trace_message(drawn, Trace.HUMAN, plan.plan_id, head))
             self._finish(plan)
             self._to_show = plan
-
-    def _release_or_wait(self, chunk: ActionChunk) -> None:
-        gate, now = self._gate, self._now()
-        if gate.how is Approve.NEVER:
-            gate.moves(now)
-            self._action_chunk.publish(chunk)
-        elif gate.may_look(conversions.seconds(chunk.header.stamp)):
-            gate.show(chunk, now)
-            self._safety_at_show = self._safety.state
-            self._pending_chunk.publish(chunk)
-        # Else the gate was closed while the step was made, on a picture of a moving arm: the next one is shown.
 
     def _is_new(self, plan: Plan, part: str) -> bool:
         """Whether this part of this plan was not published yet; from now on it counts as published."""
@@ -337,20 +308,14 @@ class PolicyNode(ManagedNode):
 
     def _publish_status(self) -> None:
         with self._reasoner.lock, self._status_lock:
-            now, task, gate = self._now(), self._reasoner.task, self._gate
-            status = self._status
+            task, status = self._reasoner.task, self._status
             status.header.stamp = self.get_clock().now().to_msg()
             status.instruction = task.instruction if task else ""
             status.camera_age = self._reasoner.camera_age()
-            waiting = gate.waiting
-            status.pending_plan_id, status.pending_seconds = waiting.plan_id if waiting else 0, gate.left(now)
-            self._drawings.tell(status, now)
+            self._drawings.tell(status, self._now())
+            self._gate.tell(status)
             if task is None and status.state != EngineStatus.FAULT:
                 status.state, status.message = EngineStatus.IDLE, ""
-            elif waiting is not None:
-                status.state, status.message = EngineStatus.PENDING, ""
-            elif status.state == EngineStatus.PENDING:
-                status.state = EngineStatus.RUNNING
             self._engine_status.publish(status)
 
     # What people say
@@ -403,9 +368,7 @@ class PolicyNode(ManagedNode):
         self._publish_status()
 
     def _check_drawing(self, message: Trace) -> np.ndarray:
-        waiting = self._gate.waiting
-        shown = None if waiting is None else conversions.seconds(waiting.header.stamp)
-        return self._drawings.check(message, self._now(), shown)
+        return self._drawings.check(message, self._now(), self._gate.shown)
 
     def _clear_drawing(self) -> None:
         with self._reasoner.lock:
@@ -415,53 +378,22 @@ class PolicyNode(ManagedNode):
 
     def _plan_again(self) -> None:
         """What is planned is not what is wanted any more; nor is what waits for approval."""
-        self._gate.drop(self._now())
+        self._gate.drop()
         self._reasoner.again()
 
-    # Approval before motion
-
-    def _on_approve(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        try:
-            with self._reasoner.lock:
-                self._gate.approve(self._now())
-                self._release()
-            response.success = True
-        except TooSoon as refusal:
-            response.message = str(refusal)
-        return response
-
-    def _release(self) -> None:
-        """The plan that waits moves the arm from now on: the arm stands where it stood in the plan's picture."""
-        chunk = self._gate.release(self._now())
-        chunk.header.stamp = self.get_clock().now().to_msg()
-        self._action_chunk.publish(chunk)
-        self._publish_status()
-
-    def _on_veto(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """The plan is dropped, the task ends and the arm holds, whether or not a plan waits: it may just have left."""
-        plan = self._gate.waiting
-        response.success, response.message = True, "" if plan else "no plan waits; the task has ended all the same"
-        reason = f"plan {plan.plan_id} was vetoed by a person" if plan else "vetoed by a person"
-        self._end_goal(ExecuteInstruction.Result.HELD, reason)
-        self._halt()
-        return response
-
     def _look_after_plan(self) -> None:
-        """Release what is due, drop what does not hold any more, and follow the gripper along a drawing."""
-        safety, now = self._safety, self._now()
-        heard = conversions.seconds(safety.header.stamp) or now  # no controller moves no arm
+        """What waits for approval, and how far the gripper is along a drawing."""
         with self._reasoner.lock:
             if self._reasoner.task is None:
                 self._forget_task("the task ended")
-            if self._gate.waiting is not None and safety.state != self._safety_at_show:
-                self.get_logger().warning("the plan that waited is dropped: the controller's state has changed")
+            self._gate.look_after()
+            # Time stands still for a drawing while its plan waits; one that is done is played to its end.
+            if self._gate.shown is None and self._drawings.advance(self._now()) and not self._drawings.done:
                 self._plan_again()
-            playing = safety.state == SafetyStatus.POLICY and safety.plan_id and safety.progress < 1.0
-            self._gate.arm(bool(playing) or safety.state == SafetyStatus.TELEOP, heard)
-            if self._gate.due(now):
-                self._release()
-            elif self._gate.waiting is None and self._drawings.advance(now) and not self._drawings.done:
-                self._plan_again()  # what is done is left to be played to its end
+
+    def _veto(self, reason: str) -> None:
+        self._end_goal(ExecuteInstruction.Result.HELD, reason)
+        self._halt()
 
     # Tasks
 
@@ -481,7 +413,7 @@ class PolicyNode(ManagedNode):
     def _forget_task(self, why: str) -> None:
         """Nothing of it is left: no step, no plan that waits, no drawing."""
         self._reasoner.halt()
-        self._gate.drop(self._now())
+        self._gate.drop()
         self._drawings.end(why, self._now())
 
     def _halt(self) -> None:
@@ -575,7 +507,7 @@ class PolicyNode(ManagedNode):
             goal.done.set_result((code, message))
 
     def _on_safety(self, message: SafetyStatus) -> None:
-        self._safety = message
+        self._safety = self._gate.safety = message
 
 
 def _choice(value: Any, choices: Sequence[str]) -> str:

@@ -177,7 +177,7 @@ def graph(domain: int, checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     # Small pictures, slow actions and long deadlines: an untrained model says its whole answer token by token.
     parameters: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
-        "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0},
+        "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0, "silence_deadline": 4.0},
         "policy": {
             "checkpoint": str(checkpoint),
             "max_age": 2.0,

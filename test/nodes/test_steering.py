@@ -163,7 +163,7 @@ def test_nothing_moves_before_it_is_approved(gated: Robot) -> None:
     goal = gated.begin(INSTRUCTION)
     status, before = pending(gated), gated.hand()
     assert status.pending_plan_id > 0 and status.pending_seconds < 0
-    gated.spin(3.0)  # longer than the silence after which the controller would hold
+    gated.spin(5.0)  # longer than the silence after which the controller would hold
     assert gated.state() == SafetyStatus.POLICY and not gated.chunks
     assert np.linalg.norm(gated.hand() - before) < 1e-3
     plan = status.pending_plan_id
@@ -172,7 +172,7 @@ def test_nothing_moves_before_it_is_approved(gated: Robot) -> None:
     assert gated.until(lambda: gated.chunks)
     chunk = gated.chunks[0]
     assert chunk.plan_id == plan and chunk.actions == shown[-1].actions
-    assert seconds(chunk.header.stamp) > seconds(shown[-1].header.stamp) + 3.0
+    assert seconds(chunk.header.stamp) > seconds(shown[-1].header.stamp) + 5.0
     assert gated.until(lambda: np.linalg.norm(gated.hand() - before) > 0.002)
     assert gated.engine[-1].pending_plan_id == 0
     assert gated.until(lambda: gated.engine[-1].pending_plan_id > plan and shown[-1].plan_id > plan)
