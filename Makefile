@@ -13,7 +13,7 @@ INSTRUCTION ?= put the red cube in the bowl
 SEED ?= 7
 
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
-    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) molmoact_ros/engine/native.cpp
+    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) molmoact_ros/engine/native.cpp
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
 .PHONY: setup franka-sim demo test lint clean
@@ -26,7 +26,7 @@ $(VENV)/requirements: pyproject.toml scripts/system-packages
 	$(PY) -c 'import torch' 2>/dev/null || $(PIP) install --quiet torch==2.13.0
 	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["build-system"]["requires"], \
 	    *p["project"]["dependencies"], *p["project"]["optional-dependencies"]["dev"], \
-	    *p["project"]["optional-dependencies"]["libfranka"], sep="\n")' > $@.txt
+	    *p["project"]["optional-dependencies"]["libfranka"], *p["project"]["optional-dependencies"]["foxglove"], sep="\n")' > $@.txt
 	$(PIP) install --quiet -r $@.txt
 	$(PIP) install --quiet --no-deps dashscope==2.0.2  # for tests: it ships Qwen's vocabulary; what it does needs no more
 	touch $@

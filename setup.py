@@ -14,7 +14,8 @@ from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-BUILD = ROOT / "build" / "cmake"
+SOURCES = {ROOT: ROOT / "build" / "cmake", ROOT / "interfaces" / "tf2_msgs": ROOT / "build" / "tf2_msgs"}
+"""What is built by CMake, and where: this package, and a message that PyPI lacks."""
 STAGE = ROOT / "build" / "stage"
 # Where ROS 2 is installed: the environment, or pip's temporary build environment.
 ROS_PREFIX = Path(ament_package.__file__).parents[4]
@@ -24,12 +25,12 @@ class BuildWithInterfaces(build_py):
     """CMake generates, compiles and stages everything; setuptools only packs it."""
 
     def run(self) -> None:
-        """Fill build_lib with the Python package, and name libraries and data as data files of the wheel."""
+        """Fill build_lib with the Python packages, and name libraries and data as data files of the wheel."""
         stage()
-        package = next(STAGE.glob("lib/python*/site-packages/molmoact_ros"))
-        destination = Path(self.build_lib) / "molmoact_ros"
-        shutil.rmtree(destination, ignore_errors=True)
-        shutil.copytree(package, destination)
+        for package in (f.parent for f in STAGE.glob("lib/python*/site-packages/*/__init__.py")):
+            destination = Path(self.build_lib) / package.name
+            shutil.rmtree(destination, ignore_errors=True)
+            shutil.copytree(package, destination)
         files = [*STAGE.glob("lib/*.so"), *(f for f in STAGE.glob("share/**/*") if f.is_file())]
         folders = sorted({f.parent for f in files})
         self.distribution.data_files = [
@@ -47,17 +48,23 @@ class BinaryDistribution(Distribution):
 
 
 def stage() -> None:
-    """Configure, build and install into STAGE. The build folder is kept, so a second time is quick."""
+    """Configure, build and install all into STAGE. The build folders are kept, so a second time is quick."""
+    shutil.rmtree(STAGE, ignore_errors=True)
+    for source, folder in SOURCES.items():
+        build(source, folder)
+
+
+def build(source: Path, folder: Path) -> None:
+    """Configure, build and install one CMake project."""
     libraries = os.pathsep.join(filter(None, [str(ROS_PREFIX / "lib"), os.environ.get("LD_LIBRARY_PATH")]))
     environment = os.environ | {
         "AMENT_PREFIX_PATH": str(ROS_PREFIX),
         "CMAKE_PREFIX_PATH": str(ROS_PREFIX),
         "LD_LIBRARY_PATH": libraries,
     }
-    cache = BUILD / "CMakeCache.txt"
+    cache = folder / "CMakeCache.txt"
     if cache.exists() and str(ROS_PREFIX) not in cache.read_text():
-        shutil.rmtree(BUILD)  # another environment's
-    shutil.rmtree(STAGE, ignore_errors=True)
+        shutil.rmtree(folder)  # another environment's
     options = {
         "CMAKE_INSTALL_PREFIX": STAGE,
         "CMAKE_MAKE_PROGRAM": Path(ninja.BIN_DIR) / "ninja",
@@ -66,9 +73,9 @@ def stage() -> None:
     }
     cmake: list[str | Path] = [sys.executable, "-m", "cmake"]
     for command in (
-        [*cmake, "-S", ROOT, "-B", BUILD, "-G", "Ninja", *(f"-D{key}={value}" for key, value in options.items())],
-        [*cmake, "--build", BUILD],
-        [*cmake, "--install", BUILD],
+        [*cmake, "-S", source, "-B", folder, "-G", "Ninja", *(f"-D{key}={value}" for key, value in options.items())],
+        [*cmake, "--build", folder],
+        [*cmake, "--install", folder],
     ):
         subprocess.run(command, check=True, env=environment)
 

@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     teleop.add_argument("--arm", choices=["left", "right", "both"], help="of two arms; both: one after the other")
     teleop.add_argument("--controller", default="/controller", help="node name of the controller")
     teleop.add_argument("--in-tool", action="store_true", help="directions are the hand's own, not the base's")
+    bridge = add("foxglove", "show the running nodes' topics in Foxglove, without a ROS installation")
+    bridge.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine's")
+    bridge.add_argument("--port", type=int, default=8765)
     infer = add("infer", "one reasoning step on pictures: depth codes, trace and actions")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
     infer.add_argument("--instruction", required=True)
@@ -307,15 +310,23 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _teleop(args: argparse.Namespace) -> int:
+    arms = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}[args.arm]
+    return _run_node(args.device, {"controller": args.controller, "arms": arms, "in_tool": args.in_tool})
+
+
+def _foxglove(args: argparse.Namespace) -> int:
+    return _run_node("foxglove", {"host": args.host, "port": args.port})
+
+
+def _run_node(name: str, parameters: dict[str, object]) -> int:
+    """One node in this terminal, until Ctrl-C."""
     import tempfile
 
     from molmoact_ros.nodes.bringup import command, environment, write_parameters
 
-    arms = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}[args.arm]
-    parameters = {"controller": args.controller, "arms": arms, "in_tool": args.in_tool}
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
-        file = write_parameters(Path(folder), args.device, parameters)
-        return subprocess.run(command(args.device, file), env=environment(), cwd=folder).returncode
+        file = write_parameters(Path(folder), name, parameters)
+        return subprocess.run(command(name, file), env=environment(), cwd=folder).returncode
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -380,8 +391,8 @@ BENCHES = {
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {
-    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
-    "doctor": _doctor, "export": _export, "cameras": _cameras, "fetch": _fetch,
+    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "foxglove": _foxglove,
+    "train": _train, "doctor": _doctor, "export": _export, "cameras": _cameras, "fetch": _fetch,
 }  # fmt: skip
 
 

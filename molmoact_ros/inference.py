@@ -12,8 +12,8 @@ from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.engine.golden import read_picture
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.reasoning.trace import draw_for_people, draw_training_overlay
-from molmoact_ros.record.video import colour_depth
+from molmoact_ros.reasoning.overlay import colour_depth, draw_for_people
+from molmoact_ros.reasoning.trace import draw_training_overlay
 
 DEPTH_SIDE = 320  # pixels
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs",
        "control_msgs", "franka_msgs", "realsense2_camera_msgs", "builtin_interfaces", "rcl_interfaces",
-       "diagnostic_msgs"}  # fmt: skip
+       "diagnostic_msgs", "visualization_msgs", "tf2_msgs"}  # fmt: skip
 LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},

@@ -74,8 +74,13 @@ class Controller:
         self._chunk_due = chunk.end
         return True
 
-    def on_engine(self, now: float, fault: str = "", camera_age: float = 0.0) -> None:
-        """The engine's heartbeat at `now`, s; `fault`: why it cannot reason; camera_age: of the newest news, s."""
+    def on_engine(self, now: float, fault: str = "", camera_age: float = 0.0, pending: bool = False) -> None:
+        """The engine's heartbeat at `now`, s; `fault`: why it cannot reason; camera_age: of the newest news, s.
+
+        pending: its plan waits for a person's approval; that is no silence, however long.
+        """
+        if pending:
+            self._moving_since = now
         if not fault or not self.engine_fault:
             self._fault_since = now
         self.heard, self.engine_fault, self.camera_age = now, fault, camera_age

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from molmoact_ros.paths import fastdds_profile, profile
 
 NODES: Final = (
-    "sim", "realsense", "controller", "policy", "policies", "expert", "joystick", "recorder",
+    "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
 )  # fmt: skip
 Parameters = dict[str, Any]
 """ROS parameters of one node, by name."""

@@ -38,7 +38,7 @@ from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.franka import Arm, arms_at
 
 STATES: Final = {
     State.IDLE: SafetyStatus.IDLE,
@@ -92,15 +92,13 @@ class ControllerNodeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _bases_of_all(self) -> ControllerNodeConfig:
-        if len(self.bases) != 4 * len(self.arms):
-            raise ValueError(f"bases has {len(self.bases)} values; give x, y, z and yaw of each of the arms")
+        arms_at(self.arms, self.bases)
         return self
 
     @property
     def robots(self) -> list[Arm]:
         """The arms."""
-        bases = np.reshape(self.bases, (-1, 4)).tolist()
-        return [Arm(prefix, base=tuple(base)) for prefix, base in zip(self.arms, bases, strict=True)]
+        return arms_at(self.arms, self.bases)
 
     @property
     def control(self) -> ControllerConfig:
@@ -244,9 +242,10 @@ class ControllerNode(ManagedNode):
 
     def _on_engine(self, message: EngineStatus) -> None:
         fault = message.message or "no reason given" if message.state == EngineStatus.FAULT else ""
-        age = message.camera_age if message.state in (EngineStatus.RUNNING, EngineStatus.WAITING) else 0.0
+        looks = message.state in (EngineStatus.RUNNING, EngineStatus.WAITING, EngineStatus.PENDING)
+        age = message.camera_age if looks else 0.0
         with self._lock:
-            self._controller.on_engine(self._now(), fault, age)
+            self._controller.on_engine(self._now(), fault, age, message.state == EngineStatus.PENDING)
 
     # People
 

@@ -40,6 +40,11 @@ def header(stamp: float, frame: str) -> Header:
     return Header(stamp=time_message(stamp), frame_id=frame)
 
 
+def optical_frame(camera: str) -> str:
+    """A camera's frame, z ahead and y down, as realsense-ros names it."""
+    return f"{camera}_color_optical_frame"
+
+
 def image_message(pixels: np.ndarray, encoding: str, head: Header) -> Image:
     """An image of [H, W] or [H, W, C] pixels whose dtype is that of `encoding` (rgb8, 16UC1, 32FC1, ...)."""
     dtype, channels = _PIXEL[encoding]
@@ -144,6 +149,13 @@ def trace_points(message: Trace) -> np.ndarray:
     if not np.isfinite(fractions).all() or fractions.min() < 0.0 or fractions.max() > 1.0:
         raise RefusedStep("trace points are fractions of the image, 0..1; got one outside")
     return np.round(fractions * MAX_COORDINATE).astype(np.int64)
+
+
+def stroke(message: Trace) -> np.ndarray:
+    """A drawing as it came, float64 [n, 2] in fractions of the picture. Raises RefusedStep when x and y do not pair."""
+    if len(message.x) != len(message.y):
+        raise RefusedStep(f"each point of a drawing has x and y; got {len(message.x)} and {len(message.y)}")
+    return np.stack([message.x, message.y], axis=1).astype(np.float64)
 
 
 def chunk_message(

@@ -1,9 +1,12 @@
-"""The policy: camera frames and an instruction in; depth codes, trace and action chunk out, each as it is complete."""
+"""The policy: camera frames and an instruction in; depth codes, trace and action chunk out, each as it is complete.
+
+A person's drawing steers it, and a gate may hold actions back until they are approved (docs/view.md).
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,11 +26,14 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
+from molmoact_ros.control.approval import Approve
 from molmoact_ros.engine.checkpoint import torch_dtype
 from molmoact_ros.engine.engine import Mode, TorchEngine
-from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.msg import DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.drawings import Drawings
 from molmoact_ros.nodes.frames import FrameBuffer
+from molmoact_ros.nodes.gatekeeper import Gatekeeper
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
@@ -36,7 +42,7 @@ from molmoact_ros.nodes.status import status
 from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
-from molmoact_ros.reasoning.trace import draw_for_people
+from molmoact_ros.reasoning.trace import draw_training_overlay
 from molmoact_ros.robots.franka import BASE_FRAME
 from molmoact_ros.srv import EditTrace
 
@@ -59,11 +65,15 @@ class PolicyConfig(BaseModel):
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
     slop: float = Field(0.05, gt=0, description="greatest difference between the frames of one step, s")
-    joint_states: str = Field("/joint_states", description="topic of the joint states noted with each plan")
+    joint_states: str = Field(
+        "/joint_states", description="topic of the joints: noted with each plan, and where the gripper is"
+    )
     joint_slop: float = Field(0.02, gt=0, description="greatest difference between them and the front frame, s")
     noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
     period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
+    drawing_max_age: float = Field(10.0, gt=0, description="greatest age of the picture that is drawn on, s")
+    drawing_timeout: float = Field(30.0, gt=0, description="time after which a person's trace ends, s")
     controller: str = Field("/controller", description="node name of the controller")
 
     @property
@@ -105,10 +115,12 @@ class PolicyNode(ManagedNode):
         """load: makes the engine when the node is configured; options: of rclpy's nodes, such as the namespace."""
         super().__init__("policy", **options)
         self.config, self._load = declare(self, PolicyConfig), load
-        about = ParameterDescriptor(
-            description="full, grounded or reuse: how much the model is asked for; may be changed"
-        )
-        self.declare_parameter("mode", Mode.FULL.value, about)
+        for name, default, about in (
+            ("mode", Mode.FULL.value, "full, grounded or reuse: how much the model is asked for"),
+            ("approve", Approve.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)"),
+            ("approve_seconds", 3.0, "how long a plan is shown before it moves the arm, s"),
+        ):
+            self.declare_parameter(name, default, ParameterDescriptor(description=about, dynamic_typing=True))
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._active = False
         self._configured = False
@@ -129,18 +141,26 @@ class PolicyNode(ManagedNode):
         topics = [f"/{camera}/color/image_raw" for camera in self.config.cameras]
         config = self.config
         frames = FrameBuffer(topics, config.slop, config.max_age, config.noisy_cameras, config.joint_slop)
+        self._drawings = Drawings(
+            self, config.cameras[0], config.joint_states, config.drawing_max_age, config.drawing_timeout
+        )
+        self._to_show: Plan | None = None
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
+        self._gate = Gatekeeper(self, self._reasoner.lock, self._reasoner.again, self._veto)
         for topic in topics:
             self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
         self.create_subscription(JointState, self.config.joint_states, self._reasoner.add_joints, qos.SENSOR)
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
-        self._use_mode(Mode(self.get_parameter("mode").value))
+        for name, (wrong, use) in self._settings().items():
+            value = self.get_parameter(name).value
+            if reason := wrong(value):
+                raise ValueError(f"parameter {name} of {self.get_name()}: {reason}")
+            use(value)
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self.create_subscription(Trace, "~/edit_trace", self._on_trace, qos.RELIABLE)
         self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
         self._connect_controller(self.config.controller)
-        self.create_timer(1.0 / GOAL_RATE, self._look_after_goal)
-        self.create_timer(1.0 / GOAL_RATE, self._publish_status)
+        self.create_timer(1.0 / GOAL_RATE, self._look_after_all)
         self.create_timer(1.0, self._publish_diagnostics)
         self._reasoner.start()
         self._server = ActionServer(
@@ -167,13 +187,27 @@ class PolicyNode(ManagedNode):
             del self._engine
         super().forget()
 
+    def _settings(self) -> dict[str, tuple[Callable[[Any], str], Callable[[Any], None]]]:
+        """What may be changed while it runs: what is wrong with a value, in one line or nothing, and how it is used."""
+        return {
+            "mode": (lambda value: _choice(value, CHOICES), lambda value: self._use_mode(Mode(value))),
+            "approve": (lambda value: _choice(value, [how.value for how in Approve]), self._gate.use),
+            "approve_seconds": (
+                lambda value: "" if _is_time(value) else f"{value!r} s is no time to look at a plan; give up to 600",
+                self._gate.use_seconds,
+            ),
+        }
+
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            if parameter.name == "mode":
-                if parameter.value not in CHOICES:
-                    return SetParametersResult(successful=False, reason=f"choose one of: {', '.join(CHOICES)}")
-                if self._configured:
-                    self._use_mode(Mode(parameter.value))
+        if not self._configured:
+            return SetParametersResult(successful=True)  # `configure` looks at them
+        settings = self._settings()
+        wanted = [(settings[p.name], p.value) for p in parameters if p.name in settings]
+        for (wrong, _), value in wanted:
+            if reason := wrong(value):
+                return SetParametersResult(successful=False, reason=reason)
+        for (_, use), value in wanted:
+            use(value)
         return SetParametersResult(successful=True)
 
     def _use_mode(self, mode: Mode) -> None:
@@ -190,8 +224,7 @@ class PolicyNode(ManagedNode):
         self._depth_tokens = self.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
         self._depth_image = self.create_publisher(Image, "~/depth_image", qos.RELIABLE)
         self._trace = self.create_publisher(Trace, "~/trace", qos.RELIABLE)
-        self._trace_overlay = self.create_publisher(Image, "~/trace_overlay", qos.RELIABLE)
-        self._action_chunk = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
+        self._model_overlay = self.create_publisher(Image, "~/model_overlay", qos.RELIABLE)
         self._engine_status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
 
@@ -216,15 +249,23 @@ class PolicyNode(ManagedNode):
 
     # What the reasoner says
 
+    def may_plan_on(self, stamp: float) -> bool:
+        """Not while a plan waits for approval, nor before the arm stands, where plans have to wait."""
+        return self._gate.may_plan_on(stamp)
+
+    def drawn(self) -> np.ndarray | None:
+        """What is left of a person's trace, int64 [n, 2] in 0..255."""
+        return self._drawings.trace
+
     def on_plan(self, plan: Plan) -> None:
         """Publish what this step has completed; each part once."""
-        head = conversions.header(plan.observation.stamp, f"{self.config.cameras[0]}_color_optical_frame")
+        head = conversions.header(plan.observation.stamp, conversions.optical_frame(self.config.cameras[0]))
         said, drawn = plan.reasoning, plan.observation.trace
         if said.depth_codes is not None and self._is_new(plan, "depth"):
             codes = conversions.depth_tokens_message(said.depth_codes, self._engine.codebook, plan.plan_id, head)
             self._depth_tokens.publish(codes)
         if said.trace is not None and self._is_new(plan, "trace"):
-            self._show_trace(plan, Trace.MODEL, said.trace, head)
+            self._trace.publish(conversions.trace_message(said.trace, Trace.MODEL, plan.plan_id, head))
         if said.complete and said.actions is not None:
             base = conversions.header(plan.observation.stamp, BASE_FRAME)
             key, dt = self._engine.unnorm_key, self.config.action_dt
@@ -232,13 +273,11 @@ class PolicyNode(ManagedNode):
             chunk = conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode)
             if plan.joints is not None:
                 chunk.joint_names, chunk.joint_positions = plan.joints.name, plan.joints.position
-            self._action_chunk.publish(chunk)
-            self._finish(plan)
-            # Pictures of what is known already may wait for the actions.
+            self._gate.take(chunk)
             if drawn is not None:
-                self._show_trace(plan, Trace.HUMAN, drawn, head)
-            if said.depth_codes is not None:
-                self._show_depth(said.depth_codes, head)
+                self._trace.publish(conversions.trace_message(drawn, Trace.HUMAN, plan.plan_id, head))
+            self._finish(plan)
+            self._to_show = plan
 
     def _is_new(self, plan: Plan, part: str) -> bool:
         """Whether this part of this plan was not published yet; from now on it counts as published."""
@@ -247,16 +286,20 @@ class PolicyNode(ManagedNode):
         self._published[part] = plan.plan_id
         return True
 
-    def _show_trace(self, plan: Plan, source: int, trace: np.ndarray, head: conversions.Header) -> None:
-        self._trace.publish(conversions.trace_message(trace, source, plan.plan_id, head))
-        if self._trace_overlay.get_subscription_count():
-            picture = draw_for_people(plan.observation.images[0], trace)
-            self._trace_overlay.publish(conversions.image_message(picture, "rgb8", head))
-
-    def _show_depth(self, codes: np.ndarray, head: conversions.Header) -> None:
-        if self._engine.depth_vq is not None and self._depth_image.get_subscription_count():
-            picture = self._engine.depth_vq.picture(codes)
-            self._depth_image.publish(conversions.image_message(picture, "32FC1", head))
+    def _show_plan(self) -> None:
+        """Pictures of the last plan, for those who look: on the executor's thread, never in front of actions."""
+        plan, self._to_show = self._to_show, None
+        if plan is None:
+            return
+        head = conversions.header(plan.observation.stamp, conversions.optical_frame(self.config.cameras[0]))
+        said, drawn = plan.reasoning, plan.observation.trace
+        trace = said.trace if drawn is None else drawn
+        if trace is not None and self._model_overlay.get_subscription_count():
+            picture = draw_training_overlay(self._engine.frame(plan.observation.images[0]), trace)
+            self._model_overlay.publish(conversions.image_message(picture, "rgb8", head))
+        decoder = self._engine.depth_vq
+        if said.depth_codes is not None and decoder is not None and self._depth_image.get_subscription_count():
+            self._depth_image.publish(conversions.image_message(decoder.picture(said.depth_codes), "32FC1", head))
 
     def _finish(self, plan: Plan) -> None:
         if self._goal is not None:
@@ -288,15 +331,16 @@ class PolicyNode(ManagedNode):
         self._publish_status()
 
     def _publish_status(self) -> None:
-        camera_age = self._reasoner.camera_age()  # before the lock: the reasoner reports under its own
-        with self._status_lock:
-            task = self._reasoner.task
-            self._status.header.stamp = self.get_clock().now().to_msg()
-            self._status.instruction = task.instruction if task else ""
-            self._status.camera_age = camera_age
-            if task is None and self._status.state != EngineStatus.FAULT:
-                self._status.state, self._status.message = EngineStatus.IDLE, ""
-            self._engine_status.publish(self._status)
+        with self._reasoner.lock, self._status_lock:
+            task, status = self._reasoner.task, self._status
+            status.header.stamp = self.get_clock().now().to_msg()
+            status.instruction = task.instruction if task else ""
+            status.camera_age = self._reasoner.camera_age()
+            self._drawings.tell(status, self._now())
+            self._gate.tell(status)
+            if task is None and status.state != EngineStatus.FAULT:
+                status.state, status.message = EngineStatus.IDLE, ""
+            self._engine_status.publish(status)
 
     def _publish_diagnostics(self) -> None:
         """How many frames came, and what became of them."""
@@ -328,29 +372,87 @@ class PolicyNode(ManagedNode):
 
     def _on_trace(self, message: Trace) -> None:
         try:
-            self._reasoner.steer(conversions.trace_points(message))
+            self._draw(message)
         except RefusedStep as refusal:
-            self.get_logger().warning(f"trace not used: {refusal}")
+            self.get_logger().warning(f"drawing refused: {refusal}")
+            with self._reasoner.lock:
+                self._drawings.refuse(str(refusal))
+            self._publish_status()
 
     def _on_edit_trace(self, request: EditTrace.Request, response: EditTrace.Response) -> EditTrace.Response:
         try:
-            self._reasoner.steer(None if request.clear else conversions.trace_points(request.trace))
+            if request.clear:
+                self._clear_drawing()
+            else:
+                self._draw(request.trace)
             response.success = True
         except RefusedStep as refusal:
             response.message = str(refusal)
         return response
 
-    def _follow(self, instruction: str) -> None:
+    def _draw(self, message: Trace) -> None:
+        """Follow a drawing from now on. Raises RefusedStep."""
+        with self._reasoner.lock:
+            if self._reasoner.task is None:
+                raise RefusedStep("there is no instruction to steer; give one first")
+            trace = self._check_drawing(message)
+            self._drawings.take(trace, message, self._now())
+            self._plan_again()
+        self._publish_status()
+
+    def _check_drawing(self, message: Trace) -> np.ndarray:
+        return self._drawings.check(message, self._now(), self._gate.shown)
+
+    def _clear_drawing(self) -> None:
+        with self._reasoner.lock:
+            if self._drawings.end("cleared", self._now()):
+                self._plan_again()
+        self._publish_status()
+
+    def _plan_again(self) -> None:
+        """What is planned is not what is wanted any more; nor is what waits for approval."""
+        self._gate.drop()
+        self._reasoner.again()
+
+    def _look_after_plan(self) -> None:
+        """What waits for approval, and how far the gripper is along a drawing."""
+        with self._reasoner.lock:
+            if self._reasoner.task is None:
+                self._forget_task("the task ended")
+            self._gate.look_after()
+            # Time stands still for a drawing while its plan waits; one that is done is played to its end.
+            if self._gate.shown is None and self._drawings.advance(self._now()) and not self._drawings.done:
+                self._plan_again()
+
+    def _veto(self, reason: str) -> None:
+        self._end_goal(ExecuteInstruction.Result.HELD, reason)
+        self._halt()
+
+    # Tasks
+
+    def _follow(self, instruction: str, drawing: Trace | None = None) -> None:
+        """Take up an instruction, with a person's drawing if there is one. Raises RefusedStep."""
         text = validate_instruction(instruction)
         if not self._active:
             raise RefusedStep("the policy is not active; activate it first")
-        self._given_up = None
-        self._status.state = EngineStatus.RUNNING
-        self._reasoner.follow(text)
+        with self._reasoner.lock:
+            self._forget_task("a new instruction was given")
+            self._given_up = None
+            self._status.state = EngineStatus.RUNNING
+            if drawing is not None:
+                self._drawings.take(self._check_drawing(drawing), drawing, self._now())
+            self._reasoner.follow(text)
+
+    def _forget_task(self, why: str) -> None:
+        """Nothing of it is left: no step, no plan that waits, no drawing."""
+        self._reasoner.halt()
+        self._gate.drop()
+        self._drawings.end(why, self._now())
 
     def _halt(self) -> None:
         """No more plans, and the controller holds at once."""
-        self._reasoner.halt()
+        with self._reasoner.lock:
+            self._forget_task("the task ended")
         if self._hold.service_is_ready():
             self._hold.call_async(Trigger.Request())
 
@@ -358,7 +460,8 @@ class PolicyNode(ManagedNode):
 
     async def _execute(self, handle: ServerGoalHandle) -> ExecuteInstruction.Result:
         self._end_goal(ExecuteInstruction.Result.CANCELED, "replaced by a newer instruction")
-        self._reasoner.halt()
+        with self._reasoner.lock:
+            self._forget_task("a new instruction was given")
         goal = _Goal(handle, self._now())
         self._goal = goal
         if refusal := await self._begin(goal):
@@ -381,6 +484,9 @@ class PolicyNode(ManagedNode):
             return "the policy is not active; activate it first"
         try:
             validate_instruction(request.instruction)
+            drawing = request.trace if request.trace.x or request.trace.y else None
+            if drawing is not None:
+                self._check_drawing(drawing)
         except RefusedStep as refusal:
             return str(refusal)
         if not (np.isfinite(request.timeout) and request.timeout > 0):
@@ -391,9 +497,19 @@ class PolicyNode(ManagedNode):
         if not reply.success:
             return str(reply.message)
         if self._goal is goal:  # else it was replaced meanwhile
+            try:
+                self._follow(request.instruction, drawing)
+            except RefusedStep as refusal:  # the drawing has become too old
+                self._halt()
+                return str(refusal)
             goal.started = self._now()
-            self._follow(request.instruction)
         return ""
+
+    def _look_after_all(self) -> None:
+        self._look_after_goal()
+        self._look_after_plan()
+        self._publish_status()
+        self._show_plan()
 
     def _look_after_goal(self) -> None:
         goal = self._goal
@@ -424,7 +540,17 @@ class PolicyNode(ManagedNode):
             goal.done.set_result((code, message))
 
     def _on_safety(self, message: SafetyStatus) -> None:
-        self._safety = message
+        self._safety = self._gate.safety = message
+
+
+def _choice(value: Any, choices: Sequence[str]) -> str:
+    if value in choices:
+        return ""
+    return f"choose one of: {', '.join(choice or repr(choice) for choice in choices)}"
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value <= 600
 
 
 def main() -> None:

@@ -25,10 +25,9 @@ LOOK_AGAIN = 0.1
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked. trace: a person's, int [n, 2] in 0..255, or None."""
+    """What is asked."""
 
     instruction: str
-    trace: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,16 @@ class Plan:
 
 
 class Listener(Protocol):
-    """Hears the reasoner, in the reasoner's thread; nothing is told of a task any more once it was replaced."""
+    """Hears the reasoner and is asked by it, in its thread and under its lock.
+
+    Nothing is told of a task any more once it was replaced.
+    """
+
+    def may_plan_on(self, stamp: float) -> bool:
+        """Whether a step may begin with pictures of that time, s."""
+
+    def drawn(self) -> np.ndarray | None:
+        """A person's trace that the next step follows, int [n, 2] in 0..255; None lets the model plan its own."""
 
     def on_plan(self, plan: Plan) -> None:
         """A part of a step is complete, or all of it (`plan.reasoning.complete`)."""
@@ -69,7 +77,8 @@ class Reasoner(threading.Thread):
         super().__init__(name="reasoner", daemon=True)
         self._engine, self._frames, self._clock, self._listener = engine, frames, clock, listener
         # Guards the task and the frames. Listeners are told under it, so a task that was halted is not heard of again.
-        self._changed = threading.Condition(threading.RLock())
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
         self._task: Task | None = None
         self._open, self._worked = True, False
         self._plan_id, self._seen = 0, 0.0
@@ -82,16 +91,15 @@ class Reasoner(threading.Thread):
         return self._task
 
     def follow(self, instruction: str) -> None:
-        """Take up an instruction, without a person's trace, in place of any other."""
+        """Take up an instruction in place of any other."""
         self._set(Task(instruction))
         self._worked = False
 
-    def steer(self, trace: np.ndarray | None) -> None:
-        """Follow a person's trace, int [n, 2] in 0..255, or plan again (None). RefusedStep: there is no task."""
+    def again(self) -> None:
+        """Drop the step in progress and begin a new one at once: what it follows has changed."""
         with self._changed:
-            if self._task is None:
-                raise RefusedStep("there is no instruction to steer; give one first")
-            self._set(Task(self._task.instruction, trace))
+            if self._task is not None:
+                self._set(Task(self._task.instruction))
 
     def halt(self) -> None:
         """Forget the task: nothing is told after this returns."""
@@ -143,8 +151,9 @@ class Reasoner(threading.Thread):
                 if not self._open:
                     return
                 task, frames = self._task, self._next_frames()
+                trace = self._listener.drawn()
             if task is not None and frames is not None:
-                self._step(task, frames)
+                self._step(task, frames, trace)
 
     def _next_frames(self) -> FrameSet | None:
         """Frames that no step has seen, as soon as they are due; None after LOOK_AGAIN or when the task changes."""
@@ -168,15 +177,16 @@ class Reasoner(threading.Thread):
 
     def _is_due(self, stamp: float) -> bool:
         # A clock that was set back must not keep us waiting: hence no plain "later than".
-        return stamp != self._seen and not 0 <= stamp - self._planned < self._period
+        paced = not 0 <= stamp - self._planned < self._period
+        return stamp != self._seen and paced and self._listener.may_plan_on(stamp)
 
-    def _step(self, task: Task, frames: FrameSet) -> None:
+    def _step(self, task: Task, frames: FrameSet, trace: np.ndarray | None) -> None:
         began = time.monotonic()
         self._plan_id += 1
         try:
             images = tuple(rgb_pixels(image) for image in frames.images)
             depth = None if frames.depth is None else metres(frames.depth)
-            observation = Observation(images, task.instruction, frames.stamp, task.trace, depth)
+            observation = Observation(images, task.instruction, frames.stamp, trace, depth)
             for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
                 seconds, timings = time.monotonic() - began, self._engine.timings
                 if not self._tell(task, Plan(self._plan_id, observation, reasoning, seconds, timings, frames.joints)):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.topics import message_class, offered
 from molmoact_ros.record.bag import BagMessage, BagWriter
 
 
@@ -20,7 +19,10 @@ class RecorderConfig(BaseModel):
     """Parameters of the recorder."""
 
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
-    exclude: list[str] = Field([r"/rosout", r"/parameter_events"], description="topics left out: regular expressions")
+    exclude: list[str] = Field(
+        [r"/rosout", r"/parameter_events", r"/view/(?!markers).*", r".*/model_overlay.*", r".*/depth_image"],
+        description="topics left out, as regular expressions: pictures that are made of what is recorded, for one",
+    )
 
 
 class RecorderNode(Node):
@@ -48,26 +50,12 @@ class RecorderNode(Node):
                 self._record(topic, types[0])
 
     def _record(self, topic: str, type_name: str) -> None:
-        package, _, kind = type_name.split("/")
-        try:
-            message_type = getattr(import_module(f"{package}.msg"), kind)
-        except (ImportError, AttributeError):
+        kind = message_class(type_name)
+        if kind is None:
             self.get_logger().warning(f"{topic} is not recorded: {type_name} is not installed here")
             return
-        self.create_subscription(
-            message_type, topic, partial(self._write, topic, type_name), self._offered(topic), raw=True
-        )
-
-    def _offered(self, topic: str) -> QoSProfile:
-        """The best that all publishers of a topic offer, so that nothing is lost and nobody is left out."""
-        offers = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
-        reliable = bool(offers) and all(offer.reliability is ReliabilityPolicy.RELIABLE for offer in offers)
-        kept = bool(offers) and all(offer.durability is DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
-        return QoSProfile(
-            depth=100,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if kept else DurabilityPolicy.VOLATILE,
-        )
+        quality = offered(self, topic, depth=100)
+        self.create_subscription(kind, topic, partial(self._write, topic, type_name), quality, raw=True)
 
     def _write(self, topic: str, type_name: str, data: bytes) -> None:
         self._bag.write(BagMessage(topic, type_name, data, self.get_clock().now().nanoseconds))

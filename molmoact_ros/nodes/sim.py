@@ -13,12 +13,14 @@ from pydantic import BaseModel, Field
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.static_frames import transform_message
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import HOME_Q, Arm
 from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraRenderer
@@ -69,6 +71,8 @@ class SimNode(Node):
         self._reset(self.config.seed, self.config.instruction, self.config.distractors)
 
         self._joint_states = self.create_publisher(JointState, "/joint_states", qos.RELIABLE)
+        self._tf_static = self.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
+        self._tf_static.publish(self._camera_frames())
         self._joint_names = [name for drive in self._drives for name in (*drive.arm.joints, *drive.arm.fingers)]
         for drive in self._drives:
             self._listen(drive.arm, "arm", drive.arm.joints, drive.joints)
@@ -81,6 +85,15 @@ class SimNode(Node):
         for thread in self._threads:
             thread.start()
         self.get_logger().info(f"ready: scene {self._seed}, task: {self._cell.instruction}")
+
+    def _camera_frames(self) -> TFMessage:
+        """Where each camera is on the hand or in the workcell, as a calibration would tell it."""
+        poses = []
+        for camera in self._cell.cameras:
+            frame, pose = self._cell.camera_mount(camera)
+            head = conversions.header(self._now(), frame)
+            poses.append(transform_message(head, conversions.optical_frame(camera), pose))
+        return TFMessage(transforms=poses)
 
     def _listen(self, arm: Arm, part: str, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
         topic = f"/{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
@@ -221,7 +234,7 @@ class _Camera:
 
     def __init__(self, node: Node, name: str, intrinsics: CameraIntrinsics) -> None:
         self.name, self.intrinsics = name, intrinsics
-        self._frame, self._frame_count = f"{name}_color_optical_frame", 0
+        self._frame, self._frame_count = conversions.optical_frame(name), 0
         self._color = node.create_publisher(Image, f"/{name}/color/image_raw", qos.SENSOR)
         self._depth = node.create_publisher(Image, f"/{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
         self._info = node.create_publisher(CameraInfo, f"/{name}/color/camera_info", qos.RELIABLE)

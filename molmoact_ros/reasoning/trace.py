@@ -58,15 +58,3 @@ def draw_training_overlay(image: np.ndarray, trace: np.ndarray) -> np.ndarray:
         points = pixels_from_trace(trace, canvas.shape[1], canvas.shape[0]).astype(np.int32)
         cv2.polylines(canvas, [points], False, TRAINING_COLOUR, TRAINING_THICKNESS, cv2.LINE_AA)
     return canvas
-
-
-def draw_for_people(image: np.ndarray, trace: np.ndarray) -> np.ndarray:
-    """`image`, uint8 [H, W, 3] RGB, copied, with `trace` in dark-edged cyan, a dot at its start, a ring at its end."""
-    canvas = np.ascontiguousarray(image).copy()
-    points = pixels_from_trace(checked_trace(trace), canvas.shape[1], canvas.shape[0]).astype(np.int32)
-    unit = max(1, round(canvas.shape[0] / 240))
-    for colour, extra in (((0, 0, 0), 2 * unit), (TRAINING_COLOUR, 0)):
-        cv2.polylines(canvas, [points], False, colour, 2 * unit + extra, cv2.LINE_AA)
-        cv2.circle(canvas, points[0].tolist(), 4 * unit + extra // 2, colour, -1, cv2.LINE_AA)
-        cv2.circle(canvas, points[-1].tolist(), 6 * unit, colour, 2 * unit + extra, cv2.LINE_AA)
-    return canvas

@@ -81,6 +81,16 @@ class BagWriter:
         return self._connections[topic]
 
 
+def definition(type_name: str) -> str:
+    """A message type with all that it is made of, as text (ros2msg). ValueError: nobody defines it."""
+    types = get_typestore(Stores.ROS2_JAZZY)
+    if type_name not in types.fielddefs:
+        _define_package(types, type_name.partition("/")[0], _share_folders())
+    if type_name not in types.fielddefs:
+        raise ValueError(f"{type_name} is not defined anywhere; source the workspace that holds it")
+    return types.generate_msgdef(type_name, ros_version=2)[0]
+
+
 class BagReader:
     """A rosbag2 folder, read by the message definitions it carries; use it in a `with` block.
 

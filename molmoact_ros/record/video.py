@@ -11,7 +11,7 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 
-from molmoact_ros.reasoning.trace import draw_for_people
+from molmoact_ros.reasoning.overlay import colour_depth, draw_for_people
 
 _CAPTION_HEIGHT = 48
 _TEXT_COLOUR = (235, 235, 235)
@@ -57,14 +57,6 @@ def compose_cameras(front: np.ndarray, others: Sequence[np.ndarray], instruction
     _write(frame, instruction, (12, height + 32), width - 24)
     _write(frame, state, (width + 12, height + 32), max(side - 24, 1))
     return frame
-
-
-def colour_depth(depth: np.ndarray, side: int) -> np.ndarray:
-    """`depth`, float [h, w] in 0..1, nearer is larger, as uint8 [side, side, 3] RGB from blue (far) to red (near)."""
-    levels = np.round(np.clip(np.nan_to_num(depth), 0, 1) * 255).astype(np.uint8)
-    coloured = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    square: np.ndarray = cv2.resize(coloured, (side, side), interpolation=cv2.INTER_LINEAR)
-    return square
 
 
 def _write(frame: np.ndarray, text: str, at: tuple[int, int], width: int) -> None:

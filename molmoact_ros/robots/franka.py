@@ -8,6 +8,7 @@ tolerance. The hand's opening: Franka Hand datasheet.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,6 +117,14 @@ class Arm:
     def tcp_frame(self) -> str:
         """Frame of the tool centre point."""
         return f"{self.prefix}{self.robot}_hand_tcp"
+
+
+def arms_at(prefixes: Sequence[str], bases: Sequence[float]) -> list[Arm]:
+    """FR3s of these prefixes; `bases`: x, y, z (m) and yaw (rad) of each, one after the other. Raises ValueError."""
+    if len(bases) != 4 * len(prefixes):
+        raise ValueError(f"bases has {len(bases)} values; give x, y, z and yaw of each of the arms")
+    places = np.reshape(bases, (-1, 4)).tolist()
+    return [Arm(prefix, base=tuple(place)) for prefix, place in zip(prefixes, places, strict=True)]
 
 
 SINGLE = Arm()

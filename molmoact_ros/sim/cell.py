@@ -138,6 +138,14 @@ class Cell(ABC):
         view = self.data.cam(camera)
         return view.xpos.copy(), view.xmat.reshape(3, 3).copy()
 
+    def camera_mount(self, camera: str) -> tuple[str, np.ndarray]:
+        """The frame that a camera is fixed to, and the pose [4, 4] of its optical frame (z ahead, y down) in it."""
+        view = self.model.camera(camera)
+        body, rotation, pose = self.model.body(view.bodyid[0]), np.empty(9), np.eye(4)
+        mujoco.mju_quat2Mat(rotation, view.quat)
+        pose[:3, :3], pose[:3, 3] = rotation.reshape(3, 3) * (1, -1, -1), view.pos
+        return (body.name if body.id else self.frame), pose
+
     def project(self, points: np.ndarray, camera: str = "front") -> np.ndarray:
         """Pixels [n, 2] of points [n, 3] m in a camera's image."""
         return project(points, *self.camera_pose(camera), self.cameras[camera])

@@ -436,6 +436,23 @@ def test_a_silent_policy_holds_the_arm_until_it_is_started_again() -> None:
     assert controller.on_chunk(chunk(0.02, stamp=late), late)
 
 
+def test_a_plan_that_waits_for_approval_is_no_silence_but_a_dead_engine_is() -> None:
+    controller = started()
+    assert controller.on_chunk(chunk(0.02, stamp=0.0), 0.0)
+    now = 0.0
+    while now < 10.0:  # far beyond every silence
+        run(controller, now, 0.1)
+        now += 0.1
+        controller.on_engine(now, pending=True)
+    assert controller.supervisor.state is State.POLICY
+    before = hand(controller, controller.arms[0].limiter.motion.q)
+    assert controller.on_chunk(chunk(0.02, stamp=now), now), "the plan, released"
+    assert hand(controller, run(controller, now, 0.8)[-1])[0] > before[0] + 0.05
+    controller.on_engine(now + 0.8, pending=True)
+    run(controller, now + 0.8, controller.config.engine_deadline + 0.1)
+    assert controller.supervisor.state is State.HOLD and controller.supervisor.reason == Event.ENGINE_SILENT.value
+
+
 def test_a_stop_is_latched_and_only_resume_lifts_it() -> None:
     controller = started()
     controller.on_chunk(chunk(0.02, stamp=0.0), 0.0)

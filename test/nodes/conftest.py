@@ -8,19 +8,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rclpy
 import torch
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
+from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.engine.depth_vq import DepthVq
 from molmoact_ros.engine.model import MolmoAct
 from molmoact_ros.learn.nano import nano_config, save_nano
 from molmoact_ros.learn.tokenizer import build_tokenizer
-from molmoact_ros.nodes.bringup import environment
+from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.nodes import qos
+from molmoact_ros.nodes.bringup import Bringup, Profile, environment
 from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, N_BINS, NormStats
 from molmoact_ros.reasoning.phrasing import NEXT_VALUE
+from molmoact_ros.srv import ResetScene, SceneTruth
 
+INSTRUCTION = "put the red cube in the bowl"
+PERIOD = 1.5
 PATIENCE = 30.0
 """Seconds after which something that should happen has not; far longer than it takes."""
 
@@ -111,3 +124,88 @@ def peer(domain: int) -> Iterator[Peer]:
     peer = Peer()
     yield peer
     peer.close()
+
+
+class Robot(Peer):
+    """Asks for instructions and hears what becomes of them."""
+
+    def __init__(self, bringup: Bringup) -> None:
+        super().__init__()
+        self.bringup = bringup
+        self.client = ActionClient(self.node, ExecuteInstruction, "/policy/execute")
+        self.safety = self.listen(SafetyStatus, "/controller/safety_status", qos.STATE)
+        self.engine = self.listen(EngineStatus, "/policy/engine_status", qos.STATE)
+        self.diagnostics = self.listen(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self.chunks = self.listen(ActionChunk, "/policy/action_chunk", qos.RELIABLE)
+        self.speak = self.node.create_publisher(String, "/policy/instruction", qos.RELIABLE)
+        assert self.until(self.client.server_is_ready)
+        assert self.until(lambda: self.engine and self.safety and self.safety[-1].joints_age >= 0)
+
+    def execute(self, instruction: str, timeout: float = 60.0) -> ExecuteInstruction.Result:
+        return self.result_of(self.begin(instruction, timeout))
+
+    def begin(self, instruction: str, timeout: float = 60.0, trace: Trace | None = None) -> Any:
+        goal = ExecuteInstruction.Goal(instruction=instruction, timeout=timeout, trace=trace or Trace())
+        sent = self.client.send_goal_async(goal)
+        assert self.until(sent.done)
+        return sent.result()
+
+    def result_of(self, goal: Any) -> ExecuteInstruction.Result:
+        result = goal.get_result_async()
+        assert self.until(result.done), "the goal never ended"
+        return result.result().result
+
+    def say(self, instruction: str) -> None:
+        assert self.until(self.speak.get_subscription_count)
+        self.speak.publish(String(data=instruction))
+
+    def set(self, name: str, value: str | float) -> Any:
+        """Change a parameter of the policy; what it says to that."""
+        kind = ParameterType.PARAMETER_STRING if isinstance(value, str) else ParameterType.PARAMETER_DOUBLE
+        field = "string_value" if isinstance(value, str) else "double_value"
+        wanted = [Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))]
+        return self.call(SetParameters, "/policy/set_parameters", parameters=wanted).results[0]
+
+    def observation(self) -> dict[str, str]:
+        """What the policy said last of the frames it was given."""
+        said = [s for d in self.diagnostics for s in d.status if s.name == "policy: observation"]
+        return {value.key: value.value for value in said[-1].values} if said else {}
+
+    def state(self) -> int:
+        return int(self.safety[-1].state)
+
+    def hand(self) -> np.ndarray:
+        p = self.call(SceneTruth, "/sim/scene_truth").grippers[0].position
+        return np.array([p.x, p.y, p.z])
+
+
+@pytest.fixture(scope="module")
+def graph(domain: int, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    # Small pictures, slow actions and long deadlines: an untrained model says its whole answer token by token.
+    parameters: dict[str, dict[str, Any]] = {
+        "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
+        "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0, "silence_deadline": 4.0},
+        "policy": {
+            "checkpoint": str(checkpoint),
+            "max_age": 2.0,
+            "action_dt": 0.8,
+            "period": PERIOD,
+            "drawing_timeout": 60.0,
+        },
+    }
+    with Bringup(Profile(nodes=parameters), tmp_path_factory.mktemp("logs")) as bringup:
+        robot = Robot(bringup)
+        yield robot
+        robot.close()
+
+
+@pytest.fixture
+def robot(graph: Robot) -> Robot:
+    """The graph with nothing to do and the arm at home."""
+    graph.say("")
+    assert graph.until(lambda: graph.engine[-1].instruction == "")
+    graph.call(Trigger, "/controller/hold")
+    assert graph.call(ResetScene, "/sim/reset_scene", seed=7, instruction=INSTRUCTION, distractors=-1).success
+    graph.spin(0.5)
+    graph.chunks.clear()
+    return graph

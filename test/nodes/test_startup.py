@@ -61,9 +61,9 @@ def test_a_node_that_ends_is_reported_with_its_reason(domain: int, tmp_path: Pat
 
 
 def test_profiles_are_checked() -> None:
-    assert list(Profile.read("sim").nodes) == ["sim", "controller", "policy"]
-    assert list(Profile.read("bimanual_sim").nodes) == ["sim", "controller", "expert"]
-    assert list(Profile.read("realsense").nodes) == ["realsense", "controller", "policy"]
+    assert list(Profile.read("sim").nodes) == ["sim", "controller", "policy", "view"]
+    assert list(Profile.read("bimanual_sim").nodes) == ["sim", "controller", "expert", "view"]
+    assert list(Profile.read("realsense").nodes) == ["realsense", "controller", "policy", "view"]
     with pytest.raises(FileNotFoundError, match="choose one of: .*sim"):
         Profile.read("kitchen")
     merged = Profile.read("sim").with_parameters({"sim": {"seed": 3}, "recorder": {"bag": "x"}})

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from molmoact_ros.record.video import VideoWriter, colour_depth, compose_frame
+from molmoact_ros.reasoning.overlay import colour_depth
+from molmoact_ros.record.video import VideoWriter, compose_frame
 
 FRONT = np.full((120, 160, 3), 100, dtype=np.uint8)
 TRACE = np.array([[32, 128], [224, 128]])

@@ -1,0 +1,149 @@
+"""The graph's topics on Foxglove's websocket, without a ROS installation: what nobody looks at is not listened to."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel, Field
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy
+
+from molmoact_ros.nodes.lazy import LazySubscription
+from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.topics import message_class, offered
+from molmoact_ros.record.bag import definition
+
+BACKLOG = 16
+"""Messages that wait for a slow viewer; older ones are dropped, so that nothing piles up."""
+LOOK = 0.2
+"""s between looks at who watches what."""
+
+
+class FoxgloveConfig(BaseModel):
+    """Parameters of the bridge."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen at; others than this machine can look")
+    port: int = Field(8765, ge=0, le=65535, description="port; 0: any that is free")
+
+
+class FoxgloveNode(Node):
+    """The server's threads say who watches; the executor's listens and hands on."""
+
+    def __init__(self) -> None:
+        super().__init__("foxglove")
+        config = declare(self, FoxgloveConfig)
+        try:
+            import foxglove
+        except ImportError:
+            raise RuntimeError("foxglove-sdk is not installed; pip install 'molmoact_ros[foxglove]'") from None
+        self._sdk = foxglove
+        self._channels: dict[str, _Relay | None] = {}
+        watchers = _Watchers()
+        self._watchers = watchers
+        self._sinks = foxglove.Context()
+        self._server = foxglove.start_server(
+            name="MolmoAct ROS", host=config.host, port=config.port, server_listener=watchers,
+            message_backlog_size=BACKLOG, context=self._sinks,
+        )  # fmt: skip
+        self._look_for_topics()
+        self.create_timer(1.0, self._look_for_topics)
+        self.create_timer(LOOK, self._look_who_watches)
+        self.get_logger().info(f"ready: open ws://{config.host}:{self._server.port} in Foxglove")
+
+    def destroy_node(self) -> None:
+        """End the server, then the node."""
+        self._server.stop()
+        super().destroy_node()
+
+    def _look_for_topics(self) -> None:
+        for topic, types in self.get_topic_names_and_types():
+            if topic not in self._channels:
+                self._channels[topic] = self._relay(topic, types[0])
+
+    def _relay(self, topic: str, type_name: str) -> _Relay | None:
+        kind = message_class(type_name)
+        try:
+            text = definition(type_name)
+        except ValueError:
+            kind = None
+        if kind is None:
+            self.get_logger().warning(f"{topic} is not shown: {type_name} is not installed here")
+            return None
+        schema = self._sdk.Schema(name=type_name, encoding="ros2msg", data=text.encode())
+        channel = self._sdk.Channel(topic, message_encoding="cdr", schema=schema, context=self._sinks)
+        return _Relay(self, topic, kind, channel)
+
+    def _look_who_watches(self) -> None:
+        watched = self._watchers.taken()
+        for topic, relay in self._channels.items():
+            if relay is not None:
+                relay.serve(watched.get(topic, frozenset()))
+
+
+class _Relay:
+    """One topic and its channel."""
+
+    def __init__(self, node: Node, topic: str, kind: type, channel: Any) -> None:
+        self._node, self._channel = node, channel
+        self._make = partial(LazySubscription, node, kind, topic, self._on_message)
+        self._topic, self._latecomers = topic, False
+        self._subscription: LazySubscription | None = None
+        self._clients: frozenset[int] = frozenset()
+        self._kept: bytes | None = None  # the last one, where latecomers are told it
+
+    def serve(self, clients: frozenset[int]) -> None:
+        """Listen while there are any; tell those who are new what is kept."""
+        if clients and self._subscription is None:
+            quality = offered(self._node, self._topic, depth=5)
+            self._latecomers = quality.durability is DurabilityPolicy.TRANSIENT_LOCAL
+            self._subscription = self._make(quality, raw=True)
+            self._subscription.want(True)
+        elif not clients and self._subscription is not None:
+            self._subscription.want(False)
+            self._subscription, self._kept = None, None
+        elif self._kept is not None and clients - self._clients:
+            self._log(self._kept)
+        self._clients = clients
+
+    def _on_message(self, data: bytes) -> None:
+        if self._latecomers:
+            self._kept = data
+        self._log(data)
+
+    def _log(self, data: bytes) -> None:
+        self._channel.log(data, log_time=self._node.get_clock().now().nanoseconds)
+
+
+class _Watchers:
+    """Which clients watch which topic; told by the server's threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: dict[str, set[int]] = {}
+
+    def taken(self) -> dict[str, frozenset[int]]:
+        """The clients of each watched topic."""
+        with self._lock:
+            return {topic: frozenset(clients) for topic, clients in self._clients.items() if clients}
+
+    def on_subscribe(self, client: Any, channel: Any) -> None:
+        """A client begins to watch."""
+        with self._lock:
+            self._clients.setdefault(channel.topic, set()).add(client.id)
+
+    def on_unsubscribe(self, client: Any, channel: Any) -> None:
+        """A client has seen enough, or is gone."""
+        with self._lock:
+            self._clients.get(channel.topic, set()).discard(client.id)
+
+
+def main() -> None:
+    """Start the node."""
+    run(FoxgloveNode)
+
+
+if __name__ == "__main__":
+    main()

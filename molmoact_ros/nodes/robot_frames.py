@@ -1,0 +1,87 @@
+"""The robot's description and its frames, from the joints, where robot_state_publisher does not tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from tf2_msgs.msg import TFMessage
+
+from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.lazy import LazySubscription
+from molmoact_ros.nodes.static_frames import transform_message
+from molmoact_ros.paths import robot_model
+from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.links import Links
+from molmoact_ros.robots.urdf import urdf
+
+DESCRIPTION = "/robot_description"
+
+
+class RobotFrames:
+    """Publishes what robot_state_publisher does, while nobody else describes a robot: two would fight over /tf."""
+
+    def __init__(self, node: Node, arms: Sequence[Arm], joint_states: str, rate: float) -> None:
+        """joint_states: topic; rate: frames are told so often a second, to those who listen."""
+        self._node, self._links, self._arms = node, Links(robot_model(), arms), tuple(arms)
+        self._joints = b""
+        self._hears = LazySubscription(node, JointState, joint_states, self._on_joints, qos.SENSOR, raw=True)
+        self._description: Any = None
+        self._tf: Any = None
+        self._static: Any = None
+        fixed = {name for name in self._links.parents if self._links.is_fixed(name)}
+        self._fixed, self._moving = sorted(fixed), [name for name in self._links.parents if name not in fixed]
+        node.create_timer(1.0, self._look_for_others)
+        self._telling = node.create_timer(1.0 / rate, self._publish, autostart=False)
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody listens to /tf."""
+        return self._tf is not None and self._tf.get_subscription_count() > 0
+
+    def _look_for_others(self) -> None:
+        alone = self._node.count_publishers(DESCRIPTION) <= (self._description is not None)
+        if alone and self._description is None:
+            self._begin()
+        elif not alone and self._description is not None:
+            self._node.get_logger().info(f"{DESCRIPTION} comes from another node; frames are left to it")
+            self._end()
+        self._hears.want(self.wanted)
+        if self._telling.is_canceled() is self.wanted:
+            (self._telling.reset if self.wanted else self._telling.cancel)()
+
+    def _begin(self) -> None:
+        create = self._node.create_publisher
+        self._description = create(String, DESCRIPTION, qos.STATE)
+        self._tf, self._static = create(TFMessage, "/tf", qos.TF), create(TFMessage, "/tf_static", qos.TF_STATIC)
+        self._description.publish(String(data=urdf(self._links, self._arms)))
+        self._static.publish(self._message(self._fixed))
+
+    def _end(self) -> None:
+        for publisher in (self._description, self._tf, self._static):
+            self._node.destroy_publisher(publisher)
+        self._description = self._tf = self._static = None
+
+    def _on_joints(self, data: bytes) -> None:
+        self._joints = data
+
+    def _publish(self) -> None:
+        if not self.wanted or not self._joints:
+            return
+        joints = deserialize_message(self._joints, JointState)
+        self._joints = b""
+        self._links.update(dict(zip(joints.name, joints.position, strict=False)))
+        self._tf.publish(self._message(self._moving, conversions.seconds(joints.header.stamp)))
+
+    def _message(self, names: Sequence[str], stamp: float = 0.0) -> TFMessage:
+        links = self._links
+        heads = [conversions.header(stamp, links.parents[name]) for name in names]
+        return TFMessage(
+            transforms=[
+                transform_message(head, name, links.in_parent(name)) for head, name in zip(heads, names, strict=True)
+            ]
+        )

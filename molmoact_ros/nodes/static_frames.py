@@ -1,0 +1,50 @@
+"""Frames that never move against each other: told on /tf_static, and where one is in another."""
+
+from __future__ import annotations
+
+import numpy as np
+from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
+from scipy.spatial.transform import Rotation
+from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
+
+
+def transform_message(head: Header, child: str, pose: np.ndarray) -> TransformStamped:
+    """A frame's pose [4, 4] in the header's frame, as /tf has it."""
+    x, y, z = pose[:3, 3].tolist()
+    qx, qy, qz, qw = Rotation.from_matrix(pose[:3, :3]).as_quat().tolist()
+    place = Transform(translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+    return TransformStamped(header=head, child_frame_id=child, transform=place)
+
+
+class StaticFrames:
+    """What /tf_static has said."""
+
+    def __init__(self) -> None:
+        self._parents: dict[str, tuple[str, np.ndarray]] = {}  # of each frame, and its pose [4, 4] in it
+
+    def add(self, message: TFMessage) -> None:
+        """Take what a publisher says."""
+        for said in message.transforms:
+            t, q = said.transform.translation, said.transform.rotation
+            if not any([q.x, q.y, q.z, q.w]):
+                continue  # no rotation: a publisher that has filled nothing in
+            pose = np.eye(4)
+            pose[:3, :3], pose[:3, 3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix(), [t.x, t.y, t.z]
+            self._parents[said.child_frame_id] = said.header.frame_id, pose
+
+    def pose(self, frame: str, within: str) -> np.ndarray | None:
+        """Homogeneous transform [4, 4] of `frame` in the frame `within`; None where no static frames join them."""
+        root, here = self._to_root(frame)
+        other_root, there = self._to_root(within)
+        return np.linalg.inv(there) @ here if root == other_root else None
+
+    def _to_root(self, frame: str) -> tuple[str, np.ndarray]:
+        pose, seen = np.eye(4), {frame}
+        while frame in self._parents:
+            frame, step = self._parents[frame]
+            pose = step @ pose
+            if frame in seen:  # a ring has no root
+                break
+            seen.add(frame)
+        return frame, pose

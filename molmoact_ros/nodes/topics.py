@@ -1,0 +1,30 @@
+"""Topics of any type: their message class, and how to listen so that nothing is missed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+
+def message_class(type_name: str) -> type | None:
+    """The class of a type such as `sensor_msgs/msg/Image`; None where it is not installed."""
+    package, _, kind = type_name.split("/")
+    try:
+        found: type = getattr(import_module(f"{package}.msg"), kind)
+    except (ImportError, AttributeError):
+        return None
+    return found
+
+
+def offered(node: Node, topic: str, depth: int) -> QoSProfile:
+    """The best that all publishers of a topic offer, so that nothing is lost and nobody is left out."""
+    offers = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
+    reliable = bool(offers) and all(offer.reliability is ReliabilityPolicy.RELIABLE for offer in offers)
+    kept = bool(offers) and all(offer.durability is DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
+    return QoSProfile(
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if kept else DurabilityPolicy.VOLATILE,
+    )

@@ -1,0 +1,325 @@
+"""What people look at: the plan in pictures and in space, the robot and its frames.
+
+Topics are listened to only while somebody looks at what is made of them. A picture is made of the newest frame alone,
+and late ones are dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from pydantic import BaseModel, Field
+from rcl_interfaces.srv import GetParameters
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from visualization_msgs.msg import Marker, MarkerArray
+
+from molmoact_ros.control.chunk_player import ActionChunk as Chunk
+from molmoact_ros.control.chunk_player import split
+from molmoact_ros.control.path import Path, Space, Target
+from molmoact_ros.control.pose import Pose
+from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.nodes import conversions, markers, qos
+from molmoact_ros.nodes.device import STATES
+from molmoact_ros.nodes.lazy import LazySubscription
+from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.robot_frames import RobotFrames
+from molmoact_ros.paths import robot_model
+from molmoact_ros.reasoning.lift import lift
+from molmoact_ros.reasoning.overlay import beside, colour_depth, draw_plan, jpeg, write
+from molmoact_ros.robots.franka import Arm, arms_at
+from molmoact_ros.robots.links import WORLD, Links
+
+LOOK: Final = 0.5
+"""s between looks at who listens."""
+KEPT: Final = 3.0
+"""s for which depth and joints are kept, for plans whose picture was taken a while ago."""
+ABOVE: Final = (0.0, 0.0, 0.9)
+"""Where the status is written, m in the base frame."""
+
+
+class ViewConfig(BaseModel):
+    """Parameters of the view."""
+
+    camera: str = Field("front", description="name of the front camera")
+    policy: str = Field("/policy", description="node name of the policy")
+    controller: str = Field("/controller", description="node name of the controller")
+    joint_states: str = Field("/joint_states", description="topic of the joint states")
+    arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm's names, left first")
+    bases: list[float] = Field([0.0] * 4, description="each arm's base in the workcell, as the controller has them")
+    rate: float = Field(5.0, gt=0, le=30, description="pictures/s of each topic at most")
+    quality: int = Field(80, ge=1, le=100, description="of compressed pictures")
+    frames_rate: float = Field(10.0, gt=0, le=100, description="of the robot's frames on /tf, 1/s")
+
+
+class ViewNode(Node):
+    """One thread; what it cannot keep up with is left out."""
+
+    def __init__(self) -> None:
+        super().__init__("view")
+        self.config = declare(self, ViewConfig)
+        config, camera = self.config, self.config.camera
+        self._arms = arms_at(config.arms, config.bases)
+        self._links = Links(robot_model(), self._arms)
+        self._robot = RobotFrames(self, self._arms, config.joint_states, config.frames_rate)
+        self._head = self._arms[0].base_frame if len(self._arms) == 1 else WORLD
+        self._engine, self._safety = EngineStatus(), SafetyStatus()
+        self._trace: Trace | None = None
+        self._points = np.zeros((0, 2), np.int64)  # of the trace
+        self._chunks: dict[bool, list[Marker]] = {}  # by whether it waits for approval
+        self._frame = b""
+        self._decoded: np.ndarray | None = None
+        self._info = CameraInfo()
+        self._depths, self._joints = _Recent(), _Recent()
+        self._box: tuple[list[float], list[float]] | None = None
+
+        self._overlay = _Picture(self, "~/trace_overlay", config.quality)
+        self._depth_picture = _Picture(self, "~/depth_picture", config.quality)
+        self._both = _Picture(self, "~/side_by_side", config.quality)
+        self._markers = self.create_publisher(MarkerArray, "~/markers", qos.RELIABLE)
+        model_overlay = f"{config.policy}/model_overlay"
+        self._model = self.create_publisher(CompressedImage, f"{model_overlay}/compressed", qos.RELIABLE)
+        lazy = partial(LazySubscription, self)
+        self._plans = [
+            lazy(Trace, f"{config.policy}/trace", self._on_trace, qos.RELIABLE),
+            lazy(ActionChunk, f"{config.policy}/action_chunk", partial(self._on_chunk, False), qos.RELIABLE),
+            lazy(ActionChunk, f"{config.policy}/pending_chunk", partial(self._on_chunk, True), qos.RELIABLE),
+            lazy(EngineStatus, f"{config.policy}/engine_status", self._on_engine, qos.STATE),
+            lazy(SafetyStatus, f"{config.controller}/safety_status", self._on_safety, qos.STATE),
+        ]
+        self._frames = lazy(Image, f"/{camera}/color/image_raw", self._on_frame, qos.SENSOR, raw=True)
+        self._models = lazy(Image, model_overlay, self._on_model_overlay, qos.RELIABLE)
+        self._decodes = lazy(Image, f"{config.policy}/depth_image", self._on_decoded, qos.RELIABLE)
+        self._in_space = [
+            lazy(Image, f"/{camera}/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR, raw=True),
+            lazy(CameraInfo, f"/{camera}/color/camera_info", self._on_info, qos.SENSOR),
+            lazy(JointState, config.joint_states, self._on_joints, qos.SENSOR, raw=True),
+        ]
+        self._asks = self.create_client(GetParameters, f"{config.controller}/get_parameters")
+        self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, autostart=False)
+        self.create_timer(LOOK, self._look_who_listens)
+        self.get_logger().info("ready: pictures and markers are made for those who listen")
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """What is malformed is not shown, and said so; everything else goes on."""
+        try:
+            yield
+        except ValueError as refusal:  # RefusedStep and RefusedChunk among them
+            self.get_logger().warning(f"the {what} is not shown: {refusal}", throttle_duration_sec=5.0)
+
+    def _now(self) -> float:
+        return float(self.get_clock().now().nanoseconds * 1e-9)
+
+    # In
+
+    def _look_who_listens(self) -> None:
+        drawn, space = self._overlay.wanted or self._both.wanted, self._markers.get_subscription_count() > 0
+        self._frames.want(drawn)
+        self._decodes.want(self._both.wanted or self._depth_picture.wanted)
+        self._models.want(self._model.get_subscription_count() > 0)
+        for source in self._in_space:
+            source.want(space)
+        for source in self._plans:
+            source.want(drawn or space)
+        if self._drawing.is_canceled() is drawn:
+            (self._drawing.reset if drawn else self._drawing.cancel)()
+        self._show_markers()
+        if space and self._box is None and self._asks.service_is_ready():
+            names = ["workspace_low", "workspace_high"]
+            self._asks.call_async(GetParameters.Request(names=names)).add_done_callback(self._on_box)
+
+    def _on_frame(self, data: bytes) -> None:
+        self._frame = data
+
+    def _on_depth(self, data: bytes) -> None:
+        self._depths.add(self._now(), data)
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self._info = message
+
+    def _on_joints(self, data: bytes) -> None:
+        self._joints.add(self._now(), data)
+
+    def _on_box(self, future: Any) -> None:
+        corners = [list(value.double_array_value) for value in future.result().values]
+        if [len(corner) for corner in corners] == [3, 3]:
+            self._box = corners[0], corners[1]
+
+    def _on_engine(self, message: EngineStatus) -> None:
+        self._engine = message
+        if not message.pending_plan_id:
+            self._chunks.pop(True, None)
+        if message.state == EngineStatus.IDLE:
+            self._trace = None
+            self._chunks.clear()
+
+    def _on_safety(self, message: SafetyStatus) -> None:
+        self._safety = message
+
+    def _on_trace(self, message: Trace) -> None:
+        with self._refusing("trace"):
+            self._points = conversions.trace_points(message)
+            self._trace = message
+            self._show_markers()
+
+    def _on_chunk(self, pending: bool, message: ActionChunk) -> None:
+        with self._refusing("chunk"):
+            self._chunks = {pending: list(self._chunk_in_space(message, pending))}
+        self._show_markers()
+
+    # Pictures
+
+    def _show_frame(self) -> None:
+        """The newest frame with the plan of now; nothing where there is no newer one."""
+        data, self._frame = self._frame, b""
+        if not data:
+            return
+        with self._refusing("front camera"):
+            frame = deserialize_message(data, Image)
+            picture = self._draw(conversions.rgb_pixels(frame), frame.header)
+            self._overlay.publish(lambda: picture, frame.header)
+            self._both.publish(lambda: beside(picture, self._decoded), frame.header)
+
+    def _draw(self, pixels: np.ndarray, head: conversions.Header) -> np.ndarray:
+        engine, trace, lines = self._engine, self._trace, []
+        if engine.pending_plan_id:
+            left = engine.pending_seconds
+            lines.append("waits for approval" if left < 0 else f"moves in {left:.1f} s")
+        if engine.trace_source == Trace.HUMAN:
+            lines.append(f"{engine.trace_points_left} points left, drawn {engine.trace_age:.1f} s ago")
+        if trace is None:
+            picture = pixels.copy()
+            write(picture, ("no plan", *lines))
+            return picture
+        age = conversions.seconds(head.stamp) - conversions.seconds(trace.header.stamp)
+        return draw_plan(pixels, self._points, trace.source == Trace.HUMAN, age, tuple(lines))
+
+    def _on_decoded(self, message: Image) -> None:
+        with self._refusing("decoded depth"):
+            depth = self._decoded = conversions.metres(message)  # as they are: 32FC1
+            self._depth_picture.publish(lambda: colour_depth(depth, depth.shape[0]), message.header)
+
+    def _on_model_overlay(self, message: Image) -> None:
+        with self._refusing("model's picture"):
+            data = jpeg(conversions.rgb_pixels(message), self.config.quality)
+            self._model.publish(CompressedImage(header=message.header, format="jpeg", data=data))
+
+    # In space
+
+    def _show_markers(self) -> None:
+        if self._markers.get_subscription_count():
+            with self._refusing("plan in space"):
+                self._markers.publish(markers.fresh(list(self._all_markers())))
+
+    def _all_markers(self) -> Iterator[Marker]:
+        yield from self._trace_in_space()
+        for chunk in self._chunks.values():
+            yield from chunk
+        if self._box is not None:
+            for number, arm in enumerate(self._arms):
+                yield markers.box_marker(number, *self._box, conversions.header(0.0, arm.base_frame))
+        yield markers.text_marker(self._words(), ABOVE, conversions.header(0.0, self._head))
+
+    def _trace_in_space(self) -> list[Marker]:
+        trace = self._trace
+        depth = None if trace is None else self._depths.at(conversions.seconds(trace.header.stamp))
+        k = np.asarray(self._info.k).reshape(3, 3)
+        if trace is None or depth is None or not k.any():
+            return []
+        points = lift(self._points, conversions.metres(deserialize_message(depth, Image)), k)
+        return markers.trace_markers(points, trace.source == Trace.HUMAN, trace.header)
+
+    def _chunk_in_space(self, message: ActionChunk, pending: bool) -> Iterator[Marker]:
+        """Where the hands come to, from where they were when the plan's picture was taken."""
+        joints = self._joints.at(conversions.seconds(message.header.stamp))
+        if joints is None:
+            return
+        measured = deserialize_message(joints, JointState)
+        self._links.update(dict(zip(measured.name, measured.position, strict=False)))
+        space = Space(message.action_space)
+        chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
+        parts = split(chunk, len(self._arms))
+        for number, (arm, part) in enumerate(zip(self._arms, parts, strict=True)):
+            head = conversions.header(0.0, arm.base_frame)
+            yield from markers.chunk_markers(number, self._targets(arm, part), pending, head)
+
+    def _targets(self, arm: Arm, chunk: Chunk) -> list[Target]:
+        if chunk.space is Space.JOINT:
+            return []  # has no hand poses of its own
+        base, hand = self._links.pose(arm.base_frame), self._links.pose(arm.tcp_frame)
+        here = np.linalg.inv(base) @ hand
+        anchor = Target(pose=Pose(here[:3, 3], Rotation.from_matrix(here[:3, :3])))
+        path = Path(chunk.actions, chunk.space, chunk.dt, 0.0, anchor)
+        ends = [*np.arange(1, len(chunk.actions)) * chunk.dt, path.end]
+        return [path.at(end) for end in ends]
+
+    def _words(self) -> str:
+        engine, safety = self._engine, self._safety
+        lines = [f"{STATES[safety.state]} {safety.reason}".strip(), engine.instruction or "no instruction"]
+        if engine.plan_id:
+            lines.append(f"plan {engine.plan_id}, {engine.mode}, {engine.step_seconds:.2f} s")
+        if engine.pending_plan_id:
+            lines.append(f"plan {engine.pending_plan_id} waits for approval")
+        if engine.message:
+            lines.append(engine.message)
+        return "\n".join(lines)
+
+
+class _Recent:
+    """Messages of the last seconds as bytes, since few are looked at, by the time at which they came."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, bytes]] = deque()
+
+    def add(self, now: float, data: bytes) -> None:
+        """Keep one that came at `now`, s."""
+        self._kept.append((now, data))
+        while self._kept[0][0] < now - KEPT:
+            self._kept.popleft()
+
+    def at(self, stamp: float) -> bytes | None:
+        """The one that came nearest to a time, s; None where none has come."""
+        return min(self._kept, key=lambda one: abs(one[0] - stamp), default=(0.0, None))[1]
+
+
+class _Picture:
+    """A picture's topic, raw and compressed; it is made only where somebody listens to either."""
+
+    def __init__(self, node: Node, topic: str, quality: int) -> None:
+        self._raw = node.create_publisher(Image, topic, qos.RELIABLE)
+        self._compressed = node.create_publisher(CompressedImage, f"{topic}/compressed", qos.RELIABLE)
+        self._quality = quality
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody listens."""
+        return bool(self._raw.get_subscription_count() or self._compressed.get_subscription_count())
+
+    def publish(self, make: Callable[[], np.ndarray], head: conversions.Header) -> None:
+        """Make the picture, uint8 [H, W, 3] RGB, and publish it to those who listen."""
+        if not self.wanted:
+            return
+        picture = make()
+        if self._raw.get_subscription_count():
+            self._raw.publish(conversions.image_message(picture, "rgb8", head))
+        if self._compressed.get_subscription_count():
+            data = jpeg(picture, self._quality)
+            self._compressed.publish(CompressedImage(header=head, format="jpeg", data=data))
+
+
+def main() -> None:
+    """Start the node."""
+    run(ViewNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The plan in the front picture, for people: which way it goes, whose it is and how old."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final
+
+import cv2
+import numpy as np
+
+from molmoact_ros.reasoning.trace import TRAINING_COLOUR, checked_trace, pixels_from_trace
+
+HUMAN_COLOUR: Final = (255, 170, 0)
+"""Orange on RGB: a person's trace. The model's is cyan, as the released overlay."""
+OLD: Final = 2.0
+"""s after which a trace is drawn in half its brightness: the picture may have moved on."""
+_EDGE: Final = (0, 0, 0)
+
+
+def draw_for_people(
+    image: np.ndarray, trace: np.ndarray, colour: tuple[int, ...] = TRAINING_COLOUR
+) -> np.ndarray:  # fmt: skip
+    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace`, int [n, 2] in 0..255: a dark-edged line of `colour`.
+
+    A dot where it begins, a ring where it ends, an arrow in the middle of every stretch that is long enough for one.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    points = pixels_from_trace(checked_trace(trace), canvas.shape[1], canvas.shape[0])
+    unit = max(1, round(canvas.shape[0] / 240))
+    for paint, extra in ((_EDGE, 2 * unit), (colour, 0)):
+        cv2.polylines(canvas, [points.astype(np.int32)], False, paint, 2 * unit + extra, cv2.LINE_AA)
+        for begin, end in pairwise(points):
+            _arrow(canvas, begin, end, paint, 2 * unit + extra, 6 * unit)
+        cv2.circle(canvas, points[0].tolist(), 4 * unit + extra // 2, paint, -1, cv2.LINE_AA)
+        cv2.circle(canvas, points[-1].tolist(), 6 * unit, paint, 2 * unit + extra, cv2.LINE_AA)
+    return canvas
+
+
+def draw_plan(image: np.ndarray, trace: np.ndarray, human: bool, age: float, lines: tuple[str, ...] = ()) -> np.ndarray:
+    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace`, int [n, 2] in 0..255, and what is known of it in words.
+
+    human: a person drew it. age: s since its picture was taken. lines: more words, each in a line of its own.
+    """
+    bright = HUMAN_COLOUR if human else TRAINING_COLOUR
+    colour = bright if age <= OLD else tuple(value // 2 for value in bright)
+    canvas = draw_for_people(image, trace, colour)
+    whose = "a person's trace" if human else "the model's trace"
+    write(canvas, (f"{whose}, picture {age:.1f} s old", *lines), bright)
+    return canvas
+
+
+def _arrow(
+    canvas: np.ndarray, begin: np.ndarray, end: np.ndarray, colour: tuple[int, ...], width: int, size: int
+) -> None:  # fmt: skip
+    length = float(np.linalg.norm(end - begin))
+    if length < 3 * size:
+        return  # too short to point anywhere
+    along = (end - begin) / length
+    across, tip = np.array([-along[1], along[0]]), (begin + end) / 2 + along * size / 2
+    wings = [tip - size * along + side * size * across for side in (-0.7, 0.7)]
+    head = np.round([wings[0], tip, wings[1]]).astype(np.int32)
+    cv2.polylines(canvas, [head], False, colour, width, cv2.LINE_AA)
+
+
+def write(canvas: np.ndarray, lines: tuple[str, ...], colour: tuple[int, ...] = (255, 255, 255)) -> None:
+    """Write lines into the upper left corner of `canvas`, uint8 [H, W, 3] RGB, on dark ground."""
+    scale, font = canvas.shape[0] / 900, cv2.FONT_HERSHEY_SIMPLEX
+    width, step, margin = max(1, round(1.6 * scale)), round(36 * scale), round(12 * scale)
+    plain = [line.encode("ascii", "replace").decode() for line in lines]  # OpenCV 4's font has no other letters
+    longest = max(cv2.getTextSize(line, font, scale, width)[0][0] for line in plain)
+    cv2.rectangle(canvas, (0, 0), (longest + 2 * margin, step * len(plain) + margin), _EDGE, -1)
+    for number, line in enumerate(plain):
+        cv2.putText(canvas, line, (margin, step * (number + 1)), font, scale, colour, width, cv2.LINE_AA)
+
+
+def beside(front: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
+    """The front picture, uint8 [H, W, 3] RGB, and right of it the depth, float [h, w] in 0..1: uint8 [H, W + H, 3]."""
+    height = front.shape[0]
+    if depth is not None:
+        return np.hstack([front, colour_depth(depth, height)])
+    blank = np.full((height, height, 3), 24, np.uint8)
+    write(blank, ("no depth yet",))
+    return np.hstack([front, blank])
+
+
+def colour_depth(depth: np.ndarray, side: int) -> np.ndarray:
+    """`depth`, float [h, w] in 0..1, nearer is larger, as uint8 [side, side, 3] RGB from blue (far) to red (near)."""
+    levels = np.round(np.clip(np.nan_to_num(depth), 0, 1) * 255).astype(np.uint8)
+    coloured = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    square: np.ndarray = cv2.resize(coloured, (side, side), interpolation=cv2.INTER_LINEAR)
+    return square
+
+
+def jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """`pixels`, uint8 [H, W, 3] RGB, as a JPEG file. quality: 1..100."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return bytes(data)
