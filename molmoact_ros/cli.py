@@ -168,7 +168,7 @@ def _bench_engine(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from molmoact_ros.engine.bench import BASELINE
-    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.machine import machine
     from molmoact_ros.nodes.bench_engine import bench_engine
 
     figures, costs, digest = bench_engine(_checkpoint(args), args.steps, args.seed, args.alone)
@@ -202,7 +202,7 @@ def _bench_exact(args: argparse.Namespace) -> int:
 
     from molmoact_ros.engine.engine import TorchEngine
     from molmoact_ros.learn.exactness import Exactness, exactness
-    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.machine import machine
     from molmoact_ros.paths import robot_model
 
     engine = TorchEngine.load(_checkpoint(args), threads=1)

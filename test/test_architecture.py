@@ -17,9 +17,11 @@ MAY_IMPORT = {
     "control": {"robots"},
     "sim": {"robots"},
     "record": {"reasoning"},
-    "learn": {"reasoning", "engine", "control", "sim"},
-    "nodes": {"reasoning", "robots", "engine", "control", "sim", "record", "learn", "paths", "msg", "srv", "action"},
-}
+    "learn": {"reasoning", "engine", "control", "sim", "machine"},
+    "replay": {"reasoning", "robots", "engine", "control", "record", "machine"},
+    "nodes": {"reasoning", "robots", "engine", "control", "sim", "record", "replay", "learn", "machine", "paths",
+              "msg", "srv", "action"},
+}  # fmt: skip
 ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs",
        "control_msgs", "franka_msgs", "builtin_interfaces", "rcl_interfaces", "diagnostic_msgs"}  # fmt: skip
 LIGHT = {

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from molmoact_ros.engine.checkpoint import digest, load_depth_decoder
 from molmoact_ros.learn.evaluation import TIMEOUT
-from molmoact_ros.learn.figures import Row, depth_accuracy, machine, trace_error
+from molmoact_ros.learn.figures import Row, depth_accuracy, trace_error
+from molmoact_ros.machine import machine
 from molmoact_ros.nodes import conversions
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.nodes.device import STATES

@@ -16,7 +16,7 @@ def report(
     """One status each for the state, the inputs against their deadlines, the limits and the control loop."""
     config, supervisor = controller.config, controller.supervisor
     state = {"reason": supervisor.reason}
-    out = [_status(f"{node}: state", supervisor.state in (State.HOLD, State.STOPPED), supervisor.state.value, state)]
+    out = [status(f"{node}: state", supervisor.state in (State.HOLD, State.STOPPED), supervisor.state.value, state)]
     for arm in controller.arms:
         known = arm.measured is not None
         age = now - arm.measured_at if known else float("nan")
@@ -27,7 +27,7 @@ def report(
             "gap_max_rad": config.following,
         }
         text = f"{age:.3f} s old" if known else "none yet"
-        out.append(_status(f"{node}: {arm.arm.prefix}joints", not age <= config.joints_deadline, text, values))
+        out.append(status(f"{node}: {arm.arm.prefix}joints", not age <= config.joints_deadline, text, values))
     playing = supervisor.state is State.POLICY
     player = controller.arms[0].player
     chunks = {
@@ -36,31 +36,30 @@ def report(
         "latency_s": player.latency.seconds,
     }
     text = controller.last_refusal or "fine"
-    out.append(
-        _status(f"{node}: chunks", playing and not player.loaded, text, chunks | {"refused": controller.refused})
-    )
+    out.append(status(f"{node}: chunks", playing and not player.loaded, text, chunks | {"refused": controller.refused}))
     out.append(_engine(controller, node, now))
-    out.append(_status(f"{node}: limits", False, "how often each has bitten", controller.counts))
+    out.append(status(f"{node}: limits", False, "how often each has bitten", controller.counts))
     late = jitter_ms["p99"] > JITTER_WARN
     text = "real-time priority" if real_time else "no real-time priority; grant CAP_SYS_NICE or an rtprio limit"
     loop = {f"jitter_{name}_ms": value for name, value in jitter_ms.items()}
-    out.append(_status(f"{node}: control loop", late, text, loop | {"rate_hz": config.rate}))
+    out.append(status(f"{node}: control loop", late, text, loop | {"rate_hz": config.rate}))
     return out
 
 
 def _engine(controller: Controller, node: str, now: float) -> DiagnosticStatus:
     config, heard = controller.config, controller.heard
     if heard is None:
-        return _status(f"{node}: engine", False, "no heartbeat yet; it is watched from the first on", {})
+        return status(f"{node}: engine", False, "no heartbeat yet; it is watched from the first on", {})
     values = {
         "heartbeat_age_s": now - heard, "heartbeat_deadline_s": config.engine_deadline,
         "camera_age_s": controller.camera_age, "camera_deadline_s": config.camera_deadline,
     }  # fmt: skip
     late = now - heard > config.engine_deadline or controller.camera_age > config.camera_deadline
-    return _status(f"{node}: engine", late or bool(controller.engine_fault), controller.engine_fault or "heard", values)
+    return status(f"{node}: engine", late or bool(controller.engine_fault), controller.engine_fault or "heard", values)
 
 
-def _status(name: str, warn: bool, message: str, values: dict) -> DiagnosticStatus:
+def status(name: str, warn: bool, message: str, values: dict, hardware: str = "franka") -> DiagnosticStatus:
+    """One line of /diagnostics: WARN or OK."""
     level = DiagnosticStatus.WARN if warn else DiagnosticStatus.OK
     said = [KeyValue(key=k, value=f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in values.items()]
-    return DiagnosticStatus(level=level, name=name, message=message, hardware_id="franka", values=said)
+    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=said)

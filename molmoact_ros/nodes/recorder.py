@@ -1,4 +1,4 @@
-"""Writes every topic into an MCAP bag, as it passes."""
+"""Writes every topic into an MCAP bag, as it passes, and beside them the parameters of all nodes."""
 
 from __future__ import annotations
 
@@ -6,57 +6,96 @@ import re
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any, Final
 
+from diagnostic_msgs.msg import DiagnosticArray
 from pydantic import BaseModel, Field
+from rcl_interfaces.msg import Parameter, ParameterEvent
+from rcl_interfaces.srv import GetParameters, ListParameters
+from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from rclpy.task import Future
 
+from molmoact_ros.machine import machine
+from molmoact_ros.nodes import qos
+from molmoact_ros.nodes.diagnostics import status
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
-from molmoact_ros.record.bag import BagMessage, BagWriter
+from molmoact_ros.record.bag import BagMessage, BagWriter, Qos
+from molmoact_ros.record.pictures import PICTURES, Form
+from molmoact_ros.record.recorder import MIB, Recorder
+
+PARAMETERS: Final = "/parameter_events"
+"""Topic on which a node's parameters are told when it is first seen, and by ROS 2 itself when they change."""
+REMINDER: Final = 10.0
+"""s between lines that say how the recording goes."""
 
 
 class RecorderConfig(BaseModel):
     """Parameters of the recorder."""
 
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
-    exclude: list[str] = Field([r"/rosout", r"/parameter_events"], description="topics left out: regular expressions")
+    exclude: list[str] = Field([""], description="topics left out: regular expressions")
+    images: Form = Field("raw", description="raw; png: without loss; jpeg: colour as JPEG, depth as PNG")
+    quality: int = Field(95, ge=1, le=100, description="of JPEG")
+    waiting: int = Field(128, ge=1, description="MiB of pictures, and as many of others, that may wait for the disk")
+    reserve: int = Field(16, ge=0, description="MiB of the disk set aside for what is no picture")
 
 
 class RecorderNode(Node):
-    """Looks for new topics twice a second and subscribes to each as its publishers offer it."""
+    """Looks for new topics and nodes twice a second and subscribes to each topic as its publishers offer it."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        config = declare(self, RecorderConfig)
-        self._exclude = [re.compile(pattern) for pattern in config.exclude]
-        self._bag = BagWriter(Path(config.bag))
-        self._seen: set[str] = set()
-        self._look_for_topics()
-        self.create_timer(0.5, self._look_for_topics)
-        self.get_logger().info(f"ready: recording into {config.bag}")
+        self.config = declare(self, RecorderConfig)
+        self._exclude = [re.compile(pattern) for pattern in self.config.exclude if pattern]
+        folder = Path(self.config.bag)
+        writer = BagWriter(folder, about=machine(""))
+        self._recorder = Recorder(
+            writer, folder, self.config.images, self.config.quality, self.config.waiting * MIB,
+            self.config.reserve * MIB, self.get_logger().error,
+        )  # fmt: skip
+        self._topics: set[str] = set()
+        self._nodes: set[str] = set()  # whose parameters are known, or asked for
+        self._asking: dict[str, tuple[Client, Client]] = {}
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._look()
+        self.create_timer(0.5, self._look)
+        self.create_timer(1.0, self._report)
+        self.create_timer(REMINDER, lambda: self._say("recording"))
+        self.get_logger().info(f"ready: recording into {folder}")
 
     def destroy_node(self) -> None:
         """Finish the bag, then the node."""
         super().destroy_node()
-        self._bag.close()
+        self._recorder.close()
+        self._say("recorded")
 
-    def _look_for_topics(self) -> None:
+    def _look(self) -> None:
         for topic, types in self.get_topic_names_and_types():
-            if topic not in self._seen and not any(pattern.fullmatch(topic) for pattern in self._exclude):
-                self._seen.add(topic)
+            if topic not in self._topics and not any(pattern.fullmatch(topic) for pattern in self._exclude):
+                self._topics.add(topic)
                 self._record(topic, types[0])
+        names = {f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces()}
+        for node in names - self._nodes - {self.get_fully_qualified_name()}:
+            self._ask(node)
+
+    # Topics
 
     def _record(self, topic: str, type_name: str) -> None:
         package, _, kind = type_name.split("/")
         try:
             message_type = getattr(import_module(f"{package}.msg"), kind)
-        except (ImportError, AttributeError):
-            self.get_logger().warning(f"{topic} is not recorded: {type_name} is not installed here")
+            offered = self._offered(topic)
+            self._recorder.offer(topic, type_name, [as_metadata(offered)])
+        except (ImportError, AttributeError, ValueError) as error:
+            self.get_logger().warning(f"{topic} is not recorded: {type_name} is not installed here ({error})")
             return
-        self.create_subscription(
-            message_type, topic, partial(self._write, topic, type_name), self._offered(topic), raw=True
-        )
+        # A queue of large pictures would be as large as all that may wait for the disk.
+        offered.depth = 10 if type_name in PICTURES else 1000
+        self.create_subscription(message_type, topic, partial(self._write, topic, type_name), offered, raw=True)
 
     def _offered(self, topic: str) -> QoSProfile:
         """The best that all publishers of a topic offer, so that nothing is lost and nobody is left out."""
@@ -64,13 +103,75 @@ class RecorderNode(Node):
         reliable = bool(offers) and all(offer.reliability is ReliabilityPolicy.RELIABLE for offer in offers)
         kept = bool(offers) and all(offer.durability is DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
         return QoSProfile(
-            depth=100,
+            depth=max((offer.depth for offer in offers), default=1),
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if kept else DurabilityPolicy.VOLATILE,
         )
 
     def _write(self, topic: str, type_name: str, data: bytes) -> None:
-        self._bag.write(BagMessage(topic, type_name, data, self.get_clock().now().nanoseconds))
+        self._recorder.put(BagMessage(topic, type_name, data, self.get_clock().now().nanoseconds))
+
+    # Parameters
+
+    def _ask(self, node: str) -> None:
+        """Ask a node for its parameters, once it can be asked, and write them down as if it had just declared them."""
+        if node not in self._asking:
+            self._asking[node] = (
+                self.create_client(ListParameters, f"{node}/list_parameters"),
+                self.create_client(GetParameters, f"{node}/get_parameters"),
+            )
+        lister, getter = self._asking[node]
+        if not (lister.service_is_ready() and getter.service_is_ready()):
+            return
+        self._nodes.add(node)
+
+        def names_came(future: Future) -> None:
+            names = future.result().result.names
+            got = getter.call_async(GetParameters.Request(names=names))
+            got.add_done_callback(partial(values_came, names))
+
+        def values_came(names: list[str], future: Future) -> None:
+            event = ParameterEvent(node=node, stamp=self.get_clock().now().to_msg())
+            values = future.result().values
+            event.new_parameters = [Parameter(name=n, value=v) for n, v in zip(names, values, strict=True)]
+            self._write(PARAMETERS, "rcl_interfaces/msg/ParameterEvent", serialize_message(event))
+            for client in self._asking.pop(node):
+                self.destroy_client(client)
+
+        lister.call_async(ListParameters.Request()).add_done_callback(names_came)
+
+    # How it goes
+
+    def _report(self) -> None:
+        tally = self._recorder.tally
+        lost = tally.pictures + tally.others
+        values = {
+            "messages": tally.messages,
+            "bytes": tally.bytes,
+            "pictures_lost": tally.pictures,
+            "others_lost": tally.others,
+        }
+        text = tally.problem or f"into {self.config.bag}"
+        message = DiagnosticArray(status=[status(f"{self.get_name()}: bag", lost > 0, text, values, "disk")])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+    def _say(self, what: str) -> None:
+        tally = self._recorder.tally
+        lost = f"; lost: {tally.pictures} pictures, {tally.others} others ({tally.problem})" if tally.problem else ""
+        self.get_logger().info(f"{what}: {tally.messages} messages, {tally.bytes / MIB:.1f} MiB{lost}")
+
+
+def as_metadata(profile: QoSProfile) -> Qos:
+    """A quality of service as rosbag2's metadata.yaml has it."""
+    forever: Any = {"sec": 9223372036, "nsec": 854775807}
+    return {
+        "history": "keep_last", "depth": profile.depth,
+        "reliability": "reliable" if profile.reliability is ReliabilityPolicy.RELIABLE else "best_effort",
+        "durability": "transient_local" if profile.durability is DurabilityPolicy.TRANSIENT_LOCAL else "volatile",
+        "deadline": forever, "lifespan": forever, "liveliness": "automatic", "liveliness_lease_duration": forever,
+        "avoid_ros_namespace_conventions": False,
+    }  # fmt: skip
 
 
 def main() -> None:

@@ -1,0 +1,205 @@
+"""Records messages without ever keeping whoever brings them waiting, whatever the disk does.
+
+Two things may be short: time and space. Where the disk is slow, pictures are left out as soon as those that wait are
+too many. Where it is full, the pictures that wait are dropped, a piece of the disk that was set aside is given to the
+rest, and pictures come back when there is room for them again. What was lost is counted and said.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from molmoact_ros.record.bag import BagMessage, BagWriter, Qos
+from molmoact_ros.record.pictures import PICTURES, Form, pack
+
+PERIOD: Final = 0.25
+"""s between chunks: the most that a killed recorder loses, with the time that a chunk takes to be written."""
+SYNC: Final = 1.0
+"""s between having all of it on the disk: the most that a power cut takes."""
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How a recording goes. messages, bytes: in the file; pictures, others: lost; problem: one line, empty: none."""
+
+    messages: int = 0
+    bytes: int = 0
+    pictures: int = 0
+    others: int = 0
+    problem: str = ""
+
+
+class Recorder:
+    """Takes messages from any thread and writes them in its own; `close` ends the bag."""
+
+    def __init__(
+        self, bag: BagWriter, folder: Path, form: Form = "raw", quality: int = 95, waiting: int = 128 * MIB,
+        reserve: int = 16 * MIB, tell: Callable[[str], None] = lambda line: None,
+    ) -> None:  # fmt: skip
+        """folder: the bag's. form, quality: of pictures. waiting: bytes of pictures, and as many of others, that may.
+
+        reserve: bytes of the disk kept for what is no picture. tell: hears in one line of each loss, when it begins.
+        """
+        self._bag, self._form, self._quality, self._tell = bag, form, quality, tell
+        self._limit, self._reserve = waiting, _Reserve(folder / ".reserve", reserve)
+        self._lock = threading.Condition()
+        self._queue: deque[tuple[bool, BagMessage]] = deque()
+        self._waiting = {True: 0, False: 0}  # bytes of pictures, and of others
+        self._held = 0  # bytes of others that no disk takes as yet
+        self._tally, self._open, self._pictures_wanted = Tally(), True, True
+        self._types: dict[str, str] = {}  # of each topic in the file, on which pictures are
+        self._reserve.take()
+        self._thread = threading.Thread(target=self._run, name="recorder")
+        self._thread.start()
+
+    @property
+    def tally(self) -> Tally:
+        """How it goes."""
+        with self._lock:
+            return self._tally
+
+    def offer(self, topic: str, type_name: str, qos: Sequence[Qos]) -> None:
+        """Tell of a topic and of its publishers' quality of service. ValueError: it cannot be recorded."""
+        with self._lock:
+            if self._form == "raw" or type_name not in PICTURES:
+                self._bag.add_topic(topic, type_name, qos)
+
+    def put(self, message: BagMessage) -> None:
+        """Take a message. One that finds no room is lost, and counted."""
+        picture, size = message.type_name in PICTURES, len(message.data)
+        with self._lock:
+            if not self._open:
+                return
+            if picture and not self._pictures_wanted:
+                self._count(pictures=1)
+                return
+            if self._waiting[picture] + size > self._limit - (0 if picture else self._held):
+                self._lose("the disk is too slow", pictures=int(picture), others=int(not picture))
+                return
+            self._queue.append((picture, message))
+            self._waiting[picture] += size
+            if self._waiting[True] > self._limit // 16:
+                self._lock.notify()
+
+    def close(self) -> Tally:
+        """Write what waits and end the bag; how it went, which is also in the bag's last words."""
+        with self._lock:
+            self._open = False
+            self._lock.notify()
+        self._thread.join()
+        return self._tally
+
+    def _run(self) -> None:
+        synced = time.monotonic()
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: not self._open or self._waiting[True] > self._limit // 16, PERIOD)
+                taken, ended = list(self._queue), not self._open
+                self._queue.clear()
+            due = time.monotonic() - synced > SYNC
+            self._write(taken, due)
+            synced = time.monotonic() if due else synced
+            if ended:
+                break
+            if not self._pictures_wanted and due and self._reserve.take():
+                self._pictures_wanted = True
+        self._finish()
+
+    def _write(self, taken: list[tuple[bool, BagMessage]], sync: bool) -> None:
+        for picture, message in taken:
+            size = len(message.data)
+            if picture and not self._pictures_wanted:
+                self._count(pictures=1)
+            else:
+                self._try(lambda m=message: self._bag.write(self._packed(m)))  # type: ignore[misc]
+                self._count(messages=1)
+            with self._lock:
+                self._waiting[picture] -= size
+        self._try(lambda: self._bag.flush(sync))
+        with self._lock:
+            self._tally = replace(self._tally, bytes=self._bag.size)
+            self._held = self._bag.waiting_bytes
+
+    def _packed(self, message: BagMessage) -> BagMessage:
+        out = pack(message, self._bag.types, self._form, self._quality)
+        if out.type_name in PICTURES:
+            self._types[out.topic] = out.type_name
+        return out
+
+    def _try(self, work: Callable[[], None]) -> None:
+        """Let the disk do something; where it does not, room is made and it is asked once more."""
+        try:
+            work()
+            return
+        except ValueError as error:  # the message cannot be in a bag
+            self._lose(str(error), messages=-1, others=1)
+            return
+        except OSError as error:
+            self._make_room(error)
+        with suppress(OSError):
+            self._bag.flush()
+
+    def _make_room(self, error: OSError) -> None:
+        first, self._pictures_wanted = self._pictures_wanted, False
+        dropped = self._bag.forget(lambda topic: topic in self._types)
+        self._reserve.give()
+        self._lose(f"no more can be written: {error.strerror}", messages=-dropped, pictures=dropped, say=first)
+
+    def _finish(self) -> None:
+        self._reserve.give()
+        tally = {name: str(value) for name, value in asdict(self._tally).items() if name != "bytes"}
+        self._bag.about |= {f"recorder.{name}": value for name, value in tally.items()}
+        try:
+            self._bag.close()
+        except OSError as error:
+            lost = self._bag.forget(lambda topic: True)
+            self._lose(f"the bag's end could not be written ({error.strerror})", messages=-lost, others=lost)
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            now = asdict(self._tally)
+            self._tally = replace(self._tally, **{name: now[name] + count for name, count in more.items()})
+
+    def _lose(self, reason: str, say: bool = True, **lost: int) -> None:
+        with self._lock:
+            before = self._tally
+            self._tally = replace(before, problem=reason)
+            self._count(**lost)
+        if say and reason != before.problem:
+            what = "others than pictures" if lost.get("others") else "pictures"
+            self._tell(f"{reason}: {what} are being lost" if lost else reason)
+
+
+class _Reserve:
+    """A file that only takes room, to be given to others when there is none."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size = path, size
+
+    def take(self) -> bool:
+        """Set the room aside; whether it is."""
+        if not self._size:
+            return True
+        try:
+            file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o644)
+            try:
+                os.posix_fallocate(file, 0, self._size)
+            finally:
+                os.close(file)
+        except OSError:
+            self.give()
+            return False
+        return True
+
+    def give(self) -> None:
+        """Give it back."""
+        self._path.unlink(missing_ok=True)
