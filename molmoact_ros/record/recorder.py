@@ -56,7 +56,8 @@ class Recorder:
         self._waiting = {True: 0, False: 0}  # bytes of pictures, and of others
         self._held = 0  # bytes of others that no disk takes as yet
         self._tally, self._open, self._pictures_wanted = Tally(), True, True
-        self._types: dict[str, str] = {}  # of each topic in the file, on which pictures are
+        self._offers: dict[str, tuple[str, Sequence[Qos]]] = {}
+        self._pictures: set[str] = set()  # topics of them in the bag
         self._reserve.take()
         self._thread = threading.Thread(target=self._run, name="recorder")
         self._thread.start()
@@ -68,10 +69,9 @@ class Recorder:
             return self._tally
 
     def offer(self, topic: str, type_name: str, qos: Sequence[Qos]) -> None:
-        """Tell of a topic and of its publishers' quality of service. ValueError: it cannot be recorded."""
+        """Tell, before a topic's messages, what its publishers' quality of service is."""
         with self._lock:
-            if self._form == "raw" or type_name not in PICTURES:
-                self._bag.add_topic(topic, type_name, qos)
+            self._offers[topic] = (type_name, qos)
 
     def put(self, message: BagMessage) -> None:
         """Take a message. One that finds no room is lost, and counted."""
@@ -132,7 +132,11 @@ class Recorder:
     def _packed(self, message: BagMessage) -> BagMessage:
         out = pack(message, self._bag.types, self._form, self._quality)
         if out.type_name in PICTURES:
-            self._types[out.topic] = out.type_name
+            self._pictures.add(out.topic)
+        with self._lock:
+            type_name, qos = self._offers.pop(out.topic, ("", ()))
+        if type_name == out.type_name:
+            self._bag.add_topic(out.topic, type_name, qos)
         return out
 
     def _try(self, work: Callable[[], None]) -> None:
@@ -150,7 +154,7 @@ class Recorder:
 
     def _make_room(self, error: OSError) -> None:
         first, self._pictures_wanted = self._pictures_wanted, False
-        dropped = self._bag.forget(lambda topic: topic in self._types)
+        dropped = self._bag.forget(lambda topic: topic in self._pictures)
         self._reserve.give()
         self._lose(f"no more can be written: {error.strerror}", messages=-dropped, pictures=dropped, say=first)
 

@@ -99,6 +99,6 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a readable bag"):
         BagReader(tmp_path / "empty")
     (file,) = (tmp_path / "bag").glob("*.mcap")
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="not a readable bag"):
+    file.write_bytes(b"no bag at all")
+    with pytest.raises(ValueError, match=r"cannot be mended: .* is not an MCAP file"):
         BagReader(tmp_path / "bag")
