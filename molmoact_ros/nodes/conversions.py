@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import array
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from molmoact_ros.msg import ActionChunk, DepthTokens, Trace
+from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, Trace
+from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, checked_trace
 from molmoact_ros.record.messages import (
     PIXEL,
@@ -26,7 +28,8 @@ from molmoact_ros.sim.cameras import CameraIntrinsics
 
 __all__ = [
     "camera_info", "chunk_actions", "chunk_message", "depth_codes", "depth_tokens_message", "header", "image_message",
-    "image_pixels", "metres", "millimetres", "rgb_pixels", "seconds", "time_message", "trace_message", "trace_points",
+    "image_pixels", "metres", "millimetres", "rgb_pixels", "seconds", "time_message", "tokens_message",
+    "trace_message", "trace_points",
 ]  # fmt: skip
 """What goes into messages is here; what comes out of them is the same for a bag's, and is in record/messages.py."""
 
@@ -81,6 +84,18 @@ def depth_tokens_message(codes: np.ndarray, codebook: str, plan_id: int, head: H
     rows, columns = codes.shape
     data = array.array("B", codes.astype(np.uint8).tobytes())
     return DepthTokens(header=head, plan_id=plan_id, rows=rows, columns=columns, codes=data, codebook=codebook)
+
+
+def tokens_message(
+    tokens: Sequence[int], digest: str, mode: str, observation: Observation, frames: Sequence[Time], plan_id: int,
+    head: Header,
+) -> AnswerTokens:  # fmt: skip
+    """The tokens that a checkpoint answered an observation with; frames: when each of its images was taken."""
+    x, y = ([], []) if observation.trace is None else (observation.trace / MAX_COORDINATE).T.tolist()
+    return AnswerTokens(
+        header=head, plan_id=plan_id, checkpoint=digest, mode=mode, instruction=observation.instruction,
+        frames=list(frames), x=x, y=y, tokens=array.array("I", tokens),
+    )  # fmt: skip
 
 
 def trace_message(trace: np.ndarray, source: int, plan_id: int, head: Header) -> Trace:

@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.engine.checkpoint import torch_dtype
 from molmoact_ros.engine.engine import Mode, TorchEngine
-from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.frames import FrameBuffer
 from molmoact_ros.nodes.managed import ManagedNode
@@ -170,6 +170,7 @@ class PolicyNode(ManagedNode):
         self._trace = self.create_publisher(Trace, "~/trace", qos.RELIABLE)
         self._trace_overlay = self.create_publisher(Image, "~/trace_overlay", qos.RELIABLE)
         self._action_chunk = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
+        self._answer_tokens = self.create_publisher(AnswerTokens, "~/answer_tokens", qos.RELIABLE)
         self._engine_status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
 
     def _connect_controller(self, name: str) -> None:
@@ -208,6 +209,10 @@ class PolicyNode(ManagedNode):
             mode = plan.timings.mode.value
             self._action_chunk.publish(conversions.chunk_message(said.actions, dt, key, plan.plan_id, base, mode))
             self._finish(plan)
+            tokens = conversions.tokens_message(
+                plan.tokens, self._engine.digest, mode, plan.observation, plan.frames, plan.plan_id, head
+            )
+            self._answer_tokens.publish(tokens)
             # Pictures of what is known already may wait for the actions.
             if drawn is not None:
                 self._show_trace(plan, Trace.HUMAN, drawn, head)
