@@ -9,6 +9,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from molmoact_ros.replay.arguments import add_arguments
+
 EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
   molmoact-ros demo --profile bimanual_sim
@@ -18,11 +20,14 @@ EXAMPLES = """examples:
   molmoact-ros bench libfranka --seconds 60
   molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
-  molmoact-ros up sim
+  molmoact-ros up sim --record bag
+  molmoact-ros record --out bag --images jpeg
+  molmoact-ros replay bag --engine --report report.html     (--control, --graph)
   molmoact-ros doctor
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
 """
+FORMS = ["raw", "png", "jpeg"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--instruction", default="", help="what to do; default: what the scene asks for")
     demo.add_argument("--profile", default="sim", help="a file of config/profiles: sim, or bimanual_sim for two arms")
     demo.add_argument("--seed", type=int, default=7, help="which scene")
+    demo.add_argument("--images", choices=FORMS, default="raw", help="how the bag keeps pictures (docs/record.md)")
     demo.add_argument("--out", type=Path, help="a new folder for the results; default: runs/demo-<time>")
     run = add("eval", "many episodes through the ROS graph, and a table of how they went")
     run.add_argument("--episodes", type=int, default=40)
@@ -75,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     up = add("up", "start the nodes of a profile until Ctrl-C")
     up.add_argument("profile", help="a file of config/profiles, without .yaml")
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
+    up.add_argument("--record", type=Path, metavar="BAG", help="also record everything into this new folder")
+    up.add_argument("--images", choices=FORMS, default="raw", help="how the bag keeps pictures (docs/record.md)")
+    record = add("record", "everything that is published, into a bag, until Ctrl-C; or mend a bag")
+    record.add_argument("--out", type=Path, help="a new folder; default: runs/bag-<time>")
+    record.add_argument("--images", choices=FORMS, default="raw", help="png: without loss; jpeg: colour with loss")
+    record.add_argument("--quality", type=int, default=95, help="of JPEG, 1..100")
+    record.add_argument("--exclude", action="append", default=[], metavar="REGEX", help="topics left out; repeat")
+    record.add_argument("--repair", type=Path, metavar="BAG", help="make a bag whole whose recorder was killed")
+    add_arguments(add("replay", "a bag again by today's code, compared with what was recorded; 2: it differs too much"))
     train = add("train", "train the nano model from nothing; goes on where it stopped")
     train.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
     train.add_argument("--samples", type=int, default=48_000, help="moments to demonstrate")
@@ -109,7 +124,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     console = Console()
     out = (args.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
-    episode = demo(args.instruction, args.seed, out, _checkpoint(args), console, args.profile)
+    episode = demo(args.instruction, args.seed, out, _checkpoint(args), console, args.profile, args.images)
     verdict = "[green]done[/]" if episode.success else f"[red]not done[/] ({episode.message})"
     console.print(f"{episode.instruction}: {verdict} after {episode.seconds:.1f} s; video, bag and summary in {out}")
     return 0 if episode.success else 2
@@ -259,8 +274,25 @@ def _up(args: argparse.Namespace) -> int:
     from molmoact_ros.nodes.bringup import up
 
     print(f"starting {args.profile}; logs in {args.logs}; Ctrl-C ends it")
-    up(args.profile, args.logs.resolve())
+    recorder = {"bag": str(args.record.resolve()), "images": args.images} if args.record else None
+    up(args.profile, args.logs.resolve(), {"recorder": recorder} if recorder else None)
     return 0
+
+
+def _record(args: argparse.Namespace) -> int:
+    from molmoact_ros.nodes.recording import mend, record
+
+    if args.repair:
+        print(mend(args.repair))
+        return 0
+    out = (args.out or Path("runs") / f"bag-{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    return record(out, {"images": args.images, "quality": args.quality, "exclude": args.exclude or [""]})
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from molmoact_ros.nodes.replay import replay
+
+    return replay(args)
 
 
 def _teleop(args: argparse.Namespace) -> int:
@@ -319,7 +351,7 @@ BENCHES = {
 }  # fmt: skip
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
-    "doctor": _doctor, "fetch": _fetch,
+    "doctor": _doctor, "fetch": _fetch, "record": _record, "replay": _replay,
 }  # fmt: skip
 
 

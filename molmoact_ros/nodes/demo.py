@@ -107,15 +107,16 @@ def row(episode: Episode, distractors: int, robot: Path, checkpoint: Path) -> Ro
 
 
 def demo(
-    instruction: str, seed: int, out: Path, checkpoint: Path, console: Console, profile: str = "sim"
+    instruction: str, seed: int, out: Path, checkpoint: Path, console: Console, profile: str = "sim",
+    images: str = "raw",
 ) -> Episode:  # fmt: skip
-    """Run the episode of a simulated profile, whose policy or expert plans.
+    """Run the episode of a simulated profile, whose policy or expert plans. images: how the bag keeps pictures.
 
     Leaves `episode.mp4`, `last.png`, `bag/`, `summary.json` and `logs/` in a new folder `out`. ValueError for a profile
     that has no simulator or nobody who plans.
     """
     use_environment()
-    graph_profile = Profile.read(profile).with_parameters({"recorder": {"bag": str(out / "bag")}})
+    graph_profile = Profile.read(profile).with_parameters({"recorder": {"bag": str(out / "bag"), "images": images}})
     nodes = graph_profile.nodes
     planner = next((name for name in ("policy", "expert") if name in nodes), "")
     if not planner or "sim" not in nodes:
