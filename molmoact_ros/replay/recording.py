@@ -83,9 +83,10 @@ class Recording:
         self.names, self.bag = names or Names(), bag
         self.reader = BagReader(bag)
         self.notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
-        if unknown := sorted(set(self.names.remap) - set(self.reader.topics())):
+        there = sorted(self.reader.topics())
+        if unknown := sorted(set(self.names.remap) - set(there)):
             self.reader.close()
-            raise ValueError(f"the bag has no {unknown[0]} to remap; it has {', '.join(sorted(self.reader.topics()))}")
+            raise ValueError(f"the bag has no {unknown[0]} to remap; it has {', '.join(there)}")
 
     def __enter__(self) -> Self:
         return self
@@ -125,12 +126,14 @@ class Recording:
         """`topic`, or the same compressed, whichever there is; ValueError, naming what there is, for neither."""
         found = self.find_picture(topic)
         if found is None:
-            there = [name for name, kind in self.topics.items() if kind in (IMAGE, COMPRESSED)]
+            there = sorted(name for name, kind in self.topics.items() if kind in (IMAGE, COMPRESSED))
+            if not there:
+                raise ValueError(f"the bag has no pictures at all; {topic} is needed")
+            like = min(there, key=lambda name: ("depth" in name) != ("depth" in topic))
             raise ValueError(
-                f"the bag has no pictures on {topic}; say which they are with --remap {min(there)}:={topic}; "
-                f"there are {', '.join(sorted(there))}"
-                if there else f"the bag has no pictures at all; {topic} is needed"
-            )  # fmt: skip
+                f"the bag has no pictures on {topic}; say which they are with --remap {like}:={topic}; "
+                f"there are {', '.join(there)}"
+            )
         return found
 
     def find_picture(self, topic: str) -> str | None:
