@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from molmoact_ros.paths import fastdds_profile, profile
 
-NODES: Final = ("sim", "controller", "policy", "expert", "joystick", "recorder")
+NODES: Final = ("sim", "controller", "policy", "expert", "joystick", "recorder", "player")
 Parameters = dict[str, Any]
 """ROS parameters of one node, by name."""
 _DIES_WITH_PARENT: Final = 1  # PR_SET_PDEATHSIG of prctl(2)

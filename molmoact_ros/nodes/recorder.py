@@ -15,7 +15,6 @@ from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import serialize_message
 from rclpy.task import Future
 
 from molmoact_ros.machine import machine
@@ -27,8 +26,11 @@ from molmoact_ros.record.bag import BagMessage, BagWriter, Qos
 from molmoact_ros.record.pictures import PICTURES, Form
 from molmoact_ros.record.recorder import MIB, Recorder
 
-PARAMETERS: Final = "/parameter_events"
-"""Topic on which a node's parameters are told when it is first seen, and by ROS 2 itself when they change."""
+KEEP_ALL: Final = QoSProfile(
+    depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+LOOK: Final = 0.2
+"""s between looks for new topics and nodes."""
 REMINDER: Final = 10.0
 """s between lines that say how the recording goes."""
 
@@ -37,7 +39,7 @@ class RecorderConfig(BaseModel):
     """Parameters of the recorder."""
 
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
-    exclude: list[str] = Field([""], description="topics left out: regular expressions")
+    exclude: list[str] = Field([""], description="topics left out besides those of actions: regular expressions")
     images: Form = Field("raw", description="raw; png: without loss; jpeg: colour as JPEG, depth as PNG")
     quality: int = Field(95, ge=1, le=100, description="of JPEG")
     waiting: int = Field(128, ge=1, description="MiB of pictures, and as many of others, that may wait for the disk")
@@ -45,12 +47,13 @@ class RecorderConfig(BaseModel):
 
 
 class RecorderNode(Node):
-    """Looks for new topics and nodes twice a second and subscribes to each topic as its publishers offer it."""
+    """Looks for new topics and nodes and subscribes to each topic as its publishers offer it."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
         self.config = declare(self, RecorderConfig)
-        self._exclude = [re.compile(pattern) for pattern in self.config.exclude if pattern]
+        # What actions say to each other has types of its own, which no bag of Jazzy holds.
+        self._exclude = [re.compile(pattern) for pattern in (".*/_action/.*", *self.config.exclude) if pattern]
         folder = Path(self.config.bag)
         writer = BagWriter(folder, about=machine(""))
         self._recorder = Recorder(
@@ -60,9 +63,11 @@ class RecorderNode(Node):
         self._topics: set[str] = set()
         self._nodes: set[str] = set()  # whose parameters are known, or asked for
         self._asking: dict[str, tuple[Client, Client]] = {}
+        # Told for the bag's sake: of each node what it had when it was first seen. Changes are on /parameter_events.
+        self._parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self._look()
-        self.create_timer(0.5, self._look)
+        self.create_timer(LOOK, self._look)
         self.create_timer(1.0, self._report)
         self.create_timer(REMINDER, lambda: self._say("recording"))
         self.get_logger().info(f"ready: recording into {folder}")
@@ -114,7 +119,7 @@ class RecorderNode(Node):
     # Parameters
 
     def _ask(self, node: str) -> None:
-        """Ask a node for its parameters, once it can be asked, and write them down as if it had just declared them."""
+        """Ask a node for its parameters, once it can be asked, and tell them as if it had just declared them."""
         if node not in self._asking:
             self._asking[node] = (
                 self.create_client(ListParameters, f"{node}/list_parameters"),
@@ -134,7 +139,7 @@ class RecorderNode(Node):
             event = ParameterEvent(node=node, stamp=self.get_clock().now().to_msg())
             values = future.result().values
             event.new_parameters = [Parameter(name=n, value=v) for n, v in zip(names, values, strict=True)]
-            self._write(PARAMETERS, "rcl_interfaces/msg/ParameterEvent", serialize_message(event))
+            self._parameters.publish(event)
             for client in self._asking.pop(node):
                 self.destroy_client(client)
 

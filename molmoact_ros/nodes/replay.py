@@ -129,7 +129,7 @@ def _control(args: argparse.Namespace, recording: Recording, thresholds: Thresho
 def parameters(recording: Recording, node: str) -> dict[str, Any]:
     """A node's parameters as they were recorded last; empty where they were not."""
     out: dict[str, Any] = {}
-    for _, event in recording.decoded("/parameter_events"):
+    for _, event in [*recording.decoded("/recorder/parameters"), *recording.decoded("/parameter_events")]:
         if event.node == node:
             for parameter in [*event.new_parameters, *event.changed_parameters]:
                 out[parameter.name] = _value(parameter.value)

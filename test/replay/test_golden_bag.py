@@ -101,6 +101,7 @@ def test_a_shifted_camera_is_caught(nano: TorchEngine, changed: Callable[[Change
     def shift(topic: str, message: Any) -> Any:
         if topic.startswith("/front/color"):
             pixels = cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
+            assert pixels is not None
             moved = np.roll(pixels, 40, axis=1)  # 40 of 320 px: as if the camera had been turned by 7 degrees
             message.data = cv2.imencode(".png", moved)[1].ravel()
         return message
