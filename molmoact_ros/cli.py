@@ -63,6 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--arms", type=int, choices=[1, 2], default=1, help="fuzz: how many arms")
     bench.add_argument("--alone", action="store_true", help="engine: without simulator and controller beside it")
     bench.add_argument("--chart", type=Path, help="engine: also draw the figures into this PNG or SVG file")
+    export = add("export", "bags as one LeRobot dataset, an episode each")
+    export.add_argument("bags", type=Path, nargs="+", metavar="BAG")
+    export.add_argument("--out", type=Path, required=True, help="a new folder for the dataset")
+    export.add_argument("--fps", type=int, default=10, help="frames a second")
+    export.add_argument("--video", action="store_true", help="pictures as H.264, with loss; default: PNG")
+    imported = add("import", "episodes of a LeRobot dataset as bags, to be replayed")
+    imported.add_argument("dataset", type=Path)
+    imported.add_argument("--out", type=Path, required=True, help="a new folder for the bags")
+    imported.add_argument("--episode", type=int, action="append", help="which; repeat; default: all")
+    for command in (export, imported):
+        command.add_argument("--cameras", default="front,wrist", help="names of the cameras, front first")
+    export.add_argument("--instruction", default="", help="the task, where a bag does not say it")
+    export.add_argument("--remap", action="append", default=[], metavar="FROM:=TO", help="as for replay")
     teleop = add("teleop", "move an arm by hand, over the policy")
     teleop.add_argument(
         "device", choices=["keyboard", "joystick"], help="joystick: what ros joy_node publishes at /joy"
@@ -295,6 +308,38 @@ def _replay(args: argparse.Namespace) -> int:
     return replay(args)
 
 
+def _export(args: argparse.Namespace) -> int:
+    from contextlib import ExitStack
+
+    from molmoact_ros.paths import robot_model
+    from molmoact_ros.replay.lerobot import of_bag, write_dataset
+    from molmoact_ros.replay.recording import Names, Recording, parse_remap
+
+    names = Names(cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap))
+    with ExitStack() as stack:
+        recordings = [stack.enter_context(Recording(bag, names)) for bag in args.bags]
+        episodes = [of_bag(recording, robot_model(), args.fps, args.instruction) for recording in recordings]
+        write_dataset(args.out, episodes, args.video)
+    for bag, episode in zip(args.bags, episodes, strict=True):
+        for note in episode.notes:
+            print(f"{bag}: {note}")
+    print(f"{len(episodes)} episodes, {sum(len(e.states) for e in episodes)} frames in {args.out}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from molmoact_ros.replay.lerobot import Dataset, write_bag
+
+    dataset = Dataset.open(args.dataset)
+    numbers = args.episode or list(range(dataset.episodes))
+    for number in tqdm(numbers, unit="episode"):
+        write_bag(args.out / f"episode_{number:06d}", dataset.episode(number), args.cameras.split(","))
+    print(f"{len(numbers)} bags in {args.out}")
+    return 0
+
+
 def _teleop(args: argparse.Namespace) -> int:
     import tempfile
 
@@ -352,6 +397,7 @@ BENCHES = {
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
     "doctor": _doctor, "fetch": _fetch, "record": _record, "replay": _replay,
+    "export": _export, "import": _import,
 }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ MAY_IMPORT = {
               "msg", "srv", "action"},
 }  # fmt: skip
 ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs",
-       "control_msgs", "franka_msgs", "rosgraph_msgs", "builtin_interfaces", "rcl_interfaces", "diagnostic_msgs"}  # fmt: skip
+       "control_msgs", "franka_msgs", "rosgraph_msgs", "builtin_interfaces", "rcl_interfaces",
+       "diagnostic_msgs"}  # fmt: skip
 LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},

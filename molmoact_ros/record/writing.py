@@ -56,10 +56,12 @@ class EpisodeWriter:
         whole = BagMessage(topic, IMAGE, self._bag.types.encode(message), heard)
         self._put(pack(whole, self._bag.types, self._form, 95))
 
-    def joints(self, names: Sequence[str], position: np.ndarray, velocity: np.ndarray, now: float) -> None:
+    def joints(
+        self, names: Sequence[str], position: np.ndarray, velocity: np.ndarray, now: float, topic: str = "/joint_states"
+    ) -> None:
         """Joint states: positions and velocities float64 [n], rad and m."""
         self.write(
-            "/joint_states", "sensor_msgs/msg/JointState", now, header=now, name=list(names),
+            topic, "sensor_msgs/msg/JointState", now, header=now, name=list(names),
             position=np.asarray(position, np.float64), velocity=np.asarray(velocity, np.float64), effort=np.zeros(0),
         )  # fmt: skip
 
