@@ -47,7 +47,7 @@ class PlayerConfig(BaseModel):
     exclude: str = Field(OURS, description="topics that are not played: a regular expression")
     include: str = Field(PEOPLE, description="topics that are played all the same")
     remap: list[str] = Field([""], description="topics of the bag by other names: from:=to")
-    wait: list[str] = Field([""], description="topics that somebody has to listen to before it begins")
+    wait: list[str] = Field([""], description="nodes that have to listen before it begins")
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,15 @@ class PlayerNode(Node):
             self.get_logger().error(f"the bag cannot be played: {error}")
 
     def _wait_for_listeners(self) -> None:
-        publishers = {publisher.topic_name: publisher for publisher, _ in self._topics.values()}
-        publishers[self._instruction.topic_name] = self._instruction
-        wanted = [topic for topic in self.config.wait if topic in publishers]
+        topics = {self._instruction.topic_name, *(publisher.topic_name for publisher, _ in self._topics.values())}
+        wanted = {node for node in self.config.wait if node}
         self._now = self._recording.reader.span_ns[0]
-        while self._open and any(not publishers[topic].get_subscription_count() for topic in wanted):
+        while self._open:
+            infos = [info for topic in topics for info in self.get_subscriptions_info_by_topic(topic)]
+            if wanted <= {info.node_name for info in infos}:
+                return
             self._tell_time(self._now)
-            time.sleep(1 / CLOCK_RATE)
+            time.sleep(0.1)
 
     def _cues(self) -> Iterator[Cue]:
         """Everything that is to be done, by time."""

@@ -80,7 +80,9 @@ class RecorderNode(Node):
 
     def _look(self) -> None:
         for topic, types in self.get_topic_names_and_types():
-            if topic not in self._topics and not any(pattern.fullmatch(topic) for pattern in self._exclude):
+            if topic in self._topics or any(pattern.fullmatch(topic) for pattern in self._exclude):
+                continue
+            if self.count_publishers(topic):  # else nobody knows yet how it will be offered
                 self._topics.add(topic)
                 self._record(topic, types[0])
         names = {f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces()}
@@ -105,10 +107,10 @@ class RecorderNode(Node):
     def _offered(self, topic: str) -> QoSProfile:
         """The best that all publishers of a topic offer, so that nothing is lost and nobody is left out."""
         offers = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
-        reliable = bool(offers) and all(offer.reliability is ReliabilityPolicy.RELIABLE for offer in offers)
-        kept = bool(offers) and all(offer.durability is DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
+        reliable = all(offer.reliability is ReliabilityPolicy.RELIABLE for offer in offers)
+        kept = all(offer.durability is DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
         return QoSProfile(
-            depth=max((offer.depth for offer in offers), default=1),
+            depth=max((1, *(offer.depth for offer in offers))),
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if kept else DurabilityPolicy.VOLATILE,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,12 +17,9 @@ def record(bag: Path, parameters: dict[str, Any]) -> int:
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
         file = write_parameters(Path(folder), "recorder", {"bag": str(bag), **parameters})
         process = subprocess.Popen(command("recorder", file), env=environment(), cwd=folder)
-        while True:
-            try:
-                status = process.wait()
-                break
-            except KeyboardInterrupt:  # the recorder hears it too, and ends the bag
-                continue
+        for number in (signal.SIGINT, signal.SIGTERM):  # from a terminal the recorder hears it twice, which is once
+            signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
+        status = process.wait()
     if status < 0 and bag.exists():
         print(mend(bag))
     return max(status, 1) if status else 0

@@ -53,10 +53,9 @@ def _profile(args: argparse.Namespace, recording: Recording, out: Path) -> Profi
             nodes[name] = nodes[name] | then | {"use_sim_time": True}
     if "policy" in nodes:
         nodes["policy"]["checkpoint"] = str((args.checkpoint or default_checkpoint()).resolve())
-    wait = ["/policy/instruction", *recording.names.colour] if "policy" in nodes else ["/joint_states"]
     player: dict[str, Any] = {
         "bag": str(args.bag.resolve()), "rate": args.rate, "loop": args.loop, "paused": args.paused,
-        "remap": args.remap or [""], "wait": wait,
+        "remap": args.remap or [""], "wait": [*nodes, "recorder"],
     }  # fmt: skip
     recorder = {"bag": str(out / "bag"), "use_sim_time": True}
     return Profile(nodes={**nodes, "recorder": recorder, "player": player})

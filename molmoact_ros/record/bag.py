@@ -22,8 +22,8 @@ from molmoact_ros.record.mcap_file import Index, McapFile, is_whole, mend
 JAZZY_BAG_VERSION: Final = 9
 """Version of metadata.yaml that ROS 2 Jazzy writes."""
 METADATA: Final = "metadata.yaml"
-ABOUT: Final = "molmoact_ros"
-"""Name of our own words in a bag: versions when it began, what was lost when it ended."""
+ABOUT: Final = ("molmoact_ros", "molmoact_ros.end")
+"""Names of our own words in a bag: versions when it began, what was lost when it ended."""
 CHUNK: Final = 1 << 20
 """Bytes of messages that make a chunk where nobody asks for one earlier; what mcap's tools use, too."""
 Qos = dict[str, Any]
@@ -73,6 +73,13 @@ class Types:
         return self.store.deserialize_cdr(data, type_name)
 
 
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors: everything is written where it belongs."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 class BagWriter:
     """A rosbag2 folder with one MCAP file; use it in a `with` block, which leaves a whole bag on errors too.
 
@@ -94,7 +101,7 @@ class BagWriter:
         folder.mkdir(parents=True)
         self._file = McapFile(folder / self._file_name)
         if self.about:
-            self._file.add_metadata(ABOUT, self.about)
+            self._file.add_metadata(ABOUT[0], self.about)
         self._write_metadata()
 
     def add_topic(self, topic: str, type_name: str, qos: Sequence[Qos] = ()) -> None:
@@ -107,7 +114,7 @@ class BagWriter:
                 raise ValueError(f"{type_name} on {topic} is not defined anywhere; source the workspace that holds it")
             definition, _ = self.types.store.generate_msgdef(type_name, ros_version=2)
             more = {
-                "offered_qos_profiles": yaml.safe_dump(list(qos)) if qos else "",
+                "offered_qos_profiles": yaml.dump(list(qos), Dumper=_Plain) if qos else "",
                 "topic_type_hash": self.types.store.hash_rihs01(type_name),
             }
             self._channels[topic] = self._file.add_channel(topic, type_name, definition, "ros2msg", more)
@@ -152,7 +159,7 @@ class BagWriter:
         try:
             self.flush()
             if self.about:
-                self._file.add_metadata(ABOUT, self.about)
+                self._file.add_metadata(ABOUT[1], self.about)
             self._write_metadata()
         finally:
             self._file.close()
@@ -195,7 +202,7 @@ def _write_metadata(folder: Path, file_name: str, index: Index, about: Mapping[s
         "files": [{"path": file_name, **spans}], "custom_data": dict(about) or None, "ros_distro": "jazzy",
     }  # fmt: skip
     new = folder / f"{METADATA}.new"
-    new.write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False))
+    new.write_text(yaml.dump({"rosbag2_bagfile_information": information}, Dumper=_Plain, sort_keys=False))
     new.replace(folder / METADATA)
 
 
@@ -225,7 +232,7 @@ def about(bag: Path) -> dict[str, str]:
         if file.suffix == ".mcap":
             with file.open("rb") as stream:
                 for record in make_reader(stream).iter_metadata():
-                    out |= record.metadata if record.name == ABOUT else {}
+                    out |= record.metadata if record.name in ABOUT else {}
     return out
 
 

@@ -141,8 +141,10 @@ class McapFile:
             self.index.channels[number].write(body)
         entries: dict[int, list[tuple[int, int]]] = {}
         for number, stamp, data in messages:
-            entries.setdefault(number, []).append((stamp, body.count))
-            Message(number, stamp, data, stamp, 0).write(body)
+            at = body.count
+            of = entries.setdefault(number, [])
+            Message(number, stamp, data, stamp, self.index.counts[number] + len(of)).write(body)
+            of.append((stamp, at))
         plain = body.end()
         stamps = [stamp for _, stamp, _ in messages]
         chunk = Chunk(
