@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from molmoact_ros.replay.arguments import add_arguments
 
@@ -51,13 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    parts = "engine, exact, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz"
+    parts = (
+        "engine, exact, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz; "
+        "record: what a recorder costs"
+    )
     bench.add_argument("part", choices=list(BENCHES), help=parts)
     bench.add_argument("--steps", type=int, default=40, help="engine, exact: reasoning steps")
     bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
     bench.add_argument("--seconds", type=float, help="seams, control: of each measurement, 20; libfranka: 60")
     bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
     bench.add_argument("--times", type=int, default=10, help="faults, teleop: how often each is done")
+    bench.add_argument("--kills", type=int, default=0, help="record: instead, kill a recorder at random so often")
     bench.add_argument("--only", default="", help="faults: those whose name holds this")
     bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
     bench.add_argument("--arms", type=int, choices=[1, 2], default=1, help="fuzz: how many arms")
@@ -266,6 +271,40 @@ def _bench_load(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_record(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from molmoact_ros.machine import machine
+    from molmoact_ros.nodes.bench_record import bench_record, disk_rate, kill_recorder
+
+    console = Console()
+    if args.kills:
+        kills = kill_recorder(args.kills, args.seed, lambda kill: console.print(f"{kill}", highlight=False))
+        whole = sum(not kill.missing for kill in kills)
+        last = max(kill.last for kill in kills)
+        console.print(
+            f"{whole} of {len(kills)} bags hold all but the last second; the last message was {last:.2f} s old"
+        )
+        figures: dict[str, Any] = {"kills": [vars(kill) for kill in kills], "whole": whole}
+    else:
+        figures = bench_record(args.seconds or 10.0, args.times, console.print) | {"disk": disk_rate(3.0)}
+        table = Table("recorder", "p50", "p99", "max", "of a core", "pictures", "lost", title="cycles off their time")
+        for name, row in figures["costs"].items():
+            table.add_row(
+                name, *(f"{row[key]:.2f} ms" for key in ("p50", "p99", "max")), f"{row['recorder_core']:.0%}",
+                f"{row['pictures']:.0f}", f"{row['lost']:.0f}",
+            )  # fmt: skip
+        console.print(table)
+        for name, ratio in figures["ratio_of_p99"].items():
+            console.print(f"p99 with a recorder ({name}) over p99 without: {ratio:.2f}")
+        for name, row in figures["disk"].items():
+            console.print(f"{name}: {row['pictures_s']:.0f} pictures/s of 640x480, {row['MB_s']:.0f} MB/s of pixels")
+    if args.json:
+        args.json.write_text(json.dumps(machine("") | figures, indent=1))
+    return 0 if not args.kills or whole == len(kills) else 1
+
+
 def _infer(args: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -392,6 +431,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 BENCHES = {
     "engine": _bench_engine, "exact": _bench_exact, "load": _bench_load, "libfranka": _bench_libfranka,
+    "record": _bench_record,
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {

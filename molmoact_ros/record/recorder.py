@@ -68,6 +68,12 @@ class Recorder:
         with self._lock:
             return self._tally
 
+    @property
+    def room(self) -> int:
+        """Bytes of pictures that may be put now without any being lost."""
+        with self._lock:
+            return self._limit - self._waiting[True]
+
     def offer(self, topic: str, type_name: str, qos: Sequence[Qos]) -> None:
         """Tell, before a topic's messages, what its publishers' quality of service is."""
         with self._lock:
