@@ -149,14 +149,12 @@ class Recorder:
         """Let the disk do something; where it does not, room is made and it is asked once more."""
         try:
             work()
-            return
-        except ValueError as error:  # the message cannot be in a bag
-            self._lose(str(error), messages=-1, others=1)
-            return
         except OSError as error:
             self._make_room(error)
-        with suppress(OSError):
-            self._bag.flush()
+            with suppress(OSError):
+                self._bag.flush()
+        except Exception as error:  # one message that cannot be in a bag must not end the recording
+            self._lose(f"a message cannot be recorded: {error}", messages=-1, others=1)
 
     def _make_room(self, error: OSError) -> None:
         first, self._pictures_wanted = self._pictures_wanted, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -227,7 +228,7 @@ class Recording:
 
     def _step(self, answer: Answer, stamps: list[np.ndarray], instruction: str) -> Step | None:
         wanted = answer.frames or [answer.stamp] * len(stamps)
-        near = [of[_nearest(of, at)] for of, at in zip(stamps, wanted, strict=True)]
+        near = [float(of[_nearest(of, at)]) for of, at in zip(stamps, wanted, strict=True)]
         slops = [SAME if answer.frames or k == 0 else self.names.slop for k in range(len(stamps))]
         if any(abs(found - at) > slop for found, at, slop in zip(near, wanted, slops, strict=True)):
             return None
@@ -249,24 +250,28 @@ class Recording:
         of = {topic: k for k, topic in enumerate(topics)} | ({depth: len(topics)} if depth else {})
         grounded = depth is not None and any(step.answer.mode == "grounded" for step in steps)
         depths = self.stamps(depth) if depth and grounded else np.zeros(0)
-        waiting: list[tuple[Step, list[float], dict[int, np.ndarray]]] = []
+        waiting: deque[tuple[Step, int, dict[int, np.ndarray]]] = deque()
+        wanted: dict[tuple[int, float], list[dict[int, np.ndarray]]] = {}
         for step in steps:
-            wanted = [*step.frames]
+            stamps = [*step.frames]
             if step.answer.mode == "grounded" and len(depths):
-                wanted.append(float(depths[_nearest(depths, step.frames[0])]))
-            waiting.append((step, wanted, {}))
+                stamps.append(float(depths[_nearest(depths, step.frames[0])]))
+            found: dict[int, np.ndarray] = {}
+            waiting.append((step, len(stamps), found))
+            for camera, stamp in enumerate(stamps):
+                wanted.setdefault((camera, stamp), []).append(found)
         for message in self.messages([*topics, *([depth] if depth and grounded else [])]):
+            camera, picture = of[message.topic], self.decode(message)
+            takers = wanted.pop((camera, seconds(picture.header.stamp)), [])
+            if takers:
+                pixels = self._pixels(picture, camera == len(topics))
+                for taker in takers:
+                    taker[camera] = pixels
+            while waiting and len(waiting[0][2]) == waiting[0][1]:
+                step, _, found = waiting.popleft()
+                yield step, _observation(step, found, len(topics))
             if not waiting:
                 return
-            camera, picture = of[message.topic], self.decode(message)
-            taken, pixels = seconds(picture.header.stamp), None
-            for _, wanted, found in waiting:
-                if camera < len(wanted) and abs(wanted[camera] - taken) < SAME:
-                    pixels = self._pixels(picture, camera == len(topics)) if pixels is None else pixels
-                    found[camera] = pixels
-            while waiting and len(waiting[0][2]) == len(waiting[0][1]):
-                step, _, found = waiting.pop(0)
-                yield step, _observation(step, found, len(topics))
 
     def _pixels(self, picture: Any, is_depth: bool) -> np.ndarray:
         """A picture's colours, or its depth in m. ValueError: it cannot be read."""

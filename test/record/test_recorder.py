@@ -241,6 +241,18 @@ def test_many_threads_may_bring_messages(tmp_path: Path) -> None:
         assert sorted(int(reader.decode(m).data) for m in reader.messages()) == list(range(800))
 
 
+def test_a_message_that_no_bag_takes_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    recorder = Recorder(BagWriter(tmp_path / "bag"), tmp_path / "bag", "png", tell=said.append)
+    recorder.put(BagMessage("/thing", "nowhere_msgs/msg/Thing", b"", 1))
+    recorder.put(BagMessage("/front/image", IMAGE, b"\0\1\0\0torn", 1))
+    recorder.put(text(1))
+    tally = recorder.close()
+    assert (tally.messages, tally.others) == (1, 2) and "nowhere_msgs" in said[0]
+    with BagReader(tmp_path / "bag") as reader:
+        assert [reader.decode(m).data for m in reader.messages()] == ["1"]
+
+
 @pytest.mark.parametrize("form", ["png", "jpeg"])
 def test_pictures_are_packed_as_image_transport_does_it(form: Form) -> None:
     smooth = cv2.resize(NOISE[:6, :8], (64, 48), interpolation=cv2.INTER_CUBIC)
