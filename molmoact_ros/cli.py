@@ -299,7 +299,7 @@ def _bench_record(args: argparse.Namespace) -> int:
         for name, ratio in figures["ratio_of_p99"].items():
             console.print(f"p99 with a recorder ({name}) over p99 without: {ratio:.2f}")
         for name, row in figures["disk"].items():
-            console.print(f"{name}: {row['pictures_s']:.0f} pictures/s of 640x480, {row['MB_s']:.0f} MB/s of pixels")
+            console.print(f"{name}: {row['MB_s']:.0f} MB/s, {row['pictures_s']:.0f} pictures/s of 640x480")
     if args.json:
         args.json.write_text(json.dumps(machine("") | figures, indent=1))
     return 0 if not args.kills or whole == len(kills) else 1

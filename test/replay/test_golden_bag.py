@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
 from safetensors.torch import load_file, save_file
 
 from molmoact_ros.cli import main
@@ -110,6 +112,18 @@ def test_a_shifted_camera_is_caught(nano: TorchEngine, changed: Callable[[Change
     comparison = compare_answers(pairs(now.answers, shifted.answers, SAME), False, THRESHOLDS, "on purpose")
     failed = {finding.name for finding in comparison.findings if finding.verdict.name == "FAIL"}
     assert failed & {"trace", "depth codes", "actions: translation"} and comparison.first.startswith("step 1 ")
+
+
+def test_every_message_is_understood_by_its_schema_in_the_bag(golden: Path) -> None:
+    """By a decoder that shares nothing with the writer's: mcap's own."""
+    with (golden / "pick.mcap").open("rb") as stream:
+        reader = make_reader(stream, validate_crcs=True, decoder_factories=[DecoderFactory()])
+        decoded = [(schema.name, message) for schema, _, _, message in reader.iter_decoded_messages() if schema]
+        summary = reader.get_summary()
+    assert summary is not None and summary.statistics is not None
+    assert len(decoded) == summary.statistics.message_count
+    tokens = [message for name, message in decoded if name == "molmoact_ros/msg/AnswerTokens"]
+    assert len(tokens) >= 5 and tokens[0].mode == "full" and len(tokens[0].tokens) > 100
 
 
 def control(bag: Path) -> Any:
