@@ -29,6 +29,7 @@ LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},
     "control": {"numpy", "scipy", "mujoco", "mink", "ruckig", "pydantic"},
+    "record": {"numpy", "cv2", "yaml", "mcap", "zstandard", "rosbags", "imageio_ffmpeg"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from importlib import import_module
@@ -29,6 +30,7 @@ from molmoact_ros.record.recorder import MIB, Recorder
 KEEP_ALL: Final = QoSProfile(
     depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
+NICE: Final = 5
 LOOK: Final = 0.2
 """s between looks for new topics and nodes."""
 REMINDER: Final = 10.0
@@ -182,7 +184,8 @@ def as_metadata(profile: QoSProfile) -> Qos:
 
 
 def main() -> None:
-    """Start the node."""
+    """Start the node. What records comes after what reasons and moves, where they want the same core."""
+    os.nice(NICE)
     run(RecorderNode)
 
 

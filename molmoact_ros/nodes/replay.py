@@ -28,7 +28,7 @@ def replay(args: argparse.Namespace) -> int:
     console = Console()
     names = Names(
         cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap), slop=args.slop,
-        joint_states=args.joint_states,
+        joint_states=args.joint_states, policy=args.policy,
     )  # fmt: skip
     thresholds = Thresholds.read(args.thresholds or share() / "config" / "replay.yaml")
     with Recording(args.bag, names) as recording:

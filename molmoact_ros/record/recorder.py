@@ -52,7 +52,7 @@ class Recorder:
         self._bag, self._form, self._quality, self._tell = bag, form, quality, tell
         self._limit, self._reserve = waiting, _Reserve(folder / ".reserve", reserve)
         self._lock = threading.Condition()
-        self._queue: deque[tuple[bool, BagMessage]] = deque()
+        self._queues: dict[bool, deque[BagMessage]] = {True: deque(), False: deque()}  # pictures, and others
         self._waiting = {True: 0, False: 0}  # bytes of pictures, and of others
         self._held = 0  # bytes of others that no disk takes as yet
         self._tally, self._open, self._pictures_wanted = Tally(), True, True
@@ -91,7 +91,7 @@ class Recorder:
             if self._waiting[picture] + size > self._limit - (0 if picture else self._held):
                 self._lose("the disk is too slow", pictures=int(picture), others=int(not picture))
                 return
-            self._queue.append((picture, message))
+            self._queues[picture].append(message)
             self._waiting[picture] += size
             if self._waiting[True] > self._limit // 16:
                 self._lock.notify()
@@ -106,34 +106,35 @@ class Recorder:
 
     def _run(self) -> None:
         synced = time.monotonic()
-        while True:
+        while self._open or any(self._queues.values()):
             with self._lock:
                 self._lock.wait_for(lambda: not self._open or self._waiting[True] > self._limit // 16, PERIOD)
-                taken, ended = list(self._queue), not self._open
-                self._queue.clear()
+            # What is no picture goes first, and is never behind more than a PERIOD of pictures.
+            self._write(False, float("inf"))
+            self._write(True, time.monotonic() + PERIOD)
             due = time.monotonic() - synced > SYNC
-            self._write(taken, due)
+            self._try(lambda sync=due: self._bag.flush(sync))  # type: ignore[misc]
             synced = time.monotonic() if due else synced
-            if ended:
-                break
+            with self._lock:
+                self._tally = replace(self._tally, bytes=self._bag.size)
+                self._held = self._bag.waiting_bytes
             if not self._pictures_wanted and due and self._reserve.take():
                 self._pictures_wanted = True
         self._finish()
 
-    def _write(self, taken: list[tuple[bool, BagMessage]], sync: bool) -> None:
-        for picture, message in taken:
-            size = len(message.data)
+    def _write(self, picture: bool, until: float) -> None:
+        """Write the pictures that wait, or the others, as far as there is time `until` then, s."""
+        queue = self._queues[picture]
+        while queue and time.monotonic() < until:
+            with self._lock:
+                message = queue.popleft()
             if picture and not self._pictures_wanted:
                 self._count(pictures=1)
             else:
                 self._try(lambda m=message: self._bag.write(self._packed(m)))  # type: ignore[misc]
                 self._count(messages=1)
             with self._lock:
-                self._waiting[picture] -= size
-        self._try(lambda: self._bag.flush(sync))
-        with self._lock:
-            self._tally = replace(self._tally, bytes=self._bag.size)
-            self._held = self._bag.waiting_bytes
+                self._waiting[picture] -= len(message.data)
 
     def _packed(self, message: BagMessage) -> BagMessage:
         out = pack(message, self._bag.types, self._form, self._quality)

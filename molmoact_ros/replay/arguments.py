@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cameras", default="front,wrist", help="names of the cameras, front first")
     parser.add_argument("--joint-states", default="/joint_states", help="topic of the joint states")
+    parser.add_argument("--policy", default="/policy", help="node name of who planned, such as /expert")
     parser.add_argument("--slop", type=float, default=0.05, help="s between pictures of one moment, at most")
     parser.add_argument("--instruction", default="", help="the task, where the bag does not say it")
     engine = parser.add_argument_group("--engine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,18 +214,23 @@ def test_a_slow_disk_loses_pictures_and_no_command(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("molmoact_ros.record.mcap_file.os.write", slowly)
     recorder = Recorder(BagWriter(tmp_path / "bag"), tmp_path / "bag", waiting=4 * MIB, tell=said.append)
-    longest = 0.0
-    for number in range(60):
+    longest, count = 0.0, 160
+    for number in range(count):
         began = time.monotonic()
         recorder.put(text(number))
         recorder.put(NOISY)
         longest = max(longest, time.monotonic() - began)
         time.sleep(0.01)
+    now = time.time_ns()
+    shutil.copytree(tmp_path / "bag", tmp_path / "killed", ignore=shutil.ignore_patterns(".reserve"))
     tally = recorder.close()
     assert tally.pictures > 20 and tally.others == 0 and any("too slow" in line for line in said)
     assert longest < 0.05, "whoever brings messages must not wait for the disk"
     with BagReader(tmp_path / "bag") as reader:
-        assert [int(reader.decode(m).data) for m in reader.messages(["/command"])] == list(range(60))
+        assert [int(reader.decode(m).data) for m in reader.messages(["/command"])] == list(range(count))
+    with BagReader(tmp_path / "killed") as reader:
+        *_, last = reader.messages(["/command"])
+    assert last.stamp_ns > now - 1e9, "commands do not wait behind pictures"
 
 
 def test_many_threads_may_bring_messages(tmp_path: Path) -> None:
