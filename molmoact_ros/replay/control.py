@@ -72,8 +72,9 @@ def replay_control(
     config, names = config or ControllerConfig(), recording.names
     controller = Controller(robot, config, arms)
     joints = recording.decoded(names.joint_states)
-    chunks = recording.decoded(f"{names.policy}/action_chunk")
-    for what, topic, there in (("joint states", names.joint_states, joints), ("chunks", "action_chunk", chunks)):
+    plans = f"{names.policy}/action_chunk"
+    chunks = recording.decoded(plans)
+    for what, topic, there in (("joint states", names.joint_states, joints), ("chunks", plans, chunks)):
         if not there:
             raise ValueError(f"the bag has no {what} on {topic}; say where they are with --remap")
     recorded = _recorded(recording, arms)

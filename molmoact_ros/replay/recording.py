@@ -178,7 +178,7 @@ class Recording:
         tokens = {m.plan_id: m for _, m in self.decoded(f"{base}/answer_tokens")}
         status = self.decoded(f"{base}/engine_status")
         took = {m.plan_id: m.step_seconds for _, m in reversed(status)}
-        asked = [(at, m.instruction) for at, m in status]
+        asked = self._asked()
         out = []
         for number, chunk in sorted(chunks.items(), key=lambda item: seconds(item[1].header.stamp)):
             said, stamp = tokens.get(number), seconds(chunk.header.stamp)
@@ -198,6 +198,10 @@ class Recording:
             )  # fmt: skip
         return out
 
+    def _asked(self) -> list[tuple[float, str]]:
+        """What the policy said that it was doing, by time."""
+        return [(at, m.instruction) for at, m in self.decoded(f"{self.names.policy}/engine_status")]
+
     def steps(self, instruction: str = "", period: float = 0.75) -> list[Step]:
         """The plans to make again: those recorded, or, where there are none, one every `period` s.
 
@@ -211,8 +215,8 @@ class Recording:
         if not answers:
             self.notes.append("no plans were recorded: there is nothing to compare with")
             recorded = False
-            times = _every(stamps[0], period)
-            answers = [Answer(plan_id=k + 1, stamp=t, instruction=instruction) for k, t in enumerate(times)]
+            times, asked = _every(stamps[0], period), self._asked()
+            answers = [Answer(k + 1, t, instruction=instruction or _last(asked, t)) for k, t in enumerate(times)]
         steps = [self._step(answer, stamps, instruction) for answer in answers]
         seen = [step for step in steps if step is not None]
         if not seen:
