@@ -22,6 +22,8 @@ from molmoact_ros.record.pictures import PICTURES, Form, pack
 
 PERIOD: Final = 0.25
 """s between chunks: the most that a killed recorder loses, with the time that a chunk takes to be written."""
+CLOSING: Final = 2.0
+"""s that pictures which still wait have when the recording ends: whoever ended it kills the recorder after five."""
 SYNC: Final = 1.0
 """s between having all of it on the disk: the most that a power cut takes."""
 MIB: Final = 1 << 20
@@ -56,6 +58,7 @@ class Recorder:
         self._waiting = {True: 0, False: 0}  # bytes of pictures, and of others
         self._held = 0  # bytes of others that no disk takes as yet
         self._tally, self._open, self._pictures_wanted = Tally(), True, True
+        self._ends = float("inf")  # when pictures that wait are given up, s
         self._offers: dict[str, tuple[str, Sequence[Qos]]] = {}
         self._pictures: set[str] = set()  # topics of them in the bag
         self._reserve.take()
@@ -99,7 +102,7 @@ class Recorder:
     def close(self) -> Tally:
         """Write what waits and end the bag; how it went, which is also in the bag's last words."""
         with self._lock:
-            self._open = False
+            self._open, self._ends = False, time.monotonic() + CLOSING
             self._lock.notify()
         self._thread.join()
         return self._tally
@@ -107,6 +110,8 @@ class Recorder:
     def _run(self) -> None:
         synced = time.monotonic()
         while self._open or any(self._queues.values()):
+            if time.monotonic() > self._ends:
+                self._give_up()
             with self._lock:
                 self._lock.wait_for(lambda: not self._open or self._waiting[True] > self._limit // 16, PERIOD)
             # What is no picture goes first, and is never behind more than a PERIOD of pictures.
@@ -135,6 +140,13 @@ class Recorder:
                 self._count(messages=1)
             with self._lock:
                 self._waiting[picture] -= len(message.data)
+
+    def _give_up(self) -> None:
+        with self._lock:
+            left, self._waiting[True] = len(self._queues[True]), 0
+            self._queues[True].clear()
+        if left:
+            self._lose("the recording ended before they were written", pictures=left)
 
     def _packed(self, message: BagMessage) -> BagMessage:
         out = pack(message, self._bag.types, self._form, self._quality)

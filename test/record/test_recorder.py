@@ -250,6 +250,27 @@ def test_many_threads_may_bring_messages(tmp_path: Path) -> None:
         assert sorted(int(reader.decode(m).data) for m in reader.messages()) == list(range(800))
 
 
+def test_a_recorder_ends_in_time_though_pictures_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def slowly(file: int, data: memoryview) -> int:
+        time.sleep(len(data) / (4 * MIB))
+        return write(file, data)
+
+    monkeypatch.setattr("molmoact_ros.record.mcap_file.os.write", slowly)
+    recorder = Recorder(BagWriter(tmp_path / "bag"), tmp_path / "bag")
+    for number in range(40):
+        recorder.put(NOISY)
+        recorder.put(text(number))
+    began = time.monotonic()
+    tally = recorder.close()
+    assert time.monotonic() - began < 4.5 and 5 < tally.pictures < 40 and tally.others == 0
+    with BagReader(tmp_path / "bag") as reader:
+        assert not reader.repaired and reader.count("/command") == 40
+        assert reader.count("/front/image") == 40 - tally.pictures
+    assert about(tmp_path / "bag")["recorder.pictures"] == str(tally.pictures)
+
+
 def test_a_message_that_no_bag_takes_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
     said: list[str] = []
     recorder = Recorder(BagWriter(tmp_path / "bag"), tmp_path / "bag", "png", tell=said.append)
