@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from scipy.ndimage import minimum_filter1d
 
 from molmoact_ros.control.checker import Checker
 from molmoact_ros.control.chunk_player import ActionChunk
@@ -25,6 +26,10 @@ from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
 
 STATES: Final = {0: State.IDLE, 1: State.POLICY, 2: State.HOLD, 3: State.STOPPED, 4: State.TELEOP}
 """As SafetyStatus.msg numbers them."""
+STILL: Final = 0.25
+"""s without commands after which they are counted anew."""
+NEAR: Final = 25
+"""Cycles around one in which another was heard without delay."""
 FAULT, RUNNING, WAITING = 3, 1, 2  # of EngineStatus.msg
 
 
@@ -77,7 +82,7 @@ def replay_control(
     for what, topic, there in (("joint states", names.joint_states, joints), ("chunks", plans, chunks)):
         if not there:
             raise ValueError(f"the bag has no {what} on {topic}; say where they are with --remap")
-    recorded = _recorded(recording, arms)
+    recorded = _recorded(recording, arms, 1.0 / config.rate)
     again = [_Arm(robot, arm, config) for arm in arms]
     states: list[tuple[float, State, str]] = []
     refused: list[str] = []
@@ -200,7 +205,7 @@ def _ticks(commanded: np.ndarray, begin: float, end: float, period: float) -> li
     return out
 
 
-def _recorded(recording: Recording, arms: Sequence[Arm]) -> list[Motion]:
+def _recorded(recording: Recording, arms: Sequence[Arm], period: float) -> list[Motion]:
     """What was commanded then: the first point of each rolling trajectory is the command of its cycle."""
     status = recording.decoded(f"{recording.names.controller}/safety_status")
     states: list[tuple[float, State, str]] = []
@@ -221,7 +226,23 @@ def _recorded(recording: Recording, arms: Sequence[Arm]) -> list[Motion]:
             for at, m in commands if m.points and set(arm.joints) <= set(m.joint_names)
         ]  # fmt: skip
         joints = np.array([q for _, q in rows]).reshape(-1, JOINTS)
-        out.append(Motion(np.array([at for at, _ in rows]), joints, states, limits))
+        out.append(Motion(cycle_times(np.array([at for at, _ in rows]), period), joints, states, limits))
+    return out
+
+
+def cycle_times(heard: np.ndarray, period: float) -> np.ndarray:
+    """When commands [t] s were given, of when they were heard: each came a whole cycle behind the one before.
+
+    What is heard is late, never early: the least late one within NEAR cycles tells where the cycles are.
+    """
+    out = heard.copy()
+    gaps = np.flatnonzero(np.diff(heard) > STILL) + 1
+    for part in np.split(np.arange(len(heard)), gaps):
+        if len(part):
+            late = heard[part] - np.arange(len(part)) * period
+            least = minimum_filter1d(late, 2 * NEAR + 1, mode="nearest")
+            times = np.maximum.accumulate(np.arange(len(part)) * period + least)
+            out[part] = np.where(np.abs(times - heard[part]) < SAME, heard[part], times)
     return out
 
 
