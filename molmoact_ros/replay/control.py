@@ -22,6 +22,7 @@ from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.record.messages import chunk_actions, seconds
 from molmoact_ros.replay.recording import SAME, Recording
+from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
 
 STATES: Final = {0: State.IDLE, 1: State.POLICY, 2: State.HOLD, 3: State.STOPPED, 4: State.TELEOP}
@@ -68,6 +69,18 @@ class _Arm:
         self.times: list[float] = []
         self.joints: list[np.ndarray] = []
         self.checker = Checker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm)
+        self._moving = False
+
+    def take(self, now: float, command: ArmCommand, playing: bool) -> None:
+        """The command of a cycle; one that is not sent, because nobody plays and the arm stands, is not judged."""
+        moving = bool(command.velocity.any())
+        self.times.append(now)
+        self.joints.append(command.position)
+        if playing or moving or self._moving:
+            self.checker.command(command.position)
+        else:
+            self.checker.rest()
+        self._moving = moving
 
 
 def replay_control(
@@ -99,10 +112,9 @@ def replay_control(
         supervisor = controller.supervisor
         if not states or states[-1][1] is not supervisor.state:
             states.append((now, supervisor.state, supervisor.reason))
+        playing = supervisor.state in (State.POLICY, State.TELEOP)
         for arm, command in zip(again, commands or (), strict=False):
-            arm.times.append(now)
-            arm.joints.append(command.position)
-            arm.checker.command(command.position)
+            arm.take(now, command, playing)
     broken = {name: sum(arm.checker.broken[name] for arm in again) for name in again[0].checker.broken}
     motions = [
         Motion(np.array(arm.times), np.array(arm.joints).reshape(-1, JOINTS), states, dict(controller.counts), refused)
@@ -123,8 +135,9 @@ def _events(
     for topic in recording.topics:
         if topic.startswith(f"{controller}/teleop/"):
             out += [(at, topic.rpartition("/")[2], m) for at, m in recording.decoded(topic)]
-    before = State.IDLE
-    for at, state, reason in states:
+    before, known = State.IDLE, joints[0][0]
+    for told, state, reason in states:
+        at = max(told, known)  # a recorder hears at once what was so when it came
         if state is State.POLICY and before is not State.POLICY:
             out.append((at, "resume" if before in (State.STOPPED, State.TELEOP) else "start", None))
         elif state is State.HOLD and reason.startswith(Event.HOLD.value):
@@ -132,7 +145,7 @@ def _events(
         elif state is State.STOPPED:
             out.append((at, "stop", None))
         before = state
-    return sorted(out, key=lambda event: event[0])
+    return sorted(out, key=lambda event: event[0])  # which leaves joints before what is told at the same time
 
 
 def _tell(
@@ -141,7 +154,8 @@ def _tell(
     if kind == "joints":
         _tell_joints(controller, arms, message)
     elif kind == "chunk":
-        if not controller.on_chunk(_chunk(message), at):
+        playing = controller.supervisor.state is State.POLICY  # else every chunk is passed over, as it was then
+        if not controller.on_chunk(_chunk(message), at) and playing:
             refused.append(f"{at:.2f} s: {controller.last_refusal}")
     elif kind == "engine":
         fault = (message.message or "no reason given") if message.state == FAULT else ""
