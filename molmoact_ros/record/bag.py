@@ -10,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import numpy as np
 import yaml
 from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.interfaces import Nodetype
 from rosbags.rosbag2 import ReaderError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -63,6 +65,24 @@ class Types:
         if not self.knows(type_name):
             raise ValueError(f"{type_name} is not defined anywhere; source the workspace that holds it")
         return self.store.types[type_name]
+
+    def make(self, type_name: str, **fields: Any) -> Any:
+        """A message of these fields, the others zero or empty. ValueError: nobody defines the type."""
+        kind = self[type_name]
+        zeros = {name: self._zero(node) for name, node in self.store.fielddefs[type_name][1] if name not in fields}
+        return kind(**zeros, **fields)
+
+    def _zero(self, node: Any) -> Any:
+        kind, what = node
+        if kind is Nodetype.NAME:
+            return self.make(what)
+        if kind is Nodetype.BASE:
+            name = what[0]
+            return "" if "string" in name else False if name == "bool" else 0.0 if "float" in name else 0
+        (of, inner), count = what
+        if of is Nodetype.BASE and "string" not in inner[0]:
+            return np.zeros(count if kind is Nodetype.ARRAY else 0, np.dtype(inner[0].replace("octet", "uint8")))
+        return [self._zero((of, inner)) for _ in range(count if kind is Nodetype.ARRAY else 0)]
 
     def encode(self, message: Any) -> bytes:
         """A message of one of these types as CDR bytes."""

@@ -23,7 +23,7 @@ class EpisodeWriter:
         self._bag, self._form, self._frame = bag, form, frame
 
     def write(self, topic: str, type_name: str, now: float, **fields: Any) -> None:
-        """Any message, all its fields given; `header` may be a stamp in s, which then has the arm's base frame."""
+        """Any message, what is not given zero or empty. `header` may be a stamp in s: of the arm's base frame then."""
         if isinstance(fields.get("header"), float):
             fields["header"] = self.header(fields["header"], self._frame)
         data = self._bag.types.encode(self.make(type_name, **fields))
@@ -31,7 +31,7 @@ class EpisodeWriter:
 
     def make(self, type_name: str, **fields: Any) -> Any:
         """A message's object."""
-        return self._bag.types[type_name](**fields)
+        return self._bag.types.make(type_name, **fields)
 
     def header(self, stamp: float, frame: str) -> Any:
         """A std_msgs/Header."""
@@ -62,17 +62,16 @@ class EpisodeWriter:
         """Joint states: positions and velocities float64 [n], rad and m."""
         self.write(
             topic, "sensor_msgs/msg/JointState", now, header=now, name=list(names),
-            position=np.asarray(position, np.float64), velocity=np.asarray(velocity, np.float64), effort=np.zeros(0),
+            position=np.asarray(position, np.float64), velocity=np.asarray(velocity, np.float64),
         )  # fmt: skip
 
     def command(
         self, topic: str, joints: Sequence[str], q: np.ndarray, dq: np.ndarray, period: float, now: float
     ) -> None:
         """A joint trajectory of one point: positions [n] rad and velocities [n] rad/s to be reached in `period` s."""
-        nothing = np.zeros(0)
         point = self.make(
             "trajectory_msgs/msg/JointTrajectoryPoint", positions=np.asarray(q, np.float64),
-            velocities=np.asarray(dq, np.float64), accelerations=nothing, effort=nothing,
+            velocities=np.asarray(dq, np.float64),
             time_from_start=self.make("builtin_interfaces/msg/Duration", sec=0, nanosec=round(period * 1e9)),
         )  # fmt: skip
         self.write(
@@ -110,27 +109,24 @@ class EpisodeWriter:
         now: float,
     ) -> None:  # fmt: skip
         """The answer's tokens; frames: when each picture was taken, front first."""
-        nothing = np.zeros(0, np.float32)
         self.write(
             "/policy/answer_tokens", "molmoact_ros/msg/AnswerTokens", now, header=frames[0], plan_id=plan_id,
             checkpoint=digest, mode=mode, instruction=instruction, frames=[self.time(frame) for frame in frames],
-            x=nothing, y=nothing, tokens=np.array(tokens, np.uint32),
+            tokens=np.array(tokens, np.uint32),
         )  # fmt: skip
 
     def engine_status(self, now: float, instruction: str, plan_id: int, seconds: float, mode: str = "full") -> None:
         """That the engine runs, and how long its last step took."""
         self.write(
-            "/policy/engine_status", "molmoact_ros/msg/EngineStatus", now, header=now, state=1, message="",
-            instruction=instruction, checkpoint="", plan_id=plan_id, step_seconds=seconds, observation_age=0.0,
-            stages=[], stage_seconds=np.zeros(0), mode=mode, tokens=0, passes=0, camera_age=0.0,
+            "/policy/engine_status", "molmoact_ros/msg/EngineStatus", now, header=now, state=1,
+            instruction=instruction, plan_id=plan_id, step_seconds=seconds, mode=mode,
         )  # fmt: skip
 
     def safety(self, now: float, state: int, reason: str, plan_id: int, limits: dict[str, int]) -> None:
         """The controller's state, as SafetyStatus.msg numbers it, and how often each limit has bitten."""
         self.write(
             "/controller/safety_status", "molmoact_ros/msg/SafetyStatus", now, header=now, state=state, reason=reason,
-            plan_id=plan_id, progress=0.0, chunk_age=-1.0, joints_age=0.0, latency=0.0, clipped=0,
-            refused=limits.get("refused", 0), limits=list(limits),
+            plan_id=plan_id, chunk_age=-1.0, refused=limits.get("refused", 0), limits=list(limits),
             limit_counts=np.array(list(limits.values()), np.uint32),
         )  # fmt: skip
 
