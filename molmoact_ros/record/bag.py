@@ -26,6 +26,8 @@ JAZZY_BAG_VERSION: Final = 9
 METADATA: Final = "metadata.yaml"
 ABOUT: Final = ("molmoact_ros", "molmoact_ros.end")
 """Names of our own words in a bag: versions when it began, what was lost when it ended."""
+RESERVE: Final = ".reserve"
+"""File in a bag's folder that keeps room on the disk while it is recorded."""
 CHUNK: Final = 1 << 20
 """Bytes of messages that make a chunk where nobody asks for one earlier; what mcap's tools use, too."""
 Qos = dict[str, Any]
@@ -240,6 +242,7 @@ def repair(bag: Path) -> bool:
             raise ValueError(f"{bag} is still being recorded; end the recorder first") from None
         except (ValueError, OSError) as error:
             raise ValueError(f"{file} cannot be mended: {error}") from None
+        (file.parent / RESERVE).unlink(missing_ok=True)
         if bag.is_dir() and len(files) == 1:
             _write_metadata(bag, file.name, index, about(bag))
     return bool(torn)

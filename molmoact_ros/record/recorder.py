@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from molmoact_ros.record.bag import BagMessage, BagWriter, Qos
+from molmoact_ros.record.bag import RESERVE, BagMessage, BagWriter, Qos
 from molmoact_ros.record.pictures import PICTURES, Form, pack
 
 PERIOD: Final = 0.25
@@ -52,7 +52,7 @@ class Recorder:
         reserve: bytes of the disk kept for what is no picture. tell: hears in one line of each loss, when it begins.
         """
         self._bag, self._form, self._quality, self._tell = bag, form, quality, tell
-        self._limit, self._reserve = waiting, _Reserve(folder / ".reserve", reserve)
+        self._limit, self._reserve = waiting, _Reserve(folder / RESERVE, reserve)
         self._lock = threading.Condition()
         self._queues: dict[bool, deque[BagMessage]] = {True: deque(), False: deque()}  # pictures, and others
         self._waiting = {True: 0, False: 0}  # bytes of pictures, and of others

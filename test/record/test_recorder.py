@@ -74,9 +74,9 @@ def test_a_killed_recorder_leaves_all_but_the_last_second(tmp_path: Path, seed: 
     killed = time.time_ns()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not is_whole(bag / "bag.mcap")
+    assert not is_whole(bag / "bag.mcap") and (bag / ".reserve").stat().st_size == 16 * MIB
     with BagReader(bag) as reader:
-        assert reader.repaired
+        assert reader.repaired and not (bag / ".reserve").exists()
         heard = [(int(reader.decode(m).data), m.stamp_ns) for m in reader.messages(["/command"])]
         pictures = reader.count("/front/image")
     assert [number for number, _ in heard] == list(range(len(heard)))
