@@ -8,6 +8,9 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+from molmoact_ros.replay.arguments import add_arguments
 
 EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
@@ -20,11 +23,15 @@ EXAMPLES = """examples:
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
   molmoact-ros cameras
+  molmoact-ros up sim --record bag
+  molmoact-ros record --out bag --images jpeg
+  molmoact-ros replay bag --engine --report report.html     (--control, --graph)
   molmoact-ros doctor
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
   molmoact-ros export --checkpoint MolmoAct-7B-D-0812 --precision float16
 """
+FORMS = ["raw", "png", "jpeg"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--instruction", default="", help="what to do; default: what the scene asks for")
     demo.add_argument("--profile", default="sim", help="a file of config/profiles: sim, or bimanual_sim for two arms")
     demo.add_argument("--seed", type=int, default=7, help="which scene")
+    demo.add_argument("--images", choices=FORMS, default="raw", help="how the bag keeps pictures (docs/record.md)")
     demo.add_argument("--out", type=Path, help="a new folder for the results; default: runs/demo-<time>")
     run = add("eval", "many episodes through the ROS graph, and a table of how they went")
     run.add_argument("--episodes", type=int, default=40)
@@ -48,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
     parts = (
-        "engine, exact, batch, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz"
+        "engine, exact, batch, load: the model; seams, control, faults, fuzz, teleop: the controller; "
+        "libfranka: 1 kHz; record: what a recorder costs"
     )
     bench.add_argument("part", choices=list(BENCHES), help=parts)
     bench.add_argument("--steps", type=int, default=40, help="engine, exact, batch: reasoning steps")
@@ -57,11 +66,25 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, help="seams, control: of each measurement, 20; libfranka: 60")
     bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
     bench.add_argument("--times", type=int, default=10, help="faults, teleop: how often each is done")
+    bench.add_argument("--kills", type=int, default=0, help="record: instead, kill a recorder at random so often")
     bench.add_argument("--only", default="", help="faults: those whose name holds this")
     bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
     bench.add_argument("--arms", type=int, choices=[1, 2], default=1, help="fuzz: how many arms")
     bench.add_argument("--alone", action="store_true", help="engine: without simulator and controller beside it")
     bench.add_argument("--chart", type=Path, help="engine: also draw the figures into this PNG or SVG file")
+    to_lerobot = add("to-lerobot", "bags as one LeRobot dataset, an episode each")
+    to_lerobot.add_argument("bags", type=Path, nargs="+", metavar="BAG")
+    to_lerobot.add_argument("--out", type=Path, required=True, help="a new folder for the dataset")
+    to_lerobot.add_argument("--fps", type=int, default=10, help="frames a second")
+    to_lerobot.add_argument("--video", action="store_true", help="pictures as H.264, with loss; default: PNG")
+    from_lerobot = add("from-lerobot", "episodes of a LeRobot dataset as bags, to be replayed")
+    from_lerobot.add_argument("dataset", type=Path)
+    from_lerobot.add_argument("--out", type=Path, required=True, help="a new folder for the bags")
+    from_lerobot.add_argument("--episode", type=int, action="append", help="which; repeat; default: all")
+    for command in (to_lerobot, from_lerobot):
+        command.add_argument("--cameras", default="front,wrist", help="names of the cameras, front first")
+    to_lerobot.add_argument("--instruction", default="", help="the task, where a bag does not say it")
+    to_lerobot.add_argument("--remap", action="append", default=[], metavar="FROM:=TO", help="as for replay")
     teleop = add("teleop", "move an arm by hand, over the policy")
     teleop.add_argument(
         "device", choices=["keyboard", "joystick"], help="joystick: what ros joy_node publishes at /joy"
@@ -83,6 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     up = add("up", "start the nodes of a profile until Ctrl-C")
     up.add_argument("profile", help="a file of config/profiles without .yaml, or the path of your own with it")
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
+    up.add_argument("--record", type=Path, metavar="BAG", help="also record everything into this new folder")
+    up.add_argument("--images", choices=FORMS, default="raw", help="how the bag keeps pictures (docs/record.md)")
+    record = add("record", "everything that is published, into a bag, until Ctrl-C; or mend a bag")
+    record.add_argument("--out", type=Path, help="a new folder; default: runs/bag-<time>")
+    record.add_argument("--images", choices=FORMS, default="raw", help="png: without loss; jpeg: colour with loss")
+    record.add_argument("--quality", type=int, default=95, help="of JPEG, 1..100")
+    record.add_argument("--exclude", action="append", default=[], metavar="REGEX", help="topics left out; repeat")
+    record.add_argument("--repair", type=Path, metavar="BAG", help="make a bag whole whose recorder was killed")
+    add_arguments(add("replay", "a bag again by today's code, compared with what was recorded; 2: it differs too much"))
     train = add("train", "train the nano model from nothing; goes on where it stopped")
     train.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
     train.add_argument("--samples", type=int, default=48_000, help="moments to demonstrate")
@@ -126,7 +158,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     console = Console()
     out = (args.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
-    episode = demo(args.instruction, args.seed, out, _checkpoint(args), console, args.profile)
+    episode = demo(args.instruction, args.seed, out, _checkpoint(args), console, args.profile, args.images)
     verdict = "[green]done[/]" if episode.success else f"[red]not done[/] ({episode.message})"
     console.print(f"{episode.instruction}: {verdict} after {episode.seconds:.1f} s; video, bag and summary in {out}")
     return 0 if episode.success else 2
@@ -185,7 +217,7 @@ def _bench_engine(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from molmoact_ros.engine.bench import BASELINE
-    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.machine import machine
     from molmoact_ros.nodes.bench_engine import bench_engine
 
     figures, costs, digest = bench_engine(_checkpoint(args), args.steps, args.seed, args.alone, args.vision)
@@ -219,7 +251,7 @@ def _bench_exact(args: argparse.Namespace) -> int:
 
     from molmoact_ros.engine.engine import TorchEngine
     from molmoact_ros.learn.exactness import Exactness, exactness
-    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.machine import machine
     from molmoact_ros.paths import robot_model
 
     engine = TorchEngine.load(_checkpoint(args), threads=1)
@@ -283,6 +315,40 @@ def _bench_load(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_record(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from molmoact_ros.machine import machine
+    from molmoact_ros.nodes.bench_record import bench_record, disk_rate, kill_recorder
+
+    console = Console()
+    if args.kills:
+        kills = kill_recorder(args.kills, args.seed, lambda kill: console.print(f"{kill}", highlight=False))
+        whole = sum(not kill.missing for kill in kills)
+        last = max(kill.last for kill in kills)
+        console.print(
+            f"{whole} of {len(kills)} bags hold all but the last second; the last message was {last:.2f} s old"
+        )
+        figures: dict[str, Any] = {"kills": [vars(kill) for kill in kills], "whole": whole}
+    else:
+        figures = bench_record(args.seconds or 10.0, args.times, console.print) | {"disk": disk_rate(3.0)}
+        table = Table("recorder", "p50", "p99", "max", "of a core", "pictures", "lost", title="cycles off their time")
+        for name, row in figures["costs"].items():
+            table.add_row(
+                name, *(f"{row[key]:.2f} ms" for key in ("p50", "p99", "max")), f"{row['recorder_core']:.0%}",
+                f"{row['pictures']:.0f}", f"{row['lost']:.0f}",
+            )  # fmt: skip
+        console.print(table)
+        for name, ratio in figures["ratio_of_p99"].items():
+            console.print(f"p99 with a recorder ({name}) over p99 without: {ratio:.2f}")
+        for name, row in figures["disk"].items():
+            console.print(f"{name}: {row['MB_s']:.0f} MB/s, {row['pictures_s']:.0f} pictures/s of 640x480")
+    if args.json:
+        args.json.write_text(json.dumps(machine("") | figures, indent=1))
+    return 0 if not args.kills or whole == len(kills) else 1
+
+
 def _infer(args: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -305,7 +371,56 @@ def _up(args: argparse.Namespace) -> int:
     from molmoact_ros.nodes.bringup import up
 
     print(f"starting {args.profile}; logs in {args.logs}; Ctrl-C ends it")
-    up(args.profile, args.logs.resolve())
+    recorder = {"bag": str(args.record.resolve()), "images": args.images} if args.record else None
+    up(args.profile, args.logs.resolve(), {"recorder": recorder} if recorder else None)
+    return 0
+
+
+def _record(args: argparse.Namespace) -> int:
+    from molmoact_ros.nodes.recording import mend, record
+
+    if args.repair:
+        print(mend(args.repair))
+        return 0
+    out = (args.out or Path("runs") / f"bag-{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    return record(out, {"images": args.images, "quality": args.quality, "exclude": args.exclude or [""]})
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from molmoact_ros.nodes.replay import replay
+
+    return replay(args)
+
+
+def _to_lerobot(args: argparse.Namespace) -> int:
+    from contextlib import ExitStack
+
+    from molmoact_ros.paths import robot_model
+    from molmoact_ros.replay.lerobot import of_bag, write_dataset
+    from molmoact_ros.replay.recording import Names, Recording, parse_remap
+
+    names = Names(cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap))
+    with ExitStack() as stack:
+        recordings = [stack.enter_context(Recording(bag, names)) for bag in args.bags]
+        episodes = [of_bag(recording, robot_model(), args.fps, args.instruction) for recording in recordings]
+        write_dataset(args.out, episodes, args.video)
+    for bag, episode in zip(args.bags, episodes, strict=True):
+        for note in episode.notes:
+            print(f"{bag}: {note}")
+    print(f"{len(episodes)} episodes, {sum(len(e.states) for e in episodes)} frames in {args.out}")
+    return 0
+
+
+def _from_lerobot(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from molmoact_ros.replay.lerobot import Dataset, write_bag
+
+    dataset = Dataset.open(args.dataset)
+    numbers = args.episode or list(range(dataset.episodes))
+    for number in tqdm(numbers, unit="episode"):
+        write_bag(args.out / f"episode_{number:06d}", dataset.episode(number), args.cameras.split(","))
+    print(f"{len(numbers)} bags in {args.out}")
     return 0
 
 
@@ -387,11 +502,12 @@ def _fetch(args: argparse.Namespace) -> int:
 
 BENCHES = {
     "engine": _bench_engine, "exact": _bench_exact, "batch": _bench_batch, "load": _bench_load,
-    "libfranka": _bench_libfranka,
+    "libfranka": _bench_libfranka, "record": _bench_record,
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "foxglove": _foxglove,
+    "record": _record, "replay": _replay, "to-lerobot": _to_lerobot, "from-lerobot": _from_lerobot,
     "train": _train, "doctor": _doctor, "export": _export, "cameras": _cameras, "fetch": _fetch,
 }  # fmt: skip
 

@@ -18,18 +18,20 @@ MAY_IMPORT = {
     "control": {"robots"},
     "sim": {"robots", "cameras"},
     "record": {"reasoning"},
-    "learn": {"reasoning", "engine", "control", "sim"},
-    "nodes": {"reasoning", "robots", "cameras", "engine", "control", "sim", "record", "learn", "paths", "msg", "srv",
-              "action"},
+    "learn": {"reasoning", "engine", "control", "sim", "machine"},
+    "replay": {"reasoning", "robots", "engine", "control", "record", "machine"},
+    "nodes": {"reasoning", "robots", "cameras", "engine", "control", "sim", "record", "replay", "learn", "machine",
+              "paths", "msg", "srv", "action"},
 }  # fmt: skip
 ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs",
-       "control_msgs", "franka_msgs", "realsense2_camera_msgs", "builtin_interfaces", "rcl_interfaces",
-       "diagnostic_msgs", "visualization_msgs", "tf2_msgs"}  # fmt: skip
+       "control_msgs", "franka_msgs", "realsense2_camera_msgs", "rosgraph_msgs", "builtin_interfaces",
+       "rcl_interfaces", "diagnostic_msgs", "visualization_msgs", "tf2_msgs"}  # fmt: skip
 LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},
     "cameras": {"numpy", "pyrealsense2"},
     "control": {"numpy", "scipy", "mujoco", "mink", "ruckig", "pydantic"},
+    "record": {"numpy", "cv2", "yaml", "mcap", "zstandard", "rosbags", "imageio_ffmpeg"},
 }
 
 

@@ -53,6 +53,10 @@ class Checker:
         self._last.append(np.array(q, np.float64))
         return self._note(self._joints() | self._places(q))
 
+    def rest(self) -> None:
+        """Nothing is commanded: the arm may be moved by others, and the next command follows no earlier one."""
+        self._last.clear()
+
     def _note(self, names: set[str]) -> list[str]:
         for name in names:
             self.broken[name] += 1

@@ -75,6 +75,7 @@ class Engine(Protocol):
 
     timings: EngineTimings
     digest: str
+    tokens: list[int]  # of the last whole answer
 
     def reason(
         self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True

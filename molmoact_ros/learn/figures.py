@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 
 from molmoact_ros.engine.depth_vq import DepthVq, relative_depth
 from molmoact_ros.learn.expert import Expert
+from molmoact_ros.machine import machine
 from molmoact_ros.reasoning.trace import pixels_from_trace
 from molmoact_ros.sim.scene import Scene, Task
 from molmoact_ros.sim.workcell import Workcell
@@ -75,18 +74,6 @@ def _figures(rows: Sequence[Row]) -> dict[str, float]:
         "depth_code_accuracy": float(np.nanmean([r.depth_accuracy for r in rows])),
         "step_ms": float(np.nanmedian(steps) * 1e3),
         "seconds": float(np.median([r.seconds for r in rows])),
-    }
-
-
-def machine(digest: str) -> dict[str, str]:
-    """What figures were taken on: processor, versions, checkpoint."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return {
-        "processor": f"{len(names)} x {names[0]}" if names else platform.processor(),
-        "python": platform.python_version(),
-        "checkpoint": digest,
-        **{name: version(name) for name in ("molmoact-ros", "torch", "mujoco", "numpy")},
     }
 
 

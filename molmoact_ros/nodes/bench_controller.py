@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from molmoact_ros.learn.figures import machine
+from molmoact_ros.machine import machine
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import PAIR, SINGLE
 

@@ -20,6 +20,7 @@ from molmoact_ros.paths import fastdds_profile, profile
 
 NODES: Final = (
     "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
+    "player",
 )  # fmt: skip
 Parameters = dict[str, Any]
 """ROS parameters of one node, by name."""

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from molmoact_ros.engine.checkpoint import digest, load_depth_decoder
 from molmoact_ros.learn.evaluation import TIMEOUT
-from molmoact_ros.learn.figures import Row, depth_accuracy, machine, trace_error
+from molmoact_ros.learn.figures import Row, depth_accuracy, trace_error
+from molmoact_ros.machine import machine
 from molmoact_ros.nodes import conversions
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.nodes.device import STATES
@@ -106,15 +107,16 @@ def row(episode: Episode, distractors: int, robot: Path, checkpoint: Path) -> Ro
 
 
 def demo(
-    instruction: str, seed: int, out: Path, checkpoint: Path, console: Console, profile: str = "sim"
+    instruction: str, seed: int, out: Path, checkpoint: Path, console: Console, profile: str = "sim",
+    images: str = "raw",
 ) -> Episode:  # fmt: skip
-    """Run the episode of a simulated profile, whose policy or expert plans.
+    """Run the episode of a simulated profile, whose policy or expert plans. images: how the bag keeps pictures.
 
     Leaves `episode.mp4`, `last.png`, `bag/`, `summary.json` and `logs/` in a new folder `out`. ValueError for a profile
     that has no simulator or nobody who plans.
     """
     use_environment()
-    graph_profile = Profile.read(profile).with_parameters({"recorder": {"bag": str(out / "bag")}})
+    graph_profile = Profile.read(profile).with_parameters({"recorder": {"bag": str(out / "bag"), "images": images}})
     nodes = graph_profile.nodes
     planner = next((name for name in ("policy", "expert") if name in nodes), "")
     if not planner or "sim" not in nodes:

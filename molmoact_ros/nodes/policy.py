@@ -29,7 +29,7 @@ from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.control.approval import Approve
 from molmoact_ros.engine.checkpoint import torch_dtype
 from molmoact_ros.engine.engine import Mode, TorchEngine
-from molmoact_ros.msg import DepthTokens, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.msg import AnswerTokens, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.drawings import Drawings
 from molmoact_ros.nodes.frames import FrameBuffer
@@ -225,6 +225,7 @@ class PolicyNode(ManagedNode):
         self._depth_image = self.create_publisher(Image, "~/depth_image", qos.RELIABLE)
         self._trace = self.create_publisher(Trace, "~/trace", qos.RELIABLE)
         self._model_overlay = self.create_publisher(Image, "~/model_overlay", qos.RELIABLE)
+        self._answer_tokens = self.create_publisher(AnswerTokens, "~/answer_tokens", qos.RELIABLE)
         self._engine_status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
 
@@ -274,6 +275,10 @@ class PolicyNode(ManagedNode):
             if plan.joints is not None:
                 chunk.joint_names, chunk.joint_positions = plan.joints.name, plan.joints.position
             self._gate.take(chunk)
+            tokens = conversions.tokens_message(
+                plan.tokens, self._engine.digest, mode, plan.observation, plan.frames, plan.plan_id, head
+            )
+            self._answer_tokens.publish(tokens)
             if drawn is not None:
                 self._trace.publish(conversions.trace_message(drawn, Trace.HUMAN, plan.plan_id, head))
             self._finish(plan)

@@ -10,6 +10,7 @@ from math import inf
 from typing import Protocol
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, JointState
 
 from molmoact_ros.engine.decode import CancelledStep
@@ -35,6 +36,7 @@ class Plan:
     """One reasoning step: its number, what it saw, and how far it has come. seconds: since the step began.
 
     joints: those heard nearest to the picture; None when there were none within the tolerance.
+    frames: when each of its images was taken, front first. tokens: of the answer, once that is complete.
     """
 
     plan_id: int
@@ -43,6 +45,8 @@ class Plan:
     seconds: float
     timings: EngineTimings
     joints: JointState | None = None
+    frames: tuple[Time, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 class Listener(Protocol):
@@ -186,10 +190,13 @@ class Reasoner(threading.Thread):
         try:
             images = tuple(rgb_pixels(image) for image in frames.images)
             depth = None if frames.depth is None else metres(frames.depth)
+            stamps = tuple(image.header.stamp for image in frames.images)
             observation = Observation(images, task.instruction, frames.stamp, trace, depth)
             for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
                 seconds, timings = time.monotonic() - began, self._engine.timings
-                if not self._tell(task, Plan(self._plan_id, observation, reasoning, seconds, timings, frames.joints)):
+                tokens = tuple(self._engine.tokens) if reasoning.complete else ()
+                plan = Plan(self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens)
+                if not self._tell(task, plan):
                     return
         except CancelledStep:
             return

@@ -1,18 +1,40 @@
-"""Writes every topic into an MCAP bag, as it passes."""
+"""Writes every topic into an MCAP bag, as it passes, and beside them the parameters of all nodes."""
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
+from diagnostic_msgs.msg import DiagnosticArray
 from pydantic import BaseModel, Field
+from rcl_interfaces.msg import Parameter, ParameterEvent
+from rcl_interfaces.srv import GetParameters, ListParameters
+from rclpy.client import Client
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 
+from molmoact_ros.machine import machine
+from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.status import status
 from molmoact_ros.nodes.topics import message_class, offered
-from molmoact_ros.record.bag import BagMessage, BagWriter
+from molmoact_ros.record.bag import BagMessage, BagWriter, Qos
+from molmoact_ros.record.pictures import PICTURES, Form
+from molmoact_ros.record.recorder import MIB, Recorder
+
+KEEP_ALL: Final = QoSProfile(
+    depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+NICE: Final = 5
+LOOK: Final = 0.2
+"""s between looks for new topics and nodes."""
+REMINDER: Final = 10.0
+"""s between lines that say how the recording goes."""
 
 
 class RecorderConfig(BaseModel):
@@ -20,49 +42,142 @@ class RecorderConfig(BaseModel):
 
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
     exclude: list[str] = Field(
-        [r"/rosout", r"/parameter_events", r"/view/(?!markers).*", r".*/model_overlay.*", r".*/depth_image"],
-        description="topics left out, as regular expressions: pictures that are made of what is recorded, for one",
+        [r"/view/(?!markers).*", r".*/model_overlay.*", r".*/depth_image"],
+        description="topics left out besides those of actions, as regular expressions: pictures made of others",
     )
+    images: Form = Field("raw", description="raw; png: without loss; jpeg: colour as JPEG, depth as PNG")
+    quality: int = Field(95, ge=1, le=100, description="of JPEG")
+    waiting: int = Field(128, ge=1, description="MiB of pictures, and as many of others, that may wait for the disk")
+    reserve: int = Field(16, ge=0, description="MiB of the disk set aside for what is no picture")
 
 
 class RecorderNode(Node):
-    """Looks for new topics twice a second and subscribes to each as its publishers offer it."""
+    """Looks for new topics and nodes and subscribes to each topic as its publishers offer it."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        config = declare(self, RecorderConfig)
-        self._exclude = [re.compile(pattern) for pattern in config.exclude]
-        self._bag = BagWriter(Path(config.bag))
-        self._seen: set[str] = set()
-        self._look_for_topics()
-        self.create_timer(0.5, self._look_for_topics)
-        self.get_logger().info(f"ready: recording into {config.bag}")
+        self.config = declare(self, RecorderConfig)
+        # What actions say to each other has types of its own, which no bag of Jazzy holds.
+        self._exclude = [re.compile(pattern) for pattern in (".*/_action/.*", *self.config.exclude) if pattern]
+        folder = Path(self.config.bag)
+        writer = BagWriter(folder, about=machine(""))
+        self._recorder = Recorder(
+            writer, folder, self.config.images, self.config.quality, self.config.waiting * MIB,
+            self.config.reserve * MIB, self.get_logger().error,
+        )  # fmt: skip
+        self._topics: set[str] = set()
+        self._nodes: set[str] = set()  # whose parameters are known, or asked for
+        self._asking: dict[str, tuple[Client, Client]] = {}
+        # Told for the bag's sake: of each node what it had when it was first seen. Changes are on /parameter_events.
+        self._parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self._look()
+        self.create_timer(LOOK, self._look)
+        self.create_timer(1.0, self._report)
+        self.create_timer(REMINDER, lambda: self._say("recording"))
+        self.get_logger().info(f"ready: recording into {folder}")
 
     def destroy_node(self) -> None:
         """Finish the bag, then the node."""
         super().destroy_node()
-        self._bag.close()
+        self._recorder.close()
+        self._say("recorded")
 
-    def _look_for_topics(self) -> None:
+    def _look(self) -> None:
         for topic, types in self.get_topic_names_and_types():
-            if topic not in self._seen and not any(pattern.fullmatch(topic) for pattern in self._exclude):
-                self._seen.add(topic)
+            if topic in self._topics or any(pattern.fullmatch(topic) for pattern in self._exclude):
+                continue
+            if self.count_publishers(topic):  # else nobody knows yet how it will be offered
+                self._topics.add(topic)
                 self._record(topic, types[0])
+        names = {f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces()}
+        for node in names - self._nodes - {self.get_fully_qualified_name()}:
+            self._ask(node)
+
+    # Topics
 
     def _record(self, topic: str, type_name: str) -> None:
         kind = message_class(type_name)
-        if kind is None:
-            self.get_logger().warning(f"{topic} is not recorded: {type_name} is not installed here")
+        # A queue of large pictures would be as large as all that may wait for the disk.
+        quality = offered(self, topic, depth=10 if type_name in PICTURES else 1000)
+        try:
+            if kind is None:
+                raise ValueError("its package was not found")
+            self._recorder.offer(topic, type_name, [as_metadata(quality)])
+        except ValueError as error:
+            self.get_logger().warning(f"{topic} is not recorded: {type_name} is not installed here ({error})")
             return
-        quality = offered(self, topic, depth=100)
         self.create_subscription(kind, topic, partial(self._write, topic, type_name), quality, raw=True)
 
     def _write(self, topic: str, type_name: str, data: bytes) -> None:
-        self._bag.write(BagMessage(topic, type_name, data, self.get_clock().now().nanoseconds))
+        self._recorder.put(BagMessage(topic, type_name, data, self.get_clock().now().nanoseconds))
+
+    # Parameters
+
+    def _ask(self, node: str) -> None:
+        """Ask a node for its parameters, once it can be asked, and tell them as if it had just declared them."""
+        if node not in self._asking:
+            self._asking[node] = (
+                self.create_client(ListParameters, f"{node}/list_parameters"),
+                self.create_client(GetParameters, f"{node}/get_parameters"),
+            )
+        lister, getter = self._asking[node]
+        if not (lister.service_is_ready() and getter.service_is_ready()):
+            return
+        self._nodes.add(node)
+
+        def names_came(future: Future) -> None:
+            names = future.result().result.names
+            got = getter.call_async(GetParameters.Request(names=names))
+            got.add_done_callback(partial(values_came, names))
+
+        def values_came(names: list[str], future: Future) -> None:
+            event = ParameterEvent(node=node, stamp=self.get_clock().now().to_msg())
+            values = future.result().values
+            event.new_parameters = [Parameter(name=n, value=v) for n, v in zip(names, values, strict=True)]
+            self._parameters.publish(event)
+            for client in self._asking.pop(node):
+                self.destroy_client(client)
+
+        lister.call_async(ListParameters.Request()).add_done_callback(names_came)
+
+    # How it goes
+
+    def _report(self) -> None:
+        tally = self._recorder.tally
+        lost = tally.pictures + tally.others
+        values = {
+            "messages": tally.messages,
+            "bytes": tally.bytes,
+            "pictures_lost": tally.pictures,
+            "others_lost": tally.others,
+        }
+        text = tally.problem or f"into {self.config.bag}"
+        message = DiagnosticArray(status=[status(f"{self.get_name()}: bag", lost > 0, text, values, "disk")])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+    def _say(self, what: str) -> None:
+        tally = self._recorder.tally
+        lost = f"; lost: {tally.pictures} pictures, {tally.others} others ({tally.problem})" if tally.problem else ""
+        self.get_logger().info(f"{what}: {tally.messages} messages, {tally.bytes / MIB:.1f} MiB{lost}")
+
+
+def as_metadata(profile: QoSProfile) -> Qos:
+    """A quality of service as rosbag2's metadata.yaml has it."""
+    forever: Any = {"sec": 9223372036, "nsec": 854775807}
+    return {
+        "history": "keep_last", "depth": profile.depth,
+        "reliability": "reliable" if profile.reliability is ReliabilityPolicy.RELIABLE else "best_effort",
+        "durability": "transient_local" if profile.durability is DurabilityPolicy.TRANSIENT_LOCAL else "volatile",
+        "deadline": forever, "lifespan": forever, "liveliness": "automatic", "liveliness_lease_duration": forever,
+        "avoid_ros_namespace_conventions": False,
+    }  # fmt: skip
 
 
 def main() -> None:
-    """Start the node."""
+    """Start the node. What records comes after what reasons and moves, where they want the same core."""
+    os.nice(NICE)
     run(RecorderNode)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.cameras.matching import FATES
-from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.engine.engine import TorchEngine
+from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.conversions import chunk_actions, depth_codes, image_pixels, seconds, trace_points
+from molmoact_ros.nodes.conversions import chunk_actions, depth_codes, image_pixels, rgb_pixels, seconds, trace_points
+from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.robots.franka import HOME_Q
 
 from .conftest import INSTRUCTION, PERIOD, Robot
+
+EVERY_PICTURE = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> None:
@@ -59,6 +65,23 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
         assert 2 <= counts["used"] < counts["skipped"], "it plans less often than the cameras film"
     assert told["apart_s"] <= told["slop_s"] and told["joints_apart_s"] <= told["joint_slop_s"]
     assert robot.engine[-1].step_seconds > 0 and "vision" in robot.engine[-1].stages
+
+
+def test_an_answer_can_be_said_again_from_what_was_published(robot: Robot, checkpoint: Path) -> None:
+    """Its pictures by the stamps that come with its tokens, into an engine of one's own: the same tokens."""
+    tokens = robot.listen(AnswerTokens, "/policy/answer_tokens", qos.RELIABLE)
+    cameras = [robot.listen(Image, f"/{name}/color/image_raw", EVERY_PICTURE) for name in ("front", "wrist")]
+    robot.say(INSTRUCTION)
+    assert robot.until(lambda: len(tokens) >= 2)
+    robot.say("")
+    said = tokens[1]
+    by_stamp = [{seconds(image.header.stamp): image for image in images} for images in cameras]
+    pictures = tuple(rgb_pixels(of[seconds(at)]) for of, at in zip(by_stamp, said.frames, strict=True))
+    engine = TorchEngine.load(checkpoint, threads=1)
+    for _ in engine.reason(Observation(pictures, said.instruction, seconds(said.frames[0]))):
+        pass
+    assert said.checkpoint == engine.digest and (said.mode, said.instruction) == ("full", INSTRUCTION)
+    assert list(said.tokens) == engine.tokens
 
 
 def test_wrong_instructions_are_answered_and_nothing_moves(robot: Robot) -> None:

@@ -10,7 +10,7 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
-from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter
+from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter, Types
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 STRING, JOINTS = "std_msgs/msg/String", "sensor_msgs/msg/JointState"
@@ -99,6 +99,17 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a readable bag"):
         BagReader(tmp_path / "empty")
     (file,) = (tmp_path / "bag").glob("*.mcap")
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="not a readable bag"):
+    file.write_bytes(b"no bag at all")
+    with pytest.raises(ValueError, match=r"cannot be mended: .* is not an MCAP file"):
         BagReader(tmp_path / "bag")
+
+
+def test_a_message_is_made_of_what_is_given_and_zeros() -> None:
+    types = Types()
+    info = types.make("sensor_msgs/msg/CameraInfo", width=640)
+    assert (info.width, info.height, info.header.frame_id, info.k.tolist()) == (640, 0, "", [0.0] * 9)
+    assert types.decode(types.encode(info), "sensor_msgs/msg/CameraInfo").width == 640
+    status = types.make("diagnostic_msgs/msg/DiagnosticArray")
+    assert types.decode(types.encode(status), "diagnostic_msgs/msg/DiagnosticArray").status == []
+    with pytest.raises(ValueError, match="nowhere_msgs/msg/Thing is not defined"):
+        types.make("nowhere_msgs/msg/Thing")

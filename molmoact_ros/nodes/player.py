@@ -1,0 +1,233 @@
+"""Plays a bag onto live topics, with its clock: what cameras, arms and people said; nodes of today do the rest."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.process import run
+from molmoact_ros.record.bag import BagMessage
+from molmoact_ros.record.messages import unpacked
+from molmoact_ros.record.pictures import COMPRESSED
+from molmoact_ros.replay.recording import Names, Recording, parse_remap
+
+CLOCK_RATE: Final = 200.0
+"""Hz of /clock, of the machine's own time."""
+GAP: Final = 1.0
+"""s of the clock between the end of the bag and its beginning, when it is played again."""
+POLICY, HOLD, STOPPED = 1, 2, 3  # of SafetyStatus.msg
+OURS = r"/(policy|expert|controller|recorder|sim|player)/.*|/fr3.*_controller/.*|/(left|right)_fr3.*|/clock|/rosout" \
+       r"|/diagnostics|/parameter_events|.*/_action/.*"  # fmt: skip
+"""What the nodes of today say themselves."""
+PEOPLE = r"/policy/edit_trace|/controller/teleop/.*"
+
+
+class PlayerConfig(BaseModel):
+    """Parameters of the player."""
+
+    bag: str = Field("", min_length=1, description="folder of the bag")
+    rate: float = Field(1.0, gt=0, le=100, description="times the recorded speed")
+    loop: int = Field(1, ge=1, description="how often it is played; the clock goes on in between")
+    paused: bool = Field(False, description="begin paused, until ~/go_on is called")
+    exclude: str = Field(OURS, description="topics that are not played: a regular expression")
+    include: str = Field(PEOPLE, description="topics that are played all the same")
+    remap: list[str] = Field([""], description="topics of the bag by other names: from:=to")
+    wait: list[str] = Field([""], description="nodes that have to listen before it begins")
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Something to be done at a time of the bag, ns: a message to publish, or what a person said then."""
+
+    at: int
+    message: BagMessage | None = None
+    instruction: str | None = None
+    service: str = ""
+
+
+class PlayerNode(Node):
+    """The bag is played by a thread of its own; services on the executor's."""
+
+    def __init__(self) -> None:
+        super().__init__("player")
+        self.config = declare(self, PlayerConfig)
+        self._recording = Recording(
+            Path(self.config.bag), Names(remap=parse_remap([rule for rule in self.config.remap if rule]))
+        )
+        self._going = threading.Event()
+        if not self.config.paused:
+            self._going.set()
+        self._open = True
+        self._clock_topic = self.create_publisher(Clock, "/clock", qos.RELIABLE)
+        self._instruction = self.create_publisher(String, "/policy/instruction", qos.RELIABLE)
+        self._triggers = {
+            name: self.create_client(Trigger, f"/controller/{name}") for name in ("start", "hold", "stop", "resume")
+        }
+        self._topics: dict[str, Any] = {}
+        for topic, type_name in self._recording.topics.items():
+            if re.fullmatch(self.config.include, topic) or not re.fullmatch(self.config.exclude, topic):
+                self._topics |= self._advertise(topic, type_name)
+        self.create_service(Trigger, "~/pause", self._on_pause)
+        self.create_service(Trigger, "~/go_on", self._on_go_on)
+        self._thread = threading.Thread(target=self._play, name="player", daemon=True)
+        self._thread.start()
+        self.get_logger().info(f"ready: playing {len(self._topics)} topics of {self.config.bag}")
+
+    def destroy_node(self) -> None:
+        """End the thread, then the node."""
+        self._open = False
+        self._going.set()
+        self._thread.join()
+        self._recording.reader.close()
+        super().destroy_node()
+
+    def _advertise(self, topic: str, type_name: str) -> dict[str, Any]:
+        """A publisher for a topic of the bag; compressed pictures are published as pictures, since nodes want those."""
+        package, _, kind = type_name.split("/")
+        try:
+            message_type = getattr(import_module(f"{package}.msg"), kind)
+        except (ImportError, AttributeError):
+            self.get_logger().warning(f"{topic} is not played: {type_name} is not installed here")
+            return {}
+        if type_name == COMPRESSED:
+            plain = re.sub("/(compressed|compressedDepth)$", "", topic)
+            return {topic: (self.create_publisher(Image, plain, qos.SENSOR), CompressedImage)}
+        profile = qos.SENSOR if message_type is Image else qos.STATE if "info" in topic else qos.RELIABLE
+        return {topic: (self.create_publisher(message_type, topic, profile), message_type)}
+
+    def _on_pause(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._going.clear()
+        response.success = True
+        return response
+
+    def _on_go_on(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._going.set()
+        response.success = True
+        return response
+
+    # The thread
+
+    def _play(self) -> None:
+        try:
+            self._wait_for_listeners()
+            begin, end = self._recording.reader.span_ns
+            for turn in range(self.config.loop):
+                shift = turn * (end - begin + round(GAP * 1e9))
+                for cue in self._cues():
+                    self._until(cue.at + shift)
+                    if not self._open:
+                        return
+                    self._do(cue, shift)
+                self._until(end + shift + round(GAP * 1e9))
+            self.get_logger().info("done: the bag is over")
+        except (ValueError, OSError) as error:
+            self.get_logger().error(f"the bag cannot be played: {error}")
+
+    def _wait_for_listeners(self) -> None:
+        topics = {self._instruction.topic_name, *(publisher.topic_name for publisher, _ in self._topics.values())}
+        wanted = {node for node in self.config.wait if node}
+        self._now = self._recording.reader.span_ns[0]
+        while self._open:
+            infos = [info for topic in topics for info in self.get_subscriptions_info_by_topic(topic)]
+            if wanted <= {info.node_name for info in infos}:
+                return
+            self._tell_time(self._now)
+            time.sleep(0.1)
+
+    def _cues(self) -> Iterator[Cue]:
+        """Everything that is to be done, by time."""
+        told, state = "", 0
+        names = self._recording.names
+        status, safety = f"{names.policy}/engine_status", f"{names.controller}/safety_status"
+        watched = [topic for topic in (status, safety) if topic in self._recording.topics]
+        for message in self._recording.messages([*self._topics, *watched]):
+            if message.topic == status:
+                said = self._recording.decode(message).instruction
+                if said != told:
+                    told = said
+                    yield Cue(message.stamp_ns, instruction=said)
+            elif message.topic == safety:
+                now = self._recording.decode(message).state
+                if now != state:
+                    service = {POLICY: "resume" if state == STOPPED else "start", STOPPED: "stop"}.get(now, "")
+                    state = now
+                    yield Cue(message.stamp_ns, service=service)
+            else:
+                yield Cue(message.stamp_ns, message)
+
+    def _until(self, at: int) -> None:
+        """Tell the time until it is `at`, ns of the bag's clock; pauses take none of it."""
+        step = round(self.config.rate * 1e9 / CLOCK_RATE)
+        due = time.monotonic()
+        while self._open and self._now < at:
+            if not self._going.is_set():
+                self._going.wait(0.1)
+                due = time.monotonic()
+                continue
+            part = min(step, at - self._now)
+            due += part * 1e-9 / self.config.rate
+            time.sleep(max(0.0, due - time.monotonic()))
+            self._now += part
+            self._tell_time(self._now)
+
+    def _tell_time(self, now: int) -> None:
+        self._clock_topic.publish(Clock(clock=conversions.time_message(now * 1e-9)))
+
+    def _do(self, cue: Cue, shift: int) -> None:
+        if cue.message is not None:
+            publisher, kind = self._topics[cue.message.topic]
+            data = cue.message.data
+            if kind is CompressedImage:
+                publisher.publish(self._unpacked(cue.message, shift))
+            else:
+                publisher.publish(restamped(data, shift) if has_header(kind) else data)
+        elif cue.instruction is not None:
+            self._instruction.publish(String(data=cue.instruction))
+        elif cue.service and self._triggers[cue.service].service_is_ready():
+            self._triggers[cue.service].call_async(Trigger.Request())
+
+    def _unpacked(self, message: BagMessage, shift: int) -> Image:
+        picture = self._recording.decode(message)
+        pixels, encoding = unpacked(picture)
+        stamp = conversions.seconds(picture.header.stamp) + shift * 1e-9
+        return conversions.image_message(pixels, encoding, conversions.header(stamp, picture.header.frame_id))
+
+
+def has_header(kind: Any) -> bool:
+    """Whether a message's type begins with a std_msgs/Header."""
+    return next(iter(kind.get_fields_and_field_types().values()), "") == "std_msgs/Header"
+
+
+def restamped(data: bytes, shift: int) -> bytes:
+    """A message that begins with a header, as CDR bytes, with its stamp moved by `shift` ns; a stamp of zero stays."""
+    order: Literal["little", "big"] = "little" if data[1] & 1 else "big"
+    seconds = int.from_bytes(data[4:8], order, signed=True)
+    stamp = seconds * 10**9 + int.from_bytes(data[8:12], order)
+    if not shift or not stamp:
+        return data
+    whole, nanoseconds = divmod(stamp + shift, 10**9)
+    return data[:4] + whole.to_bytes(4, order, signed=True) + nanoseconds.to_bytes(4, order) + data[12:]
+
+
+def main() -> None:
+    """Start the node."""
+    run(PlayerNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Answers of a model to the steps of a recording, in memory and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One plan; a part is None where it was not said or not recorded.
+
+    stamp: of its front picture, s. frames: of all pictures, s, where known. drawn: a person's trace, int [n, 2]
+    in 0..255. depth: uint8 [10, 10]. trace: int [n, 2] in 0..255. actions: float64 [N, D], dt s each; rows as in
+    ActionChunk.msg. seconds: that it took. refused: why there is none.
+    """
+
+    plan_id: int
+    stamp: float
+    mode: str = "full"
+    instruction: str = ""
+    checkpoint: str = ""
+    frames: list[float] = field(default_factory=list)
+    drawn: np.ndarray | None = None
+    tokens: list[int] | None = None
+    depth: np.ndarray | None = None
+    trace: np.ndarray | None = None
+    actions: np.ndarray | None = None
+    dt: float = 0.1
+    seconds: float | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers in the order of their stamps. about: what they were made by, such as `machine.machine` says."""
+
+    about: dict[str, str]
+    answers: list[Answer]
+
+    def save(self, file: Path) -> None:
+        """As JSON, every number as it is."""
+        rows = [{name: _plain(value) for name, value in vars(answer).items()} for answer in self.answers]
+        file.write_text(json.dumps({"about": self.about, "answers": rows}))
+
+    @staticmethod
+    def load(file: Path) -> Answers:
+        """Raises ValueError, in one line, for a file of another form."""
+        try:
+            read = json.loads(file.read_text())
+            return Answers(read["about"], [_answer(row) for row in read["answers"]])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} does not hold answers ({error}); `replay --engine --save` writes them") from None
+
+
+def pairs(recorded: Iterable[Answer], again: Iterable[Answer], within: float) -> list[tuple[Answer, Answer]]:
+    """Each of `again` with the recorded one whose picture is nearest, if that is within so many seconds."""
+    out, known = [], list(recorded)
+    for answer in again:
+        near = min(known, key=lambda other: abs(other.stamp - answer.stamp), default=None)
+        if near is not None and abs(near.stamp - answer.stamp) <= within:
+            out.append((near, answer))
+    return out
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _answer(row: dict[str, Any]) -> Answer:
+    kinds = {"drawn": np.int64, "depth": np.uint8, "trace": np.int64, "actions": np.float64}
+    for name, kind in kinds.items():
+        if row[name] is not None:
+            row[name] = np.array(row[name], kind)
+    return Answer(**row)

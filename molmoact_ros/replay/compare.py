@@ -1,0 +1,359 @@
+"""How far what was done again is from what was recorded, against thresholds, with the first divergence named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from molmoact_ros.control.supervisor import State
+from molmoact_ros.engine.findings import Finding, Verdict
+from molmoact_ros.reasoning.trace import pixels_from_trace
+from molmoact_ros.replay.answers import Answer
+from molmoact_ros.replay.control import ControlReplay, Motion
+
+PICTURE: Final = (640, 480)
+"""Pixels in which distances between traces are told, whatever the camera's."""
+DIMENSIONS: Final = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+_MORE: Final = 20  # times that a limit may bite more often, where it hardly ever did
+_POINTS: Final = 32  # of each trace, evenly along it
+
+
+class Thresholds(BaseModel):
+    """config/replay.yaml says what each is."""
+
+    model_config = ConfigDict(extra="forbid")
+    tokens: int = Field(0, ge=0)
+    depth_agreement: float = Field(0.8, ge=0, le=1)
+    trace_px: float = Field(40.0, ge=0)
+    translation_m: float = Field(0.004, ge=0)
+    rotation_rad: float = Field(0.04, ge=0)
+    gripper: float = Field(0.25, ge=0)
+    command_rad: float = Field(0.1, ge=0)
+    following_rad: float = Field(0.2, ge=0)
+    jerk_ratio: float = Field(1.25, ge=0)
+    limit_hits_ratio: float = Field(1.5, ge=0)
+    step_time_ratio: float = Field(0.0, ge=0)
+
+    @staticmethod
+    def read(file: Path) -> Thresholds:
+        """Raises ValueError, in one line that names what does not fit."""
+        try:
+            return Thresholds.model_validate(yaml.safe_load(file.read_text()) or {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (yaml.YAMLError, OSError) as error:
+            raise ValueError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between two answers to one step; nan where a part is missing on either side.
+
+    tokens: how many are unequal, None where they cannot be compared. depth: share of equal codes. trace: discrete
+    Fréchet distance, px of PICTURE. actions: mean absolute difference of each dimension, float64 [D]. first: what
+    differs first, in words; empty: nothing.
+    """
+
+    stamp: float
+    plan_id: int
+    tokens: int | None
+    depth: float
+    trace: float
+    actions: np.ndarray
+    first: str
+
+
+@dataclass
+class Comparison:
+    """findings: one line each, FAIL where a threshold is passed; first: the first divergence, in words; empty: none.
+
+    figures: by name, for JSON and the report.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    first: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        """Nothing fails."""
+        return not any(finding.verdict is Verdict.FAIL for finding in self.findings)
+
+
+def difference(then: Answer, now: Answer) -> Difference:
+    """Of one step's answers."""
+    unequal = None
+    if then.tokens is not None and now.tokens is not None:
+        longest = max(len(then.tokens), len(now.tokens))
+        unequal = longest - sum(a == b for a, b in zip(then.tokens, now.tokens, strict=False))
+    nothing = float("nan")
+    depth = trace = nothing
+    if then.depth is not None and now.depth is not None:
+        depth = float((then.depth == now.depth).mean())
+    if then.trace is not None and now.trace is not None:
+        trace = frechet(pixels_from_trace(then.trace, *PICTURE), pixels_from_trace(now.trace, *PICTURE))
+    return Difference(now.stamp, now.plan_id, unequal, depth, trace, _actions(then, now), _first(then, now, unequal))
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Discrete Fréchet distance between two polylines [n, 2] and [m, 2], sampled evenly along each."""
+    p, q = _along(a), _along(b)
+    apart = np.linalg.norm(p[:, None] - q[None], axis=2)
+    reach = np.full_like(apart, np.inf)
+    for i in range(len(p)):
+        for j in range(len(q)):
+            before = 0.0 if i == j == 0 else np.inf
+            if i:
+                before = min(before, reach[i - 1, j])
+            if j:
+                before = min(before, reach[i, j - 1])
+            if i and j:
+                before = min(before, reach[i - 1, j - 1])
+            reach[i, j] = max(before, apart[i, j])
+    return float(reach[-1, -1])
+
+
+def _along(points: np.ndarray) -> np.ndarray:
+    points = np.asarray(points, np.float64)
+    way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    at = np.linspace(0, way[-1], _POINTS)
+    return np.stack([np.interp(at, way, points[:, k]) for k in range(2)], axis=1)
+
+
+def _actions(then: Answer, now: Answer) -> np.ndarray:
+    """Mean absolute difference of each dimension over the steps that both have."""
+    if then.actions is None or now.actions is None or then.actions.shape[1] != now.actions.shape[1]:
+        width = 7 if now.actions is None else now.actions.shape[1]
+        return np.full(width, np.nan)
+    steps = min(len(then.actions), len(now.actions))
+    return np.asarray(np.abs(then.actions[:steps] - now.actions[:steps]).mean(axis=0))
+
+
+def _first(then: Answer, now: Answer, unequal: int | None) -> str:
+    """What differs first, in the order in which it is said."""
+    if now.refused:
+        return f"it is refused: {now.refused}"
+    if unequal == 0:
+        return ""
+    where = ""
+    if unequal and then.tokens is not None and now.tokens is not None:
+        pairs = zip(then.tokens, now.tokens, strict=False)
+        shared = min(len(then.tokens), len(now.tokens))
+        at = next((k for k, (a, b) in enumerate(pairs) if a != b), shared)
+        where = f"token {at + 1} of {len(then.tokens)}: "
+    for name, before, after in (("depth", then.depth, now.depth), ("trace", then.trace, now.trace)):
+        if before is None or after is None or np.array_equal(before, after):
+            continue
+        if before.shape != after.shape:
+            return f"{where}the {name} has {len(after)} points instead of {len(before)}"
+        row, column = np.argwhere(before != after)[0].tolist()
+        what = f"depth code in row {row + 1}, column {column + 1}" if name == "depth" else (
+            f"{'xy'[column]} of the trace's point {row + 1}"
+        )  # fmt: skip
+        return f"{where}{what} is {after[row, column]} instead of {before[row, column]}"
+    if then.actions is not None and now.actions is not None and not np.array_equal(then.actions, now.actions):
+        if then.actions.shape != now.actions.shape:
+            return f"{where}the chunk is {list(now.actions.shape)} instead of {list(then.actions.shape)}"
+        row, column = np.argwhere(then.actions != now.actions)[0].tolist()
+        name = DIMENSIONS[column] if now.actions.shape[1] == len(DIMENSIONS) else f"value {column + 1}"
+        return (
+            f"{where}{name} of action {row + 1} is {now.actions[row, column]:.5f} "
+            f"instead of {then.actions[row, column]:.5f}"
+        )
+    return where.removesuffix(": ") + " differs" if where else ""
+
+
+def compare_answers(
+    pairs: Sequence[tuple[Answer, Answer]], exact: bool, thresholds: Thresholds, why_not: str = ""
+) -> Comparison:
+    """Answers then and now. exact: their tokens have to be equal; else `why_not` says why only distances count."""
+    if not pairs:
+        return Comparison([Finding("plans", Verdict.NOTE, "nothing to compare")])
+    rows = [difference(then, now) for then, now in pairs]
+    out = Comparison(figures={"plans": len(rows)})
+    begin = rows[0].stamp
+    for k, row in enumerate(rows):
+        if row.first:
+            out.first = f"step {k + 1} of {len(rows)} (plan {row.plan_id}, {row.stamp - begin:.2f} s): {row.first}"
+            break
+    refused = [now.refused for _, now in pairs if now.refused]
+    out.findings.append(Finding.check("answers", not refused, refused[0] if refused else f"{len(rows)} of {len(rows)}"))
+    compared = [row.tokens for row in rows if row.tokens is not None]
+    unequal = sum(compared)
+    if exact:
+        text = f"{unequal} of {sum(len(then.tokens or ()) for then, _ in pairs)} differ, in {len(rows)} answers"
+        out.findings.append(Finding.check("tokens", unequal <= thresholds.tokens, text))
+    else:
+        out.findings.append(Finding("tokens", Verdict.NOTE, f"not compared one by one: {why_not}"))
+    out.figures |= {"unequal_tokens": unequal, "tokens_compared": bool(compared), "exact": exact}
+    _distances(rows, thresholds, out)
+    _times(pairs, thresholds, out)
+    out.figures["rows"] = [
+        {**vars(row), "actions": row.actions.tolist(), "seconds": now.seconds, "recorded_seconds": then.seconds}
+        for row, (then, now) in zip(rows, pairs, strict=True)
+    ]
+    return out
+
+
+def _distances(rows: Sequence[Difference], t: Thresholds, out: Comparison) -> None:
+    depth, trace = _mean([row.depth for row in rows]), _mean([row.trace for row in rows])
+    actions = np.array([row.actions for row in rows])
+    known = actions[np.isfinite(actions).all(axis=1)]
+    if not np.isnan(depth):
+        text = f"{depth:.1%} agree, at least {t.depth_agreement:.0%}"
+        out.findings.append(Finding.check("depth codes", depth >= t.depth_agreement, text))
+    if not np.isnan(trace):
+        out.findings.append(
+            Finding.check("trace", trace <= t.trace_px, f"{trace:.1f} px apart, at most {t.trace_px:g} px")
+        )  # fmt: skip
+    figures: dict[str, Any] = {"depth_agreement": depth, "trace_px": trace}
+    if len(known):
+        each, arms = known.mean(axis=0), max(1, known.shape[1] // 7)
+        kinds = {
+            "translation_m": (each[: 3 * arms].max(), t.translation_m, "m"),
+            "rotation_rad": (each[3 * arms : 6 * arms].max(), t.rotation_rad, "rad"),
+            "gripper": (each[6 * arms :].max(), t.gripper, "of its way"),
+        }
+        for name, (value, limit, unit) in kinds.items():
+            text = f"{value:.5f} {unit} apart in the worst dimension, at most {limit:g}"
+            out.findings.append(Finding.check(f"actions: {name.split('_')[0]}", bool(value <= limit), text))
+            figures[name] = float(value)
+        figures["actions"] = each.tolist()
+    out.figures |= figures
+
+
+def _times(pairs: Sequence[tuple[Answer, Answer]], t: Thresholds, out: Comparison) -> None:
+    both = [(then.seconds, now.seconds) for then, now in pairs if then.seconds and now.seconds]
+    if not both:
+        return
+    then, now = (float(np.median(column)) for column in zip(*both, strict=True))
+    ratio = now / then
+    text = f"{now * 1e3:.0f} ms at the median, recorded {then * 1e3:.0f} ms: {ratio:.2f} times"
+    fine = not t.step_time_ratio or ratio <= t.step_time_ratio
+    verdict = (Verdict.OK if fine else Verdict.FAIL) if t.step_time_ratio else Verdict.NOTE
+    out.findings.append(Finding("step time", verdict, text))
+    out.figures |= {"step_seconds": now, "recorded_step_seconds": then}
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def compare_control(replay: ControlReplay, t: Thresholds) -> Comparison:
+    """Commands then and now."""
+    out = Comparison()
+    broken = {name: count for name, count in replay.broken.items() if count}
+    text = ", ".join(f"{name} in {count} cycles" for name, count in broken.items()) or "none"
+    out.findings.append(Finding.check("limits broken", not broken, text))
+    out.figures |= {"broken": replay.broken}
+    firsts: list[tuple[float, str]] = []
+    for arm, then, now, measured in zip(replay.arms, replay.recorded, replay.again, replay.measured, strict=True):
+        _compare_motion(f"{arm.prefix}commands", then, now, measured, t, out, firsts)
+    then, now = replay.recorded[0], replay.again[0]
+    _compare_states(then, now, out, firsts)
+    hits = {name: (then.limits.get(name, 0), count) for name, count in now.limits.items()}
+    over = {n: (a, b) for n, (a, b) in hits.items() if n != "refused" and b > a * t.limit_hits_ratio + _MORE}
+    text = ", ".join(f"{name} {b} instead of {a} times" for name, (a, b) in over.items())
+    if then.limits:
+        out.findings.append(Finding.check("limits that bit", not over, text or "about as often"))
+    out.figures["limit_hits"] = hits
+    fine = len(now.refused) <= then.limits.get("refused", 0) + 1
+    text = now.refused[0] if now.refused else "none"
+    if not then.limits:
+        out.findings.append(Finding("chunks refused", Verdict.NOTE, text))
+    else:
+        out.findings.append(
+            Finding.check("chunks refused", fine, f"{len(now.refused)}: {text}" if now.refused else text)
+        )
+    if firsts:
+        out.first = min(firsts)[1]
+    return out
+
+
+def _compare_motion(
+    name: str, then: Motion, now: Motion, measured: tuple[np.ndarray, np.ndarray], t: Thresholds, out: Comparison,
+    firsts: list[tuple[float, str]],
+) -> None:  # fmt: skip
+    if not len(now.times):
+        out.findings.append(Finding(name, Verdict.FAIL, "the controller never knew the joints"))
+        return
+    begin = now.times[0]
+    if len(then.times):
+        apart = np.abs(then.joints - _at(now, then.times))
+        worst = float(apart.max())
+        text = f"{worst:.4f} rad from the recorded ones at most, allowed {t.command_rad:g}"
+        out.findings.append(Finding.check(name, worst <= t.command_rad, text))
+        out.figures[f"{name}_rad"] = worst
+        if worst > t.command_rad:
+            row, joint = np.argwhere(apart > t.command_rad)[0].tolist()
+            at = then.times[row] - begin
+            firsts.append((at, f"at {at:.2f} s joint {joint + 1} is commanded {apart[row, joint]:.3f} rad beside"))
+        jerk, before = _jerk(now), _jerk(then)
+        text = f"jerk {jerk:.1f} rad/s^3 at the 90th percentile, recorded {before:.1f}"
+        fine = jerk <= t.jerk_ratio * before + 1.0
+        out.findings.append(Finding.check(f"{name}: smoothness", fine, text))
+        out.figures |= {f"{name}_jerk": jerk, f"{name}_recorded_jerk": before}
+    else:
+        out.findings.append(Finding(name, Verdict.NOTE, "none were recorded; compared with the measured joints alone"))
+    times, joints = measured
+    started = next((at for at, state, _ in now.states if state is not State.IDLE), now.times[-1])
+    times, joints = times[times >= started], joints[times >= started]  # before that anybody may move the arm
+    if not len(times):
+        return
+    apart = np.abs(joints - _at(now, times))
+    worst, allowed = float(apart.max()), t.following_rad
+    if len(then.times):  # an arm that lagged farther behind then may do so again
+        inside = (times >= then.times[0]) & (times <= then.times[-1])
+        if inside.any():
+            before = float(np.abs(joints[inside] - _at(then, times[inside])).max())
+            allowed = max(allowed, before + t.command_rad)
+    text = f"{worst:.3f} rad from the measured joints at most, allowed {allowed:.3g}"
+    out.findings.append(Finding.check(f"{name}: following", worst <= allowed, text))
+    out.figures[f"{name}_following_rad"] = worst
+    if worst > allowed:
+        row, joint = np.argwhere(apart > allowed)[0].tolist()
+        at = times[row] - begin
+        firsts.append((at, f"at {at:.2f} s joint {joint + 1} is measured {apart[row, joint]:.3f} rad beside"))
+
+
+def _compare_states(then: Motion, now: Motion, out: Comparison, firsts: list[tuple[float, str]]) -> None:
+    if not then.states:
+        return
+    before, later = [s for _, s, _ in then.states], now.states
+    if before[0] is not State.IDLE and later and later[0][1] is State.IDLE:
+        later = later[1:]  # the recording began when the controller had been started already
+    after = [s for _, s, _ in later]
+    at = next((k for k, (a, b) in enumerate(zip(before, after, strict=False)) if a is not b), None)
+    if at is None and len(before) == len(after):
+        out.findings.append(Finding("states", Verdict.OK, " > ".join(state.value for state in after)))
+        return
+    at = min(len(before), len(after)) if at is None else at
+    when = later[min(at, len(after) - 1)][0] - now.times[0] if later else 0.0
+    said = f"{after[at].value} ({later[at][2]})" if at < len(after) else "no other state any more"
+    was = before[at].value if at < len(before) else f"still {before[-1].value}"
+    text = f"at {when:.2f} s the controller is in {said}, recorded: {was}"
+    out.findings.append(Finding("states", Verdict.FAIL, text))
+    firsts.append((when, text))
+
+
+def _at(motion: Motion, times: np.ndarray) -> np.ndarray:
+    """The commanded joints [t, 7] at other times, linear in between."""
+    return np.stack([np.interp(times, motion.times, column) for column in motion.joints.T], axis=1)
+
+
+def _jerk(motion: Motion) -> float:
+    """The 90th percentile of the greatest joint's third difference: what a recorder missed looks like a jump."""
+    if len(motion.times) < 4:
+        return 0.0
+    period = float(np.median(np.diff(motion.times)))
+    thirds = np.diff(motion.joints, 3, axis=0) / period**3
+    even = np.abs(motion.times[3:] - motion.times[:-3] - 3 * period) < 0.3 * period  # no cycle is missing in between
+    return float(np.percentile(np.abs(thirds[even]).max(axis=1), 90)) if even.any() else 0.0

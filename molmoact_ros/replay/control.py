@@ -1,0 +1,268 @@
+"""Replay into the controller: recorded chunks and joint states through today's control code, without ROS.
+
+The controller is told what it was told then, when it was told then. What it found out by itself, such as a silent
+camera, it has to find out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from scipy.ndimage import minimum_filter1d
+
+from molmoact_ros.control.checker import Checker
+from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.controller import Controller, ControllerConfig
+from molmoact_ros.control.path import Space
+from molmoact_ros.control.supervisor import Event, State
+from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.record.messages import chunk_actions, seconds
+from molmoact_ros.replay.recording import SAME, Recording
+from molmoact_ros.robots.command import ArmCommand
+from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
+
+STATES: Final = {0: State.IDLE, 1: State.POLICY, 2: State.HOLD, 3: State.STOPPED, 4: State.TELEOP}
+"""As SafetyStatus.msg numbers them."""
+STILL: Final = 0.25
+"""s without commands after which they are counted anew."""
+NEAR: Final = 25
+"""Cycles around one in which another was heard without delay."""
+FAULT, RUNNING, WAITING = 3, 1, 2  # of EngineStatus.msg
+
+
+@dataclass
+class Motion:
+    """The commands of one arm over the recording: times [t] s, joints [t, 7] rad, and what the controller said.
+
+    states: from when on which. limits: how often each limit bit. refused: chunks that were not played.
+    """
+
+    times: np.ndarray
+    joints: np.ndarray
+    states: list[tuple[float, State, str]] = field(default_factory=list)
+    limits: dict[str, int] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ControlReplay:
+    """What was commanded then and now, per arm; measured: times [t] s and joints [t, 7] rad.
+
+    broken: how often each limit was broken by the new commands, by a judge that shares no code with the limiter.
+    """
+
+    arms: Sequence[Arm]
+    recorded: list[Motion]
+    again: list[Motion]
+    measured: list[tuple[np.ndarray, np.ndarray]]
+    broken: dict[str, int]
+
+
+class _Arm:
+    """One arm's commands as they come."""
+
+    def __init__(self, robot: Path, arm: Arm, config: ControllerConfig) -> None:
+        self.times: list[float] = []
+        self.joints: list[np.ndarray] = []
+        self.checker = Checker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm)
+        self._moving = False
+
+    def take(self, now: float, command: ArmCommand, playing: bool) -> None:
+        """The command of a cycle; one that is not sent, because nobody plays and the arm stands, is not judged."""
+        moving = bool(command.velocity.any())
+        self.times.append(now)
+        self.joints.append(command.position)
+        if playing or moving or self._moving:
+            self.checker.command(command.position)
+        else:
+            self.checker.rest()
+        self._moving = moving
+
+
+def replay_control(
+    recording: Recording, robot: Path, config: ControllerConfig | None = None, arms: Sequence[Arm] = (SINGLE,)
+) -> ControlReplay:
+    """Raises ValueError, in one line, where the bag lacks joint states or chunks, or holds those of another robot."""
+    config, names = config or ControllerConfig(), recording.names
+    controller = Controller(robot, config, arms)
+    joints = recording.decoded(names.joint_states)
+    plans = f"{names.policy}/action_chunk"
+    chunks = recording.decoded(plans)
+    for what, topic, there in (("joint states", names.joint_states, joints), ("chunks", plans, chunks)):
+        if not there:
+            raise ValueError(f"the bag has no {what} on {topic}; say where they are with --remap")
+    recorded = _recorded(recording, arms, 1.0 / config.rate)
+    again = [_Arm(robot, arm, config) for arm in arms]
+    states: list[tuple[float, State, str]] = []
+    refused: list[str] = []
+    events = _events(recording, joints, chunks, recorded[0].states)
+    begin, end = joints[0][0], joints[-1][0]
+    ticks = _ticks(recorded[0].times, begin, end, 1.0 / config.rate)
+    place = 0
+    for now in ticks:
+        while place < len(events) and events[place][0] <= now + SAME:
+            at, kind, message = events[place]
+            _tell(controller, arms, kind, message, at, refused)
+            place += 1
+        commands = controller.step(now)
+        supervisor = controller.supervisor
+        if not states or states[-1][1] is not supervisor.state:
+            states.append((now, supervisor.state, supervisor.reason))
+        playing = supervisor.state in (State.POLICY, State.TELEOP)
+        for arm, command in zip(again, commands or (), strict=False):
+            arm.take(now, command, playing)
+    broken = {name: sum(arm.checker.broken[name] for arm in again) for name in again[0].checker.broken}
+    motions = [
+        Motion(np.array(arm.times), np.array(arm.joints).reshape(-1, JOINTS), states, dict(controller.counts), refused)
+        for arm in again
+    ]
+    return ControlReplay(arms, recorded, motions, [_measured(joints, arm) for arm in arms], broken)
+
+
+def _events(
+    recording: Recording, joints: list[tuple[float, Any]], chunks: list[tuple[float, Any]],
+    states: list[tuple[float, State, str]],
+) -> list[tuple[float, str, Any]]:  # fmt: skip
+    """What the controller was told, by time."""
+    names, controller = recording.names, recording.names.controller
+    out: list[tuple[float, str, Any]] = [(at, "joints", m) for at, m in joints]
+    out += [(at, "chunk", m) for at, m in chunks]
+    out += [(at, "engine", m) for at, m in recording.decoded(f"{names.policy}/engine_status")]
+    for topic in recording.topics:
+        if topic.startswith(f"{controller}/teleop/"):
+            out += [(at, topic.rpartition("/")[2], m) for at, m in recording.decoded(topic)]
+    before, known = State.IDLE, joints[0][0]
+    for told, state, reason in states:
+        at = max(told, known)  # a recorder hears at once what was so when it came
+        if state is State.POLICY and before is not State.POLICY:
+            out.append((at, "resume" if before in (State.STOPPED, State.TELEOP) else "start", None))
+        elif state is State.HOLD and reason.startswith(Event.HOLD.value):
+            out.append((at, "hold", None))
+        elif state is State.STOPPED:
+            out.append((at, "stop", None))
+        before = state
+    return sorted(out, key=lambda event: event[0])  # which leaves joints before what is told at the same time
+
+
+def _tell(
+    controller: Controller, arms: Sequence[Arm], kind: str, message: Any, at: float, refused: list[str]
+) -> None:  # fmt: skip
+    if kind == "joints":
+        _tell_joints(controller, arms, message)
+    elif kind == "chunk":
+        playing = controller.supervisor.state is State.POLICY  # else every chunk is passed over, as it was then
+        if not controller.on_chunk(_chunk(message), at) and playing:
+            refused.append(f"{at:.2f} s: {controller.last_refusal}")
+    elif kind == "engine":
+        fault = (message.message or "no reason given") if message.state == FAULT else ""
+        controller.on_engine(at, fault, message.camera_age if message.state in (RUNNING, WAITING) else 0.0)
+    elif kind in ("start", "resume"):
+        getattr(controller, kind)(at)
+    elif kind in ("hold", "stop"):
+        getattr(controller, kind)()
+    else:
+        _tell_person(controller, kind, message, at)
+
+
+def _tell_joints(controller: Controller, arms: Sequence[Arm], message: Any) -> None:
+    positions = dict(zip(message.name, message.position, strict=False))
+    for number, arm in enumerate(arms):
+        try:
+            q = [positions[joint] for joint in arm.joints]
+        except KeyError as lacking:
+            raise ValueError(f"the joint states lack the position of {lacking}; is it this robot's bag?") from None
+        opening = sum(positions.get(finger, 0.0) for finger in arm.fingers)
+        controller.update_joints(q, opening, seconds(message.header.stamp), number)
+
+
+def _tell_person(controller: Controller, kind: str, message: Any, at: float) -> None:
+    """A person's hand: the topic's last part is the arm's prefix and the device."""
+    arm = max(
+        (arm for arm in controller.arms if kind.startswith(arm.arm.prefix)), key=lambda arm: len(arm.arm.prefix)
+    )  # fmt: skip
+    device = kind.removeprefix(arm.arm.prefix)
+    if device == "twist":
+        t = message.twist
+        values = [t.linear.x, t.linear.y, t.linear.z, t.angular.x, t.angular.y, t.angular.z]
+        arm.teleop.twist(values, at, in_tool=message.header.frame_id == arm.arm.tcp_frame)
+    elif device == "joint" and message.points:
+        names, last = list(message.joint_names), message.points[-1].positions
+        if set(arm.arm.joints) <= set(names):
+            arm.teleop.joints([last[names.index(joint)] for joint in arm.arm.joints], at)
+    elif device == "gripper":
+        arm.teleop.gripper(message.data, at)
+    elif device == "deadman":
+        arm.teleop.deadman(message.data, at)
+
+
+def _chunk(message: Any) -> ActionChunk:
+    try:
+        actions = chunk_actions(message)
+    except RefusedStep:
+        actions = np.zeros((0, 0))  # which the controller refuses as it should
+    space = Space(message.action_space) if message.action_space in set(Space) else Space.DELTA_EE
+    return ActionChunk(actions, message.dt, seconds(message.header.stamp), message.plan_id, space)
+
+
+def _ticks(commanded: np.ndarray, begin: float, end: float, period: float) -> list[float]:
+    """When to step: where commands were recorded just then, and evenly in between."""
+    out = [begin]
+    for at in [*commanded.tolist(), end]:
+        while at - out[-1] > 1.5 * period:
+            out.append(out[-1] + period)
+        if at - out[-1] > 0.5 * period:
+            out.append(at)
+    return out
+
+
+def _recorded(recording: Recording, arms: Sequence[Arm], period: float) -> list[Motion]:
+    """What was commanded then: the first point of each rolling trajectory is the command of its cycle."""
+    status = recording.decoded(f"{recording.names.controller}/safety_status")
+    states: list[tuple[float, State, str]] = []
+    for _, message in status:
+        state = STATES.get(message.state, State.HOLD)
+        if not states or states[-1][1] is not state:
+            states.append((seconds(message.header.stamp), state, message.reason))
+    limits: dict[str, int] = {}
+    if status:
+        (_, first), (_, last) = status[0], status[-1]
+        then = dict(zip(first.limits, first.limit_counts, strict=False))
+        limits = {n: int(c) - int(then.get(n, 0)) for n, c in zip(last.limits, last.limit_counts, strict=False)}
+    out = []
+    for arm in arms:
+        commands = recording.decoded(f"/{arm.prefix}{arm.robot}_arm_controller/joint_trajectory")
+        rows = [
+            (at, [m.points[0].positions[list(m.joint_names).index(joint)] for joint in arm.joints])
+            for at, m in commands if m.points and set(arm.joints) <= set(m.joint_names)
+        ]  # fmt: skip
+        joints = np.array([q for _, q in rows]).reshape(-1, JOINTS)
+        out.append(Motion(cycle_times(np.array([at for at, _ in rows]), period), joints, states, limits))
+    return out
+
+
+def cycle_times(heard: np.ndarray, period: float) -> np.ndarray:
+    """When commands [t] s were given, of when they were heard: each came a whole cycle behind the one before.
+
+    What is heard is late, never early: the least late one within NEAR cycles tells where the cycles are.
+    """
+    out = heard.copy()
+    gaps = np.flatnonzero(np.diff(heard) > STILL) + 1
+    for part in np.split(np.arange(len(heard)), gaps):
+        if len(part):
+            late = heard[part] - np.arange(len(part)) * period
+            least = minimum_filter1d(late, 2 * NEAR + 1, mode="nearest")
+            times = np.maximum.accumulate(np.arange(len(part)) * period + least)
+            out[part] = np.where(np.abs(times - heard[part]) < SAME, heard[part], times)
+    return out
+
+
+def _measured(joints: list[tuple[float, Any]], arm: Arm) -> tuple[np.ndarray, np.ndarray]:
+    rows = []
+    for _, message in joints:
+        positions = dict(zip(message.name, message.position, strict=False))
+        rows.append([positions[joint] for joint in arm.joints])
+    return np.array([seconds(m.header.stamp) for _, m in joints]), np.array(rows)

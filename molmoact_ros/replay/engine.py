@@ -1,0 +1,49 @@
+"""Replay into the engine: the recorded pictures, as fast as it goes, without ROS and without a clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from molmoact_ros.engine.engine import Engine, Mode
+from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.replay.answers import Answer
+from molmoact_ros.replay.recording import Recording, Step
+
+STEERED = Mode.STEERED.value
+
+
+def replay_engine(
+    engine: Engine, recording: Recording, steps: Sequence[Step], mode: Mode | None = None,
+    watch: Callable[[Observation, Answer], None] = lambda observation, answer: None,
+) -> Iterator[Answer]:  # fmt: skip
+    """The engine's answer to each step, in order. mode: instead of the recorded ones. `watch` sees the pictures too."""
+    for step, observation in recording.observations(steps):
+        asked = step.answer
+        wanted = mode or Mode(asked.mode if asked.mode != STEERED else Mode.FULL.value)
+        began = time.perf_counter()
+        try:
+            *_, said = engine.reason(observation, wanted)
+        except RefusedStep as refusal:
+            answer = replace(_asked(asked, engine.digest), refused=str(refusal))
+        else:
+            answer = replace(
+                _asked(asked, engine.digest), mode=engine.timings.mode.value, tokens=list(engine.tokens),
+                depth=said.depth_codes, trace=said.trace,
+                actions=None if said.actions is None else np.asarray(said.actions, np.float64),
+                seconds=time.perf_counter() - began,
+            )  # fmt: skip
+        watch(observation, answer)
+        yield answer
+
+
+def _asked(answer: Answer, digest: str) -> Answer:
+    """The same step without what was said to it."""
+    return Answer(
+        answer.plan_id, answer.stamp, answer.mode, answer.instruction, digest, answer.frames, answer.drawn,
+        dt=answer.dt,
+    )  # fmt: skip
