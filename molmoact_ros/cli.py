@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
@@ -19,6 +20,7 @@ EXAMPLES = """examples:
   molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim
+  molmoact-ros panel              (then open http://127.0.0.1:8088)
   molmoact-ros doctor
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
@@ -64,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     teleop.add_argument("--arm", choices=["left", "right", "both"], help="of two arms; both: one after the other")
     teleop.add_argument("--controller", default="/controller", help="node name of the controller")
     teleop.add_argument("--in-tool", action="store_true", help="directions are the hand's own, not the base's")
+    panel = add("panel", "a web page: live pictures, the trace to redraw, instruction, jog and STOP")
+    panel.add_argument("--host", help="address to serve on, default 127.0.0.1; any other one asks for a token")
+    panel.add_argument("--port", type=int, help="TCP port, default 8088")
+    panel.add_argument("--token-file", help="file that holds the token; default: one in ~/.config/molmoact_ros")
+    panel.add_argument("--profile", help="take the parameters of this profile's panel, such as its suggestions")
+    panel.add_argument("--arm", choices=["left", "right", "both"], help="of two arms, those that are jogged")
     infer = add("infer", "one reasoning step on pictures: depth codes, trace and actions")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
     infer.add_argument("--instruction", required=True)
@@ -264,15 +272,33 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _teleop(args: argparse.Namespace) -> int:
+    parameters = {"controller": args.controller, "arms": ARMS[args.arm], "in_tool": args.in_tool}
+    return _run_node(args.device, parameters)
+
+
+def _panel(args: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    from molmoact_ros.nodes.bringup import Profile
+
+    if find_spec("aiohttp") is None:
+        raise RuntimeError("the panel needs aiohttp; run: pip install 'molmoact_ros[panel]'")
+    parameters = Profile.read(args.profile).nodes.get("panel", {}) if args.profile else {}
+    chosen = {"host": args.host, "port": args.port, "arms": ARMS[args.arm] if args.arm else None}
+    if args.token_file:
+        chosen["token_file"] = str(Path(args.token_file).resolve())
+    return _run_node("panel", parameters | {name: value for name, value in chosen.items() if value is not None})
+
+
+def _run_node(name: str, parameters: dict[str, Any]) -> int:
+    """One node in the foreground; its exit status."""
     import tempfile
 
     from molmoact_ros.nodes.bringup import command, environment, write_parameters
 
-    arms = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}[args.arm]
-    parameters = {"controller": args.controller, "arms": arms, "in_tool": args.in_tool}
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
-        file = write_parameters(Path(folder), args.device, parameters)
-        return subprocess.run(command(args.device, file), env=environment(), cwd=folder).returncode
+        file = write_parameters(Path(folder), name, parameters)
+        return subprocess.run(command(name, file), env=environment(), cwd=folder).returncode
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -313,13 +339,14 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
+ARMS = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}
 BENCHES = {
     "engine": _bench_engine, "exact": _bench_exact, "load": _bench_load, "libfranka": _bench_libfranka,
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {
-    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
-    "doctor": _doctor, "fetch": _fetch,
+    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "panel": _panel,
+    "train": _train, "doctor": _doctor, "fetch": _fetch,
 }  # fmt: skip
 
 

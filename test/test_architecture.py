@@ -17,8 +17,22 @@ MAY_IMPORT = {
     "control": {"robots"},
     "sim": {"robots"},
     "record": {"reasoning"},
+    "panel": {"reasoning"},
     "learn": {"reasoning", "engine", "control", "sim"},
-    "nodes": {"reasoning", "robots", "engine", "control", "sim", "record", "learn", "paths", "msg", "srv", "action"},
+    "nodes": {
+        "reasoning",
+        "robots",
+        "engine",
+        "control",
+        "sim",
+        "record",
+        "learn",
+        "panel",
+        "paths",
+        "msg",
+        "srv",
+        "action",
+    },
 }
 ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs",
        "control_msgs", "franka_msgs", "builtin_interfaces", "rcl_interfaces", "diagnostic_msgs"}  # fmt: skip
@@ -26,6 +40,7 @@ LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},
     "control": {"numpy", "scipy", "mujoco", "mink", "ruckig", "pydantic"},
+    "panel": {"numpy", "aiohttp", "pydantic", "selenium"},
 }
 
 
