@@ -25,7 +25,7 @@ from molmoact_ros.nodes.device import STATES, Device, DeviceConfig
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.panel.access import is_loopback, token
-from molmoact_ros.panel.pictures import Encoder, Picture, View
+from molmoact_ros.panel.pictures import Encoder, View
 from molmoact_ros.panel.server import PanelServer
 from molmoact_ros.panel.words import Answer, Stroke
 from molmoact_ros.robots.franka import OPENING_MAX

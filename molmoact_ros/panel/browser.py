@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import time
@@ -86,7 +87,7 @@ class Browser:
 
     def errors(self) -> list[str]:
         """What went wrong in the page's own code."""
-        return [str(entry["message"]) for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+        return [str(entry["message"]) for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def until(self, happened: Callable[[], Any], patience: float) -> bool:
         """Look until `happened()`; False when it did not within `patience` s."""
@@ -109,7 +110,7 @@ class Browser:
         """Drag the mouse, or a finger, along a line through points (right, down) in fractions of the picture."""
         picture = self.find("picture")
         width, height = picture.size["width"], picture.size["height"]
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'nearest'})", picture)
         places = [(round((x - 0.5) * width), round((y - 0.5) * height)) for x, y in along(points)]
         pointer = webdriver.common.actions.pointer_input.PointerInput("touch" if touch else "mouse", "hand")
         actions = ActionBuilder(self.driver, mouse=pointer, duration=8)
@@ -136,6 +137,6 @@ class Browser:
 def along(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Places along a line through `points`, STEPS on each part, ends included."""
     places = [points[0]]
-    for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         places += [(x0 + (x1 - x0) * k / STEPS, y0 + (y1 - y0) * k / STEPS) for k in range(1, STEPS + 1)]
     return places

@@ -104,9 +104,9 @@ class PanelServer:
                 web.static("/static", STATIC),
             ]
         )  # fmt: skip
-        self._runner = web.AppRunner(app, access_log=None)  # an address may hold the token
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)  # an address may hold the token
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, host, port)
         await site.start()
         return int(self._runner.addresses[0][1])
 

@@ -1,6 +1,7 @@
 // Two sockets to the panel's server, opened again whenever they close: words and state, and pictures.
 
-const AGAIN = 500; // ms
+const AGAIN = 500; // ms until a closed socket is opened again
+const PATIENCE = 250; // ms for a stop to be answered
 
 function address(path) {
   return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}`;
@@ -51,10 +52,13 @@ export class Control {
     if (this.open && this.#socket.bufferedAmount === 0) this.#socket.send(JSON.stringify(word));
   }
 
-  // By both roads: a socket may be dead without knowing it.
-  stop() {
-    const road = fetch("/stop", { method: "POST", keepalive: true }).then((reply) => reply.json());
-    return this.open ? Promise.any([this.ask({ do: "stop" }), road]) : road;
+  // By the socket; by another road, too, where that is closed or does not answer: it may be dead without knowing it.
+  async stop() {
+    const road = () => fetch("/stop", { method: "POST", keepalive: true }).then((reply) => reply.json());
+    if (!this.open) return road();
+    const answer = this.ask({ do: "stop" });
+    const late = new Promise((settle) => setTimeout(settle, PATIENCE));
+    return (await Promise.race([answer, late])) ?? Promise.any([answer, road()]);
   }
 }
 

@@ -105,7 +105,7 @@ function engine() {
   text("f-step", said?.plan ? milliseconds(said.step) : "–");
   text("f-latency", milliseconds(state.safety?.latency));
   text("f-passes", said?.plan ? `${said.passes} / ${said.tokens}` : "–");
-  text("f-mode", said?.mode || "–");
+  text("f-mode", said?.mode ?? "");
   const key = JSON.stringify(said?.stages ?? []);
   if ($("stages").dataset.key !== key) {
     $("stages").dataset.key = key;
@@ -220,6 +220,7 @@ async function instruct(move) {
 }
 $("ask").onsubmit = (event) => {
   event.preventDefault();
+  $("text").blur(); // so that Space stops
   offers(false);
   instruct(true);
 };

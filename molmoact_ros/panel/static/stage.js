@@ -28,7 +28,7 @@ export class Stage {
     if (this.#canvas.width !== bitmap.width || this.#canvas.height !== bitmap.height) {
       [this.#canvas.width, this.#canvas.height] = [bitmap.width, bitmap.height];
       this.#svg.setAttribute("viewBox", `0 0 640 ${Math.round((640 * bitmap.height) / bitmap.width)}`);
-      this.#canvas.parentElement.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
+      this.#canvas.parentElement.style.setProperty("--aspect", bitmap.width / bitmap.height);
       this.redraw();
     }
     this.#canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
@@ -81,6 +81,7 @@ export class Stage {
   #down(event) {
     if (event.button || this.#pointer || !this.drawable) return;
     event.preventDefault();
+    document.activeElement?.blur(); // so that Space stops
     this.#svg.setPointerCapture(event.pointerId);
     clearTimeout(this.#timer);
     const target = event.target.closest("[data-point], [data-between]");
