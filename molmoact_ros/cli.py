@@ -47,13 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    parts = "engine, exact, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz"
+    parts = (
+        "engine, exact, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz; "
+        "panel: what it costs the control loop; steer: strokes drawn in it"
+    )
     bench.add_argument("part", choices=list(BENCHES), help=parts)
     bench.add_argument("--steps", type=int, default=40, help="engine, exact: reasoning steps")
     bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
-    bench.add_argument("--seconds", type=float, help="seams, control: of each measurement, 20; libfranka: 60")
+    bench.add_argument("--seconds", type=float, help="seams, control, panel: of each measurement, 20; libfranka: 60")
     bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
-    bench.add_argument("--times", type=int, default=10, help="faults, teleop: how often each is done")
+    bench.add_argument("--times", type=int, help="faults, teleop, steer: how often each is done, 10; panel: turns, 4")
     bench.add_argument("--only", default="", help="faults: those whose name holds this")
     bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
     bench.add_argument("--arms", type=int, choices=[1, 2], default=1, help="fuzz: how many arms")
@@ -148,8 +151,50 @@ def _bench(args: argparse.Namespace) -> int:
 def _bench_controller(args: argparse.Namespace) -> int:
     from molmoact_ros.nodes import bench_controller
 
-    args.seconds = args.seconds or 20.0
+    args.seconds, args.times = args.seconds or 20.0, args.times or 10
     return bench_controller.show(args)
+
+
+def _bench_panel(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.nodes.bench_panel import ARMS, bench_panel
+
+    console = Console()
+    figures = bench_panel(args.times or 4, args.seconds or 20.0, console.print)
+    for name, f in figures.items():
+        console.print(
+            f"{name:18} camera to command {f['p50']:.0f} ms at the median, {f['p99']:.0f} ms at the 99th percentile, "
+            f"{f['plans']} plans, {f['pictures']:.1f} pictures/s"
+        )
+    ratios = {name: figures[name]["p99"] / figures[ARMS[0]]["p99"] for name in ARMS[1:]}
+    for name, ratio in ratios.items():
+        console.print(f"p99 with {name}: {ratio:.2f} times that with neither")
+    if args.json:
+        args.json.write_text(json.dumps(machine("") | {"figures_ms": figures, "p99_ratio": ratios}, indent=1))
+    return 0
+
+
+def _bench_steer(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+    from statistics import median
+
+    from molmoact_ros.engine.checkpoint import digest
+    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.nodes.bench_steer import NEAR, bench_steer
+
+    checkpoint = _checkpoint(args)
+    done = bench_steer(
+        args.times or 10, args.seed, checkpoint,
+        lambda f: print(f"{f.off:.0f} px off the stroke, {f.end:.0f} px from its end, {f.seconds:.1f} s", flush=True),
+    )  # fmt: skip
+    off, reached = median(f.off for f in done), sum(f.end <= NEAR for f in done)
+    print(f"{len(done)} strokes: {off:.1f} px of 640x480 off at the median; {reached} ends reached")
+    if args.json:
+        about = machine(digest(checkpoint)) | {"seed": args.seed, "off_px": off, "reached": reached}
+        args.json.write_text(json.dumps(about | {"strokes": [asdict(f) for f in done]}, indent=1))
+    return 0
 
 
 def _bench_libfranka(args: argparse.Namespace) -> int:
@@ -342,6 +387,7 @@ def _fetch(args: argparse.Namespace) -> int:
 ARMS = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}
 BENCHES = {
     "engine": _bench_engine, "exact": _bench_exact, "load": _bench_load, "libfranka": _bench_libfranka,
+    "panel": _bench_panel, "steer": _bench_steer,
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {

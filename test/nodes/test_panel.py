@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +14,12 @@ from rclpy.serialization import serialize_message
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from molmoact_ros.msg import EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, panel_pictures, qos
+from molmoact_ros.nodes.bench_panel import address
 from molmoact_ros.nodes.bringup import Bringup, Profile
 from molmoact_ros.panel.browser import Browser, is_there
 from molmoact_ros.panel.pictures import NICE, Encoder, Picture, View
@@ -64,16 +64,6 @@ class Person(Peer):
         return bool(np.abs(self.joints[-1].velocity[:7]).max() < STANDING)
 
 
-def panel_address(bringup: Bringup) -> str:
-    """Once the panel says where it is."""
-    deadline = time.monotonic() + 60.0
-    while not (found := re.search(r"ready: (http\S+)", bringup.log("panel").read_text())):
-        bringup.check()
-        assert time.monotonic() < deadline, "the panel does not start"
-        time.sleep(0.1)
-    return found[1]
-
-
 @pytest.fixture(scope="module")
 def graph(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     if not is_there():
@@ -85,7 +75,7 @@ def graph(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Per
         "panel": {"port": 0},
     }
     logs = tmp_path_factory.mktemp("logs")
-    with Bringup(Profile(nodes=nodes), logs) as bringup, Browser(panel_address(bringup)) as browser:
+    with Bringup(Profile(nodes=nodes), logs) as bringup, Browser(address(bringup)) as browser:
         person = Person(bringup, browser)
         yield person
         person.close()

@@ -225,12 +225,11 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
         async with client.ws_connect("/control") as socket:
             about = (await heard(socket, "about"))["about"]
             assert about["suggestions"] == ["wave"] and [v["name"] for v in about["views"]] == ["front", "depth"]
-            for number, word in enumerate(
-                [
-                    {"do": "instruct", "text": "wave", "move": True}, {"do": "draw", "stroke": stroke},
-                    {"do": "draw", "stroke": None}, {"do": "veto"}, {"do": "grip", "arm": 0, "open": True},
-                ]
-            ):  # fmt: skip
+            words: list[dict[str, Any]] = [
+                {"do": "instruct", "text": "wave", "move": True}, {"do": "draw", "stroke": stroke},
+                {"do": "draw", "stroke": None}, {"do": "veto"}, {"do": "grip", "arm": 0, "open": True},
+            ]  # fmt: skip
+            for number, word in enumerate(words):
                 await socket.send_json(word | {"id": number})
                 assert await heard(socket, "answer") == {"answer": number, "ok": True, "message": ""}
 
