@@ -66,6 +66,7 @@ def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random
     if page.find("end").is_enabled():
         page.press("end")
     _see(page, lambda: page.state() in ("idle", "hold"), "the controller does not hold")
+    _see(page, lambda: page.frames() > 0, "no picture is shown")
     task = client.reset(seed)
     stroke = _stroke(_hand(client, cell), cell, rng)
     field = page.find("text")

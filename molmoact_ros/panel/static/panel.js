@@ -145,9 +145,9 @@ $("veto").onclick = () => press("veto");
 // Traces
 
 function trace() {
-  const busy = state.engine?.instruction;
-  const followed = busy ? state.trace : null;
-  if (stage.mine && sent >= 0 && (!busy || (state.trace?.person && state.trace.count > sent))) {
+  const followed = state.engine?.instruction ? state.trace : null;
+  const ended = state.engine && !state.engine.instruction;
+  if (stage.mine && sent >= 0 && (ended || (state.trace?.person && state.trace.count > sent))) {
     sent = -1;
     stage.forget(); // from now on the policy says what is left of it
   }

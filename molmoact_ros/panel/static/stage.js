@@ -79,7 +79,7 @@ export class Stage {
   }
 
   #down(event) {
-    if (event.button || this.#pointer || !this.drawable) return;
+    if (event.button || this.#pointer || !this.drawable || !this.stamp[0]) return; // no picture, nothing to draw on
     event.preventDefault();
     document.activeElement?.blur(); // so that Space stops
     this.#svg.setPointerCapture(event.pointerId);
