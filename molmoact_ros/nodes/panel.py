@@ -231,7 +231,7 @@ def views(config: PanelConfig) -> list[View]:
     return [
         View("front", "Camera", color, "color", True),
         View("depth", "Depth", depth, "depth", True),
-        View("said", "Model's depth", f"{config.policy}/depth_image", "said", True),
+        View("said", "Model’s depth", f"{config.policy}/depth_image", "said", True),
         *(View(name, name.capitalize(), f"/{name}/color/image_raw", "color", False) for name in others),
     ]
 

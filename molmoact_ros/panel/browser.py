@@ -36,7 +36,7 @@ class Browser:
     """A window on the panel; use it in a `with` block. Times are in s."""
 
     def __init__(self, address: str, size: tuple[int, int] = (1280, 900), dark: bool = False) -> None:
-        """address: the panel's; size: of the window, pixels. Raises RuntimeError where there is no Chromium."""
+        """size: of the page, pixels; dark: the device prefers it. Raises RuntimeError where there is no Chromium."""
         self._address, self._size, self._dark = address, size, dark
 
     def __enter__(self) -> Self:
@@ -44,16 +44,15 @@ class Browser:
             raise RuntimeError("there is no Chromium; install chromium and chromium-driver")
         self._folder = tempfile.mkdtemp(prefix="molmoact-chromium-")
         options = webdriver.ChromeOptions()
-        for flag in (*QUIET, f"--user-data-dir={self._folder}", "--window-size={},{}".format(*self._size)):
+        for flag in (*QUIET, f"--user-data-dir={self._folder}"):
             options.add_argument(flag)
-        if self._dark:
-            options.add_argument("--blink-settings=preferredColorScheme=0")
         options.binary_location = str(shutil.which("chromium"))
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         service = webdriver.ChromeService(executable_path=str(shutil.which("chromedriver")))
         try:
             self.driver = webdriver.Chrome(options=options, service=service)
             self.driver.set_page_load_timeout(60)
+            self._look_like(*self._size)
             self.driver.get(self._address)
         except BaseException:
             self.__exit__(None, None, None)
@@ -66,6 +65,12 @@ class Browser:
         if hasattr(self, "driver"):
             self.driver.quit()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _look_like(self, width: int, height: int) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
     # What is on the page
 
@@ -131,7 +136,7 @@ class Browser:
 
     def screenshot(self, file: Path) -> None:
         """Keep what the window shows, as PNG."""
-        self.driver.save_screenshot(str(file))
+        file.write_bytes(self.driver.get_screenshot_as_png())
 
 
 def along(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -230,8 +230,9 @@ $("end").onclick = () => press("end");
 function offer() {
   const typed = $("text").value.trim().toLowerCase();
   const past = history();
-  const words = typed.split(/\s+/);
-  const fits = [...new Set([...past, ...about.suggestions])].filter((line) => line !== typed && words.every((w) => line.toLowerCase().includes(w)));
+  const all = [...new Set([...past, ...about.suggestions])].filter((line) => line.toLowerCase() !== typed);
+  const words = past.includes(typed) || about.suggestions.includes(typed) ? [] : typed.split(/\s+/); // a whole one: then all
+  const fits = all.filter((line) => words.every((w) => line.toLowerCase().includes(w)));
   $("offers").replaceChildren(
     ...fits.slice(0, OFFERED).map((line) => {
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: line });
