@@ -23,6 +23,8 @@ NEAR: Final = 15.0
 """Pixels of 640x480 from the stroke's end at which it counts as reached."""
 PATIENCE: Final = 15.0
 """s for the hand to get there."""
+PLAYED: Final = 1.5
+"""s for which the last chunk is played when the policy says that the stroke is done."""
 HEIGHT: Final = (0.05, 0.15)
 """m over the table, between which a stroke's end lies in the scene."""
 BEND: Final = 40.0
@@ -79,9 +81,13 @@ def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random
     _see(page, lambda: "in use" in page.text("trace-line"), "the stroke is not used")
     page.press("resume")
     began, way = time.monotonic(), [_hand(client, cell)]
-    while time.monotonic() - began < PATIENCE and np.linalg.norm(way[-1] - stroke[-1]) > NEAR:
+    used = began
+    while time.monotonic() - began < PATIENCE and time.monotonic() - used < PLAYED:
         way.append(_hand(client, cell))
-        time.sleep(0.03)
+        if np.linalg.norm(way[-1] - stroke[-1]) < NEAR:
+            break
+        if "in use" in page.text("trace-line"):
+            used = time.monotonic()
         if page.find("resume").is_enabled() and page.state() == "hold":
             page.press("resume")
     seconds = time.monotonic() - began

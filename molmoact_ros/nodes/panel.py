@@ -84,7 +84,7 @@ class PanelNode(Device):
     def _open(self) -> None:
         config = self.config
         secret, file = token(config.host, config.token_file)
-        about = {"arms": config.arms, "suggestions": config.suggestions, "frame": f"{config.cameras[0]}"}
+        about = {"arms": config.arms, "suggestions": config.suggestions}
         self._server = PanelServer(self, views(config), about, secret)
         port = self._server.start(config.host, port=config.port)
         name = config.host if is_loopback(config.host) else socket.gethostname()
@@ -107,6 +107,8 @@ class PanelNode(Device):
             self._show()
 
     def _on_engine(self, message: EngineStatus) -> None:
+        if message.instruction != self._engine.instruction:
+            self._trace = None  # of another task
         self._engine, self._heard["engine"] = message, time.monotonic()
 
     def _on_trace(self, message: Trace) -> None:
@@ -133,13 +135,12 @@ class PanelNode(Device):
     def _state(self) -> dict[str, Any]:
         now = time.monotonic()
         there = {name: now - at < 1.0 for name, at in self._heard.items()}
-        approves = self._triggers["approve"].service_is_ready()
         return {
             "safety": safety_state(self.safety) if there["safety"] else None,
             "engine": engine_state(self._engine) if there["engine"] else None,
             "trace": None if self._trace is None else trace_state(self._trace) | {"count": self._traces},
             "chunk": None if self._chunk is None else chunk_state(self._chunk),
-            "approves": approves, "ended": self._ended,
+            "ended": self._ended,
         }  # fmt: skip
 
     # What the browser says
@@ -154,6 +155,7 @@ class PanelNode(Device):
 
     def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
         """As a goal, which starts the controller, or as a word, which does not."""
+        self._trace = None  # of another task
         if not move:
             if not self._say.get_subscription_count():
                 return _now(Answer(ok=False, message=f"no policy hears {self._say.topic_name}; is it running?"))

@@ -193,6 +193,7 @@ class PanelServer:
         elif isinstance(word, LetGo):
             if self._jogger is not None and self._jogger.watcher is watcher:
                 self._jogger.let_go()
+            watcher.answer(word.id, Answer(ok=True))
         elif isinstance(word, Grip):
             watcher.answer(word.id, self._robot.grip(word.arm, word.open))
         else:
