@@ -219,7 +219,8 @@ def test_depth_and_the_other_camera_are_shown(person: Person) -> None:
         seen = page.frames()
         page.driver.find_element(By.XPATH, f'//div[@id="views"]/button[text()="{label}"]').click()
         assert page.until(lambda seen=seen: page.frames() > seen + 1, 30.0), label  # type: ignore[misc]
-        assert ("front camera" in page.text("trace-line")) == (label == "Wrist"), "no trace on another's picture"
+        on_another = label == "Wrist"
+        assert page.until(lambda on=on_another: ("front camera" in page.text("trace-line")) == on, 30.0)  # type: ignore[misc]
 
 
 def test_a_trace_is_edited_by_keyboard(person: Person) -> None:
