@@ -16,8 +16,9 @@ let view = "front";
 let arm = 0;
 let frames = 0;
 let wanted = 0; // a stop that was pressed and not confirmed
-let sent = -1; // count of traces when a person's was taken up
-let ended = 0;
+let sent = { points: null, count: 0 }; // the drawing that was taken up, and how many traces had been told then
+let ended = 0; // the last goal that has
+let busy = false; // there was an instruction when it was last heard of
 let letGo = () => {};
 
 const control = new Control(hear, (open) => {
@@ -146,13 +147,17 @@ $("veto").onclick = () => press("veto");
 
 function trace() {
   const followed = state.engine?.instruction ? state.trace : null;
-  const ended = state.engine && !state.engine.instruction;
-  if (stage.mine && sent >= 0 && (ended || (state.trace?.person && state.trace.count > sent))) {
-    sent = -1;
+  const ended = state.engine && busy && !state.engine.instruction;
+  if (state.engine) busy = Boolean(state.engine.instruction);
+  if (taken() && (ended || (state.trace?.person && state.trace.count > sent.count))) {
     stage.forget(); // from now on the policy says what is left of it
   }
   stage.follow(followed && { points: followed.points, person: followed.person });
   traceLine();
+}
+
+function taken() {
+  return stage.mine && stage.mine === sent.points;
 }
 
 async function draw(points, stamp) {
@@ -160,9 +165,9 @@ async function draw(points, stamp) {
     refusal = "";
     return traceLine(); // it goes with the next instruction
   }
-  const before = state.trace?.count ?? 0;
+  const count = state.trace?.count ?? 0;
   const answer = await control.ask({ do: "draw", stroke: stroke(points, stamp) });
-  sent = answer.ok ? before : -1;
+  if (answer.ok) sent = { points, count };
   refusal = answer.ok ? "" : answer.message;
   traceLine();
 }
@@ -179,7 +184,7 @@ function traceLine() {
   let kind = "model";
   if (!stage.drawable) [line, kind] = ["A trace is drawn on the front camera’s picture.", ""];
   else if (mine && refusal) [line, kind] = [`Not used: ${refusal}`, "refused"];
-  else if (mine && sent >= 0) [line, kind] = ["Your trace was taken up; the next step follows it.", "mine"];
+  else if (taken()) [line, kind] = ["Your trace was taken up; the next step follows it.", "mine"];
   else if (mine && !state.engine?.instruction) [line, kind] = ["Your trace goes with the next instruction.", "mine"];
   else if (mine) [line, kind] = ["Your trace is sent when you let go.", "mine"];
   else if (person) {
@@ -194,7 +199,6 @@ function traceLine() {
 $("edit").onclick = () => stage.edit();
 $("clear").onclick = async () => {
   refusal = "";
-  sent = -1;
   const person = state.trace?.person;
   stage.forget();
   if (person && state.engine?.instruction) {
@@ -213,7 +217,7 @@ async function instruct(move) {
   const answer = await control.ask({ do: "instruct", text: words, move, stroke: mine && move ? stroke(mine, stage.stamp) : null });
   if (answer.ok) {
     localStorage.setItem("history", JSON.stringify([words, ...history().filter((w) => w !== words)].slice(0, KEPT)));
-    if (mine) sent = state.trace?.count ?? 0;
+    if (mine && move) sent = { points: mine, count: 0 }; // with the task, traces of earlier ones were forgotten
     tell({ ok: true, message: move ? `Doing it: ${words}` : `Planning only, the arm is not started: ${words}` });
   } else tell(answer);
   offer();
