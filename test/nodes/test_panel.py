@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.serialization import serialize_message
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -21,6 +24,7 @@ from molmoact_ros.msg import EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, panel_pictures, qos
 from molmoact_ros.nodes.bench_panel import address
 from molmoact_ros.nodes.bringup import Bringup, Profile
+from molmoact_ros.nodes.policy import PolicyConfig
 from molmoact_ros.panel.browser import Browser, is_there
 from molmoact_ros.panel.pictures import NICE, Encoder, Picture, View
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -31,6 +35,9 @@ from .conftest import Peer
 INSTRUCTION = "put the red cube in the bowl"
 STANDING = 0.01
 """rad/s under which a joint counts as standing."""
+needs_view = pytest.mark.skipif(
+    "drawing_max_age" not in PolicyConfig.model_fields, reason="this policy has no gate and refuses no old pictures"
+)
 
 
 class Person(Peer):
@@ -71,7 +78,7 @@ def graph(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Per
     nodes: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [320, 240], "wrist_size": [212, 120]},
         "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0, "silence_deadline": 6.0, "engine_deadline": 4.0},
-        "policy": {"max_age": 2.0, "period": 0.75},
+        "policy": {"max_age": 2.0, "period": 0.75, "drawing_max_age": 4.0},
         "panel": {"port": 0},
     }
     logs = tmp_path_factory.mktemp("logs")
@@ -240,6 +247,37 @@ def test_a_trace_is_edited_by_keyboard(person: Person) -> None:
     assert not page.driver.find_elements(By.CSS_SELECTOR, "#lines .line.mine")
 
 
+@needs_view
+def test_a_plan_waits_for_approval_and_a_veto_ends_it(person: Person) -> None:
+    page = person.browser
+
+    def gate(how: str) -> None:
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=how)
+        wanted = [Parameter(name="approve", value=value)]
+        assert person.call(SetParameters, "/policy/set_parameters", parameters=wanted).results[0].successful
+
+    gate("required")
+    try:
+        page.instruct(INSTRUCTION)
+        assert page.until(lambda: page.find("gate").is_displayed(), 30.0)
+        person.spin(0.6)
+        before = person.hand()
+        person.spin(0.6)
+        assert np.linalg.norm(person.hand() - before) < 1e-3
+        page.press("approve")
+        assert person.until(lambda: np.linalg.norm(person.hand() - before) > 0.005)
+        assert page.until(lambda: page.find("gate").is_displayed(), 30.0), "the next one"
+        page.press("veto")
+        assert person.sees("answer", "vetoed by a person")
+        assert person.is_in(SafetyStatus.HOLD)
+        page.draw([(0.5, 0.3), (0.6, 0.6)])
+        assert person.sees("trace-line", "goes with the next instruction")
+        page.instruct(INSTRUCTION)
+        assert person.until(lambda: any(trace.source == Trace.HUMAN for trace in person.traces)), "and it does"
+    finally:
+        gate("")
+
+
 def test_strokes_are_simplified_by_the_stated_rule(person: Person) -> None:
     def simplified(stroke: np.ndarray) -> np.ndarray:
         code = (
@@ -261,6 +299,25 @@ def test_strokes_are_simplified_by_the_stated_rule(person: Person) -> None:
         assert 2 <= len(made) <= 5 and made.min() >= 0 and made.max() <= 1
         assert np.allclose(made[[0, -1]], inside[[0, -1]])
         assert all(np.abs(inside - point).max(axis=1).min() < 1e-9 for point in made)
+
+
+@needs_view
+def test_a_drawing_on_an_old_picture_is_refused_and_the_page_says_why(person: Person) -> None:
+    page = person.browser
+    field = page.find("text")
+    field.clear()
+    field.send_keys(INSTRUCTION)
+    page.press("plan")
+    assert person.until(lambda: person.traces) and person.sees("doing", INSTRUCTION)
+    os.kill(person.bringup.pid("sim"), signal.SIGSTOP)
+    person.spin(4.5)
+    page.draw([(0.5, 0.3), (0.6, 0.6)])
+    assert person.sees("trace-line", "Not used: the drawing's picture is")
+    page.press("clear")
+    page.press("end")
+    seen = page.frames()
+    os.kill(person.bringup.pid("sim"), signal.SIGCONT)
+    assert page.until(lambda: page.frames() > seen + 2, 60.0), "and pictures come again"
 
 
 def test_pictures_are_made_behind_everything_else_by_a_process_that_ends(person: Person) -> None:

@@ -305,7 +305,7 @@ addEventListener("keyup", (event) => event.key === " " && !event.target.matches?
 
 async function press(name) {
   const answer = await control.ask({ do: name });
-  tell(answer.ok ? { ok: true, message: "" } : answer);
+  if (!answer.ok) tell(answer);
 }
 
 function tell({ ok, message }) {
