@@ -135,7 +135,8 @@ def test_a_person_looks_instructs_draws_and_stops(person: Person) -> None:
     assert person.sees("state", "stopped")
     assert page.find("banner").is_displayed() is False
 
-    assert not page.driver.find_elements(By.CSS_SELECTOR, "#lines .line"), "the task has ended, and its trace with it"
+    lines = (By.CSS_SELECTOR, "#lines .line")
+    assert page.until(lambda: not page.driver.find_elements(*lines), 30.0), "the task has ended, and its trace with it"
 
     page.press("resume")
     assert person.until(lambda: person.safety[-1].state != SafetyStatus.STOPPED)
