@@ -112,7 +112,6 @@ function engine() {
     $("stages").dataset.key = key;
     charts.stages($("stages"), $("stage-names"), said?.stages ?? []);
   }
-  $("engine-message").hidden = !said?.message;
   text("engine-message", said?.message ?? "");
 }
 
