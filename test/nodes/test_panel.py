@@ -248,6 +248,22 @@ def test_a_trace_is_edited_by_keyboard(person: Person) -> None:
     assert not page.driver.find_elements(By.CSS_SELECTOR, "#lines .line.mine")
 
 
+def test_a_finger_draws_and_a_tap_does_not(person: Person) -> None:
+    page = person.browser
+    mine = (By.CSS_SELECTOR, "#lines .line.mine polyline.core")
+    page.draw([(0.5, 0.5), (0.501, 0.501)], touch=True)
+    assert not page.driver.find_elements(*mine)
+    page.draw([(0.2, 0.3), (0.6, 0.3), (0.6, 0.8)], touch=True)
+    (line,) = page.driver.find_elements(*mine)
+    points = np.array([p.split(",") for p in str(line.get_attribute("points")).split()], float) / (640, 480)
+    assert np.abs(points - [(0.2, 0.3), (0.6, 0.3), (0.6, 0.8)]).max() < 0.01
+    page.draw([(0.6, 0.3), (0.7, 0.2)], touch=True)  # a point is dragged
+    (line,) = page.driver.find_elements(*mine)
+    points = np.array([p.split(",") for p in str(line.get_attribute("points")).split()], float) / (640, 480)
+    assert np.abs(points - [(0.2, 0.3), (0.7, 0.2), (0.6, 0.8)]).max() < 0.01
+    page.press("clear")
+
+
 @needs_view
 def test_a_plan_waits_for_approval_and_a_veto_ends_it(person: Person) -> None:
     page = person.browser
