@@ -166,7 +166,7 @@ def _bench_panel(args: argparse.Namespace) -> int:
     for name, f in figures.items():
         console.print(
             f"{name:18} camera to command {f['p50']:.0f} ms at the median, {f['p99']:.0f} ms at the 99th percentile, "
-            f"{f['plans']} plans, {f['pictures']:.1f} pictures/s"
+            f"{f['plans']} plans, {f['pictures']:.1f} pictures/s, {f['cores']:.2f} cores"
         )
     ratios = {name: figures[name]["p99"] / figures[ARMS[0]]["p99"] for name in ARMS[1:]}
     for name, ratio in ratios.items():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,24 @@ ARMS: Final = ("neither", "panel", "panel and recorder")
 SETTLE: Final = 3.0
 """s after everything is up, before it counts."""
 INSTRUCTION: Final = "put the red cube in the bowl"
+
+
+@dataclass
+class Beside:
+    """Pictures shown so far, and the processes that run beside the workcell."""
+
+    frames: Any
+    pids: list[int] = field(default_factory=list)
+
+    def processor(self) -> float:
+        """Processor time of those processes and of their children, s."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                values = stat.read_text().rsplit(")", 1)[1].split()
+                if int(stat.parent.name) in self.pids or int(values[1]) in self.pids:
+                    ticks += int(values[11]) + int(values[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Stopwatch(Node):
@@ -94,12 +114,13 @@ class Stopwatch(Node):
 def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict[str, dict[str, float]]:
     """Figures by what ran beside the workcell of the profile `sim`, in ms; `times` turns of `seconds` each.
 
-    p50, p99, plans, and pictures/s that a page was shown. The order of the turns is reversed each time, so that what
-    else the machine does falls on all alike. Raises RuntimeError when something does not start.
+    p50, p99, plans, pictures/s that a page was shown, and the share of a core that panel and recorder took. The order of
+    the turns is reversed each time, so that what else the machine does falls on all alike. Raises RuntimeError when
+    something does not start.
     """
     use_environment()
     found: dict[str, list[float]] = {name: [] for name in ARMS}
-    rates: dict[str, list[float]] = {name: [] for name in ARMS}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ARMS}
     context = rclpy.Context()
     rclpy.init(context=context)
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder, Bringup(Profile.read("sim"), Path(folder)) as up:
@@ -108,8 +129,8 @@ def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict
             _until(watch.ready, up, "the workcell does not start")
             for turn in range(times):
                 for name in ARMS if turn % 2 == 0 else ARMS[::-1]:
-                    with _beside(name, Path(folder) / f"{turn}-{name.replace(' ', '-')}") as frames:
-                        rates[name].append(_measure(watch, up, seconds, frames))
+                    with _beside(name, Path(folder) / f"{turn}-{name.replace(' ', '-')}") as beside:
+                        rates[name].append(_measure(watch, up, seconds, beside))
                     found[name] += watch.seconds
                     tell(f"{name}: {len(watch.seconds)} plans")
         finally:
@@ -118,20 +139,21 @@ def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict
     return {
         name: {
             "p50": 1e3 * float(np.percentile(found[name], 50)), "p99": 1e3 * float(np.percentile(found[name], 99)),
-            "plans": len(found[name]), "pictures": float(np.mean(rates[name])),
+            "plans": len(found[name]), "pictures": float(np.mean(rates[name], axis=0)[0]),
+            "cores": float(np.mean(rates[name], axis=0)[1]),
         }
         for name in ARMS
     }  # fmt: skip
 
 
-def _measure(watch: Stopwatch, up: Bringup, seconds: float, frames: Any) -> float:
-    """One turn, into the stopwatch; pictures/s that were shown."""
+def _measure(watch: Stopwatch, up: Bringup, seconds: float, beside: Beside) -> tuple[float, float]:
+    """One turn, into the stopwatch; pictures/s that were shown, and the share of a core that was taken."""
     watch.begin()
     _work(watch, up, SETTLE)
     watch.seconds = []
-    before = frames.value
+    frames, processor = beside.frames.value, beside.processor()
     _work(watch, up, seconds)
-    return float(frames.value - before) / seconds
+    return (beside.frames.value - frames) / seconds, (beside.processor() - processor) / seconds
 
 
 def _work(watch: Stopwatch, up: Bringup, seconds: float) -> None:
@@ -143,12 +165,12 @@ def _work(watch: Stopwatch, up: Bringup, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _beside(name: str, folder: Path) -> Iterator[Any]:
-    """What runs beside: nothing, or the panel with a page that looks, or the recorder too; yields its pictures."""
+def _beside(name: str, folder: Path) -> Iterator[Beside]:
+    """What runs beside: nothing, or the panel with a page that looks, or the recorder too."""
     spawn = multiprocessing.get_context("spawn")
     frames = spawn.Value("i", 0)
     if name == "neither":
-        yield frames
+        yield Beside(frames)
         return
     nodes: dict[str, dict[str, Any]] = {"panel": {"port": 0}}
     if "recorder" in name:
@@ -157,7 +179,7 @@ def _beside(name: str, folder: Path) -> Iterator[Any]:
         page = spawn.Process(target=look, args=(address(extra), frames), daemon=True)
         page.start()
         _until(lambda: frames.value > 0, extra, "the panel shows no pictures")
-        yield frames
+        yield Beside(frames, [extra.pid(node) for node in nodes])
         page.terminate()
         page.join()
 
