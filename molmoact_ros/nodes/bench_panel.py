@@ -114,8 +114,8 @@ class Stopwatch(Node):
 def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict[str, dict[str, float]]:
     """Figures by what ran beside the workcell of the profile `sim`, in ms; `times` turns of `seconds` each.
 
-    p50, p99, plans, pictures/s that a page was shown, and the share of a core that panel and recorder took. The order of
-    the turns is reversed each time, so that what else the machine does falls on all alike. Raises RuntimeError when
+    p50, p99, plans, pictures/s that a page was shown, and the share of a core that panel and recorder took. The order
+    of the turns is reversed each time, so that what else the machine does falls on all alike. Raises RuntimeError when
     something does not start.
     """
     use_environment()
