@@ -117,7 +117,8 @@ class Browser:
         width, height = picture.size["width"], picture.size["height"]
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'nearest'})", picture)
         places = [(round((x - 0.5) * width), round((y - 0.5) * height)) for x, y in along(points)]
-        pointer = webdriver.common.actions.pointer_input.PointerInput("touch" if touch else "mouse", "hand")
+        kind = "touch" if touch else "mouse"
+        pointer = webdriver.common.actions.pointer_input.PointerInput(kind, kind)
         actions = ActionBuilder(self.driver, mouse=pointer, duration=8)
         hand = actions.pointer_action
         hand.move_to(picture, *places[0]).pointer_down()
