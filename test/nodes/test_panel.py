@@ -77,7 +77,12 @@ def graph(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Per
         pytest.skip("there is no Chromium here (scripts/system-packages installs Debian's)")
     nodes: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [320, 240], "wrist_size": [212, 120]},
-        "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0, "silence_deadline": 6.0, "engine_deadline": 4.0},
+        "controller": {
+            "joints_deadline": 2.0,
+            "camera_deadline": 5.0,
+            "silence_deadline": 10.0,
+            "engine_deadline": 5.0,
+        },
         "policy": {"max_age": 2.0, "period": 0.75, "drawing_max_age": 4.0},
         "panel": {"port": 0},
     }
