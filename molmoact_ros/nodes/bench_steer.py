@@ -65,6 +65,7 @@ def bench_steer(times: int, seed: int, checkpoint: Path, tell: Callable[[Followe
 
 
 def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random.Generator, seed: int) -> Followed:
+    _see(page, lambda: page.find("end").is_enabled() or page.text("engine-state") == "idle", "the policy is silent")
     if page.find("end").is_enabled():
         page.press("end")
     _see(page, lambda: page.state() in ("idle", "hold"), "the controller does not hold")
@@ -110,7 +111,7 @@ def _hand(client: EpisodeClient, cell: Workcell) -> np.ndarray:
 
 def _stroke(hand: np.ndarray, cell: Workcell, rng: np.random.Generator) -> np.ndarray:
     """From the hand's pixel to that of a place over the table, with a bend between, float [3, 2]."""
-    while True:
+    for _ in range(1000):
         place = np.array([[rng.uniform(*AREA_X), rng.uniform(*AREA_Y), rng.uniform(*HEIGHT)]])
         end = cell.project(place)[0]
         along = end - hand
@@ -119,6 +120,7 @@ def _stroke(hand: np.ndarray, cell: Workcell, rng: np.random.Generator) -> np.nd
         size = np.array([cell.cameras["front"].width, cell.cameras["front"].height])
         if np.linalg.norm(along) > 80 and (stroke > 5).all() and (stroke < size - 5).all():
             return stroke
+    raise GraphError("the hand is out of the picture; look at the simulator's log")
 
 
 def _evenly(line: np.ndarray) -> np.ndarray:
