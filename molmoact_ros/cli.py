@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   molmoact-ros up sim --record bag
   molmoact-ros record --out bag --images jpeg
   molmoact-ros replay bag --engine --report report.html     (--control, --graph)
+  molmoact-ros panel              (then open http://127.0.0.1:8088)
   molmoact-ros doctor
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
@@ -57,15 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
     parts = (
         "engine, exact, batch, load: the model; seams, control, faults, fuzz, teleop: the controller; "
-        "libfranka: 1 kHz; record: what a recorder costs"
+        "libfranka: 1 kHz; record, panel: what they cost; steer: strokes drawn in the panel"
     )
     bench.add_argument("part", choices=list(BENCHES), help=parts)
     bench.add_argument("--steps", type=int, default=40, help="engine, exact, batch: reasoning steps")
     bench.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8], help="batch: how many at once")
     bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
-    bench.add_argument("--seconds", type=float, help="seams, control: of each measurement, 20; libfranka: 60")
+    bench.add_argument("--seconds", type=float, help="seams, control, panel: of each measurement, 20; libfranka: 60")
     bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
-    bench.add_argument("--times", type=int, default=10, help="faults, teleop: how often each is done")
+    bench.add_argument("--times", type=int, help="faults, teleop, steer: how often each is done, 10; panel: turns, 4")
     bench.add_argument("--kills", type=int, default=0, help="record: instead, kill a recorder at random so often")
     bench.add_argument("--only", default="", help="faults: those whose name holds this")
     bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
@@ -95,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     bridge = add("foxglove", "show the running nodes' topics in Foxglove, without a ROS installation")
     bridge.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine's")
     bridge.add_argument("--port", type=int, default=8765)
+    panel = add("panel", "a web page: live pictures, the trace to redraw, instruction, jog and STOP")
+    panel.add_argument("--host", help="address to serve on, default 127.0.0.1; any other one asks for a token")
+    panel.add_argument("--port", type=int, help="TCP port, default 8088")
+    panel.add_argument("--token-file", help="file that holds the token; default: one in ~/.config/molmoact_ros")
+    panel.add_argument("--profile", help="take the parameters of this profile's panel, such as its suggestions")
+    panel.add_argument("--arm", choices=["left", "right", "both"], help="of two arms, those that are jogged")
     infer = add("infer", "one reasoning step on pictures: depth codes, trace and actions")
     infer.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
     infer.add_argument("--instruction", required=True)
@@ -189,8 +196,50 @@ def _bench(args: argparse.Namespace) -> int:
 def _bench_controller(args: argparse.Namespace) -> int:
     from molmoact_ros.nodes import bench_controller
 
-    args.seconds = args.seconds or 20.0
+    args.seconds, args.times = args.seconds or 20.0, args.times or 10
     return bench_controller.show(args)
+
+
+def _bench_panel(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.nodes.bench_panel import ARMS, bench_panel
+
+    console = Console()
+    figures = bench_panel(args.times or 4, args.seconds or 20.0, console.print)
+    for name, f in figures.items():
+        console.print(
+            f"{name:18} camera to command {f['p50']:.0f} ms at the median, {f['p99']:.0f} ms at the 99th percentile, "
+            f"{f['plans']} plans, {f['pictures']:.1f} pictures/s, {f['cores']:.2f} cores"
+        )
+    ratios = {name: figures[name]["p99"] / figures[ARMS[0]]["p99"] for name in ARMS[1:]}
+    for name, ratio in ratios.items():
+        console.print(f"p99 with {name}: {ratio:.2f} times that with neither")
+    if args.json:
+        args.json.write_text(json.dumps(machine("") | {"figures_ms": figures, "p99_ratio": ratios}, indent=1))
+    return 0
+
+
+def _bench_steer(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+    from statistics import median
+
+    from molmoact_ros.engine.checkpoint import digest
+    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.nodes.bench_steer import NEAR, bench_steer
+
+    checkpoint = _checkpoint(args)
+    done = bench_steer(
+        args.times or 10, args.seed, checkpoint,
+        lambda f: print(f"{f.off:.0f} px off the stroke, {f.end:.0f} px from its end, {f.seconds:.1f} s", flush=True),
+    )  # fmt: skip
+    off, reached = median(f.off for f in done), sum(f.end <= NEAR for f in done)
+    print(f"{len(done)} strokes: {off:.1f} px of 640x480 off at the median; {reached} ends reached")
+    if args.json:
+        about = machine(digest(checkpoint)) | {"seed": args.seed, "off_px": off, "reached": reached}
+        args.json.write_text(json.dumps(about | {"strokes": [asdict(f) for f in done]}, indent=1))
+    return 0
 
 
 def _bench_libfranka(args: argparse.Namespace) -> int:
@@ -332,7 +381,7 @@ def _bench_record(args: argparse.Namespace) -> int:
         )
         figures: dict[str, Any] = {"kills": [vars(kill) for kill in kills], "whole": whole}
     else:
-        figures = bench_record(args.seconds or 10.0, args.times, console.print) | {"disk": disk_rate(3.0)}
+        figures = bench_record(args.seconds or 10.0, args.times or 10, console.print) | {"disk": disk_rate(3.0)}
         table = Table("recorder", "p50", "p99", "max", "of a core", "pictures", "lost", title="cycles off their time")
         for name, row in figures["costs"].items():
             table.add_row(
@@ -425,16 +474,29 @@ def _from_lerobot(args: argparse.Namespace) -> int:
 
 
 def _teleop(args: argparse.Namespace) -> int:
-    arms = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}[args.arm]
-    return _run_node(args.device, {"controller": args.controller, "arms": arms, "in_tool": args.in_tool})
+    return _run_node(args.device, {"controller": args.controller, "arms": ARMS[args.arm], "in_tool": args.in_tool})
 
 
 def _foxglove(args: argparse.Namespace) -> int:
     return _run_node("foxglove", {"host": args.host, "port": args.port})
 
 
-def _run_node(name: str, parameters: dict[str, object]) -> int:
-    """One node in this terminal, until Ctrl-C."""
+def _panel(args: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    from molmoact_ros.nodes.bringup import Profile
+
+    if find_spec("aiohttp") is None:
+        raise RuntimeError("the panel needs aiohttp; run: pip install 'molmoact_ros[panel]'")
+    parameters = Profile.read(args.profile).nodes.get("panel", {}) if args.profile else {}
+    chosen = {"host": args.host, "port": args.port, "arms": ARMS[args.arm] if args.arm else None}
+    if args.token_file:
+        chosen["token_file"] = str(Path(args.token_file).resolve())
+    return _run_node("panel", parameters | {name: value for name, value in chosen.items() if value is not None})
+
+
+def _run_node(name: str, parameters: dict[str, Any]) -> int:
+    """One node in the foreground; its exit status."""
     import tempfile
 
     from molmoact_ros.nodes.bringup import command, environment, write_parameters
@@ -500,15 +562,17 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
+ARMS = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}
 BENCHES = {
     "engine": _bench_engine, "exact": _bench_exact, "batch": _bench_batch, "load": _bench_load,
-    "libfranka": _bench_libfranka, "record": _bench_record,
+    "libfranka": _bench_libfranka, "record": _bench_record, "panel": _bench_panel, "steer": _bench_steer,
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {
-    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "foxglove": _foxglove,
-    "record": _record, "replay": _replay, "to-lerobot": _to_lerobot, "from-lerobot": _from_lerobot,
-    "train": _train, "doctor": _doctor, "export": _export, "cameras": _cameras, "fetch": _fetch,
+    "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "panel": _panel,
+    "foxglove": _foxglove, "record": _record, "replay": _replay, "to-lerobot": _to_lerobot,
+    "from-lerobot": _from_lerobot, "train": _train, "doctor": _doctor, "export": _export, "cameras": _cameras,
+    "fetch": _fetch,
 }  # fmt: skip
 
 

@@ -18,10 +18,11 @@ MAY_IMPORT = {
     "control": {"robots"},
     "sim": {"robots", "cameras"},
     "record": {"reasoning"},
+    "panel": {"reasoning"},
     "learn": {"reasoning", "engine", "control", "sim", "machine"},
     "replay": {"reasoning", "robots", "engine", "control", "record", "machine"},
-    "nodes": {"reasoning", "robots", "cameras", "engine", "control", "sim", "record", "replay", "learn", "machine",
-              "paths", "msg", "srv", "action"},
+    "nodes": {"reasoning", "robots", "cameras", "engine", "control", "sim", "record", "replay", "learn", "panel",
+              "machine", "paths", "msg", "srv", "action"},
 }  # fmt: skip
 ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs",
        "control_msgs", "franka_msgs", "realsense2_camera_msgs", "rosgraph_msgs", "builtin_interfaces",
@@ -32,6 +33,7 @@ LIGHT = {
     "cameras": {"numpy", "pyrealsense2"},
     "control": {"numpy", "scipy", "mujoco", "mink", "ruckig", "pydantic"},
     "record": {"numpy", "cv2", "yaml", "mcap", "zstandard", "rosbags", "imageio_ffmpeg"},
+    "panel": {"numpy", "aiohttp", "pydantic", "selenium"},
 }
 
 

@@ -20,7 +20,7 @@ from molmoact_ros.paths import fastdds_profile, profile
 
 NODES: Final = (
     "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
-    "player",
+    "player", "panel",
 )  # fmt: skip
 Parameters = dict[str, Any]
 """ROS parameters of one node, by name."""
@@ -125,7 +125,7 @@ class Bringup:
         with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 command(name, file), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._logs,
-                env=environment(self._profile.environment), start_new_session=True, preexec_fn=_die_with_parent,
+                env=environment(self._profile.environment), start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
@@ -184,6 +184,6 @@ def up(name: str, logs: Path, overrides: Mapping[str, Parameters] | None = None)
 _libc = ctypes.CDLL(None)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child, between fork and exec: be sent SIGTERM when the parent's thread ends."""
     _libc.prctl(_DIES_WITH_PARENT, signal.SIGTERM)

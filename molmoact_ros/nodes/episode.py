@@ -144,8 +144,12 @@ class EpisodeClient(Node):
         episode.step_seconds = list(self._steps)
         return episode
 
+    def truth(self) -> SceneTruth.Response:
+        """The simulator's own state."""
+        return self._wait(self._truth.call_async(SceneTruth.Request()), "the simulator")
+
     def _judge(self, episode: Episode) -> None:
-        truth = self._wait(self._truth.call_async(SceneTruth.Request()), "the simulator")
+        truth = self.truth()
         episode.success, episode.first_lifted = truth.done, truth.first_lifted
 
     def _note_first_plan(self, episode: Episode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -84,3 +85,13 @@ def test_children_end_with_the_bringup(peer: Peer, tmp_path: Path) -> None:
         process = bringup._processes["controller"]
         assert peer.until(lambda: "controller" in peer.node.get_node_names())
     assert process.returncode == 0, "it ended in order"
+
+
+def test_a_panel_whose_port_is_taken_or_whose_token_others_may_read(domain: int, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "address already in use" in ending("panel", {"port": port}, tmp_path)
+    token = tmp_path / "token"
+    token.write_text("everybody may read this")
+    token.chmod(0o644)
+    assert f"chmod 600 {token}" in ending("panel", {"port": 0, "token_file": str(token)}, tmp_path)

@@ -53,10 +53,10 @@ def bag(tmp_path: Path) -> Path:
 
 
 def test_a_bag_goes_there_and_back(tmp_path: Path, bag: Path) -> None:
-    assert main(["export", str(bag), "--out", str(tmp_path / "set"), "--fps", str(FPS)]) == 0
-    assert main(["import", str(tmp_path / "set"), "--out", str(tmp_path / "bags")]) == 0
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set"), "--fps", str(FPS)]) == 0
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "bags")]) == 0
     back = tmp_path / "bags" / "episode_000000"
-    assert main(["export", str(back), "--out", str(tmp_path / "again"), "--fps", str(FPS)]) == 0
+    assert main(["to-lerobot", str(back), "--out", str(tmp_path / "again"), "--fps", str(FPS)]) == 0
     first, second = (Dataset.open(tmp_path / name).episode(0) for name in ("set", "again"))
     for name in ("states", "actions", "joints"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
@@ -83,7 +83,7 @@ def test_actions_lead_from_state_to_state(bag: Path) -> None:
 
 
 def test_the_dataset_is_of_the_form_that_lerobot_reads(tmp_path: Path, bag: Path) -> None:
-    assert main(["export", str(bag), str(bag), "--out", str(tmp_path / "set")]) == 0
+    assert main(["to-lerobot", str(bag), str(bag), "--out", str(tmp_path / "set")]) == 0
     info = json.loads((tmp_path / "set" / "meta" / "info.json").read_text())
     assert info["codebase_version"] == "v2.1" and info["total_episodes"] == 2 and info["total_frames"] == 2 * FRAMES
     assert info["features"]["image"] == {
@@ -108,7 +108,7 @@ def test_the_dataset_is_of_the_form_that_lerobot_reads(tmp_path: Path, bag: Path
 
 
 def test_video_is_near(tmp_path: Path, bag: Path) -> None:
-    assert main(["export", str(bag), "--out", str(tmp_path / "set"), "--video"]) == 0
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set"), "--video"]) == 0
     episode = Dataset.open(tmp_path / "set").episode(0)
     frames = list(episode.pictures["image"]())
     assert len(frames) == FRAMES
@@ -117,7 +117,7 @@ def test_video_is_near(tmp_path: Path, bag: Path) -> None:
 
 def test_version_3_is_read(tmp_path: Path, bag: Path) -> None:
     """The same episodes, rearranged as v3.0 has them: several in one file, tasks in a table."""
-    assert main(["export", str(bag), str(bag), "--out", str(tmp_path / "old")]) == 0
+    assert main(["to-lerobot", str(bag), str(bag), "--out", str(tmp_path / "old")]) == 0
     old, new = tmp_path / "old", tmp_path / "new"
     (new / "meta").mkdir(parents=True)
     (new / "data" / "chunk-000").mkdir(parents=True)
@@ -136,25 +136,25 @@ def test_version_3_is_read(tmp_path: Path, bag: Path) -> None:
 
 
 def test_what_does_not_fit_says_so(tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
+    assert main(["from-lerobot", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
     assert "no meta/info.json" in capsys.readouterr().err
-    assert main(["export", str(bag), "--out", str(tmp_path / "set")]) == 0
-    assert main(["export", str(bag), "--out", str(tmp_path / "set")]) == 1
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set")]) == 0
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set")]) == 1
     assert "exists already" in capsys.readouterr().err
-    assert main(["import", str(tmp_path / "set"), "--out", str(tmp_path / "x"), "--episode", "3"]) == 1
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "x"), "--episode", "3"]) == 1
     assert "there is no episode 3; the dataset has 0 to 0" in capsys.readouterr().err
-    assert main(["import", str(tmp_path / "set"), "--out", str(tmp_path / "x"), "--cameras", "a,b,c"]) == 1
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "x"), "--cameras", "a,b,c"]) == 1
     assert "2 cameras (image, wrist_image), not 3" in capsys.readouterr().err
     assert not (tmp_path / "x" / "episode_000000").exists()
     file = tmp_path / "set" / "meta" / "info.json"
     file.write_text(file.read_text().replace("v2.1", "v9.9"))
-    assert main(["import", str(tmp_path / "set"), "--out", str(tmp_path / "y")]) == 1
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "y")]) == 1
     assert "version v9.9; v2.0, v2.1 and v3.0 are read" in capsys.readouterr().err
 
 
 def test_an_imported_demonstration_replays(tmp_path: Path, bag: Path) -> None:
-    assert main(["export", str(bag), "--out", str(tmp_path / "set")]) == 0
-    assert main(["import", str(tmp_path / "set"), "--out", str(tmp_path / "bags"), "--episode", "0"]) == 0
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set")]) == 0
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "bags"), "--episode", "0"]) == 0
     with Recording(tmp_path / "bags" / "episode_000000") as recording:
         steps = recording.steps()
         assert len(steps) == FRAMES and steps[0].answer.instruction == "put the red cube in the bowl"

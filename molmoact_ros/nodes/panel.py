@@ -1,0 +1,294 @@
+"""The web panel: a browser's buttons, words and lines for the robot, and what the robot says for the browser."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from concurrent.futures import Future
+from typing import Any, Final
+
+import numpy as np
+from pydantic import Field
+from rclpy.action import ActionClient
+from rclpy.subscription import Subscription
+from rclpy.task import Future as RosFuture
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from molmoact_ros.action import ExecuteInstruction
+from molmoact_ros.control.devices import Speeds
+from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.nodes import panel_pictures, qos
+from molmoact_ros.nodes.device import STATES, Device, DeviceConfig
+from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.process import run
+from molmoact_ros.panel.access import is_loopback, token
+from molmoact_ros.panel.pictures import Encoder, View
+from molmoact_ros.panel.server import PanelServer
+from molmoact_ros.panel.words import Answer, Stroke
+from molmoact_ros.robots.franka import OPENING_MAX
+from molmoact_ros.sim.scene import OBJECTS, PREPOSITION
+from molmoact_ros.srv import EditTrace
+
+ENGINE: Final = {
+    getattr(EngineStatus, name): name.lower() for name in ("IDLE", "RUNNING", "WAITING", "FAULT", "PENDING")
+}
+"""Names of the engine's states."""
+RATE: Final = 10.0
+"""Hz of the state that browsers are shown."""
+KNOWN: Final = [f"put the {name} {at} the {target}" for name in OBJECTS for target, at in PREPOSITION.items()] + [
+    f"pick up the {name}" for name in OBJECTS
+]
+"""What the nano model was taught to do."""
+
+
+class PanelConfig(DeviceConfig, Speeds):
+    """Parameters of the panel. The token is none: anybody on the graph could read it."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to serve on; 0.0.0.0: to the whole network")
+    port: int = Field(8088, ge=0, lt=65536, description="TCP port; 0: any that is free, named in the log")
+    token_file: str = Field("", description="file with the token; empty: ~/.config/molmoact_ros/panel_token, if needed")
+    policy: str = Field("/policy", description="node name of the policy")
+    cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
+    suggestions: list[str] = Field(KNOWN, min_length=1, description="instructions to offer")
+    timeout: float = Field(120.0, gt=0, description="time for one instruction, s")
+
+
+class PanelNode(Device):
+    """Callbacks run on the executor's thread; what a browser says comes on the web server's."""
+
+    def __init__(self) -> None:
+        super().__init__("panel")
+        self.config = config = declare(self, PanelConfig)
+        self.connect(config)
+        self._say = self.create_publisher(String, f"{config.policy}/instruction", qos.RELIABLE)
+        self._execute = ActionClient(self, ExecuteInstruction, f"{config.policy}/execute")
+        self._edit = self.create_client(EditTrace, f"{config.policy}/edit_trace")
+        self._triggers["hold"] = self.create_client(Trigger, f"{config.controller}/hold")
+        for name in ("approve", "veto"):
+            self._triggers[name] = self.create_client(Trigger, f"{config.policy}/{name}")
+        self._engine, self._trace, self._chunk = EngineStatus(), None, None
+        self._traces, self._goals = 0, 0  # heard, and given
+        self._ended: dict[str, Any] = {}  # how the last goal did
+        self._heard = {"safety": -math.inf, "engine": -math.inf}
+        self.create_subscription(EngineStatus, f"{config.policy}/engine_status", self._on_engine, qos.STATE)
+        self.create_subscription(Trace, f"{config.policy}/trace", self._on_trace, qos.RELIABLE)
+        self.create_subscription(ActionChunk, f"{config.policy}/action_chunk", self._on_chunk, qos.RELIABLE)
+        self._looking: dict[View, Subscription] = {}
+        self._encoder = Encoder(panel_pictures.encode, panel_pictures.begin)
+        self._open()
+        self.create_timer(1.0 / RATE, self._show)
+
+    def _open(self) -> None:
+        config = self.config
+        secret, file = token(config.host, config.token_file)
+        about = {"arms": config.arms, "suggestions": config.suggestions}
+        self._server = PanelServer(self, views(config), about, secret)
+        port = self._server.start(config.host, port=config.port)
+        name = config.host if is_loopback(config.host) else socket.gethostname()
+        at = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+        self.get_logger().info(f"ready: {at}" + (f", with the token in {file}" if file else ""))
+
+    def destroy_node(self) -> None:
+        """Let go of the arm, end the web server, then the node."""
+        self._server.close()
+        self._encoder.close()
+        super().destroy_node()
+
+    # What the robot says
+
+    def _on_safety(self, message: SafetyStatus) -> None:
+        changed = message.state != self.safety.state or message.reason != self.safety.reason
+        super()._on_safety(message)
+        self._heard["safety"] = time.monotonic()
+        if changed:
+            self._show()
+
+    def _on_engine(self, message: EngineStatus) -> None:
+        if message.instruction != self._engine.instruction:
+            self._trace = None  # of another task
+        self._engine, self._heard["engine"] = message, time.monotonic()
+
+    def _on_trace(self, message: Trace) -> None:
+        self._trace, self._traces = message, self._traces + 1
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        self._chunk = message
+
+    def _show(self) -> None:
+        """Tell browsers how it stands, and look at what they look at."""
+        if self._server.watched():
+            self._server.show_state(self._state())
+        wanted = self._server.looked_at()
+        for view in wanted - set(self._looking):
+            take = lambda data, view=view: self._on_image(view, data)  # noqa: E731
+            self._looking[view] = self.create_subscription(Image, view.topic, take, qos.SENSOR, raw=True)
+        for view in set(self._looking) - wanted:
+            self.destroy_subscription(self._looking.pop(view))
+
+    def _on_image(self, view: View, data: bytes) -> None:
+        if self._server.waited_for(view):
+            self._encoder.offer(view, data, self._server.show_picture)
+
+    def _state(self) -> dict[str, Any]:
+        now = time.monotonic()
+        there = {name: now - at < 1.0 for name, at in self._heard.items()}
+        return {
+            "safety": safety_state(self.safety) if there["safety"] else None,
+            "engine": engine_state(self._engine) if there["engine"] else None,
+            "trace": None if self._trace is None else trace_state(self._trace) | {"count": self._traces},
+            "chunk": None if self._chunk is None else chunk_state(self._chunk),
+            "ended": self._ended,
+        }  # fmt: skip
+
+    # What the browser says
+
+    def press(self, name: str) -> Future[Answer]:
+        """A service of Trigger, or `end`."""
+        if name == "end":
+            self._say.publish(String())
+            return _now(Answer(ok=True))
+        client = self._triggers[name]
+        return self._call(client, Trigger.Request())
+
+    def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
+        """As a goal, which starts the controller, or as a word, which does not."""
+        self._trace = None  # of another task
+        if not move:
+            if not self._say.get_subscription_count():
+                return _now(Answer(ok=False, message=f"no policy hears {self._say.topic_name}; is it running?"))
+            self._say.publish(String(data=text))
+            return _now(Answer(ok=True))
+        if not self._execute.server_is_ready():
+            return _now(Answer(ok=False, message=f"no policy answers at {self.config.policy}/execute; is it running?"))
+        goal = ExecuteInstruction.Goal(instruction=text, timeout=self.config.timeout)
+        if stroke is not None:
+            goal.trace = self._drawn(stroke)
+        self._goals += 1
+        number, answer = self._goals, Future[Answer]()
+        self._execute.send_goal_async(goal).add_done_callback(lambda sent: self._on_goal(number, sent, answer))
+        return answer
+
+    def _on_goal(self, number: int, sent: RosFuture, answer: Future[Answer]) -> None:
+        handle = sent.result()
+        if not handle.accepted:
+            answer.set_result(Answer(ok=False, message="the policy did not accept it; see its log"))
+            return
+        answer.set_result(Answer(ok=True))
+        handle.get_result_async().add_done_callback(lambda result: self._on_result(number, result))
+
+    def _on_result(self, number: int, result: RosFuture) -> None:
+        if number == self._goals:  # else a newer one has begun
+            self._ended = {"goal": number, "message": result.result().result.message}
+
+    def draw(self, stroke: Stroke | None) -> Future[Answer]:
+        """A person's trace, or none."""
+        if stroke is None:
+            return self._call(self._edit, EditTrace.Request(clear=True))
+        return self._call(self._edit, EditTrace.Request(trace=self._drawn(stroke)))
+
+    def _drawn(self, stroke: Stroke) -> Trace:
+        x, y = np.array(stroke.points).T.tolist()
+        trace = Trace(source=Trace.HUMAN, x=x, y=y)
+        trace.header.frame_id = f"{self.config.cameras[0]}_color_optical_frame"
+        trace.header.stamp.sec, trace.header.stamp.nanosec = stroke.sec, stroke.nanosec
+        return trace
+
+    def jog(self, arm: int, twist: np.ndarray) -> None:
+        """Move a hand, `twist` [6] in shares of full speed."""
+        if arm < len(self.config.arms):
+            self.say_twist(arm, twist * np.repeat([self.config.linear, self.config.angular], 3))
+
+    def let_go(self, arm: int) -> None:
+        """Stand, and release the dead-man's switch."""
+        if arm < len(self.config.arms):
+            super().let_go(arm)
+
+    def grip(self, arm: int, wide: bool) -> Answer:
+        """Open or close a hand."""
+        if arm >= len(self.config.arms):
+            return Answer(ok=False, message="there is no such arm")
+        self.say_gripper(arm, OPENING_MAX if wide else 0.0)
+        return Answer(ok=True)
+
+    def _call(self, client: Any, request: Any) -> Future[Answer]:
+        if not client.service_is_ready():
+            return _now(Answer(ok=False, message=f"nobody answers at {client.srv_name}; is the node running?"))
+        answer: Future[Answer] = Future()
+
+        def take(done: RosFuture) -> None:
+            reply = done.result()
+            answer.set_result(Answer(ok=reply.success, message=reply.message))
+
+        client.call_async(request).add_done_callback(take)
+        return answer
+
+
+def views(config: PanelConfig) -> list[View]:
+    """What can be looked at: the front camera, its depth, the model's depth, and the other cameras."""
+    front, *others = config.cameras
+    color, depth = f"/{front}/color/image_raw", f"/{front}/aligned_depth_to_color/image_raw"
+    return [
+        View("front", "Camera", color, "color", True),
+        View("depth", "Depth", depth, "depth", True),
+        View("said", "Model’s depth", f"{config.policy}/depth_image", "said", True),
+        *(View(name, name.capitalize(), f"/{name}/color/image_raw", "color", False) for name in others),
+    ]
+
+
+def safety_state(message: SafetyStatus) -> dict[str, Any]:
+    """The controller's state for browsers."""
+    return {
+        "state": STATES[message.state], "reason": message.reason, "plan": message.plan_id,
+        "progress": message.progress, "latency": _known(message.latency),
+        "limits": dict(zip(message.limits, message.limit_counts, strict=False)),
+    }  # fmt: skip
+
+
+def engine_state(message: EngineStatus) -> dict[str, Any]:
+    """The engine's state for browsers."""
+    return {
+        "state": ENGINE.get(message.state, "unknown"), "message": message.message,
+        "instruction": message.instruction, "checkpoint": message.checkpoint, "plan": message.plan_id,
+        "step": _known(message.step_seconds), "age": _known(message.observation_age), "mode": message.mode,
+        "stages": [[n, _known(s)] for n, s in zip(message.stages, message.stage_seconds, strict=False)],
+        "tokens": message.tokens, "passes": message.passes, "camera_age": _known(message.camera_age),
+        "pending": message.pending_plan_id if message.state == EngineStatus.PENDING else 0,
+        "left": _known(message.pending_seconds), "points_left": message.trace_points_left,
+        "trace_message": message.trace_message,
+    }  # fmt: skip
+
+
+def trace_state(message: Trace) -> dict[str, Any]:
+    """A trace for browsers."""
+    points = [[x, y] for x, y in zip(message.x, message.y, strict=False) if math.isfinite(x) and math.isfinite(y)]
+    return {"points": points, "person": message.source == Trace.HUMAN, "plan": message.plan_id}
+
+
+def chunk_state(message: ActionChunk) -> dict[str, Any]:
+    """An action chunk for browsers; without rows where it is malformed."""
+    rows = np.array(message.actions) if message.steps * message.dimensions == len(message.actions) else np.empty(0)
+    sound = rows.size > 0 and np.isfinite(rows).all() and message.action_space == ActionChunk.DELTA_EE_POSE
+    actions = np.round(rows, 5).reshape(message.steps, -1).tolist() if sound else []
+    return {"plan": message.plan_id, "dt": _known(message.dt), "actions": actions, "mode": message.mode}
+
+
+def _known(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None
+
+
+def _now(answer: Answer) -> Future[Answer]:
+    future: Future[Answer] = Future()
+    future.set_result(answer)
+    return future
+
+
+def main() -> None:
+    """Start the node."""
+    run(PanelNode)
+
+
+if __name__ == "__main__":
+    main()

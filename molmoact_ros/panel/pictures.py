@@ -1,0 +1,116 @@
+"""Live pictures: only what somebody waits for is encoded, and the newest goes out; nothing queues."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from molmoact_ros.reasoning.answer import RefusedStep
+
+NICE: Final = 10
+"""By how much encoding stands back behind everything else on this machine."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What can be looked at. kind: colour, depth (metres) or said (0..1); drawable: has the front camera's pixels."""
+
+    name: str
+    label: str
+    topic: str
+    kind: str
+    drawable: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A JPEG, and the stamp of the image that it was made of."""
+
+    jpeg: bytes
+    sec: int
+    nanosec: int
+
+
+class Encoder:
+    """A process of its own, behind everything else, that makes at most one picture of each view at a time."""
+
+    def __init__(self, encode: Callable[[str, bytes], Picture], begin: Callable[[], None]) -> None:
+        """encode: of a view's kind and the image as it came; begin: called once in the process. Both importable."""
+        self._encode, self._begin = encode, begin
+        self._pool: ProcessPoolExecutor | None = None
+        self._busy: set[str] = set()
+        self._lock = threading.Lock()
+
+    def offer(self, view: View, data: bytes, done: Callable[[View, Picture | str], None]) -> bool:
+        """Make a picture, unless the view's last one is still being made (False). `done` hears it, or what is wrong.
+
+        `done` is called in another thread.
+        """
+        with self._lock:
+            if view.name in self._busy:
+                return False
+            self._busy.add(view.name)
+            if self._pool is None:  # nobody has looked before
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(1, context, initializer=_stand_back, initargs=(self._begin,))
+            future = self._pool.submit(self._encode, view.kind, data)
+        future.add_done_callback(lambda made: self._made(view, made, done))
+        return True
+
+    def _made(self, view: View, made: Future[Picture], done: Callable[[View, Picture | str], None]) -> None:
+        with self._lock:
+            self._busy.discard(view.name)
+        if made.cancelled():
+            return
+        error = made.exception()
+        if error is None:
+            done(view, made.result())
+        elif isinstance(error, RefusedStep):
+            done(view, str(error))
+        else:
+            self.close()  # its process has ended; the next picture starts another
+            done(view, f"no picture could be made ({type(error).__name__}); it is tried again")
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _stand_back(begin: Callable[[], None]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the panel, which ends this process
+    os.nice(NICE)
+    begin()
+
+
+class Viewer:
+    """One browser's socket: it gets a picture, says that it has shown it, and gets the newest one then."""
+
+    def __init__(self, socket: web.WebSocketResponse, view: View | None) -> None:
+        self.socket, self.view, self.waits = socket, view, True
+        self._sending: asyncio.Task[None] | None = None
+
+    def show(self, number: int, picture: Picture | str) -> None:
+        """Send it; the next one waits until this one was shown."""
+        self.waits = False
+        self._sending = asyncio.ensure_future(self._send(number, picture))
+
+    async def _send(self, number: int, picture: Picture | str) -> None:
+        with contextlib.suppress(ConnectionError):
+            if isinstance(picture, str):
+                await self.socket.send_json({"view": number, "message": picture})
+            else:
+                stamp = (picture.sec % 2**32).to_bytes(4, "big") + picture.nanosec.to_bytes(4, "big")
+                await self.socket.send_bytes(number.to_bytes(4, "big") + stamp + picture.jpeg)

@@ -1,0 +1,315 @@
+"""The web server, in a thread of its own: pages, a socket for words and state, and one for pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from aiohttp import WSMsgType, web
+from pydantic import ValidationError
+
+from molmoact_ros.panel.access import Access
+from molmoact_ros.panel.pictures import Picture, View, Viewer
+from molmoact_ros.panel.words import WORD, Answer, Draw, Grip, Instruct, Jog, LetGo, Press, Robot, Word
+
+STATIC: Final = Path(__file__).parent / "static"
+JOG_SILENCE: Final = 0.15
+"""s without a word after which a jogging hand was let go."""
+PATIENCE: Final = 10.0
+"""s for the robot's side to answer."""
+HEARTBEAT: Final = 2.0
+"""s between pings; a browser that answers none is gone, and with it its hold on the arm."""
+GUESS_DELAY: Final = 0.5
+"""s that a wrong token costs."""
+LARGEST_WORD: Final = 64 * 1024
+"""Bytes of a word; a stroke of a thousand points has half of that."""
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Nothing is loaded from anywhere else, and nobody puts the STOP button into a frame."""
+
+
+class PanelServer:
+    """Serves browsers. `show_state` and `show_picture` may be called from any thread."""
+
+    def __init__(self, robot: Robot, views: Sequence[View], about: dict[str, Any], token: str) -> None:
+        """views: what can be looked at; about: what a browser is told first; token: empty: none is asked for."""
+        self._robot, self._views, self._access = robot, list(views), Access(token)
+        self._about = json.dumps({"about": about | {"views": [_described(view) for view in views]}})
+        self._watchers: set[_Watcher] = set()
+        self._viewers: set[Viewer] = set()
+        self._jogger: _Jogger | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="panel", daemon=True)
+
+    # From the robot's side
+
+    def start(self, host: str, port: int) -> int:
+        """Serve from now on; the port, chosen by the system where 0 is asked for. Raises OSError where it is taken."""
+        self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._start(host, port), self._loop).result()
+
+    def close(self) -> None:
+        """Let go of the arm and end all connections."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def looked_at(self) -> set[View]:
+        """What somebody looks at."""
+        return {viewer.view for viewer in list(self._viewers) if viewer.view is not None}
+
+    def waited_for(self, view: View) -> bool:
+        """Whether somebody has shown the last picture and is ready for one."""
+        return any(viewer.view == view and viewer.waits for viewer in list(self._viewers))
+
+    def watched(self) -> bool:
+        """Whether any browser is there."""
+        return bool(self._watchers)
+
+    def show_state(self, state: dict[str, Any]) -> None:
+        """Tell all browsers; where one is slow, only the newest state waits for it."""
+        self._loop.call_soon_threadsafe(self._tell, json.dumps({"state": state}, allow_nan=False))
+
+    def show_picture(self, view: View, picture: Picture | str) -> None:
+        """Show it, or say why there is none, to those who wait for one."""
+        self._loop.call_soon_threadsafe(self._show, view, picture)
+
+    # In the server's thread
+
+    def _tell(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.tell(text)
+
+    def _show(self, view: View, picture: Picture | str) -> None:
+        for viewer in self._viewers:
+            if viewer.view == view and viewer.waits:
+                viewer.show(self._views.index(view), picture)
+
+    async def _start(self, host: str, port: int) -> int:
+        app = web.Application(middlewares=[self._guard])
+        app.add_routes(
+            [
+                web.get("/", self._page), web.post("/login", self._login), web.post("/stop", self._stop),
+                web.get("/control", self._control), web.get("/pictures", self._pictures),
+                web.static("/static", STATIC),
+            ]
+        )  # fmt: skip
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)  # an address may hold the token
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        return int(self._runner.addresses[0][1])
+
+    async def _close(self) -> None:
+        if self._jogger is not None:
+            self._jogger.let_go()
+        sockets = [watcher.socket for watcher in self._watchers] + [viewer.socket for viewer in self._viewers]
+        for socket in sockets:
+            await socket.close()
+        if hasattr(self, "_runner"):
+            await self._runner.cleanup()
+
+    # Pages
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self._access.check_site(request)
+        if request.path in ("/control", "/pictures", "/stop") and not self._access.is_known(request):
+            raise web.HTTPUnauthorized(text="open the panel and give the token first\n")
+        response = await handler(request)
+        if not response.prepared:
+            response.headers["Content-Security-Policy"] = POLICY
+            response.headers["X-Content-Type-Options"] = "nosniff"
+            response.headers["Referrer-Policy"] = "no-referrer"
+            response.headers["Cache-Control"] = "no-cache"
+        return response
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        if "token" in request.query:
+            return await self._check(request.query["token"])
+        if not self._access.is_known(request):
+            return web.Response(text=(STATIC / "login.html").read_text(), content_type="text/html", status=401)
+        return web.Response(text=(STATIC / "index.html").read_text(), content_type="text/html")
+
+    async def _login(self, request: web.Request) -> web.StreamResponse:
+        return await self._check(str((await request.post()).get("token", "")))
+
+    async def _check(self, offered: str) -> web.StreamResponse:
+        """Once known, by a page without the token in its address."""
+        known = self._access.is_token(offered)
+        if not known:
+            await asyncio.sleep(GUESS_DELAY)
+        response = web.Response(status=303, headers={"Location": "/"})
+        if known:
+            self._access.let_in(response)
+        return response
+
+    async def _stop(self, _: web.Request) -> web.StreamResponse:
+        """STOP without a socket: what the page falls back on when its own is not open."""
+        answer = await _answered(self._robot.press("stop"))
+        return web.json_response(answer.model_dump())
+
+    # Words and state
+
+    async def _control(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LARGEST_WORD)
+        await socket.prepare(request)
+        await socket.send_str(self._about)
+        watcher = _Watcher(socket)
+        self._watchers.add(watcher)
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    self._hear(watcher, message.data)
+        finally:
+            self._watchers.discard(watcher)
+            watcher.close()
+            if self._jogger is not None and self._jogger.watcher is watcher:
+                self._jogger.let_go()
+        return socket
+
+    def _hear(self, watcher: _Watcher, text: str) -> None:
+        try:
+            word = WORD.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            refusal = f"not understood: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            watcher.answer(0, Answer(ok=False, message=refusal))
+            return
+        if isinstance(word, Jog):
+            self._jog(watcher, word)
+        elif isinstance(word, LetGo):
+            if self._jogger is not None and self._jogger.watcher is watcher:
+                self._jogger.let_go()
+            watcher.answer(word.id, Answer(ok=True))
+        elif isinstance(word, Grip):
+            watcher.answer(word.id, self._robot.grip(word.arm, word.open))
+        else:
+            watcher.later(word.id, self._ask(word))
+
+    def _ask(self, word: Word) -> Future[Answer]:
+        if isinstance(word, Press):
+            return self._robot.press(word.do)
+        if isinstance(word, Instruct):
+            return self._robot.instruct(word.text, word.stroke, word.move)
+        assert isinstance(word, Draw)
+        return self._robot.draw(word.stroke)
+
+    def _jog(self, watcher: _Watcher, word: Jog) -> None:
+        jogger = self._jogger
+        if jogger is not None and (jogger.watcher is not watcher or jogger.arm != word.arm):
+            watcher.answer(word.id, Answer(ok=False, message="somebody else moves the arm; wait until they let go"))
+            return
+        if jogger is None:
+            jogger = self._jogger = _Jogger(watcher, word.arm, self._let_go)
+        self._robot.jog(word.arm, np.array(word.twist))
+        jogger.heard(self._loop)
+
+    def _let_go(self, arm: int) -> None:
+        self._jogger = None
+        self._robot.let_go(arm)
+
+    # Pictures
+
+    async def _pictures(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=1024, compress=False)
+        await socket.prepare(request)
+        viewer = Viewer(socket, None)
+        self._viewers.add(viewer)
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    self._look(viewer, message.data)
+        finally:
+            self._viewers.discard(viewer)
+        return socket
+
+    def _look(self, viewer: Viewer, text: str) -> None:
+        """`shown`: the last picture is on the screen. Else the name of a view; any other name: none."""
+        if text != "shown":
+            viewer.view = next((view for view in self._views if view.name == text), None)
+        viewer.waits = True
+
+
+class _Watcher:
+    """A browser's socket for words: answers go out in order, of states only the newest."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self.socket = socket
+        self._answers: list[str] = []
+        self._state: str | None = None
+        self._news = asyncio.Event()
+        self._task = asyncio.ensure_future(self._send())
+        self._asked: set[asyncio.Task[None]] = set()
+
+    def tell(self, text: str) -> None:
+        self._state = text
+        self._news.set()
+
+    def answer(self, number: int, answer: Answer) -> None:
+        self._answers.append(json.dumps({"answer": number, **answer.model_dump()}))
+        self._news.set()
+
+    def later(self, number: int, future: Future[Answer]) -> None:
+        """Answer when the robot's side has."""
+
+        async def wait() -> None:
+            self.answer(number, await _answered(future))
+
+        task = asyncio.ensure_future(wait())
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def _send(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                answers, state = self._answers, self._state
+                self._answers, self._state = [], None
+                for text in answers if state is None else [*answers, state]:
+                    await self.socket.send_str(text)
+
+    def close(self) -> None:
+        self._task.cancel()
+
+
+class _Jogger:
+    """Who moves an arm, until they say so no more."""
+
+    def __init__(self, watcher: _Watcher, arm: int, let_go: Callable[[int], None]) -> None:
+        self.watcher, self.arm, self._let_go = watcher, arm, let_go
+        self._silence: asyncio.TimerHandle | None = None
+
+    def heard(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        self._silence = loop.call_later(JOG_SILENCE, self.let_go)
+
+    def let_go(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        self._let_go(self.arm)
+
+
+async def _answered(future: Future[Answer]) -> Answer:
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
+    except TimeoutError:
+        return Answer(ok=False, message=f"no answer in {PATIENCE:g} s; look at the state, and at the nodes' logs")
+
+
+def _described(view: View) -> dict[str, Any]:
+    return {"name": view.name, "label": view.label, "drawable": view.drawable}

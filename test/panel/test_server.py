@@ -1,0 +1,386 @@
+"""The panel's web server, spoken to as browsers do; what reaches the robot is written down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from molmoact_ros.panel.access import is_loopback, token
+from molmoact_ros.panel.pictures import Picture, View
+from molmoact_ros.panel.server import PanelServer
+from molmoact_ros.panel.words import WORD, Answer, Jog, Stroke
+
+SECRET = "a token of the test's own"
+VIEWS = [View("front", "Camera", "/front", "color", True), View("depth", "Depth", "/depth", "depth", True)]
+PATIENCE = 10.0
+
+
+class Writer:
+    """A robot that does all it is told, and keeps what that was."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def press(self, name: str) -> Future[Answer]:
+        return self._note("press", name)
+
+    def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
+        return self._note("instruct", text, stroke, move)
+
+    def draw(self, stroke: Stroke | None) -> Future[Answer]:
+        return self._note("draw", stroke)
+
+    def jog(self, arm: int, twist: np.ndarray) -> None:
+        self._note("jog", arm, tuple(twist))
+
+    def let_go(self, arm: int) -> None:
+        self._note("let_go", arm)
+
+    def grip(self, arm: int, wide: bool) -> Answer:
+        return self._note("grip", arm, wide).result()
+
+    def _note(self, *what: Any) -> Future[Answer]:
+        self.told.append(what)
+        answer: Future[Answer] = Future()
+        answer.set_result(Answer(ok=True))
+        return answer
+
+
+class Served:
+    """A server, its robot and its address."""
+
+    def __init__(self, secret: str = "") -> None:
+        self.robot = Writer()
+        self.server = PanelServer(self.robot, VIEWS, {"suggestions": ["wave"]}, secret)
+        self.address = f"http://127.0.0.1:{self.server.start('127.0.0.1', 0)}"
+
+    def use(self, what: Callable[[aiohttp.ClientSession], Awaitable[Any]], **session: Any) -> Any:
+        """What a browser does, with a cookie jar of its own."""
+
+        async def run() -> Any:
+            jar = aiohttp.CookieJar(unsafe=True)  # takes cookies from an address without a name
+            async with aiohttp.ClientSession(self.address, cookie_jar=jar, **session) as client:
+                return await what(client)
+
+        return asyncio.run(run())
+
+
+@pytest.fixture
+def open_panel() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.server.close()
+
+
+@pytest.fixture
+def closed_panel() -> Iterator[Served]:
+    served = Served(SECRET)
+    yield served
+    served.server.close()
+
+
+async def until(happened: Callable[[], Any]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not happened():
+            await asyncio.sleep(0.01)
+
+
+async def heard(socket: aiohttp.ClientWebSocketResponse, key: str) -> dict[str, Any]:
+    """The next message with `key`."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            message = json.loads(await socket.receive_str())
+            if key in message:
+                return dict(message)
+
+
+# Who may
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("192.168.1.5", False),
+        ("lab", False),
+    ],
+)
+def test_only_this_machine_needs_no_token(host: str, alone: bool) -> None:
+    assert is_loopback(host) is alone
+
+
+def test_a_token_is_made_where_one_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert token("127.0.0.1", "") == ("", None)
+    made, file = token("0.0.0.0", "")
+    assert len(made) >= 32 and file is not None and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert token("0.0.0.0", "") == (made, file), "and stays"
+    assert token("127.0.0.1", str(file)) == (made, file), "one may be asked for here, too"
+
+
+def test_a_token_that_others_know_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("long enough for a token")
+    file.chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        token("0.0.0.0", str(file))
+    file.chmod(0o600)
+    file.write_text("short")
+    with pytest.raises(ValueError, match="fewer than 16"):
+        token("0.0.0.0", str(file))
+
+
+@pytest.mark.parametrize("path", ["/control", "/pictures", "/stop"])
+def test_without_the_token_nothing_is_done(closed_panel: Served, path: str) -> None:
+    async def visit(client: aiohttp.ClientSession) -> int:
+        async with client.request("POST" if path == "/stop" else "GET", path) as reply:
+            return reply.status
+
+    assert closed_panel.use(visit) == 401
+    assert not closed_panel.robot.told
+
+
+def test_the_token_is_given_once(closed_panel: Served) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.get("/") as reply:
+            assert reply.status == 401 and 'name="token"' in await reply.text()
+        async with client.post("/login", data={"token": SECRET + "x"}) as reply:
+            assert reply.status == 401, "a wrong one"
+        async with client.get("/", params={"token": SECRET}, allow_redirects=False) as reply:
+            assert reply.status == 303 and reply.headers["Location"] == "/"
+            cookie = reply.headers["Set-Cookie"]
+            assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and SECRET not in cookie
+        async with client.get("/") as reply:
+            assert reply.status == 200 and 'id="stop"' in await reply.text()
+        async with client.post("/stop") as reply:
+            assert (await reply.json())["ok"]
+
+    closed_panel.use(visit)
+    assert closed_panel.robot.told == [("press", "stop")]
+
+
+def test_the_login_page_lets_in(closed_panel: Served) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.post("/login", data={"token": SECRET}) as reply:
+            assert reply.status == 200 and 'id="stop"' in await reply.text()
+
+    closed_panel.use(visit)
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])
+def test_another_sites_page_is_sent_away(open_panel: Served, headers: dict[str, str]) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        for path in ("/", "/control", "/pictures"):
+            async with client.get(path, headers=headers) as reply:
+                assert reply.status == 403
+        async with client.post("/stop", headers=headers) as reply:
+            assert reply.status == 403
+
+    open_panel.use(visit)
+    assert not open_panel.robot.told
+
+
+def test_pages_load_nothing_from_elsewhere(open_panel: Served) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.get("/") as reply:
+            assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+            assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
+            page = await reply.text()
+        assert "http:" not in page and "https:" not in page
+
+    open_panel.use(visit)
+
+
+def test_nothing_beside_the_pages_is_served(open_panel: Served) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        for path in ("/static/../server.py", "/static/%2e%2e/server.py", "/static/"):
+            async with client.get(path) as reply:
+                assert reply.status in (403, 404)
+
+    open_panel.use(visit)
+
+
+# Words
+
+
+def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
+    stroke = {"points": [[0.5, 0.5], [2.0, 0.5]], "sec": 3, "nanosec": 4}
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            about = (await heard(socket, "about"))["about"]
+            assert about["suggestions"] == ["wave"] and [v["name"] for v in about["views"]] == ["front", "depth"]
+            words: list[dict[str, Any]] = [
+                {"do": "instruct", "text": "wave", "move": True}, {"do": "draw", "stroke": stroke},
+                {"do": "draw", "stroke": None}, {"do": "veto"}, {"do": "grip", "arm": 0, "open": True},
+            ]  # fmt: skip
+            for number, word in enumerate(words):
+                await socket.send_json(word | {"id": number})
+                assert await heard(socket, "answer") == {"answer": number, "ok": True, "message": ""}
+
+    open_panel.use(visit)
+    drawn = Stroke(points=[(0.5, 0.5), (2.0, 0.5)], sec=3, nanosec=4)
+    assert open_panel.robot.told == [
+        ("instruct", "wave", None, True), ("draw", drawn), ("draw", None), ("press", "veto"), ("grip", 0, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "stop", "{}", '{"do": "fly"}', '{"do": "stop", "now": 1}', '{"do": "jog", "twist": [0, 0, 0, 0, 0]}',
+        '{"do": "jog", "twist": [NaN, 0, 0, 0, 0, 0]}', '{"do": "jog", "twist": [1.5, 0, 0, 0, 0, 0]}',
+        '{"do": "draw", "stroke": {"points": [], "sec": 0, "nanosec": 0}}',
+        '{"do": "draw", "stroke": {"points": [[1e999, 0]], "sec": 0, "nanosec": 0}}',
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_in_one_line(open_panel: Served, word: str) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            await socket.send_str(word)
+            answer = await heard(socket, "answer")
+            assert not answer["ok"] and answer["message"].startswith("not understood") and "\n" not in answer["message"]
+            await socket.send_json({"do": "stop", "id": 1})
+            assert (await heard(socket, "answer"))["ok"], "and the connection lives"
+
+    open_panel.use(visit)
+    assert open_panel.robot.told == [("press", "stop")]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.sampled_from(["do", "arm", "twist", "id"]), inner),
+)
+
+
+@given(st.fixed_dictionaries({"do": st.just("jog"), "twist": st.lists(st.floats(), min_size=6, max_size=6)}) | JSON)
+def test_a_twist_is_six_shares_of_full_speed_or_nothing(word: Any) -> None:
+    try:
+        read = WORD.validate_json(json.dumps(word))
+    except ValidationError:
+        return
+    if isinstance(read, Jog):
+        assert len(read.twist) == 6 and np.abs(read.twist).max() <= 1.0
+
+
+# Jog
+
+
+def moves(robot: Writer) -> list[tuple[Any, ...]]:
+    return [what for what in robot.told if what[0] in ("jog", "let_go")]
+
+
+def test_silence_lets_go(open_panel: Served) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            await socket.send_json({"do": "jog", "twist": [0, 0, 1, 0, 0, 0]})
+            await until(lambda: len(moves(open_panel.robot)) == 2)
+
+    open_panel.use(visit)
+    assert moves(open_panel.robot) == [("jog", 0, (0, 0, 1, 0, 0, 0)), ("let_go", 0)]
+
+
+def test_a_connection_that_drops_lets_go(open_panel: Served) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        socket = await client.ws_connect("/control")
+        await socket.send_json({"do": "jog", "arm": 1, "twist": [0, 0, 1, 0, 0, 0]})
+        await until(lambda: moves(open_panel.robot))
+        socket._response.connection.transport.abort()  # type: ignore[union-attr]
+        await until(lambda: len(moves(open_panel.robot)) == 2)
+
+    open_panel.use(visit)
+    assert moves(open_panel.robot)[-1] == ("let_go", 1)
+
+
+def test_one_person_moves_the_arm_at_a_time(open_panel: Served) -> None:
+    jog = {"do": "jog", "twist": [1, 0, 0, 0, 0, 0]}
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as first, client.ws_connect("/control") as second:
+            await first.send_json(jog)
+            await until(lambda: moves(open_panel.robot))
+            await second.send_json(jog)
+            await second.send_json({"do": "let_go"})
+            assert "somebody else" in (await heard(second, "answer"))["message"]
+            await first.send_json({"do": "let_go"})
+            await until(lambda: moves(open_panel.robot)[-1][0] == "let_go")
+            await second.send_json(jog)
+            await until(lambda: moves(open_panel.robot)[-1][0] == "jog")
+
+    open_panel.use(visit)
+
+
+def test_closing_the_panel_lets_go() -> None:
+    served = Served()
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        socket = await client.ws_connect("/control")
+        await socket.send_json({"do": "jog", "twist": [1, 0, 0, 0, 0, 0]})
+        await until(lambda: moves(served.robot))
+        await asyncio.get_running_loop().run_in_executor(None, served.server.close)
+
+    served.use(visit)
+    assert moves(served.robot)[-1] == ("let_go", 0)
+
+
+# Pictures and state
+
+
+def test_pictures_wait_for_the_browser_and_the_newest_wins(open_panel: Served) -> None:
+    server = open_panel.server
+
+    def offer(number: int, view: View = VIEWS[0]) -> None:
+        if server.waited_for(view):
+            server.show_picture(view, Picture(b"jpeg", number, 5))
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/pictures") as socket:
+            assert not server.looked_at()
+            await socket.send_str("front")
+            await until(lambda: server.looked_at() == {VIEWS[0]})
+            offer(1)
+            async with asyncio.timeout(PATIENCE):
+                assert await socket.receive_bytes() == bytes([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 5]) + b"jpeg"
+            assert not server.waited_for(VIEWS[0])
+            offer(2)  # nobody is ready for it
+            await socket.send_str("shown")
+            await until(lambda: server.waited_for(VIEWS[0]))
+            offer(3, VIEWS[1])  # nobody looks at that
+            offer(4)
+            async with asyncio.timeout(PATIENCE):
+                assert (await socket.receive_bytes())[7] == 4
+            await socket.send_str("-")
+            await until(lambda: not server.looked_at())
+
+    open_panel.use(visit)
+
+
+def test_a_slow_browser_misses_states_and_never_the_newest(open_panel: Served) -> None:
+    async def visit(client: aiohttp.ClientSession) -> int:
+        async with client.ws_connect("/control", max_msg_size=0) as socket:
+            await until(open_panel.server.watched)
+            long = "x" * 100_000
+            for number in range(300):  # far more than the socket's buffers hold, and nobody reads yet
+                open_panel.server.show_state({"number": number, "long": long})
+            count, last = 0, -1
+            while last < 299:
+                last = (await heard(socket, "state"))["state"]["number"]
+                count += 1
+            return count
+
+    assert open_panel.use(visit) < 300
