@@ -132,6 +132,7 @@ class AnswerGrammar:
         self.start = 0
         self.segment, self.allowed = self._automaton.segment, self._automaton.allowed
         self.forced_run, self.advance = self._automaton.forced_run, self._automaton.advance
+        self.members = self._automaton.members
 
     @property
     def steered(self) -> bool:
