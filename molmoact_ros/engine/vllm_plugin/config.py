@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from tokenizers import decoders
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from vllm.tokenizers.hf import get_cached_tokenizer
 
+from molmoact_ros.engine.checkpoint import TOKENIZER
 from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.reasoning.tokens import END_OF_TEXT
 
 MODEL_TYPE, ARCHITECTURE = "molmoact", "MolmoActForActionReasoning"
 
 
-class ServedConfig(PretrainedConfig):  # type: ignore[misc]
+class ServedConfig(PretrainedConfig):
     """config.json with the decoder's sizes under the names by which vLLM plans its caches."""
 
     model_type = MODEL_TYPE
@@ -43,14 +48,36 @@ def _decoder(llm: dict[str, Any]) -> dict[str, Any]:
     return {**same, "rms_norm_eps": llm["layer_norm_eps"], "rope_parameters": rope, "architectures": [ARCHITECTURE]}
 
 
-class PlainTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
-    """A folder's tokenizer.json where nothing beside it says more (the nano's).
-
-    Its decoder only joins tokens. vLLM's grammars want one whose tokens are bytes; with the byte fallback, which no
-    token of it uses, it decodes to the same text and is one of those.
-    """
+class PlainTokenizer(PreTrainedTokenizerFast):
+    """A folder's tokenizer.json, whatever lies beside it."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **({"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT} | named))
-        if type(self._tokenizer.decoder) is decoders.Fuse or self._tokenizer.decoder is None:
-            self._tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        ends = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+        super().__init__(*args, **(ends | named))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *_: object, **__: object) -> PreTrainedTokenizerFast:
+        """The folder's, with the properties that vLLM keeps at hand beside it."""
+        return get_cached_tokenizer(cls(tokenizer_file=str(Path(folder) / TOKENIZER)))
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """What llguidance, which asks for it, should take for the vocabulary: see `named_by_ids`."""
+        return named_by_ids(self._tokenizer)
+
+
+@cache
+def named_by_ids(tokenizer: Tokenizer) -> Tokenizer:
+    """The same ids under the names #[0], #[1], and so on; the special tokens keep theirs.
+
+    Our grammars are over ids, so the names do not matter, but their lengths do: where llguidance (1.7) takes back
+    drafted tokens, it counts the bytes of their names, though it has read each as one byte and [id]. With these names
+    both are the same. The decoder is one that it knows how to turn into bytes.
+    """
+    special = {i: token for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    names = {special[i].content if i in special else f"#[{i}]": i for i in range(size)}
+    renamed = Tokenizer(WordLevel(names, unk_token=next(name for name in names if name.startswith("#"))))
+    renamed.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    renamed.add_special_tokens([special[i] for i in sorted(special)])
+    return renamed

@@ -36,7 +36,8 @@ from molmoact_ros.engine.vllm_plugin.processor import DummyPictures, PictureInfo
 
 VISION, DECODER = "model.vision_backbone.", "model.transformer."
 RENAMED = {
-    ".self_attn.attn_out.": ".self_attn.o_proj.", ".mlp.ff_out.": ".mlp.down_proj.", "blocks.": "layers.", "ln_f.": "norm.",
+    ".self_attn.attn_out.": ".self_attn.o_proj.", ".mlp.ff_out.": ".mlp.down_proj.", "blocks.": "layers.",
+    "ln_f.": "norm.",
 }  # fmt: skip
 
 
@@ -47,16 +48,15 @@ class _Attention(nn.Module):
         heads, kv_heads = c.num_attention_heads // self.shards, max(1, c.num_key_value_heads // self.shards)
         self.split = [heads * c.head_dim, kv_heads * c.head_dim, kv_heads * c.head_dim]
         self.qkv_proj = QKVParallelLinear(
-            c.hidden_size, c.head_dim, c.num_attention_heads, c.num_key_value_heads, bias=c.qkv_bias, quant_config=quant,
-            prefix=f"{prefix}.qkv_proj",
+            c.hidden_size, c.head_dim, c.num_attention_heads, c.num_key_value_heads, bias=c.qkv_bias,
+            quant_config=quant, prefix=f"{prefix}.qkv_proj",
         )  # fmt: skip
         self.o_proj = RowParallelLinear(
             c.num_attention_heads * c.head_dim, c.hidden_size, bias=False, quant_config=quant, prefix=f"{prefix}.o_proj"
         )
         whole = [c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim]
-        self.q_norm, self.k_norm = (
-            (RMSNorm(width, eps=c.layer_norm_eps) for width in whole) if c.use_qk_norm else (None, None)
-        )
+        self.q_norm = RMSNorm(whole[0], eps=c.layer_norm_eps) if c.use_qk_norm else None
+        self.k_norm = RMSNorm(whole[1], eps=c.layer_norm_eps) if c.use_qk_norm else None
         rope = {"rope_type": "default", "rope_theta": c.rope_theta}
         self.rotary_emb = get_rope(c.head_dim, c.max_position_embeddings, rope_parameters=rope)
         self.attn = Attention(
@@ -122,9 +122,7 @@ class _Decoder(nn.Module):
         cache, quant = vllm_config.cache_config, vllm_config.quant_config
         # The vocabulary and behind it the tokens that are only ever read.
         self.embed_tokens = VocabParallelEmbedding(c.vocab_size + c.additional_vocab_size, c.hidden_size)
-        self.layers = nn.ModuleList(
-            _Block(c, cache, quant, f"{prefix}.layers.{i}") for i in range(c.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(_Block(c, cache, quant, f"{prefix}.layers.{i}") for i in range(c.num_hidden_layers))
         self.norm = RMSNorm(c.hidden_size, eps=c.layer_norm_eps)
 
     def forward(
@@ -140,6 +138,8 @@ class _Decoder(nn.Module):
 class _Language(nn.Module):
     """Decoder and head: what vLLM calls the language model."""
 
+    model: _Decoder
+
     def __init__(self, vllm_config: VllmConfig, c: LlmConfig) -> None:
         super().__init__()
         self.model = _Decoder(vllm_config=vllm_config, prefix="language.model")
@@ -153,7 +153,7 @@ class _Language(nn.Module):
 
 
 @MULTIMODAL_REGISTRY.register_processor(PictureProcessor, info=PictureInfo, dummy_inputs=DummyPictures)
-class ServedMolmoAct(nn.Module, SupportsMultiModal):  # type: ignore[misc]
+class ServedMolmoAct(nn.Module, SupportsMultiModal):
     """The whole model, as vLLM runs it."""
 
     allow_patterns_overrides = ("model*.safetensors",)  # the depth VQ-VAE lies beside them

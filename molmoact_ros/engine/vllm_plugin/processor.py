@@ -28,7 +28,7 @@ DEFAULT_CAMERAS = 4
 """Most pictures of a request, where run.json does not say how many the model was trained with."""
 
 
-class PictureInfo(BaseProcessingInfo):  # type: ignore[misc]
+class PictureInfo(BaseProcessingInfo):
     """What vLLM asks about the model's pictures."""
 
     @property
@@ -64,7 +64,7 @@ class PictureInfo(BaseProcessingInfo):  # type: ignore[misc]
         return {"image": read_run_config(self.folder).cameras or DEFAULT_CAMERAS}
 
 
-class DummyPictures(BaseDummyInputsBuilder[PictureInfo]):  # type: ignore[misc]
+class DummyPictures(BaseDummyInputsBuilder[PictureInfo]):
     """Requests by which vLLM measures the memory it needs."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
@@ -78,7 +78,7 @@ class DummyPictures(BaseDummyInputsBuilder[PictureInfo]):  # type: ignore[misc]
         return {"image": images}
 
 
-class PictureProcessor(BaseMultiModalProcessor[PictureInfo]):  # type: ignore[misc]
+class PictureProcessor(BaseMultiModalProcessor[PictureInfo]):
     """All pictures of a request together: the released processor lets a picture's rim reach into the one before it."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
