@@ -271,7 +271,8 @@ def _bench_vllm(args: argparse.Namespace) -> int:
     print(
         f"{found.steps} answers by vLLM and by torch: {found.steps - len(found.differences)} equal, "
         f"{len(found.differences) - len(real)} part at a tie, {len(real)} unequal; {found.seconds / found.steps:.2f} s "
-        f"an answer by vLLM ({found.events / found.steps:.0f} passes), {found.torch_seconds / found.steps:.2f} s by torch"
+        f"an answer by vLLM ({found.events / found.steps:.0f} passes), {found.torch_seconds / found.steps:.2f} s by "
+        "torch"
     )
     for difference in found.differences:
         print(asdict(difference))

@@ -161,9 +161,9 @@ class ServedMolmoAct(nn.Module, SupportsMultiModal):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         self.config: MolmoActConfig = vllm_config.model_config.hf_config.checked
-        with self._mark_tower_model(vllm_config, "image"):
+        with SupportsMultiModal._mark_tower_model(self, vllm_config, "image"):
             self.vision = VisionBackbone(self.config.vit_config, self.config.adapter_config)
-        with self._mark_language_model(vllm_config):
+        with SupportsMultiModal._mark_language_model(self, vllm_config):
             self.language = _Language(vllm_config, self.config.llm_config)
         self.logits_processor = LogitsProcessor(self.config.llm_config.vocab_size)
 
