@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from itertools import count
@@ -62,7 +63,16 @@ def engine_arguments(
 def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequence[str] = ()) -> list[str]:
     """The command that starts vLLM's server with `engine_arguments`; `more`: arguments of `vllm serve` behind them."""
     folder = arguments["model"]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", folder, "--host", host, "--port", str(port)]
+    beside = str(Path(sys.executable).with_name("vllm"))
+    command = [
+        beside if Path(beside).is_file() else shutil.which("vllm") or beside,
+        "serve",
+        folder,
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
     command += ["--served-model-name", served_name(Path(folder)), "--chat-template", str(CHAT_TEMPLATE)]
     command += ["--chat-template-content-format", "openai"]
     for name, value in arguments.items():
