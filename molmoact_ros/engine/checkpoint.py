@@ -97,7 +97,7 @@ def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype | None
         model = MolmoAct(config)
     fill(model, read_headers(folder), device, dtype)
     depth = find_depth_vq(folder)
-    depth_vq, codebook = (load_depth_vq(depth), _digest_of(depth)) if depth else (None, "")
+    depth_vq, codebook = (load_depth_vq(depth), short_hash(depth)) if depth else (None, "")
     return Checkpoint(config, processor, run, model.eval(), tokenizer, depth_vq, codebook, digest(folder))
 
 
@@ -236,7 +236,7 @@ def find_depth_vq(folder: Path) -> Path | None:
     if (folder / DEPTH).is_file() or not (folder / RELEASED_DEPTH).is_file():
         return folder / DEPTH if (folder / DEPTH).is_file() else None
     released = folder / RELEASED_DEPTH
-    target = folder / DEPTH if os.access(folder, os.W_OK) else cache_folder() / f"{_digest_of(released)}.safetensors"
+    target = folder / DEPTH if os.access(folder, os.W_OK) else cache_folder() / f"{short_hash(released)}.safetensors"
     if not target.is_file():
         convert_depth_vq(released, target)
     return target
@@ -314,6 +314,7 @@ def digest(folder: Path) -> str:
     return total.hexdigest()[:12]
 
 
-def _digest_of(path: Path) -> str:
+def short_hash(path: Path) -> str:
+    """First 12 hexadecimal digits of a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

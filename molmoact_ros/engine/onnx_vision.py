@@ -159,9 +159,9 @@ def _open(export: Path, precision: Precision) -> tuple[Any, str]:
 def open_vision(folder: Path, torchs: Features, like: Tensor, precision: str = "", frame_size: str = "") -> OnnxVision:
     """The exported tower of a checkpoint, checked against torch's.
 
-    torchs: what torch makes of pictures, [1, T, hidden]; like: a tensor of the type and device that features are wanted
-    in; precision: empty for float32 on a processor and float16 on a GPU. Raises CheckpointError where ONNX Runtime is
-    not installed, nothing was exported, or the two differ by more than LIMITS.
+    torchs: what torch makes of pictures, [1, T, hidden]; like: a tensor of the type and device wanted; precision:
+    empty for float32 on a processor and float16 on a GPU. Raises CheckpointError where ONNX Runtime is not installed,
+    nothing was exported, or the two differ by more than LIMITS.
     """
     if not providers():
         raise CheckpointError("ONNX Runtime is not installed; `pip install 'molmoact_ros[onnx]'`, or see with torch")

@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from launch import LaunchDescription
-from launch.actions import SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from molmoact_ros.nodes.bringup import Profile, environment, write_parameters
 
+ARGUMENTS: dict[str, tuple[str, list[str] | None, str]] = {
+    "checkpoint": ("policy", None, "folder of the checkpoint; empty: the nano model"),
+    "backend": ("policy", ["torch", "vllm", "server"], "what runs the model"),
+    "server": ("policy", None, "with backend:=server, its address"),
+    "robot_address": ("controller", None, "the robot's address in its own network"),
+}
+"""Arguments, and of each the node whose parameter it is, the values that it may have, and what it is. A profile has
+those of them that it names."""
+
 
 def describe(profile: str) -> LaunchDescription:
-    """The nodes of a profile with their parameters, and the environment they need."""
+    """The nodes of a profile with their parameters, its arguments, and the environment they need."""
     read = Profile.read(profile)
     variables = [SetEnvironmentVariable(name, value) for name, value in environment(read.environment).items()]
+    arguments = {
+        name: DeclareLaunchArgument(
+            name, default_value=str(read.nodes[node][name]), description=about, **({"choices": among} if among else {})
+        )
+        for name, (node, among, about) in ARGUMENTS.items()
+        if name in read.nodes.get(node, {})
+    }
     # As files: launch would read the text "031422250347", a serial number, as a number.
     folder = Path(tempfile.mkdtemp(prefix="molmoact-"))
-    files = {name: str(write_parameters(folder, name, parameters)) for name, parameters in read.nodes.items()}
+
+    def parameters(node: str) -> list[Any]:
+        asked = {name: ParameterValue(LaunchConfiguration(name), value_type=str) for name in arguments}
+        of_node = {name: value for name, value in asked.items() if ARGUMENTS[name][0] == node}
+        return [str(write_parameters(folder, node, read.nodes[node])), *([of_node] if of_node else [])]
+
     nodes = [
-        Node(package="molmoact_ros", executable=name, name=name, parameters=[file], output="screen")
-        for name, file in files.items()
+        Node(package="molmoact_ros", executable=name, name=name, parameters=parameters(name), output="screen")
+        for name in read.nodes
     ]
-    return LaunchDescription([*variables, *nodes])
+    return LaunchDescription([*arguments.values(), *variables, *nodes])

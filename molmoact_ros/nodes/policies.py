@@ -33,7 +33,10 @@ def make_policies() -> list[Node]:
     asked = rclpy.create_node("policies")
     config = declare(asked, PoliciesConfig)
     asked.destroy_node()
-    engines = load_engine(config).together(len(config.robots))
+    engine = load_engine(config)
+    if not isinstance(engine, TorchEngine):
+        raise ValueError(f"the back end {config.backend} gathers by itself; start a policy for each robot instead")
+    engines = engine.together(len(config.robots))
     return [_policy(robot, config, engine) for robot, engine in zip(config.robots, engines, strict=True)]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
@@ -27,8 +27,9 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.control.approval import Approve
-from molmoact_ros.engine.checkpoint import torch_dtype
-from molmoact_ros.engine.engine import Mode, TorchEngine
+from molmoact_ros.engine.asking import Mode
+from molmoact_ros.engine.backends import EngineOptions, open_engine
+from molmoact_ros.engine.engine import Engine
 from molmoact_ros.msg import AnswerTokens, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.drawings import Drawings
@@ -50,18 +51,10 @@ GOAL_RATE = 10.0
 """Hz at which a goal is looked after, and of EngineStatus: the engine's heartbeat."""
 
 
-class PolicyConfig(BaseModel):
+class PolicyConfig(EngineOptions):
     """Parameters of the policy."""
 
     autostart: bool = Field(True, description="configure and activate by itself; false: a life-cycle manager does")
-    checkpoint: str = Field("", description="folder of the checkpoint; empty: the nano model")
-    device: str = Field("cpu", description="torch device, such as cpu or cuda")
-    dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
-    unnorm_key: str = Field("", description="normalisation key; empty: the only one that the checkpoint has")
-    frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
-    vision: str = Field("torch", description="what runs the vision tower: torch, or onnx (molmoact-ros export first)")
-    vision_precision: str = Field("", description="of onnx: float32, float16 or bfloat16; empty: by the device")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of torch")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
     slop: float = Field(0.05, gt=0, description="greatest difference between the frames of one step, s")
@@ -82,12 +75,9 @@ class PolicyConfig(BaseModel):
         return Path(self.checkpoint) if self.checkpoint else default_checkpoint()
 
 
-def load_engine(config: PolicyConfig) -> TorchEngine:
+def load_engine(config: PolicyConfig) -> Engine:
     """The engine that the parameters ask for, warmed up."""
-    engine = TorchEngine.load(
-        config.folder, config.device, config.threads, torch_dtype(config.dtype), config.unnorm_key or None,
-        config.frame_size, config.vision, config.vision_precision,
-    )  # fmt: skip
+    engine = open_engine(config, config.folder)
     engine.warm_up()
     return engine
 
@@ -111,7 +101,7 @@ DISCOVERY = 2.0  # s for a controller that has just started to be found
 class PolicyNode(ManagedNode):
     """Callbacks run on the executor's thread; `on_...` of the reasoner on the reasoner's."""
 
-    def __init__(self, load: Callable[[PolicyConfig], TorchEngine] = load_engine, **options: Any) -> None:
+    def __init__(self, load: Callable[[PolicyConfig], Engine] = load_engine, **options: Any) -> None:
         """load: makes the engine when the node is configured; options: of rclpy's nodes, such as the namespace."""
         super().__init__("policy", **options)
         self.config, self._load = declare(self, PolicyConfig), load
@@ -131,6 +121,7 @@ class PolicyNode(ManagedNode):
         """Load the engine and create the topics."""
         self._engine = self._load(self.config)
         self._checkpoint = str(self.config.folder)
+        self._place = self.config.server if self.config.backend == "server" else self.config.device
         self._goal: _Goal | None = None
         self._given_up: str | None = None  # written by the reasoner's thread, taken by _look_after_goal
         self._status = EngineStatus(checkpoint=self._checkpoint)
@@ -171,7 +162,9 @@ class PolicyNode(ManagedNode):
     def activate(self) -> None:
         """Take instructions from now on."""
         self._active = True
-        self.get_logger().info(f"ready: {self._checkpoint} ({self._engine.digest}) on {self.config.device}")
+        self.get_logger().info(
+            f"ready: {self._checkpoint} ({self._engine.digest}) by {self.config.backend} on {self._place}"
+        )
 
     def deactivate(self) -> None:
         """End the goal, and take no more instructions."""
@@ -184,7 +177,6 @@ class PolicyNode(ManagedNode):
         """End the reasoner and drop the engine."""
         if self._configured:
             self._close()
-            del self._engine
         super().forget()
 
     def _settings(self) -> dict[str, tuple[Callable[[Any], str], Callable[[Any], None]]]:
@@ -244,6 +236,8 @@ class PolicyNode(ManagedNode):
         self._configured = False
         self._reasoner.close()
         self._server.destroy()
+        self._engine.close()
+        del self._engine
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)

@@ -118,7 +118,7 @@ class AnswerGrammar:
 
     def __init__(self, codec: TextCodec, eos_id: int, stats: NormStats, forms: Sequence[Phrasing]) -> None:
         self.codec, self.stats, self.forms = codec, stats, tuple(forms)
-        self._eos, self._reader = eos_id, AnswerReader(forms, stats)
+        self.eos_id, self._reader = eos_id, AnswerReader(forms, stats)
         self.builder, self.cutter = Builder(), _Cutter(codec)
         self.slots: dict[int, Slot] = {}
         self._spellings: dict[tuple[Values, str, str], tuple[tuple[Ids, ...], dict[Ids, int]]] = {}
@@ -132,6 +132,7 @@ class AnswerGrammar:
         self.start = 0
         self.segment, self.allowed = self._automaton.segment, self._automaton.allowed
         self.forced_run, self.advance = self._automaton.forced_run, self._automaton.advance
+        self.members = self._automaton.members
 
     @property
     def steered(self) -> bool:

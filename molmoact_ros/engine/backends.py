@@ -1,0 +1,58 @@
+"""Which back end runs the model, and opening it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from molmoact_ros.engine.checkpoint import CheckpointError, digest, torch_dtype
+from molmoact_ros.engine.engine import Engine, TorchEngine
+from molmoact_ros.engine.served import ServedEngine, served_name
+
+
+class EngineOptions(BaseModel):
+    """How the model is run."""
+
+    backend: str = Field("torch", description="torch, vllm (in processes of its own here) or server (vLLM elsewhere)")
+    checkpoint: str = Field("", description="folder of the checkpoint; empty: the nano model")
+    device: str = Field("cpu", description="torch device, such as cpu or cuda")
+    dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
+    unnorm_key: str = Field("", description="normalisation key; empty: the only one that the checkpoint has")
+    frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of torch")
+    vision: str = Field(
+        "torch", description="of torch: what runs the vision tower, torch or onnx (`molmoact-ros export`)"
+    )
+    vision_precision: str = Field("", description="of onnx: float32, float16 or bfloat16; empty: by the device")
+    quantization: str = Field("", description="of vllm: a method of vLLM's, such as fp8")
+    tensor_parallel: int = Field(1, ge=1, le=64, description="of vllm: GPUs that share each layer")
+    server: str = Field("http://127.0.0.1:8000", description="of server: its address")
+    answer_timeout: float = Field(
+        5.0, gt=0, le=120, description="of vllm and server: a whole answer by then, or none, s"
+    )
+
+
+def open_engine(options: EngineOptions, folder: Path) -> Engine:
+    """The engine that `options` ask for, on a checkpoint folder. Raises CheckpointError, RefusedStep, ValueError."""
+    key = options.unnorm_key or None
+    if options.backend == "torch":
+        return TorchEngine.load(
+            folder, options.device, options.threads, torch_dtype(options.dtype), key, options.frame_size,
+            options.vision, options.vision_precision,
+        )  # fmt: skip
+    if options.backend == "vllm":
+        from molmoact_ros.engine.vllm_local import LocalStream, engine_arguments
+
+        torch_dtype(options.dtype)  # refused early
+        arguments = engine_arguments(folder, options.quantization, options.tensor_parallel, dtype=options.dtype)
+        local = LocalStream(arguments)
+        return ServedEngine(folder, local, digest(folder), options.answer_timeout, key, options.frame_size)
+    if options.backend == "server":
+        from molmoact_ros.engine.vllm_server import ServerStream
+
+        name = served_name(folder)
+        return ServedEngine(
+            folder, ServerStream(options.server, name), name, options.answer_timeout, key, options.frame_size
+        )
+    raise CheckpointError(f"there is no back end {options.backend!r}; choose one of: torch, vllm, server")
