@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from molmoact_ros.benches import add_benches
+from molmoact_ros.paths import checkpoint_of
 from molmoact_ros.replay.arguments import add_arguments
 
 EXAMPLES = """examples:
@@ -55,24 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--episodes", type=int, default=40)
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
-    bench = add("bench", "how fast the parts are, beside a baseline in the same run")
-    parts = (
-        "engine, exact, batch, load, vllm: the model; seams, control, faults, fuzz, teleop: the controller; "
-        "libfranka: 1 kHz; record, panel: what they cost; steer: strokes drawn in the panel"
-    )
-    bench.add_argument("part", choices=list(BENCHES), help=parts)
-    bench.add_argument("--steps", type=int, default=40, help="engine, exact, batch: reasoning steps")
-    bench.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8], help="batch: how many at once")
-    bench.add_argument("--seed", type=int, default=0, help="which scene is looked at, or what is drawn")
-    bench.add_argument("--seconds", type=float, help="seams, control, panel: of each measurement, 20; libfranka: 60")
-    bench.add_argument("--load", type=int, default=2, help="control: busy processes beside it")
-    bench.add_argument("--times", type=int, help="faults, teleop, steer: how often each is done, 10; panel: turns, 4")
-    bench.add_argument("--kills", type=int, default=0, help="record: instead, kill a recorder at random so often")
-    bench.add_argument("--only", default="", help="faults: those whose name holds this")
-    bench.add_argument("--actions", type=int, default=1_000_000, help="fuzz: how many at least")
-    bench.add_argument("--arms", type=int, choices=[1, 2], default=1, help="fuzz: how many arms")
-    bench.add_argument("--alone", action="store_true", help="engine: without simulator and controller beside it")
-    bench.add_argument("--chart", type=Path, help="engine: also draw the figures into this PNG or SVG file")
+    add_benches(add("bench", "how fast the parts are, beside a baseline in the same run"))
     to_lerobot = add("to-lerobot", "bags as one LeRobot dataset, an episode each")
     to_lerobot.add_argument("bags", type=Path, nargs="+", metavar="BAG")
     to_lerobot.add_argument("--out", type=Path, required=True, help="a new folder for the dataset")
@@ -148,22 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
     fetch.add_argument("--revision", help="branch, tag or commit")
-    for command in (demo, run, bench, infer, export, serve):
+    for command in (demo, run, infer, export, serve):
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
-    for command in (bench, infer):
-        command.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
-        command.add_argument("--device", default="cpu", help="torch device, such as cuda")
-    for command in (bench, infer, serve):
+    infer.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
+    infer.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    for command in (infer, serve):
         command.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
-    for command in (run, bench):
-        command.add_argument("--json", type=Path, help="also write the figures here")
+    run.add_argument("--json", type=Path, help="also write the figures here")
     return parser
-
-
-def _checkpoint(args: argparse.Namespace) -> Path:
-    from molmoact_ros.paths import default_checkpoint
-
-    return (args.checkpoint or default_checkpoint()).resolve()
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -173,7 +150,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     console = Console()
     out = (args.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
-    episode = demo(args.instruction, args.seed, out, _checkpoint(args), console, args.profile, args.images)
+    episode = demo(args.instruction, args.seed, out, checkpoint_of(args), console, args.profile, args.images)
     verdict = "[green]done[/]" if episode.success else f"[red]not done[/] ({episode.message})"
     console.print(f"{episode.instruction}: {verdict} after {episode.seconds:.1f} s; video, bag and summary in {out}")
     return 0 if episode.success else 2
@@ -186,7 +163,7 @@ def _eval(args: argparse.Namespace) -> int:
     from molmoact_ros.learn.figures import report
     from molmoact_ros.nodes.evaluate import evaluate, show
 
-    console, rows, checkpoint = Console(), [], _checkpoint(args)
+    console, rows, checkpoint = Console(), [], checkpoint_of(args)
     for row in evaluate(args.episodes, args.seed, checkpoint, args.swap):
         rows.append(row)
         mark = "[green]yes[/]" if row.success else "[red]no[/] "
@@ -198,252 +175,7 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    return BENCHES[args.part](args)
-
-
-def _bench_controller(args: argparse.Namespace) -> int:
-    from molmoact_ros.nodes import bench_controller
-
-    args.seconds, args.times = args.seconds or 20.0, args.times or 10
-    return bench_controller.show(args)
-
-
-def _bench_panel(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from molmoact_ros.learn.figures import machine
-    from molmoact_ros.nodes.bench_panel import ARMS, bench_panel
-
-    console = Console()
-    figures = bench_panel(args.times or 4, args.seconds or 20.0, console.print)
-    for name, f in figures.items():
-        console.print(
-            f"{name:18} camera to command {f['p50']:.0f} ms at the median, {f['p99']:.0f} ms at the 99th percentile, "
-            f"{f['plans']} plans, {f['pictures']:.1f} pictures/s, {f['cores']:.2f} cores"
-        )
-    ratios = {name: figures[name]["p99"] / figures[ARMS[0]]["p99"] for name in ARMS[1:]}
-    for name, ratio in ratios.items():
-        console.print(f"p99 with {name}: {ratio:.2f} times that with neither")
-    if args.json:
-        args.json.write_text(json.dumps(machine("") | {"figures_ms": figures, "p99_ratio": ratios}, indent=1))
-    return 0
-
-
-def _bench_steer(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-    from statistics import median
-
-    from molmoact_ros.engine.checkpoint import digest
-    from molmoact_ros.learn.figures import machine
-    from molmoact_ros.nodes.bench_steer import NEAR, bench_steer
-
-    checkpoint = _checkpoint(args)
-    done = bench_steer(
-        args.times or 10, args.seed, checkpoint,
-        lambda f: print(f"{f.off:.0f} px off the stroke, {f.end:.0f} px from its end, {f.seconds:.1f} s", flush=True),
-    )  # fmt: skip
-    off, reached = median(f.off for f in done), sum(f.end <= NEAR for f in done)
-    print(f"{len(done)} strokes: {off:.1f} px of 640x480 off at the median; {reached} ends reached")
-    if args.json:
-        about = machine(digest(checkpoint)) | {"seed": args.seed, "off_px": off, "reached": reached}
-        args.json.write_text(json.dumps(about | {"strokes": [asdict(f) for f in done]}, indent=1))
-    return 0
-
-
-def _bench_libfranka(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from molmoact_ros.nodes.bench_libfranka import bench
-    from molmoact_ros.paths import robot_model
-
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    result = bench(robot_model(), args.seconds or 60.0, args.seed, tell)
-    for name, value in asdict(result).items():
-        print(f"{name:18} {value:.6g}" if isinstance(value, float) else f"{name:18} {value}")
-    for failure in result.failures:
-        print(f"FAILED: {failure}")
-    if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, **asdict(result)}, indent=1))
-    return 1 if result.failures else 0
-
-
-def _bench_engine(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from molmoact_ros.engine.bench import BASELINE
-    from molmoact_ros.machine import machine
-    from molmoact_ros.nodes.bench_engine import bench_engine
-
-    figures, costs, digest = bench_engine(_checkpoint(args), args.steps, args.seed, args.alone, args.vision)
-    beside = "alone" if args.alone else "beside the simulator and the controller"
-    table = Table("stage", "median", "p99", title=f"{args.steps} steps {beside}, checkpoint {digest}")
-    for name, f in figures.items():
-        unit = "" if name.startswith(("passes", "tokens", "guesses")) else " ms"
-        table.add_row(name, f"{f['median']:.1f}{unit}", f"{f['p99']:.1f}{unit}")
-    console = Console()
-    console.print(table)
-    ratio = figures[BASELINE]["median"] / figures["step"]["median"]
-    console.print(f"{ratio:.1f} times the speed of transformers' generate, greedy, over the same weights")
-    console.print(
-        "a pass over one token takes {pass:.2f} ms; reading its {weights:.0f} MB of weights takes {floor:.2f} ms "
-        "at the measured {copy:.0f} GB/s".format(**costs["floor"])
-    )
-    if args.json:
-        about = {"seed": args.seed, "beside": beside, "vision": args.vision, **machine(digest)}
-        args.json.write_text(json.dumps(about | {"ratio": ratio, "figures": figures, **costs}, indent=1))
-    if args.chart:
-        from molmoact_ros.engine.bench_chart import draw_engine
-
-        draw_engine(figures, f"{args.steps} steps {beside}", args.chart)
-    return 0
-
-
-def _bench_exact(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from tqdm import tqdm
-
-    from molmoact_ros.engine.engine import TorchEngine
-    from molmoact_ros.learn.exactness import Exactness, exactness
-    from molmoact_ros.machine import machine
-    from molmoact_ros.paths import robot_model
-
-    engine = TorchEngine.load(_checkpoint(args), threads=1)
-    with tqdm(total=args.steps, unit="step", mininterval=5) as bar:
-
-        def tick(found: Exactness) -> None:
-            bar.update()
-            bar.set_postfix(unequal=found.unequal)
-
-        found = exactness(robot_model(), engine, args.steps, args.seed, tick)
-    print(
-        f"{found.steps} answers in closed loop, {found.unequal} unequal with and without guesses ({found.wide} with "
-        f"wide ones too), {found.apart} unequal to torch's own passes; {found.passes:.1f} passes an answer instead of "
-        f"{found.plain_passes:.1f}; memory grew by {found.grown:.1f} MB"
-    )
-    if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
-    return 1 if found.unequal else 0
-
-
-def _bench_batch(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from molmoact_ros.engine.bench_batch import bench_batch
-    from molmoact_ros.engine.checkpoint import torch_dtype
-    from molmoact_ros.engine.engine import TorchEngine
-    from molmoact_ros.learn.evaluation import film
-    from molmoact_ros.learn.figures import machine
-    from molmoact_ros.paths import robot_model
-
-    sys.setswitchinterval(0.0005)  # as in the policy's process
-    engine = TorchEngine.load(_checkpoint(args), args.device, 1, torch_dtype(args.dtype))
-    engine.warm_up()
-    films = [film(robot_model(), args.steps, args.seed + i) for i in range(max(args.robots))]
-    rows = bench_batch(engine, films, args.robots)
-    table = Table(
-        "robots", "answers/s", "in turns", "median step", "sequences a pass", title="one engine, several robots"
-    )
-    for row in rows:
-        cells = row["rate"], row["turns"], row["median"], row["together"]
-        table.add_row(f"{row['robots']}", *(f"{cell:.1f}" for cell in cells))
-    Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), "rows": rows}, indent=1))
-    return 0
-
-
-def _bench_vllm(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from tqdm import tqdm
-
-    from molmoact_ros.engine.backends import EngineOptions, open_engine
-    from molmoact_ros.engine.engine import TorchEngine
-    from molmoact_ros.engine.served import ServedEngine
-    from molmoact_ros.learn.agreement import TIE, Agreement, agreement
-    from molmoact_ros.learn.figures import machine
-    from molmoact_ros.paths import robot_model
-
-    engine = TorchEngine.load(_checkpoint(args), threads=1)
-    other = open_engine(EngineOptions(backend="vllm", answer_timeout=120.0), _checkpoint(args))
-    assert isinstance(other, ServedEngine)
-    try:
-        other.warm_up()
-        with tqdm(total=args.steps, unit="step", mininterval=5) as bar:
-
-            def tick(found: Agreement) -> None:
-                bar.update()
-                bar.set_postfix(unequal=len(found.differences))
-
-            found = agreement(robot_model(), engine, other, args.steps, args.seed, tick)
-    finally:
-        other.close()
-    real = [difference for difference in found.differences if not 0 <= difference.gap <= TIE]
-    print(
-        f"{found.steps} answers by vLLM and by torch: {found.steps - len(found.differences)} equal, "
-        f"{len(found.differences) - len(real)} part at a tie, {len(real)} unequal; {found.seconds / found.steps:.2f} s "
-        f"an answer by vLLM ({found.events / found.steps:.0f} passes), {found.torch_seconds / found.steps:.2f} s by "
-        "torch"
-    )
-    for difference in found.differences:
-        print(asdict(difference))
-    if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
-    return 1 if real else 0
-
-
-def _bench_load(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from molmoact_ros.engine.bench_load import bench_load
-
-    figures = bench_load(_checkpoint(args), args.dtype)
-    Console().print(
-        f"{figures['seconds']:.1f} s; {figures['result']:.2f} GB stay, {figures['above']:.2f} GB more at the peak; "
-        f"largest file {figures['largest']:.2f} GB"
-    )
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
-    return 0
-
-
-def _bench_record(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from molmoact_ros.machine import machine
-    from molmoact_ros.nodes.bench_record import bench_record, disk_rate, kill_recorder
-
-    console = Console()
-    if args.kills:
-        kills = kill_recorder(args.kills, args.seed, lambda kill: console.print(f"{kill}", highlight=False))
-        whole = sum(not kill.missing for kill in kills)
-        last = max(kill.last for kill in kills)
-        console.print(
-            f"{whole} of {len(kills)} bags hold all but the last second; the last message was {last:.2f} s old"
-        )
-        figures: dict[str, Any] = {"kills": [vars(kill) for kill in kills], "whole": whole}
-    else:
-        figures = bench_record(args.seconds or 10.0, args.times or 10, console.print) | {"disk": disk_rate(3.0)}
-        table = Table("recorder", "p50", "p99", "max", "of a core", "pictures", "lost", title="cycles off their time")
-        for name, row in figures["costs"].items():
-            table.add_row(
-                name, *(f"{row[key]:.2f} ms" for key in ("p50", "p99", "max")), f"{row['recorder_core']:.0%}",
-                f"{row['pictures']:.0f}", f"{row['lost']:.0f}",
-            )  # fmt: skip
-        console.print(table)
-        for name, ratio in figures["ratio_of_p99"].items():
-            console.print(f"p99 with a recorder ({name}) over p99 without: {ratio:.2f}")
-        for name, row in figures["disk"].items():
-            console.print(f"{name}: {row['MB_s']:.0f} MB/s, {row['pictures_s']:.0f} pictures/s of 640x480")
-    if args.json:
-        args.json.write_text(json.dumps(machine("") | figures, indent=1))
-    return 0 if not args.kills or whole == len(kills) else 1
+    return int(args.run(args))
 
 
 def _infer(args: argparse.Namespace) -> int:
@@ -457,7 +189,7 @@ def _infer(args: argparse.Namespace) -> int:
     console, trace = Console(), None if args.edit_trace is None else trace_from_text(args.edit_trace)
     with console.status("loading the checkpoint"):
         engine = TorchEngine.load(
-            _checkpoint(args), args.device, None, torch_dtype(args.dtype), args.unnorm_key, args.frame_size,
+            checkpoint_of(args), args.device, None, torch_dtype(args.dtype), args.unnorm_key, args.frame_size,
             args.vision, args.precision,
         )  # fmt: skip
     infer(engine, args.image, args.instruction, trace, args.out, console)
@@ -589,7 +321,7 @@ def _export(args: argparse.Namespace) -> int:
 
     from molmoact_ros.exporting import export_and_compare
 
-    return export_and_compare(_checkpoint(args), args, Console())
+    return export_and_compare(checkpoint_of(args), args, Console())
 
 
 def _cameras(args: argparse.Namespace) -> int:
@@ -609,7 +341,7 @@ def _serve(args: argparse.Namespace) -> int:
     from molmoact_ros.engine.vllm_local import engine_arguments, server_command
 
     arguments = engine_arguments(
-        _checkpoint(args), args.quantization, args.tensor_parallel, not args.no_drafts, args.dtype
+        checkpoint_of(args), args.quantization, args.tensor_parallel, not args.no_drafts, args.dtype
     )
     command = server_command(arguments, args.host, args.port, args.more)
     if find_spec("vllm") is None:
@@ -627,12 +359,6 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 ARMS = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["left_", "right_"]}
-BENCHES = {
-    "engine": _bench_engine, "exact": _bench_exact, "batch": _bench_batch, "load": _bench_load,
-    "vllm": _bench_vllm,
-    "libfranka": _bench_libfranka, "record": _bench_record, "panel": _bench_panel, "steer": _bench_steer,
-    **dict.fromkeys(("seams", "control", "faults", "fuzz", "teleop"), _bench_controller),
-}  # fmt: skip
 COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "panel": _panel,
     "foxglove": _foxglove, "record": _record, "replay": _replay, "to-lerobot": _to_lerobot,

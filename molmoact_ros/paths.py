@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 
@@ -44,3 +45,8 @@ def profile(name: str) -> Path:
 def fastdds_profile() -> Path:
     """Fast DDS settings with shared memory for RGB-D images; FASTRTPS_DEFAULT_PROFILES_FILE names it to ROS 2."""
     return share() / "config" / "fastdds.xml"
+
+
+def checkpoint_of(args: Namespace) -> Path:
+    """The checkpoint folder that a command line asks for."""
+    return Path(args.checkpoint or default_checkpoint()).resolve()

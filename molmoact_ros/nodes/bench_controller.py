@@ -23,7 +23,7 @@ def show(args: argparse.Namespace) -> int:
     """Run `args.part`; 1 where something was broken or missed."""
     figures, good = PARTS[args.part](args, Console())
     if args.json:
-        about = machine("") | {"part": args.part, "seed": args.seed}
+        about = machine("") | {name: value for name, value in vars(args).items() if name in ("part", "seed")}
         args.json.write_text(json.dumps(about | {"figures": figures}, indent=1))
     return 0 if good else 1
 
