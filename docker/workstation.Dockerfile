@@ -26,8 +26,10 @@ RUN /home/robot/requirements /home/robot/pyproject.toml libfranka onnx > /home/r
     && pip install --no-cache-dir --requirement /home/robot/requirements.txt
 
 COPY --chown=robot:robot . src/molmoact_ros
+# An image may run on another processor than it is built on: the decoder is compiled for any with AVX2.
 RUN . /opt/ros/jazzy/setup.bash \
-    && colcon build --packages-select molmoact_ros --cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE=/home/robot/venv/bin/python
+    && colcon build --packages-select molmoact_ros --cmake-args -DBUILD_TESTING=OFF \
+    -DMOLMOACT_ARCH=x86-64-v3 -DPython3_EXECUTABLE=/home/robot/venv/bin/python
 
 COPY --chown=robot:robot docker/entrypoint /home/robot/entrypoint
 ENTRYPOINT ["/home/robot/entrypoint"]
