@@ -8,23 +8,30 @@ from torch.nn import functional as F
 
 from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets, pointing_loss
+from molmoact_ros.learn.strokes import LOOKS
 
-POINTING_WEIGHT, SPACE_WEIGHT = 1.0, 3.0
+POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 1.0
 
 
 class SpaceHead(nn.Module):
-    """Reads metres from hidden states [N, width]: where the hand is, where a thing is from it. Thrown away after
-    training."""
+    """Reads metres from hidden states [N, width]: where the hand is, where a thing is from it; and pixels: where a
+    stroke leads. Thrown away after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.hand, self.thing = nn.Linear(width, 3), nn.Linear(width, 3)
+        self.stroke = nn.Linear(width, 2 * (len(LOOKS) + 1))
 
     def loss(self, asking: Tensor, hand: Tensor, naming: Tensor, offsets: Tensor) -> Tensor:
         """How wrong the prompts' last tokens are about the hand's positions [N, 3] m in the base frame, and the names'
         tokens about the things' offsets [M, 3] m from the hand: a scalar, in decimetres."""
         centre = hand.new_tensor([0.5, 0.0, 0.15])  # about the middle of where the hand works
-        return _decimetres(self.hand(asking), hand - centre) + _decimetres(self.thing(naming), offsets)
+        hand_loss = _decimetres(self.hand(asking), hand - centre)
+        return hand_loss + _decimetres(self.thing(naming), offsets) if len(naming) else hand_loss
+
+    def stroke_loss(self, asking: Tensor, looks: Tensor) -> Tensor:
+        """How wrong the prompts' last tokens [N, width] are about `looks` [N, 5, 2] pixels: a scalar, in hundreds."""
+        return F.smooth_l1_loss(self.stroke(asking), looks.flatten(1) / 100, beta=0.1)
 
 
 def _decimetres(read: Tensor, metres: Tensor) -> Tensor:
@@ -74,11 +81,15 @@ def answer_loss(
     batch = batch.to(model.lm_head.weight.device)
     halfway, hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
     learnt, names = batch.targets >= 0, ~batch.points.isnan().any(-1)
-    pointing = pointing_loss(model.logits(halfway[names])[:, maker.coordinates], batch.points[names])
     factors = torch.where(batch.news[learnt], news, 1.0)
-    answer = targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors)
+    loss = targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors)
+    if names.any():
+        places = model.logits(halfway[names])[:, maker.coordinates]
+        loss = loss + POINTING_WEIGHT * pointing_loss(places, batch.points[names])
     # One picture hides how high the hand is, and with it how far in front of a thing: found before it is needed.
     last = learnt.int().argmax(dim=1)
     asking = halfway[torch.arange(len(last), device=last.device), last]
-    space = head.loss(asking, batch.hand, halfway[names], batch.offsets[names])
-    return answer + POINTING_WEIGHT * pointing + SPACE_WEIGHT * space
+    loss = loss + SPACE_WEIGHT * head.loss(asking, batch.hand, halfway[names], batch.offsets[names])
+    if batch.looks.isnan().any():
+        return loss
+    return loss + STROKE_WEIGHT * head.stroke_loss(asking, batch.looks)
