@@ -45,7 +45,7 @@ class EpisodeResult:
 
 
 def observe(cell: Workcell, instruction: str, now: float, trace: np.ndarray | None = None) -> Observation:
-    """What the cameras see now, and what a person has drawn."""
+    """What the cameras see now; `trace`, int [n, 2] in 0..255: what a person has drawn on the front picture."""
     return Observation((cell.render("front")[0], cell.render("wrist")[0]), instruction, now, trace)
 
 
