@@ -178,7 +178,7 @@ def furnish(
 
 
 def camera_axes(position: np.ndarray, target: np.ndarray) -> list[float]:
-    """x and y axes of a MuJoCo camera at `position` that looks at `target`, image up = world up."""
+    """x and y axes of a MuJoCo camera at `position` [3] m that looks at `target` [3] m, image up = world up."""
     z = (position - target) / np.linalg.norm(position - target)
     x = np.cross([0.0, 0.0, 1.0], z)
     x /= np.linalg.norm(x)
