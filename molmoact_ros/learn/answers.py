@@ -14,13 +14,13 @@ POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 1.0
 
 
 class SpaceHead(nn.Module):
-    """Reads metres from hidden states [N, width]: where the hand is, where a thing is from it; and pixels: where a
-    stroke leads. Thrown away after training."""
+    """Reads metres from hidden states [N, width]: where the hand is, where a thing is from it; and where a stroke is
+    and leads. Thrown away after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.hand, self.thing = nn.Linear(width, 3), nn.Linear(width, 3)
-        self.stroke = nn.Linear(width, 2 * (len(LOOKS) + 1))
+        self.stroke, self.line = nn.Linear(width, 2 * (len(LOOKS) + 1)), nn.Linear(width, 6)
 
     def loss(self, asking: Tensor, hand: Tensor, naming: Tensor, offsets: Tensor) -> Tensor:
         """How wrong the prompts' last tokens are about the hand's positions [N, 3] m in the base frame, and the names'
@@ -33,14 +33,21 @@ class SpaceHead(nn.Module):
         """How wrong the prompts' last tokens [N, width] are about `looks` [N, 5, 2] pixels: a scalar, in hundreds."""
         return F.smooth_l1_loss(self.stroke(asking), looks.flatten(1) / 100, beta=0.1)
 
+    def line_loss(self, front: Tensor, windows: Tensor) -> Tensor:
+        """How wrong the front view's tokens [N, T, width] are about what their `windows` [N, T, 5] show: a scalar."""
+        said, shown = self.line(front).float(), ~windows.isnan().any(-1)
+        present = F.binary_cross_entropy_with_logits(said[..., 0], shown.float())
+        return 3 * present + F.smooth_l1_loss(said[shown][:, 1:], windows[shown], beta=0.1)
+
 
 def _decimetres(read: Tensor, metres: Tensor) -> Tensor:
     return F.smooth_l1_loss(read, 10 * metres, beta=0.1)
 
 
-def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states of prompts and answers, [B * K, S, hidden] each: halfway up the layers and at the end, both after
-    the final norm. The images are read once for all K instructions.
+def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The images' tokens as the layers get them, [B, F, hidden], and hidden states of prompts and answers, [B * K, S,
+    hidden] each: halfway up the layers and at the end; all after the final norm. The images are read once for all K
+    instructions.
 
     The same numbers as B * K whole sequences, since what comes later never changes what the images' tokens hold.
     """
@@ -52,7 +59,7 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tupl
     here = (cos[batch.positions].unsqueeze(1), sin[batch.positions].unsqueeze(1))
     asked, length = len(words) // len(images), words.shape[1]
     sees = torch.ones(length, images.shape[1] + length, dtype=torch.bool, device=images.device).tril(images.shape[1])
-    halfway = words
+    seen, halfway = images, words
     for number, block in enumerate(model.layers, start=1):
         attention = block.self_attn
         q, k, v = attention.heads(block.attn_norm(images), *there)
@@ -63,7 +70,7 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tupl
         images, words = (x + block.mlp(block.ff_norm(x)) for x in (images, words))
         if 2 * number == llm.num_hidden_layers:
             halfway = words
-    return parts.ln_f(halfway), parts.ln_f(words)
+    return parts.ln_f(seen), parts.ln_f(halfway), parts.ln_f(words)
 
 
 def answer_loss(
@@ -79,7 +86,7 @@ def answer_loss(
     and the answer reads it there. Few examples teach that chain only if its first link is taught by itself.
     """
     batch = batch.to(model.lm_head.weight.device)
-    halfway, hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
+    seen, halfway, hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
     learnt, names = batch.targets >= 0, ~batch.points.isnan().any(-1)
     factors = torch.where(batch.news[learnt], news, 1.0)
     loss = targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors)
@@ -92,4 +99,5 @@ def answer_loss(
     loss = loss + SPACE_WEIGHT * head.loss(asking, batch.hand, halfway[names], batch.offsets[names])
     if batch.looks.isnan().any():
         return loss
-    return loss + STROKE_WEIGHT * head.stroke_loss(asking, batch.looks)
+    front = seen[:, batch.prefix[0] == model.config.image_patch_id][:, : batch.windows.shape[1]]
+    return loss + STROKE_WEIGHT * (head.stroke_loss(asking, batch.looks) + head.line_loss(front, batch.windows))

@@ -15,7 +15,7 @@ from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.preprocess import ImageProcessor
 from molmoact_ros.learn.demonstrations import THINGS, Demonstrations
 from molmoact_ros.learn.nano import NORM_KEY, PROCESSOR, ordered_tokens, view_patches
-from molmoact_ros.learn.strokes import HEIGHT, LOOKS, WIDTH, chunk, draw_stroke, overlay, projected
+from molmoact_ros.learn.strokes import HEIGHT, LOOKS, WIDTH, Stroke, chunk, draw_stroke, overlay, projected
 from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.phrasing import answer_text
 from molmoact_ros.reasoning.prompts import prompt
@@ -41,7 +41,7 @@ class Batch:
     [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN: it names none);
     offsets float32 [B * K, S, 3]: where it is from the hand, m along the base's axes; hand float32 [B * K, 3]: where
     the hand is in the base frame, m; looks float32 [B * K, 5, 2]: where the stroke leads, pixels from the hand (NaN:
-    there is no stroke).
+    there is no stroke); windows float32 [B * K, T, 5]: what each token of the front view shows of it, see `Stroke`.
     """
 
     crops: Tensor
@@ -54,6 +54,7 @@ class Batch:
     offsets: Tensor
     hand: Tensor
     looks: Tensor
+    windows: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -81,7 +82,7 @@ class BatchMaker:
         self.things = torch.tensor([tokenizer.token_to_id(f" {thing}") for thing in THINGS])
         x, y, first, others = ordered_tokens(tokenizer)
         self.coordinates, self.action_ids = torch.tensor([x, y]), np.array(first + others)
-        self.pooled = torch.from_numpy(pictures.indices)
+        self.pooled, (self.grid,) = torch.from_numpy(pictures.indices), pictures.grids[0]
 
     def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> Sequence:
         """The reasoning and actions of sample i for one of its instructions.
@@ -104,10 +105,9 @@ class BatchMaker:
         out[places] = new.ravel()
         return out
 
-    def steered_sequence(self, i: int, rng: np.random.Generator) -> tuple[Sequence, np.ndarray, np.ndarray]:
-        """A random stroke for sample i, followed: ids, positions and length as `sequence` gives them, the trace int64
-        [n, 2] that is drawn and the stroke's looks [5, 2]. The instruction is any of the sample's, or says nothing.
-        """
+    def steered_sequence(self, i: int, rng: np.random.Generator) -> tuple[Sequence, Stroke]:
+        """A random stroke for sample i, and how it is followed, as `sequence` gives it. The instruction is any of the
+        sample's, or says nothing."""
         data, hand = self.data, self.data.hand[i].astype(float)
         there = {THINGS[k]: data.places[i, k] * (WIDTH, HEIGHT) for k in range(len(THINGS)) if k != data.held[i]}
         there = {name: pixel for name, pixel in there.items() if not np.isnan(pixel).any()}
@@ -119,33 +119,31 @@ class BatchMaker:
         said = len(data.texts) if rng.random() < 0.3 else int(rng.choice(data.instructions[i]))
         start = self.steered_prompts[said]
         ids = np.array([*start, *self.encode(answer_text(None, None, actions)), self.end])
-        trace = trace_from_pixels(stroke.points, WIDTH, HEIGHT)
-        return (ids, len(self.prefix) + np.arange(len(ids)), len(start)), trace, stroke.looks(pixel)
+        return (ids, len(self.prefix) + np.arange(len(ids)), len(start)), stroke
 
     def batch(self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator) -> Batch:
         """The samples `rows`, int [B], `asked` instructions each; brightness and contrast of images varied a little."""
         codes = self.codes(rows) if with_depth and self.codes is not None else [None] * len(rows)
         parts = [self.sequence(int(i), k, c) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
-        looks = np.full((len(parts), len(LOOKS) + 1, 2), np.nan)
-        return self._batch(rows, parts, self.data.images[rows], looks, rng)
+        return self._batch(rows, parts, self.data.images[rows], [None] * len(parts), rng)
 
     def steered_batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         """The samples `rows`, int [B], each with a stroke drawn on its front view and followed; images varied too."""
-        parts, traces, looks = zip(*(self.steered_sequence(int(i), rng) for i in rows), strict=True)
+        parts, strokes = zip(*(self.steered_sequence(int(i), rng) for i in rows), strict=True)
         images = self.data.images[rows].astype(np.float32)
-        for views, trace in zip(images, traces, strict=True):
-            views[0] = overlay(views[0], trace)
-        return self._batch(rows, list(parts), images, np.stack(looks), rng)
+        for views, stroke in zip(images, strokes, strict=True):
+            views[0] = overlay(views[0], trace_from_pixels(stroke.points, WIDTH, HEIGHT))
+        return self._batch(rows, list(parts), images, list(strokes), rng)
 
     def _batch(
         self,
         rows: np.ndarray,
         parts: list[Sequence],
         images: np.ndarray,
-        looks: np.ndarray,
+        strokes: list[Stroke | None],
         rng: np.random.Generator,
     ) -> Batch:
-        """images [B, 2, rows, columns, 3] in 0..255; parts and looks: of B * K sequences."""
+        """images [B, 2, rows, columns, 3] in 0..255; parts and strokes: of B * K sequences."""
         asked, length = len(parts) // len(rows), max(len(ids) for ids, _, _ in parts)
         ids, positions = np.full((len(parts), length), self.end), np.zeros((len(parts), length), np.int64)
         targets = np.full((len(parts), length), -1)
@@ -165,7 +163,13 @@ class BatchMaker:
         crops = crops * rng.uniform(0.85, 1.15, shape) + rng.uniform(-0.1, 0.1, shape)
         prefix = self.prefix.expand(len(rows), -1)
         hand = self.data.hand[rows].repeat(asked, axis=0)
-        arrays = (ids, positions, targets, news, points, offsets, hand, looks.astype(np.float32))
+        looks = np.full((len(parts), len(LOOKS) + 1, 2), np.nan, np.float32)
+        windows = np.full((len(parts), self.grid[0] * self.grid[1], 5), np.nan, np.float32)
+        for row, stroke in enumerate(strokes):
+            if stroke is not None:
+                looks[row] = stroke.looks(projected(hand[row : row + 1])[0])
+                windows[row] = stroke.windows(*self.grid)
+        arrays = (ids, positions, targets, news, points, offsets, hand, looks, windows)
         return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
 
     def batches(

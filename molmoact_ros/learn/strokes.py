@@ -83,6 +83,20 @@ class Stroke:
         """Its points [5, 2] at `LOOKS` and its end, seen from the hand's pixel [2]."""
         return np.stack([self.at(min(where, self.length)) for where in (*LOOKS, self.length)]) - hand
 
+    def windows(self, rows: int, columns: int) -> np.ndarray:
+        """What windows of the picture show of it, float32 [rows * columns, 5], NaN where it is not in sight: its middle
+        there, (x, y) in 0..1 of the window, its direction (x, y), and how far along that is, in hundreds of pixels."""
+        ends = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(self.points, axis=0), axis=1))])
+        along = np.arange(0.0, ends[-1], 2.0)
+        points = np.stack([np.interp(along, ends, self.points[:, axis]) for axis in (0, 1)], axis=1)
+        places = points / (WIDTH, HEIGHT) * (columns, rows)
+        window = places.astype(int)[:, 1] * columns + places.astype(int)[:, 0]
+        shown = np.hstack([places % 1, np.gradient(points, 2.0, axis=0), along[:, None] / 100])
+        out = np.full((rows * columns, 5), np.nan, np.float32)
+        for there in np.unique(window):
+            out[there] = shown[window == there].mean(axis=0)
+        return out
+
 
 def follow(stroke: Stroke, tcp: np.ndarray, steps: int = CHUNK_STEPS) -> np.ndarray:
     """Where the hand, now at `tcp` [3] m beside the stroke's beginning, is after each step: [steps + 1, 3] m."""
