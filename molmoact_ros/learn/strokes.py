@@ -87,11 +87,13 @@ class Stroke:
         """What windows of the picture show of it, float32 [rows * columns, 5], NaN where it is not in sight: its middle
         there, (x, y) in 0..1 of the window, its direction (x, y), and how far along that is, in hundreds of pixels."""
         ends = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(self.points, axis=0), axis=1))])
-        along = np.arange(0.0, ends[-1], 2.0)
+        along = np.linspace(0.0, ends[-1], max(2, int(ends[-1] / 2)))
         points = np.stack([np.interp(along, ends, self.points[:, axis]) for axis in (0, 1)], axis=1)
         places = points / (WIDTH, HEIGHT) * (columns, rows)
         window = places.astype(int)[:, 1] * columns + places.astype(int)[:, 0]
-        shown = np.hstack([places % 1, np.gradient(points, 2.0, axis=0), along[:, None] / 100])
+        way = np.gradient(points, axis=0)
+        way /= np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
+        shown = np.hstack([places % 1, way, along[:, None] / 100])
         out = np.full((rows * columns, 5), np.nan, np.float32)
         for there in np.unique(window):
             out[there] = shown[window == there].mean(axis=0)

@@ -214,3 +214,19 @@ def test_the_instruction_names_another_object_or_nothing(cell: Workcell) -> None
         assert np.linalg.norm(end - projected(task.scene.object(task.goal).point[None])[0]) < 3
         assert task.instruction == NOTHING_SAID or Task.parse(task.instruction).object != task.goal
     assert {task.instruction == NOTHING_SAID for task in tasks} == {True, False}
+
+
+def test_windows_say_where_a_stroke_runs_and_which_way() -> None:
+    stroke = Stroke(np.array([[40.0, 40.0], [200.0, 40.0], [200.0, 120.0]]), ON_TABLE)
+    shown = stroke.windows(6, 8)
+    assert np.flatnonzero(~np.isnan(shown).any(-1)).tolist() == [0, 1, 2, 10]
+    np.testing.assert_allclose(shown[0], [0.75, 0.5, 1.0, 0.0, 0.2], atol=0.03)
+    np.testing.assert_allclose(shown[10], [0.5, 0.25, 0.0, 1.0, 2.2], atol=0.03)
+    dot = Stroke(np.array([[40.0, 40.0], [40.0, 40.0]]), ON_TABLE).windows(6, 8)
+    assert np.isfinite(dot[0]).all() and np.isnan(dot[1:]).all()
+
+
+def test_any_stroke_can_be_learnt_from(maker: BatchMaker) -> None:
+    for seed in range(20):
+        batch = maker.steered_batch(np.arange(8), np.random.default_rng(seed))
+        assert (~batch.windows.isnan().any(-1)).any(1).all() and batch.looks.isfinite().all()
