@@ -10,7 +10,9 @@ from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets, pointing_loss
 from molmoact_ros.learn.strokes import LOOKS
 
-POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 1.0
+POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 5.0
+NAMING_WEIGHT, PRESENT_WEIGHT, LIKENESS = 10.0, 5.0, 0.5  # as in `vision`
+NEXT = 1.0  # hundreds of pixels along a stroke: what the next actions follow
 
 
 class SpaceHead(nn.Module):
@@ -20,7 +22,8 @@ class SpaceHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.hand, self.thing = nn.Linear(width, 3), nn.Linear(width, 3)
-        self.stroke, self.line = nn.Linear(width, 2 * (len(LOOKS) + 1)), nn.Linear(width, 6)
+        self.stroke, self.line = nn.Linear(width, 2 * (len(LOOKS) + 1)), nn.Linear(width, 5)
+        self.bias = nn.Parameter(torch.tensor(-4.0))
 
     def loss(self, asking: Tensor, hand: Tensor, naming: Tensor, offsets: Tensor) -> Tensor:
         """How wrong the prompts' last tokens are about the hand's positions [N, 3] m in the base frame, and the names'
@@ -35,9 +38,15 @@ class SpaceHead(nn.Module):
 
     def line_loss(self, front: Tensor, windows: Tensor) -> Tensor:
         """How wrong the front view's tokens [N, T, width] are about what their `windows` [N, T, 5] show: a scalar."""
-        said, shown = self.line(front).float(), ~windows.isnan().any(-1)
-        present = F.binary_cross_entropy_with_logits(said[..., 0], shown.float())
-        return 3 * present + F.smooth_l1_loss(said[shown][:, 1:], windows[shown], beta=0.1)
+        shown = ~windows.isnan().any(-1)
+        return F.smooth_l1_loss(self.line(front[shown]).float(), windows[shown], beta=0.1)
+
+    def naming_loss(self, front: Tensor, name: Tensor, windows: Tensor) -> Tensor:
+        """How unlike `name` [width] the tokens [N, T, width] are whose windows show where the stroke goes next, and how
+        like it the others: a scalar."""
+        scores = (LIKENESS * front @ name + self.bias).float()
+        there = (windows[..., -1] < NEXT).float()
+        return F.binary_cross_entropy_with_logits(scores, there, pos_weight=scores.new_tensor(PRESENT_WEIGHT))
 
 
 def _decimetres(read: Tensor, metres: Tensor) -> Tensor:
@@ -82,6 +91,9 @@ def answer_loss(
     news: how much more an action's value counts that the action before did not have. Most repeat the one before;
     copying is learnt at once, and would drown the few values that say where the hand is to go.
 
+    The prompt's last token is the phrase that says that a stroke is there: it is the stroke's name. Image tokens that
+    show where the stroke goes next come to resemble it, and it points there.
+
     An answer has to find the named thing in the picture: the name's own token looks for it first, in the lower layers,
     and the answer reads it there. Few examples teach that chain only if its first link is taught by itself.
     """
@@ -96,8 +108,13 @@ def answer_loss(
     # One picture hides how high the hand is, and with it how far in front of a thing: found before it is needed.
     last = learnt.int().argmax(dim=1)
     asking = halfway[torch.arange(len(last), device=last.device), last]
-    loss = loss + SPACE_WEIGHT * head.loss(asking, batch.hand, halfway[names], batch.offsets[names])
+    things = ~batch.offsets.isnan().any(-1)
+    loss = loss + SPACE_WEIGHT * head.loss(asking, batch.hand, halfway[things], batch.offsets[things])
     if batch.looks.isnan().any():
         return loss
     front = seen[:, batch.prefix[0] == model.config.image_patch_id][:, : batch.windows.shape[1]]
-    return loss + STROKE_WEIGHT * (head.stroke_loss(asking, batch.looks) + head.line_loss(front, batch.windows))
+    name = model.model.transformer.wte(maker.stroke_name).detach()
+    ahead = batch.windows[..., -1] < NEXT
+    placing = pointing_loss(model.logits(front[ahead])[:, maker.coordinates], maker.in_picture(batch.windows)[ahead])
+    line = NAMING_WEIGHT * head.naming_loss(front, name, batch.windows) + placing
+    return loss + line + STROKE_WEIGHT * (head.stroke_loss(asking, batch.looks) + head.line_loss(front, batch.windows))

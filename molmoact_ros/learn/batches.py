@@ -28,6 +28,7 @@ ACTION_SPREAD, TRACE_SPREAD = 3.0, 1.5  # standard deviations of soft targets, i
 ACTION_WEIGHT, TRACE_WEIGHT, DEPTH_WEIGHT, FORCED_WEIGHT = 1.0, 4.0, 0.5, 0.1
 NOTHING_SAID = "move"
 """The instruction that leaves everything to the stroke."""
+AHEAD = 50.0  # pixels along a stroke: where its name points
 
 Sequence = tuple[np.ndarray, np.ndarray, int]
 """Ids and positions int64 [S] behind the images, and the prompt's length."""
@@ -38,10 +39,11 @@ class Batch:
     """B moments, K instructions each. crops float32 [B, 2, P, patch_dim]; prefix int64 [B, F]: begin and images;
     ids, positions, targets int64 [B * K, S]: prompt and answer behind the prefix (target -1: not learnt);
     news bool [B * K, S]: the target is a value of an action that the action before did not have; points float32
-    [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN: it names none);
-    offsets float32 [B * K, S, 3]: where it is from the hand, m along the base's axes; hand float32 [B * K, 3]: where
-    the hand is in the base frame, m; looks float32 [B * K, 5, 2]: where the stroke leads, pixels from the hand (NaN:
-    there is no stroke); windows float32 [B * K, T, 5]: what each token of the front view shows of it, see `Stroke`.
+    [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, or where the stroke leads that
+    its last token names, in 0..1 (NaN: it names none); offsets float32 [B * K, S, 3]: where a thing so named is from
+    the hand, m along the base's axes; hand float32 [B * K, 3]: where the hand is in the base frame, m; looks float32
+    [B * K, 5, 2]: where the stroke leads, pixels from the hand (NaN: there is no stroke); windows float32 [B * K, T, 5]:
+    what each token of the front view shows of it, see `Stroke.windows`.
     """
 
     crops: Tensor
@@ -78,7 +80,7 @@ class BatchMaker:
         self.prefix = torch.from_numpy(views)
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
         self.steered_prompts = [self.encode(prompt(text, 2, steered=True)) for text in [*data.texts, NOTHING_SAID]]
-        self.stats = stats
+        self.stats, self.stroke_name = stats, torch.tensor(self.steered_prompts[-1][-1])
         self.things = torch.tensor([tokenizer.token_to_id(f" {thing}") for thing in THINGS])
         x, y, first, others = ordered_tokens(tokenizer)
         self.coordinates, self.action_ids = torch.tensor([x, y]), np.array(first + others)
@@ -167,10 +169,19 @@ class BatchMaker:
         windows = np.full((len(parts), self.grid[0] * self.grid[1], 5), np.nan, np.float32)
         for row, stroke in enumerate(strokes):
             if stroke is not None:
+                start = parts[row][2]
+                points[row, start - 1] = stroke.at(min(AHEAD, stroke.length)) / (WIDTH, HEIGHT)
                 looks[row] = stroke.looks(projected(hand[row : row + 1])[0])
                 windows[row] = stroke.windows(*self.grid)
         arrays = (ids, positions, targets, news, points, offsets, hand, looks, windows)
         return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
+
+    def in_picture(self, windows: Tensor) -> Tensor:
+        """Where in the front view, [N, T, 2] in 0..1, the stroke's middles in `windows` [N, T, 5] are."""
+        rows, columns = self.grid
+        window = torch.arange(rows * columns, device=windows.device)
+        corner = torch.stack([window % columns, window // columns], dim=1)
+        return (corner + windows[..., :2]) / torch.tensor([columns, rows], device=windows.device)
 
     def batches(
         self, size: int, asked: int, depth: float, seed: int, first: int = 0, steered: float = 0.0
