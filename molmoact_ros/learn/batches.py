@@ -42,8 +42,8 @@ class Batch:
     [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, or where the stroke leads that
     its last token names, in 0..1 (NaN: it names none); offsets float32 [B * K, S, 3]: where a thing so named is from
     the hand, m along the base's axes; hand float32 [B * K, 3]: where the hand is in the base frame, m; looks float32
-    [B * K, 5, 2]: where the stroke leads, pixels from the hand (NaN: there is no stroke); windows float32 [B * K, T, 5]:
-    what each token of the front view shows of it, see `Stroke.windows`.
+    [B * K, 5, 2]: where the stroke leads, pixels from the hand (NaN: there is no stroke); windows float32 [B * K, T,
+    5]: what each token of the front view shows of it, see `Stroke.windows`.
     """
 
     crops: Tensor
