@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from molmoact_ros.engine.model import MolmoAct, rope_tables
 from molmoact_ros.learn.batches import Batch, BatchMaker, SoftTargets, pointing_loss
-from molmoact_ros.learn.strokes import LOOKS
+from molmoact_ros.learn.strokes import SOON
 
 POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 5.0
 NAMING_WEIGHT, PRESENT_WEIGHT, LIKENESS = 10.0, 5.0, 0.5  # as in `vision`
@@ -22,7 +22,7 @@ class SpaceHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.hand, self.thing = nn.Linear(width, 3), nn.Linear(width, 3)
-        self.stroke, self.line = nn.Linear(width, 2 * (len(LOOKS) + 1)), nn.Linear(width, 5)
+        self.moves, self.line = nn.Linear(width, 3 * len(SOON)), nn.Linear(width, 5)
         self.bias = nn.Parameter(torch.tensor(-4.0))
 
     def loss(self, asking: Tensor, hand: Tensor, naming: Tensor, offsets: Tensor) -> Tensor:
@@ -32,9 +32,9 @@ class SpaceHead(nn.Module):
         hand_loss = _decimetres(self.hand(asking), hand - centre)
         return hand_loss + _decimetres(self.thing(naming), offsets) if len(naming) else hand_loss
 
-    def stroke_loss(self, asking: Tensor, looks: Tensor) -> Tensor:
-        """How wrong the prompts' last tokens [N, width] are about `looks` [N, 5, 2] pixels: a scalar, in hundreds."""
-        return F.smooth_l1_loss(self.stroke(asking), looks.flatten(1) / 100, beta=0.1)
+    def moves_loss(self, asking: Tensor, moves: Tensor) -> Tensor:
+        """How wrong the prompts' last tokens [N, width] are about `moves` [N, 4, 3] m: a scalar, in decimetres."""
+        return _decimetres(self.moves(asking), moves.flatten(1))
 
     def line_loss(self, front: Tensor, windows: Tensor) -> Tensor:
         """How wrong the front view's tokens [N, T, width] are about what their `windows` [N, T, 5] show: a scalar."""
@@ -110,11 +110,11 @@ def answer_loss(
     asking = halfway[torch.arange(len(last), device=last.device), last]
     things = ~batch.offsets.isnan().any(-1)
     loss = loss + SPACE_WEIGHT * head.loss(asking, batch.hand, halfway[things], batch.offsets[things])
-    if batch.looks.isnan().any():
+    if batch.moves.isnan().any():
         return loss
     front = seen[:, batch.prefix[0] == model.config.image_patch_id][:, : batch.windows.shape[1]]
     name = model.model.transformer.wte(maker.stroke_name).detach()
     ahead = batch.windows[..., -1] < NEXT
     placing = pointing_loss(model.logits(front[ahead])[:, maker.coordinates], maker.in_picture(batch.windows)[ahead])
     line = NAMING_WEIGHT * head.naming_loss(front, name, batch.windows) + placing
-    return loss + line + STROKE_WEIGHT * (head.stroke_loss(asking, batch.looks) + head.line_loss(front, batch.windows))
+    return loss + line + STROKE_WEIGHT * (head.moves_loss(asking, batch.moves) + head.line_loss(front, batch.windows))

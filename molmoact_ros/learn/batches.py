@@ -15,7 +15,7 @@ from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.preprocess import ImageProcessor
 from molmoact_ros.learn.demonstrations import THINGS, Demonstrations
 from molmoact_ros.learn.nano import NORM_KEY, PROCESSOR, ordered_tokens, view_patches
-from molmoact_ros.learn.strokes import HEIGHT, LOOKS, WIDTH, Stroke, chunk, draw_stroke, overlay, projected
+from molmoact_ros.learn.strokes import HEIGHT, SOON, WIDTH, Stroke, chunk, draw_stroke, overlay, projected
 from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.phrasing import answer_text
 from molmoact_ros.reasoning.prompts import prompt
@@ -32,6 +32,8 @@ AHEAD = 50.0  # pixels along a stroke: where its name points
 
 Sequence = tuple[np.ndarray, np.ndarray, int]
 """Ids and positions int64 [S] behind the images, and the prompt's length."""
+Followed = tuple[Stroke, np.ndarray]
+"""A stroke, and how far the hand that follows it has moved after each step, float [8, 3] m."""
 
 
 @dataclass
@@ -41,9 +43,9 @@ class Batch:
     news bool [B * K, S]: the target is a value of an action that the action before did not have; points float32
     [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, or where the stroke leads that
     its last token names, in 0..1 (NaN: it names none); offsets float32 [B * K, S, 3]: where a thing so named is from
-    the hand, m along the base's axes; hand float32 [B * K, 3]: where the hand is in the base frame, m; looks float32
-    [B * K, 5, 2]: where the stroke leads, pixels from the hand (NaN: there is no stroke); windows float32 [B * K, T,
-    5]: what each token of the front view shows of it, see `Stroke.windows`.
+    the hand, m along the base's axes; hand float32 [B * K, 3]: where the hand is in the base frame, m; moves float32
+    [B * K, 4, 3]: how far along the stroke the hand has moved after `SOON` steps, m (NaN: there is no stroke); windows
+    float32 [B * K, T, 5]: what each token of the front view shows of it, see `Stroke.windows`.
     """
 
     crops: Tensor
@@ -55,7 +57,7 @@ class Batch:
     points: Tensor
     offsets: Tensor
     hand: Tensor
-    looks: Tensor
+    moves: Tensor
     windows: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -107,8 +109,8 @@ class BatchMaker:
         out[places] = new.ravel()
         return out
 
-    def steered_sequence(self, i: int, rng: np.random.Generator) -> tuple[Sequence, Stroke]:
-        """A random stroke for sample i, and how it is followed, as `sequence` gives it. The instruction is any of the
+    def steered_sequence(self, i: int, rng: np.random.Generator) -> tuple[Sequence, Followed]:
+        """A random stroke for sample i and how it is followed, as `sequence` gives it. The instruction is any of the
         sample's, or says nothing."""
         data, hand = self.data, self.data.hand[i].astype(float)
         there = {THINGS[k]: data.places[i, k] * (WIDTH, HEIGHT) for k in range(len(THINGS)) if k != data.held[i]}
@@ -117,11 +119,11 @@ class BatchMaker:
         targets = [pixel for name, pixel in there.items() if name in TARGETS]
         held, pixel = bool(data.held[i] >= 0), projected(hand[None])[0]
         stroke = draw_stroke(pixel, objects, targets, held, rng)
-        actions = self.stats.normalise(chunk(stroke, hand, held))
+        actions = chunk(stroke, hand, held)
         said = len(data.texts) if rng.random() < 0.3 else int(rng.choice(data.instructions[i]))
         start = self.steered_prompts[said]
-        ids = np.array([*start, *self.encode(answer_text(None, None, actions)), self.end])
-        return (ids, len(self.prefix) + np.arange(len(ids)), len(start)), stroke
+        ids = np.array([*start, *self.encode(answer_text(None, None, self.stats.normalise(actions))), self.end])
+        return (ids, len(self.prefix) + np.arange(len(ids)), len(start)), (stroke, actions[:, :3].cumsum(axis=0))
 
     def batch(self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator) -> Batch:
         """The samples `rows`, int [B], `asked` instructions each; brightness and contrast of images varied a little."""
@@ -131,21 +133,21 @@ class BatchMaker:
 
     def steered_batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         """The samples `rows`, int [B], each with a stroke drawn on its front view and followed; images varied too."""
-        parts, strokes = zip(*(self.steered_sequence(int(i), rng) for i in rows), strict=True)
+        parts, followed = zip(*(self.steered_sequence(int(i), rng) for i in rows), strict=True)
         images = self.data.images[rows].astype(np.float32)
-        for views, stroke in zip(images, strokes, strict=True):
+        for views, (stroke, _) in zip(images, followed, strict=True):
             views[0] = overlay(views[0], trace_from_pixels(stroke.points, WIDTH, HEIGHT))
-        return self._batch(rows, list(parts), images, list(strokes), rng)
+        return self._batch(rows, list(parts), images, list(followed), rng)
 
     def _batch(
         self,
         rows: np.ndarray,
         parts: list[Sequence],
         images: np.ndarray,
-        strokes: list[Stroke | None],
+        followed: list[Followed | None],
         rng: np.random.Generator,
     ) -> Batch:
-        """images [B, 2, rows, columns, 3] in 0..255; parts and strokes: of B * K sequences."""
+        """images [B, 2, rows, columns, 3] in 0..255; parts and followed: of B * K sequences."""
         asked, length = len(parts) // len(rows), max(len(ids) for ids, _, _ in parts)
         ids, positions = np.full((len(parts), length), self.end), np.zeros((len(parts), length), np.int64)
         targets = np.full((len(parts), length), -1)
@@ -165,15 +167,16 @@ class BatchMaker:
         crops = crops * rng.uniform(0.85, 1.15, shape) + rng.uniform(-0.1, 0.1, shape)
         prefix = self.prefix.expand(len(rows), -1)
         hand = self.data.hand[rows].repeat(asked, axis=0)
-        looks = np.full((len(parts), len(LOOKS) + 1, 2), np.nan, np.float32)
+        moves = np.full((len(parts), len(SOON), 3), np.nan, np.float32)
         windows = np.full((len(parts), self.grid[0] * self.grid[1], 5), np.nan, np.float32)
-        for row, stroke in enumerate(strokes):
-            if stroke is not None:
+        for row, known in enumerate(followed):
+            if known is not None:
+                stroke, path = known
                 start = parts[row][2]
                 points[row, start - 1] = stroke.at(min(AHEAD, stroke.length)) / (WIDTH, HEIGHT)
-                looks[row] = stroke.looks(projected(hand[row : row + 1])[0])
+                moves[row] = path[np.array(SOON) - 1]
                 windows[row] = stroke.windows(*self.grid)
-        arrays = (ids, positions, targets, news, points, offsets, hand, looks, windows)
+        arrays = (ids, positions, targets, news, points, offsets, hand, moves, windows)
         return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
 
     def in_picture(self, windows: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ NEAREST, FARTHEST = 0.36, 0.70  # m along x from the base: where the hand points
 LOWEST, HIGHEST = 0.02, 0.36  # m
 ON_TABLE, WITH_OBJECT = 0.05, 0.09  # m: where a stroke ends on nothing, and where something is held
 AIM = 18.0  # pixels: a stroke that ends closer to an object ends on it
-LOOKS = (25.0, 50.0, 75.0, 100.0)  # pixels along a stroke: what the prompt's last token learns to see
+SOON = (1, 2, 4, 8)  # steps: the prompt's last token learns to know where the hand is after each
 
 
 def lifted(pixel: np.ndarray, height: float) -> np.ndarray:
@@ -78,10 +78,6 @@ class Stroke:
         left = max(0.0, (self.length - where) * METRES - 0.007)
         over = min(max(TRAVEL, self.end_height + HOVER), self.end_height + 2.5 * left)
         return float(np.clip(over, *heights(self.at(where))))
-
-    def looks(self, hand: np.ndarray) -> np.ndarray:
-        """Its points [5, 2] at `LOOKS` and its end, seen from the hand's pixel [2]."""
-        return np.stack([self.at(min(where, self.length)) for where in (*LOOKS, self.length)]) - hand
 
     def windows(self, rows: int, columns: int) -> np.ndarray:
         """What windows of the picture show of it, float32 [rows * columns, 5], NaN where it is not in sight: its middle

@@ -151,14 +151,14 @@ def test_a_steered_batch_shows_the_stroke_and_asks_for_actions_alone(data: Demon
         answer = np.isin(batch.targets[row], maker.action_ids)
         assert answer.sum() == 56 and (batch.targets[row, answer] == batch.ids[row, 1:][answer[:-1]]).all()
     assert NOTHING_SAID in said and len(said) > 3
-    assert plain.looks.isnan().all() and not batch.looks.isnan().any()
+    assert plain.moves.isnan().all() and not batch.moves.isnan().any()
     again = maker.steered_batch(rows, np.random.default_rng(0))
     torch.testing.assert_close(vars(batch), vars(again), equal_nan=True)
 
 
 def test_half_of_the_batches_can_be_steered(maker: BatchMaker) -> None:
     batches = maker.batches(2, 2, 0.0, seed=0, steered=0.5)
-    steered = [not next(batches).looks.isnan().any() for _ in range(24)]
+    steered = [not next(batches).moves.isnan().any() for _ in range(24)]
     assert 6 <= sum(steered) <= 18
 
 
@@ -229,4 +229,4 @@ def test_windows_say_where_a_stroke_runs_and_which_way() -> None:
 def test_any_stroke_can_be_learnt_from(maker: BatchMaker) -> None:
     for seed in range(20):
         batch = maker.steered_batch(np.arange(8), np.random.default_rng(seed))
-        assert (~batch.windows.isnan().any(-1)).any(1).all() and batch.looks.isfinite().all()
+        assert (~batch.windows.isnan().any(-1)).any(1).all() and batch.moves.isfinite().all()
