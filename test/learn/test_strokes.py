@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from molmoact_ros.cli import main
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.engine import EngineTimings, Mode
 from molmoact_ros.engine.preprocess import ImageProcessor, resize
@@ -230,3 +231,9 @@ def test_any_stroke_can_be_learnt_from(maker: BatchMaker) -> None:
     for seed in range(20):
         batch = maker.steered_batch(np.arange(8), np.random.default_rng(seed))
         assert (~batch.windows.isnan().any(-1)).any(1).all() and batch.moves.isfinite().all()
+
+
+def test_swapping_and_steering_are_two_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", "--steer", "--swap"])
+    assert "not allowed with" in capsys.readouterr().err
