@@ -28,7 +28,7 @@ ACTION_SPREAD, TRACE_SPREAD = 3.0, 1.5  # standard deviations of soft targets, i
 ACTION_WEIGHT, TRACE_WEIGHT, DEPTH_WEIGHT, FORCED_WEIGHT = 1.0, 4.0, 0.5, 0.1
 NOTHING_SAID = "move"
 """The instruction that leaves everything to the stroke."""
-AHEAD = 50.0  # pixels along a stroke: where its name points
+AHEAD = 4  # steps along a stroke: where its name points
 
 Sequence = tuple[np.ndarray, np.ndarray, int]
 """Ids and positions int64 [S] behind the images, and the prompt's length."""
@@ -173,7 +173,9 @@ class BatchMaker:
             if known is not None:
                 stroke, path = known
                 start = parts[row][2]
-                points[row, start - 1] = stroke.at(min(AHEAD, stroke.length)) / (WIDTH, HEIGHT)
+                ahead = path[AHEAD - 1]
+                points[row, start - 1] = projected((hand[row] + ahead)[None])[0] / (WIDTH, HEIGHT)
+                offsets[row, start - 1] = ahead
                 moves[row] = path[np.array(SOON) - 1]
                 windows[row] = stroke.windows(*self.grid)
         arrays = (ids, positions, targets, news, points, offsets, hand, moves, windows)
