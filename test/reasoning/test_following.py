@@ -17,13 +17,18 @@ from molmoact_ros.reasoning.trace import MAX_POINTS, pixels_from_trace, trace_fr
 CORNER = trace_from_pixels(np.array([[100, 100], [300, 100], [300, 300]]), 640, 480)
 
 
+def rest_of(trace: np.ndarray, column: float, row: float) -> np.ndarray:
+    rest = remaining(trace, np.array([column, row]))
+    assert rest is not None, "there is something left"
+    return rest
+
+
 def walk(trace: np.ndarray, step: float) -> list[np.ndarray]:
     """Every rest of a trace while a gripper goes exactly along it, `step` pixels at a time, for at most 1000 steps."""
     rests: list[np.ndarray] = []
-    rest: np.ndarray | None = trace
     for _ in range(1000):
-        gripper = point_at(pixels_from_trace(rest, 640, 480).astype(float), step)
-        rest = remaining(rest, gripper)
+        last = rests[-1] if rests else trace
+        rest = remaining(last, point_at(pixels_from_trace(last, 640, 480).astype(float), step))
         if rest is None:
             return rests
         rests.append(rest)
@@ -31,27 +36,25 @@ def walk(trace: np.ndarray, step: float) -> list[np.ndarray]:
 
 
 def test_points_that_are_passed_are_dropped() -> None:
-    assert len(remaining(CORNER, np.array([100, 100]))) == 3
-    rest = pixels_from_trace(remaining(CORNER, np.array([130, 104])), 640, 480)
+    assert len(rest_of(CORNER, 100, 100)) == 3
+    rest = pixels_from_trace(rest_of(CORNER, 130, 104), 640, 480)
     np.testing.assert_allclose(rest, [[130, 100], [300, 100], [300, 300]], atol=2)
     late = trace_from_pixels(np.array([[290, 100], [300, 100], [300, 300]]), 640, 480)
-    np.testing.assert_allclose(
-        pixels_from_trace(remaining(late, np.array([304, 120])), 640, 480), [[300, 120], [300, 300]], atol=2
-    )
+    np.testing.assert_allclose(pixels_from_trace(rest_of(late, 304, 120), 640, 480), [[300, 120], [300, 300]], atol=2)
 
 
 def test_it_is_done_at_its_end_and_not_beside_it() -> None:
     end = trace_from_pixels(np.array([[290, 300], [300, 300]]), 640, 480)
     assert remaining(end, np.array([301.0, 299.0])) is None
-    led_back = remaining(end, np.array([300.0, 340.0]))
-    np.testing.assert_allclose(pixels_from_trace(led_back, 640, 480), [[300, 340], [300, 300]], atol=2)
+    led_back = pixels_from_trace(rest_of(end, 300, 340), 640, 480)
+    np.testing.assert_allclose(led_back, [[300, 340], [300, 300]], atol=2)
     assert remaining(CORNER[:1], np.array([100.0, 100.0])) is None, "one point is an end alone"
-    assert remaining(CORNER[:1], np.array([200.0, 100.0])).shape == (2, 2)
+    assert rest_of(CORNER[:1], 200, 100).shape == (2, 2)
 
 
 def test_a_trace_that_comes_back_is_not_cut_short() -> None:
     there_and_back = trace_from_pixels(np.array([[100, 100], [400, 100], [100, 104]]), 640, 480)
-    rest = remaining(there_and_back, np.array([100.0, 103.0]))
+    rest = rest_of(there_and_back, 100, 103)
     assert len(rest) == 3 and rest[0, 0] == there_and_back[0, 0]
 
 
@@ -76,8 +79,9 @@ def test_wherever_the_gripper_is_the_rest_is_a_trace_to_the_same_end(trace: np.n
 
 
 def test_another_image_size_gives_the_same_rest() -> None:
-    small = remaining(CORNER, np.array([200.0, 104.0]))
-    large = remaining(CORNER, np.array([200.0, 104.0]) * [1279 / 639, 959 / 479], 1280, 960)
+    small = rest_of(CORNER, 200, 104)
+    large = remaining(CORNER, np.array([200 * 1279 / 639, 104 * 959 / 479]), 1280, 960)
+    assert large is not None
     np.testing.assert_array_equal(small, large)
 
 
