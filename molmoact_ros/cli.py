@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
   molmoact-ros demo --profile bimanual_sim
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
+  molmoact-ros eval --steer --episodes 30     (strokes drawn on the front picture)
   molmoact-ros bench engine
   molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
   molmoact-ros bench libfranka --seconds 60
@@ -56,7 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     run = add("eval", "many episodes through the ROS graph, and a table of how they went")
     run.add_argument("--episodes", type=int, default=40)
     run.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
-    run.add_argument("--swap", action="store_true", help="ask for another object of the same table")
+    asked = run.add_mutually_exclusive_group()
+    asked.add_argument("--swap", action="store_true", help="ask for another object of the same table")
+    asked.add_argument(
+        "--steer",
+        action="store_true",
+        help="draw a stroke to an object that the instruction does not name; in lock-step, without ROS, so that a busy "
+        "machine changes nothing",
+    )
     add_benches(add("bench", "how fast the parts are, beside a baseline in the same run"))
     to_lerobot = add("to-lerobot", "bags as one LeRobot dataset, an episode each")
     to_lerobot.add_argument("bags", type=Path, nargs="+", metavar="BAG")
@@ -157,6 +165,31 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
+    return _eval_steered(args) if args.steer else _eval_asked(args)
+
+
+def _eval_steered(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from molmoact_ros.engine.engine import TorchEngine
+    from molmoact_ros.learn.figures import machine
+    from molmoact_ros.learn.steering import follow_strokes, report
+    from molmoact_ros.paths import robot_model
+
+    engine, results = TorchEngine.load(checkpoint_of(args), threads=1), []
+    strokes = follow_strokes(robot_model(), engine, args.episodes, args.seed)
+    for result in tqdm(strokes, total=args.episodes, unit="stroke", mininterval=5):
+        results.append(result)
+        tqdm.write(f"{result.seed} {result}")
+        figures = report(results)
+        if args.json:
+            args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **figures}, indent=1))
+    for name, value in figures["summary"].items():
+        print(f"{name:12} {value:.3g}")
+    return 0
+
+
+def _eval_asked(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from molmoact_ros.engine.checkpoint import digest

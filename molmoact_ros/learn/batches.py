@@ -15,14 +15,25 @@ from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.preprocess import ImageProcessor
 from molmoact_ros.learn.demonstrations import THINGS, Demonstrations
 from molmoact_ros.learn.nano import NORM_KEY, PROCESSOR, ordered_tokens, view_patches
+from molmoact_ros.learn.strokes import HEIGHT, SOON, WIDTH, Stroke, chunk, draw_stroke, overlay, projected
 from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.phrasing import answer_text
 from molmoact_ros.reasoning.prompts import prompt
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, sequence_ids
+from molmoact_ros.reasoning.trace import trace_from_pixels
+from molmoact_ros.sim.scene import OBJECTS, TARGETS
 
 REACH = 8  # ids on either side that share a soft target
 ACTION_SPREAD, TRACE_SPREAD = 3.0, 1.5  # standard deviations of soft targets, in bins and in coordinates
 ACTION_WEIGHT, TRACE_WEIGHT, DEPTH_WEIGHT, FORCED_WEIGHT = 1.0, 4.0, 0.5, 0.1
+NOTHING_SAID = "move"
+"""The instruction that leaves everything to the stroke."""
+AHEAD = 4  # steps along a stroke: where its name points
+
+Sequence = tuple[np.ndarray, np.ndarray, int]
+"""Ids and positions int64 [S] behind the images, and the prompt's length."""
+Followed = tuple[Stroke, np.ndarray]
+"""A stroke, and how far the hand that follows it has moved after each step, float [8, 3] m."""
 
 
 @dataclass
@@ -30,9 +41,11 @@ class Batch:
     """B moments, K instructions each. crops float32 [B, 2, P, patch_dim]; prefix int64 [B, F]: begin and images;
     ids, positions, targets int64 [B * K, S]: prompt and answer behind the prefix (target -1: not learnt);
     news bool [B * K, S]: the target is a value of an action that the action before did not have; points float32
-    [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, in 0..1 (NaN: it names none);
-    offsets float32 [B * K, S, 3]: where it is from the hand, m along the base's axes; hand float32 [B * K, 3]: where
-    the hand is in the base frame, m.
+    [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, or where the stroke leads that
+    its last token names, in 0..1 (NaN: it names none); offsets float32 [B * K, S, 3]: where a thing so named is from
+    the hand, m along the base's axes; hand float32 [B * K, 3]: where the hand is in the base frame, m; moves float32
+    [B * K, 4, 3]: how far along the stroke the hand has moved after `SOON` steps, m (NaN: there is no stroke); windows
+    float32 [B * K, T, 5]: what each token of the front view shows of it, see `Stroke.windows`.
     """
 
     crops: Tensor
@@ -44,6 +57,8 @@ class Batch:
     points: Tensor
     offsets: Tensor
     hand: Tensor
+    moves: Tensor
+    windows: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -66,13 +81,15 @@ class BatchMaker:
         views = sequence_ids("", pictures.grids, self.encode, image, self.end)
         self.prefix = torch.from_numpy(views)
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
+        self.steered_prompts = [self.encode(prompt(text, 2, steered=True)) for text in [*data.texts, NOTHING_SAID]]
+        self.stats, self.stroke_name = stats, torch.tensor(self.steered_prompts[-1][-1])
         self.things = torch.tensor([tokenizer.token_to_id(f" {thing}") for thing in THINGS])
         x, y, first, others = ordered_tokens(tokenizer)
         self.coordinates, self.action_ids = torch.tensor([x, y]), np.array(first + others)
-        self.pooled = torch.from_numpy(pictures.indices)
+        self.pooled, (self.grid,) = torch.from_numpy(pictures.indices), pictures.grids[0]
 
-    def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
-        """Ids and positions int64 [S] of sample i behind the images, and the prompt's length.
+    def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> Sequence:
+        """The reasoning and actions of sample i for one of its instructions.
 
         Without codes [10, 10] they are left out, but what follows keeps the place that it has in a whole answer.
         """
@@ -92,11 +109,46 @@ class BatchMaker:
         out[places] = new.ravel()
         return out
 
+    def steered_sequence(self, i: int, rng: np.random.Generator) -> tuple[Sequence, Followed]:
+        """A random stroke for sample i and how it is followed, as `sequence` gives it. The instruction is any of the
+        sample's, or says nothing."""
+        data, hand = self.data, self.data.hand[i].astype(float)
+        there = {THINGS[k]: data.places[i, k] * (WIDTH, HEIGHT) for k in range(len(THINGS)) if k != data.held[i]}
+        there = {name: pixel for name, pixel in there.items() if not np.isnan(pixel).any()}
+        objects = {name: pixel for name, pixel in there.items() if name in OBJECTS}
+        targets = [pixel for name, pixel in there.items() if name in TARGETS]
+        held, pixel = bool(data.held[i] >= 0), projected(hand[None])[0]
+        stroke = draw_stroke(pixel, objects, targets, held, rng)
+        actions = chunk(stroke, hand, held)
+        said = len(data.texts) if rng.random() < 0.3 else int(rng.choice(data.instructions[i]))
+        start = self.steered_prompts[said]
+        ids = np.array([*start, *self.encode(answer_text(None, None, self.stats.normalise(actions))), self.end])
+        return (ids, len(self.prefix) + np.arange(len(ids)), len(start)), (stroke, actions[:, :3].cumsum(axis=0))
+
     def batch(self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator) -> Batch:
         """The samples `rows`, int [B], `asked` instructions each; brightness and contrast of images varied a little."""
         codes = self.codes(rows) if with_depth and self.codes is not None else [None] * len(rows)
         parts = [self.sequence(int(i), k, c) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
-        length = max(len(ids) for ids, _, _ in parts)
+        return self._batch(rows, parts, self.data.images[rows], [None] * len(parts), rng)
+
+    def steered_batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+        """The samples `rows`, int [B], each with a stroke drawn on its front view and followed; images varied too."""
+        parts, followed = zip(*(self.steered_sequence(int(i), rng) for i in rows), strict=True)
+        images = self.data.images[rows].astype(np.float32)
+        for views, (stroke, _) in zip(images, followed, strict=True):
+            views[0] = overlay(views[0], trace_from_pixels(stroke.points, WIDTH, HEIGHT))
+        return self._batch(rows, list(parts), images, list(followed), rng)
+
+    def _batch(
+        self,
+        rows: np.ndarray,
+        parts: list[Sequence],
+        images: np.ndarray,
+        followed: list[Followed | None],
+        rng: np.random.Generator,
+    ) -> Batch:
+        """images [B, 2, rows, columns, 3] in 0..255; parts and followed: of B * K sequences."""
+        asked, length = len(parts) // len(rows), max(len(ids) for ids, _, _ in parts)
         ids, positions = np.full((len(parts), length), self.end), np.zeros((len(parts), length), np.int64)
         targets = np.full((len(parts), length), -1)
         points, offsets = (np.full((len(parts), length, n), np.nan, np.float32) for n in (2, 3))
@@ -109,27 +161,52 @@ class BatchMaker:
         moment = rows[row_ // asked]
         points[row_, column] = self.data.places[moment, thing]
         offsets[row_, column] = self.data.things[moment, thing] - self.data.hand[moment]
-        crops = view_patches(self.data.images[rows].reshape(-1, *self.data.images.shape[2:]))
+        crops = view_patches(images.reshape(-1, *images.shape[2:]))
         shape = (len(rows), 2, 1, 1)
         crops = crops.reshape(len(rows), 2, *crops.shape[1:])
         crops = crops * rng.uniform(0.85, 1.15, shape) + rng.uniform(-0.1, 0.1, shape)
         prefix = self.prefix.expand(len(rows), -1)
-        arrays = (ids, positions, targets, news, points, offsets, self.data.hand[rows].repeat(asked, axis=0))
+        hand = self.data.hand[rows].repeat(asked, axis=0)
+        moves = np.full((len(parts), len(SOON), 3), np.nan, np.float32)
+        windows = np.full((len(parts), self.grid[0] * self.grid[1], 5), np.nan, np.float32)
+        for row, known in enumerate(followed):
+            if known is not None:
+                stroke, path = known
+                start = parts[row][2]
+                ahead = path[AHEAD - 1]
+                points[row, start - 1] = projected((hand[row] + ahead)[None])[0] / (WIDTH, HEIGHT)
+                offsets[row, start - 1] = ahead
+                moves[row] = path[np.array(SOON) - 1]
+                windows[row] = stroke.windows(*self.grid)
+        arrays = (ids, positions, targets, news, points, offsets, hand, moves, windows)
         return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
 
-    def batches(self, size: int, asked: int, depth: float, seed: int, first: int = 0) -> Iterator[Batch]:
+    def in_picture(self, windows: Tensor) -> Tensor:
+        """Where in the front view, [N, T, 2] in 0..1, the stroke's middles in `windows` [N, T, 5] are."""
+        rows, columns = self.grid
+        window = torch.arange(rows * columns, device=windows.device)
+        corner = torch.stack([window % columns, window // columns], dim=1)
+        return (corner + windows[..., :2]) / torch.tensor([columns, rows], device=windows.device)
+
+    def batches(
+        self, size: int, asked: int, depth: float, seed: int, first: int = 0, steered: float = 0.0
+    ) -> Iterator[Batch]:
         """Batches of `size` samples with `asked` instructions each, without end, every sample once an epoch.
 
-        depth: the share of batches that have depth codes in their answers. first: the batch to begin with; a seed
-        and a number always give the same batch.
+        depth: the share of batches that have depth codes in their answers. steered: the share that has strokes on its
+        pictures; a picture with a stroke has one instruction, so these are of twice as many samples, drawn at random.
+        first: the batch to begin with; a seed and a number always give the same batch.
         """
         in_epoch = len(self.data.images) // size
         for number in count(first):
             epoch, place = divmod(number, in_epoch)
             order = np.random.default_rng((seed, epoch)).permutation(len(self.data.images))
             rng = np.random.default_rng((seed, epoch, place))
-            rows = order[place * size : (place + 1) * size]
-            yield self.batch(rows, asked, rng.random() < depth, rng)
+            if rng.random() < steered:
+                yield self.steered_batch(rng.integers(0, len(self.data.images), 2 * size), rng)
+            else:
+                rows = order[place * size : (place + 1) * size]
+                yield self.batch(rows, asked, rng.random() < depth, rng)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from molmoact_ros.engine.preprocess import resize
 from molmoact_ros.learn.expert import OPEN, Expert, Plan, State
+from molmoact_ros.learn.strokes import HEIGHT, ON_TABLE, WIDTH, Stroke, lifted, projected
 from molmoact_ros.reasoning.trace import trace_from_pixels
 from molmoact_ros.sim.scene import (
     AREA_X,
@@ -47,8 +48,8 @@ DEPTH_VIEW = (80, 80)  # stored depth, enlarged to the VQ-VAE's input when it is
 
 # How often each kind of moment is drawn.
 MOMENTS = {
-    "approach": 0.31, "near": 0.20, "low": 0.11, "grasp": 0.07, "miss": 0.05,
-    "carry": 0.15, "place": 0.06, "done": 0.05,
+    "approach": 0.26, "near": 0.15, "low": 0.09, "grasp": 0.06, "miss": 0.04,
+    "carry": 0.13, "place": 0.05, "done": 0.04, "stroke": 0.18,
 }  # fmt: skip
 
 
@@ -59,7 +60,8 @@ class Demonstrations:
     images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
     trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper); things float32 [n, 15, 3] m,
     where each of THINGS is in the base frame, and places float32 [n, 15, 2], where in the front view, (x, y) in 0..1,
-    both NaN where there is none; hand float32 [n, 3] m, where the hand is in the base frame.
+    both NaN where there is none; hand float32 [n, 3] m, where the hand is in the base frame; held int64 [n], which of
+    THINGS it holds (-1: nothing).
     """
 
     images: np.ndarray
@@ -69,6 +71,7 @@ class Demonstrations:
     things: np.ndarray
     places: np.ndarray
     hand: np.ndarray
+    held: np.ndarray
     instructions: np.ndarray
     texts: list[str]
 
@@ -83,7 +86,7 @@ class Demonstrations:
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
-        names = ("images", "depth", "trace", "actions", "things", "places", "hand")
+        names = ("images", "depth", "trace", "actions", "things", "places", "hand", "held")
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
         return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
 
@@ -145,6 +148,10 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
             start = np.array([0.42, 0.0, 0.25])
             anywhere = start + rng.uniform() * (thing + [0, 0, 0.1] - start) + rng.normal(0, 0.015, 3)
         return State(anywhere, OPEN, thing, held=False)
+    if moment == "stroke":
+        hand = _on_a_stroke(scene, rng)
+        held = rng.random() < 0.25
+        return State(hand, width if held else OPEN, hand if held else thing, held)
     if moment in ("near", "low"):
         radius = rng.uniform(0.0, 0.05 if moment == "near" else 0.10)
         angle = rng.uniform(0, 2 * np.pi)
@@ -176,6 +183,17 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
     else:
         hand = np.array([*anywhere[:2], rng.uniform(grasp + 0.01, 0.24)])
     return State(hand, width, hand - error, held=True)
+
+
+def _on_a_stroke(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """A hand [3] m about where one is that follows a stroke to something on the table, in sight or just beside it."""
+    things = [placed.point for placed in scene.objects + scene.targets]
+    anywhere = np.array([rng.uniform(*AREA_X), rng.uniform(*AREA_Y), ON_TABLE])
+    end = projected(np.stack([*things, anywhere]))[rng.integers(len(things) + 1)]
+    angle, left = rng.uniform(0, 2 * np.pi), rng.uniform(0, 160) * rng.random()
+    begin = np.clip(end + left * np.array([np.cos(angle), np.sin(angle)]), 0, (WIDTH - 1, HEIGHT - 1))
+    height = Stroke(np.stack([begin, end]), GRASP_HEIGHT["ball"]).height(0.0)
+    return lifted(begin, max(LOWEST, height + rng.normal(0, 0.012)))
 
 
 def other_tasks(scene: Scene, state: State, rng: np.random.Generator) -> list[Task]:
@@ -220,6 +238,7 @@ class Sampler:
         arrays = {
             "images": images, "depth": depth, "trace": traces, "actions": actions, "things": things,
             "places": self._places(things), "hand": state.tcp.astype(np.float32),
+            "held": np.array(THINGS.index(scene.task.object) if state.held else -1),
         }  # fmt: skip
         return arrays, texts
 

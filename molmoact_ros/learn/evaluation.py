@@ -44,9 +44,9 @@ class EpisodeResult:
         return self.first_touched == Task.parse(self.instruction).object
 
 
-def observe(cell: Workcell, instruction: str, now: float) -> Observation:
-    """What the cameras see now."""
-    return Observation((cell.render("front")[0], cell.render("wrist")[0]), instruction, now)
+def observe(cell: Workcell, instruction: str, now: float, trace: np.ndarray | None = None) -> Observation:
+    """What the cameras see now; `trace`, int [n, 2] in 0..255: what a person has drawn on the front picture."""
+    return Observation((cell.render("front")[0], cell.render("wrist")[0]), instruction, now, trace)
 
 
 def run_episode(
@@ -67,7 +67,7 @@ def run_episode(
             controller.on_chunk(plan, now)
             plan = None
         if plan is None and now >= pictured + PERIOD:
-            plan, pictured = _plan(cell, engine, result, now, watch), now
+            plan, pictured = plan_chunk(engine, observe(cell, result.instruction, now), result, watch), now
         commands = controller.step(now)
         if commands is not None:
             cell.arm.command(commands[0].position)
@@ -81,12 +81,11 @@ def run_episode(
     return result
 
 
-def _plan(
-    cell: Workcell, engine: Engine, result: EpisodeResult, now: float,
-    watch: Callable[[Observation, Reasoning], None] | None,
+def plan_chunk(
+    engine: Engine, observation: Observation, result: EpisodeResult,
+    watch: Callable[[Observation, Reasoning], None] | None = None,
 ) -> ActionChunk | None:  # fmt: skip
-    """One reasoning step; None when the engine refuses, which is noted."""
-    observation = observe(cell, result.instruction, now)
+    """One reasoning step; None when the engine refuses, which is noted in `result`."""
     try:
         *_, reasoning = engine.reason(observation)
     except RefusedStep as refusal:
@@ -96,7 +95,7 @@ def _plan(
     if watch is not None:
         watch(observation, reasoning)
     assert reasoning.actions is not None
-    return ActionChunk(np.asarray(reasoning.actions), STEP, now)
+    return ActionChunk(np.asarray(reasoning.actions), STEP, observation.stamp)
 
 
 def film(robot: Path, count: int, seed: int = 0) -> list[Observation]:

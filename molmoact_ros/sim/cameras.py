@@ -63,3 +63,18 @@ def project(points: np.ndarray, position: np.ndarray, rotation: np.ndarray, k: C
     local = (np.asarray(points, float) - position) @ rotation
     depth = np.maximum(-local[:, 2], 1e-6)
     return np.stack([k.cx + k.fx * local[:, 0] / depth, k.cy - k.fy * local[:, 1] / depth], axis=1)
+
+
+def lift(
+    pixels: np.ndarray, heights: np.ndarray, position: np.ndarray, rotation: np.ndarray, k: CameraIntrinsics
+) -> np.ndarray:
+    """World points [n, 3] in metres at `heights` [n] m that show at `pixels` [n, 2]: `project` undone, for a camera
+    that looks down on them."""
+    rays = sight(pixels, rotation, k)
+    return position + rays * ((np.asarray(heights) - position[2]) / rays[:, 2])[:, None]
+
+
+def sight(pixels: np.ndarray, rotation: np.ndarray, k: CameraIntrinsics) -> np.ndarray:
+    """Directions [n, 3] in the world, 1 m deep, of the lines of sight of `pixels` [n, 2]."""
+    x, y = (np.asarray(pixels, float) - (k.cx, k.cy)).T / np.array([[k.fx], [-k.fy]])
+    return np.stack([x, y, -np.ones_like(x)], axis=1) @ rotation.T

@@ -181,13 +181,13 @@ def furnish(
     )
     camera = world.add_camera(name="front", pos=position, fovy=cameras["front"].fovy_deg)
     camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
-    camera.alt.xyaxes = _look_at(position, look_at)
+    camera.alt.xyaxes = camera_axes(position, look_at)
     for name, intrinsics in cameras.items():
         spec.camera(name).fovy = intrinsics.fovy_deg
 
 
-def _look_at(position: np.ndarray, target: np.ndarray) -> list[float]:
-    """x and y axes of a MuJoCo camera at `position` that looks at `target`, image up = world up."""
+def camera_axes(position: np.ndarray, target: np.ndarray) -> list[float]:
+    """x and y axes of a MuJoCo camera at `position` [3] m that looks at `target` [3] m, image up = world up."""
     z = (position - target) / np.linalg.norm(position - target)
     x = np.cross([0.0, 0.0, 1.0], z)
     x /= np.linalg.norm(x)

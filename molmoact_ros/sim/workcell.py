@@ -14,7 +14,7 @@ from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, OPENING_MAX, SINGLE
 from molmoact_ros.robots.mjcf import arms_spec
 from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT
-from molmoact_ros.sim.cell import Cell, Progress, furnish
+from molmoact_ros.sim.cell import Cell, Progress, camera_axes, furnish
 from molmoact_ros.sim.scene import COLORS, GRASP_WIDTH, OBJECTS, TARGETS, Scene, Task, rest_height, sample_scene
 
 ARM_JOINTS = 7
@@ -23,6 +23,12 @@ FRONT_LOOK_AT = np.array([0.47, 0.0, 0.04])
 PARKED = np.array([-3.0, 0.0, -0.5])
 LIFTED = 0.10  # m above the table: an object this high counts as picked up
 INSIDE = 0.065  # m from a target's centre: an object released here counts as delivered
+
+
+def front_pose() -> tuple[np.ndarray, np.ndarray]:
+    """Position [3] m and rotation [3, 3] of the front camera in MuJoCo's convention (looks along -z, y up)."""
+    x, y = np.array(camera_axes(FRONT_POSITION, FRONT_LOOK_AT)).reshape(2, 3)
+    return FRONT_POSITION, np.stack([x, y, np.cross(x, y)], axis=1)
 
 
 def _add_object(spec: mujoco.MjSpec, name: str) -> None:

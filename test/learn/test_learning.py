@@ -69,7 +69,7 @@ def test_sharing_images_gives_the_numbers_of_whole_sequences(
     model, maker, _ = learner
     maker.codes = lambda rows: np.full((len(rows), 10, 10), 7)
     batch = maker.batch(np.arange(3), 2, with_depth, np.random.default_rng(0))
-    _, shared = shared_images_forward(model, batch, maker.pooled)
+    *_, shared = shared_images_forward(model, batch, maker.pooled)
     images = batch.prefix.shape[1]
     ids = torch.cat([batch.prefix.repeat_interleave(2, 0), batch.ids], 1)
     positions = torch.cat([torch.arange(images).expand(6, -1), batch.positions], 1)
