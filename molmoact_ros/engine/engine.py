@@ -39,15 +39,10 @@ VISIONS = ("torch", "onnx")
 STAGES = ("preprocess", "vision", "prefill", "depth", "trace", "actions")
 
 
-class Engine(Protocol):
-    """What every back end does."""
+class Steps(Protocol):
+    """What takes reasoning steps."""
 
     timings: EngineTimings
-    digest: str
-    tokens: list[int]  # of the last whole answer
-    codebook: str
-    unnorm_key: str
-    depth_vq: DepthVq | None
 
     def reason(
         self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
@@ -57,6 +52,16 @@ class Engine(Protocol):
         wanted: asked before every pass. Raises RefusedStep, and CancelledStep once the step is not wanted any more.
         """
         ...
+
+
+class Engine(Steps, Protocol):
+    """What every back end does."""
+
+    digest: str
+    tokens: list[int]  # of the last whole answer
+    codebook: str
+    unnorm_key: str
+    depth_vq: DepthVq | None
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """A camera's picture, uint8 [H, W, 3], at the size at which the model is shown it."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.engine import Engine
+from molmoact_ros.engine.engine import Steps
 from molmoact_ros.learn.demonstrations import HandPoser
 from molmoact_ros.learn.expert import OPEN, STEP, Expert
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
@@ -50,7 +50,7 @@ def observe(cell: Workcell, instruction: str, now: float, trace: np.ndarray | No
 
 
 def run_episode(
-    cell: Workcell, engine: Engine, controller: Controller, scene: Scene,
+    cell: Workcell, engine: Steps, controller: Controller, scene: Scene,
     watch: Callable[[Observation, Reasoning], None] | None = None,
 ) -> EpisodeResult:  # fmt: skip
     """One episode from the arm's home until the task is done or TIMEOUT. `watch` sees every complete step."""
@@ -82,7 +82,7 @@ def run_episode(
 
 
 def plan_chunk(
-    engine: Engine, observation: Observation, result: EpisodeResult,
+    engine: Steps, observation: Observation, result: EpisodeResult,
     watch: Callable[[Observation, Reasoning], None] | None = None,
 ) -> ActionChunk | None:  # fmt: skip
     """One reasoning step; None when the engine refuses, which is noted in `result`."""

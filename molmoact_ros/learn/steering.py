@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.engine import Engine
+from molmoact_ros.engine.engine import Steps
 from molmoact_ros.learn.batches import NOTHING_SAID
 from molmoact_ros.learn.evaluation import LATENCY, PERIOD, TIMEOUT, EpisodeResult, observe, plan_chunk
 from molmoact_ros.reasoning.following import point_at, remaining
@@ -83,7 +83,7 @@ def steered_task(cell: Workcell, seed: int) -> SteeredTask:
     return SteeredTask(seed, scene, instruction, goal.name, trace_from_pixels(points, k.width, k.height))
 
 
-def follow_strokes(robot: Path, engine: Engine, count: int, seed: int) -> Iterator[SteeredResult]:
+def follow_strokes(robot: Path, engine: Steps, count: int, seed: int) -> Iterator[SteeredResult]:
     """Yield how the strokes of the seeds `seed`, `seed` + 1, ... were followed. `robot`: the arm's MJCF file."""
     cell = Workcell(robot)
     for number in range(seed, seed + count):
@@ -105,7 +105,7 @@ def report(results: Sequence[SteeredResult]) -> dict[str, Any]:
 
 
 def run_stroke(
-    cell: Workcell, engine: Engine, controller: Controller, task: SteeredTask, timeout: float = TIMEOUT
+    cell: Workcell, engine: Steps, controller: Controller, task: SteeredTask, timeout: float = TIMEOUT
 ) -> SteeredResult:
     """One stroke from the arm's home until its end was seen, and REST longer, or until `timeout` s."""
     cell.reset(task.scene)
