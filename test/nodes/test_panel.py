@@ -24,7 +24,6 @@ from molmoact_ros.msg import EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, panel_pictures, qos
 from molmoact_ros.nodes.bench_panel import address
 from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.nodes.policy import PolicyConfig
 from molmoact_ros.panel.browser import Browser, is_there
 from molmoact_ros.panel.pictures import NICE, Encoder, Picture, View
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -35,9 +34,6 @@ from .conftest import Peer
 INSTRUCTION = "put the red cube in the bowl"
 STANDING = 0.01
 """rad/s under which a joint counts as standing."""
-needs_view = pytest.mark.skipif(
-    "drawing_max_age" not in PolicyConfig.model_fields, reason="this policy has no gate and refuses no old pictures"
-)
 
 
 class Person(Peer):
@@ -274,7 +270,6 @@ def test_a_finger_draws_and_a_tap_does_not(person: Person) -> None:
     page.press("clear")
 
 
-@needs_view
 def test_a_plan_waits_for_approval_and_a_veto_ends_it(person: Person) -> None:
     page = person.browser
 
@@ -328,7 +323,6 @@ def test_strokes_are_simplified_by_the_stated_rule(person: Person) -> None:
         assert all(np.abs(inside - point).max(axis=1).min() < 1e-9 for point in made)
 
 
-@needs_view
 def test_a_drawing_on_an_old_picture_is_refused_and_the_page_says_why(person: Person) -> None:
     page = person.browser
     field = page.find("text")
