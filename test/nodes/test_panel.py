@@ -288,6 +288,7 @@ def test_a_plan_waits_for_approval_and_a_veto_ends_it(person: Person) -> None:
         assert np.linalg.norm(person.hand() - before) < 1e-3
         page.press("approve")
         assert person.until(lambda: np.linalg.norm(person.hand() - before) > 0.005)
+        assert page.until(lambda: not page.find("gate").is_displayed(), 30.0), "it is answered"
         assert page.until(lambda: page.find("gate").is_displayed(), 30.0), "the next one"
         page.press("veto")
         assert person.sees("answer", "vetoed by a person")

@@ -63,8 +63,9 @@ class Server:
         raise AssertionError("the server never came up")
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, 9)
-        self.process.wait()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +102,9 @@ def test_a_server_killed_in_mid_step_leaves_an_arm_that_holds(running: tuple[Rob
     robot.spin(0.1)
     server.kill()
     killed, told = robot.now(), len(robot.chunks)
-    assert robot.until(lambda: robot.engine[-1].state == EngineStatus.FAULT)
-    assert server.url in robot.engine[-1].message and "step is dropped" in robot.engine[-1].message
+    # An answer may also seem to have ended early; the next one finds nobody.
+    assert robot.until(lambda: robot.engine[-1].state == EngineStatus.FAULT and server.url in robot.engine[-1].message)
+    assert "step is dropped" in robot.engine[-1].message
     assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
     assert len(robot.chunks) == told, "a chunk was told of an answer that broke off"
     held = robot.now()
