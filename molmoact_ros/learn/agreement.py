@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 import torch
 
-from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.engine.served import ServedEngine
-from molmoact_ros.learn.evaluation import run_episode
+from molmoact_ros.learn.evaluation import closed_loop
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.sim.scene import sample_scene
-from molmoact_ros.sim.workcell import Workcell
 
 TIE = 1e-4
 """Two tokens whose scores differ by less than this share of the largest score are a tie of float32."""
@@ -47,10 +43,6 @@ class Agreement:
     differences: list[Difference] = field(default_factory=list)
 
 
-class _Enough(Exception):
-    pass
-
-
 def agreement(
     robot: Path, engine: TorchEngine, other: ServedEngine, steps: int, seed: int,
     tick: Callable[[Agreement], None] = lambda _: None,
@@ -69,16 +61,9 @@ def agreement(
             found.differences.append(_difference(engine, observation, found.steps, other.tokens))
         found.steps += 1
         tick(found)
-        if found.steps >= steps:
-            raise _Enough
 
-    cell = Workcell(robot)
-    for scene in count(seed):
-        try:
-            run_episode(cell, engine, Controller(robot), sample_scene(scene), watch)
-        except _Enough:
-            return found
-    raise AssertionError("scenes do not end")
+    closed_loop(robot, engine, steps, seed, watch)
+    return found
 
 
 @torch.inference_mode()

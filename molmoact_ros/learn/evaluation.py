@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,30 @@ def plan_chunk(
         watch(observation, reasoning)
     assert reasoning.actions is not None
     return ActionChunk(np.asarray(reasoning.actions), STEP, observation.stamp)
+
+
+class _Enough(Exception):
+    pass
+
+
+def closed_loop(
+    robot: Path, engine: Steps, steps: int, seed: int, watch: Callable[[Observation, Reasoning], None]
+) -> None:
+    """Lock-step episodes from scene `seed` on, until `watch` has seen `steps` complete steps."""
+    cell, seen = Workcell(robot), 0
+
+    def counted(observation: Observation, reasoning: Reasoning) -> None:
+        nonlocal seen
+        watch(observation, reasoning)
+        seen += 1
+        if seen >= steps:
+            raise _Enough
+
+    for scene in count(seed):
+        try:
+            run_episode(cell, engine, Controller(robot), sample_scene(scene), counted)
+        except _Enough:
+            return
 
 
 def film(robot: Path, count: int, seed: int = 0) -> list[Observation]:

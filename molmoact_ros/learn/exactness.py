@@ -6,20 +6,16 @@ import resource
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.draft import WIDE, DraftConfig, Memory
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
-from molmoact_ros.learn.evaluation import run_episode
+from molmoact_ros.learn.evaluation import closed_loop
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.sim.scene import sample_scene
-from molmoact_ros.sim.workcell import Workcell
 
 NO_GUESSES = DraftConfig(nodes=0, around=False, patient=False, measured=False)
 WIDE_EVERY = 10  # steps; wide passes are slow on a processor
@@ -42,15 +38,11 @@ class Exactness:
     grown: float = 0.0
 
 
-class _Enough(Exception):
-    pass
-
-
 def exactness(
     robot: Path, engine: TorchEngine, steps: int, seed: int, tick: Callable[[Exactness], None] = lambda _: None
 ) -> Exactness:
     """Compare the answers of `steps` steps of lock-step episodes from scene `seed` on; `tick` hears of each."""
-    found, guessing, cell = Exactness(), engine.draft, Workcell(robot)
+    found, guessing = Exactness(), engine.draft
     ours, torchs = engine.decoder, CachedDecoder(TorchPasses(engine.model, engine.decoder.passes.capacity))
     passes: list[tuple[int, int]] = []
     before = 0.0
@@ -70,15 +62,9 @@ def exactness(
         before = _peak() if found.steps <= WARM else before
         found.grown = _peak() - before
         tick(found)
-        if found.steps >= steps:
-            raise _Enough
 
-    for scene in count(seed):
-        try:
-            run_episode(cell, engine, Controller(robot), sample_scene(scene), watch)
-        except _Enough:
-            return found
-    raise AssertionError("scenes do not end")
+    closed_loop(robot, engine, steps, seed, watch)
+    return found
 
 
 def _again(
