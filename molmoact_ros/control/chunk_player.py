@@ -182,6 +182,13 @@ def join(actions: Sequence[np.ndarray], space: Space) -> np.ndarray:
     return out
 
 
+def still(actions: np.ndarray) -> np.ndarray:
+    """As many actions that move no arm, DELTA_EE [N, D], the fingers as they are at the end of `actions` [N, D]."""
+    out, fingers = np.zeros_like(actions), actions.shape[1] // Space.DELTA_EE.dimensions
+    out[:, -fingers:] = actions[-1, -fingers:]
+    return out
+
+
 def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
     """One chunk for each of `arms` arms. Raises RefusedChunk when the actions cannot be shared out."""
     actions = np.asarray(chunk.actions, np.float64)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from molmoact_ros.control.chunk_player import ActionChunk, still
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.engine import Steps
 from molmoact_ros.learn.batches import NOTHING_SAID
@@ -20,7 +21,7 @@ from molmoact_ros.sim.scene import Scene, sample_scene, tasks_for
 from molmoact_ros.sim.workcell import Workcell
 
 LOOK = 0.1  # s: how often the gripper's way along the stroke is looked at
-REST = 1.0  # s: the last plan plays on after the end was seen, as it would in the graph
+REST = 1.0  # s for the arm to come to rest after the end was seen
 NEAR = 15.0  # pixels: the gripper is at the stroke's end
 BEND = 0.3  # of a stroke's length: how far it bows at most
 
@@ -112,7 +113,9 @@ def run_stroke(
     k, period = cell.cameras["front"], 1.0 / controller.config.rate
     result, way = EpisodeResult(task.instruction), []
     left: np.ndarray | None = task.trace
-    pictured, plan, until, now = -PERIOD, None, timeout, 0.0
+    plan: ActionChunk | None = None
+    played: ActionChunk | None = None
+    pictured, until, now = -PERIOD, timeout, 0.0
     for cycle in range(int(timeout / period)):
         now = cycle * period
         controller.update_joints(cell.arm.positions[:7], cell.arm.opening, now)
@@ -120,11 +123,14 @@ def run_stroke(
             controller.start(now)
         if cycle % round(LOOK / period) == 0:
             way.append(cell.project(cell.arm.tcp_position[None])[0])
-            left = None if left is None else remaining(left, way[-1], k.width, k.height)
-            until = min(until, now + REST) if left is None else until
+            at_end = left is not None and (left := remaining(left, way[-1], k.width, k.height)) is None
+            if at_end and played is not None:  # the arm rests there, as the policy has it
+                controller.on_chunk(replace(played, actions=still(played.actions), stamp=now), now)
+            if at_end:
+                plan, until = None, min(until, now + REST)
         if plan is not None and now >= pictured + LATENCY:
             controller.on_chunk(plan, now)
-            plan = None
+            plan, played = None, plan
         if left is not None and plan is None and now >= pictured + PERIOD:
             plan, pictured = plan_chunk(engine, observe(cell, task.instruction, now, left), result), now
         commands = controller.step(now)

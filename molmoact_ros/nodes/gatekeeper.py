@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import inf
 
 from rclpy.node import Node
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from molmoact_ros.control.approval import Approve, Gate, TooSoon
+from molmoact_ros.control.chunk_player import still
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
 
@@ -26,6 +29,8 @@ class Gatekeeper:
         self._node, self._lock, self._again, self._vetoed = node, lock, again, vetoed
         self._gate: Gate[ActionChunk] = Gate()
         self._state_at_show = SafetyStatus.IDLE
+        self._released: ActionChunk | None = None
+        self._rested = -inf  # when it was ended, s
         self.safety = SafetyStatus()
         self._action_chunk = node.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
         self._pending_chunk = node.create_publisher(ActionChunk, "~/pending_chunk", qos.RELIABLE)
@@ -52,15 +57,16 @@ class Gatekeeper:
     # Plans
 
     def may_plan_on(self, stamp: float) -> bool:
-        """Not while a plan waits, nor on a picture of an arm that moved, where plans have to wait; s."""
-        return self._gate.may_look(stamp)
+        """Not while a plan waits, nor on a picture of an arm that moved, where plans have to wait, nor on one that was
+        taken before the last plan was ended; s."""
+        return stamp > self._rested and self._gate.may_look(stamp)
 
     def take(self, chunk: ActionChunk) -> None:
         """The actions of a new plan."""
         gate, now = self._gate, self._now()
         if gate.how is Approve.NEVER:
             gate.moves(now)
-            self._action_chunk.publish(chunk)
+            self._publish(chunk)
         elif gate.may_look(conversions.seconds(chunk.header.stamp)):
             gate.show(chunk, now)
             self._state_at_show = self.safety.state
@@ -94,7 +100,22 @@ class Gatekeeper:
         """The plan that waits moves the arm from now on: the arm stands where it stood in the plan's picture."""
         chunk = self._gate.release(self._now())
         chunk.header.stamp = self._node.get_clock().now().to_msg()
+        self._publish(chunk)
+
+    def _publish(self, chunk: ActionChunk) -> None:
+        self._released = chunk
         self._action_chunk.publish(chunk)
+
+    def rest(self) -> None:
+        """End the plan that is played, where the arm is now. Needs nobody's approval: it moves no arm."""
+        if self._released is None:
+            return
+        played, stamp = self._released, self._node.get_clock().now().to_msg()
+        head = Header(stamp=stamp, frame_id=played.header.frame_id)
+        actions = still(conversions.chunk_actions(played))
+        self._gate.moves(self._now())  # it brakes
+        self._publish(conversions.chunk_message(actions, played.dt, played.unnorm_key, 0, head))
+        self._rested = conversions.seconds(stamp)
 
     def tell(self, status: EngineStatus) -> None:
         """Write what waits into the status of a policy that has something to do."""

@@ -419,8 +419,10 @@ class PolicyNode(ManagedNode):
             if self._reasoner.task is None:
                 self._forget_task("the task ended")
             self._gate.look_after()
-            # Time stands still for a drawing while its plan waits; one that is done is played to its end.
-            if self._gate.shown is None and self._drawings.advance(self._now()) and not self._drawings.done:
+            # Time stands still for a drawing while its plan waits.
+            if self._gate.shown is None and self._drawings.advance(self._now()):
+                if self._drawings.done:
+                    self._gate.rest()
                 self._plan_again()
 
     def _veto(self, reason: str) -> None:

@@ -9,7 +9,7 @@ from molmoact_ros.reasoning.trace import MAX_COORDINATE, checked_trace
 AHEAD = 60.0
 """Pixels of the trace's length within which the gripper is looked for. A trace that crosses itself further on, or comes
 back, is not cut short. The gripper advances by less between two looks where there are at least four a second."""
-DONE = 10.0
+DONE = 7.0
 """Pixels: the gripper is at the end when no more of the trace is left and it is at most twice as far off."""
 NEARLY = 2.0
 """Pixels: about what rounding to the trace's coordinates moves a point by."""

@@ -230,6 +230,15 @@ def test_a_plan_for_two_arms_holds_translations_then_rotations_then_grippers() -
     np.testing.assert_array_equal(alone.actions, actions[:, :7])
 
 
+def test_a_still_plan_moves_nothing_and_leaves_the_fingers() -> None:
+    for arms in (1, 2):
+        actions = np.random.default_rng(arms).normal(size=(8, 7 * arms))
+        for part, before in zip(
+            split(ActionChunk(still(actions), 0.1, 0.0), arms), split(ActionChunk(actions, 0.1, 0.0), arms), strict=True
+        ):
+            assert not part.actions[:, :6].any() and (part.actions[:, 6] == before.actions[-1, 6]).all()
+
+
 def test_latency_leaves_the_warm_up_out_and_shrugs_at_outliers() -> None:
     latency = Latency()
     latency.add(9.0)

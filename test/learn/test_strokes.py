@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ from molmoact_ros.reasoning.actions import NormStats
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.reasoning.prompts import prompt
-from molmoact_ros.reasoning.trace import draw_training_overlay, pixels_from_trace
+from molmoact_ros.reasoning.trace import draw_training_overlay, pixels_from_trace, trace_from_pixels
 from molmoact_ros.sim.cameras import D435_FRONT, lift, project
 from molmoact_ros.sim.scene import GRASP_HEIGHT, Task, sample_scene
 from molmoact_ros.sim.workcell import Workcell, front_pose
@@ -187,6 +188,15 @@ def test_the_expert_in_closed_loop_comes_to_the_strokes_end_along_it(cell: Workc
     for seed in (1, 7):
         result = run_stroke(cell, Steady(expert), Controller(robot_model()), steered_task(cell, seed))
         assert result.success and result.path < 5 and not result.refusals and result.seconds < 10
+
+
+def test_a_plan_that_leads_beyond_the_strokes_end_is_ended_there(cell: Workcell) -> None:
+    task = steered_task(cell, 1)
+    ends = cell.project(cell.arm.tcp_position + [[0, 0, 0], [0, 0.15, 0]])
+    aside = Steady(lambda _: np.tile([0, 0.015, 0, 0, 0, 0, 1.0], (8, 1)))
+    across = replace(task, trace=trace_from_pixels(ends, WIDTH, HEIGHT))
+    result = run_stroke(cell, aside, Controller(robot_model()), across)
+    assert result.success and result.path < 3
 
 
 def test_an_arm_that_goes_elsewhere_does_not_succeed(cell: Workcell) -> None:

@@ -146,6 +146,10 @@ def test_points_are_dropped_as_the_gripper_goes_along_and_at_the_end_it_is_done(
     assert follower.until(guide)
     follower.node.destroy_timer(repeat)
     assert lefts[0] == 3 and 2 in lefts and follower.engine[-1].trace_message.startswith("done after ")
+    (rest,) = (chunk for chunk in follower.chunks if chunk.plan_id == 0)
+    assert not any(value for i, value in enumerate(rest.actions) if i % 7 < 6), "the arm rests at the stroke's end"
+    assert follower.until(lambda: follower.chunks[-1].mode == "full"), "and goes on by its own plan"
+    assert seconds(follower.chunks[-1].header.stamp) > seconds(rest.header.stamp)
 
 
 def pending(robot: Robot) -> EngineStatus:
