@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.bench import fuzz, seams
 from molmoact_ros.control.checker import Checker
-from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, join, split
+from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, join, split, still
 from molmoact_ros.control.collision import NAMES, Guard, Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.kinematics import Kinematics
