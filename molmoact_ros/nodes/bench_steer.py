@@ -23,8 +23,8 @@ NEAR: Final = 15.0
 """Pixels of 640x480 from the stroke's end at which it counts as reached."""
 PATIENCE: Final = 15.0
 """s for the hand to get there."""
-PLAYED: Final = 1.5
-"""s for which the last chunk is played when the policy says that the stroke is done."""
+REST: Final = 0.5
+"""s for the hand to come to rest once the policy says that the stroke is done."""
 HEIGHT: Final = (0.05, 0.15)
 """m over the table, between which a stroke's end lies in the scene."""
 BEND: Final = 40.0
@@ -83,7 +83,7 @@ def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random
     page.press("resume")
     began, way = time.monotonic(), [_hand(client, cell)]
     used = began
-    while time.monotonic() - began < PATIENCE and time.monotonic() - used < PLAYED:
+    while time.monotonic() - began < PATIENCE and time.monotonic() - used < REST:
         way.append(_hand(client, cell))
         if np.linalg.norm(way[-1] - stroke[-1]) < NEAR:
             break
