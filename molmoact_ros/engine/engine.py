@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.asking import Asking, EngineTimings, Mode, Prompt, choose_key
+from molmoact_ros.engine.asking import Asking, EngineTimings, Mode, Progress, Prompt, choose_key, ignore
 from molmoact_ros.engine.checkpoint import (
     CONFIG,
     Checkpoint,
@@ -29,8 +29,9 @@ from molmoact_ros.engine.draft import NARROW, WIDE, Memory
 from molmoact_ros.engine.gather import GatheredPasses
 from molmoact_ros.engine.native import NativePasses, can_run
 from molmoact_ros.engine.onnx_vision import open_vision
-from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
+from molmoact_ros.engine.passes import CachedDecoder, Passes, TorchPasses
 from molmoact_ros.engine.preprocess import ImageInputs
+from molmoact_ros.engine.static_passes import StaticPasses
 from molmoact_ros.reasoning.answer import Reasoning, Segment
 from molmoact_ros.reasoning.observation import Observation
 
@@ -67,8 +68,8 @@ class Engine(Steps, Protocol):
         """A camera's picture, uint8 [H, W, 3], at the size at which the model is shown it."""
         ...
 
-    def warm_up(self) -> None:
-        """Run one step on a blank observation, so that the first real one is not slow."""
+    def warm_up(self, progress: Progress = ignore) -> None:
+        """Do once what would make the first steps slow, and one step on a blank observation. progress: see Progress."""
         ...
 
     def close(self) -> None:
@@ -92,8 +93,7 @@ class TorchEngine(Asking):
         self.model, self.digest, self.codebook = checkpoint.model, checkpoint.digest, checkpoint.codebook
         self.device, self.dtype = self.model.lm_head.weight.device, self.model.lm_head.weight.dtype
         self.vision: Callable[[ImageInputs], Tensor] = self.torch_features
-        passes = NativePasses if can_run(self.model) else TorchPasses
-        self.decoder = CachedDecoder(passes(self.model, self.config.llm_config.max_position_embeddings))
+        self.decoder = CachedDecoder(self._passes())
         self.draft = WIDE if self.device.type == "cuda" else NARROW
 
     @staticmethod
@@ -120,6 +120,13 @@ class TorchEngine(Asking):
             )
         return engine
 
+    def _passes(self) -> Passes:
+        capacity = self.config.llm_config.max_position_embeddings
+        if self.device.type == "cuda":
+            ids = np.union1d(*(grammar.ids for grammar in self.grammars.values()))
+            return StaticPasses(self.model, capacity, ids)
+        return NativePasses(self.model, capacity) if can_run(self.model) else TorchPasses(self.model, capacity)
+
     def together(self, count: int) -> list[TorchEngine]:
         """`count` engines over these weights, one for each robot and thread, whose passes are made together."""
         gathered, engines = GatheredPasses(self.decoder.passes), [copy(self) for _ in range(count)]
@@ -128,8 +135,10 @@ class TorchEngine(Asking):
             engine.forget()
         return engines
 
-    def warm_up(self) -> None:
-        """Run one step on blank images."""
+    def warm_up(self, progress: Progress = ignore) -> None:
+        """On a GPU record all passes (see StaticPasses.prepare); then run one step on blank images."""
+        if isinstance(self.decoder.passes, StaticPasses):
+            self.decoder.passes.prepare(self.decoder.cache, progress)
         for _ in self._steps(self.blank()):
             pass
         self.forget()
@@ -164,6 +173,8 @@ class TorchEngine(Asking):
         """Features [1, T, hidden] of pictures; timed."""
         began = time.perf_counter()
         features = self.vision(pictures)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else it would be counted where its result is first waited for
         self.timings.stages["vision"] = time.perf_counter() - began
         return features
 
