@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def add_benches(bench: argparse.ArgumentParser) -> None:
     batch = seeded(add("batch", "answers a second to several robots by one engine", _bench_batch))
     batch.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8], help="how many at once")
     batch.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    batch.add_argument("--quantization", default="", help="the decoder's weights in fp8 or int4")
     vllm = seeded(add("vllm", "answers by vLLM and by torch, in closed loop", _bench_vllm))
     for part in (engine, exact, batch, vllm):
         part.add_argument("--steps", type=int, default=40, help="reasoning steps")
@@ -62,6 +64,20 @@ def add_benches(bench: argparse.ArgumentParser) -> None:
         part.add_argument("--times", type=int, default=times, help=f"how often each is done; default {times}")
     for part in (engine, exact, batch, vllm, load, steer):
         part.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """What shows how many of how many are done, as a bar."""
+    from tqdm import tqdm
+
+    with tqdm(desc=text, leave=False) as bar:
+
+        def tick(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        yield tick
 
 
 def _bench_controller(args: argparse.Namespace) -> int:
@@ -203,8 +219,11 @@ def _bench_batch(args: argparse.Namespace) -> int:
     from molmoact_ros.paths import robot_model
 
     sys.setswitchinterval(0.0005)  # as in the policy's process
-    engine = TorchEngine.load(checkpoint_of(args), args.device, 1, torch_dtype(args.dtype))
-    engine.warm_up()
+    engine = TorchEngine.load(
+        checkpoint_of(args), args.device, 1, torch_dtype(args.dtype), quantization=args.quantization
+    )
+    with _progress("recording passes") as progress:
+        engine.warm_up(progress)
     films = [film(robot_model(), args.steps, args.seed + i) for i in range(max(args.robots))]
     rows = bench_batch(engine, films, args.robots)
     table = Table(

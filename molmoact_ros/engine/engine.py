@@ -18,6 +18,7 @@ from molmoact_ros.engine.checkpoint import (
     CONFIG,
     Checkpoint,
     CheckpointError,
+    default_dtype,
     load_checkpoint,
     read_config,
     read_run_config,
@@ -31,6 +32,7 @@ from molmoact_ros.engine.native import NativePasses, can_run
 from molmoact_ros.engine.onnx_vision import open_vision
 from molmoact_ros.engine.passes import CachedDecoder, Passes, TorchPasses
 from molmoact_ros.engine.preprocess import ImageInputs
+from molmoact_ros.engine.quantise import check, quantise
 from molmoact_ros.engine.static_passes import StaticPasses
 from molmoact_ros.reasoning.answer import Reasoning, Segment
 from molmoact_ros.reasoning.observation import Observation
@@ -100,9 +102,11 @@ class TorchEngine(Asking):
     def load(
         folder: Path, device: str = "cpu", threads: int | None = None, dtype: torch.dtype | None = None,
         unnorm_key: str | None = None, frame_size: str = "", vision: str = "torch", precision: str = "",
+        quantization: str = "",
     ) -> TorchEngine:  # fmt: skip
         """Load a checkpoint folder; threads: CPU threads of torch; frame_size: see `RunConfig.with_frame_size`;
-        vision: torch, or onnx for the exported tower, in `precision` (see `open_vision`).
+        vision: torch, or onnx for the exported tower, in `precision` (see `open_vision`); quantization: of the
+        decoder's weights, fp8 or int4 (see `quantise`).
 
         Raises CheckpointError, RefusedStep for the normalisation key, ValueError for the frame size.
         """
@@ -113,7 +117,11 @@ class TorchEngine(Asking):
         # What needs no weights is refused before they are read.
         run = read_run_config(folder).with_frame_size(frame_size)
         choose_key(list(read_config(folder, CONFIG, MolmoActConfig).norm_stats), unnorm_key)
-        engine = TorchEngine(replace(load_checkpoint(folder, device, dtype), run=run), unnorm_key)
+        check(quantization, torch.device(device), dtype or default_dtype(device))
+        checkpoint = load_checkpoint(folder, device, dtype)
+        if quantization:
+            quantise(checkpoint.model, quantization)
+        engine = TorchEngine(replace(checkpoint, run=run), unnorm_key)
         if vision == "onnx":
             engine.vision = open_vision(
                 folder, engine.torch_features, engine.model.lm_head.weight, precision, frame_size
