@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from molmoact_ros.cli import main
+from molmoact_ros.engine.backends import EngineOptions, open_engine
 from molmoact_ros.engine.checkpoint import CheckpointError
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
@@ -76,6 +77,11 @@ def test_the_command_refuses_in_one_line(
     assert main(["infer", "--image", "none.png", "--instruction", "go", "--quantization", kind]) == 1
     said = capsys.readouterr().err
     assert why in said and said.count("\n") == 1
+
+
+def test_the_policys_parameter_reaches_the_engine() -> None:
+    with pytest.raises(CheckpointError, match="need a GPU"):
+        open_engine(EngineOptions(quantization="int4"), default_checkpoint())
 
 
 def test_a_matrix_that_does_not_divide_is_named() -> None:
