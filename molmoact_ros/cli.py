@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
   molmoact-ros eval --steer --episodes 30     (strokes drawn on the front picture)
   molmoact-ros bench engine
+  molmoact-ros bench floor        (7B's shape on a GPU: how near its passes come to the memory's speed)
   molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
   molmoact-ros bench libfranka --seconds 60
   molmoact-ros teleop keyboard    (joystick; --arm left, right or both)

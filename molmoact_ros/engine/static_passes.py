@@ -10,6 +10,7 @@ computed, without compiling and recording.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from molmoact_ros.engine.asking import Progress
-from molmoact_ros.engine.checkpoint import cache_folder
+from molmoact_ros.engine.checkpoint import CheckpointError, cache_folder
 from molmoact_ros.engine.draft import parents_mask
 from molmoact_ros.engine.model import DecoderAttention, DecoderBlock, MolmoAct
 from molmoact_ros.engine.passes import Cache, Part, TorchPasses
@@ -33,6 +34,8 @@ WIDTHS = (1, 32, 64, 128, 256)
 LENGTHS = (1024, 2048)
 """Tokens of the cache that are read, beside all of it: an answer of 7B-D about one picture ends before the first, about
 two before the second. Reading 1000 tokens costs as much as reading half a percent of its weights in bfloat16."""
+MANY = 1000
+"""More than the compiler will meet: it would suspect a mistake in 15 shapes of each kind of weights."""
 COMPILED = "compiled"
 """Where the compiler keeps its results, in the user's cache."""
 Shape = tuple[int, int]
@@ -135,14 +138,18 @@ class StaticPasses:
     @torch.inference_mode()
     def prepare(self, cache: StaticCache, progress: Progress) -> None:
         """Compile and record the passes of all shapes on a cache, where there is a GPU. What the compiler made is kept
-        in the user's cache for the next time."""
+        in the user's cache for the next time. Raises CheckpointError where it has nothing to compile with."""
         device = self._head.device
         if device.type != "cuda":
             return
+        need_compiler()
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / COMPILED))
         fused = torch.compile(layer, fullgraph=True, dynamic=False)  # its small sums; once a shape, for all layers
         pool, shapes = torch.cuda.graph_pool_handle(), self.shapes
-        with torch.cuda.device(device), torch._dynamo.config.patch(recompile_limit=2 * len(shapes)):
+        with (
+            torch.cuda.device(device),
+            torch._dynamo.config.patch(recompile_limit=MANY, accumulated_recompile_limit=MANY),
+        ):
             for done, (width, length) in enumerate(shapes, 1):
                 tables = self._tables[width]
                 tables.send(np.zeros(width, np.int64), 0, range(-1, width - 1))
@@ -214,6 +221,12 @@ class StaticPasses:
         scores = after[known[1]]
         best = int(scores.argmax())
         return int(allowed[best]) if isfinite(scores[best]) else -1
+
+
+def need_compiler() -> None:
+    """Raise CheckpointError where there is no C compiler, which torch's own calls to start its kernels."""
+    if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang") if name):
+        raise CheckpointError("passes are compiled for the GPU at the start, by gcc; run: sudo apt-get install gcc")
 
 
 def layer(

@@ -13,6 +13,7 @@ from hypothesis import given
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from molmoact_ros.engine import static_passes
+from molmoact_ros.engine.checkpoint import CheckpointError
 from molmoact_ros.engine.draft import WIDE, DraftConfig, Tree
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.engine.model import MolmoAct
@@ -188,6 +189,17 @@ def test_a_layer_is_traced_whole_and_once_for_all_layers(static: dict[str, Stati
         ours, wanted = (passes._scores(cache, tables.given, length, layer) for layer in (traced, static_passes.layer))
         torch.testing.assert_close(ours, wanted)
     assert len(graphs) == len(shapes)  # and no more for the other layers
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(CheckpointError, match="apt-get install gcc"):
+        static_passes.need_compiler()
+    compiler = tmp_path / "gcc"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    static_passes.need_compiler()
 
 
 @torch.inference_mode()
