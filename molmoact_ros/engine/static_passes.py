@@ -56,6 +56,11 @@ class StaticCache(Cache):
 
     recorded: dict[Shape, _Recorded] = field(default_factory=dict)
 
+    def clear(self) -> None:
+        """Forget what an earlier answer left: NaN behind a mask would still spoil what is in front of it."""
+        self.keys.zero_()
+        self.values.zero_()
+
 
 class _Tables:
     """What passes of one width are given and give, on the host and on the device.
@@ -158,6 +163,9 @@ class StaticPasses:
 
     def run(self, parts: Sequence[Part]) -> list[np.ndarray]:
         """One pass; scores float32 [T - first, ids] of each part."""
+        for part in parts:
+            if not part.length:
+                part.cache.clear()
         if len(parts) == 1:
             (part,) = parts
             given = isinstance(part.x, Tensor)

@@ -186,9 +186,22 @@ def test_a_layer_is_traced_whole_and_once_for_all_layers(static: dict[str, Stati
     for width, length in shapes:
         tables, cache = passes._tables[width], passes.cache()
         tables.send(np.arange(width) % VOCABULARY, 3, range(-1, width - 1))
-        ours, wanted = (passes._scores(cache, tables.given, length, layer) for layer in (traced, static_passes.layer))
-        torch.testing.assert_close(ours, wanted)
+        ours, filled = passes._scores(cache, tables.given, length, traced), cache.keys.clone()
+        cache.clear()
+        torch.testing.assert_close(ours, passes._scores(cache, tables.given, length, static_passes.layer))
+        torch.testing.assert_close(filled, cache.keys)
     assert len(graphs) == len(shapes)  # and no more for the other layers
+
+
+@torch.inference_mode()
+def test_nan_of_one_answer_does_not_spoil_the_next(static: dict[str, StaticPasses]) -> None:
+    decoder = CachedDecoder(static["qwen"])
+    prompt = MODELS["qwen"].embed(torch.tensor([3, 1, 4]), None)
+    for embeddings, tokens in ((torch.full_like(prompt, torch.nan), 60), (prompt, 1)):
+        decoder.rewind(0)
+        decoder.append(embeddings)
+        decoder.feed([1] * tokens, Tree())
+    assert np.isfinite(decoder._after).all()
 
 
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
