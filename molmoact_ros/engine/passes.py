@@ -145,7 +145,7 @@ class TorchPasses:
         self.parts, self.layers = model.model.transformer, model.layers
         cos, sin = rope_tables(c, capacity)
         self.cos, self.sin = cos.to(model.lm_head.weight), sin.to(model.lm_head.weight)
-        self.scale, self.head_dim, self.kv_heads = c.head_dim**-0.5, c.head_dim, c.num_key_value_heads
+        self.head_dim, self.kv_heads = c.head_dim, c.num_key_value_heads
         self._heads: dict[int, tuple[np.ndarray, Tensor]] = {}  # rows of the head by the ids they are for
 
     def cache(self) -> Cache:
@@ -191,13 +191,7 @@ class TorchPasses:
         cache, start, t = share.part.cache, share.part.length, q.shape[1]
         keys, values, end = cache.keys[layer], cache.values[layer], start + t
         keys[:, start:end], values[:, start:end] = k, v
-        q = q.reshape(self.kv_heads, -1, self.head_dim)  # query heads beside their key head
-        scores = torch.matmul(q, keys[:, :end].transpose(1, 2)) * self.scale
-        if share.mask is not None:
-            scores = (scores.view(self.kv_heads, -1, t, end) + share.mask).view(self.kv_heads, -1, end)
-        # Softmax in float32, as the released model does.
-        read = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(v.dtype), values[:, :end])
-        return read.view(-1, t, self.head_dim).transpose(0, 1).reshape(t, -1)
+        return read(q, keys[:, :end], values[:, :end], share.mask)
 
     def best(self, hidden: Tensor, allowed: np.ndarray) -> int:
         """The best of the `allowed` ids, int64 [k], after a token; -1 when their scores are not finite."""
@@ -217,6 +211,21 @@ class TorchPasses:
         """Copy the keys and values at one place of a cache to another."""
         for tensor in (cache.keys, cache.values):
             tensor[:, :, target] = tensor[:, :, source]
+
+
+def read(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """What queries [heads, T, head_dim] read of keys and values [kv_heads, L, head_dim]: [T, heads * head_dim].
+
+    mask: added to the scores, [T, L]; None: nothing. Query heads that share a key head are rows of one matrix, so that
+    nothing is copied; keys are read in parallel, where a fused kernel would give them to as many units as there are
+    key heads. Softmax in float32, as the released model does.
+    """
+    (kv_heads, length, head_dim), t = keys.shape, q.shape[1]
+    scores = torch.matmul(q.reshape(kv_heads, -1, head_dim), keys.transpose(1, 2)) * head_dim**-0.5
+    if mask is not None:
+        scores = (scores.view(kv_heads, -1, t, length) + mask).view(kv_heads, -1, length)
+    found = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values)
+    return found.view(-1, t, head_dim).transpose(0, 1).reshape(t, -1)
 
 
 def _listed(places: slice | np.ndarray) -> np.ndarray:

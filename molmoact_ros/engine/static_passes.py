@@ -27,15 +27,15 @@ from molmoact_ros.engine.asking import Progress
 from molmoact_ros.engine.checkpoint import CheckpointError, cache_folder
 from molmoact_ros.engine.draft import parents_mask
 from molmoact_ros.engine.model import DecoderAttention, DecoderBlock, MolmoAct
-from molmoact_ros.engine.passes import Cache, Part, TorchPasses
+from molmoact_ros.engine.passes import Cache, Part, TorchPasses, read
 
 WIDTHS = (1, 32, 64, 128, 256)
 """Tokens of a pass. Nine in ten passes of the released model hold 113 to 128 (test/engine/test_recorded_passes.py)."""
-LENGTHS = (1024, 2048)
+LENGTHS = (1024, 1536, 2048)
 """Tokens of the cache that are read, beside all of it: an answer of 7B-D about one picture ends before the first, about
-two before the second. Reading 1000 tokens costs as much as reading half a percent of its weights in bfloat16."""
+two near the second."""
 MANY = 1000
-"""More than the compiler will meet: it would suspect a mistake in 15 shapes of each kind of weights."""
+"""More than the compiler will meet: it would suspect a mistake in 20 shapes of each kind of weights."""
 COMPILED = "compiled"
 """Where the compiler keeps its results, in the user's cache."""
 Shape = tuple[int, int]
@@ -108,7 +108,6 @@ class StaticPasses:
         self._parts, self._layers = model.model.transformer, model.layers
         head, c = model.lm_head.weight, model.config.llm_config
         self._ids, self._head = ids, head[torch.from_numpy(ids).to(head.device)]
-        self._shared = c.num_attention_heads // c.num_key_value_heads  # query heads of a key head
         self._room = -(-(capacity + WIDTHS[-1]) // 64) * 64  # what is padded needs slots too; even, for the kernels
         self._lengths = (*(length for length in LENGTHS if length < self._room), self._room)
         self._tables = {width: _Tables(width, len(ids), head.device) for width in WIDTHS}
@@ -199,7 +198,7 @@ class StaticPasses:
         ids, positions, slots = given[:, :3].long().unbind(1)
         x = self._parts.wte.embedding[ids]
         cos, sin = self._torch.cos[positions], self._torch.sin[positions]
-        mask = _mask(given[:, 3:] > 0, slots[0], length).to(x.dtype).repeat(self._shared, 1)
+        mask = _mask(given[:, 3:] > 0, slots[0], length).to(x.dtype)
         for keys, values, block in zip(cache.keys, cache.values, self._layers, strict=True):
             x = layer(block, x, cos, sin, slots, mask, keys, values)
         return F.linear(self._parts.ln_f(x), self._head).float()
@@ -241,20 +240,14 @@ def layer(
     block: DecoderBlock, x: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, mask: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
     """One layer of the decoder over x [T, hidden], rotated by cos, sin [T, head_dim]; its keys and values go into
-    `slots`, int64 [T], of [kv_heads, room, head_dim]. mask: [T * query heads of a key head, length], added to scores.
-
-    Query heads that share a key head are put one below the other: with a mask, torch's fused kernels want as many heads
-    of queries as of keys, and would else give way to one that writes every score to memory.
-    """
+    `slots`, int64 [T], of [kv_heads, room, head_dim]. mask: added to the scores of the first L slots, [T, L]."""
 
     def attend(x: Tensor) -> Tensor:
         q, k, v = block.self_attn.heads(x, cos, sin)
         keys.index_copy_(1, slots, k)
         values.index_copy_(1, slots, v)
         length = mask.shape[1]
-        grouped = q.reshape(1, len(keys), -1, q.shape[-1])
-        read = F.scaled_dot_product_attention(grouped, keys[None, :, :length], values[None, :, :length], attn_mask=mask)
-        return block.self_attn.attn_out(read.reshape(q.shape).transpose(0, 1).flatten(1))
+        return block.self_attn.attn_out(read(q, keys[:, :length], values[:, :length], mask))
 
     return block(x, attend)
 
@@ -265,8 +258,8 @@ def _mask(readable: Tensor, start: Tensor, length: int) -> Tensor:
     count = len(readable)
     place = torch.arange(length, device=readable.device) - start
     within = (place >= 0) & (place < count)
-    read = (place < 0) | (within & readable[:, place.clamp(0, count - 1)])
-    return torch.zeros_like(read, dtype=torch.float32).masked_fill_(~read, -torch.inf)
+    seen = (place < 0) | (within & readable[:, place.clamp(0, count - 1)])
+    return torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
 
 
 def _record(run: Callable[[], Tensor], pool: Any) -> _Recorded:
