@@ -137,9 +137,12 @@ class TorchEngine(Asking):
 
     def together(self, count: int) -> list[TorchEngine]:
         """`count` engines over these weights, one for each robot and thread, whose passes are made together."""
-        gathered, engines = GatheredPasses(self.decoder.passes), [copy(self) for _ in range(count)]
+        passes, engines = self.decoder.passes, [copy(self) for _ in range(count)]
+        gathered = GatheredPasses(passes)
         for engine in engines:
             engine.decoder = CachedDecoder(gathered)
+            if isinstance(passes, StaticPasses) and self.decoder.cache.recorded:  # this one was warmed up
+                passes.prepare(engine.decoder.cache, ignore)
             engine.forget()
         return engines
 

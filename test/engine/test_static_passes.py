@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from molmoact_ros.engine import static_passes
 from molmoact_ros.engine.checkpoint import CheckpointError
@@ -23,6 +24,7 @@ from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 
+from ..conftest import released_config
 from .test_passes import CAPACITY, VOCABULARY, ids, model, trees
 
 ALL = np.arange(VOCABULARY)
@@ -144,15 +146,36 @@ def test_what_has_no_fixed_shape_is_computed_all_the_same(static: dict[str, Stat
 
 
 class Watch(TorchDispatchMode):
-    """Notes the operators that are run."""
+    """Notes the operators that are run, and the devices of all that they take and give."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
+        self.devices: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
         self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
+        self.devices |= {t.device.type for t in tree_leaves((args, kwargs, given)) if isinstance(t, torch.Tensor)}
+        return given
+
+
+@torch.inference_mode()
+def test_passes_of_the_whole_7b_touch_nothing_but_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_passes, "LENGTHS", (1024, 1536, 2048))
+    with torch.device("meta"):  # where there are shapes and no numbers, so none can be waited for
+        made = MolmoAct(released_config(olmo=False, tiny=False)).to(torch.bfloat16)
+    passes = StaticPasses(made, 4096, np.arange(293))
+    cache, prompt = passes.cache(), torch.zeros(988, 3584, dtype=torch.bfloat16, device="meta")
+    assert len(passes.shapes) == 20
+    with Watch() as watch:
+        for width, length in passes.shapes:
+            found = passes._scores(cache, passes._tables[width].given, length, static_passes.layer)
+            assert found.shape == (width, 293) and found.dtype == torch.float32
+        assert passes._prompt(Part(cache, 0, prompt, range(-1, 987), 987)).shape == (1, 3584)
+        passes.move(cache, 1000, 998)
+        cache.clear()
+    assert watch.devices == {"meta"}
 
 
 @torch.inference_mode()
