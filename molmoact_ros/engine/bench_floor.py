@@ -35,8 +35,8 @@ from molmoact_ros.engine.quantise import LEAST, check, quantise, stored
 from molmoact_ros.engine.static_passes import WIDTHS, StaticPasses
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 
-COPIED = 2**30
-"""Most bytes that are copied to measure a device's speed: far more than any cache of a processor or GPU holds."""
+COPIED = 2**29
+"""Bytes that are copied to measure a device's speed: more than the caches of processors and GPUs hold."""
 CAMERAS, VIEWS = 2, 2  # each picture stands twice in the prompt: whole, and as its one tile
 ROOM = 400
 """Tokens that must fit behind a prompt: an answer by the nano's grammar, and guesses behind its last one."""
@@ -101,7 +101,6 @@ def nano_grammar(folder: Path) -> AnswerGrammar:
     return Asking(config, processor, read_run_config(folder), read_tokenizer(folder), None, None).grammars[False]
 
 
-@torch.inference_mode()
 def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figures:
     """One kind of weights. GB: weights: read by a pass; device or host: held at most. GB/s: copy: read and written
     while a large buffer is copied. ms: vision, prefill; floor: weights, and the cache of the prompt, read once at that
@@ -111,6 +110,7 @@ def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figur
     Raises CheckpointError for a device that cannot have such weights, and for what does not fit into the model.
     """
     _check(case, grammar)
+    rate = copy_rate(case.device, COPIED, case.repeats)
     if case.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(case.device)
     model = random_model(case)
@@ -119,7 +119,7 @@ def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figur
     passes = StaticPasses(model, case.config.llm_config.max_position_embeddings, grammar.ids)
     decoder = CachedDecoder(passes)
     passes.prepare(decoder.cache, progress)
-    return _measure(case, model, decoder, grammar)
+    return _measure(case, rate, model, decoder, grammar)
 
 
 def _check(case: Case, grammar: AnswerGrammar) -> None:
@@ -136,10 +136,10 @@ def _check(case: Case, grammar: AnswerGrammar) -> None:
         raise CheckpointError(f"the shape has {llm.vocab_size} words, fewer than the nano's {grammar.ids[-1] + 1}")
 
 
-def _measure(case: Case, model: MolmoAct, decoder: CachedDecoder, grammar: AnswerGrammar) -> Figures:
+@torch.inference_mode()
+def _measure(case: Case, rate: float, model: MolmoAct, decoder: CachedDecoder, grammar: AnswerGrammar) -> Figures:
     read = _read(model, len(grammar.ids))
     cache = case.prompt * 2 * decoder.cache.keys[:, :, 0].numel() * case.dtype.itemsize
-    rate = copy_rate(case.device, min(read, COPIED), case.repeats)
     floor = (read + cache) / rate
     figures = {"weights": read / 1e9, "copy": rate / 1e9, "floor": floor * 1e3}
 
