@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from molmoact_ros.paths import checkpoint_of
+
+FLOOR = (
+    "how near a pass comes to reading its weights once, in bfloat16, fp8 and int4, by a model of any shape with random "
+    "weights; and what a step takes with it, beside transformers' generate"
+)
 
 
 def add_benches(bench: argparse.ArgumentParser) -> None:
@@ -34,11 +41,31 @@ def add_benches(bench: argparse.ArgumentParser) -> None:
     batch = seeded(add("batch", "answers a second to several robots by one engine", _bench_batch))
     batch.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8], help="how many at once")
     batch.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    batch.add_argument("--quantization", default="", help="the decoder's weights in fp8 or int4")
+    floor = add("floor", FLOOR, _bench_floor)
+    floor.add_argument(
+        "--shape", default="7b-d", help="7b-d, or a checkpoint folder, of which only config.json is read"
+    )
+    floor.add_argument("--device", default="cuda", help="torch device; on a cpu choose a small shape: models/nano")
+    floor.add_argument(
+        "--quantization",
+        nargs="+",
+        choices=["none", "fp8", "int4"],
+        help="weights; default: all that the device does",
+    )
+    floor.add_argument("--prompt", type=int, default=988, help="tokens of the prompt; default: of two 320x240 pictures")
+    floor.add_argument("--tokens", type=int, default=453, help="tokens of an answer, for the baseline; default 453")
+    floor.add_argument(
+        "--passes", type=float, nargs="+", default=[79.1], help="for how many passes a step's time is said; "
+        "default 79.1: of recorded answers with the released vocabulary (test/engine/test_recorded_passes.py)",
+    )  # fmt: skip
+    floor.add_argument("--repeats", type=int, default=30, help="of each measurement; default 30")
+    floor.add_argument("--no-baseline", action="store_true", help="without transformers' generate")
     vllm = seeded(add("vllm", "answers by vLLM and by torch, in closed loop", _bench_vllm))
     for part in (engine, exact, batch, vllm):
         part.add_argument("--steps", type=int, default=40, help="reasoning steps")
     load = add("load", "time and memory of loading a checkpoint", _bench_load)
-    for part in (batch, load):
+    for part in (batch, load, floor):
         part.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
 
     seams = seeded(add("seams", "joining chunks at several latencies, beside the naive way", _bench_controller))
@@ -62,6 +89,25 @@ def add_benches(bench: argparse.ArgumentParser) -> None:
         part.add_argument("--times", type=int, default=times, help=f"how often each is done; default {times}")
     for part in (engine, exact, batch, vllm, load, steer):
         part.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """What shows how many of how many are done, as a bar; nothing where there is nothing to do."""
+    from tqdm import tqdm
+
+    bars: list[tqdm] = []
+
+    def tick(done: int, of: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=of, desc=text, leave=False))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield tick
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def _bench_controller(args: argparse.Namespace) -> int:
@@ -203,8 +249,11 @@ def _bench_batch(args: argparse.Namespace) -> int:
     from molmoact_ros.paths import robot_model
 
     sys.setswitchinterval(0.0005)  # as in the policy's process
-    engine = TorchEngine.load(checkpoint_of(args), args.device, 1, torch_dtype(args.dtype))
-    engine.warm_up()
+    engine = TorchEngine.load(
+        checkpoint_of(args), args.device, 1, torch_dtype(args.dtype), quantization=args.quantization
+    )
+    with _progress("recording passes") as progress:
+        engine.warm_up(progress)
     films = [film(robot_model(), args.steps, args.seed + i) for i in range(max(args.robots))]
     rows = bench_batch(engine, films, args.robots)
     table = Table(
@@ -216,6 +265,42 @@ def _bench_batch(args: argparse.Namespace) -> int:
     Console().print(table)
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), "rows": rows}, indent=1))
+    return 0
+
+
+def _bench_floor(args: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from molmoact_ros.engine.bench_floor import Case, baseline, bench_floor, device_name, nano_grammar, possible
+    from molmoact_ros.engine.checkpoint import CONFIG, default_dtype, read_config, torch_dtype
+    from molmoact_ros.engine.config import MolmoActConfig
+    from molmoact_ros.machine import machine
+    from molmoact_ros.paths import default_checkpoint, shape
+
+    config, device = read_config(shape(args.shape), CONFIG, MolmoActConfig), torch.device(args.device)
+    case = Case(
+        config, device, torch_dtype(args.dtype) or default_dtype(args.device), "", args.prompt, args.tokens,
+        args.passes, args.repeats,
+    )  # fmt: skip
+    grammar, console, rows = nano_grammar(default_checkpoint()), Console(), {}
+    for kind in args.quantization or possible(case):
+        with _progress(f"{kind}: recording passes") as progress:
+            rows[kind] = bench_floor(replace(case, quantization=kind.replace("none", "")), grammar, progress)
+    other = {} if args.no_baseline else baseline(case)
+    table = Table(
+        "", *rows, title=f"{args.shape} on {device_name(device)}, in {str(case.dtype).removeprefix('torch.')}"
+    )
+    for name in next(iter(rows.values())):
+        table.add_row(name, *(f"{row[name]:.0%}" if "share" in name else f"{row[name]:.2f}" for row in rows.values()))
+    console.print(table, "times in ms; weights and memory in GB; copy in GB/s", sep="\n")
+    for name, value in other.items():
+        console.print(f"{name} takes {value:.0f} ms for a prompt of {args.prompt} tokens and {args.tokens} more")
+    if args.json:
+        about = {name: getattr(args, name) for name in ("shape", "prompt", "tokens", "passes", "repeats")}
+        about |= machine("") | {"device": device_name(device), "dtype": kind}
+        args.json.write_text(json.dumps(about | {"figures": rows, "baseline": other}, indent=1))
     return 0
 
 

@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
   molmoact-ros eval --steer --episodes 30     (strokes drawn on the front picture)
   molmoact-ros bench engine
+  molmoact-ros bench floor        (7B's shape on a GPU: how near its passes come to the memory's speed)
   molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
   molmoact-ros bench libfranka --seconds 60
   molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
@@ -145,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
     infer.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
     infer.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    infer.add_argument(
+        "--quantization", default="", help="the decoder's weights in fp8 or int4; default: as --dtype says"
+    )
     for command in (infer, serve):
         command.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
     run.add_argument("--json", type=Path, help="also write the figures here")
@@ -223,7 +227,7 @@ def _infer(args: argparse.Namespace) -> int:
     with console.status("loading the checkpoint"):
         engine = TorchEngine.load(
             checkpoint_of(args), args.device, None, torch_dtype(args.dtype), args.unnorm_key, args.frame_size,
-            args.vision, args.precision,
+            args.vision, args.precision, args.quantization,
         )  # fmt: skip
     infer(engine, args.image, args.instruction, trace, args.out, console)
     return 0

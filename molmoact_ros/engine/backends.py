@@ -25,7 +25,9 @@ class EngineOptions(BaseModel):
         "torch", description="of torch: what runs the vision tower, torch or onnx (`molmoact-ros export`)"
     )
     vision_precision: str = Field("", description="of onnx: float32, float16 or bfloat16; empty: by the device")
-    quantization: str = Field("", description="of vllm: a method of vLLM's, such as fp8")
+    quantization: str = Field(
+        "", description="of torch: the decoder's weights in fp8 or int4; of vllm: a method of vLLM's, such as fp8"
+    )
     tensor_parallel: int = Field(1, ge=1, le=64, description="of vllm: GPUs that share each layer")
     server: str = Field("http://127.0.0.1:8000", description="of server: its address")
     answer_timeout: float = Field(
@@ -39,7 +41,7 @@ def open_engine(options: EngineOptions, folder: Path) -> Engine:
     if options.backend == "torch":
         return TorchEngine.load(
             folder, options.device, options.threads, torch_dtype(options.dtype), key, options.frame_size,
-            options.vision, options.vision_precision,
+            options.vision, options.vision_precision, options.quantization,
         )  # fmt: skip
     if options.backend == "vllm":
         from molmoact_ros.engine.vllm_local import LocalStream, engine_arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,12 @@ def transformers_model(model: MolmoAct) -> nn.Module:
     with torch.device("meta"):
         twin = Qwen2ForCausalLM(config)
     weights = _renamed(model)
-    buffers = {name: buffer for name, buffer in Qwen2ForCausalLM(config).named_buffers() if name not in weights}
+    # What is computed, not stored (the rotary frequencies), is the same in a model without layers and words.
+    empty = deepcopy(config)
+    empty.num_hidden_layers, empty.layer_types, empty.vocab_size = 0, [], 1
+    buffers = {name: buffer for name, buffer in Qwen2ForCausalLM(empty).named_buffers() if name not in weights}
     twin.load_state_dict(weights, assign=True)
-    for name, buffer in buffers.items():  # what is computed, not stored: the rotary frequencies
+    for name, buffer in buffers.items():
         owner, _, attribute = name.rpartition(".")
         setattr(twin.get_submodule(owner), attribute, buffer.to(model.lm_head.weight.device))
     return twin.eval()

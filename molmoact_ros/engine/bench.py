@@ -12,6 +12,7 @@ import torch
 from molmoact_ros.engine.baseline import greedy, transformers_model
 from molmoact_ros.engine.draft import Tree
 from molmoact_ros.engine.engine import STAGES, TorchEngine
+from molmoact_ros.engine.quantise import stored
 from molmoact_ros.reasoning.answer import Segment
 from molmoact_ros.reasoning.observation import Observation
 
@@ -71,32 +72,38 @@ def floor(engine: TorchEngine, repeats: int = 30) -> dict[str, float]:
     ms; pass: ms of a pass over one token at the middle of an answer, measured; share: floor / pass.
     """
     parts = [p for block in engine.model.layers for p in block.parameters()] + [engine.model.lm_head.weight]
-    size = sum(p.numel() * p.element_size() for p in parts)
-    source = torch.empty(size, dtype=torch.uint8, device=engine.device)
-    target = torch.empty_like(source)
-    copying = _median(lambda: target.copy_(source), repeats, engine.device)
+    size = sum(map(stored, parts))
+    rate = copy_rate(engine.device, size, repeats)
     middle = min(512, engine.decoder.passes.capacity) // 2
 
     def run() -> None:
         engine.decoder.rewind(middle)
         engine.decoder.feed([engine.end], Tree())
 
-    passing, reading = _median(run, repeats, engine.device), copying / 2  # a copy reads and writes
+    passing, reading = median_seconds(run, repeats, engine.device), size / rate
     return {
-        "weights": size / 1e6, "copy": 2 * size / copying / 1e9, "floor": reading * 1e3, "pass": passing * 1e3,
+        "weights": size / 1e6, "copy": rate / 1e9, "floor": reading * 1e3, "pass": passing * 1e3,
         "share": reading / passing,
     }  # fmt: skip
 
 
-def _median(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+def copy_rate(device: torch.device, size: int, repeats: int) -> float:
+    """Bytes/s that a device reads and writes while it copies `size` bytes."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / median_seconds(lambda: target.copy_(source), repeats, device)
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device, warm: int = 3) -> float:
+    """What `work` takes at the median, until the device is done; the first `warm` times do not count."""
     times = []
-    for _ in range(repeats + 3):
+    for _ in range(repeats + warm):
         began = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
-    return float(np.median(times[3:]))  # the first ones warm up
+    return float(np.median(times[warm:]))
 
 
 def memory() -> dict[str, float]:

@@ -89,16 +89,20 @@ def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype | None
     config = read_config(folder, CONFIG, MolmoActConfig)
     processor, run = read_config(folder, PROCESSOR, ProcessorConfig), read_run_config(folder)
     tokenizer = read_tokenizer(folder)
-    kind = torch.device(device).type
-    if kind == "cuda" and not torch.cuda.is_available():
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise CheckpointError(f"torch finds no GPU for {device!r}; use the device cpu, or install torch with CUDA")
-    dtype = dtype or DEFAULT_DTYPE.get(kind, torch.float32)
+    dtype = dtype or default_dtype(device)
     with torch.device("meta"):
         model = MolmoAct(config)
     fill(model, read_headers(folder), device, dtype)
     depth = find_depth_vq(folder)
     depth_vq, codebook = (load_depth_vq(depth), short_hash(depth)) if depth else (None, "")
     return Checkpoint(config, processor, run, model.eval(), tokenizer, depth_vq, codebook, digest(folder))
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """What weights are computed in on a device, unless it is said."""
+    return DEFAULT_DTYPE.get(torch.device(device).type, torch.float32)
 
 
 def torch_dtype(name: str) -> torch.dtype | None:

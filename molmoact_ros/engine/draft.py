@@ -31,7 +31,7 @@ class DraftConfig:
 
 
 NARROW = DraftConfig(nodes=24, around=False, patient=False, measured=False)
-WIDE = DraftConfig(nodes=128, around=True, patient=True, measured=True)
+WIDE = DraftConfig(nodes=112, around=True, patient=True, measured=True)  # 128 with the known tokens before them
 
 
 @dataclass

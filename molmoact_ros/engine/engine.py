@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.asking import Asking, EngineTimings, Mode, Prompt, choose_key
+from molmoact_ros.engine.asking import Asking, EngineTimings, Mode, Progress, Prompt, choose_key, ignore
 from molmoact_ros.engine.checkpoint import (
     CONFIG,
     Checkpoint,
     CheckpointError,
+    default_dtype,
     load_checkpoint,
     read_config,
     read_run_config,
@@ -29,8 +30,10 @@ from molmoact_ros.engine.draft import NARROW, WIDE, Memory
 from molmoact_ros.engine.gather import GatheredPasses
 from molmoact_ros.engine.native import NativePasses, can_run
 from molmoact_ros.engine.onnx_vision import open_vision
-from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
+from molmoact_ros.engine.passes import CachedDecoder, Passes, TorchPasses
 from molmoact_ros.engine.preprocess import ImageInputs
+from molmoact_ros.engine.quantise import check, quantise
+from molmoact_ros.engine.static_passes import StaticPasses
 from molmoact_ros.reasoning.answer import Reasoning, Segment
 from molmoact_ros.reasoning.observation import Observation
 
@@ -67,8 +70,8 @@ class Engine(Steps, Protocol):
         """A camera's picture, uint8 [H, W, 3], at the size at which the model is shown it."""
         ...
 
-    def warm_up(self) -> None:
-        """Run one step on a blank observation, so that the first real one is not slow."""
+    def warm_up(self, progress: Progress = ignore) -> None:
+        """Do once what would make the first steps slow, and one step on a blank observation. progress: see Progress."""
         ...
 
     def close(self) -> None:
@@ -92,17 +95,18 @@ class TorchEngine(Asking):
         self.model, self.digest, self.codebook = checkpoint.model, checkpoint.digest, checkpoint.codebook
         self.device, self.dtype = self.model.lm_head.weight.device, self.model.lm_head.weight.dtype
         self.vision: Callable[[ImageInputs], Tensor] = self.torch_features
-        passes = NativePasses if can_run(self.model) else TorchPasses
-        self.decoder = CachedDecoder(passes(self.model, self.config.llm_config.max_position_embeddings))
+        self.decoder = CachedDecoder(self._passes())
         self.draft = WIDE if self.device.type == "cuda" else NARROW
 
     @staticmethod
     def load(
         folder: Path, device: str = "cpu", threads: int | None = None, dtype: torch.dtype | None = None,
         unnorm_key: str | None = None, frame_size: str = "", vision: str = "torch", precision: str = "",
+        quantization: str = "",
     ) -> TorchEngine:  # fmt: skip
         """Load a checkpoint folder; threads: CPU threads of torch; frame_size: see `RunConfig.with_frame_size`;
-        vision: torch, or onnx for the exported tower, in `precision` (see `open_vision`).
+        vision: torch, or onnx for the exported tower, in `precision` (see `open_vision`); quantization: of the
+        decoder's weights, fp8 or int4 (see `quantise`).
 
         Raises CheckpointError, RefusedStep for the normalisation key, ValueError for the frame size.
         """
@@ -113,23 +117,39 @@ class TorchEngine(Asking):
         # What needs no weights is refused before they are read.
         run = read_run_config(folder).with_frame_size(frame_size)
         choose_key(list(read_config(folder, CONFIG, MolmoActConfig).norm_stats), unnorm_key)
-        engine = TorchEngine(replace(load_checkpoint(folder, device, dtype), run=run), unnorm_key)
+        check(quantization, torch.device(device), dtype or default_dtype(device))
+        checkpoint = load_checkpoint(folder, device, dtype)
+        if quantization:
+            quantise(checkpoint.model, quantization)
+        engine = TorchEngine(replace(checkpoint, run=run), unnorm_key)
         if vision == "onnx":
             engine.vision = open_vision(
                 folder, engine.torch_features, engine.model.lm_head.weight, precision, frame_size
             )
         return engine
 
+    def _passes(self) -> Passes:
+        capacity = self.config.llm_config.max_position_embeddings
+        if self.device.type == "cuda":
+            ids = np.union1d(*(grammar.ids for grammar in self.grammars.values()))
+            return StaticPasses(self.model, capacity, ids)
+        return NativePasses(self.model, capacity) if can_run(self.model) else TorchPasses(self.model, capacity)
+
     def together(self, count: int) -> list[TorchEngine]:
         """`count` engines over these weights, one for each robot and thread, whose passes are made together."""
-        gathered, engines = GatheredPasses(self.decoder.passes), [copy(self) for _ in range(count)]
+        passes, engines = self.decoder.passes, [copy(self) for _ in range(count)]
+        gathered = GatheredPasses(passes)
         for engine in engines:
             engine.decoder = CachedDecoder(gathered)
+            if isinstance(passes, StaticPasses) and self.decoder.cache.recorded:  # this one was warmed up
+                passes.prepare(engine.decoder.cache, ignore)
             engine.forget()
         return engines
 
-    def warm_up(self) -> None:
-        """Run one step on blank images."""
+    def warm_up(self, progress: Progress = ignore) -> None:
+        """On a GPU record all passes (see StaticPasses.prepare); then run one step on blank images."""
+        if isinstance(self.decoder.passes, StaticPasses):
+            self.decoder.passes.prepare(self.decoder.cache, progress)
         for _ in self._steps(self.blank()):
             pass
         self.forget()
@@ -164,6 +184,8 @@ class TorchEngine(Asking):
         """Features [1, T, hidden] of pictures; timed."""
         began = time.perf_counter()
         features = self.vision(pictures)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else it would be counted where its result is first waited for
         self.timings.stages["vision"] = time.perf_counter() - began
         return features
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from molmoact_ros.engine.checkpoint import CONFIG, PROCESSOR, CheckpointError, f
 from molmoact_ros.engine.config import MolmoActConfig, ProcessorConfig
 from molmoact_ros.engine.findings import Finding
 from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.engine.passes import CachedDecoder, TorchPasses
+from molmoact_ros.engine.passes import CachedDecoder, Passes, TorchPasses
 from molmoact_ros.engine.preprocess import ImageProcessor, denormalise
+from molmoact_ros.engine.static_passes import StaticPasses
 
 LOGITS_LIMIT = 1e-4
 """Largest difference of float32 logits, and of pixels that are given as floats."""
@@ -74,7 +76,7 @@ def _compare_checkpoint(path: Path, name: str) -> Iterator[Finding]:
     ids = torch.from_numpy(data["input_ids"]).view(1, -1)
     embeddings = model.embed(ids, _features(model, data["image"], data["pooled_idx"]))
     logits, greedy = data["logits_text"].reshape(-1, config.llm_config.vocab_size), data["greedy"].ravel().tolist()
-    for how, compute in (("whole", _whole), ("cached", _cached)):
+    for how, compute in (("whole", _whole), ("cached", _cached), ("static", _static)):
         found, said = compute(model, embeddings, len(greedy))
         difference = float(np.abs(found[-len(logits) :].numpy() - logits).max())
         text = f"largest difference {difference:.1e} at {len(logits)} positions, limit {LOGITS_LIMIT:.0e}"
@@ -106,12 +108,26 @@ def _whole(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, li
 
 def _cached(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
     """The same by the decoder that answers in service."""
-    decoder, said = CachedDecoder(TorchPasses(model, embeddings.shape[1] + tokens)), []
-    hidden = decoder.append(embeddings[0], first=0)
-    first = model.logits(hidden)
+    return _grown(TorchPasses(model, embeddings.shape[1] + tokens), model.logits, embeddings, tokens)
+
+
+def _static(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
+    """The same by the passes of a GPU."""
+    everything = np.arange(model.config.llm_config.vocab_size)
+    passes = StaticPasses(model, embeddings.shape[1] + tokens, everything)
+    return _grown(passes, torch.from_numpy, embeddings, tokens)
+
+
+def _grown(
+    passes: Passes, logits: Callable[[Any], Tensor], embeddings: Tensor, tokens: int
+) -> tuple[Tensor, list[int]]:
+    """Logits [S, vocab] and the greedy continuation; `logits`: of what passes give."""
+    decoder, said = CachedDecoder(passes), []
+    after = decoder.append(embeddings[0], first=0)
+    first = logits(after)
     for _ in range(tokens):
-        said.append(int(model.logits(hidden[-1]).argmax()))
-        hidden = decoder.append(decoder.passes.embed(said[-1:]))
+        said.append(int(logits(after)[-1].argmax()))
+        after = decoder.append(decoder.passes.embed(said[-1:]))
     return first, said
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from molmoact_ros.engine.model import DecoderBlock, MolmoAct, rope_tables
 from molmoact_ros.engine.passes import Part
+from molmoact_ros.engine.quantise import is_quantised
 
 LANES = 16
 """Outputs of a packed matrix' panel; as in native.cpp."""
@@ -58,12 +59,13 @@ def _library() -> Any | None:
 def can_run(model: MolmoAct) -> bool:
     """Whether a model's decoder can be run here: compiled, on a processor in float32, small, of Qwen2's kind."""
     c, weight = model.config.llm_config, model.lm_head.weight
-    small = sum(p.numel() for block in model.layers for p in block.parameters()) <= LARGEST
+    weights = [p for block in model.layers for p in block.parameters()]
+    small, usual = sum(p.numel() for p in weights) <= LARGEST, not any(map(is_quantised, weights))
     plain = not c.norm_after and not c.use_qk_norm and c.hidden_act == "silu"
     even = all(n % LANES == 0 for n in (c.hidden_size, c.head_dim, c.intermediate_size))
     even = even and c.head_dim <= MOST_HEAD
     host = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return _library() is not None and host and small and plain and even
+    return _library() is not None and host and small and usual and plain and even
 
 
 def _pack(matrix: Tensor) -> np.ndarray:

@@ -52,11 +52,12 @@ class Passes(Protocol):
         """The same of embeddings [T, hidden] that were made elsewhere."""
 
     def run(self, parts: Sequence[Part]) -> list[Any]:
-        """One pass: keys and values go into the caches; hidden states [T - first, hidden] after the final norm."""
+        """One pass: keys and values go into the caches; what `best` chooses by, [T - first, ...]: hidden states after
+        the final norm, or scores."""
 
-    def best(self, hidden: Any, allowed: np.ndarray) -> int:
-        """The best of `allowed`, int64 [k], after a token with hidden state [hidden]; only their rows of the head are
-        computed. -1 when their scores are not finite."""
+    def best(self, after: Any, allowed: np.ndarray) -> int:
+        """The best of `allowed`, int64 [k], after a token, by its row of what `run` gave; only their rows of the head
+        are computed. -1 when their scores are not finite."""
 
     def move(self, cache: Any, source: int, target: int) -> None:
         """Copy the keys and values at one place of a cache to another."""
@@ -69,21 +70,22 @@ class CachedDecoder:
     """One sequence that grows (a `decode.Decoder`); its keys and values are kept in buffers allocated once."""
 
     def __init__(self, passes: Passes) -> None:
-        self.passes, self._cache = passes, passes.cache()
+        self.passes, self.cache = passes, passes.cache()
         self.length = 0
-        self._hidden, self._root = None, 0  # of the last pass; the place of the tree's root in it
+        self._after: Any = None  # what the last pass gave
+        self._root = 0  # the place of the tree's root in it
 
     def rewind(self, length: int) -> None:
         """Forget everything behind `length` tokens."""
         self.length = length
 
     def append(self, x: Tensor, first: int = -1) -> Any:
-        """Append embeddings [T, hidden] to the sequence; hidden states after the final norm from token `first` on, of
-        the last alone when not given. Raises RefusedStep when the sequence would outgrow the cache."""
+        """Append embeddings [T, hidden] to the sequence; what `Passes.run` gives from token `first` on, of the last
+        alone when not given. Raises RefusedStep when the sequence would outgrow the cache."""
         first = len(x) - 1 if first < 0 else first
         self._run(self.passes.given(x), range(-1, len(x) - 1), first)
         self.length, self._root = self.length + len(x), len(x) - first
-        return self._hidden
+        return self._after
 
     def feed(self, ids: Sequence[int], tree: Tree) -> None:
         """One pass: append `ids`, and look at the tree's tokens behind them. Raises RefusedStep as `append`."""
@@ -98,12 +100,12 @@ class CachedDecoder:
             raise RefusedStep(
                 f"the step needs {end} tokens but the cache holds {self.passes.capacity}; shorten the instruction"
             )
-        (self._hidden,) = self.passes.run([Part(self._cache, self.length, x, parents, first)])
+        (self._after,) = self.passes.run([Part(self.cache, self.length, x, parents, first)])
 
     def choose(self, node: int, allowed: np.ndarray) -> int:
         """The best of the `allowed` ids, int64 [k], after a token of the last pass."""
-        assert self._hidden is not None
-        best = self.passes.best(self._hidden[self._root + node], allowed)
+        assert self._after is not None
+        best = self.passes.best(self._after[self._root + node], allowed)
         if best < 0:
             raise RefusedStep("the model computed NaN or infinity; check the weights with `molmoact-ros doctor`")
         return best
@@ -112,16 +114,16 @@ class CachedDecoder:
         """Append these tokens of the tree, a branch from its root, to the sequence; forget the others."""
         for offset, node in enumerate(nodes):
             if node != offset:  # on a side branch: its keys and values move beside those it follows
-                self.passes.move(self._cache, self.length + node, self.length + offset)
+                self.passes.move(self.cache, self.length + node, self.length + offset)
         self.length += len(nodes)
 
 
 @dataclass
-class _Cache:
-    """Keys and values of one sequence, [kv_heads, capacity, head_dim] of each layer."""
+class Cache:
+    """Keys and values of one sequence, [layers, kv_heads, capacity, head_dim]."""
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    keys: Tensor
+    values: Tensor
 
 
 @dataclass
@@ -143,14 +145,13 @@ class TorchPasses:
         self.parts, self.layers = model.model.transformer, model.layers
         cos, sin = rope_tables(c, capacity)
         self.cos, self.sin = cos.to(model.lm_head.weight), sin.to(model.lm_head.weight)
-        self.scale, self.head_dim, self.kv_heads = c.head_dim**-0.5, c.head_dim, c.num_key_value_heads
+        self.head_dim, self.kv_heads = c.head_dim, c.num_key_value_heads
         self._heads: dict[int, tuple[np.ndarray, Tensor]] = {}  # rows of the head by the ids they are for
 
-    def cache(self) -> _Cache:
+    def cache(self) -> Cache:
         """Room for one sequence."""
         shape = (len(self.layers), self.kv_heads, self.capacity, self.head_dim)
-        keys, values = (self.cos.new_zeros(shape) for _ in range(2))
-        return _Cache(list(keys), list(values))
+        return Cache(self.cos.new_zeros(shape), self.cos.new_zeros(shape))
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Embeddings [T, hidden] of ids of the vocabulary."""
@@ -190,13 +191,7 @@ class TorchPasses:
         cache, start, t = share.part.cache, share.part.length, q.shape[1]
         keys, values, end = cache.keys[layer], cache.values[layer], start + t
         keys[:, start:end], values[:, start:end] = k, v
-        q = q.reshape(self.kv_heads, -1, self.head_dim)  # query heads beside their key head
-        scores = torch.matmul(q, keys[:, :end].transpose(1, 2)) * self.scale
-        if share.mask is not None:
-            scores = (scores.view(self.kv_heads, -1, t, end) + share.mask).view(self.kv_heads, -1, end)
-        # Softmax in float32, as the released model does.
-        read = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(v.dtype), values[:, :end])
-        return read.view(-1, t, self.head_dim).transpose(0, 1).reshape(t, -1)
+        return read(q, keys[:, :end], values[:, :end], share.mask)
 
     def best(self, hidden: Tensor, allowed: np.ndarray) -> int:
         """The best of the `allowed` ids, int64 [k], after a token; -1 when their scores are not finite."""
@@ -212,10 +207,25 @@ class TorchPasses:
         """Nothing needs to be known of that here."""
         return nullcontext()
 
-    def move(self, cache: _Cache, source: int, target: int) -> None:
+    def move(self, cache: Cache, source: int, target: int) -> None:
         """Copy the keys and values at one place of a cache to another."""
-        for tensor in (*cache.keys, *cache.values):
-            tensor[:, target] = tensor[:, source]
+        for tensor in (cache.keys, cache.values):
+            tensor[:, :, target] = tensor[:, :, source]
+
+
+def read(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """What queries [heads, T, head_dim] read of keys and values [kv_heads, L, head_dim]: [T, heads * head_dim].
+
+    mask: added to the scores, [T, L]; None: nothing. Query heads that share a key head are rows of one matrix, so that
+    nothing is copied; keys are read in parallel, where a fused kernel would give them to as many units as there are
+    key heads. Softmax in float32, as the released model does.
+    """
+    (kv_heads, length, head_dim), t = keys.shape, q.shape[1]
+    scores = torch.matmul(q.reshape(kv_heads, -1, head_dim), keys.transpose(1, 2)) * head_dim**-0.5
+    if mask is not None:
+        scores = (scores.view(kv_heads, -1, t, length) + mask).view(kv_heads, -1, length)
+    found = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values)
+    return found.view(-1, t, head_dim).transpose(0, 1).reshape(t, -1)
 
 
 def _listed(places: slice | np.ndarray) -> np.ndarray:

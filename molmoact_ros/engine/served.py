@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from molmoact_ros.engine.asking import Asking, Mode, Wanted
+from molmoact_ros.engine.asking import Asking, Mode, Progress, Wanted, ignore
 from molmoact_ros.engine.checkpoint import (
     CONFIG,
     PROCESSOR,
@@ -80,7 +80,7 @@ class ServedEngine(Asking):
         self._loop = asyncio.new_event_loop()
         self._texts: dict[tuple[bool, tuple[int, ...]], str] = {}
 
-    def warm_up(self) -> None:
+    def warm_up(self, progress: Progress = ignore) -> None:
         """One step on blank pictures, where the model answers already: a server may come up later."""
         with suppress(RefusedStep):
             for _ in self.reason(self.blank()):

@@ -18,6 +18,7 @@ from pydantic import Field
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
+from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from rclpy.task import Future
@@ -78,8 +79,14 @@ class PolicyConfig(EngineOptions):
 def load_engine(config: PolicyConfig) -> Engine:
     """The engine that the parameters ask for, warmed up."""
     engine = open_engine(config, config.folder)
-    engine.warm_up()
+    engine.warm_up(_tell_progress)
     return engine
+
+
+def _tell_progress(done: int, of: int) -> None:
+    """A line for each quarter."""
+    if done * 4 // of > (done - 1) * 4 // of:
+        get_logger("policy").info(f"warming up: {done} of {of} passes recorded")
 
 
 @dataclass

@@ -139,6 +139,11 @@ class AnswerGrammar:
         """Whether the answers are to a drawn trace: actions only."""
         return self.forms[0].steered
 
+    @property
+    def ids(self) -> np.ndarray:
+        """Every id that an answer may hold, int64 [n], ascending."""
+        return np.unique([token for moves in self.builder.moves for token, _ in moves])
+
     def ended(self, state: int) -> bool:
         """Whether the answer is complete."""
         return not len(self.allowed(state))

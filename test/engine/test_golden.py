@@ -23,7 +23,7 @@ def test_everything_equals_the_reference() -> None:
     names = " ".join(f.name for f in findings)
     for case in ("d_like", "o_like_two_cameras", "320x240", "pictures_d/640x480", "pictures_o/424x240"):
         assert case in names
-    assert len(findings) == 2 * 4 + 4 * 3
+    assert len(findings) == 2 * 6 + 4 * 3
 
 
 @pytest.mark.parametrize("case", ["d_like", "o_like_two_cameras"])

@@ -62,7 +62,7 @@ def states(passes: Passes, prompt: Sequence[int], said: Sequence[int], tree: Tre
     decoder = CachedDecoder(passes)
     decoder.append(MODEL.embed(torch.tensor(prompt), None))
     decoder.feed(said, tree)
-    return torch.as_tensor(decoder._hidden).numpy()
+    return torch.as_tensor(decoder._after).numpy()
 
 
 @torch.inference_mode()
@@ -86,8 +86,8 @@ def test_what_is_guessed_changes_no_bit_of_what_is_said(
     plain = CachedDecoder(NATIVE)
     for token in [*prompt, *said, *branch]:
         plain.feed([token], Tree())
-    assert plain._hidden is not None
-    np.testing.assert_array_equal(states(NATIVE, prompt, said, tree)[len(said) + node], plain._hidden[0])
+    assert plain._after is not None
+    np.testing.assert_array_equal(states(NATIVE, prompt, said, tree)[len(said) + node], plain._after[0])
 
 
 @torch.inference_mode()
@@ -104,7 +104,7 @@ def test_a_kept_branch_is_as_if_it_had_been_said(passes: Passes) -> None:
         plain.feed([token], Tree())
     for decoder in (kept, plain):
         decoder.feed([7], Tree())
-    np.testing.assert_allclose(torch.as_tensor(kept._hidden), torch.as_tensor(plain._hidden), atol=1e-5)
+    np.testing.assert_allclose(torch.as_tensor(kept._after), torch.as_tensor(plain._after), atol=1e-5)
     assert kept.length == plain.length == 5
 
 

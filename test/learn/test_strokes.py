@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from molmoact_ros.cli import main
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.engine import EngineTimings, Mode
+from molmoact_ros.engine.asking import EngineTimings, Mode, Progress, ignore
 from molmoact_ros.engine.preprocess import ImageProcessor, resize
 from molmoact_ros.learn.batches import NOTHING_SAID, BatchMaker
 from molmoact_ros.learn.demonstrations import VIEW, Demonstrations, collect
@@ -175,7 +175,7 @@ class Steady:
     ) -> Iterator[Reasoning]:
         yield Reasoning(None, None, self.actions(observation), True)
 
-    def warm_up(self) -> None:
+    def warm_up(self, progress: Progress = ignore) -> None:
         pass
 
 
