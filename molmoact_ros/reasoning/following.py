@@ -9,8 +9,10 @@ from molmoact_ros.reasoning.trace import MAX_COORDINATE, checked_trace
 AHEAD = 60.0
 """Pixels of the trace's length within which the gripper is looked for. A trace that crosses itself further on, or comes
 back, is not cut short. The gripper advances by less between two looks where there are at least four a second."""
-DONE = 7.0
-"""Pixels: the gripper is at the end when no more of the trace is left and it is at most twice as far off."""
+DONE = 12.0
+"""Pixels: the gripper is at the end when it is as near, and no more of the trace is left."""
+BESIDE = 5.0
+"""Pixels: where no more of the trace is left, a gripper that is not at the end is led straight to it."""
 NEARLY = 2.0
 """Pixels: about what rounding to the trace's coordinates moves a point by."""
 
@@ -26,14 +28,15 @@ def remaining(trace: np.ndarray, gripper: np.ndarray, width: int = 640, height: 
     trace = checked_trace(trace)
     unit, scale = width / 640, np.array([width - 1, height - 1]) / MAX_COORDINATE
     points, gripper = trace * scale, np.asarray(gripper, float)
-    where, off = _nearest(points, gripper, AHEAD * unit)
+    where = _nearest(points, gripper, AHEAD * unit)
     lengths = _lengths(points)
-    if lengths[-1] - where > DONE * unit:
-        rest = np.vstack([point_at(points, where), points[lengths > where]])
-    elif off > 2 * DONE * unit:
-        rest = np.vstack([gripper, points[-1]])
-    else:
+    left = lengths[-1] - where
+    if max(left, np.linalg.norm(gripper - points[-1])) <= DONE * unit:
         return None
+    if left > BESIDE * unit:
+        rest = np.vstack([point_at(points, where), points[lengths > where]])
+    else:
+        rest = np.vstack([gripper, points[-1]])
     return np.clip(np.round(rest / scale), 0, MAX_COORDINATE).astype(np.int64)
 
 
@@ -48,8 +51,8 @@ def _lengths(points: np.ndarray) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
 
 
-def _nearest(points: np.ndarray, place: np.ndarray, most: float) -> tuple[float, float]:
-    """How far along a line [n, 2] its point nearest to `place` [2] lies, at most `most`, and how far off that is.
+def _nearest(points: np.ndarray, place: np.ndarray, most: float) -> float:
+    """How far along a line [n, 2] its point nearest to `place` [2] lies, at most `most`.
 
     Of points as near to within `NEARLY` the last one: a trace that turns back on itself is gone on with, not stuck to.
     """
@@ -63,4 +66,4 @@ def _nearest(points: np.ndarray, place: np.ndarray, most: float) -> tuple[float,
         off = float(np.linalg.norm(begin + where * along - place))
         if off <= distance + NEARLY:
             best, distance = first + where, off
-    return best, distance
+    return best
