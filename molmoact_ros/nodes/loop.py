@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 import numpy as np
+
+from molmoact_ros.nodes.priority import real_time
 
 KEPT = 6000  # cycles: a minute at 100 Hz
 
@@ -69,14 +70,3 @@ class Loop:
             late = max(0.0, time.monotonic() - due)
             due += self._period * (late // self._period)
             self._cycle(late)
-
-
-def real_time(priority: int) -> bool:
-    """Put the calling thread, and those it will start, before all others; False where that is not allowed."""
-    if priority <= 0:
-        return False
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except (PermissionError, OSError):
-        return False
-    return True

@@ -118,8 +118,9 @@ def test_a_bag_plays_through_the_nodes(
     with BagReader(tmp_path / "out" / "bag") as reader:
         clock = [seconds(reader.decode(message).clock) for message in reader.messages(["/clock"])]
         states = [reader.decode(message).state for message in reader.messages(["/controller/safety_status"])]
+        commands = reader.count("/fr3_arm_controller/joint_trajectory")
     assert clock == sorted(clock) and 999 < clock[0] < 1002 and clock[-1] > 1004.5
-    assert SafetyStatus.POLICY in states
+    assert SafetyStatus.POLICY in states and commands > 50
 
 
 def test_the_player_pauses_and_goes_round_with_the_clock_going_on(domain: int, peer: Peer, tmp_path: Path) -> None:
