@@ -30,10 +30,9 @@ from molmoact_ros.control.teleop import TeleopConfig
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.diagnostics import report
-from molmoact_ros.nodes.loop import Loop, Timing
+from molmoact_ros.nodes.loop import Loop, Timing, real_time
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.priority import real_time
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
 from molmoact_ros.paths import robot_model

@@ -12,7 +12,6 @@ from rclpy.qos import DurabilityPolicy
 
 from molmoact_ros.nodes.lazy import LazySubscription
 from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.priority import stand_back
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.topics import message_class, offered
 from molmoact_ros.record.bag import definition
@@ -142,8 +141,7 @@ class _Watchers:
 
 
 def main() -> None:
-    """Start the node, behind what reasons and moves."""
-    stand_back()
+    """Start the node."""
     run(FoxgloveNode)
 
 

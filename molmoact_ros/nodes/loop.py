@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
-from molmoact_ros.nodes.priority import real_time
-
-KEPT = 6000  # cycles: a minute at 100 Hz
+SPAN: Final = 10.0
+"""s of cycles of which the jitter is told."""
 
 
 class Timing:
@@ -20,7 +21,7 @@ class Timing:
 
     def __init__(self, period: float) -> None:
         self._period, self._last = period, float("nan")
-        self._periods: deque[float] = deque(maxlen=KEPT)
+        self._periods: deque[float] = deque(maxlen=round(SPAN / period))
 
     def tick(self) -> None:
         """A cycle is run now."""
@@ -70,3 +71,14 @@ class Loop:
             late = max(0.0, time.monotonic() - due)
             due += self._period * (late // self._period)
             self._cycle(late)
+
+
+def real_time(priority: int) -> bool:
+    """Put the calling thread, and those it will start, before all others; False where that is not allowed."""
+    if priority <= 0:
+        return False
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except (PermissionError, OSError):
+        return False
+    return True

@@ -18,6 +18,9 @@ SENSOR: Final = sensor(1)
 RELIABLE: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 """Every one matters, but only now: commands, chunks, traces."""
 
+KEPT: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+"""As before, for who may be late to look at them."""
+
 STATE: Final = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,

@@ -22,7 +22,6 @@ from molmoact_ros.machine import machine
 from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import Polled
-from molmoact_ros.nodes.priority import stand_back
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.status import status
 from molmoact_ros.nodes.topics import message_class, offered
@@ -192,8 +191,7 @@ def as_metadata(profile: QoSProfile) -> Qos:
 
 
 def main() -> None:
-    """Start the node, behind what reasons and moves."""
-    stand_back()
+    """Start the node. It does not stand back: the controller tells it its commands under a lock that both share."""
     run(RecorderNode)
 
 

@@ -32,7 +32,6 @@ from molmoact_ros.nodes.device import STATES
 from molmoact_ros.nodes.lazy import LazySubscription
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import LazyPolled
-from molmoact_ros.nodes.priority import stand_back
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.robot_frames import RobotFrames
 from molmoact_ros.paths import robot_model
@@ -323,8 +322,7 @@ class _Picture:
 
 
 def main() -> None:
-    """Start the node, behind what reasons and moves."""
-    stand_back()
+    """Start the node."""
     run(ViewNode)
 
 

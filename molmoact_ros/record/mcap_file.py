@@ -43,6 +43,9 @@ from mcap.stream_reader import get_chunk_data_stream
 MAGIC: Final = b"\x89MCAP0\r\n"
 LEVEL: Final = 1
 """zstd's: pictures without loss at some 300 MB/s and core, where 3 takes twice as long for 5 % less."""
+PIECE: Final = 16 * 1024
+"""Bytes written at once: many kernels let nobody else onto the core while they copy one piece into their cache. With
+pieces of 1 MiB even a real-time thread on the same core was up to 6 ms late, with these no later than without."""
 _HEAD: Final = 9  # bytes of a record before its content: what it is, and how long
 _FOOT: Final = _HEAD + 20 + len(MAGIC)
 
@@ -175,7 +178,7 @@ class McapFile:
         left = memoryview(data)
         try:
             while left:
-                left = left[os.write(self._file, left) :]
+                left = left[os.write(self._file, left[:PIECE]) :]
         except OSError:
             with suppress(OSError):  # else the torn record is cut off when the file is mended
                 os.ftruncate(self._file, self.size)
