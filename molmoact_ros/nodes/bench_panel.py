@@ -121,8 +121,8 @@ def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict
 
     p50, p99, p99 of each turn, plans, pictures/s that a page was shown, the share of a core that panel and recorder
     took, and p99's ratio to the first's with the range in which it is in nine of ten resamplings of the plans. The
-    order of the turns is reversed each time, so that what else the machine does falls on all alike. Raises RuntimeError when
-    something does not start.
+    order of the turns is reversed each time, so that what else the machine does falls on all alike. Raises RuntimeError
+    when something does not start.
     """
     use_environment()
     found: dict[str, list[list[float]]] = {name: [] for name in ARMS}  # ms, by turn

@@ -185,7 +185,7 @@ class Session:
         self._planner, self._cameras = planner, cameras
 
     def __enter__(self) -> EpisodeClient:
-        # With rclpy's handlers a signal would end the context under whoever spins: Ctrl-C then is an error in its midst.
+        # rclpy's handlers end the context under whoever spins: Ctrl-C, or a time limit, then is an error in its midst.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._client = EpisodeClient(self._planner, self._cameras)
         return self._client
