@@ -70,6 +70,7 @@ class RecorderNode(Node):
         )  # fmt: skip
         self._topics: set[str] = set()
         self._polled: dict[str, tuple[str, Polled]] = {}
+        self._taken = self._clocks()  # when it was last taken, ns: by the machine's clock, by ROS'
         self._nodes: set[str] = set()  # whose parameters are known, or asked for
         self._asking: dict[str, tuple[Client, Client]] = {}
         # Told for the bag's sake: of each node what it had when it was first seen. Changes are on /parameter_events.
@@ -118,14 +119,17 @@ class RecorderNode(Node):
 
     def _take(self) -> None:
         """Hand on what has come, oldest first, stamped with when the middleware heard it."""
-        shift = self.get_clock().now().nanoseconds - time.time_ns()  # of a simulated clock; else next to nothing
+        since, self._taken = self._taken, self._clocks()
         messages = [
-            BagMessage(topic, type_name, data, max(0, heard + shift))
+            BagMessage(topic, type_name, data, ros_time(heard, since, self._taken))
             for topic, (type_name, polled) in self._polled.items()
             for data, heard in polled.take()
         ]
         for message in sorted(messages, key=lambda message: message.stamp_ns):
             self._recorder.put(message)
+
+    def _clocks(self) -> tuple[int, int]:
+        return time.time_ns(), self.get_clock().now().nanoseconds
 
     # Parameters
 
@@ -176,6 +180,15 @@ class RecorderNode(Node):
         tally = self._recorder.tally
         lost = f"; lost: {tally.pictures} pictures, {tally.others} others ({tally.problem})" if tally.problem else ""
         self.get_logger().info(f"{what}: {tally.messages} messages, {tally.bytes / MIB:.1f} MiB{lost}")
+
+
+def ros_time(heard: int, since: tuple[int, int], until: tuple[int, int]) -> int:
+    """A time of the machine's clock by ROS' clock, ns, which may be simulated: by what both said before and after."""
+    (began, first), (ended, last) = since, until
+    if not first:  # a simulated clock that was not there yet
+        return last
+    share = min(1.0, max(0.0, (heard - began) / max(1, ended - began)))
+    return first + round(share * (last - first))
 
 
 def as_metadata(profile: QoSProfile) -> Qos:

@@ -104,6 +104,14 @@ def test_the_command_records_parameters_versions_and_pictures(workcell: Bringup,
     assert doctor.returncode == 0 and re.search(r"passed\s+MCAP\s+doctor\s+checks", doctor.stdout), doctor.stdout
 
 
+def test_a_recorder_finds_topics_while_a_simulated_clock_stands(workcell: Bringup, peer: Peer, tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    with Bringup(Profile(nodes={"recorder": {"bag": str(bag), "use_sim_time": True}}), tmp_path / "logs") as recorder:
+        assert peer.until(lambda: is_filling(bag)), recorder.log("recorder").read_text()
+    with BagReader(bag) as reader:
+        assert reader.count("/joint_states") > 0
+
+
 def test_a_bag_plays_through_the_nodes(
     domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workcell: Bringup
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
 from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter, Types
+from molmoact_ros.record.mcap_file import PIECE
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 STRING, JOINTS = "std_msgs/msg/String", "sensor_msgs/msg/JointState"
@@ -113,3 +115,23 @@ def test_a_message_is_made_of_what_is_given_and_zeros() -> None:
     assert types.decode(types.encode(status), "diagnostic_msgs/msg/DiagnosticArray").status == []
     with pytest.raises(ValueError, match="nowhere_msgs/msg/Thing is not defined"):
         types.make("nowhere_msgs/msg/Thing")
+
+
+def test_the_file_is_written_in_pieces_that_keep_nobody_off_the_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, sizes = os.write, list[int]()
+
+    def watched(file: int, data: memoryview) -> int:
+        sizes.append(len(data))
+        return write(file, data)
+
+    monkeypatch.setattr("molmoact_ros.record.mcap_file.os.write", watched)
+    noise = np.random.default_rng(0).integers(0, 256, 3 << 20, np.uint8)
+    with BagWriter(tmp_path / "bag") as bag:
+        image = bag.types.make("sensor_msgs/msg/Image", data=noise)
+        bag.write(BagMessage("/picture", "sensor_msgs/msg/Image", bag.types.encode(image), 1))
+    with BagReader(tmp_path / "bag") as reader:
+        (message,) = reader.messages()
+        assert np.array_equal(reader.decode(message).data, noise)
+    assert sum(sizes) > 3 << 20 and max(sizes) <= PIECE
