@@ -77,7 +77,7 @@ def test_the_command_records_parameters_versions_and_pictures(workcell: Bringup,
     try:
         assert peer.until(lambda: is_filling(bag))
         assert peer.call(Trigger, "/controller/hold").success
-        peer.spin(6.0)  # on a busy machine the middleware finds a node three seconds late: when it announces itself again
+        peer.spin(6.0)  # a busy middleware may find a node three seconds late: when it announces itself again
     finally:
         process.send_signal(signal.SIGINT)
         status = process.wait(PATIENCE)
