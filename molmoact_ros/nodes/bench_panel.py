@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,14 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.msg import ActionChunk, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.background import BackgroundNode
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.panel.looker import look
 from molmoact_ros.srv import ResetScene
@@ -32,6 +30,10 @@ ARMS: Final = ("neither", "panel", "panel and recorder")
 """What runs beside the workcell, in turns."""
 SETTLE: Final = 3.0
 """s after everything is up, before it counts."""
+PERIOD: Final = 0.35
+"""s from plan to plan: half of the profile's, so that there are twice as many to take a percentile of."""
+DRAWS: Final = 2000
+"""Resamplings for the range of a ratio."""
 INSTRUCTION: Final = "put the red cube in the bowl"
 
 
@@ -53,37 +55,40 @@ class Beside:
         return ticks / os.sysconf("SC_CLK_TCK")
 
 
-class Stopwatch(Node):
-    """Keeps the arm at work, and times each plan's picture against the first command that comes after the plan."""
+class Stopwatch(BackgroundNode):
+    """Keeps the arm at work, and times each plan's picture against the first command that is sent after the plan.
+
+    By the middleware's stamps of when plan and command were sent, so that this process may be late to hear them.
+    """
 
     def __init__(self, context: rclpy.Context) -> None:
-        super().__init__("stopwatch", context=context)
-        self.safety, self.seconds, self._taken = SafetyStatus(), list[float](), 0.0
+        super().__init__("stopwatch", context)
+        self.safety = SafetyStatus()
+        self._plans, self._commands = list[tuple[int, float]](), list[int]()  # sent, ns; picture's stamp, s
         self.create_subscription(ActionChunk, "/policy/action_chunk", self._on_chunk, qos.RELIABLE)
         topic = "/fr3_arm_controller/joint_trajectory"
-        self.create_subscription(JointTrajectory, topic, self._on_command, qos.RELIABLE)
+        self.create_subscription(JointTrajectory, topic, self._on_command, qos.KEPT, raw=True)
         self.create_subscription(SafetyStatus, "/controller/safety_status", self._on_safety, qos.STATE)
         self._say = self.create_publisher(String, "/policy/instruction", qos.RELIABLE)
         self._triggers = {name: self.create_client(Trigger, f"/controller/{name}") for name in ("hold", "resume")}
         self._reset = self.create_client(ResetScene, "/sim/reset_scene")
-        self._executor = SingleThreadedExecutor(context=context)
-        self._executor.add_node(self)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
+        self.begin()
 
-    def close(self) -> None:
-        """End the thread and the node."""
-        self._executor.shutdown()
-        self._thread.join()
-        self.destroy_node()
+    def start(self) -> None:
+        """Measure from now on."""
+        self._plans, self._commands = [], []
 
-    def _on_chunk(self, message: ActionChunk) -> None:
-        self._taken = conversions.seconds(message.header.stamp)
+    def seconds(self) -> list[float]:
+        """From each plan's picture to its first command, s."""
+        commands = np.array(sorted(self._commands))
+        firsts = [(np.searchsorted(commands, sent, "right"), taken) for sent, taken in self._plans]
+        return [commands[first] * 1e-9 - taken for first, taken in firsts if first < len(commands)]
 
-    def _on_command(self, _: JointTrajectory) -> None:
-        if self._taken:
-            self.seconds.append(self.get_clock().now().nanoseconds * 1e-9 - self._taken)
-            self._taken = 0.0
+    def _on_chunk(self, message: ActionChunk, info: dict[str, int]) -> None:
+        self._plans.append((info["source_timestamp"], conversions.seconds(message.header.stamp)))
+
+    def _on_command(self, _: bytes, info: dict[str, int]) -> None:
+        self._commands.append(info["source_timestamp"])
 
     def _on_safety(self, message: SafetyStatus) -> None:
         self.safety = message
@@ -95,7 +100,7 @@ class Stopwatch(Node):
             client.service_is_ready() for client in clients
         )
 
-    def begin(self) -> None:
+    def set_table(self) -> None:
         """Set the table anew, and have the arm at work."""
         self._call(self._triggers["hold"], Trigger.Request())
         self._call(self._reset, ResetScene.Request(seed=7, instruction=INSTRUCTION, distractors=-1))
@@ -111,19 +116,20 @@ class Stopwatch(Node):
         client.call(request, timeout_sec=15.0)
 
 
-def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict[str, dict[str, float]]:
+def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """Figures by what ran beside the workcell of the profile `sim`, in ms; `times` turns of `seconds` each.
 
-    p50, p99, plans, pictures/s that a page was shown, and the share of a core that panel and recorder took. The order
-    of the turns is reversed each time, so that what else the machine does falls on all alike. Raises RuntimeError when
-    something does not start.
+    p50, p99, p99 of each turn, plans, pictures/s that a page was shown, the share of a core that panel and recorder
+    took, and p99's ratio to the first's with the range in which it is in nine of ten resamplings of the plans. The
+    order of the turns is reversed each time, so that what else the machine does falls on all alike. Raises RuntimeError
+    when something does not start.
     """
     use_environment()
-    found: dict[str, list[float]] = {name: [] for name in ARMS}
+    found: dict[str, list[list[float]]] = {name: [] for name in ARMS}  # ms, by turn
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ARMS}
-    context = rclpy.Context()
+    context, profile = rclpy.Context(), Profile.read("sim").with_parameters({"policy": {"period": PERIOD}})
     rclpy.init(context=context)
-    with tempfile.TemporaryDirectory(prefix="molmoact-") as folder, Bringup(Profile.read("sim"), Path(folder)) as up:
+    with tempfile.TemporaryDirectory(prefix="molmoact-") as folder, Bringup(profile, Path(folder)) as up:
         watch = Stopwatch(context)
         try:
             _until(watch.ready, up, "the workcell does not start")
@@ -131,26 +137,36 @@ def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict
                 for name in ARMS if turn % 2 == 0 else ARMS[::-1]:
                     with _beside(name, Path(folder) / f"{turn}-{name.replace(' ', '-')}") as beside:
                         rates[name].append(_measure(watch, up, seconds, beside))
-                    found[name] += watch.seconds
-                    tell(f"{name}: {len(watch.seconds)} plans")
+                    found[name].append([1e3 * value for value in watch.seconds()])
+                    tell(f"{name}: {len(found[name][-1])} plans, p99 {np.percentile(found[name][-1], 99):.0f} ms")
         finally:
             watch.close()
             context.try_shutdown()
+    return {name: _figures(found[ARMS[0]], found[name], rates[name]) for name in ARMS}
+
+
+def _figures(alone: list[list[float]], turns: list[list[float]], rates: list[tuple[float, float]]) -> dict[str, Any]:
+    plans, (pictures, cores) = np.concatenate(turns), np.mean(rates, axis=0).tolist()
     return {
-        name: {
-            "p50": 1e3 * float(np.percentile(found[name], 50)), "p99": 1e3 * float(np.percentile(found[name], 99)),
-            "plans": len(found[name]), "pictures": float(np.mean(rates[name], axis=0)[0]),
-            "cores": float(np.mean(rates[name], axis=0)[1]),
-        }
-        for name in ARMS
+        "p50": float(np.percentile(plans, 50)), "p99": float(np.percentile(plans, 99)),
+        "p99_of_turns": [float(np.percentile(turn, 99)) for turn in turns], "plans": len(plans),
+        "pictures": pictures, "cores": cores, **_ratio(np.concatenate(alone), plans),
     }  # fmt: skip
+
+
+def _ratio(alone: np.ndarray, plans: np.ndarray) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    draws = [np.percentile(rng.choice(plans, plans.size), 99) / np.percentile(rng.choice(alone, alone.size), 99)
+             for _ in range(DRAWS)]  # fmt: skip
+    ratio = float(np.percentile(plans, 99) / np.percentile(alone, 99))
+    return {"p99_ratio": ratio, "p99_ratio_range": np.percentile(draws, [5, 95]).tolist()}
 
 
 def _measure(watch: Stopwatch, up: Bringup, seconds: float, beside: Beside) -> tuple[float, float]:
     """One turn, into the stopwatch; pictures/s that were shown, and the share of a core that was taken."""
-    watch.begin()
+    watch.set_table()
     _work(watch, up, SETTLE)
-    watch.seconds = []
+    watch.start()
     frames, processor = beside.frames.value, beside.processor()
     _work(watch, up, seconds)
     return (beside.frames.value - frames) / seconds, (beside.processor() - processor) / seconds

@@ -53,6 +53,8 @@ AT_REST: Final = 1e-4
 """rad/s under which a joint counts as standing."""
 CLOCK_JUMP: Final = 0.2
 """s by which the ROS clock may differ in one cycle from the machine's own."""
+TURN: Final = 0.00005
+"""s for which the loop waits at most while a message is handled in Python."""
 LATE: Final = 0.5
 """s by which a cycle may be late before the arm holds."""
 
@@ -379,7 +381,7 @@ class ControllerNode(ManagedNode):
 def main() -> None:
     """Start the node. Its threads come before the machine's other work, where that is allowed."""
     real_time(ControllerNodeConfig().priority // 2)
-    run(ControllerNode)
+    run(ControllerNode, TURN)
 
 
 if __name__ == "__main__":

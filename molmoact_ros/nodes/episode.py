@@ -12,6 +12,7 @@ import rclpy
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
@@ -184,7 +185,8 @@ class Session:
         self._planner, self._cameras = planner, cameras
 
     def __enter__(self) -> EpisodeClient:
-        rclpy.init()
+        # rclpy's handlers end the context under whoever spins: Ctrl-C, or a time limit, then is an error in its midst.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._client = EpisodeClient(self._planner, self._cameras)
         return self._client
 

@@ -8,10 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
-KEPT = 6000  # cycles: a minute at 100 Hz
+SPAN: Final = 10.0
+"""s of cycles of which the jitter is told."""
 
 
 class Timing:
@@ -19,7 +21,7 @@ class Timing:
 
     def __init__(self, period: float) -> None:
         self._period, self._last = period, float("nan")
-        self._periods: deque[float] = deque(maxlen=KEPT)
+        self._periods: deque[float] = deque(maxlen=round(SPAN / period))
 
     def tick(self) -> None:
         """A cycle is run now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -18,6 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from molmoact_ros.msg import EngineStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
@@ -78,6 +80,11 @@ class PlayerNode(Node):
         self._triggers = {
             name: self.create_client(Trigger, f"/controller/{name}") for name in ("start", "hold", "stop", "resume")
         }
+        self._sees, self._awaited = (
+            False,
+            "",
+        )  # today's policy has pictures; what is asked of the controller when it does
+        self.create_subscription(EngineStatus, "/policy/engine_status", self._on_engine, qos.STATE)
         self._topics: dict[str, Any] = {}
         for topic, type_name in self._recording.topics.items():
             if re.fullmatch(self.config.include, topic) or not re.fullmatch(self.config.exclude, topic):
@@ -119,6 +126,9 @@ class PlayerNode(Node):
         self._going.set()
         response.success = True
         return response
+
+    def _on_engine(self, message: EngineStatus) -> None:
+        self._sees = math.isfinite(message.camera_age)
 
     # The thread
 
@@ -184,6 +194,7 @@ class PlayerNode(Node):
             time.sleep(max(0.0, due - time.monotonic()))
             self._now += part
             self._tell_time(self._now)
+            self._ask_controller()
 
     def _tell_time(self, now: int) -> None:
         self._clock_topic.publish(Clock(clock=conversions.time_message(now * 1e-9)))
@@ -198,8 +209,17 @@ class PlayerNode(Node):
                 publisher.publish(restamped(data, shift) if has_header(kind) else data)
         elif cue.instruction is not None:
             self._instruction.publish(String(data=cue.instruction))
-        elif cue.service and self._triggers[cue.service].service_is_ready():
-            self._triggers[cue.service].call_async(Trigger.Request())
+        else:
+            self._awaited = cue.service
+            self._ask_controller()
+
+    def _ask_controller(self) -> None:
+        """What was asked of it then; to move only once the policy of today has pictures, or it would hold at once."""
+        service, engine = self._awaited, "/policy/engine_status"
+        if service and (self._sees or service == "stop" or not self.count_publishers(engine)):
+            self._awaited = ""
+            if self._triggers[service].service_is_ready():
+                self._triggers[service].call_async(Trigger.Request())
 
     def _unpacked(self, message: BagMessage, shift: int) -> Image:
         picture = self._recording.decode(message)

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -14,16 +15,18 @@ from rclpy.signals import SignalHandlerOptions
 
 from molmoact_ros.nodes.managed import ManagedNode
 
+TURN: Final = 0.0005
+"""s after which a thread that waits for Python is let in. The default, 5 ms, is longer than a pass of an engine."""
 
-def run(make: Callable[[], Node | Sequence[Node]]) -> None:
-    """Spin a node, or several in one process, until SIGINT or SIGTERM.
+
+def run(make: Callable[[], Node | Sequence[Node]], turn: float = TURN) -> None:
+    """Spin a node, or several in one process, until SIGINT or SIGTERM. turn: as TURN.
 
     A node that cannot start says why in one line; the exit status is then 1.
     """
     # rclpy's own handler would invalidate the context while a node's threads still publish.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    # Threads take turns in Python; the default turn, 5 ms, is longer than a pass of an engine.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(turn)
     nodes: Sequence[Node] = []
     try:
         made = make()

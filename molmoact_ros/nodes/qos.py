@@ -6,11 +6,20 @@ from typing import Final
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-SENSOR: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+def sensor(depth: int) -> QoSProfile:
+    """Of images and joint states: the last `depth`, whether or not some were lost. Hears reliable publishers too."""
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+SENSOR: Final = sensor(1)
 """Only the newest matters: images, joint states. Hears reliable publishers too."""
 
 RELIABLE: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 """Every one matters, but only now: commands, chunks, traces."""
+
+KEPT: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+"""As before, for who may be late to look at them."""
 
 STATE: Final = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,

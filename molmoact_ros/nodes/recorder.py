@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from rcl_interfaces.msg import Parameter, ParameterEvent
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
@@ -20,6 +21,7 @@ from rclpy.task import Future
 from molmoact_ros.machine import machine
 from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.status import status
 from molmoact_ros.nodes.topics import message_class, offered
@@ -30,9 +32,10 @@ from molmoact_ros.record.recorder import MIB, Recorder
 KEEP_ALL: Final = QoSProfile(
     depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
-NICE: Final = 5
 LOOK: Final = 0.2
 """s between looks for new topics and nodes."""
+TAKE: Final = 0.05
+"""s between takes of what has come: a camera at 60 Hz brings three pictures meanwhile."""
 REMINDER: Final = 10.0
 """s between lines that say how the recording goes."""
 
@@ -52,7 +55,7 @@ class RecorderConfig(BaseModel):
 
 
 class RecorderNode(Node):
-    """Looks for new topics and nodes and subscribes to each topic as its publishers offer it."""
+    """Looks for new topics and nodes, subscribes to each topic as its publishers offer it, and takes what has come."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
@@ -66,19 +69,24 @@ class RecorderNode(Node):
             self.config.reserve * MIB, self.get_logger().error,
         )  # fmt: skip
         self._topics: set[str] = set()
+        self._polled: dict[str, tuple[str, Polled]] = {}
+        self._taken = self._clocks()  # when it was last taken, ns: by the machine's clock, by ROS'
         self._nodes: set[str] = set()  # whose parameters are known, or asked for
         self._asking: dict[str, tuple[Client, Client]] = {}
         # Told for the bag's sake: of each node what it had when it was first seen. Changes are on /parameter_events.
         self._parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self._look()
-        self.create_timer(LOOK, self._look)
-        self.create_timer(1.0, self._report)
-        self.create_timer(REMINDER, lambda: self._say("recording"))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a bag's clock may stand, or not have begun
+        for seconds, do in (
+            (LOOK, self._look), (TAKE, self._take), (1.0, self._report), (REMINDER, lambda: self._say("recording")),
+        ):  # fmt: skip
+            self.create_timer(seconds, do, clock=steady)
         self.get_logger().info(f"ready: recording into {folder}")
 
     def destroy_node(self) -> None:
         """Finish the bag, then the node."""
+        self._take()
         super().destroy_node()
         self._recorder.close()
         self._say("recorded")
@@ -107,10 +115,21 @@ class RecorderNode(Node):
         except ValueError as error:
             self.get_logger().warning(f"{topic} is not recorded: {type_name} is not installed here ({error})")
             return
-        self.create_subscription(kind, topic, partial(self._write, topic, type_name), quality, raw=True)
+        self._polled[topic] = type_name, Polled(self, kind, topic, quality)
 
-    def _write(self, topic: str, type_name: str, data: bytes) -> None:
-        self._recorder.put(BagMessage(topic, type_name, data, self.get_clock().now().nanoseconds))
+    def _take(self) -> None:
+        """Hand on what has come, oldest first, stamped with when the middleware heard it."""
+        since, self._taken = self._taken, self._clocks()
+        messages = [
+            BagMessage(topic, type_name, data, ros_time(heard, since, self._taken))
+            for topic, (type_name, polled) in self._polled.items()
+            for data, heard in polled.take()
+        ]
+        for message in sorted(messages, key=lambda message: message.stamp_ns):
+            self._recorder.put(message)
+
+    def _clocks(self) -> tuple[int, int]:
+        return time.time_ns(), self.get_clock().now().nanoseconds
 
     # Parameters
 
@@ -163,6 +182,15 @@ class RecorderNode(Node):
         self.get_logger().info(f"{what}: {tally.messages} messages, {tally.bytes / MIB:.1f} MiB{lost}")
 
 
+def ros_time(heard: int, since: tuple[int, int], until: tuple[int, int]) -> int:
+    """A time of the machine's clock by ROS' clock, ns, which may be simulated: by what both said before and after."""
+    (began, first), (ended, last) = since, until
+    if not first:  # a simulated clock that was not there yet
+        return last
+    share = min(1.0, max(0.0, (heard - began) / max(1, ended - began)))
+    return first + round(share * (last - first))
+
+
 def as_metadata(profile: QoSProfile) -> Qos:
     """A quality of service as rosbag2's metadata.yaml has it."""
     forever: Any = {"sec": 9223372036, "nsec": 854775807}
@@ -176,8 +204,7 @@ def as_metadata(profile: QoSProfile) -> Qos:
 
 
 def main() -> None:
-    """Start the node. What records comes after what reasons and moves, where they want the same core."""
-    os.nice(NICE)
+    """Start the node. It does not stand back: the controller tells it its commands under a lock that both share."""
     run(RecorderNode)
 
 

@@ -17,6 +17,7 @@ from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.replay.recording import Recording
 
 LONGER = 60.0  # s more than the bag that all of it may take
+FOLLOWING = 7.0  # rad, which no joint can lag behind: the recorded arm follows the commands of then
 
 
 def play_through_graph(args: argparse.Namespace, recording: Recording, console: Console) -> Path:
@@ -53,6 +54,8 @@ def _profile(args: argparse.Namespace, recording: Recording, out: Path) -> Profi
             nodes[name] = nodes[name] | then | {"use_sim_time": True}
     if "policy" in nodes:
         nodes["policy"]["checkpoint"] = str((args.checkpoint or default_checkpoint()).resolve())
+    if "controller" in nodes:
+        nodes["controller"]["following"] = FOLLOWING
     player: dict[str, Any] = {
         "bag": str(args.bag.resolve()), "rate": args.rate, "loop": args.loop, "paused": args.paused,
         "remap": args.remap or [""], "wait": [*nodes, "recorder"],

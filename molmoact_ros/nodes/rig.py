@@ -1,12 +1,8 @@
-"""A test rig beside the running graph: it stands between robot and controller, or in the policy's place.
-
-Messages are handled by a thread of its own, so whoever uses it may wait, sleep and start processes meanwhile.
-"""
+"""A test rig beside the running graph: it stands between robot and controller, or in the policy's place."""
 
 from __future__ import annotations
 
 import array
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -14,8 +10,6 @@ from typing import Any, Final
 import numpy as np
 import rclpy
 from geometry_msgs.msg import TwistStamped
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
@@ -23,6 +17,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.background import BackgroundNode
 from molmoact_ros.robots.franka import BASE_FRAME
 
 JOINT_STATES: Final = "/rig/joint_states"
@@ -33,11 +28,11 @@ UNTOLD: Final = 1e-3
 """rad or rad/s under which a command counts as the same, or as standing."""
 
 
-class Rig(Node):
+class Rig(BackgroundNode):
     """Relays joints and images until told otherwise; with `drive` it plans in the policy's place."""
 
     def __init__(self, context: rclpy.Context | None = None) -> None:
-        super().__init__("rig", context=context)
+        super().__init__("rig", context)
         self.safety, self.heard_safety = SafetyStatus(), 0.0
         self.q, self.speed, self.joints_heard = np.zeros(7), np.inf, 0.0
         self.relay_joints, self.relay_images, self.freeze_images = True, True, False
@@ -59,16 +54,7 @@ class Rig(Node):
         self._chunks: Any = None
         self._engine: Any = None
         self._time_source: Any = None
-        self._executor = SingleThreadedExecutor(context=context)
-        self._executor.add_node(self)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread and the node."""
-        self._executor.shutdown()
-        self._thread.join()
-        self.destroy_node()
+        self.begin()
 
     def now(self) -> float:
         """ROS time as the rig tells it, s."""

@@ -12,7 +12,7 @@ from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.lazy import LazySubscription
+from molmoact_ros.nodes.polled import LazyPolled
 from molmoact_ros.nodes.static_frames import transform_message
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import Arm
@@ -28,8 +28,7 @@ class RobotFrames:
     def __init__(self, node: Node, arms: Sequence[Arm], joint_states: str, rate: float) -> None:
         """joint_states: topic; rate: frames are told so often a second, to those who listen."""
         self._node, self._links, self._arms = node, Links(robot_model(), arms), tuple(arms)
-        self._joints = b""
-        self._hears = LazySubscription(node, JointState, joint_states, self._on_joints, qos.SENSOR, raw=True)
+        self._joints = LazyPolled(node, JointState, joint_states, qos.SENSOR)
         self._description: Any = None
         self._tf: Any = None
         self._static: Any = None
@@ -50,7 +49,7 @@ class RobotFrames:
         elif not alone and self._description is not None:
             self._node.get_logger().info(f"{DESCRIPTION} comes from another node; frames are left to it")
             self._end()
-        self._hears.want(self.wanted)
+        self._joints.want(self.wanted)
         if self._telling.is_canceled() is self.wanted:
             (self._telling.reset if self.wanted else self._telling.cancel)()
 
@@ -66,14 +65,11 @@ class RobotFrames:
             self._node.destroy_publisher(publisher)
         self._description = self._tf = self._static = None
 
-    def _on_joints(self, data: bytes) -> None:
-        self._joints = data
-
     def _publish(self) -> None:
-        if not self.wanted or not self._joints:
+        taken = self._joints.take()
+        if not self.wanted or not taken:
             return
-        joints = deserialize_message(self._joints, JointState)
-        self._joints = b""
+        joints = deserialize_message(taken[-1][0], JointState)
         self._links.update(dict(zip(joints.name, joints.position, strict=False)))
         self._tf.publish(self._message(self._moving, conversions.seconds(joints.header.stamp)))
 

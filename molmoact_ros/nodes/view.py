@@ -6,6 +6,7 @@ and late ones are dropped.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from molmoact_ros.nodes import conversions, markers, qos
 from molmoact_ros.nodes.device import STATES
 from molmoact_ros.nodes.lazy import LazySubscription
 from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.polled import LazyPolled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.robot_frames import RobotFrames
 from molmoact_ros.paths import robot_model
@@ -40,6 +42,8 @@ from molmoact_ros.robots.links import WORLD, Links
 
 LOOK: Final = 0.5
 """s between looks at who listens."""
+TAKE: Final = 0.1
+"""s between takes of depth and joints, while plans are shown in space."""
 KEPT: Final = 3.0
 """s for which depth and joints are kept, for plans whose picture was taken a while ago."""
 ABOVE: Final = (0.0, 0.0, 0.9)
@@ -75,7 +79,6 @@ class ViewNode(Node):
         self._trace: Trace | None = None
         self._points = np.zeros((0, 2), np.int64)  # of the trace
         self._chunks: dict[bool, list[Marker]] = {}  # by whether it waits for approval
-        self._frame = b""
         self._decoded: np.ndarray | None = None
         self._info = CameraInfo()
         self._depths, self._joints = _Recent(), _Recent()
@@ -95,16 +98,18 @@ class ViewNode(Node):
             lazy(EngineStatus, f"{config.policy}/engine_status", self._on_engine, qos.STATE),
             lazy(SafetyStatus, f"{config.controller}/safety_status", self._on_safety, qos.STATE),
         ]
-        self._frames = lazy(Image, f"/{camera}/color/image_raw", self._on_frame, qos.SENSOR, raw=True)
+        self._frames = LazyPolled(self, Image, f"/{camera}/color/image_raw", qos.SENSOR)
         self._models = lazy(Image, model_overlay, self._on_model_overlay, qos.RELIABLE)
         self._decodes = lazy(Image, f"{config.policy}/depth_image", self._on_decoded, qos.RELIABLE)
-        self._in_space = [
-            lazy(Image, f"/{camera}/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR, raw=True),
-            lazy(CameraInfo, f"/{camera}/color/camera_info", self._on_info, qos.SENSOR),
-            lazy(JointState, config.joint_states, self._on_joints, qos.SENSOR, raw=True),
+        depth = f"/{camera}/aligned_depth_to_color/image_raw"
+        self._in_space: list[tuple[LazyPolled, _Recent]] = [
+            (LazyPolled(self, Image, depth, qos.sensor(10)), self._depths),
+            (LazyPolled(self, JointState, config.joint_states, qos.sensor(100)), self._joints),
         ]
+        self._infos = LazyPolled(self, CameraInfo, f"/{camera}/color/camera_info", qos.SENSOR)
         self._asks = self.create_client(GetParameters, f"{config.controller}/get_parameters")
         self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, autostart=False)
+        self._taking = self.create_timer(TAKE, self._take, autostart=False)
         self.create_timer(LOOK, self._look_who_listens)
         self.get_logger().info("ready: pictures and markers are made for those who listen")
 
@@ -126,28 +131,26 @@ class ViewNode(Node):
         self._frames.want(drawn)
         self._decodes.want(self._both.wanted or self._depth_picture.wanted)
         self._models.want(self._model.get_subscription_count() > 0)
-        for source in self._in_space:
-            source.want(space)
+        for polled in (self._infos, *(polled for polled, _ in self._in_space)):
+            polled.want(space)
         for source in self._plans:
             source.want(drawn or space)
-        if self._drawing.is_canceled() is drawn:
-            (self._drawing.reset if drawn else self._drawing.cancel)()
+        for timer, wanted in ((self._drawing, drawn), (self._taking, space)):
+            if timer.is_canceled() is wanted:
+                (timer.reset if wanted else timer.cancel)()
         self._show_markers()
         if space and self._box is None and self._asks.service_is_ready():
             names = ["workspace_low", "workspace_high"]
             self._asks.call_async(GetParameters.Request(names=names)).add_done_callback(self._on_box)
 
-    def _on_frame(self, data: bytes) -> None:
-        self._frame = data
-
-    def _on_depth(self, data: bytes) -> None:
-        self._depths.add(self._now(), data)
-
-    def _on_info(self, message: CameraInfo) -> None:
-        self._info = message
-
-    def _on_joints(self, data: bytes) -> None:
-        self._joints.add(self._now(), data)
+    def _take(self) -> None:
+        """Keep what has come for plans to be put into space."""
+        shift = self.get_clock().now().nanoseconds - time.time_ns()  # of a simulated clock; else next to nothing
+        for polled, recent in self._in_space:
+            for data, heard in polled.take():
+                recent.add((heard + shift) * 1e-9, data)
+        for data, _ in self._infos.take():
+            self._info = deserialize_message(data, CameraInfo)
 
     def _on_box(self, future: Any) -> None:
         corners = [list(value.double_array_value) for value in future.result().values]
@@ -166,12 +169,14 @@ class ViewNode(Node):
         self._safety = message
 
     def _on_trace(self, message: Trace) -> None:
+        self._take()
         with self._refusing("trace"):
             self._points = conversions.trace_points(message)
             self._trace = message
             self._show_markers()
 
     def _on_chunk(self, pending: bool, message: ActionChunk) -> None:
+        self._take()
         with self._refusing("chunk"):
             self._chunks = {pending: list(self._chunk_in_space(message, pending))}
         self._show_markers()
@@ -180,11 +185,11 @@ class ViewNode(Node):
 
     def _show_frame(self) -> None:
         """The newest frame with the plan of now; nothing where there is no newer one."""
-        data, self._frame = self._frame, b""
-        if not data:
+        taken = self._frames.take()
+        if not taken:
             return
         with self._refusing("front camera"):
-            frame = deserialize_message(data, Image)
+            frame = deserialize_message(taken[-1][0], Image)
             picture = self._draw(conversions.rgb_pixels(frame), frame.header)
             self._overlay.publish(lambda: picture, frame.header)
             self._both.publish(lambda: beside(picture, self._decoded), frame.header)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -91,7 +92,10 @@ class Encoder:
 
 def _stand_back(begin: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the panel, which ends this process
+    os.setsid()  # where the kernel shares the cores out among sessions first, niceness counts within one alone
     os.nice(NICE)
+    with contextlib.suppress(OSError):  # a kernel that does not
+        Path("/proc/self/autogroup").write_text(str(NICE))
     begin()
 
 

@@ -6,6 +6,7 @@ record behind. Here the caller says when a chunk is over, and a chunk is in the 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import zlib
@@ -43,6 +44,13 @@ from mcap.stream_reader import get_chunk_data_stream
 MAGIC: Final = b"\x89MCAP0\r\n"
 LEVEL: Final = 1
 """zstd's: pictures without loss at some 300 MB/s and core, where 3 takes twice as long for 5 % less."""
+PIECE: Final = 16 * 1024
+"""Bytes put into the kernel's cache at once: many kernels let nobody else onto the core while they copy one piece.
+Pieces of 1 MiB made even a real-time thread on the same core 3 ms late at its 99th percentile, these 0.4 ms."""
+DIRECT: Final = 128 * 1024
+"""Bytes brought to the disk at once past that cache, which delays nobody."""
+BLOCK: Final = 4096
+"""Bytes at whose multiples such a write has to begin and to end, in the file and in memory."""
 _HEAD: Final = 9  # bytes of a record before its content: what it is, and how long
 _FOOT: Final = _HEAD + 20 + len(MAGIC)
 
@@ -106,6 +114,9 @@ class McapFile:
         """FileExistsError where there is such a file, OSError where there can be none."""
         self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._direct: _Direct | None = None
+        with suppress(OSError):  # a file system that knows no such thing
+            self._direct = _Direct(path)
         self.index, self.size = Index(), 0
         self._told: set[int] = set()  # channels that a chunk in the file describes
         out = RecordBuilder()
@@ -169,19 +180,56 @@ class McapFile:
         try:
             self._append(self.index.tail(self.size))
         finally:
+            if self._direct is not None:
+                self._direct.close()
             os.close(self._file)
 
     def _append(self, data: bytes) -> None:
-        left = memoryview(data)
+        left, at = memoryview(data), self.size
         try:
             while left:
-                left = left[os.write(self._file, left) :]
+                written = self._write(left, at)
+                left, at = left[written:], at + written
         except OSError:
             with suppress(OSError):  # else the torn record is cut off when the file is mended
                 os.ftruncate(self._file, self.size)
-                os.lseek(self._file, self.size, os.SEEK_SET)
             raise
-        self.size += len(data)
+        self.size = at
+
+    def _write(self, data: memoryview, at: int) -> int:
+        """Write a first piece of what is to stand at `at`; how many bytes. Whole blocks go past the kernel's cache."""
+        rest = -at % BLOCK
+        if self._direct is not None and not rest and len(data) >= BLOCK:
+            try:
+                return self._direct.write(data, at)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._direct.close()  # not here, or not of this size: through the cache from now on
+                self._direct = None
+        piece = rest if self._direct is not None and rest else PIECE
+        os.lseek(self._file, at, os.SEEK_SET)
+        return os.write(self._file, data[:piece])
+
+
+class _Direct:
+    """Writes whole blocks to the disk from memory that begins at one."""
+
+    def __init__(self, path: Path) -> None:
+        """OSError where the file system cannot."""
+        self._file = os.open(path, os.O_WRONLY | os.O_DIRECT)
+        self._view = memoryview(mmap(-1, DIRECT))
+
+    def write(self, data: memoryview, at: int) -> int:
+        """Write the first whole blocks of `data`, of DIRECT bytes at most, at a block's begin; how many bytes."""
+        size = min(len(data) // BLOCK * BLOCK, DIRECT)
+        self._view[:size] = data[:size]
+        os.lseek(self._file, at, os.SEEK_SET)
+        return os.write(self._file, self._view[:size])
+
+    def close(self) -> None:
+        """Write no more."""
+        os.close(self._file)
 
 
 def is_whole(path: Path) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +159,23 @@ def test_the_stop_button_and_escape_while_typing(person: Person) -> None:
     assert person.state() != SafetyStatus.STOPPED
     field.send_keys(Keys.ESCAPE)
     assert person.is_in(SafetyStatus.STOPPED)
+
+
+def test_a_busy_machine_does_not_keep_a_stop_waiting(person: Person) -> None:
+    page = person.browser
+    assert person.call(Trigger, "/controller/resume").success
+    burn = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(burn, start_new_session=True) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        person.spin(1.0)
+        page.press("stop")
+        assert person.is_in(SafetyStatus.STOPPED) and person.sees("state", "stopped")
+        person.spin(1.5)
+        assert "not confirmed" not in page.text("banner")
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def test_what_is_refused_is_said(person: Person) -> None:
@@ -343,8 +362,8 @@ def test_a_drawing_on_an_old_picture_is_refused_and_the_page_says_why(person: Pe
 
 
 def test_pictures_are_made_behind_everything_else_by_a_process_that_ends(person: Person) -> None:
-    def children() -> dict[int, int]:
-        """Nice values of the panel's processes."""
+    def children() -> dict[int, tuple[int, int]]:
+        """Nice value and session of the panel's processes."""
         found = {}
         for folder in Path("/proc").iterdir():
             try:
@@ -352,13 +371,16 @@ def test_pictures_are_made_behind_everything_else_by_a_process_that_ends(person:
             except OSError:
                 continue
             if fields and int(fields[1]) == person.bringup.pid("panel"):
-                found[int(folder.name)] = int(fields[16])
+                found[int(folder.name)] = int(fields[16]), int(fields[3])
         return found
 
     assert not person.browser.errors(), "all this while"
     own = os.getpriority(os.PRIO_PROCESS, person.bringup.pid("panel"))
     before = children()
-    assert min(own + NICE, 19) in before.values()
+    encoder = next(pid for pid, (nice, _) in before.items() if nice == min(own + NICE, 19))
+    assert before[encoder][1] == encoder, "a session of its own"
+    group = Path(f"/proc/{encoder}/autogroup")
+    assert not group.exists() or group.read_text().split()[-1] == str(NICE)
     person.bringup.kill("panel")
     assert person.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
     person.browser.until(lambda: "not connected" in person.browser.text("state"), 30.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
 from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter, Types
+from molmoact_ros.record.mcap_file import DIRECT, PIECE
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 STRING, JOINTS = "std_msgs/msg/String", "sensor_msgs/msg/JointState"
@@ -113,3 +118,36 @@ def test_a_message_is_made_of_what_is_given_and_zeros() -> None:
     assert types.decode(types.encode(status), "diagnostic_msgs/msg/DiagnosticArray").status == []
     with pytest.raises(ValueError, match="nowhere_msgs/msg/Thing is not defined"):
         types.make("nowhere_msgs/msg/Thing")
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_the_file_is_written_in_pieces_that_keep_nobody_off_the_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directly: bool
+) -> None:
+    """Past the kernel's cache where the file system can, through it in small pieces where it cannot."""
+    write, sizes = os.write, dict[bool, list[int]]({True: [], False: []})
+
+    def watched(file: int, data: memoryview) -> int:
+        direct = bool(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT)
+        if direct and not directly:
+            raise OSError(errno.EINVAL, "not here")
+        sizes[direct].append(len(data))
+        return write(file, data)
+
+    monkeypatch.setattr("molmoact_ros.record.mcap_file.os.write", watched)
+    rng, pictures = np.random.default_rng(0), []
+    with BagWriter(tmp_path / "bag") as bag:
+        for number, size in enumerate((3 << 20, 5000, 123, 1 << 20, 4096)):
+            pictures.append(rng.integers(0, 256, size, np.uint8))
+            image = bag.types.make("sensor_msgs/msg/Image", data=pictures[-1])
+            bag.write(BagMessage("/picture", "sensor_msgs/msg/Image", bag.types.encode(image), number))
+            bag.flush()
+    with BagReader(tmp_path / "bag") as reader:
+        assert not reader.repaired
+        read = [reader.decode(message).data for message in reader.messages()]
+    assert all(np.array_equal(*pair) for pair in zip(read, pictures, strict=True))
+    assert max(sizes[False]) <= PIECE and max(sizes[True], default=0) <= DIRECT
+    if directly:
+        with suppress(OSError):  # where this file system can
+            os.close(os.open(tmp_path / "probe", os.O_CREAT | os.O_WRONLY | os.O_DIRECT))
+            assert sum(sizes[True]) > 50 * sum(sizes[False])

@@ -1,0 +1,29 @@
+"""A node whose messages are handled by a thread of its own: whoever uses it may wait, sleep and start processes."""
+
+from __future__ import annotations
+
+import threading
+
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+
+class BackgroundNode(Node):
+    """Subclasses call `begin` when they are complete."""
+
+    def __init__(self, name: str, context: Context | None = None) -> None:
+        super().__init__(name, context=context)
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+
+    def begin(self) -> None:
+        """Handle messages from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and the node."""
+        self._executor.shutdown()
+        self._thread.join()
+        self.destroy_node()

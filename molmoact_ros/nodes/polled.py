@@ -1,0 +1,68 @@
+"""Subscriptions that are asked what has come, instead of waking the node for each message.
+
+Waking up costs an executor in Python up to half a millisecond, since it gathers everything that it waits for anew. Who
+only keeps messages, or looks at the newest now and then, saves most of that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+
+class Polled:
+    """One such subscription. What waits longer than `quality.depth` messages is lost, as for any reader."""
+
+    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile) -> None:
+        self._node, self._kind = node, kind
+        self._subscription = node.create_subscription(
+            kind, topic, lambda data: None, quality, callback_group=_Quiet(), raw=True
+        )  # fmt: skip
+
+    def take(self) -> list[tuple[bytes, int]]:
+        """The serialised messages since the last time, oldest first, each with when it was heard, ns since 1970."""
+        taken, reader = [], self._subscription.handle
+        with reader:
+            while (message := reader.take_message(self._kind, True)) is not None:
+                taken.append((message[0], message[1]["received_timestamp"]))
+        return taken
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._node.destroy_subscription(self._subscription)
+
+
+class LazyPolled:
+    """One that comes and goes with who wants it; there is nothing to take while it is not there."""
+
+    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile) -> None:
+        self._make = lambda: Polled(node, kind, topic, quality)
+        self._polled: Polled | None = None
+
+    def want(self, wanted: bool) -> None:
+        """Listen, or listen no more."""
+        if wanted and self._polled is None:
+            self._polled = self._make()
+        elif not wanted and self._polled is not None:
+            self._polled.close()
+            self._polled = None
+
+    def take(self) -> list[tuple[bytes, int]]:
+        """As Polled.take."""
+        return [] if self._polled is None else self._polled.take()
+
+
+class _Quiet(CallbackGroup):
+    """What is in it never wakes an executor."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        pass

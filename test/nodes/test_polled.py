@@ -1,0 +1,108 @@
+"""Messages that are asked for, and nodes with a thread of their own, over real ROS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import rclpy
+from hypothesis import given
+from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message
+from std_msgs.msg import String
+
+from molmoact_ros.nodes import qos
+from molmoact_ros.nodes.background import BackgroundNode
+from molmoact_ros.nodes.bringup import environment
+from molmoact_ros.nodes.polled import LazyPolled, Polled
+from molmoact_ros.nodes.recorder import ros_time
+
+from .conftest import PATIENCE, Peer
+
+
+def said(taken: list[tuple[bytes, int]]) -> list[str]:
+    return [deserialize_message(data, String).data for data, _ in taken]
+
+
+def test_messages_wait_until_they_are_asked_for_and_wake_nobody(peer: Peer) -> None:
+    out = peer.node.create_publisher(String, "/words", qos.RELIABLE)
+    polled = Polled(peer.node, String, "/words", qos.RELIABLE)
+    assert peer.until(lambda: out.get_subscription_count() == 1)
+    began = time.time_ns()
+    for word in "one", "two", "three":
+        out.publish(String(data=word))
+    peer.spin(0.5)  # an executor that were woken would have taken them
+    now, taken = time.time_ns(), polled.take()
+    assert said(taken) == ["one", "two", "three"]
+    stamps = [heard for _, heard in taken]
+    assert began <= stamps[0] <= stamps[1] <= stamps[2] <= now - 0.3e9, "stamped when heard, not when taken"
+    assert polled.take() == []
+    polled.close()
+    assert peer.until(lambda: out.get_subscription_count() == 0)
+
+
+@given(st.lists(st.integers(0, 10**8), min_size=2), st.integers(1, 10**15), st.floats(0, 100))
+def test_a_simulated_clocks_stamps_keep_the_order(steps: list[int], first: int, rate: float) -> None:
+    """Whatever the simulated clock's rate, messages of one take and of the next come out in the order of hearing."""
+    machine, clock, out = 1_700_000_000_000_000_000, first, list[int]()
+    for step in steps:
+        since, machine, clock = (machine, clock), machine + step, clock + round(rate * step)
+        between = (since[0], (since[0] + machine) // 2, machine)
+        out += [ros_time(heard, since, (machine, clock)) for heard in between]
+    assert out == sorted(out) and out[0] == first and out[-1] == clock
+    assert ros_time(5, (0, 0), (10, 77)) == 77, "there was no clock yet"
+
+
+def test_one_that_nobody_wants_is_not_there(peer: Peer) -> None:
+    out = peer.node.create_publisher(String, "/more_words", qos.SENSOR)
+    polled = LazyPolled(peer.node, String, "/more_words", qos.SENSOR)
+    assert polled.take() == [] and out.get_subscription_count() == 0
+    polled.want(True)
+    assert peer.until(out.get_subscription_count)
+    for word in "old", "new":
+        out.publish(String(data=word))
+    assert peer.until(lambda: "new" in said(polled.take()))
+    polled.want(False)
+    assert peer.until(lambda: out.get_subscription_count() == 0) and polled.take() == []
+
+
+def test_a_node_with_a_thread_of_its_own_hears_while_its_user_sleeps(peer: Peer) -> None:
+    out, heard = peer.node.create_publisher(String, "/call", qos.STATE), list[str]()
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = BackgroundNode("background", context)
+    node.create_subscription(String, "/call", lambda message: heard.append(message.data), qos.STATE)
+    node.begin()
+    out.publish(String(data="hello"))
+    deadline = time.monotonic() + PATIENCE
+    while not heard and time.monotonic() < deadline:
+        time.sleep(0.01)
+    node.close()
+    context.try_shutdown()
+    assert heard == ["hello"]
+
+
+def test_a_signal_ends_an_episodes_client_as_it_ends_any_program(domain: int, tmp_path: Path) -> None:
+    """Not by an error of rclpy's in the midst of what it does."""
+    program = "\n".join(
+        (
+            "from molmoact_ros.nodes.episode import Session",
+            "with Session() as client:",
+            "    print('up', flush=True)",
+            "    while True:",
+            "        client._spin(0.1)",
+        )
+    )
+    for number in signal.SIGTERM, signal.SIGINT:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env=environment(dict(os.environ)), cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        _, error = process.communicate(timeout=PATIENCE)
+        assert process.returncode == -number and "ExternalShutdown" not in error
