@@ -80,10 +80,8 @@ class PlayerNode(Node):
         self._triggers = {
             name: self.create_client(Trigger, f"/controller/{name}") for name in ("start", "hold", "stop", "resume")
         }
-        self._sees, self._awaited = (
-            False,
-            "",
-        )  # today's policy has pictures; what is asked of the controller when it does
+        self._sees = False  # today's policy has pictures
+        self._awaited = ""  # what is asked of the controller once it does
         self.create_subscription(EngineStatus, "/policy/engine_status", self._on_engine, qos.STATE)
         self._topics: dict[str, Any] = {}
         for topic, type_name in self._recording.topics.items():
