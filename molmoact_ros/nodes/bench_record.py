@@ -37,6 +37,7 @@ from molmoact_ros.robots.franka import HOME_Q, SINGLE
 RATE: Final = 30.0  # frames/s of each camera
 SIZES: Final = {"front": (480, 640), "wrist": (480, 640)}
 WARM: Final = 4.0  # s before anything is measured: the recorder finds topics, and asks for parameters
+FOUND: Final = 4.0  # s within which a recorder has found every node: on a busy machine the middleware takes up to three
 LAST: Final = 1.0  # s before it is killed, of which a recorder may have lost anything
 
 
@@ -290,7 +291,7 @@ def kill_recorder(times: int, seed: int, tell: Callable[[Kill], None]) -> list[K
                         spin(0.1)
                         if time.monotonic() > deadline:
                             raise RuntimeError(recorder.log("recorder").read_text()[-500:])
-                    spin(1.5)
+                    spin(FOUND)
                     begun = time.time()
                     spin(LAST + 3 * rng.random())
                     killed = time.time()
