@@ -302,7 +302,7 @@ def _bench_floor(args: argparse.Namespace) -> int:
         console.print(f"{name} takes {value:.0f} ms for a prompt of {args.prompt} tokens and {args.tokens} more")
     if args.json:
         about = {name: getattr(args, name) for name in ("shape", "prompt", "tokens", "passes", "repeats")}
-        about |= machine("") | {"device": device_name(device), "dtype": kind}
+        about |= machine("") | {"device": device_name(device), "dtype": str(case.dtype).removeprefix("torch.")}
         args.json.write_text(json.dumps(about | {"figures": rows, "baseline": other}, indent=1))
     return 0
 
