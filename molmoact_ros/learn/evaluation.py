@@ -69,17 +69,22 @@ def run_episode(
             plan = None
         if plan is None and now >= pictured + PERIOD:
             plan, pictured = plan_chunk(engine, observe(cell, result.instruction, now), result, watch), now
-        commands = controller.step(now)
-        if commands is not None:
-            cell.arm.command(commands[0].position)
-            cell.arm.grip(commands[0].opening)
-        cell.step(period)
+        move(cell, controller, now)
         result.seconds = now
         if cell.progress().success:
             break
     progress = cell.progress()
     result.success, result.first_touched = progress.success, progress.first_touched
     return result
+
+
+def move(cell: Workcell, controller: Controller, now: float) -> None:
+    """One cycle of the controller at `now`, s: the arm is told, and the workcell goes on."""
+    commands = controller.step(now)
+    if commands is not None:
+        cell.arm.command(commands[0].position)
+        cell.arm.grip(commands[0].opening)
+    cell.step(1.0 / controller.config.rate)
 
 
 def plan_chunk(

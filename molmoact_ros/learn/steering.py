@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from molmoact_ros.control.chunk_player import ActionChunk, still
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.engine import Steps
 from molmoact_ros.learn.batches import NOTHING_SAID
-from molmoact_ros.learn.evaluation import LATENCY, PERIOD, TIMEOUT, EpisodeResult, observe, plan_chunk
-from molmoact_ros.reasoning.following import point_at, remaining
+from molmoact_ros.learn.evaluation import LATENCY, PERIOD, TIMEOUT, EpisodeResult, move, observe, plan_chunk
+from molmoact_ros.reasoning.following import apart, remaining
 from molmoact_ros.reasoning.trace import pixels_from_trace, trace_from_pixels
 from molmoact_ros.sim.scene import Scene, sample_scene, tasks_for
 from molmoact_ros.sim.workcell import Workcell
@@ -133,11 +132,7 @@ def run_stroke(
             plan, played = None, plan
         if left is not None and plan is None and now >= pictured + PERIOD:
             plan, pictured = plan_chunk(engine, observe(cell, task.instruction, now, left), result), now
-        commands = controller.step(now)
-        if commands is not None:
-            cell.arm.command(commands[0].position)
-            cell.arm.grip(commands[0].opening)
-        cell.step(period)
+        move(cell, controller, now)
         if now >= until:
             break
     drawn = pixels_from_trace(task.trace, k.width, k.height).astype(float)
@@ -146,22 +141,9 @@ def run_stroke(
         task.instruction,
         task.goal,
         end=float(np.linalg.norm(way[-1] - drawn[-1])),
-        path=_apart(drawn, np.array(way)),
+        path=apart(drawn, np.array(way)),
         away=float(np.linalg.norm(cell.arm.tcp_position - task.scene.object(task.goal).point)),
         finished=left is None,
         seconds=now,
         refusals=tuple(result.refusals),
     )
-
-
-def _apart(one: np.ndarray, other: np.ndarray) -> float:
-    """The larger of the median distances of two lines through points [n, 2] and [m, 2] from each other."""
-    one, other = _evenly(one), _evenly(other)
-    distances = np.linalg.norm(one[:, None] - other, axis=2)
-    return float(max(np.median(distances.min(axis=0)), np.median(distances.min(axis=1))))
-
-
-def _evenly(line: np.ndarray) -> np.ndarray:
-    """Points [k, 2] about a pixel apart along a line [n, 2]."""
-    length = sum(float(np.linalg.norm(b - a)) for a, b in pairwise(line))
-    return np.array([point_at(line, where) for where in np.linspace(0, length, max(2, int(length)))])

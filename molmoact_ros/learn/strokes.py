@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from molmoact_ros.learn.expert import CHUNK_STEPS, HOVER, MAX_STEP
-from molmoact_ros.reasoning.following import point_at
+from molmoact_ros.reasoning.following import lengths_of, point_at
 from molmoact_ros.reasoning.trace import (
     TRAINING_COLOUR,
     checked_trace,
@@ -67,7 +67,7 @@ class Stroke:
     @property
     def length(self) -> float:
         """Pixels."""
-        return float(np.linalg.norm(np.diff(self.points, axis=0), axis=1).sum())
+        return float(lengths_of(self.points)[-1])
 
     def at(self, where: float) -> np.ndarray:
         """Its point [2] `where` pixels along it."""
@@ -82,7 +82,7 @@ class Stroke:
     def windows(self, rows: int, columns: int) -> np.ndarray:
         """What windows of the picture show of it, float32 [rows * columns, 5], NaN where it is not in sight: its middle
         there, (x, y) in 0..1 of the window, its direction (x, y), and how far along that is, in hundreds of pixels."""
-        ends = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(self.points, axis=0), axis=1))])
+        ends = lengths_of(self.points)
         along = np.linspace(0.0, ends[-1], max(2, int(ends[-1] / 2)))
         points = np.stack([np.interp(along, ends, self.points[:, axis]) for axis in (0, 1)], axis=1)
         places = points / (WIDTH, HEIGHT) * (columns, rows)

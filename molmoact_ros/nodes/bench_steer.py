@@ -16,6 +16,7 @@ from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.nodes.episode import EpisodeClient, GraphError, Session
 from molmoact_ros.panel.browser import Browser
 from molmoact_ros.paths import robot_model
+from molmoact_ros.reasoning.following import apart
 from molmoact_ros.sim.scene import AREA_X, AREA_Y, sample_scene
 from molmoact_ros.sim.workcell import Workcell
 
@@ -29,8 +30,6 @@ HEIGHT: Final = (0.05, 0.15)
 """m over the table, between which a stroke's end lies in the scene."""
 BEND: Final = 40.0
 """Pixels by which a stroke's middle is off the straight line, at most."""
-SPACING: Final = 4.0
-"""Pixels between the places at which a line is compared."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,9 @@ def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random
         if page.find("resume").is_enabled() and page.state() == "hold":
             page.press("resume")
     seconds = time.monotonic() - began
-    line, walked = _evenly(stroke), _evenly(np.array(way))
-    apart = np.linalg.norm(line[:, None] - walked[None], axis=2)
-    off = max(float(np.median(apart.min(axis=0))), float(np.median(apart.min(axis=1))))
-    return Followed(off, float(np.linalg.norm(np.array(way) - stroke[-1], axis=1).min()), seconds)
+    return Followed(
+        apart(stroke, np.array(way)), float(np.linalg.norm(np.array(way) - stroke[-1], axis=1).min()), seconds
+    )
 
 
 def _see(page: Browser, happened: Callable[[], bool], else_: str) -> None:
@@ -121,10 +119,3 @@ def _stroke(hand: np.ndarray, cell: Workcell, rng: np.random.Generator) -> np.nd
         if np.linalg.norm(along) > 80 and (stroke > 5).all() and (stroke < size - 5).all():
             return stroke
     raise GraphError("the hand is out of the picture; look at the simulator's log")
-
-
-def _evenly(line: np.ndarray) -> np.ndarray:
-    """Places [m, 2] along a line [n, 2], SPACING apart, so that where the hand lingered does not count for more."""
-    lengths = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    at = np.append(np.arange(0.0, lengths[-1], SPACING), lengths[-1])
-    return np.stack([np.interp(at, lengths, line[:, axis]) for axis in (0, 1)], axis=1)

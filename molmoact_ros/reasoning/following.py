@@ -29,7 +29,7 @@ def remaining(trace: np.ndarray, gripper: np.ndarray, width: int = 640, height: 
     unit, scale = width / 640, np.array([width - 1, height - 1]) / MAX_COORDINATE
     points, gripper = trace * scale, np.asarray(gripper, float)
     where = _nearest(points, gripper, AHEAD * unit)
-    lengths = _lengths(points)
+    lengths = lengths_of(points)
     left = lengths[-1] - where
     if max(left, np.linalg.norm(gripper - points[-1])) <= DONE * unit:
         return None
@@ -42,11 +42,25 @@ def remaining(trace: np.ndarray, gripper: np.ndarray, width: int = 640, height: 
 
 def point_at(points: np.ndarray, where: float) -> np.ndarray:
     """The point [2] that lies `where` along a line through `points` float [n, 2]; its ends beyond them."""
-    lengths = _lengths(points)
+    lengths = lengths_of(points)
     return np.array([np.interp(where, lengths, points[:, axis]) for axis in (0, 1)])
 
 
-def _lengths(points: np.ndarray) -> np.ndarray:
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    """The larger of the median distances of two lines through points [n, 2] and [m, 2] from each other, so that neither
+    a cut corner nor standing still is near."""
+    one, other = _evenly(one), _evenly(other)
+    distances = np.linalg.norm(one[:, None] - other, axis=2)
+    return float(max(np.median(distances.min(axis=0)), np.median(distances.min(axis=1))))
+
+
+def _evenly(line: np.ndarray) -> np.ndarray:
+    """Points [k, 2] about a pixel apart along a line [n, 2]: where a hand lingered does not count for more."""
+    length = lengths_of(line)[-1]
+    return np.array([point_at(line, where) for where in np.linspace(0, length, max(2, int(length)))])
+
+
+def lengths_of(points: np.ndarray) -> np.ndarray:
     """How far along the line through `points` [n, 2] each of them lies, [n]."""
     return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
 
@@ -56,7 +70,7 @@ def _nearest(points: np.ndarray, place: np.ndarray, most: float) -> float:
 
     Of points as near to within `NEARLY` the last one: a trace that turns back on itself is gone on with, not stuck to.
     """
-    lengths = _lengths(points)
+    lengths = lengths_of(points)
     best, distance = 0.0, float(np.linalg.norm(points[0] - place))
     for begin, end, first, last in zip(points[:-1], points[1:], lengths[:-1], lengths[1:], strict=True):
         if first > most or last == first:

@@ -90,9 +90,8 @@ def test_what_is_guessed_changes_no_bit_of_what_is_said(
     np.testing.assert_array_equal(states(NATIVE, prompt, said, tree)[len(said) + node], plain._after[0])
 
 
-@torch.inference_mode()
-@pytest.mark.parametrize("passes", [NATIVE, TORCH], ids=["native", "torch"])
-def test_a_kept_branch_is_as_if_it_had_been_said(passes: Passes) -> None:
+def kept_and_said(passes: Passes) -> tuple[CachedDecoder, CachedDecoder]:
+    """Two sequences of the same five tokens: a kept branch of a tree stands in the one, all was said in the other."""
     tree = Tree()
     first, side = tree.add(-1, 3), tree.add(-1, 4)
     tree.add(first, 5)
@@ -104,6 +103,13 @@ def test_a_kept_branch_is_as_if_it_had_been_said(passes: Passes) -> None:
         plain.feed([token], Tree())
     for decoder in (kept, plain):
         decoder.feed([7], Tree())
+    return kept, plain
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("passes", [NATIVE, TORCH], ids=["native", "torch"])
+def test_a_kept_branch_is_as_if_it_had_been_said(passes: Passes) -> None:
+    kept, plain = kept_and_said(passes)
     np.testing.assert_allclose(torch.as_tensor(kept._after), torch.as_tensor(plain._after), atol=1e-5)
     assert kept.length == plain.length == 5
 

@@ -22,10 +22,10 @@ from molmoact_ros.engine.passes import CachedDecoder, Part, Passes, TorchPasses
 from molmoact_ros.engine.static_passes import WIDTHS, StaticPasses
 from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.reasoning.answer import RefusedStep
-from molmoact_ros.reasoning.observation import Observation
 
 from ..conftest import released_config
-from .test_passes import CAPACITY, VOCABULARY, ids, model, trees
+from .test_bench import look
+from .test_passes import CAPACITY, VOCABULARY, ids, kept_and_said, model, trees
 
 ALL = np.arange(VOCABULARY)
 MODELS = {"qwen": model(), "olmo": model(num_key_value_heads=6, norm_after=True, use_qk_norm=True, qkv_bias=False)}
@@ -70,12 +70,6 @@ def engine() -> TorchEngine:
     return TorchEngine.load(default_checkpoint(), threads=1)
 
 
-def look(seed: int) -> Observation:
-    rng = np.random.default_rng(seed)
-    front, wrist = (rng.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(2))
-    return Observation((front, wrist), "put the red cube in the bowl", 0.0)
-
-
 def by(engine: TorchEngine, passes: Callable[[], Passes], width: DraftConfig) -> list[list[int]]:
     """Answers to some pictures in a row, by passes and with guesses of a width."""
     usual = engine.decoder, engine.draft
@@ -108,17 +102,7 @@ def test_answers_with_the_released_vocabulary_are_equal_too(released: Path) -> N
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_kept_branch_is_as_if_it_had_been_said(static: dict[str, StaticPasses], kind: str) -> None:
-    tree = Tree()
-    first, side = tree.add(-1, 3), tree.add(-1, 4)
-    tree.add(first, 5)
-    last = tree.add(side, 6)
-    kept, plain = CachedDecoder(static[kind]), CachedDecoder(static[kind])
-    kept.feed([1, 2], tree)
-    kept.keep([side, last])
-    for token in (1, 2, 4, 6):
-        plain.feed([token], Tree())
-    for decoder in (kept, plain):
-        decoder.feed([7], Tree())
+    kept, plain = kept_and_said(static[kind])
     np.testing.assert_allclose(kept._after, plain._after, rtol=1e-4, atol=1e-3)
     assert kept.length == plain.length == 5
 
