@@ -23,6 +23,7 @@ from molmoact_ros.msg import ActionChunk, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.background import BackgroundNode
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
+from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.panel.looker import look
 from molmoact_ros.srv import ResetScene
 
@@ -67,7 +68,7 @@ class Stopwatch(BackgroundNode):
         self._plans, self._commands = list[tuple[int, float]](), list[int]()  # sent, ns; picture's stamp, s
         self.create_subscription(ActionChunk, "/policy/action_chunk", self._on_chunk, qos.RELIABLE)
         topic = "/fr3_arm_controller/joint_trajectory"
-        self.create_subscription(JointTrajectory, topic, self._on_command, qos.KEPT, raw=True)
+        self._sent = Polled(self, JointTrajectory, topic, qos.KEPT)
         self.create_subscription(SafetyStatus, "/controller/safety_status", self._on_safety, qos.STATE)
         self._say = self.create_publisher(String, "/policy/instruction", qos.RELIABLE)
         self._triggers = {name: self.create_client(Trigger, f"/controller/{name}") for name in ("hold", "resume")}
@@ -76,10 +77,12 @@ class Stopwatch(BackgroundNode):
 
     def start(self) -> None:
         """Measure from now on."""
+        self._take()
         self._plans, self._commands = [], []
 
     def seconds(self) -> list[float]:
         """From each plan's picture to its first command, s."""
+        self._take()
         commands = np.array(sorted(self._commands))
         firsts = [(np.searchsorted(commands, sent, "right"), taken) for sent, taken in self._plans]
         return [commands[first] * 1e-9 - taken for first, taken in firsts if first < len(commands)]
@@ -87,8 +90,8 @@ class Stopwatch(BackgroundNode):
     def _on_chunk(self, message: ActionChunk, info: dict[str, int]) -> None:
         self._plans.append((info["source_timestamp"], conversions.seconds(message.header.stamp)))
 
-    def _on_command(self, _: bytes, info: dict[str, int]) -> None:
-        self._commands.append(info["source_timestamp"])
+    def _take(self) -> None:
+        self._commands += [taken.sent for taken in self._sent.take()]
 
     def _on_safety(self, message: SafetyStatus) -> None:
         self.safety = message
@@ -108,7 +111,8 @@ class Stopwatch(BackgroundNode):
         self.keep()
 
     def keep(self) -> None:
-        """Go on, where the controller holds."""
+        """Take what has come; go on, where the controller holds."""
+        self._take()
         if self.safety.state != SafetyStatus.POLICY:
             self._call(self._triggers["resume"], Trigger.Request())
 

@@ -33,6 +33,7 @@ from molmoact_ros.nodes.diagnostics import report
 from molmoact_ros.nodes.loop import Loop, Timing, real_time
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
 from molmoact_ros.paths import robot_model
@@ -149,7 +150,7 @@ class ControllerNode(ManagedNode):
         self._clocks: float | None = None  # ROS clock less the machine's own
         self._safety_status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
-        self.create_subscription(JointState, config.joint_states, self._on_joints, qos.SENSOR)
+        self._joints = Polled(self, JointState, config.joint_states, qos.SENSOR)  # the loop asks for them
         self.create_subscription(ActionChunk, f"{config.policy}/action_chunk", self._on_chunk, qos.RELIABLE)
         self.create_subscription(EngineStatus, f"{config.policy}/engine_status", self._on_engine, qos.STATE)
         for name, answer in (
@@ -223,8 +224,7 @@ class ControllerNode(ManagedNode):
                     throttle_duration_sec=5.0,
                 )
                 return
-            with self._lock:
-                self._controller.update_joints(q, opening, stamp, number)
+            self._controller.update_joints(q, opening, stamp, number)
 
     def _on_chunk(self, message: ActionChunk) -> None:
         stamp = conversions.seconds(message.header.stamp)
@@ -314,6 +314,8 @@ class ControllerNode(ManagedNode):
         with self._lock:
             try:
                 self._watch_clocks(late)
+                for joints in self._joints.messages():
+                    self._on_joints(joints)
                 missed = int(late / self._period) if self._moving else 0
                 commands = self._controller.step(self._now(), missed)
                 if commands is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
+from rclpy.subscription import Subscription
 
-from molmoact_ros.nodes.lazy import LazySubscription
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.topics import message_class, offered
@@ -88,9 +87,8 @@ class _Relay:
 
     def __init__(self, node: Node, topic: str, kind: type, channel: Any) -> None:
         self._node, self._channel = node, channel
-        self._make = partial(LazySubscription, node, kind, topic, self._on_message)
-        self._topic, self._latecomers = topic, False
-        self._subscription: LazySubscription | None = None
+        self._kind, self._topic, self._latecomers = kind, topic, False
+        self._subscription: Subscription | None = None
         self._clients: frozenset[int] = frozenset()
         self._kept: bytes | None = None  # the last one, where latecomers are told it
 
@@ -99,10 +97,11 @@ class _Relay:
         if clients and self._subscription is None:
             quality = offered(self._node, self._topic, depth=5)
             self._latecomers = quality.durability is DurabilityPolicy.TRANSIENT_LOCAL
-            self._subscription = self._make(quality, raw=True)
-            self._subscription.want(True)
+            self._subscription = self._node.create_subscription(
+                self._kind, self._topic, self._on_message, quality, raw=True
+            )
         elif not clients and self._subscription is not None:
-            self._subscription.want(False)
+            self._node.destroy_subscription(self._subscription)
             self._subscription, self._kept = None, None
         elif self._kept is not None and clients - self._clients:
             self._log(self._kept)

@@ -34,10 +34,11 @@ from molmoact_ros.engine.engine import Engine
 from molmoact_ros.msg import AnswerTokens, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.drawings import Drawings
-from molmoact_ros.nodes.frames import FrameBuffer
+from molmoact_ros.nodes.frames import MOST_JOINTS, FrameBuffer
 from molmoact_ros.nodes.gatekeeper import Gatekeeper
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.reasoner import Plan, Reasoner
 from molmoact_ros.nodes.status import status
@@ -146,8 +147,8 @@ class PolicyNode(ManagedNode):
         self._reasoner = Reasoner(self._engine, frames, self._now, self, self.config.period)
         self._gate = Gatekeeper(self, self._reasoner.lock, self._reasoner.again, self._veto)
         for topic in topics:
-            self.create_subscription(Image, topic, partial(self._reasoner.add, topic), qos.SENSOR)
-        self.create_subscription(JointState, self.config.joint_states, self._reasoner.add_joints, qos.SENSOR)
+            self.create_subscription(Image, topic, partial(self._on_image, topic), qos.SENSOR)
+        self._joints = Polled(self, JointState, self.config.joint_states, qos.sensor(MOST_JOINTS))
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
         for name, (wrong, use) in self._settings().items():
             value = self.get_parameter(name).value
@@ -356,6 +357,11 @@ class PolicyNode(ManagedNode):
         report = DiagnosticArray(status=[status(name, waiting, why if waiting else "fine", frames, "cameras")])
         report.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(report)
+
+    def _on_image(self, topic: str, image: Image) -> None:
+        for joints in self._joints.messages():
+            self._reasoner.add_joints(joints)
+        self._reasoner.add(topic, image)
 
     # What people say
 

@@ -6,11 +6,20 @@ only keeps messages, or looks at the newest now and then, saves most of that.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
+
+
+class Taken(NamedTuple):
+    """A serialised message. heard, sent: when, by the middleware of either side, ns since 1970."""
+
+    data: bytes
+    heard: int
+    sent: int
 
 
 class Polled:
@@ -22,13 +31,18 @@ class Polled:
             kind, topic, lambda data: None, quality, callback_group=_Quiet(), raw=True
         )  # fmt: skip
 
-    def take(self) -> list[tuple[bytes, int]]:
-        """The serialised messages since the last time, oldest first, each with when it was heard, ns since 1970."""
+    def take(self) -> list[Taken]:
+        """What has come since the last time, oldest first."""
         taken, reader = [], self._subscription.handle
         with reader:
             while (message := reader.take_message(self._kind, True)) is not None:
-                taken.append((message[0], message[1]["received_timestamp"]))
+                data, info = message
+                taken.append(Taken(data, info["received_timestamp"], info["source_timestamp"]))
         return taken
+
+    def messages(self) -> list[Any]:
+        """The same as messages."""
+        return [deserialize_message(data, self._kind) for data, _, _ in self.take()]
 
     def close(self) -> None:
         """Listen no more."""
@@ -42,6 +56,11 @@ class LazyPolled:
         self._make = lambda: Polled(node, kind, topic, quality)
         self._polled: Polled | None = None
 
+    @property
+    def wanted(self) -> bool:
+        """It is there."""
+        return self._polled is not None
+
     def want(self, wanted: bool) -> None:
         """Listen, or listen no more."""
         if wanted and self._polled is None:
@@ -50,9 +69,13 @@ class LazyPolled:
             self._polled.close()
             self._polled = None
 
-    def take(self) -> list[tuple[bytes, int]]:
+    def take(self) -> list[Taken]:
         """As Polled.take."""
         return [] if self._polled is None else self._polled.take()
+
+    def messages(self) -> list[Any]:
+        """As Polled.messages."""
+        return [] if self._polled is None else self._polled.messages()
 
 
 class _Quiet(CallbackGroup):

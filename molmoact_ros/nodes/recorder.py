@@ -123,7 +123,7 @@ class RecorderNode(Node):
         messages = [
             BagMessage(topic, type_name, data, ros_time(heard, since, self._taken))
             for topic, (type_name, polled) in self._polled.items()
-            for data, heard in polled.take()
+            for data, heard, _ in polled.take()
         ]
         for message in sorted(messages, key=lambda message: message.stamp_ns):
             self._recorder.put(message)

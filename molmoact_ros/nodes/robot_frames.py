@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
@@ -66,10 +65,10 @@ class RobotFrames:
         self._description = self._tf = self._static = None
 
     def _publish(self) -> None:
-        taken = self._joints.take()
-        if not self.wanted or not taken:
+        measured = self._joints.messages()
+        if not self.wanted or not measured:
             return
-        joints = deserialize_message(taken[-1][0], JointState)
+        joints = measured[-1]
         self._links.update(dict(zip(joints.name, joints.position, strict=False)))
         self._tf.publish(self._message(self._moving, conversions.seconds(joints.header.stamp)))
 

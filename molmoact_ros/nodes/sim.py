@@ -11,6 +11,7 @@ import numpy as np
 from geometry_msgs.msg import Point, Pose, Quaternion
 from pydantic import BaseModel, Field
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -19,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.static_frames import transform_message
 from molmoact_ros.paths import robot_model
@@ -73,6 +75,7 @@ class SimNode(Node):
         self._joint_states = self.create_publisher(JointState, "/joint_states", qos.RELIABLE)
         self._tf_static = self.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
         self._tf_static.publish(self._camera_frames())
+        self._commands: list[tuple[Polled, tuple[str, ...], TrajectoryFollower]] = []
         self._joint_names = [name for drive in self._drives for name in (*drive.arm.joints, *drive.arm.fingers)]
         for drive in self._drives:
             self._listen(drive.arm, "arm", drive.arm.joints, drive.joints)
@@ -97,7 +100,7 @@ class SimNode(Node):
 
     def _listen(self, arm: Arm, part: str, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
         topic = f"/{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
-        self.create_subscription(JointTrajectory, topic, lambda m: self._command(m, joints, follower), qos.RELIABLE)
+        self._commands.append((Polled(self, JointTrajectory, topic, qos.RELIABLE), joints, follower))
 
     def destroy_node(self) -> None:
         """Stop both threads, then the node."""
@@ -117,6 +120,7 @@ class SimNode(Node):
         while self._running.is_set():
             done = max(done, time.monotonic() - CATCH_UP)
             with self._lock:
+                self._take_commands()
                 while done < time.monotonic():
                     self._advance(TICK)
                     done += TICK
@@ -141,7 +145,14 @@ class SimNode(Node):
             )
         )  # fmt: skip
 
-    def _command(self, message: JointTrajectory, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
+    def _take_commands(self) -> None:
+        for polled, joints, follower in self._commands:
+            for data, heard, _ in polled.take():
+                self._command(deserialize_message(data, JointTrajectory), heard * 1e-9, joints, follower)
+
+    def _command(
+        self, message: JointTrajectory, heard: float, joints: tuple[str, ...], follower: TrajectoryFollower
+    ) -> None:
         """As joint_trajectory_controller: a stamp of zero means now; a malformed trajectory is refused whole."""
         try:
             order = [message.joint_names.index(joint) for joint in joints]
@@ -149,9 +160,7 @@ class SimNode(Node):
             positions = np.array([p.positions for p in message.points])[:, order]
             moving = bool(message.points) and all(len(p.velocities) for p in message.points)
             velocities = np.array([p.velocities for p in message.points])[:, order] if moving else None
-            stamp = conversions.seconds(message.header.stamp)
-            with self._lock:
-                follower.follow(stamp or self._now(), times, positions, velocities)
+            follower.follow(conversions.seconds(message.header.stamp) or heard, times, positions, velocities)
         except (ValueError, IndexError) as error:
             self.get_logger().error(f"trajectory for {', '.join(joints)} refused: {error}", throttle_duration_sec=1.0)
 

@@ -29,7 +29,6 @@ from molmoact_ros.control.pose import Pose
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, markers, qos
 from molmoact_ros.nodes.device import STATES
-from molmoact_ros.nodes.lazy import LazySubscription
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import LazyPolled
 from molmoact_ros.nodes.process import run
@@ -90,23 +89,23 @@ class ViewNode(Node):
         self._markers = self.create_publisher(MarkerArray, "~/markers", qos.RELIABLE)
         model_overlay = f"{config.policy}/model_overlay"
         self._model = self.create_publisher(CompressedImage, f"{model_overlay}/compressed", qos.RELIABLE)
-        lazy = partial(LazySubscription, self)
-        self._plans = [
-            lazy(Trace, f"{config.policy}/trace", self._on_trace, qos.RELIABLE),
-            lazy(ActionChunk, f"{config.policy}/action_chunk", partial(self._on_chunk, False), qos.RELIABLE),
-            lazy(ActionChunk, f"{config.policy}/pending_chunk", partial(self._on_chunk, True), qos.RELIABLE),
-            lazy(EngineStatus, f"{config.policy}/engine_status", self._on_engine, qos.STATE),
-            lazy(SafetyStatus, f"{config.controller}/safety_status", self._on_safety, qos.STATE),
+        lazy = partial(LazyPolled, self)
+        self._plans: list[tuple[LazyPolled, Callable[[Any], None]]] = [
+            (lazy(EngineStatus, f"{config.policy}/engine_status", qos.STATE), self._on_engine),
+            (lazy(SafetyStatus, f"{config.controller}/safety_status", qos.STATE), self._on_safety),
+            (lazy(Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
+            (lazy(ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), partial(self._on_chunk, False)),
+            (lazy(ActionChunk, f"{config.policy}/pending_chunk", qos.RELIABLE), partial(self._on_chunk, True)),
         ]
-        self._frames = LazyPolled(self, Image, f"/{camera}/color/image_raw", qos.SENSOR)
-        self._models = lazy(Image, model_overlay, self._on_model_overlay, qos.RELIABLE)
-        self._decodes = lazy(Image, f"{config.policy}/depth_image", self._on_decoded, qos.RELIABLE)
+        self._frames = lazy(Image, f"/{camera}/color/image_raw", qos.SENSOR)
+        self._models = lazy(Image, model_overlay, qos.SENSOR)
+        self._decodes = lazy(Image, f"{config.policy}/depth_image", qos.SENSOR)
         depth = f"/{camera}/aligned_depth_to_color/image_raw"
         self._in_space: list[tuple[LazyPolled, _Recent]] = [
-            (LazyPolled(self, Image, depth, qos.sensor(10)), self._depths),
-            (LazyPolled(self, JointState, config.joint_states, qos.sensor(100)), self._joints),
+            (lazy(Image, depth, qos.sensor(10)), self._depths),
+            (lazy(JointState, config.joint_states, qos.sensor(100)), self._joints),
         ]
-        self._infos = LazyPolled(self, CameraInfo, f"/{camera}/color/camera_info", qos.SENSOR)
+        self._infos = lazy(CameraInfo, f"/{camera}/color/camera_info", qos.SENSOR)
         self._asks = self.create_client(GetParameters, f"{config.controller}/get_parameters")
         self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, autostart=False)
         self._taking = self.create_timer(TAKE, self._take, autostart=False)
@@ -133,9 +132,10 @@ class ViewNode(Node):
         self._models.want(self._model.get_subscription_count() > 0)
         for polled in (self._infos, *(polled for polled, _ in self._in_space)):
             polled.want(space)
-        for source in self._plans:
-            source.want(drawn or space)
-        for timer, wanted in ((self._drawing, drawn), (self._taking, space)):
+        for polled, _ in self._plans:
+            polled.want(drawn or space)
+        taking = drawn or space or self._decodes.wanted or self._models.wanted
+        for timer, wanted in ((self._drawing, drawn), (self._taking, taking)):
             if timer.is_canceled() is wanted:
                 (timer.reset if wanted else timer.cancel)()
         self._show_markers()
@@ -144,13 +144,17 @@ class ViewNode(Node):
             self._asks.call_async(GetParameters.Request(names=names)).add_done_callback(self._on_box)
 
     def _take(self) -> None:
-        """Keep what has come for plans to be put into space."""
+        """Take in what has come, and show it."""
         shift = self.get_clock().now().nanoseconds - time.time_ns()  # of a simulated clock; else next to nothing
         for polled, recent in self._in_space:
-            for data, heard in polled.take():
+            for data, heard, _ in polled.take():
                 recent.add((heard + shift) * 1e-9, data)
-        for data, _ in self._infos.take():
-            self._info = deserialize_message(data, CameraInfo)
+        for self._info in self._infos.messages():
+            pass
+        pictures = (self._decodes, self._on_decoded), (self._models, self._on_model_overlay)
+        for source, show in (*self._plans, *pictures):
+            for message in source.messages():
+                show(message)
 
     def _on_box(self, future: Any) -> None:
         corners = [list(value.double_array_value) for value in future.result().values]
@@ -169,27 +173,26 @@ class ViewNode(Node):
         self._safety = message
 
     def _on_trace(self, message: Trace) -> None:
-        self._take()
         with self._refusing("trace"):
             self._points = conversions.trace_points(message)
             self._trace = message
             self._show_markers()
 
     def _on_chunk(self, pending: bool, message: ActionChunk) -> None:
-        self._take()
         with self._refusing("chunk"):
             self._chunks = {pending: list(self._chunk_in_space(message, pending))}
-        self._show_markers()
+            self._show_markers()
 
     # Pictures
 
     def _show_frame(self) -> None:
         """The newest frame with the plan of now; nothing where there is no newer one."""
-        taken = self._frames.take()
-        if not taken:
+        frames = self._frames.messages()
+        if not frames:
             return
+        self._take()
         with self._refusing("front camera"):
-            frame = deserialize_message(taken[-1][0], Image)
+            frame = frames[-1]
             picture = self._draw(conversions.rgb_pixels(frame), frame.header)
             self._overlay.publish(lambda: picture, frame.header)
             self._both.publish(lambda: beside(picture, self._decoded), frame.header)

@@ -18,14 +18,14 @@ from std_msgs.msg import String
 from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.background import BackgroundNode
 from molmoact_ros.nodes.bringup import environment
-from molmoact_ros.nodes.polled import LazyPolled, Polled
+from molmoact_ros.nodes.polled import LazyPolled, Polled, Taken
 from molmoact_ros.nodes.recorder import ros_time
 
 from .conftest import PATIENCE, Peer
 
 
-def said(taken: list[tuple[bytes, int]]) -> list[str]:
-    return [deserialize_message(data, String).data for data, _ in taken]
+def said(taken: list[Taken]) -> list[str]:
+    return [deserialize_message(data, String).data for data, _, _ in taken]
 
 
 def test_messages_wait_until_they_are_asked_for_and_wake_nobody(peer: Peer) -> None:
@@ -38,7 +38,7 @@ def test_messages_wait_until_they_are_asked_for_and_wake_nobody(peer: Peer) -> N
     peer.spin(0.5)  # an executor that were woken would have taken them
     now, taken = time.time_ns(), polled.take()
     assert said(taken) == ["one", "two", "three"]
-    stamps = [heard for _, heard in taken]
+    stamps = [heard for _, heard, _ in taken]
     assert began <= stamps[0] <= stamps[1] <= stamps[2] <= now - 0.3e9, "stamped when heard, not when taken"
     assert polled.take() == []
     polled.close()
