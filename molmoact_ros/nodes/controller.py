@@ -150,9 +150,10 @@ class ControllerNode(ManagedNode):
         self._clocks: float | None = None  # ROS clock less the machine's own
         self._safety_status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
-        self._joints = Polled(self, JointState, config.joint_states, qos.SENSOR)  # the loop asks for them
+        # What comes often is asked for by the loop: being woken for each message costs more than the cycle itself.
+        self._joints = Polled(self, JointState, config.joint_states, qos.SENSOR)
+        self._engine = Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.STATE)
         self.create_subscription(ActionChunk, f"{config.policy}/action_chunk", self._on_chunk, qos.RELIABLE)
-        self.create_subscription(EngineStatus, f"{config.policy}/engine_status", self._on_engine, qos.STATE)
         for name, answer in (
             ("start", self._on_start), ("resume", self._on_resume), ("hold", self._on_hold), ("stop", self._on_stop),
         ):  # fmt: skip
@@ -246,8 +247,7 @@ class ControllerNode(ManagedNode):
         fault = message.message or "no reason given" if message.state == EngineStatus.FAULT else ""
         looks = message.state in (EngineStatus.RUNNING, EngineStatus.WAITING, EngineStatus.PENDING)
         age = message.camera_age if looks else 0.0
-        with self._lock:
-            self._controller.on_engine(self._now(), fault, age, message.state == EngineStatus.PENDING)
+        self._controller.on_engine(self._now(), fault, age, message.state == EngineStatus.PENDING)
 
     # People
 
@@ -314,7 +314,9 @@ class ControllerNode(ManagedNode):
         with self._lock:
             try:
                 self._watch_clocks(late)
-                for joints in self._joints.messages():
+                if (engine := self._engine.newest()) is not None:
+                    self._on_engine(engine)
+                if (joints := self._joints.newest()) is not None:
                     self._on_joints(joints)
                 missed = int(late / self._period) if self._moving else 0
                 commands = self._controller.step(self._now(), missed)

@@ -44,10 +44,8 @@ class HandView:
     def _take(self) -> None:
         for transforms in self._transforms.messages():
             self._frames.add(transforms)
-        for self._info in self._infos.messages():
-            pass
-        for self._measured in self._joints.messages():
-            pass
+        self._info = self._infos.newest() or self._info
+        self._measured = self._joints.newest() or self._measured
 
     def place(self) -> np.ndarray | None:
         """The tool centre point in the front picture [2], in fractions of it; None while it cannot be known."""

@@ -41,8 +41,13 @@ class Polled:
         return taken
 
     def messages(self) -> list[Any]:
-        """The same as messages."""
+        """The same, deserialised."""
         return [deserialize_message(data, self._kind) for data, _, _ in self.take()]
+
+    def newest(self) -> Any:
+        """The last of them, deserialised, or None."""
+        taken = self.take()
+        return deserialize_message(taken[-1].data, self._kind) if taken else None
 
     def close(self) -> None:
         """Listen no more."""
@@ -76,6 +81,10 @@ class LazyPolled:
     def messages(self) -> list[Any]:
         """As Polled.messages."""
         return [] if self._polled is None else self._polled.messages()
+
+    def newest(self) -> Any:
+        """As Polled.newest."""
+        return None if self._polled is None else self._polled.newest()
 
 
 class _Quiet(CallbackGroup):

@@ -65,10 +65,9 @@ class RobotFrames:
         self._description = self._tf = self._static = None
 
     def _publish(self) -> None:
-        measured = self._joints.messages()
-        if not self.wanted or not measured:
+        joints = self._joints.newest()
+        if not self.wanted or joints is None:
             return
-        joints = measured[-1]
         self._links.update(dict(zip(joints.name, joints.position, strict=False)))
         self._tf.publish(self._message(self._moving, conversions.seconds(joints.header.stamp)))
 

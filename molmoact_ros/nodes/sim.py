@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
@@ -177,8 +176,13 @@ class SimNode(Node):
             with self._lock:
                 mujoco.mj_copyData(state, model, self._cell.data)
                 stamp = self._now()
+            depths = []
             for camera, renderer in zip(cameras, renderers, strict=True):
-                camera.publish(*renderer.render(state), stamp)
+                rgb, depth = renderer.render(state)
+                camera.publish_color(rgb, stamp)
+                depths.append(depth)
+            for camera, depth in zip(cameras, depths, strict=True):  # after all colour, which plans are made of
+                camera.publish_depth(depth, stamp)
             due = _sleep_until(due + period)
         for renderer in renderers:
             renderer.close()
@@ -248,17 +252,21 @@ class _Camera:
         self._depth = node.create_publisher(Image, f"/{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
         self._info = node.create_publisher(CameraInfo, f"/{name}/color/camera_info", qos.RELIABLE)
 
-    def publish(self, rgb: np.ndarray, depth: np.ndarray, stamp: float) -> None:
-        """Colour uint8 [H, W, 3] and depth float [H, W] m, both of time `stamp`."""
-        head: Header = conversions.header(stamp, self._frame)
+    def publish_color(self, rgb: np.ndarray, stamp: float) -> None:
+        """Colour uint8 [H, W, 3] of time `stamp`, s, and the camera's intrinsics."""
+        head = conversions.header(stamp, self._frame)
         # As little noise as there can be: no sensor gives the same frame twice, and who does counts as frozen.
         self._frame_count += 1
         rgb = rgb.copy()
         rgb[0, self._frame_count % rgb.shape[1]] ^= 1
         self._color.publish(conversions.image_message(rgb, "rgb8", head))
-        if self._depth.get_subscription_count():
-            self._depth.publish(conversions.image_message(conversions.millimetres(depth), "16UC1", head))
         self._info.publish(conversions.camera_info(self.intrinsics, head))
+
+    def publish_depth(self, depth: np.ndarray, stamp: float) -> None:
+        """Depth float [H, W] m of time `stamp`, s, to those who listen."""
+        if self._depth.get_subscription_count():
+            head = conversions.header(stamp, self._frame)
+            self._depth.publish(conversions.image_message(conversions.millimetres(depth), "16UC1", head))
 
 
 def _sleep_until(due: float) -> float:

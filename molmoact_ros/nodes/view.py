@@ -149,8 +149,7 @@ class ViewNode(Node):
         for polled, recent in self._in_space:
             for data, heard, _ in polled.take():
                 recent.add((heard + shift) * 1e-9, data)
-        for self._info in self._infos.messages():
-            pass
+        self._info = self._infos.newest() or self._info
         pictures = (self._decodes, self._on_decoded), (self._models, self._on_model_overlay)
         for source, show in (*self._plans, *pictures):
             for message in source.messages():
@@ -187,12 +186,11 @@ class ViewNode(Node):
 
     def _show_frame(self) -> None:
         """The newest frame with the plan of now; nothing where there is no newer one."""
-        frames = self._frames.messages()
-        if not frames:
+        frame = self._frames.newest()
+        if frame is None:
             return
         self._take()
         with self._refusing("front camera"):
-            frame = frames[-1]
             picture = self._draw(conversions.rgb_pixels(frame), frame.header)
             self._overlay.publish(lambda: picture, frame.header)
             self._both.publish(lambda: beside(picture, self._decoded), frame.header)
