@@ -30,7 +30,7 @@ from molmoact_ros.control.teleop import TeleopConfig
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.diagnostics import report
-from molmoact_ros.nodes.loop import Loop, Timing, real_time
+from molmoact_ros.nodes.loop import Loop, Timing, own_threads, real_time
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import Polled
@@ -176,6 +176,8 @@ class ControllerNode(ManagedNode):
         self.get_logger().info("ready: the arm stays where it is until it is told to start")
 
     def _begin_loop(self) -> None:
+        # All threads: whoever holds Python's lock keeps the loop waiting, and the middleware brings the joints.
+        real_time(self.config.priority // 2, own_threads())
         self._loop = Loop(self._cycle, self._period, self.config.priority)
         self._loop.start()
 
@@ -383,8 +385,7 @@ class ControllerNode(ManagedNode):
 
 
 def main() -> None:
-    """Start the node. Its threads come before the machine's other work, where that is allowed."""
-    real_time(ControllerNodeConfig().priority // 2)
+    """Start the node."""
     run(ControllerNode, TURN)
 
 

@@ -7,7 +7,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -73,12 +75,22 @@ class Loop:
             self._cycle(late)
 
 
-def real_time(priority: int) -> bool:
-    """Put the calling thread, and those it will start, before all others; False where that is not allowed."""
+def real_time(priority: int, threads: Iterable[int] = (0,)) -> bool:
+    """Put threads, and those they will start, before all others; False where that is not allowed.
+
+    priority: of SCHED_FIFO, 1..99; 0: they stay as they are, which is False too. threads: ids; 0 is the calling one.
+    """
     if priority <= 0:
         return False
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except (PermissionError, OSError):
+        for thread in threads:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(priority))
+    except OSError:
         return False
     return True
+
+
+def own_threads() -> list[int]:
+    """Ids of this process' threads, those of the middleware and of libraries among them."""
+    return [int(task.name) for task in Path("/proc/self/task").iterdir()]

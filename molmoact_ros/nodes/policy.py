@@ -5,6 +5,7 @@ A person's drawing steers it, and a gate may hold actions back until they are ap
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.drawings import Drawings
 from molmoact_ros.nodes.frames import MOST_JOINTS, FrameBuffer
 from molmoact_ros.nodes.gatekeeper import Gatekeeper
+from molmoact_ros.nodes.loop import own_threads, real_time
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import Polled
@@ -70,6 +72,9 @@ class PolicyConfig(EngineOptions):
     drawing_max_age: float = Field(10.0, gt=0, description="greatest age of the picture that is drawn on, s")
     drawing_timeout: float = Field(30.0, gt=0, description="time after which a person's trace ends, s")
     controller: str = Field("/controller", description="node name of the controller")
+    priority: int = Field(
+        5, ge=0, le=90, description="real-time priority where the system allows it, below the controller's 10; 0: none"
+    )
 
     @property
     def folder(self) -> Path:
@@ -170,9 +175,17 @@ class PolicyNode(ManagedNode):
     def activate(self) -> None:
         """Take instructions from now on."""
         self._active = True
+        self._come_first()
         self.get_logger().info(
             f"ready: {self._checkpoint} ({self._engine.digest}) by {self.config.backend} on {self._place}"
         )
+
+    def _come_first(self) -> None:
+        """A plan that is late is a worse plan: whatever else runs waits, but for the controller."""
+        priority, config = self.config.priority, self.config
+        if config.backend == "torch" and config.device == "cpu" and config.threads >= (os.cpu_count() or 1):
+            priority = 0  # on all cores at once it would starve the cameras
+        real_time(priority, own_threads())
 
     def deactivate(self) -> None:
         """End the goal, and take no more instructions."""
