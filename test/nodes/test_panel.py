@@ -94,7 +94,9 @@ def graph(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Per
 @pytest.fixture
 def person(graph: Person) -> Person:
     """Nothing to do, the arm at home, the page shows the camera."""
-    if graph.browser.find("end").is_enabled():
+    graph.spin(0.15)
+    if graph.engine[-1].instruction:
+        assert graph.browser.until(lambda: graph.browser.find("end").is_enabled(), 30.0), "the page knows a bit later"
         graph.browser.press("end")
     assert graph.until(lambda: graph.engine[-1].instruction == "")
     if graph.state() == SafetyStatus.STOPPED:
