@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import panel_pictures, qos
 from molmoact_ros.nodes.device import STATES, Device, DeviceConfig
 from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.panel.access import is_loopback, token
 from molmoact_ros.panel.pictures import Encoder, View
@@ -73,9 +75,11 @@ class PanelNode(Device):
         self._traces, self._goals = 0, 0  # heard, and given
         self._ended: dict[str, Any] = {}  # how the last goal did
         self._heard = {"safety": -math.inf, "engine": -math.inf}
-        self.create_subscription(EngineStatus, f"{config.policy}/engine_status", self._on_engine, qos.STATE)
-        self.create_subscription(Trace, f"{config.policy}/trace", self._on_trace, qos.RELIABLE)
-        self.create_subscription(ActionChunk, f"{config.policy}/action_chunk", self._on_chunk, qos.RELIABLE)
+        self._plans: list[tuple[Polled, Callable[[Any], None]]] = [
+            (Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.STATE), self._on_engine),
+            (Polled(self, Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
+            (Polled(self, ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), self._on_chunk),
+        ]
         self._looking: dict[View, Subscription] = {}
         self._encoder = Encoder(panel_pictures.encode, panel_pictures.begin)
         self._open()
@@ -119,6 +123,9 @@ class PanelNode(Device):
 
     def _show(self) -> None:
         """Tell browsers how it stands, and look at what they look at."""
+        for polled, hear in self._plans:
+            for message in polled.messages():
+                hear(message)
         if self._server.watched():
             self._server.show_state(self._state())
         wanted = self._server.looked_at()
