@@ -195,6 +195,7 @@ def graph(
         context = rclpy.Context()
         rclpy.init(context=context)
         rig = Rig(context)
+        rig.relay_cameras()
         try:
             if not policy:
                 rig.drive(clock)

@@ -29,7 +29,7 @@ UNTOLD: Final = 1e-3
 
 
 class Rig(BackgroundNode):
-    """Relays joints and images until told otherwise; with `drive` it plans in the policy's place."""
+    """Relays joints, and images after `relay_cameras`; after `drive` it plans in the policy's place."""
 
     def __init__(self, context: rclpy.Context | None = None) -> None:
         super().__init__("rig", context)
@@ -46,10 +46,6 @@ class Rig(BackgroundNode):
         topic = "/fr3_arm_controller/joint_trajectory"
         self.create_subscription(JointTrajectory, topic, self._on_command, qos.RELIABLE)
         self.create_subscription(SafetyStatus, "/controller/safety_status", self._on_safety, qos.STATE)
-        for camera, mine in zip(("front", "wrist"), CAMERAS, strict=True):
-            out = self.create_publisher(Image, f"/{mine}/color/image_raw", qos.SENSOR)
-            topic = f"/{camera}/color/image_raw"
-            self.create_subscription(Image, topic, lambda m, o=out, t=topic: self._on_image(m, o, t), qos.SENSOR)
         self._twist = self.create_publisher(TwistStamped, "/controller/teleop/twist", qos.RELIABLE)
         self._chunks: Any = None
         self._engine: Any = None
@@ -61,6 +57,13 @@ class Rig(BackgroundNode):
         return time.time() + self.offset
 
     # Relays
+
+    def relay_cameras(self) -> None:
+        """Stand between the cameras, too, and whoever looks at CAMERAS."""
+        for camera, mine in zip(("front", "wrist"), CAMERAS, strict=True):
+            out = self.create_publisher(Image, f"/{mine}/color/image_raw", qos.SENSOR)
+            topic = f"/{camera}/color/image_raw"
+            self.create_subscription(Image, topic, lambda m, o=out, t=topic: self._on_image(m, o, t), qos.SENSOR)
 
     def _on_joints(self, message: JointState) -> None:
         self.q, self.speed = np.array(message.position[:7]), float(np.abs(message.velocity[:7]).max())

@@ -19,8 +19,9 @@ COMPRESSED: Final = "sensor_msgs/msg/CompressedImage"
 PICTURES: Final = (IMAGE, COMPRESSED, "sensor_msgs/msg/PointCloud2")
 """What is large and comes again soon: dropped first where a disk is slow or full."""
 _DEPTH = ("16UC1", "mono16")
-_QUICK_DEPTH = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-"""Of measured depth as small as zlib makes it, in 9 ms for 640x480 instead of 10."""
+_FILTER, _SUB = 19, 16  # IMWRITE_PNG_FILTER and _SUB of OpenCV 4.12 on; one that is older takes no notice
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, _FILTER, _SUB]
+"""One filter, not the best of five for each row: half the time, for 5 % more of depth and 17 % of noisy colour."""
 
 
 def pack(message: BagMessage, types: Types, form: Form, quality: int) -> BagMessage:
@@ -34,11 +35,11 @@ def pack(message: BagMessage, types: Types, form: Form, quality: int) -> BagMess
     try:
         if image.encoding in _DEPTH:
             said, suffix, data = f"{image.encoding}; compressedDepth png", "compressedDepth", bytes(DEPTH_HEAD)
-            data += _encoded(image_pixels(image), ".png", _QUICK_DEPTH)
+            data += _encoded(image_pixels(image), ".png", _PNG)
         elif image.encoding == "32FC1":
             return message
         else:
-            options = [cv2.IMWRITE_JPEG_QUALITY, quality] if form == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+            options = [cv2.IMWRITE_JPEG_QUALITY, quality] if form == "jpeg" else _PNG
             said, suffix = f"{image.encoding}; {form} compressed bgr8", "compressed"
             data = _encoded(rgb_pixels(image)[:, :, ::-1], ".jpg" if form == "jpeg" else ".png", options)
     except RefusedStep:
