@@ -2,7 +2,7 @@
 //
 // A framework's calls cost more than a small model's arithmetic, so a whole pass is one call here. Every token's numbers are
 // summed in the same order however many tokens are in the pass and whichever guesses stand between them: what it says
-// does not depend on what was guessed, to the last bit. Matrices are packed by native.py as panels of 16 outputs.
+// does not depend on what was guessed, to the last bit. Matrices are packed by native.py as panels of LANES outputs.
 
 #include <cmath>
 #include <cstdint>
@@ -11,16 +11,18 @@
 
 namespace {
 
-constexpr int LANES = 16, MOST_HEAD = 256;
+// Floats in a register, and as many sums as there are registers for: rows of the input times panels of the matrix. Lanes that
+// are wider than a register would live in memory.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 6, PANELS = 4;
+#elif defined(__AVX__)
+constexpr int LANES = 8, ROWS = 6, PANELS = 2;
+#else
+constexpr int LANES = 4, ROWS = 4, PANELS = 2;
+#endif
+constexpr int MOST_HEAD = 256;
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t Whole __attribute__((vector_size(LANES * sizeof(int32_t))));
-
-// As many sums as there are registers for: rows of the input times panels of the matrix.
-#if defined(__AVX512F__)
-constexpr int ROWS = 6, PANELS = 4;
-#else
-constexpr int ROWS = 3, PANELS = 2;
-#endif
 
 Lanes load(const float* p) {
   Lanes v;
@@ -244,6 +246,8 @@ void activate(int count, const float* opened, int inner, float* out) {
 }  // namespace
 
 extern "C" {
+
+int32_t molmoact_lanes() { return LANES; }
 
 // One pass. x [tokens of all parts, width]: embeddings in, hidden states after the final norm out, from token `first` on; a
 // `first` other than 0 is for a pass of one part.

@@ -22,8 +22,6 @@ from molmoact_ros.engine.model import DecoderBlock, MolmoAct, rope_tables
 from molmoact_ros.engine.passes import Part
 from molmoact_ros.engine.quantise import is_quantised
 
-LANES = 16
-"""Outputs of a packed matrix' panel; as in native.cpp."""
 LARGEST = 64_000_000
 """Parameters of the largest decoder run here. Its matrices are copied; a larger one gains little from fewer calls."""
 MOST_HEAD = 256
@@ -56,22 +54,31 @@ def _library() -> Any | None:
     return ctypes.CDLL(str(file)) if file.exists() else None
 
 
+def _lanes() -> int:
+    """Outputs of a packed matrix' panel: as many as this processor computes at once."""
+    library = _library()
+    assert library is not None
+    return int(library.molmoact_lanes())
+
+
 def can_run(model: MolmoAct) -> bool:
     """Whether a model's decoder can be run here: compiled, on a processor in float32, small, of Qwen2's kind."""
+    if _library() is None:
+        return False
     c, weight = model.config.llm_config, model.lm_head.weight
     weights = [p for block in model.layers for p in block.parameters()]
     small, usual = sum(p.numel() for p in weights) <= LARGEST, not any(map(is_quantised, weights))
     plain = not c.norm_after and not c.use_qk_norm and c.hidden_act == "silu"
-    even = all(n % LANES == 0 for n in (c.hidden_size, c.head_dim, c.intermediate_size))
+    even = all(n % _lanes() == 0 for n in (c.hidden_size, c.head_dim, c.intermediate_size))
     even = even and c.head_dim <= MOST_HEAD
     host = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return _library() is not None and host and small and usual and plain and even
+    return host and small and usual and plain and even
 
 
 def _pack(matrix: Tensor) -> np.ndarray:
-    """A matrix [outputs, width] as panels [outputs / 16, width, 16]."""
+    """A matrix [outputs, width] as panels [outputs / lanes, width, lanes]."""
     array = matrix.detach().numpy()
-    return np.ascontiguousarray(array.reshape(-1, LANES, array.shape[1]).transpose(0, 2, 1))
+    return np.ascontiguousarray(array.reshape(-1, _lanes(), array.shape[1]).transpose(0, 2, 1))
 
 
 @dataclass
@@ -94,7 +101,7 @@ class NativePasses:
         """`capacity`: the longest sequence in tokens."""
         self._library: Any = _library()
         c, parts = model.config.llm_config, model.model.transformer
-        self.capacity = -(-capacity // LANES) * LANES  # scores are computed in whole lanes
+        self.capacity = -(-capacity // _lanes()) * _lanes()  # scores are computed in whole lanes
         self._arrays: list[np.ndarray] = []  # what the structures point to
         self._embedding, self._head = parts.wte.embedding.detach().numpy(), model.lm_head.weight.detach().numpy()
         cosines, sines = rope_tables(c, self.capacity)

@@ -142,6 +142,7 @@ class PanelNode(Device):
     def _state(self) -> dict[str, Any]:
         now = time.monotonic()
         there = {name: now - at < 1.0 for name, at in self._heard.items()}
+        there["engine"] &= self._execute.server_is_ready()  # what is only heard cannot be instructed yet
         return {
             "safety": safety_state(self.safety) if there["safety"] else None,
             "engine": engine_state(self._engine) if there["engine"] else None,

@@ -104,6 +104,7 @@ def person(graph: Person) -> Person:
     graph.call(Trigger, "/controller/hold")
     assert graph.call(ResetScene, "/sim/reset_scene", seed=7, instruction=INSTRUCTION, distractors=-1).success
     assert graph.browser.until(lambda: graph.browser.state() in ("hold", "idle"), 30.0)
+    assert graph.browser.until(lambda: graph.browser.text("engine-state") != "no policy", 30.0)
     graph.traces.clear()
     return graph
 
