@@ -16,7 +16,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int LANES = 16, ROWS = 6, PANELS = 4;
 #elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 6, PANELS = 2;
+constexpr int LANES = 8, ROWS = 4, PANELS = 2;
 #else
 constexpr int LANES = 4, ROWS = 4, PANELS = 2;
 #endif

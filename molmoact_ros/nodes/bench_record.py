@@ -33,7 +33,7 @@ from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.rig import JOINT_STATES, Rig
 from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter, Types, about, repair
 from molmoact_ros.record.pictures import Form
-from molmoact_ros.record.recorder import MIB, Recorder
+from molmoact_ros.record.recorder import MIB, Recorder, keep_memory
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
 
 RATE: Final = 30.0  # frames/s of each camera
@@ -227,6 +227,7 @@ def _recorded(bag: Path) -> tuple[int, int, int]:
 
 def disk_rate(seconds: float) -> dict[str, dict[str, float]]:
     """MB/s of pictures and pictures/s that one recorder writes to this folder's disk, by form, as fast as it goes."""
+    keep_memory()
     types, out = Types(), {}
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (60, 80, 3), np.uint8)

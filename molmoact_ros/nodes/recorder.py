@@ -27,7 +27,7 @@ from molmoact_ros.nodes.status import status
 from molmoact_ros.nodes.topics import message_class, offered
 from molmoact_ros.record.bag import BagMessage, BagWriter, Qos
 from molmoact_ros.record.pictures import PICTURES, Form
-from molmoact_ros.record.recorder import MIB, Recorder
+from molmoact_ros.record.recorder import MIB, Recorder, keep_memory
 
 KEEP_ALL: Final = QoSProfile(
     depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -205,6 +205,7 @@ def as_metadata(profile: QoSProfile) -> Qos:
 
 def main() -> None:
     """Start the node. It does not stand back: the controller tells it its commands under a lock that both share."""
+    keep_memory()
     run(RecorderNode)
 
 
