@@ -2,7 +2,8 @@
 //
 // A framework's calls cost more than a small model's arithmetic, so a whole pass is one call here. Every token's numbers are
 // summed in the same order however many tokens are in the pass and whichever guesses stand between them: what it says
-// does not depend on what was guessed, to the last bit. Matrices are packed by native.py as panels of LANES outputs.
+// does not depend on what was guessed, to the last bit. So no product is fused with a sum (-ffp-contract=off): a compiler
+// may do so in one block and not in another. Matrices are packed by native.py as panels of LANES outputs.
 
 #include <cmath>
 #include <cstdint>
@@ -16,11 +17,11 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int LANES = 16, ROWS = 6, PANELS = 4;
 #elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 4, PANELS = 2;
+constexpr int LANES = 8, ROWS = 2, PANELS = 6;
 #else
 constexpr int LANES = 4, ROWS = 4, PANELS = 2;
 #endif
-constexpr int MOST_HEAD = 256;
+constexpr int MOST_HEAD = 256, SLOTS = 64;  // SLOTS: scores computed at once; a cache holds a multiple of it
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t Whole __attribute__((vector_size(LANES * sizeof(int32_t))));
 
@@ -67,12 +68,16 @@ template <int R, int C>
 void block(const float* x, int width, const float* matrix, const float* bias, float* out, int outputs, bool add) {
   Lanes total[R][C] = {};
   for (int k = 0; k < width; ++k) {
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       const Lanes w = load(matrix + (c * width + k) * LANES);
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) total[r][c] += x[r * width + k] * w;
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       float* to = out + r * outputs + c * LANES;
       if (bias) total[r][c] += load(bias + c * LANES);
@@ -183,10 +188,14 @@ class Attention {
  private:
   void score(const float* query, const float* keys, int slots) {
     const float scale = 1.0f / std::sqrt((float)d_.head);
-    for (int j = 0; j < slots; j += LANES) {
-      Lanes total{};
-      for (int d = 0; d < d_.head; ++d) total += query[d] * load(keys + d * d_.capacity + j);
-      store(d_.scores + j, total * scale);
+    for (int j = 0; j < slots; j += SLOTS) {
+      Lanes total[SLOTS / LANES] = {};
+      for (int d = 0; d < d_.head; ++d) {
+#pragma GCC unroll 16
+        for (int b = 0; b < SLOTS / LANES; ++b) total[b] += query[d] * load(keys + d * d_.capacity + j + b * LANES);
+      }
+#pragma GCC unroll 16
+      for (int b = 0; b < SLOTS / LANES; ++b) store(d_.scores + j + b * LANES, total[b] * scale);
     }
   }
 
@@ -207,14 +216,21 @@ class Attention {
   }
 
   void mix(float whole, const int32_t* path, const float* values, int count, float* out) {
-    for (int d = 0; d < d_.head; d += LANES) {
-      Lanes total{};
-      for (int j = 0; j < count; ++j) {
-        const int slot = j < part_.length ? j : part_.length + path[j - part_.length];
-        total += d_.scores[j] * load(values + slot * d_.head + d);
-      }
-      store(out + d, total / whole);
+    int d = 0;
+    for (; d + 32 <= d_.head; d += 32) mixed<32 / LANES>(whole, path, values + d, count, out + d);
+    for (; d < d_.head; d += LANES) mixed<1>(whole, path, values + d, count, out + d);
+  }
+
+  template <int B>
+  void mixed(float whole, const int32_t* path, const float* values, int count, float* out) {
+    Lanes total[B] = {};
+    for (int j = 0; j < count; ++j) {
+      const int slot = j < part_.length ? j : part_.length + path[j - part_.length];
+#pragma GCC unroll 16
+      for (int b = 0; b < B; ++b) total[b] += d_.scores[j] * load(values + slot * d_.head + b * LANES);
     }
+#pragma GCC unroll 16
+    for (int b = 0; b < B; ++b) store(out + b * LANES, total[b] / whole);
   }
 
   const Decoder& d_;

@@ -22,6 +22,8 @@ from molmoact_ros.engine.model import DecoderBlock, MolmoAct, rope_tables
 from molmoact_ros.engine.passes import Part
 from molmoact_ros.engine.quantise import is_quantised
 
+SLOTS = 64
+"""Scores of attention that are computed at once, as in native.cpp: a cache holds a multiple of it."""
 LARGEST = 64_000_000
 """Parameters of the largest decoder run here. Its matrices are copied; a larger one gains little from fewer calls."""
 MOST_HEAD = 256
@@ -83,7 +85,7 @@ def _pack(matrix: Tensor) -> np.ndarray:
 
 @dataclass
 class _Cache:
-    """Keys [layers, kv_heads, head_dim, capacity] and values [layers, kv_heads, capacity, head_dim] of one sequence."""
+    """Keys [layers, kv_heads, head_dim, slots] and values [layers, kv_heads, slots, head_dim] of one sequence."""
 
     keys: np.ndarray
     values: np.ndarray
@@ -101,20 +103,20 @@ class NativePasses:
         """`capacity`: the longest sequence in tokens."""
         self._library: Any = _library()
         c, parts = model.config.llm_config, model.model.transformer
-        self.capacity = -(-capacity // _lanes()) * _lanes()  # scores are computed in whole lanes
+        self.capacity, self._slots = capacity, -(-capacity // SLOTS) * SLOTS
         self._arrays: list[np.ndarray] = []  # what the structures point to
         self._embedding, self._head = parts.wte.embedding.detach().numpy(), model.lm_head.weight.detach().numpy()
-        cosines, sines = rope_tables(c, self.capacity)
+        cosines, sines = rope_tables(c, self._slots)
         heads, kv_heads = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         layers = (_Layer * c.num_hidden_layers)(*map(self._layer, model.layers))
         self._model = _Model(
             c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim,
-            c.intermediate_size, self.capacity, c.layer_norm_eps, layers,
+            c.intermediate_size, self._slots, c.layer_norm_eps, layers,
             *map(self._keep, (parts.ln_f.weight, cosines, sines)),
             *map(self._room, (c.hidden_size, heads + 2 * kv_heads, heads, 2 * c.intermediate_size)),
             *map(self._room, (c.intermediate_size, 1, 1)),
         )  # fmt: skip
-        self._cache_shape = (c.num_hidden_layers, c.num_key_value_heads, c.head_dim, self.capacity)
+        self._cache_shape = (c.num_hidden_layers, c.num_key_value_heads, c.head_dim, self._slots)
 
     def _keep(self, numbers: Tensor | np.ndarray) -> int:
         """The address of numbers, which live as long as this does."""
@@ -123,8 +125,8 @@ class NativePasses:
         return self._arrays[-1].ctypes.data
 
     def _room(self, width: int) -> int:
-        """Room for 32-bit numbers [capacity, width]."""
-        return self._keep(np.zeros((self.capacity, width), np.float32))
+        """Room for 32-bit numbers [slots, width]."""
+        return self._keep(np.zeros((self._slots, width), np.float32))
 
     def _layer(self, block: DecoderBlock) -> _Layer:
         attention, mlp = block.self_attn, block.mlp
@@ -138,8 +140,8 @@ class NativePasses:
 
     def cache(self) -> _Cache:
         """Room for one sequence."""
-        *outer, head_dim, capacity = self._cache_shape
-        shapes = (*outer, head_dim, capacity), (*outer, capacity, head_dim)
+        *outer, head_dim, slots = self._cache_shape
+        shapes = (*outer, head_dim, slots), (*outer, slots, head_dim)
         return _Cache(*(np.zeros(shape, np.float32) for shape in shapes))
 
     def embed(self, ids: Sequence[int]) -> np.ndarray:
