@@ -180,10 +180,11 @@ def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable
 
 def figures(cycles: dict[str, np.ndarray]) -> dict[str, Any]:
     """The numbers of a record, whose arrays have one row a cycle ([n] or [n, 7]), for a Result."""
+    message = cycles["message"]
     cycles = {name: rows[1:] for name, rows in cycles.items() if rows.ndim}  # the first was still starting
     driven = cycles["open"] > 0
     if driven.sum() < 1000:
-        raise RuntimeError(f"the robot was driven for {driven.sum()} cycles only")
+        raise RuntimeError(f"the robot was driven for {driven.sum()} cycles only: {message}")
     sent, q_d, times = cycles["sent"], cycles["q_d"], cycles["time"]
     # Whole: neither this cycle nor the three before it were missed, so differences are what the robot sees.
     missed = (cycles["cycles"] > 1) | (np.abs(q_d - sent).max(axis=1) > 1e-6)

@@ -110,8 +110,9 @@ def test_unsafe_commands_are_refused_at_both_ends(robot: FrankaSim) -> None:
         assert arm.state().success_rate == 0, "nobody is in control"
 
 
-def test_a_fault_is_named_and_lifted_only_on_request(robot: FrankaSim) -> None:
-    with connected(robot) as arm:
+@attempts(3)
+def test_a_fault_is_named_and_lifted_only_on_request(tmp_path: Path) -> None:
+    with simulator(tmp_path) as robot, connected(robot) as arm:
         drive(arm, 0.5)
         os.kill(arm.pid, signal.SIGSTOP)
         deadline = time.monotonic() + PATIENCE
