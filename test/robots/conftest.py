@@ -11,7 +11,6 @@ import pytest
 from molmoact_ros.paths import robot_model
 from molmoact_ros.sim.franka_sim import FrankaSim
 
-
 LOST = "communication_constraints_violation"
 
 
