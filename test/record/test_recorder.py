@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import shutil
@@ -136,6 +137,34 @@ def test_a_bag_is_not_mended_while_it_is_recorded(tmp_path: Path) -> None:
             BagReader(tmp_path / "bag")
     with BagReader(tmp_path / "bag") as reader:
         assert not reader.repaired and len(list(reader.messages())) == 1
+
+
+FAULTS = """
+import resource, sys
+sys.path.insert(0, {folder!r})
+from pathlib import Path
+from test_recorder import NOISY
+from molmoact_ros.record.bag import BagWriter
+from molmoact_ros.record.recorder import keep_memory
+if sys.argv[2] == "keep":
+    keep_memory()
+bag = BagWriter(Path(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(60):
+    bag.write(NOISY)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+bag.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library cannot be told")
+def test_the_memory_of_a_chunk_is_kept_for_the_next(tmp_path: Path) -> None:
+    def faults(how: str) -> int:
+        code = FAULTS.format(folder=str(Path(__file__).parent))
+        command = [sys.executable, "-c", code, str(tmp_path / how), how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("keep") < faults("plain") / 3
 
 
 FULL = """
