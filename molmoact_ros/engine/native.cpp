@@ -21,7 +21,8 @@ constexpr int LANES = 8, ROWS = 2, PANELS = 6;
 #else
 constexpr int LANES = 4, ROWS = 4, PANELS = 2;
 #endif
-constexpr int MOST_HEAD = 256, SLOTS = 64;  // SLOTS: scores computed at once; a cache holds a multiple of it
+// Scores, and values of a head, that are computed at once. A cache holds a multiple of SLOTS.
+constexpr int MOST_HEAD = 256, SLOTS = 64, VALUES = 32;
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t Whole __attribute__((vector_size(LANES * sizeof(int32_t))));
 
@@ -217,7 +218,7 @@ class Attention {
 
   void mix(float whole, const int32_t* path, const float* values, int count, float* out) {
     int d = 0;
-    for (; d + 32 <= d_.head; d += 32) mixed<32 / LANES>(whole, path, values + d, count, out + d);
+    for (; d + VALUES <= d_.head; d += VALUES) mixed<VALUES / LANES>(whole, path, values + d, count, out + d);
     for (; d < d_.head; d += LANES) mixed<1>(whole, path, values + d, count, out + d);
   }
 

@@ -41,14 +41,12 @@ SIZES: Final = {"front": (480, 640), "wrist": (480, 640)}
 WARM: Final = 4.0  # s before anything is measured: the recorder finds topics, and asks for parameters
 FOUND: Final = 4.0  # s within which a recorder has found every node: on a busy machine the middleware takes up to three
 LAST: Final = 1.0  # s before it is killed, of which a recorder may have lost anything
-
-
 MEMORY: Final = Path("/dev/shm")
 """Where Linux keeps files in memory."""
-ARMS: Final[dict[str, tuple[Form, bool] | None]] = {
-    "none": None, "raw": ("raw", False), "jpeg": ("jpeg", False), "raw in memory": ("raw", True),
+ARMS: Final[dict[str, tuple[Form | None, bool]]] = {
+    "none": (None, False), "raw": ("raw", False), "jpeg": ("jpeg", False), "raw in memory": ("raw", True),
 }  # fmt: skip
-"""What is compared: without a recorder, and with one that writes this form, in memory or onto the disk."""
+"""What is compared: without a recorder, and with one that writes this form, onto the disk or (True) into memory."""
 
 
 @dataclass
@@ -129,7 +127,7 @@ def bench_record(seconds: float, turns: int, tell: Callable[[str], None]) -> dic
     ):
         for turn in range(turns):
             for arm in list(ARMS) if turn % 2 == 0 else list(ARMS)[::-1]:
-                form, in_memory = ARMS[arm] or (None, False)
+                form, in_memory = ARMS[arm]
                 cost = _measure(rig, form, seconds, Path(memory if in_memory else disk))
                 found[arm].append(cost)
                 tell(f"turn {turn + 1} of {turns}, recorder {arm}: p99 {cost.p99:.2f} ms")
@@ -159,13 +157,11 @@ def _filming(folder: Path) -> Iterator[Rig]:
             command("bench_record", file), env=environment(), stdout=log, stderr=log, cwd=folder
         )  # fmt: skip
         rig.drive()
-        # Somebody hears the pictures in any case, as the policy does.
-        heard = [Polled(rig, Image, f"/{camera}/color/image_raw", qos.SENSOR) for camera in SIZES]
+        for camera in SIZES:  # somebody hears the pictures in any case, as the policy does
+            Polled(rig, Image, f"/{camera}/color/image_raw", qos.SENSOR)
         try:
             yield rig
         finally:
-            for polled in heard:
-                polled.close()
             cameras.terminate()
             cameras.wait(15.0)
             rig.close()

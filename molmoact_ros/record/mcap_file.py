@@ -48,7 +48,7 @@ PIECE: Final = 16 * 1024
 """Bytes put into the kernel's cache at once: many kernels let nobody else onto the core while they copy one piece.
 Pieces of 1 MiB made even a real-time thread on the same core 3 ms late at its 99th percentile, these 0.4 ms."""
 DIRECT: Final = 512 * 1024
-"""Bytes brought to the disk at once past that cache, which delays nobody."""
+"""Bytes brought to the disk at once past that cache, for which the kernel keeps no core."""
 BLOCK: Final = 4096
 """Bytes at whose multiples such a write has to begin and to end, in the file and in memory."""
 _HEAD: Final = 9  # bytes of a record before its content: what it is, and how long
