@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 from pydantic import Field
-from rclpy.action import ActionClient
 from rclpy.subscription import Subscription
 from rclpy.task import Future as RosFuture
 from sensor_msgs.msg import Image
@@ -22,6 +21,7 @@ from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.control.devices import Speeds
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import panel_pictures, qos
+from molmoact_ros.nodes.actions import ThreadsafeActionClient
 from molmoact_ros.nodes.device import STATES, Device, DeviceConfig
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import Polled
@@ -66,7 +66,7 @@ class PanelNode(Device):
         self.config = config = declare(self, PanelConfig)
         self.connect(config)
         self._say = self.create_publisher(String, f"{config.policy}/instruction", qos.RELIABLE)
-        self._execute = ActionClient(self, ExecuteInstruction, f"{config.policy}/execute")
+        self._execute = ThreadsafeActionClient(self, ExecuteInstruction, f"{config.policy}/execute")
         self._edit = self.create_client(EditTrace, f"{config.policy}/edit_trace")
         self._triggers["hold"] = self.create_client(Trigger, f"{config.controller}/hold")
         for name in ("approve", "veto"):

@@ -15,7 +15,6 @@ import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from pydantic import BaseModel, Field
-from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
@@ -25,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.actions import ThreadsafeActionClient
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.command import ArmCommand
@@ -326,10 +326,10 @@ class TrajectoryGripper(_Gripper):
 class _ActionGripper(_Gripper):
     """For drivers with actions. A new goal does not wait for the end of the last; drivers take over."""
 
-    def _client(self, kind: Any, name: str) -> ActionClient:
-        return ActionClient(self._node, kind, name)
+    def _client(self, kind: Any, name: str) -> ThreadsafeActionClient:
+        return ThreadsafeActionClient(self._node, kind, name)
 
-    def _start(self, client: ActionClient, goal: Any) -> bool:
+    def _start(self, client: ThreadsafeActionClient, goal: Any) -> bool:
         if not client.server_is_ready():
             name = client._action_name
             self._node.get_logger().error(f"no gripper at the action {name}; is it started?", throttle_duration_sec=2.0)

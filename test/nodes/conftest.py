@@ -37,6 +37,9 @@ PERIOD = 1.5
 PATIENCE = 30.0
 """Seconds after which something that should happen has not; far longer than it takes."""
 
+LINES = 12
+"""Of each node's log, told of a test that failed."""
+
 DOMAINS = (1 + (os.getpid() + i) % 100 for i in range(100))
 """1..100, begun at a place that differs between runs at the same time."""
 
@@ -70,6 +73,19 @@ def domain() -> Iterator[int]:
         for name, value in environment({"ROS_DOMAIN_ID": str(number)}).items():
             patch.setenv(name, value)
         yield number
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    """To a test that failed: what the nodes of its fixtures wrote last."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            bringup = value if isinstance(value, Bringup) else getattr(value, "bringup", None)
+            for log in sorted(bringup.log("any").parent.glob("*.log")) if bringup else []:
+                lines = log.read_text(errors="replace").splitlines()[-LINES:]
+                report.sections.append((log.name, "\n".join(lines)))
+    return report
 
 
 class Peer:
