@@ -13,7 +13,7 @@ from molmoact_ros.robots.franka import SINGLE, Arm
 from molmoact_ros.robots.mjcf import arms_spec
 
 NAMES = ("workspace", "table", "self_collision", "arm_distance")
-_SELF, _ARMS = 2, 3  # of NAMES
+_BOX, _TABLE, _SELF, _ARMS = range(len(NAMES))
 
 
 class Workspace(BaseModel):
@@ -58,26 +58,33 @@ class Guard:
         self._near = self._model.geom_rbound[self._pairs].sum(axis=1) + self._apart
 
     def breach(self, q: np.ndarray, beside: np.ndarray | None = None) -> np.ndarray:
-        """By how many m the joints `q` [7] rad break the rules of NAMES, float64 [4]; 0 where one is kept.
+        """By how many m each of the joints `q` [k, 7] rad breaks the rules of NAMES, float64 [k, 4]; 0: it is kept.
 
-        beside: joints of the other arms, one after the other, [7 n] rad; None where there are none.
+        beside: joints of the other arms, one after the other, [k, 7 n] rad; None where there are none.
         """
-        data, out = self._data, np.zeros(len(NAMES))
-        data.qpos[self._mine] = q
-        if beside is not None:
-            data.qpos[self._theirs] = beside
-        mujoco.mj_kinematics(self._model, data)
-        mujoco.mj_collision(self._model, data)
-        position = data.site_xpos[self._site]
-        out[0] = max(0.0, float((self._low - position).max()), float((position - self._high).max()))
-        if data.ncon:
-            out[1] = max(0.0, self._table - float(data.contact.dist.min()))
-        between = data.geom_xpos[self._pairs[:, 0]] - data.geom_xpos[self._pairs[:, 1]]
-        for k in np.flatnonzero(np.einsum("ij,ij->i", between, between) < self._near**2):
-            rule, kept = self._rules[k], self._apart[k]
-            distance = mujoco.mj_geomDistance(self._model, data, *self._pairs[k], kept, None)
-            out[rule] = max(out[rule], kept - distance)
+        model, data, out = self._model, self._data, np.zeros((len(q), len(NAMES)))
+        hands, places = np.empty((len(q), 3)), np.empty((len(q), model.ngeom, 3))
+        for k in range(len(q)):
+            self._place(k, q, beside)
+            mujoco.mj_collision(model, data)
+            hands[k], places[k] = data.site_xpos[self._site], data.geom_xpos
+            if data.ncon:
+                out[k, _TABLE] = max(0.0, self._table - float(data.contact.dist.min()))
+        outside = np.maximum(self._low - hands, hands - self._high)
+        out[:, _BOX] = np.maximum(0.0, outside.max(axis=1))
+        between = places[:, self._pairs[:, 0]] - places[:, self._pairs[:, 1]]
+        for k, pair in np.argwhere(np.einsum("kij,kij->ki", between, between) < self._near**2):
+            self._place(k, q, beside)
+            rule, kept = self._rules[pair], self._apart[pair]
+            distance = mujoco.mj_geomDistance(model, data, *self._pairs[pair], kept, None)
+            out[k, rule] = max(out[k, rule], kept - distance)
         return out
+
+    def _place(self, k: int, q: np.ndarray, beside: np.ndarray | None) -> None:
+        self._data.qpos[self._mine] = q[k]
+        if beside is not None:
+            self._data.qpos[self._theirs] = beside[k]
+        mujoco.mj_kinematics(self._model, self._data)
 
 
 def _joints(model: mujoco.MjModel, arm: Arm) -> list[int]:

@@ -25,7 +25,7 @@ class Kinematics:
         model.jnt_range[:JOINTS] += [LIMIT_MARGIN, -LIMIT_MARGIN]
         self._configuration = mink.Configuration(model)
         self._q, self._site = np.zeros(model.nq), model.site(arm.tcp_frame).id
-        self._jacobian, self._frame = np.zeros((6, model.nv)), arm.tcp_frame
+        self._jacobian, self._turn = np.zeros((6, model.nv)), np.zeros(4)
         self._hand = mink.FrameTask(arm.tcp_frame, "site", position_cost=1.0, orientation_cost=0.5, lm_damping=1e-6)
         self._posture = mink.PostureTask(model, cost=1e-3)
         self._posture.set_target(self._full(HOME_Q))
@@ -40,8 +40,8 @@ class Kinematics:
         """Pose of the hand for joints `q` float64 [7] rad."""
         self._configuration.update(self._full(q))
         data = self._configuration.data
-        rotation = Rotation.from_matrix(data.site_xmat[self._site].reshape(3, 3))
-        return Pose(data.site_xpos[self._site].copy(), rotation)
+        mujoco.mju_mat2Quat(self._turn, data.site_xmat[self._site])
+        return Pose(data.site_xpos[self._site].copy(), Rotation.from_quat(self._turn, scalar_first=True))
 
     def dexterity(self, q: np.ndarray) -> float:
         """Smallest singular value of the hand's Jacobian (m and rad a rad) at `q` [7] rad; 0 in a singularity."""
@@ -57,7 +57,8 @@ class Kinematics:
         Where the solver finds none (joints outside their limits), `q` itself.
         """
         self._configuration.update(self._full(q))
-        self._hand.set_target(mink.SE3.from_matrix(target.matrix()))
+        turn = mink.SO3(target.rotation.as_quat(scalar_first=True))
+        self._hand.set_target(mink.SE3.from_rotation_and_translation(turn, target.position))
         tasks = [self._hand, self._posture]
         try:
             velocity = mink.solve_ik(self._configuration, tasks, dt, "daqp", limits=self._limits)

@@ -171,15 +171,15 @@ class Limiter:
             "acceleration": (np.abs(ddq) > self._acceleration * more).any(),
         }  # fmt: skip
         if not any(broken.values()):
-            here, *breaches = self._breaches([now, *motions], beside)
+            here, *breaches = self._breaches(np.vstack([now.q, q]), beside)
             broken = dict(zip(NAMES, np.max(breaches, axis=0) > np.maximum(here, _EPS), strict=True))
         for name, bites in broken.items():
             self.counts[name] += bool(bites)
         return any(broken.values())
 
-    def _breaches(self, motions: list[Motion], beside: np.ndarray | None) -> list[np.ndarray]:
-        """The guard's word on each of `motions`, and on the last for as long as others still move."""
+    def _breaches(self, q: np.ndarray, beside: np.ndarray | None) -> np.ndarray:
+        """The guard's word on each of `q` [k, 7] rad, and on the last for as long as others still move."""
         if beside is None:
-            return [self._guard.breach(m.q) for m in motions]
-        cycles, last = range(max(len(motions), len(beside))), len(beside) - 1
-        return [self._guard.breach(motions[min(k, len(motions) - 1)].q, beside[min(k, last)]) for k in cycles]
+            return self._guard.breach(q)
+        cycles = np.arange(max(len(q), len(beside)))
+        return self._guard.breach(q[np.minimum(cycles, len(q) - 1)], beside[np.minimum(cycles, len(beside) - 1)])

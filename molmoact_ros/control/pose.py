@@ -14,9 +14,3 @@ class Pose:
 
     position: np.ndarray
     rotation: Rotation
-
-    def matrix(self) -> np.ndarray:
-        """Homogeneous transform float64 [4, 4]."""
-        out = np.eye(4)
-        out[:3, :3], out[:3, 3] = self.rotation.as_matrix(), self.position
-        return out

@@ -16,6 +16,7 @@ from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from pydantic import BaseModel, Field
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header
@@ -26,6 +27,7 @@ from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.actions import ThreadsafeActionClient
 from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, OPENING_MAX, Arm
@@ -44,6 +46,8 @@ PULL_MAX: Final = 0.1
 """rad/s; the most that this adds."""
 FRESH: Final = 0.1
 """s; older joint states are not used."""
+RECENT: Final = 50
+"""Joint states that are looked through: fingers and arm may be told apart, the arm more often."""
 RATE: Final = 100.0
 """Hz at which the libfranka process is asked for the robot's state, and a silent velocity is ramped down."""
 
@@ -422,15 +426,17 @@ class _Measured:
 
     def __init__(self, node: Node, joints: Sequence[str], topic: str = "/joint_states") -> None:
         self._joints, self._positions, self._heard = joints, np.zeros(len(joints)), -np.inf
-        node.create_subscription(JointState, topic, self._on_joints, qos.SENSOR)
-
-    def _on_joints(self, message: JointState) -> None:
-        known = dict(zip(message.name, message.position, strict=False))
-        if all(np.isfinite(known.get(joint, np.nan)) for joint in self._joints):
-            self._positions, self._heard = np.array([known[j] for j in self._joints]), time.monotonic()
+        self._messages = Polled(node, JointState, topic, qos.sensor(RECENT))
 
     def positions(self, within: float = FRESH) -> np.ndarray | None:
         """Their positions [n], rad or m, if they are no older than `within` s."""
+        for data, heard, _ in reversed(self._messages.take()):
+            message = deserialize_message(data, JointState)
+            known = dict(zip(message.name, message.position, strict=False))
+            if all(np.isfinite(known.get(joint, np.nan)) for joint in self._joints):
+                self._positions = np.array([known[joint] for joint in self._joints])
+                self._heard = time.monotonic() - (time.time_ns() - heard) * 1e-9
+                break
         return self._positions if time.monotonic() - self._heard < within else None
 
 

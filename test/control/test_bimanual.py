@@ -117,7 +117,7 @@ def test_the_guard_measures_the_distance_between_arms_as_the_checker_does() -> N
         q = np.tile(HOME_Q, 2) + rng.uniform(-0.4, 0.4, 14)
         q[0], q[7] = rng.uniform(-0.9, -0.3), rng.uniform(0.3, 0.9)  # towards each other
         distance = between.distance(q, 0.1)
-        breach = guard.breach(q[:7], q[7:])[3]
+        breach = guard.breach(q[None, :7], q[None, 7:])[0, 3]
         if distance > 0:  # inside each other, MuJoCo's two ways differ
             assert breach == pytest.approx(0.1 - distance, abs=1e-4)
             near += distance < 0.1

@@ -324,9 +324,9 @@ def test_the_guard_misses_nothing_that_exact_distances_show() -> None:
     surroundings = Surroundings()
     guard, checker = Guard(ROBOT, surroundings), Checker(ROBOT, DT, Fractions(), surroundings)
     rng, seen = np.random.default_rng(8), dict.fromkeys(("workspace", "table", "self_collision"), 0)
-    for _ in range(4000):
-        q = rng.uniform(FR3.position_min, FR3.position_max)
-        breach, truth = dict(zip(NAMES, guard.breach(q), strict=True)), checker._places(q)
+    joints = rng.uniform(FR3.position_min, FR3.position_max, (4000, 7))
+    for q, breaches in zip(joints, guard.breach(joints), strict=True):
+        breach, truth = dict(zip(NAMES, breaches, strict=True)), checker._places(q)
         for name in seen:
             assert breach[name] > 0 or name not in truth, f"{name} is missed at {q.tolist()}"
             assert breach[name] < 2e-3 or name in truth, f"{name} is seen where it is kept at {q.tolist()}"
@@ -342,10 +342,10 @@ def test_rounding_does_not_add_up_to_a_breach() -> None:
     guard = Guard(ROBOT, surroundings)
     limiter = Limiter(FR3, Fractions(), guard, DT)
     limiter.reset(border - 14 * along)
-    assert guard.breach(limiter.motion.q)[2] < 1e-6
+    assert guard.breach(limiter.motion.q[None])[0, 2] < 1e-6
     for k in range(100):
         limiter.step(Motion(border + (k - 13) * along, along / DT, np.zeros(7)))
-    assert guard.breach(limiter.motion.q)[2] < 2e-6 and limiter.counts["self_collision"] > 0
+    assert guard.breach(limiter.motion.q[None])[0, 2] < 2e-6 and limiter.counts["self_collision"] > 0
 
 
 def test_an_arm_that_stands_too_low_may_go_up_but_not_down() -> None:

@@ -117,8 +117,11 @@ def test_forward_velocity_pulls_back_and_ramps_to_zero(peer: Peer, node: Callabl
     publisher = peer.node.create_publisher(JointState, "/joint_states", qos.RELIABLE)
     wanted = VELOCITY + np.eye(7)[0] * 0.04 + np.eye(7)[1] * 0.1
 
+    other = JointState(name=["another_joint"], position=[1.0])
+
     def pulled() -> bool:
-        publisher.publish(behind)
+        for said in (behind, other):  # a topic may have several speakers
+            publisher.publish(said)
         sink.send(command())
         return bool(np.allclose(heard[-1].data, wanted))
 
