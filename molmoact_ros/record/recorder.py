@@ -13,8 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,9 @@ CLOSING: Final = 2.0
 SYNC: Final = 1.0
 """s between having all of it on the disk: the most that a power cut takes."""
 MIB: Final = 1 << 20
+PACKERS: Final = min(4, os.cpu_count() or 1)
+"""Pictures that are packed at once."""
+TOO_FAST: Final = "messages come faster than they are packed and the disk takes them"
 _M_TRIM_THRESHOLD: Final = -1  # of malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 
@@ -77,6 +82,7 @@ class Recorder:
         self._offers: dict[str, tuple[str, Sequence[Qos]]] = {}
         self._pictures: set[str] = set()  # topics of them in the bag
         self._reserve.take()
+        self._packers = ThreadPoolExecutor(PACKERS, "packer")
         self._thread = threading.Thread(target=self._run, name="recorder")
         self._thread.start()
 
@@ -107,7 +113,7 @@ class Recorder:
                 self._count(pictures=1)
                 return
             if self._waiting[picture] + size > self._limit - (0 if picture else self._held):
-                self._lose("the disk is too slow", pictures=int(picture), others=int(not picture))
+                self._lose(TOO_FAST, pictures=int(picture), others=int(not picture))
                 return
             self._queues[picture].append(message)
             self._waiting[picture] += size
@@ -125,8 +131,8 @@ class Recorder:
     def _run(self) -> None:
         synced = time.monotonic()
         while self._open or any(self._queues.values()):
-            if time.monotonic() > self._ends:
-                self._give_up()
+            if time.monotonic() > self._ends and (left := self._drop_waiting()):
+                self._lose("the recording ended before they were written", pictures=left)
             with self._lock:
                 self._lock.wait_for(lambda: not self._open or self._waiting[True] > self._limit // 16, PERIOD)
             # What is no picture goes first, and is never behind more than a PERIOD of pictures.
@@ -147,24 +153,31 @@ class Recorder:
         queue = self._queues[picture]
         while queue and time.monotonic() < until:
             with self._lock:
-                message = queue.popleft()
-            if picture and not self._pictures_wanted:
-                self._count(pictures=1)
-            else:
-                self._try(lambda m=message: self._bag.write(self._packed(m)))  # type: ignore[misc]
+                batch = [queue.popleft() for _ in range(min(len(queue), PACKERS if picture else 1))]
+                self._waiting[picture] -= sum(len(message.data) for message in batch)
+            for packed in self._packed(batch):
+                if picture and not self._pictures_wanted:  # since the one before was written
+                    self._count(pictures=1)
+                    continue
+                self._try(lambda take=packed: self._bag.write(self._noted(take())))  # type: ignore[misc]
                 self._count(messages=1)
-            with self._lock:
-                self._waiting[picture] -= len(message.data)
 
-    def _give_up(self) -> None:
+    def _packed(self, batch: list[BagMessage]) -> list[Callable[[], BagMessage]]:
+        """What gives each of them as the bag is to have it, or raises what went wrong with it."""
+        calls: list[Callable[[], BagMessage]] = [
+            partial(pack, message, self._bag.types, self._form, self._quality) for message in batch
+        ]
+        return calls if self._form == "raw" or len(calls) == 1 else [self._packers.submit(c).result for c in calls]
+
+    def _drop_waiting(self) -> int:
+        """Leave out the pictures that wait; how many."""
         with self._lock:
             left, self._waiting[True] = len(self._queues[True]), 0
             self._queues[True].clear()
-        if left:
-            self._lose("the recording ended before they were written", pictures=left)
+        return left
 
-    def _packed(self, message: BagMessage) -> BagMessage:
-        out = pack(message, self._bag.types, self._form, self._quality)
+    def _noted(self, out: BagMessage) -> BagMessage:
+        """A message that is about to be written, once it is known what its topic holds."""
         if out.type_name in PICTURES:
             self._pictures.add(out.topic)
         with self._lock:
@@ -188,9 +201,11 @@ class Recorder:
         first, self._pictures_wanted = self._pictures_wanted, False
         dropped = self._bag.forget(lambda topic: topic in self._pictures)
         self._reserve.give()
-        self._lose(f"no more can be written: {error.strerror}", messages=-dropped, pictures=dropped, say=first)
+        lost = dropped + self._drop_waiting()
+        self._lose(f"no more can be written: {error.strerror}", messages=-dropped, pictures=lost, say=first)
 
     def _finish(self) -> None:
+        self._packers.shutdown()
         self._reserve.give()
         tally = {name: str(value) for name, value in asdict(self._tally).items() if name != "bytes"}
         self._bag.about |= {f"recorder.{name}": value for name, value in tally.items()}
