@@ -176,8 +176,8 @@ def _eval_steered(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from molmoact_ros.engine.engine import TorchEngine
-    from molmoact_ros.learn.figures import machine
     from molmoact_ros.learn.steering import follow_strokes, report
+    from molmoact_ros.machine import machine
     from molmoact_ros.paths import robot_model
 
     engine, results = TorchEngine.load(checkpoint_of(args), threads=1), []

@@ -14,14 +14,13 @@ from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.engine import Steps
 from molmoact_ros.learn.batches import NOTHING_SAID
 from molmoact_ros.learn.evaluation import LATENCY, PERIOD, TIMEOUT, EpisodeResult, move, observe, plan_chunk
-from molmoact_ros.reasoning.following import apart, remaining
+from molmoact_ros.reasoning.following import NEAR, apart, remaining
 from molmoact_ros.reasoning.trace import pixels_from_trace, trace_from_pixels
 from molmoact_ros.sim.scene import Scene, sample_scene, tasks_for
 from molmoact_ros.sim.workcell import Workcell
 
 LOOK = 0.1  # s: how often the gripper's way along the stroke is looked at
 REST = 1.0  # s for the arm to come to rest after the end was seen
-NEAR = 15.0  # pixels: the gripper is at the stroke's end
 BEND = 0.3  # of a stroke's length: how far it bows at most
 
 

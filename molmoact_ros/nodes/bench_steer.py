@@ -16,12 +16,10 @@ from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.nodes.episode import EpisodeClient, GraphError, Session
 from molmoact_ros.panel.browser import Browser
 from molmoact_ros.paths import robot_model
-from molmoact_ros.reasoning.following import apart
+from molmoact_ros.reasoning.following import NEAR, apart
 from molmoact_ros.sim.scene import AREA_X, AREA_Y, sample_scene
 from molmoact_ros.sim.workcell import Workcell
 
-NEAR: Final = 15.0
-"""Pixels of 640x480 from the stroke's end at which it counts as reached."""
 PATIENCE: Final = 15.0
 """s for the hand to get there."""
 REST: Final = 0.5

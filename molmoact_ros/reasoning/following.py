@@ -13,6 +13,8 @@ DONE = 12.0
 """Pixels: the gripper is at the end when it is as near, and no more of the trace is left."""
 BESIDE = 5.0
 """Pixels: where no more of the trace is left, a gripper that is not at the end is led straight to it."""
+NEAR = 15.0
+"""Pixels of 640x480 from a stroke's end at which a hand counts as having reached it."""
 NEARLY = 2.0
 """Pixels: about what rounding to the trace's coordinates moves a point by."""
 

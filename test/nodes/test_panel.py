@@ -80,6 +80,7 @@ def graph(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Per
             "camera_deadline": 5.0,
             "silence_deadline": 10.0,
             "engine_deadline": 5.0,
+            "following": 1.0,  # rad: beside a browser the simulator may be behind, too
         },
         "policy": {"max_age": 2.0, "period": 0.75, "drawing_max_age": 4.0},
         "panel": {"port": 0},
@@ -115,7 +116,8 @@ def test_a_person_looks_instructs_draws_and_stops(person: Person) -> None:
 
     page.instruct(INSTRUCTION)
     assert person.is_in(SafetyStatus.POLICY), page.text("answer")
-    assert person.sees("doing", INSTRUCTION) and person.sees("state", "policy")
+    assert person.sees("doing", INSTRUCTION), page.text("answer")
+    assert person.sees("state", "policy"), page.text("reason")
     assert person.until(lambda: person.traces and person.traces[-1].source == Trace.MODEL)
 
     stroke = [(0.55, 0.3), (0.35, 0.45), (0.4, 0.7)]
