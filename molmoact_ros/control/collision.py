@@ -73,11 +73,13 @@ class Guard:
         outside = np.maximum(self._low - hands, hands - self._high)
         out[:, _BOX] = np.maximum(0.0, outside.max(axis=1))
         between = places[:, self._pairs[:, 0]] - places[:, self._pairs[:, 1]]
-        for k, pair in np.argwhere(np.einsum("kij,kij->ki", between, between) < self._near**2):
+        near = np.einsum("kij,kij->ki", between, between) < self._near**2
+        for k in np.flatnonzero(near.any(axis=1)).tolist():
             self._place(k, q, beside)
-            rule, kept = self._rules[pair], self._apart[pair]
-            distance = mujoco.mj_geomDistance(model, data, *self._pairs[pair], kept, None)
-            out[k, rule] = max(out[k, rule], kept - distance)
+            for pair in np.flatnonzero(near[k]).tolist():
+                rule, kept = self._rules[pair], self._apart[pair]
+                distance = mujoco.mj_geomDistance(model, data, *self._pairs[pair], kept, None)
+                out[k, rule] = max(out[k, rule], kept - distance)
         return out
 
     def _place(self, k: int, q: np.ndarray, beside: np.ndarray | None) -> None:

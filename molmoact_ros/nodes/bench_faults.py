@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from rclpy.action import ActionClient
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.msg import SafetyStatus
+from molmoact_ros.nodes.actions import ThreadsafeActionClient
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.nodes.rig import CAMERAS, JOINT_STATES, Rig, from_the_past, with_nan
 from molmoact_ros.srv import ResetScene
@@ -54,7 +54,7 @@ class Graph:
 
     bringup: Bringup
     rig: Rig
-    policy: ActionClient | None  # None: the rig is in its place
+    policy: ThreadsafeActionClient | None  # None: the rig is in its place
 
     def begin(self) -> None:
         """Have the arm moving, whatever was before. Raises RuntimeError when it does not."""
@@ -202,7 +202,7 @@ def graph(
             if not rig.until(lambda: rig.safety.joints_age > 0 and rig.joints_heard > 0, 60.0):
                 up.check()
                 raise RuntimeError("the controller hears no joints; see the nodes' logs")
-            yield Graph(up, rig, ActionClient(rig, ExecuteInstruction, "/policy/execute") if policy else None)
+            yield Graph(up, rig, ThreadsafeActionClient(rig, ExecuteInstruction, "/policy/execute") if policy else None)
         finally:
             rig.close()
             context.try_shutdown()

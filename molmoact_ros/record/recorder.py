@@ -150,10 +150,10 @@ class Recorder:
 
     def _write(self, picture: bool, until: float) -> None:
         """Write the pictures that wait, or the others, as far as there is time `until` then, s."""
-        queue = self._queues[picture]
+        queue, at_once = self._queues[picture], PACKERS if picture and self._form != "raw" else 1
         while queue and time.monotonic() < until:
             with self._lock:
-                batch = [queue.popleft() for _ in range(min(len(queue), PACKERS if picture else 1))]
+                batch = [queue.popleft() for _ in range(min(len(queue), at_once))]
                 self._waiting[picture] -= sum(len(message.data) for message in batch)
             for packed in self._packed(batch):
                 if picture and not self._pictures_wanted:  # since the one before was written
@@ -164,10 +164,10 @@ class Recorder:
 
     def _packed(self, batch: list[BagMessage]) -> list[Callable[[], BagMessage]]:
         """What gives each of them as the bag is to have it, or raises what went wrong with it."""
-        calls: list[Callable[[], BagMessage]] = [
-            partial(pack, message, self._bag.types, self._form, self._quality) for message in batch
-        ]
-        return calls if self._form == "raw" or len(calls) == 1 else [self._packers.submit(c).result for c in calls]
+        work = partial(pack, types=self._bag.types, form=self._form, quality=self._quality)
+        if len(batch) == 1:
+            return [partial(work, batch[0])]
+        return [self._packers.submit(work, message).result for message in batch]
 
     def _drop_waiting(self) -> int:
         """Leave out the pictures that wait; how many."""

@@ -80,11 +80,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """To a test that failed: what the nodes of its fixtures wrote last."""
     report = yield
     if report.failed:
-        for value in getattr(item, "funcargs", {}).values():
-            bringup = value if isinstance(value, Bringup) else getattr(value, "bringup", None)
-            for log in sorted(bringup.log("any").parent.glob("*.log")) if bringup else []:
-                lines = log.read_text(errors="replace").splitlines()[-LINES:]
-                report.sections.append((log.name, "\n".join(lines)))
+        values = getattr(item, "funcargs", {}).values()
+        found = (value if isinstance(value, Bringup) else getattr(value, "bringup", None) for value in values)
+        bringups = {bringup for bringup in found if bringup is not None}
+        for log in sorted(log for bringup in bringups for log in bringup.log("any").parent.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-LINES:]
+            report.sections.append((log.name, "\n".join(lines)))
     return report
 
 
