@@ -123,7 +123,8 @@ def _started(
 
 
 def _cycle(controller: Controller, now: float) -> list[np.ndarray]:
-    """One cycle of arms that follow at once; the joints [7] rad of each."""
+    """One cycle of arms that follow at once, beside an engine that is alive; the joints [7] rad of each."""
+    controller.on_engine(now)
     commands = controller.step(now)
     assert commands is not None
     for number, command in enumerate(commands):
@@ -194,6 +195,7 @@ def _fuzz(
             judge([arm.limiter.step(None).q for arm in controller.arms])
         for _ in range(int(rng.integers(0, 14))):
             now += dt
+            controller.on_engine(now)
             commands = controller.step(now)
             assert commands is not None
             told = judge([command.position for command in commands])

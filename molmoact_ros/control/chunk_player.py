@@ -20,7 +20,8 @@ from molmoact_ros.control.path import ARM, Path, Space, Target
 from molmoact_ros.control.pose import Pose
 
 Mode = Literal["realtime", "naive", "ensemble"]
-MAX_STEP_M, MAX_STEP_RAD = 0.05, 0.25  # largest motion in one step that is believed: 0.5 m/s, 2.5 rad/s at 10 Hz
+MAX_SPEED_M, MAX_SPEED_RAD = 0.5, 2.5  # m/s and rad/s: the fastest motion that is believed, whatever a step's time is
+ROUNDING = 1e-9  # relative
 MAX_TURN = 2.8  # rad from the anchor within one chunk; beyond pi a rotation has no unambiguous way
 HISTORY = 3.0  # s of past commands that a chunk may be anchored on
 BLEND, BLEND_MAX = 0.25, 0.6  # s in which the gap between the old path and the new one closes: small gaps, wide ones
@@ -153,6 +154,11 @@ class ChunkPlayer:
         return self._newest.end if self._paths else -np.inf
 
     @property
+    def hand_speed(self) -> float:
+        """Speed of the hand along the newest path at full pace, m/s; 0 without one, and for paths of joints."""
+        return self._newest.hand_speed(self.time) if self._paths else 0.0
+
+    @property
     def loaded(self) -> bool:
         """There is a chunk, being played or at its end."""
         return bool(self._paths)
@@ -209,7 +215,7 @@ def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
         raise RefusedChunk(reason, insane=True)
     if not 0.005 <= chunk.dt <= 1.0:
         raise RefusedChunk(f"{name} has steps of {chunk.dt} s, expected 0.005 to 1 s", insane=True)
-    _check_steps(name, actions, chunk.space)
+    _check_steps(name, actions, chunk.space, chunk.dt)
     if actions[:, -1].min() < -0.1 or actions[:, -1].max() > 1.1:
         raise RefusedChunk(f"{name} has a gripper value outside 0..1; check the checkpoint")
     if chunk.stamp > now + 0.05:
@@ -219,20 +225,23 @@ def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
     return actions
 
 
-def _check_steps(name: str, actions: np.ndarray, space: Space) -> None:
+def _check_steps(name: str, actions: np.ndarray, space: Space, dt: float) -> None:
+    """Raises RefusedChunk where a step of `dt` s is faster than is believed."""
+    metres, radians = MAX_SPEED_M * dt * (1 + ROUNDING), MAX_SPEED_RAD * dt * (1 + ROUNDING)
     if space is Space.DELTA_EE:
-        far = np.linalg.norm(actions[:, :3], axis=1).max() > MAX_STEP_M or np.abs(actions[:, 3:6]).max() > MAX_STEP_RAD
+        turns = Rotation.from_euler("xyz", actions[:, 3:6]).magnitude()
+        far = np.linalg.norm(actions[:, :3], axis=1).max() > metres or turns.max() > radians
         turned = np.abs(actions[:, 3:6]).sum(axis=0).max() > MAX_TURN
     elif space is Space.EE:
         turns = Rotation.from_euler("xyz", actions[:, 3:6])
         moved = np.linalg.norm(np.diff(actions[:, :3], axis=0), axis=1).max(initial=0.0)
-        far = moved > MAX_STEP_M or (turns[:-1].inv() * turns[1:]).magnitude().max(initial=0.0) > MAX_STEP_RAD
+        far = moved > metres or (turns[:-1].inv() * turns[1:]).magnitude().max(initial=0.0) > radians
         turned = False
     else:
-        far, turned = np.abs(np.diff(actions[:, :ARM], axis=0)).max(initial=0.0) > MAX_STEP_RAD, False
+        far, turned = np.abs(np.diff(actions[:, :ARM], axis=0)).max(initial=0.0) > radians, False
     if far:
-        limits = f"{MAX_STEP_M} m or {MAX_STEP_RAD} rad"
-        raise RefusedChunk(f"{name} steps farther than {limits}; check the normalisation key")
+        limits = f"{MAX_SPEED_M} m/s or {MAX_SPEED_RAD} rad/s"
+        raise RefusedChunk(f"{name} is faster than {limits}; check the normalisation key and the time of a step")
     if turned:
         raise RefusedChunk(f"{name} turns the hand by more than {MAX_TURN} rad; check the normalisation key")
 
@@ -240,12 +249,13 @@ def _check_steps(name: str, actions: np.ndarray, space: Space) -> None:
 def _check_first_step(chunk: ActionChunk, actions: np.ndarray, anchor: Target) -> None:
     """Absolute actions begin within twice a believed step from where the arm was when the picture was taken."""
     assert anchor.pose is not None and anchor.joints is not None
+    metres, radians = 2 * MAX_SPEED_M * chunk.dt, 2 * MAX_SPEED_RAD * chunk.dt
     if chunk.space is Space.EE:
         turns = Rotation.from_euler("xyz", actions[:, 3:6]) * anchor.pose.rotation.inv()
         away = np.linalg.norm(actions[0, :3] - anchor.pose.position)
-        far = away > 2 * MAX_STEP_M or turns[0].magnitude() > 2 * MAX_STEP_RAD or turns.magnitude().max() > MAX_TURN
+        far = away > metres or turns[0].magnitude() > radians or turns.magnitude().max() > MAX_TURN
     else:
-        far = chunk.space is Space.JOINT and np.abs(actions[0, :ARM] - anchor.joints).max() > 2 * MAX_STEP_RAD
+        far = chunk.space is Space.JOINT and np.abs(actions[0, :ARM] - anchor.joints).max() > radians
     if far:
         raise RefusedChunk(f"chunk {chunk.plan_id} begins far from where the arm was at its picture; check its frame")
 

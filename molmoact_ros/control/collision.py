@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from molmoact_ros.robots.franka import SINGLE, Arm
 from molmoact_ros.robots.mjcf import arms_spec
@@ -19,18 +19,34 @@ _BOX, _TABLE, _SELF, _ARMS = range(len(NAMES))
 class Workspace(BaseModel):
     """The box in the base frame, m, that the tool centre point never leaves. The finger tips end 0.0095 m below it."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     low: tuple[float, float, float] = (0.25, -0.45, 0.012)
     high: tuple[float, float, float] = (0.75, 0.45, 0.70)
+
+    @model_validator(mode="after")
+    def _is_a_box(self) -> Workspace:
+        if any(low >= high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError(
+                f"the workspace is no box: its low corner {self.low} is not below the high one {self.high}"
+            )
+        return self
+
+    def outside(self, hand: np.ndarray) -> float:
+        """By how many m `hand` [3] m is outside of the box, along the axis where it is most; 0 inside."""
+        return float(np.max([np.subtract(self.low, hand), np.subtract(hand, self.high), np.zeros(3)]))
 
 
 class Surroundings(BaseModel):
     """Where the arm may be. Distances in m."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     workspace: Workspace = Workspace()
     table: float | None = 0.0  # height of the table's top in the base frame; None: there is no table
-    table_distance: float = 0.002  # kept between hand side and table: finger tips must come near it
-    self_distance: float = 0.02  # kept between hand side and shoulder side
-    arm_distance: float = 0.04  # kept between any two arms
+    table_distance: float = Field(0.002, ge=0, le=1)  # kept between hand side and table: finger tips must come near it
+    self_distance: float = Field(0.02, ge=0, le=1)  # kept between hand side and shoulder side
+    arm_distance: float = Field(0.04, ge=0, le=1)  # kept between any two arms
 
 
 class Guard:
@@ -57,11 +73,20 @@ class Guard:
         self._apart = [apart[rule] for rule in self._rules]
         self._near = self._model.geom_rbound[self._pairs].sum(axis=1) + self._apart
 
+    def hand(self, q: np.ndarray) -> np.ndarray:
+        """Where the tool centre point is for joints `q` [7] rad, [3] m in the base frame."""
+        self._place(0, q[None], None)
+        return np.array(self._data.site_xpos[self._site])
+
     def breach(self, q: np.ndarray, beside: np.ndarray | None = None) -> np.ndarray:
         """By how many m each of the joints `q` [k, 7] rad breaks the rules of NAMES, float64 [k, 4]; 0: it is kept.
 
         beside: joints of the other arms, one after the other, [k, 7 n] rad; None where there are none.
         """
+        return self.survey(q, beside)[0]
+
+    def survey(self, q: np.ndarray, beside: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """`breach`, and where the tool centre point is for each of the joints, [k, 3] m in the base frame."""
         model, data, out = self._model, self._data, np.zeros((len(q), len(NAMES)))
         hands, places = np.empty((len(q), 3)), np.empty((len(q), model.ngeom, 3))
         for k in range(len(q)):
@@ -80,7 +105,7 @@ class Guard:
                 rule, kept = self._rules[pair], self._apart[pair]
                 distance = mujoco.mj_geomDistance(model, data, *self._pairs[pair], kept, None)
                 out[k, rule] = max(out[k, rule], kept - distance)
-        return out
+        return out, hands
 
     def _place(self, k: int, q: np.ndarray, beside: np.ndarray | None) -> None:
         self._data.qpos[self._mine] = q[k]

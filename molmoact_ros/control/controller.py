@@ -1,4 +1,8 @@
-"""The controller without ROS: chunks, joint states and a person's hand in, one limited command an arm and cycle out."""
+"""The controller without ROS: chunks, joint states and a person's hand in, one limited command an arm and cycle out.
+
+Two clocks go in. `now` is ROS time, which stamps are told in; it says how old something is, and may be set. `steady` is
+a clock that nobody sets (monotonic), by which silence is measured. Where only one is given, it is both.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,32 @@ from pydantic import Field
 
 from molmoact_ros.control.arm import ArmConfig, ArmController
 from molmoact_ros.control.chunk_player import ActionChunk, RefusedChunk, check_chunk, split
+from molmoact_ros.control.consent import Consent
 from molmoact_ros.control.supervisor import Event, State, Supervisor
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import SINGLE, Arm
+
+LONGEST = 10.0
+"""s: a deadline that is longer is none."""
 
 
 class ControllerConfig(ArmConfig):
     """Rates in Hz, deadlines in s, of every arm alike. docs/safety.md has them in a table."""
 
-    rate: float = Field(100.0, gt=0)
-    joints_deadline: float = 0.1  # age of the joint states
-    silence_deadline: float = 2.0  # no motion left, and no new chunk
-    engine_deadline: float = 1.0  # no heartbeat of an engine that has had one, or nothing but faults
-    camera_deadline: float = 1.0  # age of the newest frame that shows something new, by the engine's word
-    following: float = Field(0.25, gt=0)  # rad between command and measurement
+    rate: float = Field(100.0, ge=10, le=1000)
+    joints_deadline: float = Field(0.1, gt=0, le=LONGEST)  # age of the joint states, and time since the last ones
+    silence_deadline: float = Field(2.0, gt=0, le=60)  # no motion left, and no new chunk
+    engine_deadline: float = Field(1.0, gt=0, le=LONGEST)  # no heartbeat while chunks are played, or nothing but faults
+    camera_deadline: float = Field(
+        1.0, gt=0, le=LONGEST
+    )  # age of the newest frame that shows news, by the engine's word
+    presence_timeout: float = Field(0.0, ge=0, le=LONGEST)  # since the operator's last sign; 0: none is asked for
+    following: float = Field(0.25, gt=0, le=10)  # rad between command and measurement
+    approve: bool = False  # only plans that a person has approved here are played
 
 
 class Controller:
-    """Call `step` at `config.rate`. Times are seconds of one clock, the observations' one."""
+    """Call `step` at `config.rate`. Times are seconds: `now` of ROS, `steady` of a clock that nobody sets."""
 
     def __init__(self, robot: Path, config: ControllerConfig | None = None, arms: Sequence[Arm] = (SINGLE,)) -> None:
         """`robot`: an arm's MJCF file. Chunks hold the arms' actions as msg/ActionChunk.msg says, in `arms`' order."""
@@ -36,25 +48,37 @@ class Controller:
         self.arms = tuple(
             ArmController(robot, arm, self.config, dt, [*arms[:n], *arms[n + 1 :]]) for n, arm in enumerate(arms)
         )
-        self.supervisor = Supervisor()
+        self.supervisor, self.consent = Supervisor(), Consent()
         self.refused, self.last_refusal = 0, ""
+        self._refusal = ""  # why start or resume did not move on
         self._moving_since = 0.0
         self._chunk_due = -np.inf  # when the newest chunk is over
+        self._chunk_since: float | None = None  # when the first chunk since the hand-over was taken
         self._took_over = False  # the person took over from the policy
+        self._must_let_go = False  # a person's stream that goes on does not move the arm until it has paused
+        self._handed_back = False  # nor does one that asks for no motion, of a person who has handed back
         self.heard: float | None = None  # the engine's last heartbeat
+        self._present = -np.inf  # the operator's last sign
         self.camera_age, self.engine_fault, self._fault_since = 0.0, "", 0.0
+        self._levels: dict[Event, str] = {}  # what is wrong for as long as somebody says so
 
     # In
 
-    def update_joints(self, q: Sequence[float] | np.ndarray, opening: float, now: float, arm: int = 0) -> None:
-        """Take a measurement: joints [7] rad and the gripper's opening in m. One that is not finite is ignored."""
-        self.arms[arm].update(np.asarray(q, np.float64), opening, now)
+    def update_joints(
+        self, q: Sequence[float] | np.ndarray, opening: float, stamp: float, arm: int = 0, heard: float | None = None
+    ) -> None:
+        """Take a measurement: joints [7] rad and the gripper's opening in m, measured at `stamp`; heard: steady, s.
 
-    def on_chunk(self, chunk: ActionChunk, now: float) -> bool:
+        One that cannot be true is ignored (control/measurement.py).
+        """
+        self.arms[arm].update(np.asarray(q, np.float64), opening, stamp, stamp if heard is None else heard)
+
+    def on_chunk(self, chunk: ActionChunk, now: float, steady: float | None = None) -> bool:
         """Take a new plan; False when it is not played (`last_refusal` says why). It never moves an arm at rest.
 
         A plan that no engine makes while it is sound (NaN, a wrong shape, steps of no time) holds the arm.
         """
+        steady = now if steady is None else steady
         try:
             parts = split(chunk, len(self.arms))
             for part in parts:
@@ -62,90 +86,158 @@ class Controller:
             if self.supervisor.state is not State.POLICY:
                 self.last_refusal = f"the arm is in {self.supervisor.state.value}: start or resume it first"
                 return False
+            if self.config.approve:
+                self.consent.check(chunk)
             # All or none: no arm begins a plan that another one refuses.
             paths = [arm.player.prepare(part, now) for arm, part in zip(self.arms, parts, strict=True)]
         except RefusedChunk as refusal:
             self.refused, self.last_refusal = self.refused + 1, str(refusal)
             if refusal.insane:
-                self.supervisor.on(Event.CHUNK_INSANE, str(refusal))
+                self.fault(Event.CHUNK_INSANE, str(refusal))
             return False
         for arm, part, path in zip(self.arms, parts, paths, strict=True):
             arm.player.take(part, path, now)
-        self._chunk_due = chunk.end
+        self.consent.used(chunk)
+        self._chunk_due = steady + chunk.end - now
+        self._chunk_since = steady if self._chunk_since is None else self._chunk_since
         return True
 
-    def on_engine(self, now: float, fault: str = "", camera_age: float = 0.0, pending: bool = False) -> None:
-        """The engine's heartbeat at `now`, s; `fault`: why it cannot reason; camera_age: of the newest news, s.
+    def refuse(self, why: str) -> None:
+        """Count a chunk that the caller does not hand over, since it is not for these arms."""
+        self.refused, self.last_refusal = self.refused + 1, why
 
+    def on_engine(self, steady: float, fault: str = "", camera_age: float = 0.0, pending: bool = False) -> None:
+        """The engine's heartbeat, heard at `steady`, s.
+
+        fault: why it cannot reason; camera_age: of the newest frame with news, s.
         pending: its plan waits for a person's approval; that is no silence, however long.
         """
         if pending:
-            self._moving_since = now
+            self._moving_since = steady
         if not fault or not self.engine_fault:
-            self._fault_since = now
-        self.heard, self.engine_fault, self.camera_age = now, fault, camera_age
+            self._fault_since = steady
+        self.heard, self.engine_fault, self.camera_age = steady, fault, camera_age
 
-    def start(self, now: float) -> bool:
+    def on_presence(self, steady: float) -> None:
+        """A sign that the operator is there, heard at `steady`, s."""
+        self._present = steady
+
+    def start(self, now: float, steady: float | None = None) -> bool:
         """Somebody gave an instruction: chunks may move the arm, unless it is stopped or in a person's hand."""
-        return self._go(Event.START, now)
+        return self._go(Event.START, now, now if steady is None else steady)
 
-    def resume(self, now: float) -> bool:
-        """A person lifts a hold or a stop, or hands back to the policy."""
-        return self._go(Event.RESUME, now)
+    def resume(self, now: float, steady: float | None = None) -> bool:
+        """A person lifts a hold or hands back to the policy; of a stop it is the reset, which leads to HOLD."""
+        return self._go(Event.RESUME, now, now if steady is None else steady)
 
     def stop(self, detail: str = "") -> None:
-        """Latched stop: brake, and stay until `resume`."""
+        """Latched stop: brake, and stay until `resume`, which is its reset."""
+        self._must_let_go = True
         self.supervisor.on(Event.STOP, detail)
 
     def hold(self) -> None:
-        """The task ended: brake and hold until the next start or resume."""
+        """The task ended: brake and hold until the next start or resume. A person at the arm has to let go first."""
+        self._must_let_go = True
         self.supervisor.on(Event.HOLD)
 
-    def fault(self, event: Event, detail: str = "") -> None:
-        """Something that only the caller can see went wrong, such as the clock."""
+    def fault(self, event: Event, detail: str = "", lasts: bool = False) -> None:
+        """Something went wrong; the caller sees what cannot be seen here, such as the clock. lasts: until `clear`.
+
+        A person whose stream goes on has to let go before it moves the arm again.
+        """
+        self._must_let_go = True
+        if lasts:
+            self._levels[event] = detail
         self.supervisor.on(event, detail)
 
-    def _go(self, event: Event, now: float) -> bool:
-        if self._stale(now):
-            self.supervisor.reason = "no fresh joint states; start the robot or the simulator first"
-            return False
-        before = self.supervisor.state
-        if self.supervisor.on(event):
-            self._hand_over(now, before)
-        self._moving_since = now
-        return self.supervisor.state is State.POLICY
+    def clear(self, event: Event) -> None:
+        """What was wrong until now is right again; the arm stays where it is."""
+        self._levels.pop(event, None)
 
-    def _hand_over(self, now: float, before: State) -> None:
+    @property
+    def refusal(self) -> str:
+        """Why the last start or resume did not move on, in one line; empty when it did."""
+        return self._refusal
+
+    def _go(self, event: Event, now: float, steady: float) -> bool:
+        before = self.supervisor.state
+        if before is State.STOPPED:
+            self._refusal = "" if event is Event.RESUME else "the arm is stopped; resume it (the reset of a stop) first"
+            self._must_let_go = True
+            return self.supervisor.on(event, "the stop is reset")
+        if before is State.POLICY:
+            self._refusal, self._moving_since = "", steady
+            return True
+        self._refusal = self._not_startable(event, now, steady)
+        if not self._refusal and self.supervisor.on(event):
+            self._handed_back = before is State.TELEOP
+            self._hand_over(now, steady, before)
+        return not self._refusal
+
+    def _not_startable(self, event: Event, now: float, steady: float) -> str:
+        """Why the policy may not move the arms now, in one line; empty: it may."""
+        state, config = self.supervisor.state, self.config
+        moves = any(arm.teleop.wish(steady).moves for arm in self.arms)
+        if moves or (state is State.TELEOP and event is Event.START):
+            return "a person moves the arm; wait until they have let go"
+        if refusal := self._not_movable(now, steady):
+            return refusal
+        if config.presence_timeout and steady - self._present > config.presence_timeout:
+            return "no operator is present: nothing is heard on the controller's presence topic (presence_timeout)"
+        unsettled = "" if state is State.TELEOP else self._unsettled()
+        return unsettled or next((why for arm in self.arms if (why := arm.outside())), "")
+
+    def _not_movable(self, now: float, steady: float) -> str:
+        """Why nobody may begin to move the arms now, in one line; empty: somebody may."""
+        for event, detail in self._levels.items():
+            return f"{event.value}: {detail}" if detail else event.value
+        if self._stale(now, steady):
+            told = next((arm.measurement.refused for arm in self.arms if arm.measurement.refused), "")
+            return f"no fresh joint states{f' ({told})' if told else ''}; start the robot or the simulator first"
+        return ""
+
+    def _unsettled(self) -> str:
+        """Which arm cannot be taken up yet, since it still moves though it is told to stand; empty: none."""
+        return next((why for arm in self.arms if (why := arm.unsettled())), "")
+
+    def _hand_over(self, now: float, steady: float, before: State) -> None:
         """Another one moves the arms from here: begin where each comes to rest, or where it really is."""
         for arm in self.arms:
             if before not in (State.POLICY, State.TELEOP):
-                arm.follow_measured()
+                arm.take_up()
             arm.settle(now)
             arm.player.latency.restart()
-        self._moving_since, self._chunk_due, self.heard = now, -np.inf, None if self.heard is None else now
+        self._moving_since, self._chunk_due, self._chunk_since = steady, -np.inf, None
+        self.heard = None if self.heard is None else steady
         self._took_over = before is State.POLICY
 
-    def _stale(self, now: float) -> bool:
+    def _stale(self, now: float, steady: float) -> bool:
         deadline = self.config.joints_deadline
-        return any(not abs(now - arm.measured_at) <= deadline for arm in self.arms)
+        return any(
+            not (abs(now - arm.measured_at) <= deadline and steady - arm.measurement.heard <= deadline)
+            for arm in self.arms
+        )
 
     # Out
 
-    def step(self, now: float, missed: int = 0) -> tuple[ArmCommand, ...] | None:
+    def step(
+        self, now: float, missed: int = 0, steady: float | None = None, braked: bool = True
+    ) -> tuple[ArmCommand, ...] | None:
         """The arms' commands for this cycle; None until all joints are known: an unknown arm is never commanded.
 
-        missed: cycles that the caller could not call; the arms were told to brake in them.
+        missed: cycles that the caller could not call. braked: the arms were told to brake in them; else they stood
+        where they were told to be last, and move on from there.
         """
         if any(arm.measured is None for arm in self.arms):
             return None
+        steady = now if steady is None else steady
         for arm in self.arms:
-            for _ in range(missed):
-                arm.limiter.step(None)
-        self._watch(now)
-        self._watch_person(now)
+            arm.miss(missed, braked)
+        self._watch(now, steady)
+        self._watch_person(now, steady)
         state = self.supervisor.state
         pace = min(arm.pace() for arm in self.arms) if state is State.POLICY else 1.0
-        return tuple(arm.step(state, now, pace, self._beside(number)) for number, arm in enumerate(self.arms))
+        return tuple(arm.step(state, now, steady, pace, self._beside(number)) for number, arm in enumerate(self.arms))
 
     def _beside(self, number: int) -> np.ndarray | None:
         """What the arms beside `number` have planned, [k, 7 n] rad; those before it have had their step already."""
@@ -155,40 +247,71 @@ class Controller:
         longest = max(len(plan) for plan in plans)
         return np.hstack([np.pad(plan, ((0, longest - len(plan)), (0, 0)), "edge") for plan in plans])
 
-    def _watch(self, now: float) -> None:
-        state, config, on = self.supervisor.state, self.config, self.supervisor.on
-        if state not in (State.POLICY, State.TELEOP):
+    def _watch(self, now: float, steady: float) -> None:
+        if self.supervisor.state not in (State.POLICY, State.TELEOP):
             return
-        if self._stale(now):
-            on(Event.JOINTS_STALE)
-        elif (gap := max(arm.gap() for arm in self.arms)) > config.following:
-            on(Event.NOT_FOLLOWING, f"{gap:.2f} rad behind")
-        if now - max(self._moving_since, self._chunk_due) > config.silence_deadline:
-            on(Event.POLICY_SILENT)
-        if self.heard is not None:
-            if now - self.heard > config.engine_deadline:
-                on(Event.ENGINE_SILENT)
-            if self.engine_fault and now - self._fault_since > config.engine_deadline:
-                on(Event.ENGINE_FAULT, self.engine_fault)
-            if self.camera_age > config.camera_deadline:
-                on(Event.CAMERA_STALE)
+        if self._stale(now, steady):
+            self.fault(Event.JOINTS_STALE)
+        elif (gap := max(arm.gap() for arm in self.arms)) > self.config.following:
+            self.fault(Event.NOT_FOLLOWING, f"{gap:.2f} rad behind")
+        if self.supervisor.state is State.POLICY:
+            self._watch_policy(steady)
 
-    def _watch_person(self, now: float) -> None:
-        before, active = self.supervisor.state, any(arm.teleop.active(now) for arm in self.arms)
-        detail = ""
-        if active and before is not State.TELEOP and not self._stale(now):
-            event, detail = Event.TELEOP, self._who(now)
-        elif before is State.TELEOP and not active:
-            back = self.config.teleop.hand_back and self._took_over
-            event = Event.HANDED_BACK if back else Event.TELEOP_SILENT
-        else:
+    def _watch_policy(self, steady: float) -> None:
+        config = self.config
+        if steady - max(self._moving_since, self._chunk_due) > config.silence_deadline:
+            self.fault(Event.POLICY_SILENT)
+        if self._chunk_since is not None:
+            heard = max(self._chunk_since, -np.inf if self.heard is None else self.heard)
+            if steady - heard > config.engine_deadline:
+                self.fault(Event.ENGINE_SILENT)
+        elif self.heard is not None and steady - self.heard > config.engine_deadline:
+            self.fault(Event.ENGINE_SILENT)
+        if self.engine_fault and steady - self._fault_since > config.engine_deadline:
+            self.fault(Event.ENGINE_FAULT, self.engine_fault)
+        if self.camera_age > config.camera_deadline:
+            self.fault(Event.CAMERA_STALE)
+        if config.presence_timeout and steady - self._present > config.presence_timeout:
+            self.fault(Event.OPERATOR_ABSENT)
+
+    def _hand_is_there(self, steady: float) -> bool:
+        return any(arm.teleop.active(steady) for arm in self.arms)
+
+    def _watch_person(self, now: float, steady: float) -> None:
+        before, active = self.supervisor.state, self._hand_is_there(steady)
+        if not active:
+            self._must_let_go = self._handed_back = False
+            if before is State.TELEOP:
+                back = self.config.teleop.hand_back and self._took_over
+                self._change(Event.HANDED_BACK if back else Event.TELEOP_SILENT, "", now, steady)
             return
+        if before is State.TELEOP:
+            return
+        if before is State.STOPPED or self._not_movable(now, steady):
+            self._must_let_go = True
+        moves = any(arm.teleop.wish(steady).moves for arm in self.arms)
+        waits = self._must_let_go or (self._handed_back and not moves)
+        if not waits and (before is State.POLICY or not self._unsettled()):
+            self._change(Event.TELEOP, self._who(steady), now, steady)
+
+    def _change(self, event: Event, detail: str, now: float, steady: float) -> None:
+        before = self.supervisor.state
         if self.supervisor.on(event, detail):
-            self._hand_over(now, before)
+            self._hand_over(now, steady, before)
 
-    def _who(self, now: float) -> str:
+    def _who(self, steady: float) -> str:
         """By what a person moves which arms, as the topics under `teleop/` are named."""
-        return ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in self.arms if arm.teleop.active(now))
+        return ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in self.arms if arm.teleop.active(steady))
+
+    def notes(self, now: float, steady: float) -> list[str]:
+        """What somebody should know though the arm is not held for it, one line each."""
+        notes = [
+            f"{arm.arm.prefix}joint states: {arm.measurement.refused}" for arm in self.arms if arm.measurement.refused
+        ]
+        if self._must_let_go and self._hand_is_there(steady) and self.supervisor.state is not State.TELEOP:
+            why = self._not_movable(now, steady)
+            notes.append(f"a person's hand is not followed until they let go once{f' ({why})' if why else ''}")
+        return notes
 
     @property
     def counts(self) -> dict[str, int]:

@@ -10,10 +10,28 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.pose import Pose
-from molmoact_ros.robots.franka import HOME_Q, JOINTS, SINGLE, Arm
+from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
 from molmoact_ros.robots.mjcf import arms_spec
 
 LIMIT_MARGIN = 0.03  # rad kept from the position limits
+
+
+class _JointRange(mink.Limit):
+    """Keeps the arm's joints in their range, and one that is outside of it from going farther out.
+
+    mink's own ConfigurationLimit would drive a joint back inside at full speed, whatever is asked of the hand.
+    """
+
+    def __init__(self, low: np.ndarray, high: np.ndarray, nv: int) -> None:
+        self._low, self._high = low, high
+        identity = np.eye(nv)[: len(low)]
+        self._rows = np.vstack([identity, -identity])
+
+    def compute_qp_inequalities(self, configuration: mink.Configuration, dt: float) -> mink.Constraint:
+        """Rows of `G dq <= h`, as mink asks for them."""
+        q = configuration.q[: len(self._low)]
+        room = np.concatenate([self._high - q, q - self._low])
+        return mink.Constraint(G=self._rows, h=np.maximum(room, 0.0))
 
 
 class Kinematics:
@@ -22,15 +40,14 @@ class Kinematics:
     def __init__(self, robot: Path, arm: Arm = SINGLE, speed: float = 1.0) -> None:
         """`robot`: the MJCF file; speed: fraction of the velocity limits. Raises ValueError when it cannot be read."""
         model = arms_spec(robot, [arm], arm).compile()
-        model.jnt_range[:JOINTS] += [LIMIT_MARGIN, -LIMIT_MARGIN]
+        low, high = model.jnt_range[:JOINTS].T + [[LIMIT_MARGIN], [-LIMIT_MARGIN]]
         self._configuration = mink.Configuration(model)
         self._q, self._site = np.zeros(model.nq), model.site(arm.tcp_frame).id
         self._jacobian, self._turn = np.zeros((6, model.nv)), np.zeros(4)
         self._hand = mink.FrameTask(arm.tcp_frame, "site", position_cost=1.0, orientation_cost=0.5, lm_damping=1e-6)
         self._posture = mink.PostureTask(model, cost=1e-3)
-        self._posture.set_target(self._full(HOME_Q))
         speeds = {joint: speed * float(v) for joint, v in zip(arm.joints, arm.limits.velocity_max, strict=True)}
-        self._limits = [mink.ConfigurationLimit(model), mink.VelocityLimit(model, speeds)]
+        self._limits = [_JointRange(low, high, model.nv), mink.VelocityLimit(model, speeds)]
 
     def _full(self, q: np.ndarray) -> np.ndarray:
         self._q[:JOINTS] = q
@@ -51,14 +68,17 @@ class Kinematics:
         arm = self._jacobian[:, :JOINTS]
         return float(np.sqrt(max(0.0, np.linalg.eigvalsh(arm @ arm.T)[0])))
 
-    def solve(self, q: np.ndarray, target: Pose, dt: float) -> np.ndarray:
+    def solve(self, q: np.ndarray, target: Pose, dt: float, posture: np.ndarray | None = None) -> np.ndarray:
         """Joints float64 [7] rad one step of `dt` s from `q` toward `target`, inside position and velocity limits.
 
+        posture: joints [7] rad that the arm's redundancy (the elbow) tends to in this step; it is drawn there at full
+        speed, so give joints that it may reach in `dt`. None: the elbow moves no more than the hand needs.
         Where the solver finds none (joints outside their limits), `q` itself.
         """
         self._configuration.update(self._full(q))
         turn = mink.SO3(target.rotation.as_quat(scalar_first=True))
         self._hand.set_target(mink.SE3.from_rotation_and_translation(turn, target.position))
+        self._posture.set_target(self._full(q if posture is None else posture))
         tasks = [self._hand, self._posture]
         try:
             velocity = mink.solve_ik(self._configuration, tasks, dt, "daqp", limits=self._limits)

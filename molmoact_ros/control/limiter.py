@@ -1,4 +1,5 @@
-"""The last gate before the arm: position, velocity, acceleration, jerk, workspace, table, the arm itself and others.
+"""The last gate before the arm: position, velocity, acceleration, jerk, Cartesian speed, workspace, table, the arm
+itself and others.
 
 Ruckig plans each cycle's motion inside the limits. It is let through only when the arm could still brake behind it
 without breaking anything, at every cycle of that braking; else it goes slower, and else it brakes as was found possible
@@ -18,7 +19,9 @@ from molmoact_ros.control.collision import NAMES, Guard
 from molmoact_ros.robots.franka import JOINTS, Limits
 
 CAREFUL = 0.2  # of the speed, when full speed is not let through
-DYNAMICS = ("position", "velocity", "acceleration", "jerk")
+HEADROOM = 0.95  # of the Cartesian speed limit that is aimed at, so that the limit itself is rarely what stops a motion
+CREEP = 0.01  # rad/s that each joint may take while the hand is slowed down: Ruckig wants some speed both ways
+DYNAMICS = ("position", "velocity", "acceleration", "jerk", "cartesian_speed")
 _EPS = 1e-6  # relative: rounding, not a limit
 _ZERO = [0.0] * JOINTS
 
@@ -62,6 +65,8 @@ class Limiter:
         self._brake.control_interface, self._brake.synchronization = ControlInterface.Velocity, Synchronization.No
         self._brake.minimum_duration = None
         self._escape: list[Motion] = []  # the cycles of braking from here; none: at rest
+        self._hand_speed = np.inf  # m/s, the limit of this cycle
+        self._fastest = self._ahead = 0.0  # m/s of the hand while it brakes from here, or behind what is tried
 
     def _input(self) -> InputParameter:
         out = InputParameter(JOINTS)
@@ -73,7 +78,7 @@ class Limiter:
     def reset(self, q: np.ndarray) -> None:
         """The arm stands at `q` [7] rad."""
         self.motion = self._before = Motion.at_rest(q)
-        self._escape = []
+        self._escape, self._fastest = [], 0.0
 
     @property
     def stop(self) -> np.ndarray:
@@ -87,38 +92,62 @@ class Limiter:
         """
         return np.array([m.q for m in (*([self._before] if stepped else []), self.motion, *self._escape)])
 
-    def step(self, wanted: Motion | None, beside: np.ndarray | None = None) -> Motion:
+    def step(self, wanted: Motion | None, beside: np.ndarray | None = None, hand_speed: float = np.inf) -> Motion:
         """The next cycle's motion, toward `wanted` at that cycle; None, or a wanted that is not finite: brake.
 
         beside: what the other arms have planned, [k, 7 n] rad: before this cycle, in it, and in the coming ones.
+        hand_speed: of the tool centre point at most, m/s.
         """
         chosen = None
         if wanted is not None and np.isfinite([wanted.q, wanted.dq, wanted.ddq]).all():
             self._note(wanted)
-            chosen = self._toward(wanted, 1.0, beside) or self._toward(Motion.at_rest(wanted.q), CAREFUL, beside)
-        if chosen is None:
+            self._hand_speed = hand_speed
+            limit = self._joint_speeds(wanted)
+            chosen = self._toward(wanted, limit, beside) or self._toward(
+                Motion.at_rest(wanted.q), CAREFUL * limit, beside
+            )
+        if chosen is not None:
+            self._fastest = self._ahead
+        else:
             chosen = self._escape or [Motion.at_rest(self.motion.q)]
         self._before, self.motion, self._escape = self.motion, chosen[0], chosen[1:]
         return self.motion
 
-    def _toward(self, wanted: Motion, speed: float, beside: np.ndarray | None) -> list[Motion] | None:
-        """The next cycle toward `wanted` and the braking behind it; None when that is not let through."""
-        first = self._chase(wanted, self._forward, speed)
+    def _joint_speeds(self, wanted: Motion) -> np.ndarray:
+        """How fast the joints may go toward `wanted`, [7] rad/s: all in proportion where the hand would be too fast."""
+        if np.isinf(self._hand_speed):
+            return self._velocity
+        now = self.motion.q
+        eager = np.clip((wanted.q - now) / self._dt, -self._velocity, self._velocity)
+        # Over a whole cycle at that speed: the hand's own path, not a linear guess.
+        hand = np.linalg.norm(self._guard.hand(now + eager * self._dt) - self._guard.hand(now)) / self._dt
+        allowed = HEADROOM * self._hand_speed
+        if hand <= allowed:
+            return self._velocity
+        return np.maximum(np.abs(eager) * allowed / hand, CREEP)
+
+    def _toward(self, wanted: Motion, limit: np.ndarray, beside: np.ndarray | None) -> list[Motion] | None:
+        """The next cycle toward `wanted` and the braking behind it; None when that is not let through.
+
+        limit: of the joints' speeds, [7] rad/s.
+        """
+        first = self._chase(wanted, self._forward, limit)
         if first is None:
             return None
         behind = self._braking(first)
         return None if behind is None or self._breaks([first, *behind], beside) else [first, *behind]
 
-    def _chase(self, wanted: Motion, plan: InputParameter, speed: float) -> Motion | None:
+    def _chase(self, wanted: Motion, plan: InputParameter, limit: np.ndarray) -> Motion | None:
         """The next cycle of the soonest way to meet `wanted`, which moves on at its own speed, and to go on with it.
 
         Ruckig sees it from a frame that moves with what is wanted: there the target stands still.
         """
-        now, limit = self.motion, speed * self._velocity
+        now = self.motion
         moving = np.clip(wanted.dq, -0.98 * limit, 0.98 * limit)
         # An acceleration under which the speed limit would be passed is no end that Ruckig takes.
         steepest = 0.98 * np.minimum(self._acceleration, np.sqrt(2 * self._jerk * (limit - np.abs(moving))))
-        goal = np.clip(wanted.q, self._low, self._high)
+        # A joint that stands outside of its range is not driven inside by nobody's wish; it may not go farther out.
+        goal = np.clip(wanted.q, np.minimum(self._low, now.q), np.maximum(self._high, now.q))
         plan.max_velocity, plan.min_velocity = limit - moving, -limit - moving
         plan.current_position, plan.current_velocity = now.q - (goal - moving * self._dt), now.dq - moving
         plan.current_acceleration, plan.target_acceleration = now.ddq, np.clip(wanted.ddq, -steepest, steepest)
@@ -171,15 +200,19 @@ class Limiter:
             "acceleration": (np.abs(ddq) > self._acceleration * more).any(),
         }  # fmt: skip
         if not any(broken.values()):
-            here, *breaches = self._breaches(np.vstack([now.q, q]), beside)
+            (here, *breaches), hands = self._breaches(np.vstack([now.q, q]), beside)
             broken = dict(zip(NAMES, np.max(breaches, axis=0) > np.maximum(here, _EPS), strict=True))
+            speeds = np.linalg.norm(np.diff(hands, axis=0), axis=1) / self._dt
+            # A hand that is too fast already, since the limit has just become a lower one, may brake.
+            broken["cartesian_speed"] = speeds.max() > max(self._hand_speed, self._fastest) * more
+            self._ahead = float(speeds[1:].max(initial=0.0))
         for name, bites in broken.items():
             self.counts[name] += bool(bites)
         return any(broken.values())
 
-    def _breaches(self, q: np.ndarray, beside: np.ndarray | None) -> np.ndarray:
+    def _breaches(self, q: np.ndarray, beside: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The guard's word on each of `q` [k, 7] rad, and on the last for as long as others still move."""
         if beside is None:
-            return self._guard.breach(q)
+            return self._guard.survey(q)
         cycles = np.arange(max(len(q), len(beside)))
-        return self._guard.breach(q[np.minimum(cycles, len(q) - 1)], beside[np.minimum(cycles, len(beside) - 1)])
+        return self._guard.survey(q[np.minimum(cycles, len(q) - 1)], beside[np.minimum(cycles, len(beside) - 1)])

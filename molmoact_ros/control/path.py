@@ -62,6 +62,13 @@ class Path:
         """Path time at which the last waypoint is reached, s."""
         return self.start + self.dt * (len(self.gripper) + 1)
 
+    def hand_speed(self, time: float) -> float:
+        """Speed of the hand at a path time, m/s; 0 of a path of joints, whose hand this does not know."""
+        if self.space is Space.JOINT:
+            return 0.0
+        along = min(max(time - self.start, 0.0), self.end - self.start)
+        return float(np.linalg.norm(self._spline(along, 1)[:3]))
+
     def at(self, time: float) -> Target:
         """The target at a path time, s; before the start the first, after the end the last one."""
         along = min(max(time - self.start, 0.0), self.end - self.start)

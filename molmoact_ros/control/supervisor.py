@@ -16,7 +16,8 @@ class State(Enum):
 
 
 class Event(Enum):
-    """START: somebody gives an instruction. RESUME: a person clears a hold or stop, or hands back. STOP, HOLD: told to.
+    """START: somebody gives an instruction. RESUME: a person lifts a hold, resets a stop, or hands back. STOP, HOLD:
+    told to.
 
     TELEOP: a person's hand. TELEOP_SILENT, HANDED_BACK: they let go, and the arm holds, or the policy that they took
     over from goes on. The others: what went wrong.
@@ -32,18 +33,25 @@ class Event(Enum):
     JOINTS_STALE = "joint states are stale"
     NOT_FOLLOWING = "the arm does not follow its commands"
     CLOCK_JUMPED = "the clock jumped"
+    ROBOT_STOPPED = "the robot has stopped by itself"
+    SECOND_CONTROLLER = "another controller of this name is running"
     LATE = "the control loop was late"
     POLICY_SILENT = "the policy is silent"
     ENGINE_SILENT = "the engine's heartbeat is missing"
     ENGINE_FAULT = "the engine reports a fault"
     CAMERA_STALE = "a camera is silent or frozen"
     CHUNK_INSANE = "a chunk was malformed"
+    OPERATOR_ABSENT = "no operator is present"
 
 
-FAULTS = (Event.JOINTS_STALE, Event.NOT_FOLLOWING, Event.CLOCK_JUMPED, Event.LATE)
+FAULTS = (
+    Event.JOINTS_STALE, Event.NOT_FOLLOWING, Event.CLOCK_JUMPED, Event.LATE, Event.ROBOT_STOPPED,
+    Event.SECOND_CONTROLLER,
+)  # fmt: skip
 """What holds the arm whoever moves it."""
 POLICY_FAULTS = (
     Event.POLICY_SILENT, Event.ENGINE_SILENT, Event.ENGINE_FAULT, Event.CAMERA_STALE, Event.CHUNK_INSANE,
+    Event.OPERATOR_ABSENT,
 )  # fmt: skip
 """What holds the arm while the policy moves it."""
 
@@ -53,7 +61,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.HOLD, Event.START): State.POLICY,
     (State.HOLD, Event.RESUME): State.POLICY,
     (State.TELEOP, Event.RESUME): State.POLICY,
-    (State.STOPPED, Event.RESUME): State.POLICY,  # a new instruction alone never lifts a stop
+    (State.STOPPED, Event.RESUME): State.HOLD,  # a reset moves nothing, and a new instruction alone lifts no stop
     (State.IDLE, Event.TELEOP): State.TELEOP,
     (State.POLICY, Event.TELEOP): State.TELEOP,
     (State.HOLD, Event.TELEOP): State.TELEOP,

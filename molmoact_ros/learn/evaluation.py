@@ -62,6 +62,7 @@ def run_episode(
     for cycle in range(int(TIMEOUT / period)):
         now = cycle * period
         controller.update_joints(cell.arm.positions[:7], cell.arm.opening, now)
+        controller.on_engine(now)
         if cycle == 0:
             controller.start(now)
         if plan is not None and now >= pictured + LATENCY:

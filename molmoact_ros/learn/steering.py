@@ -117,6 +117,7 @@ def run_stroke(
     for cycle in range(int(timeout / period)):
         now = cycle * period
         controller.update_joints(cell.arm.positions[:7], cell.arm.opening, now)
+        controller.on_engine(now)
         if cycle == 0:
             controller.start(now)
         if cycle % round(LOOK / period) == 0:

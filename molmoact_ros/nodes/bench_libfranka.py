@@ -106,6 +106,7 @@ class PlayedChunks:
         """The next command, from the joints measured, [7] rad. Raises RuntimeError when the controller holds."""
         controller = self._controller
         controller.update_joints(measured, OPENING_MAX, now)
+        controller.on_engine(now)
         if now >= self._planned + PLAN:
             plan = plan_along(self._hand, now - self._began, self._rng)
             self._chunk, self._planned = replace(plan, stamp=now), now

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import TwistStamped
-from pydantic import BaseModel, Field, model_validator
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Float64
+from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
-from molmoact_ros.control.arm import ArmController
 from molmoact_ros.control.chunk_player import ActionChunk as Chunk
-from molmoact_ros.control.chunk_player import Mode
-from molmoact_ros.control.collision import Surroundings, Workspace
-from molmoact_ros.control.controller import Controller, ControllerConfig
-from molmoact_ros.control.limiter import Fractions
+from molmoact_ros.control.clock_watch import ClockWatch
+from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.path import Space
 from molmoact_ros.control.supervisor import Event, State
-from molmoact_ros.control.teleop import TeleopConfig
+from molmoact_ros.control.teleop import wrong_age
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.bounded import subscribe, unpacked
+from molmoact_ros.nodes.controller_config import STATED, ControllerNodeConfig
 from molmoact_ros.nodes.diagnostics import report
+from molmoact_ros.nodes.latch import StopLatch
 from molmoact_ros.nodes.loop import Loop, Timing, own_threads, real_time
 from molmoact_ros.nodes.managed import ManagedNode
+from molmoact_ros.nodes.output import unblock_output
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
+from molmoact_ros.nodes.strangers import Strangers
+from molmoact_ros.nodes.teleop_inputs import TeleopInputs
+from molmoact_ros.nodes.worker import Worker
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import Arm, arms_at
+from molmoact_ros.srv import ApprovePlan
 
 STATES: Final = {
     State.IDLE: SafetyStatus.IDLE,
@@ -52,78 +51,17 @@ STATUS_RATE: Final = 10.0
 """Hz of SafetyStatus, besides every change of state."""
 AT_REST: Final = 1e-4
 """rad/s under which a joint counts as standing."""
-CLOCK_JUMP: Final = 0.2
-"""s by which the ROS clock may differ in one cycle from the machine's own."""
 TURN: Final = 0.00005
 """s for which the loop waits at most while a message is handled in Python."""
 LATE: Final = 0.5
 """s by which a cycle may be late before the arm holds."""
 
 
-class ControllerNodeConfig(BaseModel):
-    """Parameters of the controller."""
-
-    autostart: bool = Field(True, description="configure and activate by itself; false: a life-cycle manager does")
-    policy: str = Field("/policy", description="node name of the policy")
-    arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm's names, left first")
-    bases: list[float] = Field(
-        [0.0] * 4, description="each arm's base in the workcell: x, y, z in m and yaw in rad, one arm after the other"
-    )
-    sink: str = Field("joint_trajectory", description="where the arms' commands go")
-    gripper: str = Field("joint_trajectory", description="where the grippers' commands go")
-    joint_states: str = Field("/joint_states", description="topic of the joint states")
-    rate: float = Field(100.0, ge=10, le=1000, description="cycles/s")
-    priority: int = Field(20, ge=0, le=90, description="real-time priority where the system allows it; 0: none")
-    mode: Mode = Field("realtime", description="how chunks are joined: realtime, naive or ensemble")
-    joints_deadline: float = Field(0.1, gt=0, description="age of the joint states at which the arm holds, s")
-    silence_deadline: float = Field(2.0, gt=0, description="time without motion left after which the arm holds, s")
-    engine_deadline: float = Field(1.0, gt=0, description="time without the engine's heartbeat, s")
-    camera_deadline: float = Field(1.0, gt=0, description="age of the newest camera frame with news, s")
-    following: float = Field(0.25, gt=0, description="greatest gap between command and measurement, rad")
-    speed: float = Field(0.5, gt=0, le=1, description="fraction of the joints' velocity limits")
-    acceleration: float = Field(0.8, gt=0, le=1, description="fraction of the joints' acceleration limits")
-    jerk: float = Field(0.2, gt=0, le=1, description="fraction of the joints' jerk limits")
-    workspace_low: list[float] = Field(list(Workspace().low), min_length=3, max_length=3, description="corner, m")
-    workspace_high: list[float] = Field(list(Workspace().high), min_length=3, max_length=3, description="corner, m")
-    table: float = Field(0.0, description="height of the table in the base frame, m; nan: there is none")
-    table_distance: float = Field(0.002, ge=0, description="kept between arm and table, m")
-    self_distance: float = Field(0.02, ge=0, description="kept between hand and shoulder side of the arm, m")
-    arm_distance: float = Field(0.04, ge=0, description="kept between two arms, m")
-    teleop_timeout: float = Field(0.2, gt=0, description="silence after which a person has let go, s")
-    teleop_deadman: bool = Field(False, description="a person's hand counts only while teleop/deadman is true")
-    teleop_hand_back: bool = Field(False, description="the policy goes on by itself when a person lets go")
-
-    @model_validator(mode="after")
-    def _bases_of_all(self) -> ControllerNodeConfig:
-        arms_at(self.arms, self.bases)
-        return self
-
-    @property
-    def robots(self) -> list[Arm]:
-        """The arms."""
-        return arms_at(self.arms, self.bases)
-
-    @property
-    def control(self) -> ControllerConfig:
-        """The same for the controller proper."""
-        box = Workspace.model_validate({"low": self.workspace_low, "high": self.workspace_high})
-        return ControllerConfig(
-            rate=self.rate, mode=self.mode, following=self.following,
-            joints_deadline=self.joints_deadline, silence_deadline=self.silence_deadline,
-            engine_deadline=self.engine_deadline, camera_deadline=self.camera_deadline,
-            fractions=Fractions(speed=self.speed, acceleration=self.acceleration, jerk=self.jerk),
-            surroundings=Surroundings(
-                workspace=box, table=None if math.isnan(self.table) else self.table,
-                table_distance=self.table_distance, self_distance=self.self_distance, arm_distance=self.arm_distance,
-            ),
-            teleop=TeleopConfig(
-                timeout=self.teleop_timeout, deadman=self.teleop_deadman, hand_back=self.teleop_hand_back
-            ),
-        )  # fmt: skip
-
-
 class ControllerNode(ManagedNode):
-    """Messages come in on the executor's thread, commands go out on the control loop's; a lock keeps them apart."""
+    """Messages come in on the executor's thread, commands go out on the control loop's; a lock keeps them apart.
+
+    Nothing in the loop, and nothing under the lock, waits for anybody: log lines and files are the worker's.
+    """
 
     def __init__(self) -> None:
         super().__init__("controller")
@@ -131,6 +69,9 @@ class ControllerNode(ManagedNode):
         self._lock = threading.Lock()
         self._period = 1.0 / self.config.rate
         self.timing = Timing(self._period)
+        self._worker = Worker(self.get_logger())
+        self._latch = StopLatch(self)
+        self._stopped = self._latch.reason() if self.config.keep_stop else ""
         self._loop: Loop | None = None
         self._sinks: list[Sink] = []  # of each arm
         self._grippers: list[Sink] = []
@@ -138,48 +79,53 @@ class ControllerNode(ManagedNode):
     # Life cycle
 
     def configure(self) -> None:
-        """Load the robot and create the topics."""
-        config = self.config
-        arms = config.robots
+        """Load the robot and create the topics. A stop that was latched before is latched still."""
+        config, arms = self.config, self.config.robots
         self._controller = Controller(robot_model(), config.control, arms)
         self._sinks = [make_sink(config.sink, self, arm) for arm in arms]
         self._grippers = [make_gripper(config.gripper, self, arm) for arm in arms]
         self._gripper_goals: list[float | None] = [None for _ in arms]  # the last sent; None: send the next in any case
         self._chunk: Chunk | None = None
         self._moving, self._told = False, (State.IDLE, "")
-        self._clocks: float | None = None  # ROS clock less the machine's own
+        self._warnings: list[str] = []
+        self._clocks = ClockWatch(bool(self.get_parameter("use_sim_time").value))
+        self._frames = {"", arms[0].base_frame} if len(arms) == 1 else {""}
+        self._keys = {"", *STATED, *config.unnorm_keys}
         self._safety_status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
-        # What comes often is asked for by the loop: being woken for each message costs more than the cycle itself.
+        # What comes often, and what must count whatever the executor does, is asked for by the loop: being woken for
+        # each message costs more than the cycle itself.
         self._joints = Polled(self, JointState, config.joint_states, qos.SENSOR)
-        self._engine = Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.STATE)
-        self.create_subscription(ActionChunk, f"{config.policy}/action_chunk", self._on_chunk, qos.RELIABLE)
+        self._engine = Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.HEARTBEAT)
+        self._stop = Polled(self, Empty, "~/stop", qos.RELIABLE)
+        self._presence = Polled(self, Header, "~/presence", qos.HEARTBEAT)
+        chunks = f"{config.policy}/action_chunk"
+        subscribe(self, ActionChunk, chunks, self._on_chunk, qos.RELIABLE, self._refuse)
+        subscribe(self, ActionChunk, f"{config.policy}/pending_chunk", self._on_pending, qos.RELIABLE, self._refuse)
         for name, answer in (
             ("start", self._on_start), ("resume", self._on_resume), ("hold", self._on_hold), ("stop", self._on_stop),
         ):  # fmt: skip
             self.create_service(Trigger, f"~/{name}", answer)
-        for arm in self._controller.arms:
-            self._listen_to_people(arm)
-        self.create_timer(1.0 / STATUS_RATE, self._publish_status)
+        self.create_service(ApprovePlan, "~/approve_plan", self._on_approve)
+        self._people = [
+            TeleopInputs(self, arm, self._lock, config.teleop_timeout, self._refuse) for arm in self._controller.arms
+        ]
+        commands = [sink.topic for sink in self._sinks if sink.topic]
+        alone = ((config.joint_states, "joint states"), (chunks, "action chunks"))
+        self._strangers = Strangers(self, alone, commands)
+        if self._stopped:
+            self._controller.stop(f"{self._stopped} (kept; resume resets it)")
+        self.create_timer(1.0 / STATUS_RATE, self._tell_status)
         self.create_timer(1.0, self._publish_diagnostics)
-
-    def _listen_to_people(self, arm: ArmController) -> None:
-        for kind, name, take in (
-            (TwistStamped, "twist", self._on_twist), (JointTrajectory, "joint", self._on_teleop_joints),
-            (Float64, "gripper", self._on_teleop_gripper), (Bool, "deadman", self._on_deadman),
-        ):  # fmt: skip
-            self.create_subscription(kind, f"~/teleop/{arm.arm.prefix}{name}", partial(take, arm), qos.RELIABLE)
 
     def activate(self) -> None:
         """Begin the control loop. The arm stays where it is until somebody says start."""
-        self._begin_loop()
-        self.get_logger().info("ready: the arm stays where it is until it is told to start")
-
-    def _begin_loop(self) -> None:
         # All threads: whoever holds Python's lock keeps the loop waiting, and the middleware brings the joints.
         real_time(self.config.priority // 2, own_threads())
         self._loop = Loop(self._cycle, self._period, self.config.priority)
         self._loop.start()
+        how = f": STOPPED ({self._stopped}); resume resets it" if self._stopped else " until it is told to start"
+        self._worker.say("info", f"ready: the arm stays where it is{how}")
 
     def deactivate(self) -> None:
         """Brake, then end the control loop."""
@@ -194,7 +140,7 @@ class ControllerNode(ManagedNode):
         self._loop = None
 
     def forget(self) -> None:
-        """No more commands, and nothing is left of what `configure` created."""
+        """No more commands, and nothing is left of what `configure` created, but a latched stop."""
         self._close_sinks()
         super().forget()
 
@@ -202,6 +148,7 @@ class ControllerNode(ManagedNode):
         """Brake, then the node."""
         self.deactivate()
         self._close_sinks()
+        self._worker.close()
         super().destroy_node()
 
     def _close_sinks(self) -> None:
@@ -212,9 +159,34 @@ class ControllerNode(ManagedNode):
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
 
-    # In
+    def _refuse(self, why: str) -> None:
+        self._worker.say("error", why, every=1.0)
 
-    def _on_joints(self, message: JointState) -> None:
+    # In, by the loop
+
+    def _take(self) -> None:
+        """What has come since the last cycle, all but chunks and people's words."""
+        steady = time.monotonic()
+        if self._stop.take():
+            self._controller.stop("by the topic stop")
+        for polled, kind, take in (
+            (self._presence, Header, self._on_presence), (self._engine, EngineStatus, self._on_engine),
+            (self._joints, JointState, self._on_joints),
+        ):  # fmt: skip
+            if taken := polled.take():
+                try:
+                    take(unpacked(taken[-1].data, kind), steady)
+                except ValueError as error:
+                    self._refuse(f"refused {error}")
+
+    def _on_presence(self, message: Header, steady: float) -> None:
+        why = wrong_age(self._now() - conversions.seconds(message.stamp), self.config.presence_timeout or 1.0)
+        if why:
+            self._refuse(f"a sign of presence does not count: {why}")
+        else:
+            self._controller.on_presence(steady)
+
+    def _on_joints(self, message: JointState, steady: float) -> None:
         stamp = conversions.seconds(message.header.stamp)
         positions = dict(zip(message.name, message.position, strict=False))
         for number, arm in enumerate(self._controller.arms):
@@ -222,71 +194,75 @@ class ControllerNode(ManagedNode):
                 q = [positions[joint] for joint in arm.arm.joints]
                 opening = sum(positions[finger] for finger in arm.arm.fingers)
             except KeyError as lacking:
-                self.get_logger().error(
-                    f"{self.config.joint_states} lacks the position of {lacking}; is it this robot's?",
-                    throttle_duration_sec=5.0,
-                )
+                topic = self.config.joint_states
+                why = f"{topic} lacks the position of {lacking}; is it this robot's?"
+                self._worker.say("error", why, every=5.0)
                 return
-            self._controller.update_joints(q, opening, stamp, number)
+            self._controller.update_joints(q, opening, stamp, number, steady)
 
-    def _on_chunk(self, message: ActionChunk) -> None:
+    def _on_engine(self, message: EngineStatus, steady: float) -> None:
         stamp = conversions.seconds(message.header.stamp)
-        try:
-            actions = conversions.chunk_actions(message)
-        except RefusedStep as refusal:
-            actions = np.zeros((0, 0))  # which the controller refuses as it should
-            self.get_logger().error(f"chunk refused: {refusal}", throttle_duration_sec=1.0)
-        space = Space(message.action_space) if message.action_space in set(Space) else Space.DELTA_EE
-        chunk = Chunk(actions, message.dt, stamp, message.plan_id, space)
-        with self._lock:
-            played, reason = self._controller.on_chunk(chunk, self._now()), self._controller.last_refusal
-        if played:
-            self._chunk = chunk
-        else:
-            self.get_logger().warning(f"chunk not played: {reason}", throttle_duration_sec=1.0)
-
-    def _on_engine(self, message: EngineStatus) -> None:
+        if stamp and abs(self._now() - stamp) > self.config.engine_deadline:
+            self._refuse(f"an engine status that is {self._now() - stamp:.1f} s old is no heartbeat")
+            return
         fault = message.message or "no reason given" if message.state == EngineStatus.FAULT else ""
         looks = message.state in (EngineStatus.RUNNING, EngineStatus.WAITING, EngineStatus.PENDING)
         age = message.camera_age if looks else 0.0
-        self._controller.on_engine(self._now(), fault, age, message.state == EngineStatus.PENDING)
+        self._controller.on_engine(steady, fault, age, message.state == EngineStatus.PENDING)
+
+    # In, by the executor
+
+    def _chunk_of(self, message: ActionChunk) -> Chunk:
+        """The chunk. Raises RefusedStep where its frame or its key is not this arm's."""
+        frame, key = message.header.frame_id, message.unnorm_key
+        if frame not in self._frames:
+            raise RefusedStep(f"its actions are in the frame {frame!r}; plan in {' or '.join(map(repr, self._frames))}")
+        if key not in self._keys:
+            raise RefusedStep(
+                f"nobody has said what the numbers of the key {key!r} mean (units, frame, rotations, signs): check them "
+                "against msg/ActionChunk.msg, then list the key in the controller's parameter unnorm_keys"
+            )
+        stamp = conversions.seconds(message.header.stamp)
+        try:
+            actions = conversions.chunk_actions(message)
+        except RefusedStep:
+            actions = np.zeros((0, 0))  # which the controller refuses as it should
+        space = Space(message.action_space) if message.action_space in set(Space) else Space.DELTA_EE
+        return Chunk(actions, message.dt, stamp, message.plan_id, space)
+
+    def _on_chunk(self, message: ActionChunk, sent: float) -> None:
+        try:
+            chunk = self._chunk_of(message)
+        except RefusedStep as refusal:
+            with self._lock:
+                self._controller.refuse(str(refusal))
+            self._refuse(f"chunk not played: {refusal}")
+            return
+        with self._lock:
+            played = self._controller.on_chunk(chunk, self._now(), time.monotonic())
+            reason = self._controller.last_refusal
+        if played:
+            self._chunk = chunk
+        else:
+            self._worker.say("warning", f"chunk not played: {reason}", every=1.0)
+
+    def _on_pending(self, message: ActionChunk, sent: float) -> None:
+        try:
+            chunk = self._chunk_of(message)
+        except RefusedStep:
+            return  # it will be refused when it is to be played
+        with self._lock:
+            self._controller.consent.show(chunk)
 
     # People
 
-    def _on_twist(self, arm: ArmController, message: TwistStamped) -> None:
-        frame, t = message.header.frame_id, message.twist
-        if frame not in ("", arm.arm.base_frame, arm.arm.tcp_frame):
-            self.get_logger().error(f"twist in {frame!r}; send {arm.arm.base_frame} or {arm.arm.tcp_frame}")
-            return
-        values = [t.linear.x, t.linear.y, t.linear.z, t.angular.x, t.angular.y, t.angular.z]
-        with self._lock:
-            arm.teleop.twist(values, self._now(), in_tool=frame == arm.arm.tcp_frame)
-
-    def _on_teleop_joints(self, arm: ArmController, message: JointTrajectory) -> None:
-        try:
-            last = message.points[-1].positions
-            q = [last[message.joint_names.index(joint)] for joint in arm.arm.joints]
-        except (ValueError, IndexError):
-            self.get_logger().error(f"a joint target names {arm.arm.joints[0]}..7 and has a point with their positions")
-            return
-        with self._lock:
-            arm.teleop.joints(q, self._now())
-
-    def _on_teleop_gripper(self, arm: ArmController, message: Float64) -> None:
-        with self._lock:
-            arm.teleop.gripper(message.data, self._now())
-
-    def _on_deadman(self, arm: ArmController, message: Bool) -> None:
-        with self._lock:
-            arm.teleop.deadman(message.data, self._now())
-
     def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """The policy begins a task. A stop is not lifted by this."""
-        return self._answer(lambda: self._controller.start(self._now()), response)
+        return self._answer(lambda: self._controller.start(self._now(), time.monotonic()), response)
 
     def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """A person lifts a hold or a stop."""
-        return self._answer(lambda: self._controller.resume(self._now()), response)
+        """A person lifts a hold, or resets a stop."""
+        return self._answer(lambda: self._controller.resume(self._now(), time.monotonic()), response)
 
     def _on_hold(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(self._controller.hold, response)
@@ -294,18 +270,22 @@ class ControllerNode(ManagedNode):
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(self._controller.stop, response)
 
+    def _on_approve(self, request: ApprovePlan.Request, response: ApprovePlan.Response) -> ApprovePlan.Response:
+        with self._lock:
+            response.message = self._controller.consent.approve(request.plan_id)
+        response.success = not response.message
+        return response
+
     def _answer(self, act: Callable[[], bool | None], response: Trigger.Response) -> Trigger.Response:
         supervisor = self._controller.supervisor
         with self._lock:
+            before = supervisor.state
             response.success = act() is not False  # holding and stopping always succeed
             self._gripper_goals = [None for _ in self._gripper_goals]
-        if not response.success and supervisor.state is State.STOPPED:
-            response.message = f"the arm is stopped; call {self.get_fully_qualified_name()}/resume when it is safe"
-        elif not response.success and supervisor.state is State.TELEOP:
-            response.message = "a person moves the arm; wait until they have let go"
-        elif not response.success:
-            response.message = supervisor.reason
-        self._publish_status()
+            response.message = "" if response.success else self._controller.refusal
+            if before is State.STOPPED and supervisor.state is State.HOLD:
+                response.message = "the stop is reset and the arm holds; resume it, or give an instruction"
+            self._publish_status()
         return response
 
     # Out
@@ -315,26 +295,27 @@ class ControllerNode(ManagedNode):
         self.timing.tick()
         with self._lock:
             try:
-                self._watch_clocks(late)
-                if (engine := self._engine.newest()) is not None:
-                    self._on_engine(engine)
-                if (joints := self._joints.newest()) is not None:
-                    self._on_joints(joints)
+                self._watch(late)
+                self._take()
                 missed = int(late / self._period) if self._moving else 0
-                commands = self._controller.step(self._now(), missed)
+                braked = not any(sink.holds_last for sink in self._sinks)
+                commands = self._controller.step(self._now(), missed, time.monotonic(), braked)
                 if commands is not None:
                     self._send(commands)
             except Exception as error:
                 self._controller.stop(f"internal error: {error}")
-                self.get_logger().error(f"stopped: {error!r}", throttle_duration_sec=1.0)
+                self._worker.say("error", f"stopped: {error!r}", every=1.0)
 
-    def _watch_clocks(self, late: float) -> None:
-        clocks = self._now() - time.monotonic()
-        if self._clocks is not None and abs(clocks - self._clocks) > CLOCK_JUMP:
-            self._controller.fault(Event.CLOCK_JUMPED, f"by {clocks - self._clocks:.2f} s")
-        self._clocks = clocks
+    def _watch(self, late: float) -> None:
+        controller = self._controller
+        if wrong := self._clocks.look(self._now(), time.monotonic()):
+            controller.fault(Event.CLOCK_JUMPED, wrong)
         if late > LATE:
-            self._controller.fault(Event.LATE, f"by {late:.2f} s")
+            controller.fault(Event.LATE, f"by {late:.2f} s")
+        if stopped := next((why for sink in self._sinks if (why := sink.fault())), ""):
+            controller.fault(Event.ROBOT_STOPPED, stopped, lasts=True)
+        else:
+            controller.clear(Event.ROBOT_STOPPED)
 
     def _send(self, commands: tuple[ArmCommand, ...]) -> None:
         supervisor, arms = self._controller.supervisor, self._controller.arms
@@ -351,41 +332,80 @@ class ControllerNode(ManagedNode):
         if (supervisor.state, supervisor.reason) != self._told:
             self._publish_status()
 
-    def _publish_status(self) -> None:
-        now, controller, status = self._now(), self._controller, SafetyStatus()
-        supervisor, player = controller.supervisor, controller.arms[0].player
-        if supervisor.state is not self._told[0]:
-            self.get_logger().info(f"{supervisor.state.value}: {supervisor.reason}")
+    def _tell_status(self) -> None:
+        """Ten times a second: who else is there, and how it stands."""
+        another = self._strangers.another_controller()
+        with self._lock:
+            if another:
+                self._controller.fault(Event.SECOND_CONTROLLER, "stop one of them", lasts=True)
+            else:
+                self._controller.clear(Event.SECOND_CONTROLLER)
+            self._publish_status()
+
+    def _note_change(self) -> None:
+        """The state or its reason has changed; under the lock."""
+        supervisor, (before, _) = self._controller.supervisor, self._told
         self._told = (supervisor.state, supervisor.reason)
+        if supervisor.state is before:
+            return
+        self._worker.say("info", f"{supervisor.state.value}: {supervisor.reason}")
+        if supervisor.state in (State.HOLD, State.STOPPED):
+            for gripper in self._grippers:
+                gripper.hold()
+        if State.STOPPED in (supervisor.state, before):
+            self._stopped = (self._stopped or supervisor.reason) if supervisor.state is State.STOPPED else ""
+            if self.config.keep_stop:
+                self._worker.do(self._keep_stop)
+
+    def _keep_stop(self) -> None:
+        try:
+            self._latch.set(self._stopped) if self._stopped else self._latch.clear()
+        except OSError as error:
+            self._worker.say("warning", f"the stop will not outlive this process: {error}")
+
+    def _publish_status(self) -> None:
+        """Publish how it stands; under the lock."""
+        if (self._controller.supervisor.state, self._controller.supervisor.reason) != self._told:
+            self._note_change()
+        status = safety_status(self._controller, self._chunk, self._now(), time.monotonic())
         status.header.stamp = self.get_clock().now().to_msg()
-        status.state = STATES[supervisor.state]
-        status.reason = "" if supervisor.state is State.POLICY else supervisor.reason
-        status.chunk_age = status.joints_age = -1.0
-        if (chunk := self._chunk) is not None:
-            length = chunk.dt * len(chunk.actions)
-            status.plan_id, status.chunk_age = chunk.plan_id, now - chunk.stamp
-            status.progress = float(np.clip(1.0 - player.remaining / length, 0.0, 1.0)) if player.loaded else 1.0
-        if all(arm.measured is not None for arm in controller.arms):
-            status.joints_age = now - min(arm.measured_at for arm in controller.arms)
-        status.latency = player.latency.seconds
-        counts = controller.counts
-        status.limits, status.limit_counts = list(counts), list(counts.values())
-        status.refused = counts.pop("refused")
-        status.clipped = sum(counts.values())
+        status.warnings = [*self._warnings, *self._controller.notes(self._now(), time.monotonic())]
+        self._strangers.said(status)
         self._safety_status.publish(status)
 
     def _publish_diagnostics(self) -> None:
-        real = self._loop is not None and self._loop.real_time
+        self._warnings = self._strangers.warnings()
+        real, jitter = self._loop is not None and self._loop.real_time, self.timing.jitter_ms()
         with self._lock:
-            statuses = report(self._controller, self.get_name(), self._now(), self.timing.jitter_ms(), real)
-        stamp: Any = self.get_clock().now().to_msg()
+            statuses = report(self._controller, self.get_name(), self._now(), time.monotonic(), jitter, real)
         message = DiagnosticArray(status=statuses)
-        message.header.stamp = stamp
+        message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+
+def safety_status(controller: Controller, chunk: Chunk | None, now: float, steady: float) -> SafetyStatus:
+    """How the controller stands, playing `chunk`. Times in s: ROS time, and the steady clock's."""
+    supervisor, player, status = controller.supervisor, controller.arms[0].player, SafetyStatus()
+    status.state = STATES[supervisor.state]
+    status.reason = "" if supervisor.state is State.POLICY else supervisor.reason
+    status.chunk_age = status.joints_age = -1.0
+    if chunk is not None:
+        length = chunk.dt * len(chunk.actions)
+        status.plan_id, status.chunk_age = chunk.plan_id, now - chunk.stamp
+        status.progress = float(np.clip(1.0 - player.remaining / length, 0.0, 1.0)) if player.loaded else 1.0
+    if all(arm.measured is not None for arm in controller.arms):
+        status.joints_age = now - min(arm.measured_at for arm in controller.arms)
+    status.latency = player.latency.seconds
+    counts = controller.counts
+    status.limits, status.limit_counts = list(counts), list(counts.values())
+    status.refused = counts.pop("refused")
+    status.clipped = sum(counts.values())
+    return status
 
 
 def main() -> None:
     """Start the node."""
+    unblock_output()
     run(ControllerNode, TURN)
 
 

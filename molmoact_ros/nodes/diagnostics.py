@@ -12,9 +12,12 @@ JITTER_WARN = 5.0  # ms at the 99th percentile, half a period at 100 Hz
 
 
 def report(
-    controller: Controller, node: str, now: float, jitter_ms: dict[str, float], real_time: bool
+    controller: Controller, node: str, now: float, steady: float, jitter_ms: dict[str, float], real_time: bool
 ) -> list[DiagnosticStatus]:
-    """One status each for the state, the inputs against their deadlines, the limits and the control loop."""
+    """One status each for the state, the inputs against their deadlines, the limits and the control loop.
+
+    now: ROS time, steady: of the clock that nobody sets, s.
+    """
     config, supervisor = controller.config, controller.supervisor
     state = {"reason": supervisor.reason}
     out = [status(f"{node}: state", supervisor.state in (State.HOLD, State.STOPPED), supervisor.state.value, state)]
@@ -38,7 +41,7 @@ def report(
     }
     text = controller.last_refusal or "fine"
     out.append(status(f"{node}: chunks", playing and not player.loaded, text, chunks | {"refused": controller.refused}))
-    out.append(_engine(controller, node, now))
+    out.append(_engine(controller, node, steady))
     out.append(status(f"{node}: limits", False, "how often each has bitten", controller.counts))
     late = jitter_ms["p99"] > JITTER_WARN
     text = "real-time priority" if real_time else "no real-time priority; grant CAP_SYS_NICE or an rtprio limit"
@@ -47,13 +50,13 @@ def report(
     return out
 
 
-def _engine(controller: Controller, node: str, now: float) -> DiagnosticStatus:
+def _engine(controller: Controller, node: str, steady: float) -> DiagnosticStatus:
     config, heard = controller.config, controller.heard
     if heard is None:
-        return status(f"{node}: engine", False, "no heartbeat yet; it is watched from the first on", {})
+        return status(f"{node}: engine", False, "no heartbeat yet; without one no chunk is played for long", {})
     values = {
-        "heartbeat_age_s": now - heard, "heartbeat_deadline_s": config.engine_deadline,
+        "heartbeat_age_s": steady - heard, "heartbeat_deadline_s": config.engine_deadline,
         "camera_age_s": controller.camera_age, "camera_deadline_s": config.camera_deadline,
     }  # fmt: skip
-    late = now - heard > config.engine_deadline or controller.camera_age > config.camera_deadline
+    late = steady - heard > config.engine_deadline or controller.camera_age > config.camera_deadline
     return status(f"{node}: engine", late or bool(controller.engine_fault), controller.engine_fault or "heard", values)

@@ -39,3 +39,9 @@ TF_STATIC: Final = QoSProfile(
 
 TF: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE)
 """/tf, as tf2 has it."""
+
+HEARTBEAT: Final = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+)  # fmt: skip
+"""Of who listens to a status that comes again and again: hears publishers of any reliability and durability."""

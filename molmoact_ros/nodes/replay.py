@@ -113,7 +113,7 @@ def inexact(then: Answers, now: Answers, recording: Recording, mode: str = "") -
 
 
 def _control(args: argparse.Namespace, recording: Recording, thresholds: Thresholds, console: Console) -> Outcome:
-    from molmoact_ros.nodes.controller import ControllerNodeConfig
+    from molmoact_ros.nodes.controller_config import ControllerNodeConfig
     from molmoact_ros.replay.control import replay_control
 
     settings = ControllerNodeConfig.model_validate(parameters(recording, recording.names.controller))

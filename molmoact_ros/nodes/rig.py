@@ -114,14 +114,15 @@ class Rig(BackgroundNode):
         times = now + 0.1 * np.arange(9)
         actions = np.zeros((8, 7))
         actions[:, 1], actions[:, 6] = np.diff(0.10 * np.sin(1.5 * times)), 1.0
-        chunk = conversions.chunk_message(actions, 0.1, "rig", self._plan, conversions.header(now, BASE_FRAME))
+        chunk = conversions.chunk_message(actions, 0.1, "", self._plan, conversions.header(now, BASE_FRAME))
         self.spoil(chunk)
         self._chunks.publish(chunk)
 
     def say_twist(self, y: float, z: float = 0.0) -> None:
         """Move the hand sideways and up, m/s."""
         message = TwistStamped()
-        message.header.frame_id, message.twist.linear.y, message.twist.linear.z = BASE_FRAME, y, z
+        message.header = conversions.header(self.now(), BASE_FRAME)
+        message.twist.linear.y, message.twist.linear.z = y, z
         self._twist.publish(message)
 
     # For whoever uses it

@@ -95,6 +95,11 @@ class SinkConfig(BaseModel):
 class JointTrajectorySink:
     """For joint_trajectory_controller: each message replaces the one before, and ends in a stand."""
 
+    holds_last, topic = False, ""
+
+    def fault(self) -> str:
+        return ""
+
     def __init__(self, node: Node, arm: Arm) -> None:
         config = declare(node, SinkConfig, arm.prefix, sink_topic=f"/{arm.prefix}fr3_arm_controller/joint_trajectory")
         self._joints = list(arm.joints)
@@ -110,6 +115,11 @@ class JointTrajectorySink:
 
 class TargetPoseSink:
     """For Cartesian impedance controllers such as crisp_controllers': where the tool centre point is to be."""
+
+    holds_last, topic = False, ""
+
+    def fault(self) -> str:
+        return ""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         config = declare(node, SinkConfig, arm.prefix, sink_topic=_topic(arm, "target_pose"))
@@ -132,6 +142,11 @@ class TargetPoseSink:
 class TargetJointSink:
     """For joint impedance controllers such as crisp_controllers', which reads joints by their order."""
 
+    holds_last, topic = False, ""
+
+    def fault(self) -> str:
+        return ""
+
     def __init__(self, node: Node, arm: Arm) -> None:
         config = declare(node, SinkConfig, arm.prefix, sink_topic=_topic(arm, "target_joint"))
         self._node, self._arm = node, arm
@@ -149,6 +164,11 @@ class TargetJointSink:
 
 class ForwardPositionSink:
     """For forward_command_controller with position interfaces. Nothing brakes behind the last message."""
+
+    holds_last, topic = False, ""
+
+    def fault(self) -> str:
+        return ""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         topic = f"/{arm.prefix}forward_position_controller/commands"
@@ -168,6 +188,11 @@ class ForwardVelocitySink:
 
     That keeps the last velocity for ever, so silence is ramped to zero here; if this process is killed, nobody does it.
     """
+
+    holds_last, topic = False, ""
+
+    def fault(self) -> str:
+        return ""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         topic = f"/{arm.prefix}forward_velocity_controller/commands"
@@ -208,6 +233,11 @@ class LibfrankaConfig(BaseModel):
 
 class LibfrankaSink:
     """The arm by pylibfranka, without ros2_control. Publishes /joint_states, with the fingers' once they are heard."""
+
+    holds_last, topic = False, ""
+
+    def fault(self) -> str:
+        return ""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         topic = _topic(arm, "franka_gripper/joint_states")
@@ -281,6 +311,8 @@ class GripperConfig(BaseModel):
 
 class _Gripper:
     """Tells a gripper its opening where that is new."""
+
+    def hold(self) -> None: ...
 
     usual = ""
 

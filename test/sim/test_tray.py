@@ -36,6 +36,7 @@ def play(cell: TrayCell, seconds: float) -> Controller:
         now = cycle * 0.01
         for number, arm in enumerate(cell.arms):
             controller.update_joints(arm.positions[:7], arm.opening, now, number)
+        controller.on_engine(now)
         if cycle == 0:
             assert controller.start(now)
         if cycle % 30 == 0:

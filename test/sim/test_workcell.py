@@ -90,6 +90,7 @@ def test_the_expert_carries_the_object_to_the_target_through_the_real_controller
     for cycle in range(100 * 12):
         now = cycle * 0.01
         controller.update_joints(cell.arm.positions[:7], cell.arm.opening, now)
+        controller.on_engine(now)
         if cycle == 0:
             assert controller.start(now)
         if cycle % 24 == 0:

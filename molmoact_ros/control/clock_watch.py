@@ -1,0 +1,49 @@
+"""Whether ROS time runs as the machine's own clock does: stamps and ages mean nothing while it does not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+JUMP: Final = 0.2
+"""s by which the ROS clock may be away from where the steady clock says it should be."""
+BACK: Final = 0.005
+"""s by which it may go back between two looks: rounding, and /clock messages that overtake each other."""
+STILL: Final = 0.3
+"""s for which simulated time may stand still: /clock of 5 Hz or more is followed."""
+SLEW: Final = 1e-3
+"""s a second by which a real clock is corrected without being noticed: twice what the kernel slews under NTP
+(adjtime(3): 500 ppm). What is faster adds up to JUMP."""
+
+
+class ClockWatch:
+    """Look at every cycle. simulated: ROS time comes from /clock, which may run at another rate but not stand still."""
+
+    def __init__(self, simulated: bool) -> None:
+        self._simulated = simulated
+        self._last: tuple[float, float] | None = None
+        self._offset, self._moved = 0.0, 0.0  # ROS time less the steady one, as it should be; when ROS time moved last
+
+    def look(self, ros: float, steady: float) -> str:
+        """What is wrong with the clocks at this look, in a few words; empty: nothing. Both times in s."""
+        if self._last is None:
+            self._last, self._offset, self._moved = (ros, steady), ros - steady, steady
+            return ""
+        (ros_before, steady_before), self._last = self._last, (ros, steady)
+        step, passed = ros - ros_before, steady - steady_before
+        if step > 0:
+            self._moved = steady
+        if step < -BACK:
+            self._offset = ros - steady
+            return f"it went back by {-step:.2f} s"
+        if self._simulated:
+            if steady - self._moved > STILL:
+                return f"it has stood still for {steady - self._moved:.1f} s"
+            return f"it jumped by {step - passed:.2f} s" if step - passed > JUMP else ""
+        away = ros - steady - self._offset
+        if abs(away) > JUMP:
+            self._offset = ros - steady
+            return f"by {away:.2f} s"
+        self._offset += float(np.clip(away, -SLEW * passed, SLEW * passed))
+        return ""

@@ -1,0 +1,69 @@
+"""Which plans a person has approved, as the controller itself sees it: by number, and by the very actions shown."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from molmoact_ros.control.chunk_player import ActionChunk, RefusedChunk
+from molmoact_ros.control.path import Space
+
+KEPT: Final = 8
+"""Plans that wait, at most: a policy shows one at a time."""
+
+
+class Consent:
+    """Without `show` and `approve` nothing is released. A plan that was approved is played once."""
+
+    def __init__(self) -> None:
+        self._shown: dict[int, ActionChunk] = {}
+        self._approved: int | None = None
+
+    def show(self, chunk: ActionChunk) -> None:
+        """A plan waits for approval. Shown again under the same number with other actions, it is another plan."""
+        if self._approved == chunk.plan_id:
+            self._approved = None
+        self._shown.pop(chunk.plan_id, None)
+        self._shown[chunk.plan_id] = chunk
+        for old in list(self._shown)[:-KEPT]:
+            del self._shown[old]
+
+    def approve(self, plan_id: int) -> str:
+        """A person approves the plan of this number; why that cannot be, in one line, or nothing."""
+        if plan_id not in self._shown:
+            return f"no plan {plan_id} has been shown for approval; look at the plan that waits, and approve that"
+        if plan_id != list(self._shown)[-1]:
+            return f"plan {plan_id} has been replaced by plan {list(self._shown)[-1]}; look at that one"
+        self._approved = plan_id
+        return ""
+
+    def check(self, chunk: ActionChunk) -> None:
+        """Raise RefusedChunk where nobody has approved the chunk. One that moves no arm needs nobody's word."""
+        if _rests(chunk):
+            return
+        if chunk.plan_id != self._approved:
+            raise RefusedChunk(f"plan {chunk.plan_id} was not approved by anybody; call approve_plan first")
+        shown = self._shown[chunk.plan_id]
+        same = (shown.dt, shown.space) == (chunk.dt, chunk.space)
+        if not same or not np.array_equal(np.asarray(shown.actions), np.asarray(chunk.actions)):
+            raise RefusedChunk(f"plan {chunk.plan_id} is not what was shown and approved under that number")
+
+    def used(self, chunk: ActionChunk) -> None:
+        """The chunk is being played: its approval is used up."""
+        if chunk.plan_id == self._approved:
+            self._approved = None
+
+    def forget(self) -> None:
+        """Nothing was shown or approved."""
+        self._shown.clear()
+        self._approved = None
+
+
+def _rests(chunk: ActionChunk) -> bool:
+    """Its actions move no arm (grippers aside: they keep what they were told last)."""
+    actions = np.asarray(chunk.actions, np.float64)
+    if chunk.space is not Space.DELTA_EE or chunk.plan_id or actions.ndim != 2:
+        return False
+    arms = actions.shape[1] // chunk.space.dimensions
+    return not actions[:, : 6 * arms].any()

@@ -1,0 +1,83 @@
+"""One arm's measured joints: what cannot be true is not believed, and what is surprising only when it is told again."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import numpy as np
+
+from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, Limits
+
+OUTSIDE: Final = 0.05
+"""rad by which a measured joint may be outside of the robot's range: calibration, and a robot pushed to its end."""
+JUMP: Final = 0.02
+"""rad that a joint may move between two samples beyond what its speed allows: noise, and stamps that jitter."""
+SLACK: Final = 1.2
+"""Times the robot's velocity limit that is believed: the FCI allows no more than the limit itself."""
+LOOK_BACK: Final = 0.05
+"""s over which the measured speed is taken."""
+
+
+class Measurement:
+    """Newest believed joints. `joints`: float64 [7] rad, None before the first; `opening`: m between the finger tips.
+
+    stamp: s, when they were measured; heard: s of the steady clock, when they came; refused: why the last sample was
+    not believed, in one line, empty when it was.
+    """
+
+    def __init__(self, limits: Limits, agreeing: int) -> None:
+        """agreeing: samples in a row that must agree before the first, or one that jumps, is believed."""
+        self.joints: np.ndarray | None = None
+        self.opening, self.stamp, self.heard = OPENING_MAX, -np.inf, -np.inf
+        self.refused = ""
+        self._limits, self._agreeing = limits, agreeing
+        self._recent: deque[tuple[float, np.ndarray]] = deque()  # heard, joints: believed ones
+        self._candidate: np.ndarray | None = None
+        self._candidate_at, self._count = -np.inf, 0
+
+    def take(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> bool:
+        """Take a sample: joints [7] rad and the gripper's opening in m. False where it is not believed."""
+        q = np.asarray(q, np.float64)
+        if q.shape != (JOINTS,) or not np.isfinite([*q, opening, stamp, heard]).all():
+            return self._refuse("joint states hold NaN or infinity, or not seven joints")
+        low, high = self._limits.position_min - OUTSIDE, self._limits.position_max + OUTSIDE
+        if (outside := (q < low) | (q > high)).any():
+            joint = int(np.argmax(outside))
+            return self._refuse(f"joint {joint + 1} is told to be at {q[joint]:.2f} rad, outside of the robot's range")
+        if not self._agrees(self.joints, self.heard, q, heard):
+            again = self._agrees(self._candidate, self._candidate_at, q, heard)
+            self._count = self._count + 1 if again else 1
+            self._candidate, self._candidate_at = q, heard
+            if self._count < self._agreeing:
+                return self._refuse("joint states jump; waiting for samples that agree")
+            self._recent.clear()
+        self._believe(q, opening, stamp, heard)
+        return True
+
+    def _agrees(self, before: np.ndarray | None, at: float, q: np.ndarray, heard: float) -> bool:
+        """Whether a robot could have come from `before` to `q` in that time."""
+        if before is None:
+            return False
+        reach = SLACK * self._limits.velocity_max * max(heard - at, 0.0) + JUMP
+        return bool((np.abs(q - before) <= reach).all())
+
+    def _believe(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> None:
+        self.joints, self.opening = q, float(np.clip(opening, 0.0, OPENING_MAX))
+        self.stamp, self.heard, self.refused = stamp, heard, ""
+        self._candidate, self._count = None, 0
+        self._recent.append((heard, q))
+        while len(self._recent) > 2 and self._recent[1][0] <= heard - LOOK_BACK:
+            self._recent.popleft()
+
+    def _refuse(self, why: str) -> bool:
+        self.refused = why
+        return False
+
+    @property
+    def speed(self) -> float:
+        """Greatest joint speed over the last samples, rad/s; 0 while one sample is all that is known."""
+        if len(self._recent) < 2:
+            return 0.0
+        (then, before), (now, q) = self._recent[0], self._recent[-1]
+        return float(np.abs(q - before).max() / max(now - then, 1e-3))
