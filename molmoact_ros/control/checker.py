@@ -1,7 +1,7 @@
 """Judges a stream of commands by its positions alone, with none of the limiter's code: every limit, at every cycle.
 
 Speeds are differences of positions. Distances are MuJoCo's geometric ones between the robot model's own shapes, pair by
-pair.
+pair. An arm that begins outside of a limit of place may stay or come back, but not go farther out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from molmoact_ros.control.limiter import Fractions
 from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
 from molmoact_ros.robots.mjcf import arms_spec
 
-LIMITS = ("finite", "position", "velocity", "acceleration", "jerk", "workspace", "table", "self_collision")
+LIMITS = (
+    "finite", "position", "velocity", "acceleration", "jerk", "workspace", "table", "self_collision", "cartesian_speed",
+)  # fmt: skip
+BRAKING = 0.5  # s: an arm that comes back may still have to brake outward, to where it was so long ago
 _ROUNDING = 1e-5  # relative, and in m or rad
 
 
@@ -37,6 +40,9 @@ class Checker:
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(arm.tcp_frame).id
         self._last: deque[np.ndarray] = deque(maxlen=4)
+        self._hand_at: np.ndarray | None = None  # of the last command
+        # By how much it was outside of each limit of place in the last cycles, m or rad.
+        self._depths: deque[dict[str, float]] = deque(maxlen=max(1, round(BRAKING / dt)))
         body = [self._model.body(i).name for i in self._model.geom_bodyid]
         link = [f"{arm.prefix}{arm.robot}_link{i}" for i in range(8)]
         near = {(link[2], link[4]), (link[3], link[4]), (link[3], link[5])}  # neighbours, as the joint limits allow
@@ -45,17 +51,34 @@ class Checker:
         self._pairs = [(a, b) for a in shoulder for b in self._hand if (body[a], body[b]) not in near]
         self._corners = [_corners(self._model, g) for g in self._hand]
 
-    def command(self, q: np.ndarray) -> list[str]:
-        """Take the next command, joints [7] rad; the names of the limits that it breaks."""
+    def command(self, q: np.ndarray, hand_speed: float = np.inf) -> list[str]:
+        """Take the next command, joints [7] rad; the names of the limits that it breaks. hand_speed: at most, m/s."""
         self.cycles += 1
         if not np.isfinite(q).all():
             return self._note({"finite"})
         self._last.append(np.array(q, np.float64))
-        return self._note(self._joints() | self._places(q))
+        found, before = self._joints(), self._hand_at
+        depth = self._places(q)
+        for name, deep in depth.items():
+            if deep > max((known.get(name, 0.0) for known in self._depths), default=0.0) + _ROUNDING:
+                found.add(name)
+        self._depths.append(depth)
+        assert self._hand_at is not None
+        if before is not None and np.linalg.norm(self._hand_at - before) / self._dt > hand_speed * (1 + _ROUNDING):
+            found.add("cartesian_speed")
+        return self._note(found)
 
-    def rest(self) -> None:
-        """Nothing is commanded: the arm may be moved by others, and the next command follows no earlier one."""
+    def rest(self, q: np.ndarray | None = None) -> None:
+        """Nothing is commanded: the arm may be moved by others, and the next command follows no earlier one.
+
+        q: joints [7] rad where it is; what it is outside of there is nobody's fault.
+        """
         self._last.clear()
+        self._hand_at = None
+        self._depths.clear()
+        if q is not None:
+            self._depths.append(self._places(q))
+            self._last.append(np.array(q, np.float64))
 
     def _note(self, names: set[str]) -> list[str]:
         for name in names:
@@ -64,9 +87,6 @@ class Checker:
 
     def _joints(self) -> set[str]:
         limits, f, q, out = self._limits, self._fractions, np.array(self._last), set()
-        low, high = limits.position_min + f.margin, limits.position_max - f.margin
-        if (q[-1] < low - _ROUNDING).any() or (q[-1] > high + _ROUNDING).any():
-            out.add("position")
         allowed = (f.speed * limits.velocity_max, f.acceleration * limits.acceleration_max, f.jerk * limits.jerk_max)
         for order, (name, limit) in enumerate(zip(LIMITS[2:5], allowed, strict=True), start=1):
             if len(q) <= order:
@@ -85,20 +105,22 @@ class Checker:
                 out.add("velocity")
         return out
 
-    def _places(self, q: np.ndarray) -> set[str]:
-        model, data, rules, out = self._model, self._data, self._surroundings, set()
+    def _places(self, q: np.ndarray) -> dict[str, float]:
+        """By how much each limit of place is broken, m or rad; those that are kept are left out."""
+        model, data, rules, out = self._model, self._data, self._surroundings, {}
         data.qpos[:JOINTS] = q
         mujoco.mj_kinematics(model, data)
-        hand = data.site_xpos[self._site]
-        box = rules.workspace
-        if (hand < np.array(box.low) - _ROUNDING).any() or (hand > np.array(box.high) + _ROUNDING).any():
-            out.add("workspace")
-        if rules.table is not None and self._lowest() < rules.table + rules.table_distance - _ROUNDING:
-            out.add("table")
-        kept = rules.self_distance
-        if any(mujoco.mj_geomDistance(model, data, a, b, kept, None) < kept - _ROUNDING for a, b in self._pairs):
-            out.add("self_collision")
-        return out
+        self._hand_at = hand = data.site_xpos[self._site].copy()
+        box, kept, margin = rules.workspace, rules.self_distance, self._fractions.margin
+        low, high = self._limits.position_min + margin, self._limits.position_max - margin
+        out["position"] = float(np.max([low - q, q - high]))
+        out["workspace"] = float(np.max([box.low - hand, hand - box.high]))
+        if rules.table is not None:
+            out["table"] = rules.table + rules.table_distance - self._lowest()
+        out["self_collision"] = kept - min(
+            mujoco.mj_geomDistance(model, data, a, b, kept, None) for a, b in self._pairs
+        )
+        return {name: deep for name, deep in out.items() if deep > _ROUNDING}
 
     def _lowest(self) -> float:
         """Height of the lowest point of the hand side, m."""

@@ -163,7 +163,6 @@ class Controller:
         before = self.supervisor.state
         if before is State.STOPPED:
             self._refusal = "" if event is Event.RESUME else "the arm is stopped; resume it (the reset of a stop) first"
-            self._must_let_go = True
             return self.supervisor.on(event, "the stop is reset")
         if before is State.POLICY:
             self._refusal, self._moving_since = "", steady

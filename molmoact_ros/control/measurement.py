@@ -17,6 +17,8 @@ SLACK: Final = 1.2
 """Times the robot's velocity limit that is believed: the FCI allows no more than the limit itself."""
 LOOK_BACK: Final = 0.05
 """s over which the measured speed is taken."""
+FORGOTTEN: Final = 0.2
+"""s after which a sample says nothing about how the arm moves now."""
 
 
 class Measurement:
@@ -66,6 +68,8 @@ class Measurement:
         self.joints, self.opening = q, float(np.clip(opening, 0.0, OPENING_MAX))
         self.stamp, self.heard, self.refused = stamp, heard, ""
         self._candidate, self._count = None, 0
+        while self._recent and self._recent[0][0] < heard - FORGOTTEN:
+            self._recent.popleft()
         self._recent.append((heard, q))
         while len(self._recent) > 2 and self._recent[1][0] <= heard - LOOK_BACK:
             self._recent.popleft()

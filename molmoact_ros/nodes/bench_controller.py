@@ -92,7 +92,7 @@ def _faults(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
 
 
 def _fuzz(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
-    from molmoact_ros.control.bench import CROWDED, fuzz
+    from molmoact_ros.control.fuzz import CROWDED, fuzz
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("actions", total=args.actions)

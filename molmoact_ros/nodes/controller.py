@@ -219,8 +219,8 @@ class ControllerNode(ManagedNode):
             raise RefusedStep(f"its actions are in the frame {frame!r}; plan in {' or '.join(map(repr, self._frames))}")
         if key not in self._keys:
             raise RefusedStep(
-                f"nobody has said what the numbers of the key {key!r} mean (units, frame, rotations, signs): check them "
-                "against msg/ActionChunk.msg, then list the key in the controller's parameter unnorm_keys"
+                f"nobody has said what the numbers of the key {key!r} mean (units, frame, rotations, signs): check "
+                "them against msg/ActionChunk.msg, then list the key in the controller's parameter unnorm_keys"
             )
         stamp = conversions.seconds(message.header.stamp)
         try:

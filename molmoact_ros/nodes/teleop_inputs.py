@@ -1,8 +1,8 @@
 """A person's words at the controller's topics: each is believed by its age, then handed to the arm that it is for.
 
 A word that carries a stamp is as old as that says, so a replayed bag moves nothing. One without a stamp is as old as
-the sender's middleware says, so a network's backlog moves nothing either; somebody who publishes a bag's unstamped words
-anew is not noticed by that, which is why our own devices stamp all theirs.
+the sender's middleware says, so a network's backlog moves nothing either; somebody who publishes unstamped words of a
+bag anew is not noticed by that, which is why our own devices stamp all theirs.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molmoact_ros.control.bench import CROWDED, fuzz
 from molmoact_ros.control.checker import Between, Checker
 from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.collision import Guard, Surroundings
 from molmoact_ros.control.controller import Controller
+from molmoact_ros.control.fuzz import CROWDED, fuzz
 from molmoact_ros.control.path import Space
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.paths import robot_model

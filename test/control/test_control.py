@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.control.bench import fuzz, seams
+from molmoact_ros.control.bench import seams
 from molmoact_ros.control.checker import Checker
 from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, join, split, still
 from molmoact_ros.control.collision import NAMES, Guard, Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
+from molmoact_ros.control.fuzz import fuzz
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.latency import Latency
 from molmoact_ros.control.limiter import Fractions, Limiter, Motion
@@ -186,7 +187,7 @@ def test_absolute_actions_bring_the_hand_where_they_say() -> None:
         (ActionChunk(np.zeros((8, 7)), 0.1, 0.0, space=Space.JOINT), "shape"),
         (ActionChunk(np.full((8, 7), np.nan), 0.1, 0.0), "NaN"),
         (ActionChunk(np.zeros((8, 7)), float("inf"), 0.0), "NaN"),
-        (ActionChunk(np.full((8, 7), 0.9), 0.1, 0.0), "farther"),
+        (ActionChunk(np.full((8, 7), 0.9), 0.1, 0.0), "faster"),
         (ActionChunk(np.array([[0, 0, 0, 0.2, 0, 0, 0]] * 16), 0.1, 0.0), "turns"),
         (ActionChunk(np.full((8, 7), 0.2), 0.1, 0.0, space=Space.EE), "begins far"),
         (ActionChunk(np.zeros((8, 7)), 0.1, 5.0), "future"),
