@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
-from rclpy.action import ActionServer, GoalResponse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.nodes import qos
+from molmoact_ros.nodes.grippers import OPENING_FORCE, SAME_OPENING, _Gripper
 from molmoact_ros.nodes.sinks import make_gripper
 from molmoact_ros.robots.franka import Arm
 
 from .conftest import Peer
 from .driven import LEFT, command, connected
-
-# Grippers
 
 
 def test_gripper_joint_trajectory(peer: Peer, node: Callable[..., Node]) -> None:
@@ -38,18 +42,37 @@ def test_gripper_joint_trajectory(peer: Peer, node: Callable[..., Node]) -> None
 
 
 class Server:
-    """A gripper's action, remembering its goals; `answer` fills each result."""
+    """A gripper's action, remembering its goals; `answer` fills each result, `slow`: only once a goal is cancelled."""
 
-    def __init__(self, peer: Peer, kind: Any, name: str, answer: dict[str, Any], accept: bool = True) -> None:
+    def __init__(
+        self, peer: Peer, kind: Any, name: str, answer: dict[str, Any], accept: bool = True, slow: bool = False
+    ) -> None:
         self.goals: list[Any] = []
+        self.cancelled: list[Any] = []
         self._kind, self._answer = kind, answer
         decide = GoalResponse.ACCEPT if accept else GoalResponse.REJECT
-        self._server = ActionServer(peer.node, kind, name, self._execute, goal_callback=lambda _: decide)
+        self._server = ActionServer(
+            peer.node, kind, name, self._execute, goal_callback=lambda _: decide,
+            handle_accepted_callback=self._keep if slow else self._run, cancel_callback=self._on_cancel,
+        )  # fmt: skip
+
+    def _keep(self, handle: Any) -> None:
+        self.goals.append(handle.request)
+
+    def _run(self, handle: Any) -> None:
+        self._keep(handle)
+        handle.execute()
 
     def _execute(self, handle: Any) -> Any:
-        self.goals.append(handle.request)
-        handle.succeed()
+        if handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.succeed()
         return self._kind.Result(**self._answer)
+
+    def _on_cancel(self, handle: Any) -> CancelResponse:
+        self.cancelled.append(handle.request)
+        return CancelResponse.ACCEPT
 
     def close(self) -> None:
         self._server.destroy()
@@ -107,6 +130,187 @@ def test_a_gripper_that_refuses_is_asked_again(peer: Peer, node: Callable[..., N
     server = Server(peer, GripperCommand, "/stubborn", {}, accept=False)
     try:
         told(peer, gripper, 0.02, lambda: gripper._goal == 0.02)
-        assert peer.until(lambda: gripper._goal < 0), "the refusal came"
+        assert peer.until(lambda: gripper._goal is None), "the refusal came"
+    finally:
+        server.close()
+
+
+# Holding
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["accepted", "not answered yet"])
+def test_m3_hold_cancels_the_goal_in_progress(peer: Peer, node: Callable[..., Node], known: bool) -> None:
+    from control_msgs.action import GripperCommand
+
+    topic = f"/slow{known}"
+    gripper: Any = make_gripper("gripper_command", node(gripper_topic=topic), Arm())
+    server = Server(peer, GripperCommand, topic, {"stalled": True}, slow=True)
+    try:
+        assert peer.until(gripper._action.server_is_ready)
+        gripper.hold()
+        gripper.send(command(0.0))
+        if known:
+            assert peer.until(lambda: server.goals)
+            peer.spin(0.5)
+        gripper.hold()
+        assert peer.until(lambda: server.cancelled)
+        peer.spin(0.5)
+        assert len(server.goals) == len(server.cancelled) == 1, "and nothing new is sent"
+        gripper.send(command(0.0))
+        assert peer.until(lambda: len(server.goals) == 2), "when commands go on it is told again"
+    finally:
+        server.close()
+
+
+def test_m3_hold_stops_the_franka_hand_only_while_it_moves(peer: Peer, node: Callable[..., Node]) -> None:
+    """What it has grasped, it goes on to hold."""
+    from franka_msgs.action import Grasp, Move
+
+    stops: list[Any] = []
+
+    def stop(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        stops.append(request)
+        return response
+
+    gripper: Any = make_gripper("franka", node(gripper_topic="/hand"), Arm())
+    service = peer.node.create_service(Trigger, "/hand/stop", stop)
+    grasp = Server(peer, Grasp, "/hand/grasp", {"success": True})
+    move = Server(peer, Move, "/hand/move", {"success": True}, slow=True)
+    try:
+        assert peer.until(gripper._stop.service_is_ready)
+        told(peer, gripper, 0.0, lambda: grasp.goals)
+        assert peer.until(lambda: not gripper._goals), "it has grasped"
+        gripper.hold()
+        peer.spin(0.5)
+        assert not stops and not grasp.cancelled
+        told(peer, gripper, 0.08, lambda: move.goals)
+        peer.spin(0.5)
+        gripper.hold()
+        assert peer.until(lambda: stops and move.cancelled)
+        assert len(grasp.goals) == len(move.goals) == 1
+    finally:
+        grasp.close()
+        move.close()
+        peer.node.destroy_service(service)
+
+
+def test_m3_a_late_refusal_of_a_cancelled_goal_changes_nothing(peer: Peer, node: Callable[..., Node]) -> None:
+    from control_msgs.action import GripperCommand
+
+    gripper: Any = make_gripper("gripper_command", node(gripper_topic="/late"), Arm())
+    server = Server(peer, GripperCommand, "/late", {}, accept=False)
+    try:
+        assert peer.until(gripper._action.server_is_ready)
+        gripper.send(command(0.0))
+        gripper.hold()
+        gripper._goal = 0.08  # what it was told meanwhile
+        assert peer.until(lambda: not gripper._goals)
+        assert gripper._goal == 0.08
+    finally:
+        server.close()
+
+
+def test_m3_fingers_on_their_way_stay_where_they_are(peer: Peer, node: Callable[..., Node]) -> None:
+    heard = peer.listen(JointTrajectory, "/fingers", qos.RELIABLE)
+    controller = node(gripper_topic="/fingers")
+    gripper = make_gripper("joint_trajectory", controller, Arm())
+    publisher = peer.node.create_publisher(JointState, "/joint_states", qos.RELIABLE)
+    connected(peer, controller, "/fingers")
+    fingers = JointState(name=[*Arm().fingers], position=[0.04, 0.04])
+
+    def measured(position: float) -> None:
+        fingers.position = [position, position]
+        publisher.publish(fingers)
+        peer.spin(0.05)
+
+    measured(0.04)
+    gripper.hold()
+    gripper.send(command(0.0))
+    assert peer.until(lambda: len(heard) == 1), "nothing was under way to be held"
+    measured(0.03)
+    gripper.hold()
+    assert peer.until(lambda: len(heard) == 2)
+    assert heard[1].points[0].positions[0] == pytest.approx(0.03)
+    gripper.send(command(0.0))
+    assert peer.until(lambda: len(heard) == 3)
+    peer.spin(0.8)
+    measured(0.02)  # something is between them
+    gripper.hold()
+    peer.spin(0.5)
+    assert len(heard) == 3, "what is held is held"
+    peer.node.destroy_publisher(publisher)
+
+
+class Recording(_Gripper):
+    """What is decided of each opening, with fingers that measure what they are told to."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node, Arm())
+        self.told: list[tuple[float, bool]] = []
+        self.fingers = 0.0
+        self._measured = self  # type: ignore[assignment]
+
+    def positions(self) -> np.ndarray:
+        return np.array([self.fingers / 2] * 2)
+
+    def _usual_topic(self, arm: Arm) -> str:
+        return "nowhere"
+
+    def _go(self, opening: float, measured: float, closing: bool) -> bool:
+        self.told.append((opening, closing))
+        return True
+
+
+@given(
+    openings=st.lists(st.floats(0.0, 0.08), min_size=1, max_size=12),
+    noise=st.lists(st.floats(-0.003, 0.003), min_size=12, max_size=12),
+    held=st.sets(st.integers(0, 11)),
+)
+@settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_m3_force_is_for_closing_alone(
+    node: Callable[..., Node], openings: list[float], noise: list[float], held: set[int]
+) -> None:
+    """Whatever the fingers measure, and whether they were held in between."""
+    gripper, before = Recording(node()), 0.08
+    gripper.fingers = before
+    for number, opening in enumerate(openings):
+        if number in held:
+            gripper.hold()
+        gripper.told.clear()
+        gripper.send(command(opening))
+        for width, closing in gripper.told:
+            assert width == opening
+            if opening >= 0.04 or opening >= before + SAME_OPENING:
+                assert not closing
+            elif opening <= before - SAME_OPENING:
+                assert closing
+            before = opening
+        gripper.fingers = before + noise[number]
+
+
+def test_m3_the_first_opening_is_no_grasp(node: Callable[..., Node]) -> None:
+    gripper = Recording(node())
+    gripper.send(command(0.02))
+    assert gripper.told == [(0.02, False)]
+    gripper.hold()
+    gripper.send(command(0.02))
+    assert gripper.told[1:] == [(0.02, False)], "told again, it is what it was"
+    gripper.send(command(0.0))
+    gripper.hold()
+    gripper.send(command(0.0))
+    assert gripper.told[2:] == [(0.0, True)] * 2, "what was grasped is grasped again"
+
+
+def test_m3_gripper_command_opens_with_little_force(peer: Peer, node: Callable[..., Node]) -> None:
+    from control_msgs.action import GripperCommand
+
+    gripper: Any = make_gripper("gripper_command", node(gripper_topic="/weak"), Arm())
+    server = Server(peer, GripperCommand, "/weak", {"reached_goal": True})
+    try:
+        told(peer, gripper, 0.0, lambda: server.goals)
+        told(peer, gripper, 0.06, lambda: len(server.goals) == 2)
+        assert [goal.command.max_effort for goal in server.goals] == [40.0, OPENING_FORCE]
     finally:
         server.close()

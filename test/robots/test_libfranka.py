@@ -102,7 +102,7 @@ def test_unsafe_commands_are_refused_at_both_ends(robot: FrankaSim) -> None:
             arm.send(ArmCommand(q * np.nan, zero, zero, 0.08, PERIOD))
         with pytest.raises(RefusedCommand, match="joint 1's position"):
             arm.send(ArmCommand(q + np.eye(7)[0] * 3, zero, zero, 0.08, PERIOD))
-        for unsafe, why in ((q * np.nan, "finite"), (q + 0.5, "jump")):
+        for unsafe, why in ((q * np.nan, "finite"), (q + 0.5, "begins where the arm stands")):
             arm._send(COMMAND.pack(Kind.COMMAND, *unsafe, *zero, *zero, 0.08, PERIOD))
             while why not in (state := until(arm, lambda state: bool(state.message))).message:
                 pass
