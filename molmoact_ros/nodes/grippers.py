@@ -19,6 +19,7 @@ from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.actions import ThreadsafeActionClient
 from molmoact_ros.nodes.arm_topics import joint_states, of_arm
 from molmoact_ros.nodes.measured import Measured
+from molmoact_ros.nodes.null_sink import NullSink
 from molmoact_ros.nodes.output import Notes
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.trajectories import FINGER_SPEED, gripper_seconds, gripper_trajectory
@@ -260,6 +261,7 @@ GRIPPERS: Final[dict[str, Any]] = {
     "joint_trajectory": TrajectoryGripper,
     "franka": FrankaGripper,
     "gripper_command": CommandGripper,
+    "null": NullSink,
 }
 
 

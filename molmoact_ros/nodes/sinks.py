@@ -19,6 +19,7 @@ from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.arm_topics import of_arm
 from molmoact_ros.nodes.grippers import GRIPPERS, Gripper
 from molmoact_ros.nodes.libfranka_sink import LibfrankaSink
+from molmoact_ros.nodes.null_sink import NullSink
 from molmoact_ros.nodes.output import never_wait
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.robot_watch import RobotWatch, watch_franka, watch_trajectory_controller
@@ -196,4 +197,5 @@ SINKS: Final[dict[str, Any]] = {
     "forward_position": ForwardPositionSink,
     "forward_velocity": ForwardVelocitySink,
     "libfranka": LibfrankaSink,
+    "null": NullSink,
 }

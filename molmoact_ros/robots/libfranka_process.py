@@ -22,7 +22,7 @@ import numpy as np
 
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3
-from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand
+from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand, checked
 from molmoact_ros.robots.libfranka import COMMAND, ArmSettings, Kind, Mode, RobotState, real_time_note
 
 PRIORITY: Final = 80
@@ -151,7 +151,7 @@ class Arm:
             if kind is Kind.COMMAND and self._mode is not Mode.FAULT:
                 try:
                     if idle is not None and arm.resting:
-                        begins_at(command, np.array(idle.q))
+                        begins_at(checked(command), np.array(idle.q), np.array(idle.q_d))
                     arm.take(command)
                     self._message = ""
                 except RefusedCommand as refusal:
@@ -279,16 +279,20 @@ def stopped(franka: ModuleType, state: Any) -> str:
     )
 
 
-def begins_at(command: ArmCommand, q: np.ndarray) -> None:
-    """Refuse a first command that does not begin at rest where the arm stands, at `q`, float64 [7] rad."""
+def begins_at(command: ArmCommand, q: np.ndarray, q_d: np.ndarray) -> None:
+    """Refuse a first command that does not begin at rest where the arm stands.
+
+    That is anywhere between `q`, measured, and `q_d`, where the robot holds it, float64 [7] rad. Raises RefusedCommand.
+    """
     speed = FR3.acceleration_max * command.period  # as fast as it may be one period after
-    off = np.abs(command.position - q) - STANDS - speed * command.period / 2
-    if not np.all(np.abs(command.velocity) <= speed) or not np.all(off <= 0):
-        joint = int(np.argmax(np.maximum(off, np.abs(command.velocity) - speed)))
-        gap = abs(command.position[joint] - q[joint])
+    reached = STANDS + speed * command.period / 2
+    nearest = np.clip(command.position, np.minimum(q, q_d) - reached, np.maximum(q, q_d) + reached)
+    bad = (nearest != command.position) | (np.abs(command.velocity) > speed)
+    if bad.any():
+        joint = int(np.argmax(bad))
         raise RefusedCommand(
-            f"the first command begins where the arm stands, at rest; joint {joint + 1} is {gap:.3f} rad from there, "
-            f"at {abs(command.velocity[joint]):.3f} rad/s"
+            f"the first command begins where the arm stands, at rest; joint {joint + 1} is "
+            f"{abs(command.position[joint] - q[joint]):.3f} rad from there, at {abs(command.velocity[joint]):.3f} rad/s"
         )
 
 

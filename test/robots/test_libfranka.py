@@ -104,8 +104,7 @@ def test_unsafe_commands_are_refused_at_both_ends(robot: FrankaSim) -> None:
             arm.send(ArmCommand(q + np.eye(7)[0] * 3, zero, zero, 0.08, PERIOD))
         for unsafe, why in ((q * np.nan, "finite"), (q + 0.5, "begins where the arm stands")):
             arm._send(COMMAND.pack(Kind.COMMAND, *unsafe, *zero, *zero, 0.08, PERIOD))
-            while why not in (state := until(arm, lambda state: bool(state.message))).message:
-                pass
+            state = until(arm, lambda state, why=why: why in state.message)  # type: ignore[misc]
         assert state.refused == 2 and state.mode is Mode.IDLE
         assert arm.state().success_rate == 0, "nobody is in control"
 
