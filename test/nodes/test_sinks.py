@@ -16,6 +16,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.nodes import qos
+from molmoact_ros.nodes.bringup import Profile
 from molmoact_ros.nodes.sinks import GRIPPERS, SINKS, make_gripper, make_sink
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.command import ArmCommand
@@ -154,6 +155,11 @@ def test_c3_a_stop_that_the_trajectory_controllers_state_shows(peer: Peer, node:
     assert peer.until(lambda: reported(""))
     assert peer.until(lambda: sink.fault() == f"nothing comes on {topic} any more"), "the controller was deactivated"
     peer.node.destroy_publisher(publisher)
+
+
+@pytest.mark.parametrize("name", ["fr3", "realsense"])
+def test_m8_a_real_arm_starts_slowly(name: str) -> None:
+    assert 0 < Profile.read(name).nodes["controller"]["speed"] <= 0.1
 
 
 def test_parameters_and_names_that_do_not_fit(node: Callable[..., Node]) -> None:

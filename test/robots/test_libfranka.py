@@ -89,9 +89,10 @@ def test_silence_brakes_and_the_next_commands_go_on(tmp_path: Path) -> None:
 
 
 @attempts(3)
-def test_the_sender_and_the_process_killed() -> None:
+def test_c3_the_sender_and_the_process_killed_and_a_reflex() -> None:
     result = bench(robot_model(), seconds=3.0, seed=3, tell=print)
-    assert [f for f in result.failures if "cycles/s" not in f] == []
+    assert [f for f in result.failures if "cycles/s" not in f and "after a reflex" not in f] == []
+    assert result.reflex_state in ("HOLD", "STOPPED") and result.reflex_seconds < 1.0 and result.recover_way == 0
     assert result.speed_at_kill > 0.2 and 0.02 < result.stop_seconds < 0.6
 
 
