@@ -168,7 +168,6 @@ class _Round:
             controller.update_joints(q, 0.08, clock.now, number, clock.steady)
         self.judge.rest(places)
 
-
     def _somewhere(self, arm: ArmController) -> np.ndarray:
         """Joints [7] rad anywhere in the arm's ranges; mostly such that it can be started there."""
         rng, box = self.rng, self.controller.config.surroundings.workspace
@@ -294,7 +293,7 @@ class _Judge:
         self, commands: Sequence[ArmCommand], missed: int, braking: Sequence[np.ndarray], steady: float,
         asked: Sequence[bool],
     ) -> bool:  # fmt: skip
-        """One cycle's commands, behind `missed` ones in which each arm was `braking` [k, 7] rad; whether anything moves.
+        """One cycle's commands, behind `missed` ones of each arm's `braking` [k, 7] rad; whether anything moves.
 
         asked: by the person at each arm, motion.
         """

@@ -23,6 +23,7 @@ from molmoact_ros.control.bench import plan_along
 from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import State
+from molmoact_ros.nodes.bench_reflex import Reflex, bench_reflex
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, OPENING_MAX
@@ -49,7 +50,7 @@ class Result:
     differenced from the positions that were sent, where no cycle was missed. `stop_*`: from the sender's death to the
     stand, and the furthest joint's way. `standstills`: times that no state came for 2.5 ms and more: the machine's or
     the simulator's. `errors`: what the robot stopped for, empty for nothing. `orphan_drift`: how far the robot moves in
-    the second second after the 1 kHz process itself was killed.
+    the second second after the 1 kHz process itself was killed. `reflex_*`, `recover_way`: as in Reflex.
     """
 
     seconds: float
@@ -69,6 +70,9 @@ class Result:
     stop_way: float
     errors: str
     orphan_drift: float
+    reflex_seconds: float
+    reflex_state: str
+    recover_way: float
 
     @property
     def failures(self) -> list[str]:
@@ -86,7 +90,7 @@ class Result:
                 (self.orphan_drift > 0.01, "the robot moved on without its process"),
             )
             if failed
-        ]
+        ] + Reflex(self.reflex_seconds, self.reflex_state, self.recover_way).failures
 
 
 class PlayedChunks:
@@ -141,7 +145,9 @@ def feed(address: str, record: str, seed: str) -> None:
 
 
 def bench(model: Path, seconds: float, seed: int, tell: Callable[[str], None]) -> Result:
-    """Drive for `seconds`, kill the sender; drive again, kill the 1 kHz process. `model`: the robot's MJCF file.
+    """Drive for `seconds`, kill the sender; drive again, kill the 1 kHz process; drive again, provoke a reflex.
+
+    `model`: the robot's MJCF file.
 
     Raises RuntimeError or FileNotFoundError where pylibfranka or franka-sim is missing or does not start.
     """
@@ -153,7 +159,12 @@ def bench(model: Path, seconds: float, seed: int, tell: Callable[[str], None]) -
         cycles = dict(np.load(record))
         errors = "; ".join(filter(None, [str(cycles["message"]), *robot.refusals()]))
         _drive(robot.address, record, seed + 1, 2.0, tell, victim="process")
-        return Result(seconds=seconds, errors=errors, orphan_drift=_orphan_drift(robot.address), **figures(cycles))
+        drift = _orphan_drift(robot.address)
+    reflex = bench_reflex(model, tell)
+    return Result(
+        seconds=seconds, errors=errors, orphan_drift=drift, reflex_seconds=reflex.held_seconds,
+        reflex_state=reflex.state, recover_way=reflex.recover_way, **figures(cycles),
+    )  # fmt: skip
 
 
 def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable[[str], None], victim: str) -> int:

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.logging import LoggingSeverity
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
@@ -24,29 +25,23 @@ from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.bounded import subscribe, unpacked
 from molmoact_ros.nodes.controller_config import STATED, ControllerNodeConfig
 from molmoact_ros.nodes.diagnostics import report
+from molmoact_ros.nodes.grippers import Gripper
 from molmoact_ros.nodes.latch import StopLatch
 from molmoact_ros.nodes.loop import Loop, Timing, own_threads, real_time
 from molmoact_ros.nodes.managed import ManagedNode
-from molmoact_ros.nodes.output import unblock_output
+from molmoact_ros.nodes.output import Notes
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.safety_status import safety_status
 from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
 from molmoact_ros.nodes.strangers import Strangers
 from molmoact_ros.nodes.teleop_inputs import TeleopInputs
-from molmoact_ros.nodes.worker import Worker
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.srv import ApprovePlan
 
-STATES: Final = {
-    State.IDLE: SafetyStatus.IDLE,
-    State.POLICY: SafetyStatus.POLICY,
-    State.TELEOP: SafetyStatus.TELEOP,
-    State.HOLD: SafetyStatus.HOLD,
-    State.STOPPED: SafetyStatus.STOPPED,
-}
 STATUS_RATE: Final = 10.0
 """Hz of SafetyStatus, besides every change of state."""
 AT_REST: Final = 1e-4
@@ -60,7 +55,7 @@ LATE: Final = 0.5
 class ControllerNode(ManagedNode):
     """Messages come in on the executor's thread, commands go out on the control loop's; a lock keeps them apart.
 
-    Nothing in the loop, and nothing under the lock, waits for anybody: log lines and files are the worker's.
+    Nothing in the loop, and nothing under the lock, waits for anybody: log lines and files are the executor's.
     """
 
     def __init__(self) -> None:
@@ -69,12 +64,12 @@ class ControllerNode(ManagedNode):
         self._lock = threading.Lock()
         self._period = 1.0 / self.config.rate
         self.timing = Timing(self._period)
-        self._worker = Worker(self.get_logger())
+        self._notes = Notes(self)
         self._latch = StopLatch(self)
-        self._stopped = self._latch.reason() if self.config.keep_stop else ""
+        self._stopped = self._kept = self._latch.reason() if self.config.keep_stop else ""
         self._loop: Loop | None = None
         self._sinks: list[Sink] = []  # of each arm
-        self._grippers: list[Sink] = []
+        self._grippers: list[Gripper] = []
 
     # Life cycle
 
@@ -125,7 +120,7 @@ class ControllerNode(ManagedNode):
         self._loop = Loop(self._cycle, self._period, self.config.priority)
         self._loop.start()
         how = f": STOPPED ({self._stopped}); resume resets it" if self._stopped else " until it is told to start"
-        self._worker.say("info", f"ready: the arm stays where it is{how}")
+        self._notes.note(f"ready: the arm stays where it is{how}", LoggingSeverity.INFO)
 
     def deactivate(self) -> None:
         """Brake, then end the control loop."""
@@ -148,7 +143,6 @@ class ControllerNode(ManagedNode):
         """Brake, then the node."""
         self.deactivate()
         self._close_sinks()
-        self._worker.close()
         super().destroy_node()
 
     def _close_sinks(self) -> None:
@@ -160,7 +154,7 @@ class ControllerNode(ManagedNode):
         return float(self.get_clock().now().nanoseconds * 1e-9)
 
     def _refuse(self, why: str) -> None:
-        self._worker.say("error", why, every=1.0)
+        self._notes.note(why)
 
     # In, by the loop
 
@@ -196,7 +190,7 @@ class ControllerNode(ManagedNode):
             except KeyError as lacking:
                 topic = self.config.joint_states
                 why = f"{topic} lacks the position of {lacking}; is it this robot's?"
-                self._worker.say("error", why, every=5.0)
+                self._notes.note(why)
                 return
             self._controller.update_joints(q, opening, stamp, number, steady)
 
@@ -244,7 +238,7 @@ class ControllerNode(ManagedNode):
         if played:
             self._chunk = chunk
         else:
-            self._worker.say("warning", f"chunk not played: {reason}", every=1.0)
+            self._notes.note(f"chunk not played: {reason}", LoggingSeverity.WARN)
 
     def _on_pending(self, message: ActionChunk, sent: float) -> None:
         try:
@@ -286,6 +280,7 @@ class ControllerNode(ManagedNode):
             if before is State.STOPPED and supervisor.state is State.HOLD:
                 response.message = "the stop is reset and the arm holds; resume it, or give an instruction"
             self._publish_status()
+        self._keep_stop()
         return response
 
     # Out
@@ -304,7 +299,7 @@ class ControllerNode(ManagedNode):
                     self._send(commands)
             except Exception as error:
                 self._controller.stop(f"internal error: {error}")
-                self._worker.say("error", f"stopped: {error!r}", every=1.0)
+                self._notes.note(f"stopped: {error!r}")
 
     def _watch(self, late: float) -> None:
         controller = self._controller
@@ -341,6 +336,7 @@ class ControllerNode(ManagedNode):
             else:
                 self._controller.clear(Event.SECOND_CONTROLLER)
             self._publish_status()
+        self._keep_stop()
 
     def _note_change(self) -> None:
         """The state or its reason has changed; under the lock."""
@@ -348,26 +344,28 @@ class ControllerNode(ManagedNode):
         self._told = (supervisor.state, supervisor.reason)
         if supervisor.state is before:
             return
-        self._worker.say("info", f"{supervisor.state.value}: {supervisor.reason}")
+        self._notes.note(f"{supervisor.state.value}: {supervisor.reason}", LoggingSeverity.INFO)
         if supervisor.state in (State.HOLD, State.STOPPED):
             for gripper in self._grippers:
                 gripper.hold()
         if State.STOPPED in (supervisor.state, before):
             self._stopped = (self._stopped or supervisor.reason) if supervisor.state is State.STOPPED else ""
-            if self.config.keep_stop:
-                self._worker.do(self._keep_stop)
 
     def _keep_stop(self) -> None:
+        """Have a latched stop outlive this process; not under the lock, since a disk may be slow."""
+        if self._stopped == self._kept or not self.config.keep_stop:
+            return
+        self._kept = self._stopped
         try:
             self._latch.set(self._stopped) if self._stopped else self._latch.clear()
         except OSError as error:
-            self._worker.say("warning", f"the stop will not outlive this process: {error}")
+            self._notes.note(f"the stop will not outlive this process: {error}", LoggingSeverity.WARN)
 
     def _publish_status(self) -> None:
         """Publish how it stands; under the lock."""
         if (self._controller.supervisor.state, self._controller.supervisor.reason) != self._told:
             self._note_change()
-        status = safety_status(self._controller, self._chunk, self._now(), time.monotonic())
+        status = safety_status(self._controller, self._chunk, self._now())
         status.header.stamp = self.get_clock().now().to_msg()
         status.warnings = [*self._warnings, *self._controller.notes(self._now(), time.monotonic())]
         self._strangers.said(status)
@@ -383,29 +381,8 @@ class ControllerNode(ManagedNode):
         self._diagnostics.publish(message)
 
 
-def safety_status(controller: Controller, chunk: Chunk | None, now: float, steady: float) -> SafetyStatus:
-    """How the controller stands, playing `chunk`. Times in s: ROS time, and the steady clock's."""
-    supervisor, player, status = controller.supervisor, controller.arms[0].player, SafetyStatus()
-    status.state = STATES[supervisor.state]
-    status.reason = "" if supervisor.state is State.POLICY else supervisor.reason
-    status.chunk_age = status.joints_age = -1.0
-    if chunk is not None:
-        length = chunk.dt * len(chunk.actions)
-        status.plan_id, status.chunk_age = chunk.plan_id, now - chunk.stamp
-        status.progress = float(np.clip(1.0 - player.remaining / length, 0.0, 1.0)) if player.loaded else 1.0
-    if all(arm.measured is not None for arm in controller.arms):
-        status.joints_age = now - min(arm.measured_at for arm in controller.arms)
-    status.latency = player.latency.seconds
-    counts = controller.counts
-    status.limits, status.limit_counts = list(counts), list(counts.values())
-    status.refused = counts.pop("refused")
-    status.clipped = sum(counts.values())
-    return status
-
-
 def main() -> None:
     """Start the node."""
-    unblock_output()
     run(ControllerNode, TURN)
 
 

@@ -1,47 +1,71 @@
-"""stdout and stderr that never block their process.
+"""Log lines of threads that must not wait.
 
-rclpy's loggers write while they hold Python's lock, so a pipe that nobody reads would halt every thread of a node, the
-one that drives an arm among them.
+rclpy writes a line while it holds Python's lock (Jazzy's 7.1): where nobody reads stderr, a pipe that is full stops
+every thread of the process, whichever of them logs. So what drives an arm lets its output be lost instead
+(`never_wait`), and its control loop writes none itself (`Notes`).
 """
 
 from __future__ import annotations
 
-import atexit
 import os
-import threading
+import stat
+import time
+from collections import deque
+from contextlib import suppress
 from typing import Final
 
-PATIENCE: Final = 0.5
-"""s that the end of the process waits until what was written has been passed on."""
-CHUNK: Final = 65536
+from rclpy.logging import LoggingSeverity
+from rclpy.node import Node
+
+EVERY: Final = 0.1
+"""s between looks at what there is to log."""
+REPEATED: Final = 1.0
+"""s for which the same line is not logged again."""
+LONGEST: Final = 50
+"""Lines that wait; more than these are lost."""
 
 
-def unblock_output() -> None:
-    """From now on both go through pipes of our own, and on by threads; what does not fit in a pipe is lost."""
+def never_wait() -> None:
+    """Lose what is written to stdout and stderr while nobody reads it, instead of waiting for a reader.
+
+    A pipe or a terminal is opened once more for this process alone, since the flag belongs to whoever shares it; a file
+    never waits, and stays as it is.
+    """
     for descriptor in (1, 2):
-        _Pump(descriptor)
+        with suppress(OSError):
+            kind = os.fstat(descriptor).st_mode
+            if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
+                own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+                os.dup2(own, descriptor)
+                os.close(own)
+            elif stat.S_ISSOCK(kind):  # cannot be opened once more
+                os.set_blocking(descriptor, False)
 
 
-class _Pump:
-    def __init__(self, descriptor: int) -> None:
-        self._out = os.dup(descriptor)
-        self._in, write = os.pipe()
-        os.set_blocking(write, False)  # of our own pipe: a terminal's description is shared with the shell
-        os.dup2(write, descriptor)
-        os.close(write)
-        self._descriptor = descriptor
-        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
-        self._thread.start()
-        atexit.register(self._close)
+class Notes:
+    """Lines that any thread may add without waiting; a timer of `node` logs them."""
 
-    def _run(self) -> None:
-        while data := os.read(self._in, CHUNK):
-            try:
-                while data:
-                    data = data[os.write(self._out, data) :]
-            except OSError:
-                return  # nobody listens any more
+    def __init__(self, node: Node) -> None:
+        self._log = node.get_logger()
+        self._lines: deque[tuple[LoggingSeverity, str]] = deque(maxlen=LONGEST)
+        self._logged: dict[str, float] = {}  # when, s
+        node.create_timer(EVERY, self._write)
 
-    def _close(self) -> None:
-        os.dup2(self._out, self._descriptor)  # which closes the pipe's only writer
-        self._thread.join(PATIENCE)
+    def note(self, text: str, severity: LoggingSeverity = LoggingSeverity.ERROR) -> None:
+        """Have a line logged soon."""
+        self._lines.append((severity, text))
+
+    def _write(self) -> None:
+        now = time.monotonic()
+        self._logged = {text: when for text, when in self._logged.items() if now - when < REPEATED}
+        while self._lines:
+            severity, text = self._lines.popleft()
+            if text not in self._logged:
+                self._logged[text] = now
+                # A line of its own for each: rclpy refuses two severities from one.
+                if severity is LoggingSeverity.ERROR:
+                    self._log.error(text)
+                elif severity is LoggingSeverity.WARN:
+                    self._log.warning(text)
+                else:
+                    self._log.info(text)

@@ -7,11 +7,14 @@ closes when either process ends, however it ends; the far end then brakes by its
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
 import subprocess
 import sys
+import threading
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
@@ -78,24 +81,53 @@ class RobotState(NamedTuple):
         return cls(stamp, Mode(mode), q, dq, q_d, rate, missed, refused, data[STATE.size :].decode(errors="replace"))
 
 
+@dataclass(frozen=True)
+class ArmSettings:
+    """What the robot is told before it is first driven; what is empty, or a mass of 0, stays as the robot has it.
+
+    load_mass: kg, load_centre: m in the flange's frame, load_inertia: kg m^2, 9 values by columns (libfranka's
+    `setLoad`). collision_torque: N m at the 7 joints, collision_force: 3 N and 3 N m at the hand; both or neither
+    (`setCollisionBehavior`). tool_frame: NE_T_EE, 16 values by columns, m (`setEE`).
+    """
+
+    load_mass: float = 0.0
+    load_centre: tuple[float, ...] = (0.0,) * 3
+    load_inertia: tuple[float, ...] = (0.0,) * 9
+    collision_torque: tuple[float, ...] = ()
+    collision_force: tuple[float, ...] = ()
+    tool_frame: tuple[float, ...] = ()
+
+    def to_json(self) -> str:
+        """As it travels."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ArmSettings:
+        """What `to_json` made."""
+        return cls(**json.loads(text))
+
+
 class LibfrankaArm:
     """One arm at `address`, the robot's host name or IP. `record`: write every cycle to this .npz file at the end.
 
-    Commands may come at 10..500 Hz. Nothing moves before the first one; one that an FR3 could not follow is refused.
+    Commands may come at 10..500 Hz. Nothing moves before the first one, which begins where the arm stands; one that an
+    FR3 could not follow is refused.
     """
 
-    def __init__(self, address: str, record: Path | None = None) -> None:
+    def __init__(self, address: str, record: Path | None = None, settings: ArmSettings | None = None) -> None:
         """Start the process; it connects in the background. Raises RuntimeError where pylibfranka is missing."""
         require_pylibfranka()
         self._socket, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
-        command = [sys.executable, "-m", "molmoact_ros.robots.libfranka_process", address, str(far.fileno())]
-        if record is not None:
-            command.append(str(record))
+        command = [
+            sys.executable, "-m", "molmoact_ros.robots.libfranka_process", address, str(far.fileno()),
+            (settings or ArmSettings()).to_json(), *([str(record)] if record else []),
+        ]  # fmt: skip
         # In a session of its own: Ctrl-C in a terminal must not end what still has to brake.
         self._process = subprocess.Popen(command, pass_fds=[far.fileno()], start_new_session=True)
         far.close()
         zero = np.zeros(7)
+        self._reading = threading.Lock()  # never held while anything is waited for
         self._state = RobotState(-np.inf, Mode.CONNECTING, zero, zero, zero, 0.0, 0, 0, "")
 
     @property
@@ -110,21 +142,29 @@ class LibfrankaArm:
         self._send(COMMAND.pack(Kind.COMMAND, *numbers))
 
     def recover(self) -> None:
-        """A person says that the arm may be used again after a fault: clear it; the next command moves the arm."""
+        """A person says that the arm may be used again after a fault: clear it.
+
+        Nothing moves by that, and what was sent until it is done is dropped. The next command begins where the arm
+        stands, at rest, or is refused.
+        """
         self._send(COMMAND.pack(Kind.RECOVER, *[0.0] * 23))
 
     def state(self) -> RobotState:
-        """The newest state; that of before where nothing new came. Its mode is ENDED when the process is gone."""
-        newest = None
-        with contextlib.suppress(BlockingIOError, ConnectionError):
-            while data := self._socket.recv(LONGEST):
-                newest = data
-        if newest is not None:
-            self._state = RobotState.unpack(newest)
-        elif self._process.poll() is not None:
-            why = self._state.message or f"its process ended with status {self._process.returncode}"
-            self._state = self._state._replace(mode=Mode.ENDED, message=why)
-        return self._state
+        """The newest state; that of before where nothing new came. Its mode is ENDED when the process is gone.
+
+        Any thread may ask; it never waits.
+        """
+        with self._reading:
+            newest = None
+            with contextlib.suppress(OSError):  # nothing more, or closed
+                while data := self._socket.recv(LONGEST):
+                    newest = data
+            if newest is not None:
+                self._state = RobotState.unpack(newest)
+            elif self._process.poll() is not None:
+                why = self._state.message or f"its process ended with status {self._process.returncode}"
+                self._state = self._state._replace(mode=Mode.ENDED, message=why)
+            return self._state
 
     def close(self) -> None:
         """Let the arm come to rest, and end the process."""

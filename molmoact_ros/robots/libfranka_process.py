@@ -1,7 +1,7 @@
 """The process that speaks to the robot: 1000 positions a second, whatever the sender of commands does or stops doing.
 
-python -m molmoact_ros.robots.libfranka_process ADDRESS SOCKET [RECORD]: started by `LibfrankaArm`, which has the other
-end of the socket. It ends when that end closes, after the arm has come to rest.
+python -m molmoact_ros.robots.libfranka_process ADDRESS SOCKET SETTINGS [RECORD]: started by `LibfrankaArm`, which has
+the other end of the socket. It ends when that end closes, after the arm has come to rest.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import Any, Final
 import numpy as np
 
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand
-from molmoact_ros.robots.libfranka import COMMAND, Kind, Mode, RobotState, real_time_note
+from molmoact_ros.robots.franka import FR3
+from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand, checked
+from molmoact_ros.robots.libfranka import COMMAND, ArmSettings, Kind, Mode, RobotState, real_time_note
 
 PRIORITY: Final = 80
 """Of SCHED_FIFO; the FCI documentation's own examples take the highest, which leaves the kernel's threads behind."""
@@ -40,6 +41,9 @@ SETTLE_MAX: Final = 8
 RECORDED: Final = 200_000
 """Cycles that a record keeps, the last ones."""
 MCL_CURRENT_AND_FUTURE: Final = 3
+STANDS: Final = 0.01
+"""rad between where the robot stands and where the first command begins, beyond what an arm reaches in a period from
+rest: its q is measured, and gives way a little to whoever leans on it."""
 
 
 class Link:
@@ -106,10 +110,13 @@ class Recorder:
 class Arm:
     """The robot, either idle (it holds by itself, and is only listened to) or in control (a position every cycle)."""
 
-    def __init__(self, franka: ModuleType, address: str, link: Link, recorder: Recorder | None) -> None:
+    def __init__(
+        self, franka: ModuleType, address: str, link: Link, settings: ArmSettings, recorder: Recorder | None
+    ) -> None:
         self._franka, self._link, self._recorder = franka, link, recorder
         real_time = franka.RealtimeConfig.kEnforce if not real_time_note() else franka.RealtimeConfig.kIgnore
         self._robot = franka.Robot(address, real_time)
+        set_up(self._robot, settings)
         self._mode, self._message = Mode.IDLE, ""
         self._missed = self._refused = self._cycle = 0
         self._read, self._prompt = 0.0, True  # when the last state was read, s, and whether soon after the one before
@@ -122,22 +129,29 @@ class Arm:
             state = self._robot.read_once()
             if arm is None or np.abs(arm.position - state.q_d).max() > SAME[0]:
                 arm = Interpolator(np.array(state.q_d))
+            if self._mode is not Mode.FAULT and (why := stopped(self._franka, state)):
+                self._fault(why)
             self._report(state)
-            if state.current_errors and self._mode is not Mode.FAULT:
-                self._fault(str(state.current_errors))
-            self._listen(arm)
+            self._listen(arm, state)
             if not arm.resting and self._mode is not Mode.FAULT:
                 self._control(arm)
                 arm = None
 
-    def _listen(self, arm: Interpolator) -> None:
-        """Take what has come. Commands are not kept through a fault."""
+    def _listen(self, arm: Interpolator, idle: Any = None) -> None:
+        """Take what has come. idle: the robot's state while nobody is in control. Commands are not kept through a
+        fault, and those that come while it is being cleared count as before it.
+        """
         while (message := self._link.receive()) is not None:
             kind, command = message
-            if kind is Kind.RECOVER:
+            if kind is Kind.RECOVER and self._mode is Mode.FAULT:
                 self._recover()
-            elif self._mode is not Mode.FAULT:
+                while self._link.receive() is not None:
+                    pass
+                return
+            if kind is Kind.COMMAND and self._mode is not Mode.FAULT:
                 try:
+                    if idle is not None and arm.resting:
+                        begins_at(checked(command), np.array(idle.q), np.array(idle.q_d))
                     arm.take(command)
                     self._message = ""
                 except RefusedCommand as refusal:
@@ -221,19 +235,18 @@ class Arm:
         )
 
     def _fault(self, errors: str) -> None:
-        self._mode, self._message = Mode.FAULT, errors
+        """The next state says it. It is not printed: where nobody reads that, this process would wait."""
+        self._mode, self._message, self._cycle = Mode.FAULT, errors, -1
         if self._recorder is not None:
             self._recorder.message = errors
-        print(f"error: the robot has stopped: {errors}", file=sys.stderr, flush=True)
 
     def _recover(self) -> None:
         """A person has asked for it; what the robot says against it is told."""
-        if self._mode is Mode.FAULT:
-            try:
-                self._robot.automatic_error_recovery()
-                self._mode, self._message = Mode.IDLE, ""
-            except (self._franka.CommandException, self._franka.ControlException) as error:
-                self._message = str(error)
+        try:
+            self._robot.automatic_error_recovery()
+            self._mode, self._message = Mode.IDLE, ""
+        except (self._franka.CommandException, self._franka.ControlException) as error:
+            self._message = str(error)
 
     def _report(self, state: Any) -> None:
         self._cycle += 1
@@ -242,6 +255,45 @@ class Arm:
             rate = state.control_command_success_rate
             now = time.monotonic()
             self._link.send(RobotState(now, self._mode, *arrays, rate, self._missed, self._refused, self._message))
+
+
+def set_up(robot: Any, settings: ArmSettings) -> None:
+    """Tell the robot its load, what is a collision, and its tool."""
+    if settings.load_mass > 0:
+        robot.set_load(settings.load_mass, settings.load_centre, settings.load_inertia)
+    if settings.collision_torque:
+        # What is between a lower and an upper threshold is a contact, which the robot only reports and nobody asks for.
+        torque, force = settings.collision_torque, settings.collision_force
+        robot.set_collision_behavior(torque, torque, force, force)
+    if settings.tool_frame:
+        robot.set_EE(settings.tool_frame)
+
+
+def stopped(franka: ModuleType, state: Any) -> str:
+    """Why the robot takes no commands in this state: its errors, or its mode; "" where it does."""
+    if state.current_errors:
+        return str(state.current_errors)
+    modes = franka.RobotMode
+    return {modes.Guiding: "guided by hand", modes.Reflex: "reflex", modes.UserStopped: "stopped by the user"}.get(
+        state.robot_mode, ""
+    )
+
+
+def begins_at(command: ArmCommand, q: np.ndarray, q_d: np.ndarray) -> None:
+    """Refuse a first command that does not begin at rest where the arm stands.
+
+    That is anywhere between `q`, measured, and `q_d`, where the robot holds it, float64 [7] rad. Raises RefusedCommand.
+    """
+    speed = FR3.acceleration_max * command.period  # as fast as it may be one period after
+    reached = STANDS + speed * command.period / 2
+    nearest = np.clip(command.position, np.minimum(q, q_d) - reached, np.maximum(q, q_d) + reached)
+    bad = (nearest != command.position) | (np.abs(command.velocity) > speed)
+    if bad.any():
+        joint = int(np.argmax(bad))
+        raise RefusedCommand(
+            f"the first command begins where the arm stands, at rest; joint {joint + 1} is "
+            f"{abs(command.position[joint] - q[joint]):.3f} rad from there, at {abs(command.velocity[joint]):.3f} rad/s"
+        )
 
 
 def run_in_real_time() -> None:
@@ -260,17 +312,17 @@ def main() -> int:
     """Drive one arm; the exit status is 1 when the robot could not be reached or was lost."""
     import pylibfranka
 
-    address, descriptor, *record = sys.argv[1:]
+    address, descriptor, settings, *record = sys.argv[1:]
     link, recorder = Link(int(descriptor)), Recorder(Path(record[0])) if record else None
     run_in_real_time()
     try:
-        Arm(pylibfranka, address, link, recorder).run()
+        Arm(pylibfranka, address, link, ArmSettings.from_json(settings), recorder).run()
     except (RuntimeError, pylibfranka.FrankaException) as error:
         # pylibfranka's exceptions are RuntimeErrors, all but one.
         message = f"no connection to the robot at {address}: {' '.join(str(error).split())}"
-        print(f"error: {message}", file=sys.stderr, flush=True)
         zero = np.zeros(7)
         link.send(RobotState(time.monotonic(), Mode.ENDED, zero, zero, zero, 0.0, 0, 0, message))
+        print(f"error: {message}", file=sys.stderr, flush=True)
         return 1
     finally:
         if recorder is not None:

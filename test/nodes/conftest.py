@@ -17,6 +17,8 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter as NodeParameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -226,3 +228,22 @@ def robot(graph: Robot) -> Robot:
     graph.spin(0.5)
     graph.chunks.clear()
     return graph
+
+
+@pytest.fixture
+def node(peer: Peer) -> Iterator[Callable[..., Node]]:
+    """Makes nodes with parameters, spun with the peer."""
+    nodes: list[Node] = []
+
+    def make(namespace: str = "", **parameters: Any) -> Node:
+        given = [NodeParameter(name, value=value) for name, value in parameters.items()]
+        name = f"controller{len(nodes)}"
+        node = rclpy.create_node(name, context=peer.context, namespace=namespace, parameter_overrides=given)
+        peer._executor.add_node(node)
+        nodes.append(node)
+        return node
+
+    yield make
+    for node in nodes:
+        peer._executor.remove_node(node)
+        node.destroy_node()

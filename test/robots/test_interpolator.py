@@ -184,6 +184,11 @@ BAD: dict[str, Any] = {
     "joint 2's position": {"position": HOME_Q + np.eye(7)[1] * 4},
     "joint 3's velocity": {"velocity": np.eye(7)[2] * 2.7},
     "joint 1's acceleration": {"acceleration": np.eye(7)[0] * 11},
+    "joint 5's acceleration": {"acceleration": np.eye(7)[4] * -10.5},
+    "joint 4's position": {"position": HOME_Q - np.eye(7)[3]},
+    "joint 6's velocity": {"velocity": np.eye(7)[5] * -4.3},
+    "joint 7's way to a stand": {"position": np.array([*HOME_Q[:6], 2.66]), "velocity": np.eye(7)[6] * 3.0},
+    "joint 5's way to a stand": {"position": HOME_Q - np.eye(7)[4] * 2.45, "velocity": np.eye(7)[4] * -3.0},
     "jump": {"position": HOME_Q + np.eye(7)[0] * 0.3},
     "period": {"period": 0.5},
 }
@@ -205,3 +210,80 @@ def test_no_speed_toward_a_joints_end() -> None:
     arm.take(ArmCommand(at_end, np.zeros(7), np.zeros(7), 0.08, 0.02))
     with pytest.raises(RefusedCommand, match="joint 1's velocity"):
         arm.take(ArmCommand(at_end, np.eye(7)[0] * 0.1, np.zeros(7), 0.08, 0.02))
+
+
+STANDING = ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, 0.02)
+
+
+@pytest.mark.parametrize(("seconds", "goes_on"), [(0.9, True), (1.1, False)])
+def test_a_stream_goes_on_only_after_a_short_silence(seconds: float, goes_on: bool) -> None:
+    """Within a second it may go on from its last command, though the arm is elsewhere; later it begins at the arm."""
+    arm, elsewhere = Interpolator(HOME_Q), HOME_Q + np.eye(7)[6] * 0.5
+    arm.take(STANDING)
+    arm.correct(elsewhere, np.zeros(7), np.zeros(7), cycles=0)
+    while not arm.resting:
+        arm.step()
+    arm.correct(elsewhere, np.zeros(7), np.zeros(7), cycles=round(seconds / CYCLE) - round(arm._now / CYCLE))
+    if goes_on:
+        arm.take(STANDING)
+    else:
+        with pytest.raises(RefusedCommand, match="joint 7 would have to jump"):
+            arm.take(STANDING)
+
+
+@pytest.mark.parametrize("way", [1.0, -1.0])
+def test_a_lost_packets_velocity_is_that_of_half_a_cycle_ago(way: float) -> None:
+    """The robot differences positions: what it says to be its velocity is half a cycle old."""
+    robot = Robot(HOME_Q)
+    for cycle in range(40):  # 2.5 rad/s^2, built up and kept
+        robot.ddq = np.eye(7)[0] * way * 2.5 * min(1.0, cycle / 10)
+        robot.lose(1)
+    arm = Interpolator(HOME_Q)
+    arm.take(ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, 0.02))
+    arm.correct(robot.q, robot.dq, robot.ddq, cycles=40)
+    assert arm.velocity == pytest.approx(robot.dq + robot.ddq * CYCLE / 2, abs=1e-12)
+    assert arm.position == pytest.approx(robot.q) and arm.acceleration == pytest.approx(robot.ddq)
+
+
+@pytest.mark.parametrize("way", [1.0, -1.0])
+def test_no_command_is_played_faster_than_its_joint_may_be(way: float) -> None:
+    """A sender whose clock is fast is played faster, but near the limits of speed."""
+    arm, wrist = Interpolator(HOME_Q), np.eye(7)[6] * way
+    slow, fast = (replace(STANDING, velocity=wrist * speed, acceleration=wrist) for speed in (2.0, 5.1))
+    played = arm._played(slow, 0.04, 1.1)
+    assert played.velocity == pytest.approx(wrist * 2.0 * 1.1) and played.acceleration == pytest.approx(wrist * 1.21)
+    played = arm._played(fast, 0.04, 1.1)
+    assert played.velocity == pytest.approx(wrist * 5.1) and played.acceleration == pytest.approx(wrist)
+    assert arm._played(fast, 0.04, 0.9).velocity == pytest.approx(wrist * 5.1 * 0.9)
+
+
+@pytest.mark.parametrize("joint", range(7))
+@pytest.mark.parametrize("lower", [True, False], ids=["lower", "upper"])
+def test_the_ends_of_the_range_hold_through_gaps_and_lost_packets(joint: int, lower: bool) -> None:
+    """To 0.02 rad before an end and back, as fast as the law lets it; `Robot.follow` checks every cycle."""
+    end = FR3.position_min[joint] + 0.02 if lower else FR3.position_max[joint] - 0.02
+    inward, rng, period = (1.0 if lower else -1.0), np.random.default_rng(joint), 0.01
+    start, axis = HOME_Q.copy(), np.eye(7)[joint]
+    start[joint] = end + inward * 0.6
+    arm, robot, refused = Interpolator(start), Robot(start), 0
+    for number in range(300):
+        phase = 2 * np.pi * number * period / 1.5
+        way = 0.3 * (1 - np.cos(phase))
+        rate, bend = 0.3 * 2 * np.pi / 1.5, 2 * np.pi / 1.5
+        if rng.random() > 0.03:  # else it is lost
+            try:
+                arm.take(ArmCommand(start - axis * inward * way, -axis * inward * rate * np.sin(phase),
+                                    -axis * inward * rate * bend * np.cos(phase), 0.08, period))  # fmt: skip
+            except RefusedCommand:
+                refused += 1
+        for _ in range(10):
+            position = arm.step()
+            if rng.random() < 0.01:
+                packets = int(rng.integers(1, 6))
+                robot.lose(packets)
+                arm.correct(*robot.state(), cycles=packets - 1)
+            else:
+                robot.follow(position)
+    while not arm.resting:
+        robot.follow(arm.step())
+    assert refused < 250 and np.abs(robot.q - start).max() < 0.7

@@ -1,0 +1,52 @@
+"""JointTrajectory messages that arms and fingers are driven with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from builtin_interfaces.msg import Duration
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from molmoact_ros.robots.command import ArmCommand
+from molmoact_ros.robots.franka import FR3
+
+FINGER_SPEED: Final = 0.075
+"""m/s of one finger: the speed at which the demonstrations open and close the hand."""
+
+
+def rolling_trajectory(joints: Sequence[str], command: ArmCommand) -> JointTrajectory:
+    """The command in its period, and braking to a stand behind it.
+
+    The next one replaces it; should this process end, the arm has been told to come to rest. A stamp of zero: now.
+    """
+    q, dq, after = command.position, command.velocity, command.period
+    braking = float(np.max(np.abs(dq) / FR3.acceleration_max))
+    points = [_point(after, q, dq)]
+    if braking > 1e-3:
+        points.append(_point(after + braking, q + dq * braking / 2, np.zeros(7)))
+    else:
+        points[0].velocities = [0.0] * 7
+    return JointTrajectory(joint_names=list(joints), points=points)
+
+
+def gripper_trajectory(joint: str, opening: float, measured: float) -> JointTrajectory:
+    """Bring the fingers from `measured` to `opening` m between them, at FINGER_SPEED; `joint` is the one that leads."""
+    return JointTrajectory(
+        joint_names=[joint], points=[_point(gripper_seconds(opening, measured), np.array([opening / 2]), None)]
+    )
+
+
+def gripper_seconds(opening: float, measured: float) -> float:
+    """How long that takes, s."""
+    return max(0.05, abs(opening - measured) / 2 / FINGER_SPEED)
+
+
+def _point(after: float, positions: np.ndarray, velocities: np.ndarray | None) -> JointTrajectoryPoint:
+    nanoseconds = round(after * 1e9)
+    return JointTrajectoryPoint(
+        time_from_start=Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9),
+        positions=positions.tolist(),
+        velocities=[] if velocities is None else velocities.tolist(),
+    )
