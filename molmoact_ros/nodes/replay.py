@@ -14,7 +14,7 @@ from rich.progress import track
 from molmoact_ros.engine.findings import Verdict
 from molmoact_ros.machine import machine
 from molmoact_ros.paths import default_checkpoint, robot_model, share
-from molmoact_ros.record.bag import about
+from molmoact_ros.record.bag_files import about
 from molmoact_ros.replay.answers import Answer, Answers, pairs
 from molmoact_ros.replay.compare import Comparison, Thresholds, compare_answers, compare_control
 from molmoact_ros.replay.recording import SAME, Names, Recording, parse_remap

@@ -20,7 +20,8 @@ from molmoact_ros.cli import main
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.bringup import Bringup, Profile, environment
-from molmoact_ros.record.bag import BagReader, about
+from molmoact_ros.record.bag import BagReader
+from molmoact_ros.record.bag_files import about
 from molmoact_ros.record.messages import seconds
 
 from .conftest import PATIENCE, Peer

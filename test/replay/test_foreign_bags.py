@@ -14,7 +14,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from molmoact_ros.cli import main
 from molmoact_ros.engine.engine import Mode, TorchEngine
-from molmoact_ros.record.bag import BagWriter, Types
+from molmoact_ros.record.bag import BagWriter
+from molmoact_ros.record.message_types import Types
 from molmoact_ros.record.pictures import Form
 from molmoact_ros.record.writing import EpisodeWriter
 from molmoact_ros.replay.engine import replay_engine
