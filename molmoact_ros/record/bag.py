@@ -15,7 +15,16 @@ import yaml
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.rosbag2 import ReaderError, storage_mcap
 
-from molmoact_ros.record.bag_files import ABOUT, METADATA, Contents, PlainDumper, files_of, repair, write_metadata
+from molmoact_ros.record.bag_files import (
+    ABOUT,
+    METADATA,
+    Contents,
+    PlainDumper,
+    files_of,
+    one_line,
+    repair,
+    write_metadata,
+)
 from molmoact_ros.record.mcap_file import McapFile
 from molmoact_ros.record.mcap_repair import MAX_CHUNK, too_large, unpack
 from molmoact_ros.record.message_types import Types
@@ -117,16 +126,19 @@ class BagWriter:
 
     def flush(self, sync: bool = False) -> None:
         """Put what waits into the file, and with `sync` onto the disk. OSError: it waits on, and the file is whole."""
-        while self._waiting:
-            count = _fitting(self._waiting)
-            self._file.append(self._waiting[:count])
-            self._keep_waiting(self._waiting[count:])
+        self._append_waiting()
         if self._is_full():
             self._split()
         elif len(self._channels) > self._described:
             self._write_metadata()
         if sync:
             self._file.sync()
+
+    def _append_waiting(self) -> None:
+        while self._waiting:
+            count = _fitting(self._waiting)
+            self._file.append(self._waiting[:count])
+            self._keep_waiting(self._waiting[count:])
 
     def _keep_waiting(self, messages: list[tuple[int, int, bytes]]) -> None:
         self._waiting, self.waiting_bytes = messages, sum(len(data) for _, _, data in messages)
@@ -176,7 +188,7 @@ class BagWriter:
     def close(self) -> None:
         """Finish the bag. OSError: it lacks its end, and `repair` gives it one."""
         try:
-            self.flush()
+            self._append_waiting()
             if self.about:
                 self._file.add_metadata(ABOUT[1], self.about)
             self._write_metadata()
@@ -225,7 +237,7 @@ class BagReader:
             self._reader = AnyReader(_openable(bag), default_typestore=self._types.store)
             self._reader.open()
         except Exception as error:  # whatever a reader meets in broken bytes
-            raise ValueError(f"{bag} is not a readable bag ({_line(error)})") from None
+            raise ValueError(f"{bag} is not a readable bag ({one_line(error)})") from None
         self._bag = bag
         self._own = {connection.topic: bool(connection.msgdef.data) for connection in self._reader.connections}
 
@@ -254,7 +266,7 @@ class BagReader:
             for connection, stamp_ns, data in self._reader.messages(connections):
                 yield BagMessage(connection.topic, connection.msgtype, bytes(data), stamp_ns)
         except (ReaderError, AnyReaderError) as error:
-            raise ValueError(f"{self._bag} is damaged: {_line(error)}") from None
+            raise ValueError(f"{self._bag} is damaged: {one_line(error)}") from None
 
     def decode(self, message: BagMessage) -> Any:
         """The message as an object with its fields (numpy arrays for numeric arrays). ValueError: it cannot be read."""
@@ -291,10 +303,6 @@ def _openable(bag: Path) -> list[Path]:
     return files  # one by one rosbags would read them, though one may begin before the other ends
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _unpack_chunk(compression: str, data: bytes, size: int) -> bytes:
     """As `unpack`, for rosbags, which itself lets a chunk unpack to whatever it likes."""
     if size > MAX_CHUNK:
@@ -302,7 +310,7 @@ def _unpack_chunk(compression: str, data: bytes, size: int) -> bytes:
     try:
         return unpack(data, compression, size)
     except Exception as error:
-        raise ReaderError(f"a chunk cannot be unpacked: {_line(error)}") from None
+        raise ReaderError(f"a chunk cannot be unpacked: {one_line(error)}") from None
 
 
 storage_mcap.DECOMPRESSORS.update({name: partial(_unpack_chunk, name) for name in ("", "lz4", "zstd")})

@@ -110,13 +110,16 @@ def repair(bag: Path) -> bool:
         except BlockingIOError:
             raise ValueError(f"{bag} is still being recorded; end the recorder first") from None
         except Exception as error:  # whatever a reader meets in broken bytes
-            raise ValueError(
-                f"{file} cannot be mended: {' '.join(str(error).split()) or type(error).__name__}"
-            ) from None
+            raise ValueError(f"{file} cannot be mended: {one_line(error)}") from None
         (file.parent / RESERVE).unlink(missing_ok=True)
     if torn and bag.is_dir():
         write_metadata(bag, contents, about(bag))
     return bool(torn)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def files_of(bag: Path, *kinds: str) -> list[Path]:
