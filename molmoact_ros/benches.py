@@ -81,6 +81,8 @@ def add_benches(bench: argparse.ArgumentParser) -> None:
 
     record = seeded(add("record", "what a recorder costs the control loop, and what the disk takes", _bench_record))
     record.add_argument("--kills", type=int, default=0, help="instead, kill a recorder at random so often")
+    soak = seeded(add("soak", "whether any node's memory grows while tasks are repeated", _bench_soak))
+    soak.add_argument("--minutes", type=float, default=60.0, help="how long; the base is at a sixth of it; default 60")
     panel = add("panel", "what panel and recorder cost between camera and command", _bench_panel)
     steer = seeded(add("steer", "strokes drawn in the panel, and how near the hand follows", _bench_steer))
     for part, seconds in ((seams, 20.0), (control, 20.0), (franka, 60.0), (record, 10.0), (panel, 20.0)):
@@ -400,3 +402,9 @@ def _bench_record(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps(machine("") | figures, indent=1))
     return 0 if not args.kills or whole == len(kills) else 1
+
+
+def _bench_soak(args: argparse.Namespace) -> int:
+    from molmoact_ros.nodes import bench_soak
+
+    return bench_soak.show(args)

@@ -32,7 +32,7 @@ LIGHT = {
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},
     "cameras": {"numpy", "pyrealsense2"},
     "control": {"numpy", "scipy", "mujoco", "mink", "ruckig", "pydantic"},
-    "record": {"numpy", "cv2", "yaml", "mcap", "zstandard", "rosbags", "imageio_ffmpeg"},
+    "record": {"numpy", "cv2", "yaml", "mcap", "zstandard", "lz4", "rosbags", "imageio_ffmpeg"},
     "panel": {"numpy", "aiohttp", "pydantic", "selenium"},
 }
 

@@ -31,7 +31,9 @@ from molmoact_ros.nodes.loop import SPAN
 from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.rig import JOINT_STATES, Rig
-from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter, Types, about, repair
+from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter
+from molmoact_ros.record.bag_files import about, repair
+from molmoact_ros.record.message_types import Types
 from molmoact_ros.record.pictures import Form
 from molmoact_ros.record.recorder import MIB, Recorder, keep_memory
 from molmoact_ros.robots.franka import HOME_Q, SINGLE

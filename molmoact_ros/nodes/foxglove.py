@@ -13,7 +13,7 @@ from rclpy.subscription import Subscription
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.topics import message_class, offered
-from molmoact_ros.record.bag import definition
+from molmoact_ros.record.message_types import definition
 
 BACKLOG = 16
 """Messages that wait for a slow viewer; older ones are dropped, so that nothing piles up."""

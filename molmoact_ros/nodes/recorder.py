@@ -6,7 +6,7 @@ import re
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray
 from pydantic import BaseModel, Field
@@ -50,8 +50,18 @@ class RecorderConfig(BaseModel):
     )
     images: Form = Field("raw", description="raw; png: without loss; jpeg: colour as JPEG, depth as PNG")
     quality: int = Field(95, ge=1, le=100, description="of JPEG")
+    max_bag_size: int = Field(2048, ge=0, description="MiB after which the bag goes on in another file; 0: never")
+    max_bag_duration: float = Field(600.0, ge=0, description="s after which it does; 0: never")
     waiting: int = Field(128, ge=1, description="MiB of pictures, and as many of others, that may wait for the disk")
     reserve: int = Field(16, ge=0, description="MiB of the disk set aside for what is no picture")
+
+
+class Listener(NamedTuple):
+    """How a topic is heard."""
+
+    type_name: str
+    polled: Polled
+    quality: QoSProfile
 
 
 class RecorderNode(Node):
@@ -63,13 +73,16 @@ class RecorderNode(Node):
         # What actions say to each other has types of its own, which no bag of Jazzy holds.
         self._exclude = [re.compile(pattern) for pattern in (".*/_action/.*", *self.config.exclude) if pattern]
         folder = Path(self.config.bag)
-        writer = BagWriter(folder, about=machine(""))
+        writer = BagWriter(
+            folder, about=machine(""), max_bytes=self.config.max_bag_size * MIB,
+            max_ns=round(self.config.max_bag_duration * 1e9),
+        )  # fmt: skip
         self._recorder = Recorder(
             writer, folder, self.config.images, self.config.quality, self.config.waiting * MIB,
             self.config.reserve * MIB, self.get_logger().error,
         )  # fmt: skip
-        self._topics: set[str] = set()
-        self._polled: dict[str, tuple[str, Polled]] = {}
+        self._topics: dict[str, int] = {}  # how many publishers each had when it was last looked at
+        self._polled: dict[str, Listener] = {}
         self._taken = self._clocks()  # when it was last taken, ns: by the machine's clock, by ROS'
         self._nodes: set[str] = set()  # whose parameters are known, or asked for
         self._asking: dict[str, tuple[Client, Client]] = {}
@@ -93,11 +106,12 @@ class RecorderNode(Node):
 
     def _look(self) -> None:
         for topic, types in self.get_topic_names_and_types():
-            if topic in self._topics or any(pattern.fullmatch(topic) for pattern in self._exclude):
+            if topic not in self._topics and any(pattern.fullmatch(topic) for pattern in self._exclude):
                 continue
-            if self.count_publishers(topic):  # else nobody knows yet how it will be offered
-                self._topics.add(topic)
-                self._record(topic, types[0])
+            count = self.count_publishers(topic)
+            if count and count != self._topics.get(topic):  # without any, nobody knows yet how it will be offered
+                self._record(topic, types[0]) if topic not in self._topics else self._listen_again(topic)
+                self._topics[topic] = count
         names = {f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces()}
         for node in names - self._nodes - {self.get_fully_qualified_name()}:
             self._ask(node)
@@ -115,15 +129,41 @@ class RecorderNode(Node):
         except ValueError as error:
             self.get_logger().warning(f"{topic} is not recorded: {type_name} is not installed here ({error})")
             return
-        self._polled[topic] = type_name, Polled(self, kind, topic, quality)
+        self._polled[topic] = Listener(type_name, Polled(self, kind, topic, quality), quality)
+
+    def _listen_again(self, topic: str) -> None:
+        """Ask for less where a publisher that came later offers less: else not one message of it would be heard."""
+        listener = self._polled.get(topic)
+        if listener is None:
+            return
+        quality = offered(self, topic, listener.quality.depth)
+        less = [
+            word
+            for word, before, now in (
+                ("reliable", listener.quality.reliability, quality.reliability),
+                ("transient local", listener.quality.durability, quality.durability),
+            )
+            if before != now and now in (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+        ]
+        if not less:
+            return
+        self.get_logger().warning(
+            f"{topic} has a publisher that is not {' and '.join(less)}, unlike the first: it is heard as that one "
+            "offers it from now on, and what the others said at this moment may be missing"
+        )
+        kind = message_class(listener.type_name)
+        assert kind is not None
+        self._take()
+        listener.polled.close()
+        self._polled[topic] = Listener(listener.type_name, Polled(self, kind, topic, quality), quality)
 
     def _take(self) -> None:
         """Hand on what has come, oldest first, stamped with when the middleware heard it."""
         since, self._taken = self._taken, self._clocks()
         messages = [
-            BagMessage(topic, type_name, data, ros_time(heard, since, self._taken))
-            for topic, (type_name, polled) in self._polled.items()
-            for data, heard, _ in polled.take()
+            BagMessage(topic, listener.type_name, data, ros_time(heard, since, self._taken))
+            for topic, listener in self._polled.items()
+            for data, heard, _ in listener.polled.take()
         ]
         for message in sorted(messages, key=lambda message: message.stamp_ns):
             self._recorder.put(message)

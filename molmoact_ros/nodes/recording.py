@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from molmoact_ros.nodes.bringup import command, environment, write_parameters
-from molmoact_ros.record.bag import BagReader, repair
+from molmoact_ros.record.bag import BagReader
+from molmoact_ros.record.bag_files import repair
 
 
 def record(bag: Path, parameters: dict[str, Any]) -> int:

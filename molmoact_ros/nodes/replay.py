@@ -14,10 +14,10 @@ from rich.progress import track
 from molmoact_ros.engine.findings import Verdict
 from molmoact_ros.machine import machine
 from molmoact_ros.paths import default_checkpoint, robot_model, share
-from molmoact_ros.record.bag import about
+from molmoact_ros.record.bag_files import about
 from molmoact_ros.replay.answers import Answer, Answers, pairs
 from molmoact_ros.replay.compare import Comparison, Thresholds, compare_answers, compare_control
-from molmoact_ros.replay.recording import SAME, Names, Recording, parse_remap
+from molmoact_ros.replay.recording import SAME, Names, Recording, namespace_rules, parse_remap
 from molmoact_ros.replay.report import Pictures, Report, answers_report, control_report
 
 COLOURS = {Verdict.OK: "green", Verdict.NOTE: "dim", Verdict.FAIL: "red"}
@@ -26,9 +26,11 @@ COLOURS = {Verdict.OK: "green", Verdict.NOTE: "dim", Verdict.FAIL: "red"}
 def replay(args: argparse.Namespace) -> int:
     """0 where what was done again is near enough to what was recorded, 2 where it is not."""
     console = Console()
+    if args.namespace:  # the player is given the same rules
+        args.remap = [*namespace_rules(args.bag, args.namespace), *args.remap]
     names = Names(
         cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap), slop=args.slop,
-        joint_states=args.joint_states, policy=args.policy,
+        joint_states=args.joint_states, policy=args.policy, namespace=args.namespace,
     )  # fmt: skip
     thresholds = Thresholds.read(args.thresholds or share() / "config" / "replay.yaml")
     with Recording(args.bag, names) as recording:
@@ -130,7 +132,7 @@ def parameters(recording: Recording, node: str) -> dict[str, Any]:
     """A node's parameters as they were recorded last; empty where they were not."""
     out: dict[str, Any] = {}
     for _, event in [*recording.decoded("/recorder/parameters"), *recording.decoded("/parameter_events")]:
-        if event.node == node:
+        if event.node == recording.names.namespace + node:
             for parameter in [*event.new_parameters, *event.changed_parameters]:
                 out[parameter.name] = _value(parameter.value)
     return out

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import numpy as np
 import yaml
-from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.interfaces import Nodetype
-from rosbags.rosbag2 import ReaderError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
+from rosbags.rosbag2 import ReaderError, storage_mcap
 
-from molmoact_ros.record.mcap_file import Index, McapFile, is_whole, mend
+from molmoact_ros.record.bag_files import (
+    ABOUT,
+    METADATA,
+    Contents,
+    PlainDumper,
+    files_of,
+    one_line,
+    repair,
+    write_metadata,
+)
+from molmoact_ros.record.mcap_file import McapFile
+from molmoact_ros.record.mcap_repair import MAX_CHUNK, too_large, unpack
+from molmoact_ros.record.message_types import Types
 
-JAZZY_BAG_VERSION: Final = 9
-"""Version of metadata.yaml that ROS 2 Jazzy writes."""
-METADATA: Final = "metadata.yaml"
-ABOUT: Final = ("molmoact_ros", "molmoact_ros.end")
-"""Names of our own words in a bag: versions when it began, what was lost when it ended."""
-RESERVE: Final = ".reserve"
-"""File in a bag's folder that keeps room on the disk while it is recorded."""
 CHUNK: Final = 1 << 20
 """Bytes of messages that make a chunk where nobody asks for one earlier; what mcap's tools use, too."""
+LATCHED: Final = 100
+"""Messages of a latched topic that are repeated in the next file of a bag, the last ones: as many as tf2 keeps."""
+FRESH_NS: Final = 1_000_000_000
+"""ns: what a latched topic carried within them comes again by itself, and is not repeated."""
 Qos = dict[str, Any]
 """A quality of service that a publisher offers, as metadata.yaml has it."""
 
@@ -48,79 +53,34 @@ class BagMessage:
     stamp_ns: int
 
 
-class Types:
-    """Message types by name: those of ROS 2 Jazzy, and those that folders of interfaces define."""
-
-    def __init__(self, interfaces: Collection[Path] | None = None) -> None:
-        """interfaces: folders with `<package>/msg/<Type>.msg`; default: the workspace's and this Python's `share`."""
-        self.store: Typestore = get_typestore(Stores.ROS2_JAZZY)
-        self._interfaces = _share_folders() if interfaces is None else interfaces
-
-    def knows(self, type_name: str) -> bool:
-        """Whether somebody defines the type."""
-        if type_name not in self.store.fielddefs:
-            _define_package(self.store, type_name.partition("/")[0], self._interfaces)
-        return type_name in self.store.fielddefs
-
-    def __getitem__(self, type_name: str) -> Any:
-        """The class of a type. ValueError: nobody defines it."""
-        if not self.knows(type_name):
-            raise ValueError(f"{type_name} is not defined anywhere; source the workspace that holds it")
-        return self.store.types[type_name]
-
-    def make(self, type_name: str, **fields: Any) -> Any:
-        """A message of these fields, the others zero or empty. ValueError: nobody defines the type."""
-        kind = self[type_name]
-        zeros = {name: self._zero(node) for name, node in self.store.fielddefs[type_name][1] if name not in fields}
-        return kind(**zeros, **fields)
-
-    def _zero(self, node: Any) -> Any:
-        kind, what = node
-        if kind is Nodetype.NAME:
-            return self.make(what)
-        if kind is Nodetype.BASE:
-            name = what[0]
-            return "" if "string" in name else False if name == "bool" else 0.0 if "float" in name else 0
-        (of, inner), count = what
-        if of is Nodetype.BASE and "string" not in inner[0]:
-            return np.zeros(count if kind is Nodetype.ARRAY else 0, np.dtype(inner[0].replace("octet", "uint8")))
-        return [self._zero((of, inner)) for _ in range(count if kind is Nodetype.ARRAY else 0)]
-
-    def encode(self, message: Any) -> bytes:
-        """A message of one of these types as CDR bytes."""
-        return bytes(self.store.serialize_cdr(message, message.__msgtype__))
-
-    def decode(self, data: bytes, type_name: str) -> Any:
-        """The message that these CDR bytes are."""
-        return self.store.deserialize_cdr(data, type_name)
-
-
-class _Plain(yaml.SafeDumper):
-    """YAML without anchors: everything is written where it belongs."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
 class BagWriter:
-    """A rosbag2 folder with one MCAP file; use it in a `with` block, which leaves a whole bag on errors too.
+    """A rosbag2 folder with MCAP files; use it in a `with` block, which leaves a whole bag on errors too.
 
-    Messages wait until there are enough for a chunk, or until `flush`. Not for several threads at once.
+    Messages wait until there are enough for a chunk, or until `flush`. Not for several threads at once. The first file
+    is named as the folder, the others with `_1`, `_2` and so on behind it. Each can be read by itself: it holds every
+    definition, and begins with what was last written to latched topics, at the time at which the file begins.
     """
 
     def __init__(
-        self, folder: Path, interfaces: Collection[Path] | None = None, about: Mapping[str, str] | None = None
-    ) -> None:
-        """folder: must not exist yet (FileExistsError). interfaces: see `Types`. about: words about the recording."""
+        self, folder: Path, interfaces: Collection[Path] | None = None, about: Mapping[str, str] | None = None,
+        max_bytes: int = 0, max_ns: int = 0,
+    ) -> None:  # fmt: skip
+        """folder: must not exist yet (FileExistsError). interfaces: see `Types`. about: words about the recording.
+
+        max_bytes, max_ns: a file that has grown so large, or spans so much time, is followed by another; 0: never.
+        """
         if folder.exists():
             raise FileExistsError(f"{folder} exists already; record into another folder or move it away")
         self.types, self.about = Types(interfaces), dict(about or {})
-        self._folder, self._file_name = folder, f"{folder.name}.mcap"
+        self._folder, self._max_bytes, self._max_ns = folder, max_bytes, max_ns
         self._channels: dict[str, int] = {}
-        self._type_names: dict[str, str] = {}
+        self._topics: dict[str, tuple[str, dict[str, str]]] = {}  # type, and what a channel says beside it
+        self._latched: dict[str, deque[BagMessage]] = {}
         self._waiting: list[tuple[int, int, bytes]] = []
         self.waiting_bytes, self._described = 0, 0
         folder.mkdir(parents=True)
+        self._before, self._before_bytes = Contents(), 0  # the files that are finished
+        self._file_name = f"{folder.name}.mcap"
         self._file = McapFile(folder / self._file_name)
         if self.about:
             self._file.add_metadata(ABOUT[0], self.about)
@@ -128,19 +88,25 @@ class BagWriter:
 
     def add_topic(self, topic: str, type_name: str, qos: Sequence[Qos] = ()) -> None:
         """Tell of a topic and what its publishers offer, before its first message; ValueError as by `write`."""
-        known = self._type_names.get(topic)
+        known, _ = self._topics.get(topic, (None, {}))
         if known is not None and known != type_name:
             raise ValueError(f"{topic} carries {known}, not {type_name}; a topic has one type, rename one of them")
         if known is None:
             if not self.types.knows(type_name):
                 raise ValueError(f"{type_name} on {topic} is not defined anywhere; source the workspace that holds it")
-            definition, _ = self.types.store.generate_msgdef(type_name, ros_version=2)
             more = {
-                "offered_qos_profiles": yaml.dump(list(qos), Dumper=_Plain) if qos else "",
+                "offered_qos_profiles": yaml.dump(list(qos), Dumper=PlainDumper) if qos else "",
                 "topic_type_hash": self.types.store.hash_rihs01(type_name),
             }
-            self._channels[topic] = self._file.add_channel(topic, type_name, definition, "ros2msg", more)
-            self._type_names[topic] = type_name
+            self._topics[topic] = type_name, more
+            self._add_channel(topic)
+            if any(offer.get("durability") == "transient_local" for offer in qos):
+                self._latched[topic] = deque(maxlen=LATCHED)
+
+    def _add_channel(self, topic: str) -> None:
+        type_name, more = self._topics[topic]
+        definition, _ = self.types.store.generate_msgdef(type_name, ros_version=2)
+        self._channels[topic] = self._file.add_channel(topic, type_name, definition, "ros2msg", more)
 
     def write(self, message: BagMessage) -> None:
         """Add one message. ValueError: nobody defines its type, or its topic was recorded with another type before.
@@ -148,38 +114,81 @@ class BagWriter:
         OSError: the disk took no chunk; this and the other messages wait for the next `flush`, unless `forget` is told.
         """
         self.add_topic(message.topic, message.type_name)
-        self._waiting.append((self._channels[message.topic], message.stamp_ns, message.data))
-        self.waiting_bytes += len(message.data)
+        self._put(message)
+        if message.topic in self._latched:
+            self._latched[message.topic].append(message)
         if self.waiting_bytes > CHUNK:
             self.flush()
 
+    def _put(self, message: BagMessage) -> None:
+        self._waiting.append((self._channels[message.topic], message.stamp_ns, message.data))
+        self.waiting_bytes += len(message.data)
+
     def flush(self, sync: bool = False) -> None:
         """Put what waits into the file, and with `sync` onto the disk. OSError: it waits on, and the file is whole."""
-        if self._waiting:
-            self._file.append(self._waiting)
-            self._waiting, self.waiting_bytes = [], 0
-            if len(self._channels) > self._described:
-                self._write_metadata()
+        self._append_waiting()
+        if self._is_full():
+            self._split()
+        elif len(self._channels) > self._described:
+            self._write_metadata()
         if sync:
             self._file.sync()
+
+    def _append_waiting(self) -> None:
+        while self._waiting:
+            count = _fitting(self._waiting)
+            self._file.append(self._waiting[:count])
+            self._keep_waiting(self._waiting[count:])
+
+    def _keep_waiting(self, messages: list[tuple[int, int, bytes]]) -> None:
+        self._waiting, self.waiting_bytes = messages, sum(len(data) for _, _, data in messages)
+
+    def _is_full(self) -> bool:
+        begin, end = self._file.index.span
+        return 0 < self._max_bytes <= self._file.size or 0 < self._max_ns <= end - begin
+
+    def _split(self) -> None:
+        """Go on in a new file. OSError: in the old one, until the next flush; or that lacks its end, to be repaired."""
+        name = f"{self._folder.name}_{len(self._before.files) + 1}.mcap"
+        new = McapFile(self._folder / name)
+        old, index = self._file, self._file.index
+        self._before.add(self._file_name, index)
+        self._before_bytes += old.size
+        self._file, self._file_name = new, name
+        for topic in self._channels:
+            self._add_channel(topic)
+        for message in self._stale(index.span[1]):
+            self._put(message)
+        try:
+            old.close()
+        finally:
+            self._write_metadata()
+            if self.about:
+                new.add_metadata(ABOUT[0], self.about)
+
+    def _stale(self, now: int) -> list[BagMessage]:
+        """What latched topics hold that does not come again by itself, stamped `now`, ns."""
+        held = [of for of in self._latched.values() if of and of[-1].stamp_ns < now - FRESH_NS]
+        messages = sorted((message for of in held for message in of), key=lambda message: message.stamp_ns)
+        return [replace(message, stamp_ns=now) for message in messages]
 
     def forget(self, which: Callable[[str], bool]) -> int:
         """Drop the waiting messages of topics of which this is true; how many."""
         dropped = {number for topic, number in self._channels.items() if which(topic)}
         kept = [entry for entry in self._waiting if entry[0] not in dropped]
         count = len(self._waiting) - len(kept)
-        self._waiting, self.waiting_bytes = kept, sum(len(data) for _, _, data in kept)
+        self._keep_waiting(kept)
         return count
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
-        return self._file.size
+        """Bytes in the files."""
+        return self._before_bytes + self._file.size
 
     def close(self) -> None:
         """Finish the bag. OSError: it lacks its end, and `repair` gives it one."""
         try:
-            self.flush()
+            self._append_waiting()
             if self.about:
                 self._file.add_metadata(ABOUT[1], self.about)
             self._write_metadata()
@@ -196,84 +205,26 @@ class BagWriter:
 
     def _write_metadata(self) -> None:
         self._described = len(self._channels)
-        _write_metadata(self._folder, self._file_name, self._file.index, self.about)
+        contents = deepcopy(self._before)
+        contents.add(self._file_name, self._file.index)
+        write_metadata(self._folder, contents, self.about)
 
 
-def _write_metadata(folder: Path, file_name: str, index: Index, about: Mapping[str, str]) -> None:
-    """Replace metadata.yaml in one step: at every moment there is a whole one."""
-    begin, end = index.span
-    spans = {
-        "starting_time": {"nanoseconds_since_epoch": begin},
-        "duration": {"nanoseconds": end - begin},
-        "message_count": index.counts.total(),
-    }
-    topics = [
-        {
-            "topic_metadata": {
-                "name": channel.topic, "type": index.schemas[channel.schema_id].name, "serialization_format": "cdr",
-                "offered_qos_profiles": yaml.safe_load(channel.metadata.get("offered_qos_profiles", "")) or [],
-                "type_description_hash": channel.metadata.get("topic_type_hash", ""),
-            },
-            "message_count": index.counts[number],
-        }
-        for number, channel in index.channels.items()
-    ]  # fmt: skip
-    information = {
-        "version": JAZZY_BAG_VERSION, "storage_identifier": "mcap", "relative_file_paths": [file_name], **spans,
-        "topics_with_message_count": topics, "compression_format": "", "compression_mode": "",
-        "files": [{"path": file_name, **spans}], "custom_data": dict(about) or None, "ros_distro": "jazzy",
-    }  # fmt: skip
-    new = folder / f"{METADATA}.new"
-    new.write_text(yaml.dump({"rosbag2_bagfile_information": information}, Dumper=_Plain, sort_keys=False))
-    new.replace(folder / METADATA)
-
-
-def repair(bag: Path) -> bool:
-    """Make a bag whole whose recorder was killed; whether there was anything to do.
-
-    Raises ValueError, in one line, where it is still being written or cannot be mended.
-    """
-    files = sorted(bag.glob("*.mcap")) if bag.is_dir() else [bag]
-    torn = [file for file in files if file.suffix == ".mcap" and not is_whole(file)]
-    for file in torn:
-        try:
-            index = mend(file)
-        except BlockingIOError:
-            raise ValueError(f"{bag} is still being recorded; end the recorder first") from None
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{file} cannot be mended: {error}") from None
-        (file.parent / RESERVE).unlink(missing_ok=True)
-        if bag.is_dir() and len(files) == 1:
-            _write_metadata(bag, file.name, index, about(bag))
-    return bool(torn)
-
-
-def about(bag: Path) -> dict[str, str]:
-    """The words about a bag that its recorder left in it, newest last; empty for a bag of others."""
-    out: dict[str, str] = {}
-    for file in sorted(bag.glob("*.mcap")) if bag.is_dir() else [bag]:
-        if file.suffix == ".mcap":
-            with file.open("rb") as stream:
-                for record in make_reader(stream).iter_metadata():
-                    out |= record.metadata if record.name in ABOUT else {}
-    return out
-
-
-def definition(type_name: str) -> str:
-    """A message type with all that it is made of, as text (ros2msg). ValueError: nobody defines it."""
-    types = get_typestore(Stores.ROS2_JAZZY)
-    if type_name not in types.fielddefs:
-        _define_package(types, type_name.partition("/")[0], _share_folders())
-    if type_name not in types.fielddefs:
-        raise ValueError(f"{type_name} is not defined anywhere; source the workspace that holds it")
-    return types.generate_msgdef(type_name, ros_version=2)[0]
+def _fitting(messages: Sequence[tuple[int, int, bytes]]) -> int:
+    """How many of them, the first ones, make a chunk that any reader takes; at least one."""
+    size = 0
+    for count, (_, _, data) in enumerate(messages):
+        size += len(data)
+        if count and size > MAX_CHUNK // 4:
+            return count
+    return len(messages)
 
 
 class BagReader:
     """A bag of rosbag2, folder or file, MCAP or sqlite3, read by the message definitions it carries.
 
-    Use it in a `with` block. A bag whose recorder was killed is repaired first. Raises FileNotFoundError where there is
-    none and ValueError where it cannot be read.
+    Use it in a `with` block. A bag whose recorder was killed is repaired first, and its files are read as one bag, with
+    and without metadata.yaml. Raises FileNotFoundError where there is none and ValueError where it cannot be read.
     """
 
     def __init__(self, bag: Path, interfaces: Collection[Path] | None = None) -> None:
@@ -283,10 +234,11 @@ class BagReader:
         self.repaired = repair(bag)
         self._types = Types(interfaces)
         try:
-            self._reader = AnyReader([_openable(bag)], default_typestore=self._types.store)
+            self._reader = AnyReader(_openable(bag), default_typestore=self._types.store)
             self._reader.open()
-        except (AnyReaderError, ReaderError, FileNotFoundError) as error:
-            raise ValueError(f"{bag} is not a readable bag ({error}); record it again") from None
+        except Exception as error:  # whatever a reader meets in broken bytes
+            raise ValueError(f"{bag} is not a readable bag ({one_line(error)})") from None
+        self._bag = bag
         self._own = {connection.topic: bool(connection.msgdef.data) for connection in self._reader.connections}
 
     def topics(self) -> dict[str, str]:
@@ -308,9 +260,13 @@ class BagReader:
         if missing := sorted(set(wanted) - self.topics().keys()):
             raise ValueError(f"the bag has no {', '.join(missing)}; it has {', '.join(sorted(self.topics()))}")
         connections = [connection for connection in self._reader.connections if connection.topic in wanted]
-        if connections:  # rosbags takes an empty filter for no filter
+        if not connections:  # rosbags takes an empty filter for no filter
+            return
+        try:
             for connection, stamp_ns, data in self._reader.messages(connections):
                 yield BagMessage(connection.topic, connection.msgtype, bytes(data), stamp_ns)
+        except (ReaderError, AnyReaderError) as error:
+            raise ValueError(f"{self._bag} is damaged: {one_line(error)}") from None
 
     def decode(self, message: BagMessage) -> Any:
         """The message as an object with its fields (numpy arrays for numeric arrays). ValueError: it cannot be read."""
@@ -334,25 +290,27 @@ class BagReader:
         self.close()
 
 
-def _openable(bag: Path) -> Path:
-    """The folder, or the one file in it where it lacks metadata.yaml."""
-    if bag.is_dir() and not (bag / METADATA).exists():
-        files = [file for file in bag.iterdir() if file.suffix in (".mcap", ".db3")]
-        if len(files) == 1:
-            return files[0]
-    return bag
+def _openable(bag: Path) -> list[Path]:
+    """What rosbags is to open: the files of a folder, which it merges by time, or the folder as its metadata has it."""
+    files = files_of(bag, ".mcap", ".db3")
+    if not bag.is_dir() or not files:
+        return [bag]
+    if not (bag / METADATA).exists():
+        return files
+    said = yaml.safe_load((bag / METADATA).read_text())["rosbag2_bagfile_information"]
+    if said.get("compression_mode") or len(said["relative_file_paths"]) == 1:
+        return [bag]
+    return files  # one by one rosbags would read them, though one may begin before the other ends
 
 
-def _share_folders() -> list[Path]:
-    prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
-    return [Path(prefix) / "share" for prefix in (*prefixes, sys.prefix)]
+def _unpack_chunk(compression: str, data: bytes, size: int) -> bytes:
+    """As `unpack`, for rosbags, which itself lets a chunk unpack to whatever it likes."""
+    if size > MAX_CHUNK:
+        raise ReaderError(too_large(size))
+    try:
+        return unpack(data, compression, size)
+    except Exception as error:
+        raise ReaderError(f"a chunk cannot be unpacked: {one_line(error)}") from None
 
 
-def _define_package(types: Typestore, package: str, interfaces: Collection[Path]) -> None:
-    """Add all message types of `package` to `types`, from the first of the `interfaces` folders that holds it."""
-    for folder in interfaces:
-        files = sorted((folder / package / "msg").glob("*.msg"))
-        if files:
-            for file in files:
-                types.register(get_types_from_msg(file.read_text(encoding="utf-8"), f"{package}/msg/{file.stem}"))
-            return
+storage_mcap.DECOMPRESSORS.update({name: partial(_unpack_chunk, name) for name in ("", "lz4", "zstd")})

@@ -10,19 +10,19 @@ import errno
 import fcntl
 import os
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from io import BytesIO
-from mmap import ACCESS_READ, mmap
+from mmap import mmap
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import zstandard
-from mcap.data_stream import ReadDataStream, RecordBuilder
-from mcap.exceptions import McapError
+from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
 from mcap.records import (
     Channel,
@@ -31,15 +31,14 @@ from mcap.records import (
     DataEnd,
     Footer,
     Header,
+    McapRecord,
     Message,
-    MessageIndex,
     Metadata,
     MetadataIndex,
     Schema,
     Statistics,
     SummaryOffset,
 )  # fmt: skip
-from mcap.stream_reader import get_chunk_data_stream
 
 MAGIC: Final = b"\x89MCAP0\r\n"
 LEVEL: Final = 1
@@ -51,60 +50,64 @@ DIRECT: Final = 512 * 1024
 """Bytes brought to the disk at once past that cache, for which the kernel keeps no core."""
 BLOCK: Final = 4096
 """Bytes at whose multiples such a write has to begin and to end, in the file and in memory."""
-_HEAD: Final = 9  # bytes of a record before its content: what it is, and how long
-_FOOT: Final = _HEAD + 20 + len(MAGIC)
+Entries = dict[int, "array[int]"]
+"""Of each channel, its messages in a chunk in turn: stamp in ns, and place in the uncompressed chunk."""
 
 
 @dataclass
 class Index:
-    """What the end of an MCAP file says about the rest."""
+    """What the end of an MCAP file says about the rest. Chunks are kept as they are written: 0.1 MB/min."""
 
     schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
-    chunks: list[ChunkIndex] = field(default_factory=list)
     metadata: list[MetadataIndex] = field(default_factory=list)
     counts: Counter[int] = field(default_factory=Counter)
+    span: tuple[int, int] = (0, 0)
+    """Stamps of the first and the last message, ns; zeros without any."""
+    chunk_count: int = 0
+    _chunks: bytearray = field(default_factory=bytearray)
 
-    @property
-    def span(self) -> tuple[int, int]:
-        """Stamps of the first and the last message, ns; zeros without any."""
-        starts, ends = (
-            [c.message_start_time for c in self.chunks if c.message_index_offsets],
-            [c.message_end_time for c in self.chunks if c.message_index_offsets],
-        )
-        return (min(starts), max(ends)) if starts else (0, 0)
+    def add_chunk(self, chunk: ChunkIndex) -> None:
+        """Note a chunk that is in the file, with its entries."""
+        out = RecordBuilder()
+        chunk.write(out)
+        self._chunks += out.end()
+        self.chunk_count += 1
+        if chunk.message_index_offsets:
+            begin, end = self.span if any(self.span) else (chunk.message_start_time, chunk.message_end_time)
+            self.span = min(begin, chunk.message_start_time), max(end, chunk.message_end_time)
 
     def tail(self, at: int) -> bytes:
         """Everything behind the data, which end `at` this byte."""
         begin, end = self.span
         total = Statistics(
             attachment_count=0, channel_count=len(self.channels), channel_message_counts=dict(self.counts),
-            chunk_count=len(self.chunks), message_count=self.counts.total(), metadata_count=len(self.metadata),
+            chunk_count=self.chunk_count, message_count=self.counts.total(), metadata_count=len(self.metadata),
             message_start_time=begin, message_end_time=end, schema_count=len(self.schemas),
         )  # fmt: skip
-        out = RecordBuilder()
-        DataEnd(0).write(out)
-        summary = at + out.count
-        groups: list[tuple[Opcode, Iterable[Schema | Channel | ChunkIndex | MetadataIndex | Statistics]]] = [
-            (Opcode.SCHEMA, self.schemas.values()), (Opcode.CHANNEL, self.channels.values()),
-            (Opcode.CHUNK_INDEX, self.chunks), (Opcode.METADATA_INDEX, self.metadata), (Opcode.STATISTICS, [total]),
+        groups: list[tuple[Opcode, bytes]] = [
+            (Opcode.SCHEMA, _records(self.schemas.values())), (Opcode.CHANNEL, _records(self.channels.values())),
+            (Opcode.CHUNK_INDEX, bytes(self._chunks)), (Opcode.METADATA_INDEX, _records(self.metadata)),
+            (Opcode.STATISTICS, _records([total])),
         ]  # fmt: skip
+        head = _records([DataEnd(0)])
+        summary = behind = at + len(head)
         offsets = []
         for opcode, records in groups:
-            start = at + out.count
-            for record in records:
-                record.write(out)
-            if at + out.count > start:
-                offsets.append(SummaryOffset(opcode, start, at + out.count - start))
-        behind = at + out.count
-        for offset in offsets:
-            offset.write(out)
-        body = out.end()
-        foot = RecordBuilder()
-        Footer(summary, behind, 0).write(foot)
-        crc = zlib.crc32(foot.end()[:-4], zlib.crc32(body[summary - at :]))
-        Footer(summary, behind, crc).write(foot)
-        return body + foot.end() + MAGIC
+            if records:
+                offsets.append(SummaryOffset(opcode, behind, len(records)))
+            behind += len(records)
+        body = b"".join(records for _, records in groups) + _records(offsets)
+        foot = _records([Footer(summary, behind, 0)])
+        crc = zlib.crc32(foot[:-4], zlib.crc32(body))
+        return head + body + _records([Footer(summary, behind, crc)]) + MAGIC
+
+
+def _records(records: Iterable[McapRecord]) -> bytes:
+    out = RecordBuilder()
+    for record in records:
+        record.write(out)
+    return out.end()
 
 
 class McapFile:
@@ -119,9 +122,12 @@ class McapFile:
             self._direct = _Direct(path)
         self.index, self.size = Index(), 0
         self._told: set[int] = set()  # channels that a chunk in the file describes
-        out = RecordBuilder()
-        Header("ros2", f"molmoact_ros {version('molmoact_ros')}").write(out)
-        self._append(MAGIC + out.end())
+        try:
+            self._append(MAGIC + _records([Header("ros2", f"molmoact_ros {version('molmoact_ros')}")]))
+        except OSError:
+            path.unlink(missing_ok=True)
+            os.close(self._file)
+            raise
 
     def add_channel(
         self, topic: str, type_name: str, definition: str, encoding: str, metadata: Mapping[str, str]
@@ -136,9 +142,7 @@ class McapFile:
 
     def add_metadata(self, name: str, values: Mapping[str, str]) -> None:
         """Words about the file. OSError: they are not in it, and the file is as before."""
-        out = RecordBuilder()
-        Metadata(name, dict(values)).write(out)
-        record, at = out.end(), self.size
+        record, at = _records([Metadata(name, dict(values))]), self.size
         self._append(record)
         self.index.metadata.append(MetadataIndex(at, len(record), name))
 
@@ -150,12 +154,11 @@ class McapFile:
             self.index.schemas[schema].write(body)
         for number in sorted(new):
             self.index.channels[number].write(body)
-        entries: dict[int, list[tuple[int, int]]] = {}
+        entries: Entries = {}
         for number, stamp, data in messages:
-            at = body.count
-            of = entries.setdefault(number, [])
-            Message(number, stamp, data, stamp, self.index.counts[number] + len(of)).write(body)
-            of.append((stamp, at))
+            of = entries.setdefault(number, array("Q"))
+            of.extend((stamp, body.count))
+            Message(number, stamp, data, stamp, self.index.counts[number] + len(of) // 2 - 1).write(body)
         plain = body.end()
         stamps = [stamp for _, stamp, _ in messages]
         chunk = Chunk(
@@ -164,12 +167,12 @@ class McapFile:
         out = RecordBuilder()
         chunk.write(out)
         length = out.count
-        index = _chunk_index(chunk, self.size, length)
-        _write_entries(out, index, entries)
+        index = chunk_index(chunk, self.size, length)
+        write_entries(out, index, entries)
         self._append(out.end())
         self._told |= new
-        self.index.chunks.append(index)
-        self.index.counts.update({number: len(of) for number, of in entries.items()})
+        self.index.add_chunk(index)
+        self.index.counts.update({number: len(of) // 2 for number, of in entries.items()})
 
     def sync(self) -> None:
         """Have it on the disk, not only on its way there."""
@@ -232,107 +235,8 @@ class _Direct:
         os.close(self._file)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the file ends as an MCAP file that was closed."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size < len(MAGIC) + _FOOT:
-            return False
-        file.seek(-_FOOT, os.SEEK_END)
-        foot = file.read()
-    return foot[0] == Opcode.FOOTER and foot.endswith(MAGIC)
-
-
-def mend(path: Path) -> Index:
-    """Give a file that its writer did not close its end; what is torn there is cut off. Its index.
-
-    Raises BlockingIOError while somebody writes it, ValueError where it is no MCAP file.
-    """
-    with path.open("rb+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if file.read(len(MAGIC)) != MAGIC:
-            raise ValueError(f"{path} is not an MCAP file")
-        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            index, end, awaited = _scan(data)
-        out = RecordBuilder()
-        if awaited:
-            _write_entries(out, index.chunks[-1], awaited)
-        lacked = out.end()
-        file.truncate(end)
-        file.seek(end)
-        file.write(lacked + index.tail(end + len(lacked)))
-        os.fsync(file.fileno())
-    return index
-
-
-Entries = dict[int, list[tuple[int, int]]]
-"""Of each channel, its messages in a chunk: stamp in ns, and place in the uncompressed chunk."""
-
-
-def _scan(data: mmap) -> tuple[Index, int, Entries]:
-    """The index of the whole records, where they end, and the last chunk's entries if those are missing behind it."""
-    index, at = Index(), len(MAGIC)
-    awaited: Entries = {}
-    while at + _HEAD <= len(data):
-        opcode, length = data[at], int.from_bytes(data[at + 1 : at + _HEAD], "little")
-        content = data[at + _HEAD : at + _HEAD + length]
-        if len(content) < length or opcode in (Opcode.DATA_END, Opcode.FOOTER):
-            break
-        stream = ReadDataStream(BytesIO(content))
-        if opcode == Opcode.CHUNK:
-            chunk = Chunk.read(stream)
-            try:
-                awaited = _read_chunk(chunk, index)
-            except (McapError, zstandard.ZstdError, RuntimeError):
-                break
-            index.chunks.append(_chunk_index(chunk, at, _HEAD + length))
-            index.counts.update({number: len(of) for number, of in awaited.items()})
-        elif opcode == Opcode.MESSAGE_INDEX and index.chunks:
-            number, of = MessageIndex.read(stream).channel_id, index.chunks[-1]
-            of.message_index_offsets[number] = at
-            of.message_index_length += _HEAD + length
-        elif opcode == Opcode.METADATA:
-            index.metadata.append(MetadataIndex(at, _HEAD + length, Metadata.read(stream).name))
-        elif _note(opcode, stream, length, index):
-            raise ValueError("it holds messages outside of chunks; mend it with `mcap recover`")
-        at += _HEAD + length
-    if not index.chunks or set(index.chunks[-1].message_index_offsets) == set(awaited):
-        return index, at, {}
-    last = index.chunks[-1]
-    last.message_index_offsets.clear()
-    last.message_index_length = 0
-    return index, last.chunk_start_offset + last.chunk_length, awaited
-
-
-def _note(opcode: int, stream: ReadDataStream, length: int, index: Index) -> Message | None:
-    """Take a schema or a channel into `index`; a message is given back."""
-    if opcode == Opcode.SCHEMA:
-        schema = Schema.read(stream)
-        index.schemas[schema.id] = schema
-    elif opcode == Opcode.CHANNEL:
-        channel = Channel.read(stream)
-        index.channels[channel.id] = channel
-    elif opcode == Opcode.MESSAGE:
-        return Message.read(stream, length)
-    return None
-
-
-def _read_chunk(chunk: Chunk, index: Index) -> Entries:
-    """Where a chunk's messages are; its schemas and channels go into `index`. McapError, ZstdError: it is damaged."""
-    stream, size = get_chunk_data_stream(chunk, validate_crc=True)
-    plain = stream.read(size)
-    entries: Entries = {}
-    at = 0
-    while at < size:
-        length = int.from_bytes(plain[at + 1 : at + _HEAD], "little")
-        record = ReadDataStream(BytesIO(plain[at + _HEAD : at + _HEAD + length]))
-        if message := _note(plain[at], record, length, index):
-            entries.setdefault(message.channel_id, []).append((message.log_time, at))
-        at += _HEAD + length
-    return entries
-
-
-def _chunk_index(chunk: Chunk, at: int, length: int) -> ChunkIndex:
+def chunk_index(chunk: Chunk, at: int, length: int) -> ChunkIndex:
+    """The record that leads to a chunk of `length` bytes that begins `at` this byte; its messages come later."""
     return ChunkIndex(
         chunk_length=length, chunk_start_offset=at, compression=chunk.compression, compressed_size=len(chunk.data),
         message_end_time=chunk.message_end_time, message_index_length=0, message_index_offsets={},
@@ -340,11 +244,15 @@ def _chunk_index(chunk: Chunk, at: int, length: int) -> ChunkIndex:
     )  # fmt: skip
 
 
-def _write_entries(out: RecordBuilder, index: ChunkIndex, entries: Entries) -> None:
+def write_entries(out: RecordBuilder, index: ChunkIndex, entries: Entries) -> None:
     """The records that say where a chunk's messages are, directly behind it; `index` is told of them."""
     before = out.count
     behind = index.chunk_start_offset + index.chunk_length - before
     for number, of in entries.items():
         index.message_index_offsets[number] = behind + out.count
-        MessageIndex(number, of).write(out)
+        out.start_record(Opcode.MESSAGE_INDEX)
+        out.write2(number)
+        out.write4(8 * len(of))
+        out.write(np.frombuffer(of, np.uint64).astype("<u8").tobytes())
+        out.finish_record()
     index.message_index_length = out.count - before

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from molmoact_ros.reasoning.answer import RefusedStep
-from molmoact_ros.record.bag import BagMessage, Types
+from molmoact_ros.record.bag import BagMessage
+from molmoact_ros.record.message_types import Types
 from molmoact_ros.record.messages import DEPTH_HEAD, image_pixels, rgb_pixels
 
 Form = Literal["raw", "png", "jpeg"]

@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from molmoact_ros.record.bag import RESERVE, BagMessage, BagWriter, Qos
+from molmoact_ros.record.bag import BagMessage, BagWriter, Qos
+from molmoact_ros.record.bag_files import RESERVE
 from molmoact_ros.record.pictures import PICTURES, Form, pack
 
 PERIOD: Final = 0.25

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--remap", action="append", default=[], metavar="FROM:=TO", help="a topic of the bag by another name; repeat"
     )
+    parser.add_argument("--namespace", default="", help="of the nodes whose topics are meant, such as /left")
     parser.add_argument("--cameras", default="front,wrist", help="names of the cameras, front first")
     parser.add_argument("--joint-states", default="/joint_states", help="topic of the joint states")
     parser.add_argument("--policy", default="/policy", help="node name of who planned, such as /expert")

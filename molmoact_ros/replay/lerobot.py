@@ -138,7 +138,9 @@ def _actions(recording: Recording, ticks: np.ndarray, states: np.ndarray, kinema
     commands = recording.decoded(f"/{SINGLE.robot}_arm_controller/joint_trajectory")
     rows = [(at, m.points[0].positions) for at, m in commands if m.points and len(m.points[0].positions) == JOINTS]
     if not rows:
-        said = {round(seconds(m.header.stamp), 4): m for _, m in recording.decoded("/policy/action_chunk")}
+        said = {
+            round(seconds(m.header.stamp), 4): m for _, m in recording.decoded(f"{recording.names.policy}/action_chunk")
+        }
         chunks = [said.get(round(at, 4)) for at in ticks]
         if all(chunk is not None for chunk in chunks):  # an imported demonstration
             return np.array([chunk_actions(chunk)[0] for chunk in chunks])

@@ -38,12 +38,13 @@ class Names:
 
     cameras: names, front first; their pictures are on `/<name>/color/image_raw` and the front one's depth on
     `/<name>/aligned_depth_to_color/image_raw`, as they are or with what image_transport appends. remap: topics of the
-    bag by the names they should have had. policy, controller: of whom the plans and states are. slop: greatest
-    difference of the stamps of pictures of one moment, s.
+    bag by the names they should have had. namespace: in which the nodes ran, such as `/left`. policy, controller: of
+    whom the plans and states are. slop: greatest difference of the stamps of pictures of one moment, s.
     """
 
     cameras: tuple[str, ...] = ("front", "wrist")
     remap: dict[str, str] = field(default_factory=dict)
+    namespace: str = ""
     policy: str = "/policy"
     controller: str = "/controller"
     joint_states: str = "/joint_states"
@@ -66,6 +67,16 @@ def parse_remap(rules: Sequence[str]) -> dict[str, str]:
         if not re.fullmatch(r"/[^:=]+:=/[^:=]+", rule):
             raise ValueError(f"the remapping {rule!r} is not of the form /topic/of/the/bag:=/topic/wanted")
     return dict(rule.split(":=") for rule in rules)
+
+
+def namespace_rules(bag: Path, namespace: str) -> list[str]:
+    """Rules as `parse_remap` takes them that lead topics out of a namespace. ValueError: nothing is in it."""
+    with BagReader(bag) as reader:
+        topics = sorted(reader.topics())
+    rules = [f"{topic}:={topic.removeprefix(namespace)}" for topic in topics if topic.startswith(f"{namespace}/")]
+    if not namespace.startswith("/") or not rules:
+        raise ValueError(f"no topic of the bag is in the namespace {namespace!r}; it has {', '.join(topics)}")
+    return rules
 
 
 @dataclass(frozen=True)

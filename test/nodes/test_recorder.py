@@ -14,13 +14,15 @@ import pytest
 from mcap.reader import make_reader
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.cli import main
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.bringup import Bringup, Profile, environment
-from molmoact_ros.record.bag import BagReader, about
+from molmoact_ros.record.bag import BagReader
+from molmoact_ros.record.bag_files import about
 from molmoact_ros.record.messages import seconds
 
 from .conftest import PATIENCE, Peer
@@ -102,6 +104,57 @@ def test_the_command_records_parameters_versions_and_pictures(workcell: Bringup,
     assert "transient_local" in offered["/controller/safety_status"] and "best_effort" not in offered["/joint_states"]
     doctor = subprocess.run([PROGRAMS / "pymcap-cli", "doctor", file], capture_output=True, text=True)
     assert doctor.returncode == 0 and re.search(r"passed\s+MCAP\s+doctor\s+checks", doctor.stdout), doctor.stdout
+
+
+def test_case_47_a_publisher_that_comes_later_and_offers_less_is_heard_too(
+    domain: int, peer: Peer, tmp_path: Path
+) -> None:
+    """A driver that was started again, or a microcontroller: best effort beside a reliable publisher."""
+    bag = tmp_path / "bag"
+    first = peer.node.create_publisher(String, "/words", 10)
+    with Bringup(Profile(nodes={"recorder": {"bag": str(bag)}}), tmp_path / "logs") as recorder:
+        assert peer.until(lambda: first.get_subscription_count())
+        second = peer.node.create_publisher(String, "/words", qos.SENSOR)
+        assert peer.until(lambda: second.get_subscription_count())
+        for number in range(20):
+            first.publish(String(data=f"first {number}"))
+            second.publish(String(data=f"second {number}"))
+            peer.spin(0.05)
+        peer.spin(0.5)
+        said = recorder.log("recorder").read_text()
+    assert "/words has a publisher that is not reliable" in said
+    with BagReader(bag) as reader:
+        words = [reader.decode(message).data.split()[0] for message in reader.messages(["/words"])]
+    assert words.count("first") >= 18 and words.count("second") >= 18, words
+    for publisher in (first, second):
+        peer.node.destroy_publisher(publisher)
+
+
+def test_m9_the_recorder_goes_on_in_another_file_and_a_kill_takes_only_the_last_second(
+    workcell: Bringup, peer: Peer, tmp_path: Path
+) -> None:
+    bag = tmp_path / "bag"
+    parameters = {"bag": str(bag), "max_bag_duration": 2.0}
+    heard = peer.listen(JointState, "/joint_states", qos.RELIABLE)
+    with Bringup(Profile(nodes={"recorder": parameters}), tmp_path / "logs") as recorder:
+        assert peer.until(lambda: is_filling(bag)), recorder.log("recorder").read_text()
+        begun = peer.now()
+        assert peer.until(lambda: len(list(bag.glob("*.mcap"))) >= 3)
+        peer.spin(1.5)
+        killed = peer.now()
+        recorder.kill("recorder")
+    with BagReader(bag) as reader:
+        assert reader.repaired
+        kept = {seconds(reader.decode(message).header.stamp) for message in reader.messages(["/joint_states"])}
+        count = sum(reader.count(topic) for topic in reader.topics())
+    wanted = {seconds(m.header.stamp) for m in heard if begun + 0.2 < seconds(m.header.stamp) < killed - 1.0}
+    assert wanted and wanted <= kept
+    with Reader(bag) as reader2:
+        assert reader2.message_count == sum(1 for _ in reader2.messages()) == count
+    last = sorted(bag.glob("*.mcap"))[-1]
+    with BagReader(last) as reader:  # a file by itself says what the nodes' parameters are
+        known = {reader.decode(m).node for m in reader.messages(["/recorder/parameters"])}
+    assert "/controller" in known and "/sim" in known
 
 
 def test_a_recorder_finds_topics_while_a_simulated_clock_stands(workcell: Bringup, peer: Peer, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.typesys import Stores, get_typestore
 
-from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter, Types
+from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter
 from molmoact_ros.record.mcap_file import DIRECT, PIECE
+from molmoact_ros.record.message_types import Types
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 STRING, JOINTS = "std_msgs/msg/String", "sensor_msgs/msg/JointState"

@@ -22,8 +22,10 @@ from mcap.reader import make_reader
 from mcap.stream_reader import StreamReader
 from rosbags.rosbag2 import Reader
 
-from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter, Types, about, repair
-from molmoact_ros.record.mcap_file import is_whole
+from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter
+from molmoact_ros.record.bag_files import about, repair
+from molmoact_ros.record.mcap_repair import is_whole
+from molmoact_ros.record.message_types import Types
 from molmoact_ros.record.messages import image_pixels, unpacked
 from molmoact_ros.record.pictures import COMPRESSED, IMAGE, Form, pack
 from molmoact_ros.record.recorder import MIB, Recorder

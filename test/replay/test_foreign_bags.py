@@ -14,11 +14,12 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from molmoact_ros.cli import main
 from molmoact_ros.engine.engine import Mode, TorchEngine
-from molmoact_ros.record.bag import BagWriter, Types
+from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter
+from molmoact_ros.record.message_types import Types
 from molmoact_ros.record.pictures import Form
 from molmoact_ros.record.writing import EpisodeWriter
 from molmoact_ros.replay.engine import replay_engine
-from molmoact_ros.replay.recording import Names, Recording, parse_remap
+from molmoact_ros.replay.recording import Names, Recording, namespace_rules, parse_remap
 
 from .conftest import Change
 
@@ -165,3 +166,23 @@ def test_remapping_rules_are_checked() -> None:
     assert parse_remap(["/a:=/b", "/c/d:=/e"]) == {"/a": "/b", "/c/d": "/e"}
     with pytest.raises(ValueError, match="not of the form"):
         parse_remap(["/a=/b"])
+
+
+def test_a_bag_of_nodes_in_a_namespace_is_replayed_as_theirs(golden: Path, tmp_path: Path) -> None:
+    """Two robots in one bag: the one in /left is the golden one, the other stands still."""
+    bag = tmp_path / "bag"
+    with BagReader(golden) as reader, BagWriter(bag) as writer:
+        for message in reader.messages():
+            decoded = reader.decode(message)
+            fields = vars(decoded)
+            if message.type_name == "rcl_interfaces/msg/ParameterEvent":
+                fields = fields | {"node": f"/left{decoded.node}"}
+            data = writer.types.encode(writer.types.make(message.type_name, **fields))
+            writer.write(BagMessage(f"/left{message.topic}", message.type_name, data, message.stamp_ns))
+            if message.topic == "/joint_states":
+                other = fields | {"position": 0 * decoded.position}
+                data = writer.types.encode(writer.types.make(message.type_name, **other))
+                writer.write(BagMessage(message.topic, message.type_name, data, message.stamp_ns))
+    assert main(["replay", str(bag), "--control", "--namespace", "/left"]) == 0
+    with pytest.raises(ValueError, match="no topic of the bag is in the namespace '/right'"):
+        namespace_rules(bag, "/right")
