@@ -25,8 +25,10 @@ class Taken(NamedTuple):
 class Polled:
     """One such subscription. What waits longer than `quality.depth` messages is lost, as for any reader."""
 
-    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile) -> None:
-        self._node, self._kind = node, kind
+    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
+        """largest: bytes of a serialised message beyond which it is not even deserialised; `refusal` then says so."""
+        self._node, self._kind, self._largest = node, kind, largest
+        self.refusal = ""
         self._subscription = node.create_subscription(
             kind, topic, lambda data: None, quality, callback_group=_Quiet(), raw=True
         )  # fmt: skip
@@ -42,12 +44,21 @@ class Polled:
 
     def messages(self) -> list[Any]:
         """The same, deserialised."""
-        return [deserialize_message(data, self._kind) for data, _, _ in self.take()]
+        return [deserialize_message(taken.data, self._kind) for taken in self._sane(self.take())]
 
     def newest(self) -> Any:
         """The last of them, deserialised, or None."""
-        taken = self.take()
+        taken = self._sane(self.take())
         return deserialize_message(taken[-1].data, self._kind) if taken else None
+
+    def _sane(self, taken: list[Taken]) -> list[Taken]:
+        if self._largest is None:
+            return taken
+        sane = [one for one in taken if len(one.data) <= self._largest]
+        if len(sane) < len(taken):
+            size, topic = max(len(one.data) for one in taken), self._subscription.topic_name
+            self.refusal = f"a message of {size} bytes on {topic} is refused; at most {self._largest} are read"
+        return sane
 
     def close(self) -> None:
         """Listen no more."""
@@ -57,8 +68,9 @@ class Polled:
 class LazyPolled:
     """One that comes and goes with who wants it; there is nothing to take while it is not there."""
 
-    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile) -> None:
-        self._make = lambda: Polled(node, kind, topic, quality)
+    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
+        """As Polled's."""
+        self._make = lambda: Polled(node, kind, topic, quality, largest)
         self._polled: Polled | None = None
 
     @property

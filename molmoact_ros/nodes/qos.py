@@ -18,6 +18,9 @@ SENSOR: Final = sensor(1)
 RELIABLE: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 """Every one matters, but only now: commands, chunks, traces."""
 
+HEARTBEAT: Final = sensor(10)
+"""States that come again and again: hears publishers of every reliability and durability, and no history."""
+
 KEPT: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 """As before, for who may be late to look at them."""
 

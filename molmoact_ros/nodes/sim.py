@@ -71,7 +71,7 @@ class SimNode(Node):
         self._seed, self._since_reset = 0, 0.0
         self._reset(self.config.seed, self.config.instruction, self.config.distractors)
 
-        self._joint_states = self.create_publisher(JointState, "/joint_states", qos.RELIABLE)
+        self._joint_states = self.create_publisher(JointState, "joint_states", qos.RELIABLE)
         self._tf_static = self.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
         self._tf_static.publish(self._camera_frames())
         self._commands: list[tuple[Polled, tuple[str, ...], TrajectoryFollower]] = []
@@ -98,7 +98,7 @@ class SimNode(Node):
         return TFMessage(transforms=poses)
 
     def _listen(self, arm: Arm, part: str, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
-        topic = f"/{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
+        topic = f"{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
         self._commands.append((Polled(self, JointTrajectory, topic, qos.RELIABLE), joints, follower))
 
     def destroy_node(self) -> None:
@@ -248,9 +248,9 @@ class _Camera:
     def __init__(self, node: Node, name: str, intrinsics: CameraIntrinsics) -> None:
         self.name, self.intrinsics = name, intrinsics
         self._frame, self._frame_count = conversions.optical_frame(name), 0
-        self._color = node.create_publisher(Image, f"/{name}/color/image_raw", qos.SENSOR)
-        self._depth = node.create_publisher(Image, f"/{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
-        self._info = node.create_publisher(CameraInfo, f"/{name}/color/camera_info", qos.RELIABLE)
+        self._color = node.create_publisher(Image, f"{name}/color/image_raw", qos.SENSOR)
+        self._depth = node.create_publisher(Image, f"{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
+        self._info = node.create_publisher(CameraInfo, f"{name}/color/camera_info", qos.RELIABLE)
 
     def publish_color(self, rgb: np.ndarray, stamp: float) -> None:
         """Colour uint8 [H, W, 3] of time `stamp`, s, and the camera's intrinsics."""
