@@ -54,6 +54,14 @@ class EngineReport:
             self._status.state, self._message = state, message
         self.publish()
 
+    def clear(self) -> bool:
+        """A fault is over, since something new is asked; False when there is none."""
+        with self._lock:
+            failed = self._status.state == EngineStatus.FAULT
+        if failed:
+            self.report(EngineStatus.IDLE, "")
+        return bool(failed)
+
     def publish(self) -> None:
         """Ten times a second, and whenever something has changed."""
         with self._reasoner.lock, self._lock:

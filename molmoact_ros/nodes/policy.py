@@ -110,13 +110,13 @@ class PolicyNode(ManagedNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._active = False
         self._configured = False
-        self.sees = False  # as Planner.sees
 
     # Life cycle
 
     def configure(self) -> None:
         """Load the engine and create the topics."""
         config, self._engine = self.config, self._load(self.config)
+        self.sees = False  # as Planner.sees
         cameras = [self.resolve_topic_name(f"{camera}/color/image_raw") for camera in config.cameras]
         frames = FrameBuffer(cameras, config.slop, config.max_age, config.noisy_cameras, config.joint_slop)
         front = config.cameras[0]
@@ -331,6 +331,8 @@ class PolicyNode(ManagedNode):
                 self._check_drawing(request.trace)
         except RefusedStep as refusal:
             return str(refusal)
+        if self._report.clear():
+            self.sees = False  # the controller has to hear that first: it would hold for the fault before
         return ""
 
     def begin_goal(self, request: Goal) -> str:
