@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
-from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.msg import EngineStatus, SafetyStatus
 from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.bringup import Bringup, Profile
 from molmoact_ros.nodes.clocks import BACK, FORWARD, ClockWatch
 from molmoact_ros.nodes.conversions import time_message
+from molmoact_ros.nodes.goals import Result
 
 from .conftest import INSTRUCTION, Robot
-
-Result = ExecuteInstruction.Result
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 2.0)), min_size=1, max_size=50), st.floats(1.0, 1e9))

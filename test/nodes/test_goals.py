@@ -22,11 +22,9 @@ from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.background import BackgroundNode
 from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.controller_link import ControllerLink
-from molmoact_ros.nodes.goals import ANSWER, DISCOVERY, PERIOD, SILENT, Goal, Goals
+from molmoact_ros.nodes.goals import ANSWER, DISCOVERY, PERIOD, SILENT, Goal, Goals, Result
 
 from .conftest import INSTRUCTION, Peer, Robot
-
-Result = ExecuteInstruction.Result
 
 
 class SlowController(BackgroundNode):
