@@ -26,7 +26,7 @@ class Polled:
     """One such subscription. What waits longer than `quality.depth` messages is lost, as for any reader."""
 
     def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
-        """largest: bytes of a serialised message beyond which it is not even deserialised; `refusal` then says so."""
+        """largest: bytes of a serialised message beyond which it is left out unread; `refusal` then says so."""
         self._node, self._kind, self._largest = node, kind, largest
         self.refusal = ""
         self._subscription = node.create_subscription(
@@ -39,26 +39,21 @@ class Polled:
         with reader:
             while (message := reader.take_message(self._kind, True)) is not None:
                 data, info = message
-                taken.append(Taken(data, info["received_timestamp"], info["source_timestamp"]))
+                if self._largest is None or len(data) <= self._largest:
+                    taken.append(Taken(data, info["received_timestamp"], info["source_timestamp"]))
+                else:
+                    topic = self._subscription.topic_name
+                    self.refusal = f"{len(data)} bytes on {topic} are refused; at most {self._largest} are read"
         return taken
 
     def messages(self) -> list[Any]:
         """The same, deserialised."""
-        return [deserialize_message(taken.data, self._kind) for taken in self._sane(self.take())]
+        return [deserialize_message(taken.data, self._kind) for taken in self.take()]
 
     def newest(self) -> Any:
         """The last of them, deserialised, or None."""
-        taken = self._sane(self.take())
+        taken = self.take()
         return deserialize_message(taken[-1].data, self._kind) if taken else None
-
-    def _sane(self, taken: list[Taken]) -> list[Taken]:
-        if self._largest is None:
-            return taken
-        sane = [one for one in taken if len(one.data) <= self._largest]
-        if len(sane) < len(taken):
-            size, topic = max(len(one.data) for one in taken), self._subscription.topic_name
-            self.refusal = f"a message of {size} bytes on {topic} is refused; at most {self._largest} are read"
-        return sane
 
     def close(self) -> None:
         """Listen no more."""

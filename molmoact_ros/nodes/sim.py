@@ -35,6 +35,8 @@ OPEN: Final = 0.04
 """Position of one finger when the hand is open, m."""
 TICK: Final = 0.004
 """Physics advances in steps of this long, s, each with a new wanted position."""
+LARGEST: Final = 1 << 20
+"""Bytes of a trajectory: some ten thousand points."""
 CATCH_UP: Final = 0.1
 """When the process was kept from running for longer than this, s, the simulation skips the rest."""
 
@@ -99,7 +101,7 @@ class SimNode(Node):
 
     def _listen(self, arm: Arm, part: str, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
         topic = f"{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
-        self._commands.append((Polled(self, JointTrajectory, topic, qos.RELIABLE), joints, follower))
+        self._commands.append((Polled(self, JointTrajectory, topic, qos.RELIABLE, LARGEST), joints, follower))
 
     def destroy_node(self) -> None:
         """Stop both threads, then the node."""
@@ -148,6 +150,9 @@ class SimNode(Node):
         for polled, joints, follower in self._commands:
             for data, heard, _ in polled.take():
                 self._command(deserialize_message(data, JointTrajectory), heard * 1e-9, joints, follower)
+            if polled.refusal:
+                self.get_logger().error(polled.refusal, throttle_duration_sec=1.0)
+                polled.refusal = ""
 
     def _command(
         self, message: JointTrajectory, heard: float, joints: tuple[str, ...], follower: TrajectoryFollower

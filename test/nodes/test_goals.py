@@ -32,7 +32,8 @@ class SlowController(BackgroundNode):
 
     def __init__(self, context: Any) -> None:
         super().__init__("controller", context)
-        self.let, self.calls, self.state = threading.Event(), [], SafetyStatus.IDLE
+        self.let, self.state = threading.Event(), SafetyStatus.IDLE
+        self.calls: list[str] = []
         self.let.set()
         self._status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self.create_service(Trigger, "~/start", self._on_start)

@@ -323,7 +323,7 @@ def test_a_second_publisher_and_joints_without_end_are_noticed(robot: Robot) -> 
         names = [f"joint_{number}" for number in range(20_000)]
         assert robot.until(stranger.get_subscription_count)
         stranger.publish(JointState(name=names, position=[0.0] * len(names)))
-        assert robot.until(lambda: "bytes on /joint_states is refused" in robot.engine[-1].message)
+        assert robot.until(lambda: "bytes on /joint_states are refused" in robot.engine[-1].message)
         huge = Image(height=2**31, width=2**31, step=2**31, encoding="rgb8")
         robot.say(INSTRUCTION)
         for _ in range(5):
