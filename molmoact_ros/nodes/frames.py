@@ -16,6 +16,7 @@ from molmoact_ros.nodes.conversions import seconds
 MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
 LARGEST_JOINTS: Final = 1 << 16  # bytes of a message: a thousand joints
 MOST_PIXELS: Final = 100_000_000
+MOST_LETTERS: Final = 40  # of an encoding's name
 WIDEST_PIXEL: Final = 16  # bytes: four channels of 32 bits
 
 
@@ -24,6 +25,8 @@ def wrong_size(image: Image) -> str:
     wide, high, step, held = image.width, image.height, image.step, len(image.data)
     if wide * high > MOST_PIXELS or step * high > MOST_PIXELS * WIDEST_PIXEL:
         return f"it claims {wide}x{high} pixels in rows of {step} bytes; at most {MOST_PIXELS // 10**6} MP are read"
+    if len(image.encoding) > MOST_LETTERS:
+        return f"its encoding's name has {len(image.encoding)} characters"
     if not step * high <= held <= max(step, wide * WIDEST_PIXEL) * high:
         return f"it holds {held} bytes, and claims {wide}x{high} pixels in rows of {step}"
     return ""

@@ -12,7 +12,8 @@ from rclpy.parameter import Parameter
 
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.policy import PolicyConfig, PolicyNode, load_engine
+from molmoact_ros.nodes.policy import PolicyNode
+from molmoact_ros.nodes.policy_config import PolicyConfig, load_engine
 from molmoact_ros.nodes.process import run
 
 

@@ -10,21 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import isfinite
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from pydantic import Field
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
-from rclpy.logging import get_logger
-from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from molmoact_ros.control.approval import Approve
 from molmoact_ros.engine.asking import Mode
-from molmoact_ros.engine.backends import EngineOptions, open_engine
 from molmoact_ros.engine.engine import Engine
 from molmoact_ros.msg import EngineStatus, Trace
 from molmoact_ros.nodes import qos
@@ -35,63 +29,43 @@ from molmoact_ros.nodes.engine_report import EngineReport
 from molmoact_ros.nodes.frames import LARGEST_JOINTS, MOST_JOINTS, FrameBuffer
 from molmoact_ros.nodes.gatekeeper import Gatekeeper
 from molmoact_ros.nodes.goals import PERIOD, Goal, Goals, Result
+from molmoact_ros.nodes.live_parameters import LiveParameter, LiveParameters
 from molmoact_ros.nodes.loop import own_threads, real_time
 from molmoact_ros.nodes.managed import ManagedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.plan_topics import PlanTopics
+from molmoact_ros.nodes.policy_config import PolicyConfig, load_engine
 from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.reasoner import Plan, Reasoner
-from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
-from molmoact_ros.robots.franka import BASE_FRAME
 from molmoact_ros.srv import EditTrace
 
 
-class PolicyConfig(EngineOptions):
-    """Parameters of the policy."""
-
-    autostart: bool = Field(True, description="configure and activate by itself; false: a life-cycle manager does")
-    cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
-    max_age: float = Field(0.5, gt=0, description="greatest age of a frame, s")
-    slop: float = Field(0.05, gt=0, description="greatest difference between the frames of one step, s")
-    joint_states: str = Field(
-        "joint_states", description="topic of the joints: noted with each plan, and where the gripper is"
-    )
-    joint_slop: float = Field(0.02, gt=0, description="greatest difference between them and the front frame, s")
-    noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
-    period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
-    action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
-    drawing_max_age: float = Field(10.0, gt=0, description="greatest age of the picture that is drawn on, s")
-    drawing_timeout: float = Field(30.0, gt=0, description="time after which a person's trace ends, s")
-    base_frame: str = Field(BASE_FRAME, description="base of a single arm, in which its actions are")
-    controller: str = Field("controller", description="node name of the controller; a relative one: in this namespace")
-    priority: int = Field(
-        5, ge=0, le=90, description="real-time priority where the system allows it, below the controller's 10; 0: none"
-    )
-
-    @property
-    def folder(self) -> Path:
-        """The checkpoint's folder."""
-        return Path(self.checkpoint) if self.checkpoint else default_checkpoint()
+def _choice(choices: Sequence[str], value: Any) -> str:
+    if value in choices:
+        return ""
+    return f"choose one of: {', '.join(choice or repr(choice) for choice in choices)}"
 
 
-def load_engine(config: PolicyConfig) -> Engine:
-    """The engine that the parameters ask for, warmed up."""
-    engine = open_engine(config, config.folder)
-    engine.warm_up(_tell_progress)
-    return engine
-
-
-def _tell_progress(done: int, of: int) -> None:
-    """A line for each quarter."""
-    if done * 4 // of > (done - 1) * 4 // of:
-        get_logger("policy").info(f"warming up: {done} of {of} passes recorded")
+def _not_a_time(value: Any) -> str:
+    fits = isinstance(value, int | float) and 0 < value <= 600
+    return "" if fits else f"{value!r} s is no time to look at a plan; give up to 600"
 
 
 CHOICES = (Mode.FULL.value, Mode.GROUNDED.value, Mode.REUSE.value)
 """Modes that may be asked for; a drawn trace always steers."""
+LIVE: Final = {
+    "mode": LiveParameter(
+        Mode.FULL.value, "full, grounded or reuse: how much the model is asked for", partial(_choice, CHOICES)
+    ),
+    "approve": LiveParameter(
+        Approve.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)",
+        partial(_choice, [how.value for how in Approve]),
+    ),
+    "approve_seconds": LiveParameter(3.0, "how long a plan is shown before it moves the arm, s", _not_a_time),
+}  # fmt: skip
 
 
 class PolicyNode(ManagedNode):
@@ -101,13 +75,7 @@ class PolicyNode(ManagedNode):
         """load: makes the engine when the node is configured; options: of rclpy's nodes, such as the namespace."""
         super().__init__("policy", **options)
         self.config, self._load = declare(self, PolicyConfig), load
-        for name, default, about in (
-            ("mode", Mode.FULL.value, "full, grounded or reuse: how much the model is asked for"),
-            ("approve", Approve.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)"),
-            ("approve_seconds", 3.0, "how long a plan is shown before it moves the arm, s"),
-        ):
-            self.declare_parameter(name, default, ParameterDescriptor(description=about, dynamic_typing=True))
-        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._settings = LiveParameters(self, LIVE)
         self._active = False
         self._configured = False
 
@@ -131,11 +99,9 @@ class PolicyNode(ManagedNode):
         alone = (*cameras, self.resolve_topic_name(config.joint_states))
         self._report = EngineReport(self, str(config.folder), self._reasoner, self._drawings, self._gate, alone)
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
-        for name, (wrong, use) in self._settings().items():
-            value = self.get_parameter(name).value
-            if reason := wrong(value):
-                raise ValueError(f"parameter {name} of {self.get_name()}: {reason}")
-            use(value)
+        self._settings.use(
+            {"mode": self._use_mode, "approve": self._gate.use, "approve_seconds": self._gate.use_seconds}
+        )
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self.create_subscription(Trace, "~/edit_trace", self._on_trace, qos.RELIABLE)
         self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
@@ -178,37 +144,15 @@ class PolicyNode(ManagedNode):
     def _close(self) -> None:
         if self._configured:
             self._configured = False
+            self._settings.pause()
             self.deactivate()
             self._goals.close()
             self._reasoner.close()
             self._engine.close()
 
-    # Settings
-    def _settings(self) -> dict[str, tuple[Callable[[Any], str], Callable[[Any], None]]]:
-        """What may be changed while it runs: what is wrong with a value, in one line or nothing, and how it is used."""
-        return {
-            "mode": (lambda value: _choice(value, CHOICES), lambda value: self._use_mode(Mode(value))),
-            "approve": (lambda value: _choice(value, [how.value for how in Approve]), self._gate.use),
-            "approve_seconds": (
-                lambda value: "" if _is_time(value) else f"{value!r} s is no time to look at a plan; give up to 600",
-                self._gate.use_seconds,
-            ),
-        }
-
-    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        if not self._configured:
-            return SetParametersResult(successful=True)  # `configure` looks at them
-        settings = self._settings()
-        wanted = [(settings[p.name], p.value) for p in parameters if p.name in settings]
-        for (wrong, _), value in wanted:
-            if reason := wrong(value):
-                return SetParametersResult(successful=False, reason=reason)
-        for (_, use), value in wanted:
-            use(value)
-        return SetParametersResult(successful=True)
-
-    def _use_mode(self, mode: Mode) -> None:
+    def _use_mode(self, name: str) -> None:
         """Ask for so much from the next step on. Depth is listened to while it is wanted: it is as large as colour."""
+        mode = Mode(name)
         if mode is Mode.GROUNDED and self._depth is None:
             topic = f"{self.config.cameras[0]}/aligned_depth_to_color/image_raw"
             self._depth = self.create_subscription(Image, topic, self._reasoner.add_depth, qos.SENSOR)
@@ -408,16 +352,6 @@ class PolicyNode(ManagedNode):
                 if self._drawings.done:
                     self._gate.rest()
                 self._plan_again()
-
-
-def _choice(value: Any, choices: Sequence[str]) -> str:
-    if value in choices:
-        return ""
-    return f"choose one of: {', '.join(choice or repr(choice) for choice in choices)}"
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 < value <= 600
 
 
 def main() -> None:

@@ -107,6 +107,7 @@ def test_m6_images_of_every_encoding_are_taken() -> None:
         assert wrong_size(whole) == ""
         whole.data = whole.data[:-1]
         assert "it holds" in wrong_size(whole)
+    assert wrong_size(Image(encoding="x" * 1_000_000)) == "its encoding's name has 1000000 characters"
 
 
 def test_case_12_after_the_clock_was_set_nothing_from_before_is_planned_on() -> None:
