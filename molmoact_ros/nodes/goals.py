@@ -56,7 +56,8 @@ class _Goal:
     accepted: float = field(default_factory=time.monotonic)
     inherited: bool = False  # the goal before it has left the controller playing
     asked: float | None = None  # when `start` was called
-    statuses: int | None = None  # that had come when it was answered: from then on the goal is played
+    answered: float = 0.0  # when it was
+    statuses: int | None = None  # that had come by then: from then on the goal is played
     played: bool = False  # a SafetyStatus has said so
     plans: int = 0
     done: Future = field(default_factory=Future)  # of (code, message)
@@ -151,7 +152,7 @@ class Goals:
         timeout = goal.handle.request.timeout
         if goal.handle.is_cancel_requested:
             self.end(Result.CANCELED, "cancelled")
-        elif self.trouble:
+        elif self.trouble and goal.statuses is not None:
             self.end(Result.FAULT if goal.plans else Result.REFUSED, self.trouble)
         elif goal.elapsed > timeout:
             self.end(Result.TIMED_OUT, f"the time of {timeout:g} s is over{self._waited_for(goal)}")
@@ -191,7 +192,7 @@ class Goals:
         elif refusal := self._planner.begin_goal(goal.handle.request):
             self._refuse(refusal)
         else:
-            goal.statuses = self._link.count
+            goal.answered, goal.statuses = time.monotonic(), self._link.count
 
     def _is_held(self, goal: _Goal, statuses: int) -> str:
         """Why the controller does not play, in one line, or nothing.
@@ -202,6 +203,6 @@ class Goals:
         goal.played |= news > 0 and link.is_playing
         if not link.is_playing and (news > 1 or (news and goal.played)):
             return f"the controller does not play: {link.safety.reason}"
-        if link.count and time.monotonic() - link.heard_at > SILENT:
+        if link.count and time.monotonic() - max(link.heard_at, goal.answered) > SILENT:
             return f"the controller has been silent for {SILENT:g} s; look at its log"
         return ""

@@ -127,7 +127,7 @@ class PolicyNode(ManagedNode):
 
     def deactivate(self) -> None:
         """End the goal, and take no more instructions."""
-        if self._active:
+        if self._active and self._is_busy:
             self._end_task(Result.CANCELED, "the policy was deactivated")
         self._active = False
 
@@ -292,6 +292,10 @@ class PolicyNode(ManagedNode):
         with self._reasoner.lock:
             self._forget_task("the task ended")
 
+    @property
+    def _is_busy(self) -> bool:
+        return self._reasoner.task is not None or bool(self._goals.instruction)
+
     def _follow(self, instruction: str, drawing: Trace | None = None) -> None:
         """Take up an instruction, with a person's drawing if there is one. Raises RefusedStep."""
         text = validate_instruction(instruction)
@@ -299,6 +303,7 @@ class PolicyNode(ManagedNode):
             raise RefusedStep("the policy is not active; activate it first")
         with self._reasoner.lock:
             self._forget_task("a new instruction was given")
+            self._goals.trouble = ""  # of the task before
             if drawing is not None:
                 self._drawings.take(self._check_drawing(drawing), drawing)
             self._reasoner.follow(text)
@@ -331,7 +336,7 @@ class PolicyNode(ManagedNode):
         if not by:
             return
         with self._reasoner.lock:
-            busy = self._reasoner.task is not None or self._goals.instruction
+            busy = self._is_busy
             self._reasoner.clock_set()
             self._gate.clock_set()
             self._link.forget()
