@@ -138,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share each layer")
     serve.add_argument("--no-drafts", action="store_true", help="guess nothing from earlier answers")
     serve.add_argument("more", nargs="*", help="after --: arguments of `vllm serve`, such as --data-parallel-size 4")
+    keys = add("keys", "keys and permissions of each node for SROS2 (docs/security.md)")
+    keys.add_argument("keystore", type=Path, help="folder of the keystore; a new one, or one to add to")
+    keys.add_argument("--namespace", default="/", help="of the robot's nodes, such as /left")
     fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
@@ -387,6 +390,14 @@ def _serve(args: argparse.Namespace) -> int:
     os.execv(command[0], command)
 
 
+def _keys(args: argparse.Namespace) -> int:
+    from molmoact_ros.nodes.keys import make_keys
+
+    enclaves = make_keys(args.keystore, args.namespace)
+    print(f"keystore {args.keystore} with the enclaves {', '.join(enclaves)}; docs/security.md says how to start nodes")
+    return 0
+
+
 def _fetch(args: argparse.Namespace) -> int:
     from molmoact_ros.fetch import fetch
 
@@ -400,7 +411,7 @@ COMMANDS = {
     "demo": _demo, "eval": _eval, "bench": _bench, "infer": _infer, "up": _up, "teleop": _teleop, "panel": _panel,
     "foxglove": _foxglove, "record": _record, "replay": _replay, "to-lerobot": _to_lerobot,
     "from-lerobot": _from_lerobot, "train": _train, "doctor": _doctor, "export": _export, "cameras": _cameras,
-    "serve": _serve, "fetch": _fetch,
+    "serve": _serve, "fetch": _fetch, "keys": _keys,
 }  # fmt: skip
 
 

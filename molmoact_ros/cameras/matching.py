@@ -108,6 +108,11 @@ class Matcher(Generic[T]):
         """How many pictures are kept of a camera; what became of the others, `counts` says."""
         return len(self._tracks[self._names.index(camera)].kept)
 
+    def clear(self) -> None:
+        """Keep nothing: the clock of the stamps was set."""
+        self._forget(inf)
+        self.last = dict.fromkeys(self._names, -inf)
+
     def _forget(self, now: float) -> None:
         for number, track in enumerate(self._tracks):
             wanted = set(range(1, len(self._tracks))) if number == 0 else {0}

@@ -9,11 +9,11 @@ from typing import Final, Generic, TypeVar
 Plan = TypeVar("Plan")
 
 TOO_SOON: Final = 0.5
-"""s within which an approval may still be meant for the plan that was there before."""
+"""s within which an approval that names no plan may still be meant for the plan that was there before."""
 NOT_HEARD: Final = 0.5
-"""s after a release in which the controller's word may still be about the chunk before."""
+"""s after a release in which the controller's status may still be about the chunk before."""
 SETTLE: Final = 0.2
-"""s for an arm at its chunk's end to stand, before a picture is taken for the next plan."""
+"""s for an arm at its chunk's end to stand, before an image is taken for the next plan."""
 
 
 class Approve(Enum):
@@ -24,46 +24,57 @@ class Approve(Enum):
     REQUIRED = "required"
 
 
-class TooSoon(ValueError):
-    """An approval that cannot be meant for the plan that waits; its message says so in one line."""
+class RefusedApproval(ValueError):
+    """An approval that is not of the plan that waits; its message says so in one line."""
 
 
 class Gate(Generic[Plan]):
-    """Holds one plan back. Times are seconds of one clock. Not for several threads at once.
+    """Holds one plan back. Not for several threads at once.
 
-    A plan holds motions from where the arm was when its picture was taken; it may wait only while the arm stands there.
-    So its picture is taken when the chunk before is over (`may_look`), and it is dropped when the arm is moved.
+    A plan holds motions from where the arm was when its image was taken; it may wait only while the arm stands there.
+    So its image is taken when the chunk before is over (`may_look`), and it is dropped when the arm is moved.
+
+    `now` is of the steady clock, `stamp` of the images' clock, which may be set (`clock_set`); both s.
     """
 
     def __init__(self) -> None:
         self.how, self.seconds = Approve.NEVER, 3.0
         self.waiting: Plan | None = None
-        self._shown, self._dropped = -inf, -inf
-        self._moves_since, self._stands_since = -inf, -inf
+        self.plan_id = 0  # of the plan that waits; 0: none does
+        self._shown, self._dropped, self._sent = -inf, -inf, -inf
+        self._stands_since = -inf  # by the images' clock
 
-    def show(self, plan: Plan, now: float) -> None:
-        """From now on this plan waits."""
-        self.waiting, self._shown = plan, now
+    def show(self, plan: Plan, plan_id: int, now: float) -> None:
+        """From now on this plan waits, in place of any other."""
+        self.drop(now)
+        self.waiting, self.plan_id, self._shown = plan, plan_id, now
 
-    def approve(self, now: float) -> None:
-        """Somebody says yes. Raises TooSoon when they cannot have seen what they approve."""
+    def approve(self, now: float, plan_id: int | None = None) -> None:
+        """Somebody approves the plan of that number, or, without one, what waits now.
+
+        Raises RefusedApproval when another plan waits, or none; and, of an approval that names no plan, when they
+        cannot have seen what they approve.
+        """
         if self.waiting is None:
-            raise TooSoon("no plan waits for approval")
-        if self._shown - self._dropped < TOO_SOON and now - self._shown < TOO_SOON:
-            raise TooSoon("the plan has just changed; look at it, and approve again")
+            raise RefusedApproval("no plan waits for approval")
+        if plan_id is not None and plan_id != self.plan_id:
+            raise RefusedApproval(f"plan {plan_id} does not wait, plan {self.plan_id} does; look at it, and approve it")
+        if plan_id is None and self._shown - self._dropped < TOO_SOON and now - self._shown < TOO_SOON:
+            raise RefusedApproval("the plan has just changed; look at it, and approve again")
 
     def release(self, now: float) -> Plan:
         """The plan, which waits no more; the arm moves from now on."""
         assert self.waiting is not None
-        plan, self.waiting = self.waiting, None
+        plan = self.waiting
+        self.waiting, self.plan_id = None, 0
         self.moves(now)
         return plan
 
     def drop(self, now: float) -> Plan | None:
         """Forget the plan that waits; what it was, or None."""
-        plan, self.waiting = self.waiting, None
+        plan = self.waiting
         if plan is not None:
-            self._dropped = now
+            self.waiting, self.plan_id, self._dropped = None, 0, now
         return plan
 
     def due(self, now: float) -> bool:
@@ -78,15 +89,23 @@ class Gate(Generic[Plan]):
 
     def moves(self, now: float) -> None:
         """A chunk was sent to the controller."""
-        self._moves_since, self._stands_since = now, inf
+        self._sent, self._stands_since = now, inf
 
-    def arm(self, moving: bool, now: float) -> None:
-        """What the controller says at `now`: the arm is moving, by a chunk or by a person's hand."""
+    def arm(self, moving: bool, now: float, stamp: float) -> None:
+        """What the controller's status says, which came at `now` and was made at `stamp`.
+
+        moving: a chunk or an operator moves the arm.
+        """
         if moving:
             self._stands_since = inf
-        elif self._stands_since == inf and now - self._moves_since > NOT_HEARD:
-            self._stands_since = now
+        elif self._stands_since == inf and now - self._sent > NOT_HEARD:
+            self._stands_since = stamp
 
     def may_look(self, stamp: float) -> bool:
-        """A picture of that time may be planned on: nothing waits, and the arm stood."""
+        """An image of that time may be planned on: nothing waits, and the arm stood."""
         return self.how is Approve.NEVER or (self.waiting is None and stamp >= self._stands_since + SETTLE)
+
+    def clock_set(self, now: float) -> None:
+        """The images' clock was set: what waits is dropped, and the arm stands when the controller says so anew."""
+        self.drop(now)
+        self.moves(now)

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from molmoact_ros.nodes.keys import enclave_arguments
 from molmoact_ros.paths import fastdds_profile, profile
 
 NODES: Final = (
@@ -84,7 +85,8 @@ def use_environment() -> None:
 def command(name: str, parameters_file: Path) -> list[str]:
     """The command line of a node."""
     module = f"molmoact_ros.nodes.{name}"
-    return [sys.executable, "-m", module, "--ros-args", "--params-file", str(parameters_file)]
+    parameters = ["--params-file", str(parameters_file)]
+    return [sys.executable, "-m", module, "--ros-args", *parameters, *enclave_arguments(name)]
 
 
 def write_parameters(folder: Path, name: str, parameters: Parameters) -> Path:

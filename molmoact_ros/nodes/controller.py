@@ -106,7 +106,7 @@ class ControllerNode(ManagedNode):
             TeleopInputs(self, arm, self._lock, config.teleop_timeout, self._refuse) for arm in self._controller.arms
         ]
         commands = [sink.topic for sink in self._sinks if sink.topic]
-        alone = ((config.joint_states, "joint states"), (chunks, "action chunks"))
+        alone = (config.joint_states, chunks)
         self._strangers = Strangers(self, alone, commands)
         if self._stopped:
             self._controller.stop(f"{self._stopped} (kept; resume resets it)")

@@ -15,6 +15,7 @@ from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, Trace
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.reasoning.steering import LONGEST
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, checked_trace
 from molmoact_ros.record.messages import (
     PIXEL,
@@ -111,7 +112,12 @@ def trace_message(trace: np.ndarray, source: int, plan_id: int, head: Header) ->
 
 
 def stroke(message: Trace) -> np.ndarray:
-    """A drawing as it came, float64 [n, 2] in fractions of the picture. Raises RefusedStep when x and y do not pair."""
+    """A drawing as it came, float64 [n, 2] in fractions of the picture, n up to steering.LONGEST.
+
+    Raises RefusedStep when x and y do not pair, and for more points.
+    """
+    if max(len(message.x), len(message.y)) > LONGEST:
+        raise RefusedStep(f"the drawing has {max(len(message.x), len(message.y))} points; send at most {LONGEST}")
     if len(message.x) != len(message.y):
         raise RefusedStep(f"each point of a drawing has x and y; got {len(message.x)} and {len(message.y)}")
     return np.stack([message.x, message.y], axis=1).astype(np.float64)

@@ -1,39 +1,40 @@
 """The scripted expert of the two-arm workcell in the policy's place: same topics, same action, same messages.
 
-It sees the simulator's own state instead of pictures, and has neither depth codes nor a trace to show.
+It sees the simulator's own state instead of images, and has neither depth codes nor a trace to show.
 """
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 import numpy as np
 from pydantic import BaseModel, Field
-from rclpy.action import ActionServer, CancelResponse
-from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 from rclpy.task import Future
 from scipy.spatial.transform import Rotation
-from std_srvs.srv import Trigger
 
-from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.learn.expert import STEP
 from molmoact_ros.learn.tray_expert import State, chunk, see
-from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
+from molmoact_ros.msg import ActionChunk, EngineStatus
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.clocks import STEADY, ClockWatch
+from molmoact_ros.nodes.controller_link import ControllerLink
+from molmoact_ros.nodes.goals import PERIOD, Goal, Goals, Result
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.sim.tray import INSTRUCTION
 from molmoact_ros.srv import SceneTruth
 
-Result = ExecuteInstruction.Result
-HEARTBEAT = 0.1  # s
-OVERDUE = 0.5  # s after which an answer of the simulator is not waited for any more
+OVERDUE: Final = 0.5
+"""s after which an answer of the simulator is not waited for any more, nor used: it is of an old scene."""
 
 
 class ExpertConfig(BaseModel):
     """Parameters of the expert."""
 
-    controller: str = Field("/controller", description="node name of the controller")
-    sim: str = Field("/sim", description="node name of the simulator")
+    controller: str = Field("controller", description="node name of the controller; a relative one: in this namespace")
+    sim: str = Field("sim", description="node name of the simulator; a relative one: in this namespace")
     period: float = Field(0.3, gt=0, le=0.8, description="s from plan to plan")
 
 
@@ -43,113 +44,84 @@ class ExpertNode(Node):
     def __init__(self) -> None:
         super().__init__("expert")
         self.config = declare(self, ExpertConfig)
-        self._goal: ServerGoalHandle | None = None
-        self._ended, self._began, self._plans = Future(), 0.0, 0
-        self._safety, self._started, self._asked = SafetyStatus(), np.inf, -np.inf
+        self._planning, self._number = False, 0  # of the last plan
+        self._asked, self._answer = 0.0, Future()  # when the simulator was asked, and for what
+        self._answer.set_result(None)
+        self._clock_watch, self._link = ClockWatch(), ControllerLink(self, self.config.controller)
         self._chunks = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
         self._status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
-        self._start = self.create_client(Trigger, f"{self.config.controller}/start")
-        self._hold = self.create_client(Trigger, f"{self.config.controller}/hold")
         self._truth = self.create_client(SceneTruth, f"{self.config.sim}/scene_truth")
-        safety = f"{self.config.controller}/safety_status"
-        self.create_subscription(SafetyStatus, safety, lambda m: setattr(self, "_safety", m), qos.STATE)
-        self.create_timer(HEARTBEAT, self._beat)
-        self.create_timer(self.config.period, self._look)
-        self._server: ActionServer | None = None
+        self.create_timer(PERIOD, self._beat, clock=STEADY)
+        self.create_timer(self.config.period, self._look, clock=STEADY)
+        self._goals: Goals | None = None
+        self.sees = True  # as Planner.sees: goals are taken when all is connected
 
-    def _now(self) -> float:
-        return float(self.get_clock().now().nanoseconds * 1e-9)
+    def destroy_node(self) -> None:
+        """End the goal, then the node."""
+        if self._goals is not None:
+            self._goals.close()
+        super().destroy_node()
 
     def _connected(self) -> bool:
         """Simulator and controller hear this node, and it hears them."""
-        hears = self._safety.header.stamp.sec > 0 and self._truth.service_is_ready() and self._start.service_is_ready()
+        hears = self._link.count > 0 and self._truth.service_is_ready() and self._link.is_there
         return hears and self._chunks.get_subscription_count() > 0
-
-    def _take_goals(self) -> None:
-        """From now on; a goal that came before everything is connected would begin with a silent planner."""
-        self._server = ActionServer(
-            self, ExecuteInstruction, "~/execute", self._execute, cancel_callback=lambda _: CancelResponse.ACCEPT
-        )
-        self.get_logger().info(f"ready: the scripted expert knows {INSTRUCTION!r}")
 
     # The goal
 
-    async def _execute(self, handle: ServerGoalHandle) -> ExecuteInstruction.Result:
-        self._end(Result.CANCELED, "replaced by a newer instruction")
-        self._goal, self._ended, self._began, self._plans = handle, Future(), self._now(), 0
-        self._started, ended = np.inf, self._ended
-        if refusal := await self._begin(handle):
-            self._end(Result.REFUSED, refusal)
-        code, message = await ended
-        self.get_logger().info(f"{handle.request.instruction!r} ended: {message}")
-        if code == Result.TIMED_OUT:
-            handle.succeed()
-        elif code == Result.CANCELED and handle.is_cancel_requested:
-            handle.canceled()
-        else:
-            handle.abort()
-        return Result(code=code, message=message, plans=self._plans, elapsed=self._now() - self._began)
+    def check_goal(self, request: Goal) -> str:
+        """As Planner.check_goal."""
+        known = request.instruction.strip().lower() == INSTRUCTION
+        return "" if known else f"the scripted expert knows only {INSTRUCTION!r}"
 
-    async def _begin(self, handle: ServerGoalHandle) -> str:
-        """Start the controller; what is wrong, in one line, or nothing."""
-        if handle.request.instruction.strip().lower() != INSTRUCTION:
-            return f"the scripted expert knows only {INSTRUCTION!r}"
-        if not handle.request.timeout > 0:
-            return f"the timeout is {handle.request.timeout} s; give the goal some seconds"
-        if not self._start.wait_for_service(timeout_sec=2.0):
-            return f"no controller answers at {self._start.srv_name}; start it first"
-        reply = await self._start.call_async(Trigger.Request())
-        if reply.success and self._goal is handle:
-            self._started = self._now()
-        return "" if reply.success else str(reply.message)
+    def begin_goal(self, request: Goal) -> str:
+        """As Planner.begin_goal."""
+        self._planning, self._number = True, 0
+        return ""
+
+    def halt(self) -> None:
+        """As Planner.halt."""
+        self._planning = False
 
     def _beat(self) -> None:
-        status = EngineStatus(checkpoint="scripted expert", plan_id=self._plans)
+        if self._goals is None:
+            if self._connected():  # a goal that came before would begin with a silent planner
+                self._goals = Goals(self, self._link, self)
+                self.get_logger().info(f"ready: the scripted expert knows {INSTRUCTION!r}")
+        else:
+            self._watch_clock(self._goals)
+            self._goals.look_after()
+        instruction = self._goals.instruction if self._goals is not None else ""
+        status = EngineStatus(checkpoint="scripted expert", plan_id=self._number, instruction=instruction)
+        status.state = EngineStatus.RUNNING if instruction else EngineStatus.IDLE
         status.header.stamp = self.get_clock().now().to_msg()
-        if self._server is None and self._connected():
-            self._take_goals()
-        if self._goal is not None:
-            status.state, status.instruction = EngineStatus.RUNNING, self._goal.request.instruction
-            self._look_after(self._goal)
         self._status.publish(status)
 
-    def _look_after(self, goal: ServerGoalHandle) -> None:
-        playing = self._safety.state in (SafetyStatus.POLICY, SafetyStatus.TELEOP)
-        if goal.is_cancel_requested:
-            self._end(Result.CANCELED, "cancelled")
-        elif not playing and conversions.seconds(self._safety.header.stamp) > self._started:
-            self._end(Result.HELD, f"the controller does not play: {self._safety.reason}")
-        elif self._now() - self._began > goal.request.timeout:
-            self._end(Result.TIMED_OUT, f"the time of {goal.request.timeout:g} s is over")
-        else:
-            feedback = ExecuteInstruction.Feedback(elapsed=self._now() - self._began)
-            feedback.plan_id, feedback.progress = self._safety.plan_id, self._safety.progress
-            goal.publish_feedback(feedback)
-
-    def _end(self, code: int, message: str) -> None:
-        if self._goal is not None:
-            self._goal = None
-            if self._hold.service_is_ready():
-                self._hold.call_async(Trigger.Request())
-            self._ended.set_result((code, message))
+    def _watch_clock(self, goals: Goals) -> None:
+        by = self._clock_watch.moved(self.get_clock().now().nanoseconds * 1e-9, time.monotonic())
+        if by:
+            goals.end(Result.HELD, f"the clock was set by {by:.1f} s")
 
     # Plans
 
     def _look(self) -> None:
         """Ask the simulator how things stand, unless it still owes an answer."""
-        now = self._now()
-        if self._now() > self._started and self._goal is not None and now - self._asked > OVERDUE:
-            self._asked = now
-            self._truth.call_async(SceneTruth.Request()).add_done_callback(self._plan)
+        now = time.monotonic()
+        if not self._planning or (not self._answer.done() and now - self._asked < OVERDUE):
+            return
+        self._truth.remove_pending_request(self._answer)
+        self._asked, self._answer = now, self._truth.call_async(SceneTruth.Request())
+        self._answer.add_done_callback(self._plan)
 
     def _plan(self, answer: Future) -> None:
-        truth, self._asked = answer.result(), -np.inf
-        if self._goal is None or truth is None:
+        truth = answer.result()
+        if not self._planning or truth is None or answer is not self._answer or self._goals is None:
             return
-        self._plans += 1
+        self._number += 1
+        self._goals.count_plan()
         head = conversions.header(conversions.seconds(truth.header.stamp), "")  # each arm's own base frame
         actions = chunk(seen(truth))
-        self._chunks.publish(conversions.chunk_message(actions, STEP, "scripted expert", self._plans, head))
+        self._chunks.publish(conversions.chunk_message(actions, STEP, "scripted expert", self._number, head))
 
 
 def seen(truth: SceneTruth.Response) -> State:

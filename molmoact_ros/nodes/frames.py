@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Final
 
 from sensor_msgs.msg import Image, JointState
 
@@ -13,6 +14,22 @@ from molmoact_ros.cameras.matching import MOST, Kept, Matcher, nearest
 from molmoact_ros.nodes.conversions import seconds
 
 MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
+LARGEST_JOINTS: Final = 1 << 16  # bytes of a message: a thousand joints
+MOST_PIXELS: Final = 100_000_000
+MOST_LETTERS: Final = 40  # of an encoding's name
+WIDEST_PIXEL: Final = 16  # bytes: four channels of 32 bits
+
+
+def wrong_size(image: Image) -> str:
+    """What is wrong with an image's size, in one line, or nothing; looks at its fields only, never at its data."""
+    wide, high, step, held = image.width, image.height, image.step, len(image.data)
+    if wide * high > MOST_PIXELS or step * high > MOST_PIXELS * WIDEST_PIXEL:
+        return f"it claims {wide}x{high} pixels in rows of {step} bytes; at most {MOST_PIXELS // 10**6} MP are read"
+    if len(image.encoding) > MOST_LETTERS:
+        return f"its encoding's name has {len(image.encoding)} characters"
+    if not step * high <= held <= max(step, wide * WIDEST_PIXEL) * high:
+        return f"it holds {held} bytes, and claims {wide}x{high} pixels in rows of {step}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -48,13 +65,15 @@ class FrameBuffer:
         self._joints: deque[Kept[JointState]] = deque(maxlen=MOST_JOINTS)
         self._joint_slop = joint_slop
         self._previous: dict[str, Image] = {}
+        self._wrong: dict[str, str] = {}  # why a camera's last image was refused
         self._news = dict.fromkeys(topics, -inf)  # when the last frame was taken that shows something new
         self._last: FrameSet | None = None
         self._without_joints = 0
 
     def add_depth(self, image: Image) -> None:
-        """Take the front camera's depth."""
-        self._depth.append(Kept(seconds(image.header.stamp), image))
+        """Take the front camera's depth; one whose size is wrong is left out."""
+        if not wrong_size(image):
+            self._depth.append(Kept(seconds(image.header.stamp), image))
 
     def add_joints(self, joints: JointState) -> None:
         """Take joint states."""
@@ -63,13 +82,26 @@ class FrameBuffer:
     def add(self, topic: str, image: Image, now: float) -> None:
         """Take a frame at `now`, s.
 
-        One that equals the one before to the last bit is no news: no sensor is that free of noise.
+        One that equals the one before to the last bit is no news: no sensor is that free of noise. One whose size is
+        wrong is refused (`missing` says so).
         """
+        self._wrong[topic] = wrong_size(image)
+        if self._wrong[topic]:
+            return
         stamp, previous = seconds(image.header.stamp), self._previous.get(topic)
         if not self._noisy or previous is None or previous.data != image.data:
             self._news[topic] = stamp
         self._previous[topic] = image
         self._frames.add(topic, stamp, image, now)
+
+    def clear(self) -> None:
+        """Keep nothing: the clock of the stamps was set."""
+        self._frames.clear()
+        self._depth.clear()
+        self._joints.clear()
+        self._previous.clear()
+        self._news = dict.fromkeys(self._news, -inf)
+        self._last = None
 
     def age(self, now: float) -> float:
         """Age of the newest frame with news, of the camera where it is oldest, s; inf before all have one."""
@@ -107,6 +139,8 @@ class FrameBuffer:
     def missing(self, now: float) -> str:
         """One line that says which camera is silent, or that their clocks differ."""
         for topic, last in self._frames.last.items():
+            if self._wrong.get(topic):
+                return f"an image on {topic} is refused: {self._wrong[topic]}; check the camera"
             if last == -inf:
                 return f"no image on {topic} yet; start the camera, or check the topic's name"
             if now - last > self._max_age:

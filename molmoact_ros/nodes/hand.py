@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, JointState
 from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.frames import LARGEST_JOINTS
 from molmoact_ros.nodes.polled import LazyPolled
 from molmoact_ros.nodes.static_frames import StaticFrames
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.robots.links import Links
+
+LARGEST: Final = 1 << 20
+"""Bytes of a message: thousands of frames on /tf_static."""
 
 
 class HandView:
@@ -24,9 +30,9 @@ class HandView:
         self._frames, self._info = StaticFrames(), CameraInfo()
         self._measured: JointState | None = None
         self._optical = conversions.optical_frame(camera)
-        self._transforms = LazyPolled(node, TFMessage, "/tf_static", qos.TF_STATIC)
-        self._infos = LazyPolled(node, CameraInfo, f"/{camera}/color/camera_info", qos.SENSOR)
-        self._joints = LazyPolled(node, JointState, joint_states, qos.SENSOR)
+        self._transforms = LazyPolled(node, TFMessage, "/tf_static", qos.TF_STATIC, LARGEST)
+        self._infos = LazyPolled(node, CameraInfo, f"{camera}/color/camera_info", qos.SENSOR, LARGEST)
+        self._joints = LazyPolled(node, JointState, joint_states, qos.SENSOR, LARGEST_JOINTS)
 
     def open(self) -> None:
         """Listen from now on."""

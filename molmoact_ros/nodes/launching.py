@@ -13,6 +13,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from molmoact_ros.nodes.bringup import Profile, environment, write_parameters
+from molmoact_ros.nodes.keys import enclave_arguments
 
 ARGUMENTS: dict[str, tuple[str, list[str] | None, str]] = {
     "checkpoint": ("policy", None, "folder of the checkpoint; empty: the nano model"),
@@ -44,7 +45,14 @@ def describe(profile: str) -> LaunchDescription:
         return [str(write_parameters(folder, node, read.nodes[node])), *([of_node] if of_node else [])]
 
     nodes = [
-        Node(package="molmoact_ros", executable=name, name=name, parameters=parameters(name), output="screen")
+        Node(
+            package="molmoact_ros",
+            executable=name,
+            name=name,
+            parameters=parameters(name),
+            output="screen",
+            ros_arguments=enclave_arguments(name),
+        )
         for name in read.nodes
     ]
     return LaunchDescription([*arguments.values(), *variables, *nodes])

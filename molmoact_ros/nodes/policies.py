@@ -1,8 +1,9 @@
-"""The policies of several robots in one process, over one engine: `/left/policy` and `/right/policy`, say."""
+"""The policies of several robots in one process, over one engine: `/left/policy` and `/right/policy`, say.
+
+Each is in its robot's namespace, and so are its cameras, joints and controller, whose names are relative.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import rclpy
 from pydantic import Field
@@ -11,7 +12,8 @@ from rclpy.parameter import Parameter
 
 from molmoact_ros.engine.engine import TorchEngine
 from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.policy import PolicyConfig, PolicyNode, load_engine
+from molmoact_ros.nodes.policy import PolicyNode
+from molmoact_ros.nodes.policy_config import PolicyConfig, load_engine
 from molmoact_ros.nodes.process import run
 
 
@@ -21,28 +23,22 @@ class PoliciesConfig(PolicyConfig):
     robots: list[str] = Field(["left", "right"], min_length=1, description="namespace of each robot")
 
 
-def parameters_of(robot: str, config: PoliciesConfig) -> dict[str, Any]:
-    """One robot's parameters: its cameras and its controller are those in its namespace."""
-    given = config.model_dump(exclude={"robots"})
-    cameras = [f"{robot}/{camera}" for camera in config.cameras]
-    return given | {"cameras": cameras, "controller": f"/{robot}/{config.controller.strip('/')}"}
-
-
 def make_policies() -> list[Node]:
     """A node for each robot. Raises ValueError for parameters that do not fit, and what loading an engine raises."""
     asked = rclpy.create_node("policies")
     config = declare(asked, PoliciesConfig)
+    shared = [Parameter(name, value=value) for name, value in config.model_dump(exclude={"robots"}).items()]
+    shared.append(asked.get_parameter("use_sim_time"))
     asked.destroy_node()
     engine = load_engine(config)
     if not isinstance(engine, TorchEngine):
         raise ValueError(f"the back end {config.backend} gathers by itself; start a policy for each robot instead")
     engines = engine.together(len(config.robots))
-    return [_policy(robot, config, engine) for robot, engine in zip(config.robots, engines, strict=True)]
+    return [_policy(robot, shared, engine) for robot, engine in zip(config.robots, engines, strict=True)]
 
 
-def _policy(robot: str, config: PoliciesConfig, engine: TorchEngine) -> PolicyNode:
-    given = [Parameter(name, value=value) for name, value in parameters_of(robot, config).items()]
-    return PolicyNode(lambda _: engine, namespace=robot, use_global_arguments=False, parameter_overrides=given)
+def _policy(robot: str, shared: list[Parameter], engine: TorchEngine) -> PolicyNode:
+    return PolicyNode(lambda _: engine, namespace=robot, use_global_arguments=False, parameter_overrides=shared)
 
 
 def main() -> None:

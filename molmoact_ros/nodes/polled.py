@@ -25,8 +25,10 @@ class Taken(NamedTuple):
 class Polled:
     """One such subscription. What waits longer than `quality.depth` messages is lost, as for any reader."""
 
-    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile) -> None:
-        self._node, self._kind = node, kind
+    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
+        """largest: bytes of a serialised message beyond which it is left out unread; `refusal` then says so."""
+        self._node, self._kind, self._largest = node, kind, largest
+        self.refusal = ""
         self._subscription = node.create_subscription(
             kind, topic, lambda data: None, quality, callback_group=_Quiet(), raw=True
         )  # fmt: skip
@@ -37,12 +39,16 @@ class Polled:
         with reader:
             while (message := reader.take_message(self._kind, True)) is not None:
                 data, info = message
-                taken.append(Taken(data, info["received_timestamp"], info["source_timestamp"]))
+                if self._largest is None or len(data) <= self._largest:
+                    taken.append(Taken(data, info["received_timestamp"], info["source_timestamp"]))
+                else:
+                    topic = self._subscription.topic_name
+                    self.refusal = f"{len(data)} bytes on {topic} are refused; at most {self._largest} are read"
         return taken
 
     def messages(self) -> list[Any]:
         """The same, deserialised."""
-        return [deserialize_message(data, self._kind) for data, _, _ in self.take()]
+        return [deserialize_message(taken.data, self._kind) for taken in self.take()]
 
     def newest(self) -> Any:
         """The last of them, deserialised, or None."""
@@ -57,8 +63,9 @@ class Polled:
 class LazyPolled:
     """One that comes and goes with who wants it; there is nothing to take while it is not there."""
 
-    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile) -> None:
-        self._make = lambda: Polled(node, kind, topic, quality)
+    def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
+        """As Polled's."""
+        self._make = lambda: Polled(node, kind, topic, quality, largest)
         self._polled: Polled | None = None
 
     @property

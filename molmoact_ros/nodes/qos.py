@@ -18,6 +18,9 @@ SENSOR: Final = sensor(1)
 RELIABLE: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 """Every one matters, but only now: commands, chunks, traces."""
 
+HEARTBEAT: Final = sensor(10)
+"""States that come again and again: hears publishers of every reliability and durability, and no history."""
+
 KEPT: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 """As before, for who may be late to look at them."""
 
@@ -39,9 +42,3 @@ TF_STATIC: Final = QoSProfile(
 
 TF: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE)
 """/tf, as tf2 has it."""
-
-HEARTBEAT: Final = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT,
-    durability=DurabilityPolicy.VOLATILE,
-)  # fmt: skip
-"""Of who listens to a status that comes again and again: hears publishers of any reliability and durability."""

@@ -29,6 +29,7 @@ from molmoact_ros.cameras.realsense import (
     recorded,
 )  # fmt: skip
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.status import status
@@ -93,7 +94,7 @@ class RealSenseNode(Node):
         finder = _Finder(context, plugged_in or context.query_devices)
         self._cameras = [_Camera(self, name, config, finder) for name, config in configs.items()]
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
-        self.create_timer(1.0, self._report)
+        self.create_timer(1.0, self._report, clock=STEADY)
         for camera in self._cameras:
             camera.keeper.start()
         self.get_logger().info(f"ready: cameras {', '.join(names)}")
@@ -130,13 +131,11 @@ class _Camera:
 
     def __init__(self, node: Node, name: str, config: CameraConfig, finder: _Finder) -> None:
         self._node, self._name, self._frame = node, name, f"{name}_color_optical_frame"
-        self._color = node.create_publisher(Image, f"/{name}/color/image_raw", qos.SENSOR)
-        self._info = node.create_publisher(CameraInfo, f"/{name}/color/camera_info", qos.RELIABLE)
-        self._depth = node.create_publisher(Image, f"/{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
-        self._depth_info = node.create_publisher(
-            CameraInfo, f"/{name}/aligned_depth_to_color/camera_info", qos.RELIABLE
-        )
-        self._metadata = node.create_publisher(Metadata, f"/{name}/color/metadata", qos.RELIABLE) if Metadata else None
+        self._color = node.create_publisher(Image, f"{name}/color/image_raw", qos.SENSOR)
+        self._info = node.create_publisher(CameraInfo, f"{name}/color/camera_info", qos.RELIABLE)
+        self._depth = node.create_publisher(Image, f"{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
+        self._depth_info = node.create_publisher(CameraInfo, f"{name}/aligned_depth_to_color/camera_info", qos.RELIABLE)
+        self._metadata = node.create_publisher(Metadata, f"{name}/color/metadata", qos.RELIABLE) if Metadata else None
         self._camera: RealSense | None = None
         self._clock = CameraClock()
         self._stamp = 0.0  # of the last colour picture, ROS time, s

@@ -132,6 +132,12 @@ class Reasoner(threading.Thread):
         with self._changed:
             self._frames.add_joints(joints)
 
+    def clock_set(self) -> None:
+        """ROS time was set: no stamp from before means anything. Ends no task."""
+        with self._changed:
+            self._frames.clear()
+            self._planned, self._seen = -inf, 0.0
+
     def frames_report(self) -> dict[str, float]:
         """What became of the frames (FrameBuffer.report)."""
         with self._changed:
@@ -180,7 +186,7 @@ class Reasoner(threading.Thread):
         return self.mode is Mode.GROUNDED and frames.depth is None
 
     def _is_due(self, stamp: float) -> bool:
-        # A clock that was set back must not keep us waiting: hence no plain "later than".
+        # `clock_set` sees to a clock that went back; a step too small for that must not keep us waiting either.
         paced = not 0 <= stamp - self._planned < self._period
         return stamp != self._seen and paced and self._listener.may_plan_on(stamp)
 

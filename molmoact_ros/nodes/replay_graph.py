@@ -12,7 +12,7 @@ from rich.console import Console
 
 from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.nodes.controller import ControllerNodeConfig
-from molmoact_ros.nodes.policy import PolicyConfig
+from molmoact_ros.nodes.policy_config import PolicyConfig
 from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.replay.recording import Recording
 

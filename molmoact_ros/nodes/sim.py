@@ -35,6 +35,8 @@ OPEN: Final = 0.04
 """Position of one finger when the hand is open, m."""
 TICK: Final = 0.004
 """Physics advances in steps of this long, s, each with a new wanted position."""
+LARGEST: Final = 1 << 20
+"""Bytes of a trajectory: some ten thousand points."""
 CATCH_UP: Final = 0.1
 """When the process was kept from running for longer than this, s, the simulation skips the rest."""
 
@@ -71,7 +73,7 @@ class SimNode(Node):
         self._seed, self._since_reset = 0, 0.0
         self._reset(self.config.seed, self.config.instruction, self.config.distractors)
 
-        self._joint_states = self.create_publisher(JointState, "/joint_states", qos.RELIABLE)
+        self._joint_states = self.create_publisher(JointState, "joint_states", qos.RELIABLE)
         self._tf_static = self.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
         self._tf_static.publish(self._camera_frames())
         self._commands: list[tuple[Polled, tuple[str, ...], TrajectoryFollower]] = []
@@ -98,8 +100,8 @@ class SimNode(Node):
         return TFMessage(transforms=poses)
 
     def _listen(self, arm: Arm, part: str, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
-        topic = f"/{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
-        self._commands.append((Polled(self, JointTrajectory, topic, qos.RELIABLE), joints, follower))
+        topic = f"{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
+        self._commands.append((Polled(self, JointTrajectory, topic, qos.RELIABLE, LARGEST), joints, follower))
 
     def destroy_node(self) -> None:
         """Stop both threads, then the node."""
@@ -148,6 +150,9 @@ class SimNode(Node):
         for polled, joints, follower in self._commands:
             for data, heard, _ in polled.take():
                 self._command(deserialize_message(data, JointTrajectory), heard * 1e-9, joints, follower)
+            if polled.refusal:
+                self.get_logger().error(polled.refusal, throttle_duration_sec=1.0)
+                polled.refusal = ""
 
     def _command(
         self, message: JointTrajectory, heard: float, joints: tuple[str, ...], follower: TrajectoryFollower
@@ -248,9 +253,9 @@ class _Camera:
     def __init__(self, node: Node, name: str, intrinsics: CameraIntrinsics) -> None:
         self.name, self.intrinsics = name, intrinsics
         self._frame, self._frame_count = conversions.optical_frame(name), 0
-        self._color = node.create_publisher(Image, f"/{name}/color/image_raw", qos.SENSOR)
-        self._depth = node.create_publisher(Image, f"/{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
-        self._info = node.create_publisher(CameraInfo, f"/{name}/color/camera_info", qos.RELIABLE)
+        self._color = node.create_publisher(Image, f"{name}/color/image_raw", qos.SENSOR)
+        self._depth = node.create_publisher(Image, f"{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
+        self._info = node.create_publisher(CameraInfo, f"{name}/color/camera_info", qos.RELIABLE)
 
     def publish_color(self, rgb: np.ndarray, stamp: float) -> None:
         """Colour uint8 [H, W, 3] of time `stamp`, s, and the camera's intrinsics."""

@@ -1,10 +1,10 @@
-"""Who else is on the graph: another that commands the arm, tells its joints or plans for it, or bears the same name."""
+"""Who else is on the graph: another that commands the arm, tells its joints, sends its pictures, or bears the same name."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from rclpy.node import Node
@@ -23,8 +23,8 @@ GONE: Final = 1.0
 class Strangers:
     """Looks at publishers by topic, and listens to the node's own status topic for what this node has not said."""
 
-    def __init__(self, node: Node, alone: Sequence[tuple[str, str]], commands: Sequence[str]) -> None:
-        """alone: topics that should have one publisher, and what each tells; commands: topics of this node alone."""
+    def __init__(self, node: Node, alone: Sequence[str], commands: Sequence[str]) -> None:
+        """alone: topics that should have one publisher; commands: topics on which only this node should publish."""
         self._node, self._alone, self._commands = node, alone, commands
         self._status = Polled(node, SafetyStatus, "~/safety_status", qos.HEARTBEAT)
         self._own: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)
@@ -48,17 +48,23 @@ class Strangers:
         for topic in self._commands:
             if others := sorted({_name(info) for info in self._publishers(topic) if not self._is_us(info)}):
                 out.append(f"{', '.join(others)} commands the arm, too, on {topic}; stop one of them")
-        for topic, what in self._alone:
-            names = sorted(_name(info) for info in self._publishers(topic))
-            if len(names) > 1:
-                out.append(f"{what} on {topic} come from {len(names)} publishers: {', '.join(names)}")
-        return out
+        return [*out, *crowded(self._node, self._alone)]
 
     def _publishers(self, topic: str) -> list[Any]:
-        return list(self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(topic)))
+        return list(self._node.get_publishers_info_by_topic(topic))
 
     def _is_us(self, info: Any) -> bool:
         return (info.node_namespace, info.node_name) == (self._node.get_namespace(), self._node.get_name())
+
+
+def crowded(node: Node, topics: Iterable[str]) -> list[str]:
+    """One line for each of these topics that has more than one publisher, in their order."""
+    lines = []
+    for topic in topics:
+        names = sorted(map(_name, node.get_publishers_info_by_topic(topic)))
+        if len(names) > 1:
+            lines.append(f"{topic} has {len(names)} publishers ({', '.join(names)}); end all but one")
+    return lines
 
 
 def _name(info: Any) -> str:

@@ -9,6 +9,8 @@ from molmoact_ros.reasoning.answer import RefusedStep
 
 MAX_INSTRUCTION = 200
 """Longest instruction in characters; the robot data sets stay far below."""
+MAX_TYPED = 500
+"""Longest text, white space included, that is looked at to find one."""
 
 _STEPS = (
     "The task is {T}. What is the action that the robot should take. To figure out the action that the robot should "
@@ -50,6 +52,8 @@ def prompt(instruction: str, cameras: int, steered: bool = False) -> str:
 
 def validate_instruction(text: str) -> str:
     """`text` as the templates want it: single spaces, no final full stop, a lower-case start. Raises RefusedStep."""
+    if len(text) > MAX_TYPED:
+        raise RefusedStep(f"the instruction has {len(text)} characters; say it in at most {MAX_INSTRUCTION}")
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") and not c.isspace() for c in text):
         raise RefusedStep("the instruction holds control characters; type it as plain words")
     instruction = " ".join(text.split()).rstrip(".")

@@ -70,7 +70,10 @@ def _corners(points: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 class Steering:
-    """The drawing in use. Times are seconds of the pictures' clock. Not for several threads at once.
+    """The drawing in use. Not for several threads at once.
+
+    Times are s: how long a drawing is followed is measured by the steady clock (`take`, `advance`, `end`, `age`), the
+    age of its picture by the pictures' clock (`check`).
 
     trace: what is left of the drawing, int64 [n, 2] in 0..255, None without one; message: how the last one ended.
     """
@@ -78,7 +81,7 @@ class Steering:
     def __init__(self, max_age: float, timeout: float) -> None:
         """max_age: of the picture that was drawn on, s; timeout: s after which a drawing ends."""
         self._max_age, self._timeout = max_age, timeout
-        self._picture, self._since = 0.0, 0.0  # when the picture was taken, and when the drawing was taken up
+        self._picture, self._since = 0.0, 0.0  # when the picture was taken, and the drawing taken up: of two clocks
         self.trace: np.ndarray | None = None
         self.message = ""
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import array
 from math import inf
 
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from sensor_msgs.msg import Image, JointState
 
-from molmoact_ros.nodes.conversions import header
-from molmoact_ros.nodes.frames import FrameBuffer
+from molmoact_ros.nodes.conversions import header, image_message
+from molmoact_ros.nodes.frames import MOST_PIXELS, FrameBuffer, wrong_size
+from molmoact_ros.record.messages import PIXEL
 
 
 def image(stamp: float, pixel: int) -> Image:
@@ -82,3 +86,40 @@ def test_what_is_missing_is_named() -> None:
     assert "front is 9.0 s old" in frames.missing(10.0)
     frames.add("front", image(20.0, 1), 10.0)
     assert frames.newest(10.0) is None and "front is 10.0 s in the future" in frames.missing(10.0)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 64))
+def test_m6_an_image_is_taken_only_if_it_holds_what_it_claims(wide: int, high: int, step: int, held: int) -> None:
+    claimed = Image(width=wide, height=high, step=step, encoding="rgb8", data=array.array("B", bytes(held)))
+    reason = wrong_size(claimed)
+    assert reason or (step * high <= held and wide * high <= MOST_PIXELS)
+    assert "\n" not in reason and len(reason) < 200
+    frames = buffer()
+    frames.add("front", claimed, 0.0)
+    assert (frames.age(0.0) == inf) or not reason
+    assert not reason or reason in frames.missing(0.0)
+
+
+def test_m6_images_of_every_encoding_are_taken() -> None:
+    for encoding, (dtype, channels) in PIXEL.items():
+        shape = (4, 6, channels) if channels > 1 else (4, 6)
+        whole = image_message(np.zeros(shape, dtype), encoding, header(1.0, "camera"))
+        assert wrong_size(whole) == ""
+        whole.data = whole.data[:-1]
+        assert "it holds" in wrong_size(whole)
+    assert wrong_size(Image(encoding="x" * 1_000_000)) == "its encoding's name has 1000000 characters"
+
+
+def test_case_12_after_the_clock_was_set_nothing_from_before_is_planned_on() -> None:
+    frames = buffer()
+    for camera in ("front", "wrist"):
+        frames.add(camera, image(100.0, 1), 100.0)
+    frames.add_joints(joints(100.0, 1.0))
+    assert frames.newest(100.1) is not None
+    frames.clear()
+    assert frames.newest(100.1) is None and "no image on front" in frames.missing(0.0) and frames.age(0.0) == inf
+    for stamp, now in ((100.2, 0.0), (0.1, 0.1)):  # the first ones were on their way
+        for camera in ("front", "wrist"):
+            frames.add(camera, image(stamp, int(stamp)), now)
+    found = frames.newest(0.1)
+    assert found is not None and found.stamp == 0.1 and frames.use(found).joints is None

@@ -12,18 +12,10 @@ from std_msgs.msg import String
 from molmoact_ros.msg import ActionChunk, EngineStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.nodes.policies import PoliciesConfig, parameters_of
 
 from .conftest import Peer
 
 ROBOTS = ["left", "right"]
-
-
-def test_each_robot_has_its_own_cameras_and_controller() -> None:
-    config = PoliciesConfig(robots=ROBOTS, period=0.5)
-    left = parameters_of("left", config)
-    assert left["cameras"] == ["left/front", "left/wrist"] and left["controller"] == "/left/controller"
-    assert left["period"] == 0.5 and "robots" not in left
 
 
 @pytest.fixture()
@@ -55,4 +47,10 @@ def test_two_robots_are_answered_at_once(policies: Bringup, peer: Peer) -> None:
         assert peer.until(lambda: all(len(c) >= 3 for c in chunks.values()))
         peer.node.destroy_timer(timer)
         policies.check()
+        for robot in ROBOTS:
+            mine = ("policy", f"/{robot}")
+            served = {name for name, _ in peer.node.get_client_names_and_types_by_node(*mine)}
+            heard_of = {name for name, _ in peer.node.get_subscriber_names_and_types_by_node(*mine)}
+            assert {f"/{robot}/controller/start", f"/{robot}/controller/hold"} <= served, "each has its own controller"
+            assert {f"/{robot}/controller/safety_status", f"/{robot}/joint_states"} <= heard_of
     assert {r: heard[r][-1].instruction.split()[2] for r in ROBOTS} == {"left": "red", "right": "green"}

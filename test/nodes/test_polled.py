@@ -70,6 +70,23 @@ def test_one_that_nobody_wants_is_not_there(peer: Peer) -> None:
     assert peer.until(lambda: out.get_subscription_count() == 0) and polled.take() == []
 
 
+def test_m6_a_message_that_is_too_large_is_left_out_unread(peer: Peer) -> None:
+    out = peer.node.create_publisher(String, "/long_words", qos.RELIABLE)
+    polled = Polled(peer.node, String, "/long_words", qos.RELIABLE, largest=1000)
+    assert peer.until(lambda: out.get_subscription_count() == 1)
+    for word in ("one", "x" * 1_000_000, "two"):
+        out.publish(String(data=word))
+    heard: list[str] = []
+
+    def all_heard() -> bool:
+        heard.extend(message.data for message in polled.messages())
+        return len(heard) > 1
+
+    assert peer.until(all_heard) and heard == ["one", "two"]
+    assert polled.refusal.endswith("bytes on /long_words are refused; at most 1000 are read")
+    polled.close()
+
+
 def test_a_node_with_a_thread_of_its_own_hears_while_its_user_sleeps(peer: Peer) -> None:
     out, heard = peer.node.create_publisher(String, "/call", qos.STATE), list[str]()
     context = rclpy.Context()

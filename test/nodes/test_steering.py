@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from geometry_msgs.msg import TwistStamped
+from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
@@ -17,7 +18,7 @@ from molmoact_ros.nodes.conversions import header, seconds, trace_points
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import BASE_FRAME
 from molmoact_ros.sim.workcell import Workcell
-from molmoact_ros.srv import EditTrace
+from molmoact_ros.srv import ApprovePlan, EditTrace
 
 from .conftest import INSTRUCTION, Robot
 
@@ -233,3 +234,104 @@ def test_a_gate_that_is_closed_in_mid_motion_shows_a_plan_of_the_arm_at_rest(rob
         assert shown[-1].plan_id not in [chunk.plan_id for chunk in robot.chunks]
     finally:
         assert robot.set("approve", "").successful
+
+
+def approve(robot: Robot, plan_id: int) -> ApprovePlan.Response:
+    return robot.call(ApprovePlan, "/policy/approve_plan", plan_id=plan_id)
+
+
+def test_m4_only_the_plan_that_was_looked_at_is_released_and_as_it_was_shown(gated: Robot) -> None:
+    shown = gated.listen(ActionChunk, "/policy/pending_chunk", qos.RELIABLE)
+    nothing = approve(gated, 1)
+    assert not nothing.success and "no plan waits" in nothing.message
+    gated.begin(INSTRUCTION)
+    plan = pending(gated).pending_plan_id
+    assert gated.until(lambda: shown and shown[-1].plan_id == plan)
+    for other in (0, plan - 1, plan + 1, 2**64 - 1):
+        refused = approve(gated, other)
+        assert not refused.success and f"plan {plan} does" in refused.message and "\n" not in refused.message
+    assert not gated.chunks
+    assert draw(gated, *TO_THE_RIGHT).success, "the plan is replaced"
+    late = approve(gated, plan)
+    assert not late.success and not gated.chunks
+    assert gated.until(lambda: gated.engine[-1].pending_plan_id > plan)
+    plan = gated.engine[-1].pending_plan_id
+    assert gated.until(lambda: shown[-1].plan_id == plan)
+    first, second = approve(gated, plan), approve(gated, plan)
+    assert first.success and not second.success, "once"
+    assert gated.until(lambda: gated.chunks)
+    gated.spin(0.5)
+    (chunk,) = gated.chunks
+    seen = shown[-1]
+    assert seconds(chunk.header.stamp) > seconds(seen.header.stamp)
+    chunk.header.stamp = seen.header.stamp
+    assert chunk == seen, "nothing but its stamp has changed"
+    assert chunk.header.frame_id == BASE_FRAME and chunk.unnorm_key
+
+
+def test_m4_approvals_that_race_with_drawings_release_what_they_name_or_nothing(gated: Robot) -> None:
+    """Each round approves the plan of the status it saw while a drawing is on its way to replace that plan."""
+    shown = gated.listen(ActionChunk, "/policy/pending_chunk", qos.RELIABLE)
+    approving = gated.node.create_client(ApprovePlan, "/policy/approve_plan")
+    drawn = gated.node.create_publisher(Trace, "/policy/edit_trace", qos.RELIABLE)
+    assert gated.until(lambda: approving.service_is_ready() and drawn.get_subscription_count())
+    gated.begin(INSTRUCTION)
+    named: dict[int, bool] = {}
+    for number in range(8):
+        plan = pending(gated).pending_plan_id
+        line = drawing(gated, [0.5, 0.7 + 0.02 * number], [0.5, 0.5])
+        if number % 2:
+            drawn.publish(line)
+        answer = approving.call_async(ApprovePlan.Request(plan_id=plan))
+        if not number % 2:
+            drawn.publish(line)
+        assert gated.until(answer.done)
+        named[plan] = named.get(plan, False) or answer.result().success
+        gated.spin(0.2)
+    released = [chunk for chunk in gated.chunks if chunk.plan_id]
+    assert {chunk.plan_id for chunk in released} == {plan for plan, yes in named.items() if yes}
+    assert len({chunk.plan_id for chunk in released}) == len(released), "none twice"
+    by_id = {chunk.plan_id: chunk for chunk in shown}
+    assert all(chunk.actions == by_id[chunk.plan_id].actions for chunk in released)
+
+
+def test_m6_what_is_too_large_is_refused_in_one_line_and_nothing_stops(follower: Robot) -> None:
+    many = np.linspace(0.2, 0.8, 300_000).tolist()
+    refused = draw(follower, many, many)
+    assert not refused.success and "300000 points; send at most 1000" in refused.message
+    topic = follower.node.create_publisher(Trace, "/policy/edit_trace", qos.RELIABLE)
+    assert follower.until(topic.get_subscription_count)
+    topic.publish(drawing(follower, many, many))
+    assert follower.until(lambda: "300000 points" in follower.engine[-1].trace_message)
+    nowhere = draw(follower, *TO_THE_RIGHT, frame="f" * 1_000_000)
+    assert not nowhere.success and len(nowhere.message) < 200
+    follower.say("move " * 200_000)
+    assert follower.until(lambda: "1000000 characters" in follower.engine[-1].message)
+    goal = follower.execute("move " * 200_000)
+    assert goal.code == ExecuteInstruction.Result.REFUSED and len(goal.message) < 200
+    lined = follower.result_of(follower.begin(INSTRUCTION, trace=drawing(follower, many, many)))
+    assert lined.code == ExecuteInstruction.Result.REFUSED and "300000 points" in lined.message
+    assert follower.execute(INSTRUCTION, timeout=5.0).code == ExecuteInstruction.Result.TIMED_OUT
+
+
+def test_a_second_publisher_and_joints_without_end_are_noticed(robot: Robot) -> None:
+    stranger = robot.node.create_publisher(JointState, "/joint_states", qos.RELIABLE)
+    camera = robot.node.create_publisher(Image, "/front/color/image_raw", qos.SENSOR)
+    try:
+        assert robot.until(lambda: "/joint_states has 2 publishers (/peer, /sim)" in robot.engine[-1].message)
+        assert "/front/color/image_raw has 2 publishers" in robot.engine[-1].message
+        names = [f"joint_{number}" for number in range(20_000)]
+        assert robot.until(stranger.get_subscription_count)
+        stranger.publish(JointState(name=names, position=[0.0] * len(names)))
+        assert robot.until(lambda: "bytes on /joint_states are refused" in robot.engine[-1].message)
+        huge = Image(height=2**31, width=2**31, step=2**31, encoding="rgb8")
+        robot.say(INSTRUCTION)
+        for _ in range(5):
+            camera.publish(huge)
+            robot.spin(0.1)
+        assert robot.until(lambda: robot.chunks), "the camera's own images are planned on"
+    finally:
+        robot.node.destroy_publisher(stranger)
+        robot.node.destroy_publisher(camera)
+        robot.say("")
+    assert robot.until(lambda: "publishers" not in robot.engine[-1].message)

@@ -1,0 +1,54 @@
+"""Parameters that may be changed while a node runs, unlike those of `parameters.declare`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+
+@dataclass(frozen=True)
+class LiveParameter:
+    """wrong: what is wrong with a value, in one line, or nothing."""
+
+    default: Any
+    description: str
+    wrong: Callable[[Any], str]
+
+
+class LiveParameters:
+    """Declares them; each new value is checked, and used from then on."""
+
+    def __init__(self, node: Node, parameters: Mapping[str, LiveParameter]) -> None:
+        self._node, self._parameters = node, parameters
+        self._uses: Mapping[str, Callable[[Any], None]] = {}
+        for name, parameter in parameters.items():
+            descriptor = ParameterDescriptor(description=parameter.description, dynamic_typing=True)
+            node.declare_parameter(name, parameter.default, descriptor)
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def use(self, uses: Mapping[str, Callable[[Any], None]]) -> None:
+        """Use the values there are, and every new one, like this. Raises ValueError for one that is wrong."""
+        for name, use in uses.items():
+            value = self._node.get_parameter(name).value
+            if reason := self._parameters[name].wrong(value):
+                raise ValueError(f"parameter {name} of {self._node.get_name()}: {reason}")
+            use(value)
+        self._uses = uses
+
+    def pause(self) -> None:
+        """Use no new value, until `use` looks at them."""
+        self._uses = {}
+
+    def _on_set(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        wanted = [(parameter.name, parameter.value) for parameter in parameters if parameter.name in self._uses]
+        for name, value in wanted:
+            if reason := self._parameters[name].wrong(value):
+                return SetParametersResult(successful=False, reason=reason)
+        for name, value in wanted:
+            self._uses[name](value)
+        return SetParametersResult(successful=True)
