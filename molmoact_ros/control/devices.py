@@ -41,6 +41,10 @@ class Debounce:
         since, self._last = now - self._last, now
         return bool(since >= AGAIN)
 
+    def forget(self) -> None:
+        """Something else was pressed: the next press counts."""
+        self._last = -np.inf
+
 
 class Speeds(BaseModel):
     """Of a hand that a device moves."""

@@ -92,6 +92,7 @@ class Device(ContainedNode):
     def say_stop(self) -> None:
         """Stop by the topic, which needs no answer, and so no service that is free."""
         self._stop.publish(Empty())
+        self._resumes.forget()
 
     def ask(self, name: str) -> None:
         """Ask for stop or resume; a controller that is not there is said.

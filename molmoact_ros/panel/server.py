@@ -25,6 +25,8 @@ from molmoact_ros.panel.words import WORD, Answer, Approve, Draw, Grip, Here, In
 STATIC: Final = Path(__file__).parent / "static"
 JOG_SILENCE: Final = 0.15
 """s without a word after which a jogging hand was let go; a word that is as late moves nothing."""
+HELD_BACK: Final = 0.5
+"""s by which a word may be late before the button has to be pressed anew; below, the next word in time goes on."""
 PRESENT: Final = 0.6
 """s after an operator's page was last heard for which it counts as there; it says so every 0.25 s."""
 BEHIND: Final = 1.0
@@ -203,7 +205,7 @@ class PanelServer:
         late = watcher.freshness.lateness(word.number, word.sent, now)
         if late > JOG_SILENCE:
             self._let_go_of(watcher)
-            if isinstance(word, Jog):
+            if isinstance(word, Jog) and late > HELD_BACK:
                 self._refuse_jog(watcher)
             if BEHIND < late < math.inf:
                 watcher.close_soon(self._loop)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from molmoact_ros.panel.access import token
 from molmoact_ros.panel.freshness import Freshness
 from molmoact_ros.panel.pictures import Picture, View
-from molmoact_ros.panel.server import JOG_SILENCE, PanelServer
+from molmoact_ros.panel.server import HELD_BACK, JOG_SILENCE, PanelServer
 from molmoact_ros.panel.words import WORD, Answer, Jog, Stroke
 from molmoact_ros.secret import is_loopback
 
@@ -400,7 +400,7 @@ def test_c5_a_backlog_in_mid_motion_lets_go_until_the_button_is_pressed_anew(ope
         async with client.ws_connect("/control") as socket:
             await socket.send_json(jog(1))
             await until(lambda: moves(robot))
-            await socket.send_json(jog(2, time.monotonic() - JOG_SILENCE - 0.1))
+            await socket.send_json(jog(2, time.monotonic() - HELD_BACK - 0.1))
             await until(lambda: moves(robot)[-1][0] == "let_go")
             count = len(moves(robot))
             for number in range(3, 8):
@@ -410,6 +410,22 @@ def test_c5_a_backlog_in_mid_motion_lets_go_until_the_button_is_pressed_anew(ope
                 pass
             assert len(moves(robot)) == count, "still held: nothing"
             await socket.send_json(jog(8))
+            await until(lambda: moves(robot)[-1][0] == "jog")
+
+    open_panel.use(visit)
+
+
+def test_c5_a_late_word_lets_go_and_the_next_in_time_goes_on(open_panel: Served) -> None:
+    robot = open_panel.robot
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            await socket.send_json(jog(1))
+            await until(lambda: moves(robot))
+            await socket.send_json(jog(2, time.monotonic() - JOG_SILENCE - 0.1))
+            await until(lambda: moves(robot)[-1][0] == "let_go")
+            assert len(moves(robot)) == 2
+            await socket.send_json(jog(3))
             await until(lambda: moves(robot)[-1][0] == "jog")
 
     open_panel.use(visit)
