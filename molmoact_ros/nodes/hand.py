@@ -25,7 +25,7 @@ class HandView:
         self._measured: JointState | None = None
         self._optical = conversions.optical_frame(camera)
         self._transforms = LazyPolled(node, TFMessage, "/tf_static", qos.TF_STATIC)
-        self._infos = LazyPolled(node, CameraInfo, f"{camera}/color/camera_info", qos.SENSOR)
+        self._infos = LazyPolled(node, CameraInfo, f"/{camera}/color/camera_info", qos.SENSOR)
         self._joints = LazyPolled(node, JointState, joint_states, qos.SENSOR)
 
     def open(self) -> None:

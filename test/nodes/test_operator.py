@@ -420,7 +420,7 @@ def test_two_robots_in_namespaces_have_a_panel_a_view_and_a_joystick_each(
     ):
         pages = {}
         for space, log in (("/left", left), ("/right", right)):
-            assert peer.until(lambda log=log: "ready: http" in log.read_text())  # type: ignore[misc]
+            assert peer.until(lambda log=log: "ready: http" in log.read_text(), 4 * PATIENCE)  # type: ignore[misc]
             pages[space] = Page(peer, re.findall(r"ready: (http\S+)", log.read_text())[0])
         assert pages["/left"].sees("policy") and pages["/right"].sees("stopped")
         for space in sides:
