@@ -59,7 +59,8 @@ class Device(ContainedNode):
         self._stop = self.create_publisher(Empty, f"{there}/stop", qos.RELIABLE)
         self._presence = self.create_publisher(Header, f"{there}/presence", qos.RELIABLE)
         self._triggers = {name: self.create_client(Trigger, f"{there}/{name}") for name in ("stop", "resume")}
-        self.create_subscription(SafetyStatus, f"{there}/safety_status", self._on_safety, qos.STATE)
+        # It comes again and again, so it needs no history, and publishers of any durability are heard.
+        self.create_subscription(SafetyStatus, f"{there}/safety_status", self._on_safety, qos.RELIABLE)
 
     def _on_safety(self, message: SafetyStatus) -> None:
         self.safety = message

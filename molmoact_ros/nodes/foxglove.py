@@ -73,7 +73,8 @@ class FoxgloveNode(ContainedNode):
         self._look_for_topics()
         self.create_timer(1.0, self._look_for_topics)
         self.create_timer(LOOK, self._look_who_watches)
-        at = f"ws://{config.host if is_loopback(config.host) else socket.gethostname()}:{port}"
+        name = config.host if is_loopback(config.host) else socket.gethostname()
+        at = f"ws://{f'[{name}]' if ':' in name else name}:{port}"
         more = f", followed by /?token= and the token in {file}," if file else ""
         self.get_logger().info(f"ready: open {at}{more} in Foxglove")
 

@@ -90,7 +90,7 @@ class PanelNode(Device):
         self._ended: dict[str, Any] = {}  # how the last goal did
         self._heard = {"safety": -math.inf, "engine": -math.inf}
         self._plans: list[tuple[Polled, Callable[[Any], None]]] = [
-            (Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.STATE), self._on_engine),
+            (Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
             (Polled(self, Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
             (Polled(self, ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), self._on_chunk),
         ]

@@ -94,8 +94,8 @@ class ViewNode(ContainedNode):
         self._model = self.create_publisher(CompressedImage, f"{model_overlay}/compressed", qos.RELIABLE)
         lazy = partial(LazyPolled, self)
         self._plans: list[tuple[LazyPolled, Callable[[Any], None]]] = [
-            (lazy(EngineStatus, f"{config.policy}/engine_status", qos.STATE), self._on_engine),
-            (lazy(SafetyStatus, f"{config.controller}/safety_status", qos.STATE), self._on_safety),
+            (lazy(EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
+            (lazy(SafetyStatus, f"{config.controller}/safety_status", qos.RELIABLE), self._on_safety),
             (lazy(Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
             (lazy(ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), partial(self._on_chunk, False)),
             (lazy(ActionChunk, f"{config.policy}/pending_chunk", qos.RELIABLE), partial(self._on_chunk, True)),

@@ -93,8 +93,9 @@ class StandIn:
         self.engine = EngineStatus(state=EngineStatus.RUNNING)
         self.asked: list[Any] = []
         self.answers = {"controller": ApprovePlan.Response(success=True), "policy": ApprovePlan.Response(success=True)}
-        self._safety = node.create_publisher(SafetyStatus, f"{space}/controller/safety_status", qos.STATE)
-        self._engine = node.create_publisher(EngineStatus, f"{space}/policy/engine_status", qos.STATE)
+        # Volatile: a heartbeat needs no history.
+        self._safety = node.create_publisher(SafetyStatus, f"{space}/controller/safety_status", qos.RELIABLE)
+        self._engine = node.create_publisher(EngineStatus, f"{space}/policy/engine_status", qos.RELIABLE)
         self._made: list[Any] = []
         for name in ("stop", "resume", "hold"):
             take = lambda _, response, name=name: self._note(name, response)  # noqa: E731
