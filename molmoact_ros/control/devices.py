@@ -1,4 +1,4 @@
-"""What a person does at a keyboard or a joystick, as twists of a hand: keys and axes in, words out."""
+"""What an operator does at a keyboard or a joystick, as twists of a hand: keys and axes in, commands out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,31 @@ HELP = """\
   w s  ahead, back      u o  turn about x     g  close the hand    +  faster
   a d  left, right      i k  turn about y     h  open it           -  slower
   r f  up, down         j l  turn about z     Tab  the other arm
-  Space  stand    x  stop (latched)    c  resume: the policy goes on    q  quit
+  Space  stand    x  stop (latched)    q  quit
+  c  after a stop: reset, the arm holds; a second later, c again: resume, the policy goes on
+  p  present: hold it where the policy moves only while an operator is there
 The arm moves while a key is held; let go, and it stands."""
 TAP = 0.25  # s for which one press moves; a held key repeats faster
 THERE = 1.0  # s after the last press for which the person counts as there, so that the arm stays in their hand
 FASTER, SPEEDS = 1.25, (0.2, 2.0)  # factor of one press, and between which it stays
 BITE = 0.02  # m by which one press opens or closes the hand
+AGAIN = 1.0  # s between two presses that count as two; a held key repeats after 0.7 s at most
+
+
+class Debounce:
+    """Tells a second press from one that repeats, bounces, or was a double click."""
+
+    def __init__(self) -> None:
+        self._last = -np.inf
+
+    def press(self, now: float) -> bool:
+        """A press at `now`, s; whether it counts. It does when nothing was pressed for AGAIN before it."""
+        since, self._last = now - self._last, now
+        return bool(since >= AGAIN)
+
+    def forget(self) -> None:
+        """Something else was pressed: the next press counts."""
+        self._last = -np.inf
 
 
 class Speeds(BaseModel):
@@ -39,11 +58,12 @@ class Keyboard:
 
     def __init__(self, speeds: Speeds, arms: int = 1) -> None:
         self.arm, self.factor, self._arms, self._speeds = 0, 1.0, arms, speeds
-        self._twist, self._pressed = np.zeros(6), -np.inf
+        self._twist, self._pressed, self._touched = np.zeros(6), -np.inf, -np.inf
         self._opening = [OPENING_MAX] * arms
 
     def press(self, key: str, now: float) -> float | None:
-        """Take a key at `now`, s; the opening in m that is asked for, if any. Unknown keys change nothing."""
+        """Take a key at `now`, s; the opening in m that is asked for, if any. Unknown keys move nothing."""
+        self._touched = now
         if key in MOVES:
             part, sign = MOVES[key]
             self._twist = np.zeros(6)
@@ -72,6 +92,10 @@ class Keyboard:
             return None
         return self._twist if since <= TAP else np.zeros(6)
 
+    def is_present(self, now: float) -> bool:
+        """Whether any key was pressed lately: somebody is at the keyboard."""
+        return now - self._touched <= THERE
+
 
 class JoystickLayout(Speeds):
     """Numbers of axes and buttons in sensor_msgs/Joy; the defaults are an Xbox pad's as ros joy_node gives them."""
@@ -83,7 +107,8 @@ class JoystickLayout(Speeds):
     close: int = Field(0, ge=0, description="button that closes the hand")
     open: int = Field(1, ge=0, description="button that opens the hand")
     stop: int = Field(2, ge=0, description="button of the latched stop; needs no dead-man's button")
-    resume: int = Field(7, ge=0, description="button that lifts a stop, or hands back to the policy")
+    resume: int = Field(7, ge=0, description="button that resets a stop; pressed again, the policy goes on")
+    present: int = Field(5, ge=0, description="held: an operator is there, and the arm is the policy's")
     other_arm: int = Field(3, ge=0, description="button that goes on with the other arm")
 
     @model_validator(mode="after")
@@ -95,10 +120,12 @@ class JoystickLayout(Speeds):
 
 @dataclass(frozen=True)
 class Hand:
-    """What a joystick says. twist: [6] m/s and rad/s, None: nobody is there; pressed: names of buttons just pressed."""
+    """What a joystick says. twist: [6] m/s and rad/s, None: nobody moves the arm; pressed: names of buttons just
+    pressed; present: the dead-man's button or that of presence is held."""
 
     twist: np.ndarray | None
     pressed: tuple[str, ...]
+    present: bool
 
 
 class Joystick:
@@ -112,14 +139,16 @@ class Joystick:
         """What is said. Raises ValueError where the pad has fewer axes or buttons than the layout names."""
         layout = self._layout
         names = ("close", "open", "stop", "resume", "other_arm")
-        if max(layout.axes) >= len(axes) or max(layout.deadman, *(getattr(layout, n) for n in names)) >= len(buttons):
+        highest = max(layout.deadman, layout.present, *(getattr(layout, name) for name in names))
+        if max(layout.axes) >= len(axes) or highest >= len(buttons):
             raise ValueError(
                 f"this joystick has {len(axes)} axes and {len(buttons)} buttons; set axes and buttons that it has"
             )
         held = bool(buttons[layout.deadman])
         new = [n for n in names if buttons[getattr(layout, n)] and not self._was(getattr(layout, n))]
         self._before = list(buttons)
-        return Hand(self._twist(axes) if held else None, tuple(n for n in new if held or n == "stop"))
+        present = held or bool(buttons[layout.present])
+        return Hand(self._twist(axes) if held else None, tuple(n for n in new if held or n == "stop"), present)
 
     def _was(self, button: int) -> bool:
         return button < len(self._before) and bool(self._before[button])

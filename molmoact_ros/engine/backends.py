@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from molmoact_ros.engine.checkpoint import CheckpointError, digest, torch_dtype
 from molmoact_ros.engine.engine import Engine, TorchEngine
 from molmoact_ros.engine.served import ServedEngine, served_name
+from molmoact_ros.secret import server_key
 
 
 class EngineOptions(BaseModel):
@@ -30,6 +31,9 @@ class EngineOptions(BaseModel):
     )
     tensor_parallel: int = Field(1, ge=1, le=64, description="of vllm: GPUs that share each layer")
     server: str = Field("http://127.0.0.1:8000", description="of server: its address")
+    server_key_file: str = Field(
+        "", description="of server: file with its key; empty: the environment's MOLMOACT_API_KEY, if there is one"
+    )
     answer_timeout: float = Field(
         5.0, gt=0, le=120, description="of vllm and server: a whole answer by then, or none, s"
     )
@@ -54,7 +58,6 @@ def open_engine(options: EngineOptions, folder: Path) -> Engine:
         from molmoact_ros.engine.vllm_server import ServerStream
 
         name = served_name(folder)
-        return ServedEngine(
-            folder, ServerStream(options.server, name), name, options.answer_timeout, key, options.frame_size
-        )
+        stream = ServerStream(options.server, name, server_key(options.server_key_file))
+        return ServedEngine(folder, stream, name, options.answer_timeout, key, options.frame_size)
     raise CheckpointError(f"there is no back end {options.backend!r}; choose one of: torch, vllm, server")

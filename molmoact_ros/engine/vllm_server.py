@@ -25,11 +25,19 @@ class ServerStream:
     """One request at a time. A server that fails is not asked again before a pause is over: it may be starting, and
     others have lost it too."""
 
-    def __init__(self, url: str, name: str) -> None:
-        """url: such as http://gpu:8000; name: what the server must serve (`served_name`)."""
+    def __init__(self, url: str, name: str, key: str = "") -> None:
+        """url: such as http://gpu:8000; name: what the server must serve (`served_name`); key: empty: it asks for none.
+
+        Raises ValueError for a key that no header holds.
+        """
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("the model server's key has characters that HTTP does not carry; write another")
         self.url, self.name = url.rstrip("/"), name
         # Nothing is read while no step runs, so only connecting has a time-out of its own; the step has one for all.
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(None, connect=CONNECT))
+        self._client = httpx.AsyncClient(
+            base_url=self.url, timeout=httpx.Timeout(None, connect=CONNECT),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        )  # fmt: skip
         self._known = False  # whether this server has said that it serves the right model
         self._pause, self._not_before, self._reason = PAUSES[0], 0.0, ""
 
@@ -109,5 +117,10 @@ def tokens_of(line: str) -> list[int]:
 def _refusal(url: str, status: int, content: bytes) -> str:
     if status in BUSY:
         return f"the vLLM server {url} is busy (HTTP {status}); the step is dropped"
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return (
+            f"the vLLM server {url} refuses the key (HTTP {status}); set server_key_file, or MOLMOACT_API_KEY, to the "
+            "key that it was started with (`molmoact-ros serve --api-key-file`)"
+        )
     words = " ".join(content.decode(errors="replace").split())[:200]
     return f"the vLLM server {url} refuses (HTTP {status}): {words}"

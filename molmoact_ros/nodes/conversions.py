@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import array
+import math
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
 
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
@@ -30,8 +32,8 @@ from molmoact_ros.record.messages import (
 
 __all__ = [
     "camera_info", "chunk_actions", "chunk_message", "depth_codes", "depth_tokens_message", "header", "image_message",
-    "image_pixels", "metres", "millimetres", "optical_frame", "rgb_pixels", "seconds", "stroke", "time_message",
-    "tokens_message", "trace_message", "trace_points",
+    "image_pixels", "joint_positions", "metres", "millimetres", "of_usual_size", "optical_frame", "rgb_pixels",
+    "seconds", "stroke", "time_message", "tokens_message", "trace_message", "trace_points",
 ]  # fmt: skip
 """What goes into messages is here; what comes out of them is the same for a bag's, and is in record/messages.py."""
 
@@ -50,6 +52,23 @@ def header(stamp: float, frame: str) -> Header:
 def optical_frame(camera: str) -> str:
     """A camera's frame, z ahead and y down, as realsense-ros names it."""
     return f"{camera}_color_optical_frame"
+
+
+def joint_positions(message: JointState) -> dict[str, float]:
+    """Position of each joint by name, rad or m; without those that are no number."""
+    pairs = zip(message.name, message.position, strict=False)
+    return {name: position for name, position in pairs if math.isfinite(position)}
+
+
+HIGHEST: Final = 4096
+"""Pixels of an image's side that people are shown."""
+
+
+def of_usual_size(message: Image) -> Image:
+    """The image. Raises RefusedStep for one of which pictures would take gigabytes, or that no JPEG holds."""
+    if max(message.width, message.height) > HIGHEST:
+        raise RefusedStep(f"an image of {message.width}x{message.height} is larger than any camera's; it is not shown")
+    return message
 
 
 def image_message(pixels: np.ndarray, encoding: str, head: Header) -> Image:

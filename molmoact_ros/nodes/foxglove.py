@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
 import threading
 from typing import Any
 
@@ -10,10 +12,12 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
 from rclpy.subscription import Subscription
 
+from molmoact_ros.nodes.contained import ContainedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.topics import message_class, offered
 from molmoact_ros.record.message_types import definition
+from molmoact_ros.secret import is_loopback
 
 BACKLOG = 16
 """Messages that wait for a slow viewer; older ones are dropped, so that nothing piles up."""
@@ -21,14 +25,20 @@ LOOK = 0.2
 """s between looks at who watches what."""
 
 
+ORIGINS = ["https://app.foxglove.dev", "file://"]
+"""Foxglove in a browser, and its desktop application. Not "null": any page can make itself one of that."""
+
+
 class FoxgloveConfig(BaseModel):
-    """Parameters of the bridge."""
+    """Parameters of the bridge. The token is none: anybody on the graph could read it."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen at; others than this machine can look")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen at; any but this machine's own: token")
     port: int = Field(8765, ge=0, le=65535, description="port; 0: any that is free")
+    origins: list[str] = Field(ORIGINS, description="sites whose pages may look, such as http://localhost:8080")
+    token_file: str = Field("", description="file with the token; empty: ~/.config/molmoact_ros/panel_token, if needed")
 
 
-class FoxgloveNode(Node):
+class FoxgloveNode(ContainedNode):
     """The server's threads say who watches; the executor's listens and hands on."""
 
     def __init__(self) -> None:
@@ -36,30 +46,48 @@ class FoxgloveNode(Node):
         config = declare(self, FoxgloveConfig)
         try:
             import foxglove
-        except ImportError:
-            raise RuntimeError("foxglove-sdk is not installed; pip install 'molmoact_ros[foxglove]'") from None
+
+            from molmoact_ros.panel.access import token
+            from molmoact_ros.panel.gate import Gate
+        except ImportError as error:
+            raise RuntimeError(f"{error.name} is not installed; pip install 'molmoact_ros[foxglove]'") from None
         self._sdk = foxglove
         self._channels: dict[str, _Relay | None] = {}
         watchers = _Watchers()
         self._watchers = watchers
         self._sinks = foxglove.Context()
+        secret, file = token(config.host, config.token_file)
+        # The SDK's server asks nobody who they are, so it is not reached but through the gate. It has no capabilities:
+        # nobody can publish, call or set anything by it.
+        hidden = hidden_address()
         self._server = foxglove.start_server(
-            name="MolmoAct ROS", host=config.host, port=config.port, server_listener=watchers,
+            name="MolmoAct ROS", host=hidden, port=0, capabilities=[], server_listener=watchers,
             message_backlog_size=BACKLOG, context=self._sinks,
         )  # fmt: skip
+        self._gate = Gate(f"ws://{hidden}:{self._server.port}", config.origins, secret)
+        try:
+            port = self._gate.start(config.host, config.port)
+        except OSError:
+            self._server.stop()
+            raise
         self._look_for_topics()
         self.create_timer(1.0, self._look_for_topics)
         self.create_timer(LOOK, self._look_who_watches)
-        self.get_logger().info(f"ready: open ws://{config.host}:{self._server.port} in Foxglove")
+        name = config.host if is_loopback(config.host) else socket.gethostname()
+        at = f"ws://{f'[{name}]' if ':' in name else name}:{port}"
+        more = f", followed by /?token= and the token in {file}," if file else ""
+        self.get_logger().info(f"ready: open {at}{more} in Foxglove")
 
     def destroy_node(self) -> None:
-        """End the server, then the node."""
+        """End the servers, then the node."""
+        self._gate.close()
         self._server.stop()
         super().destroy_node()
 
     def _look_for_topics(self) -> None:
         for topic, types in self.get_topic_names_and_types():
             if topic not in self._channels:
+                self._channels[topic] = None  # whatever comes of it, it is looked at once
                 self._channels[topic] = self._relay(topic, types[0])
 
     def _relay(self, topic: str, type_name: str) -> _Relay | None:
@@ -80,6 +108,14 @@ class FoxgloveNode(Node):
         for topic, relay in self._channels.items():
             if relay is not None:
                 relay.serve(watched.get(topic, frozenset()))
+
+
+def hidden_address() -> str:
+    """An address of this machine that no page in a browser here can guess: one of 2^24, at one of thousands of ports.
+
+    Programs can read it in /proc, but those may join the ROS graph anyway.
+    """
+    return f"127.{1 + secrets.randbelow(254)}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
 
 
 class _Relay:

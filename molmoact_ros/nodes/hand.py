@@ -57,13 +57,13 @@ class HandView:
         """The tool centre point in the front picture [2], in fractions of it; None while it cannot be known."""
         self._take()
         camera, joints = self._frames.pose(self._optical, self._arm.base_frame), self._measured
-        if camera is None or not any(self._info.k) or joints is None:
+        if camera is None or not any(self._info.k) or joints is None or min(self._info.width, self._info.height) < 2:
             return None
-        self._links.update(dict(zip(joints.name, joints.position, strict=False)))
+        self._links.update(conversions.joint_positions(joints))
         x, y, z = (np.linalg.inv(camera) @ self._links.pose(self._arm.tcp_frame))[:3, 3]
-        if z <= 0:
-            return None  # behind the camera
+        if not z > 0:
+            return None  # behind the camera, or not a number
         k = np.asarray(self._info.k).reshape(3, 3)
         pixel = (k @ [x / z, y / z, 1.0])[:2]
         fractions: np.ndarray = pixel / (self._info.width - 1, self._info.height - 1)
-        return fractions
+        return fractions if np.isfinite(fractions).all() else None

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import Field
 from sensor_msgs.msg import Joy
 
 from molmoact_ros.control.devices import Joystick, JoystickLayout
-from molmoact_ros.nodes import qos
+from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.device import Device, DeviceConfig
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.robots.franka import OPENING_MAX
 
+OLD: Final = 0.2
+"""s after which a message is not acted on: the controller takes as much silence for letting go."""
+AHEAD: Final = 0.05
+"""s by which the clock of the joystick's computer may be ahead."""
+
 
 class JoystickConfig(DeviceConfig, JoystickLayout):
     """Parameters of the joystick."""
 
-    joy: str = Field("/joy", description="topic of the joystick; its autorepeat_rate must be 10 Hz at least")
+    joy: str = Field("joy", description="topic of the joystick; its autorepeat_rate must be 10 Hz at least")
 
 
 class JoystickNode(Device):
@@ -37,21 +44,43 @@ class JoystickNode(Device):
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         if "stop" in hand.pressed:
-            self.ask("stop")
+            self.ask("stop")  # however old: a stop too many hurts nobody
+        if not self._is_fresh(message):
+            self.get_logger().warning(
+                f"a message of {self.config.joy} is older than {OLD:g} s, or of the future; it moves nothing",
+                throttle_duration_sec=5.0,
+            )
+            self._release()
+            return
+        if hand.present:
+            self.say_present()
         if "resume" in hand.pressed:
             self.ask("resume")
         if hand.twist is None or "other_arm" in hand.pressed:
-            if self._held:
-                self.let_go(self._arm)
+            self._release()
             if hand.twist is not None:
                 self._arm = (self._arm + 1) % len(self.config.arms)
-            self._held = False
             return
         self._held = True
         self.say_twist(self._arm, hand.twist)
         for button, opening in (("close", 0.0), ("open", OPENING_MAX)):
             if button in hand.pressed:
                 self.say_gripper(self._arm, opening)
+
+    def _is_fresh(self, message: Joy) -> bool:
+        """Whether it was made just now. One without a stamp counts as made when it is received."""
+        # Some drivers fill in no stamp, and would move nothing. A burst of such messages after a delay is believed: at
+        # most the ten that the queue holds.
+        stamp = message.header.stamp
+        if not (stamp.sec or stamp.nanosec):
+            return True
+        age = self.get_clock().now().nanoseconds * 1e-9 - conversions.seconds(stamp)
+        return -AHEAD <= age <= OLD
+
+    def _release(self) -> None:
+        if self._held:
+            self.let_go(self._arm)
+        self._held = False
 
 
 def main() -> None:

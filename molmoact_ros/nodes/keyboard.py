@@ -15,11 +15,13 @@ from typing import Final
 import rclpy
 
 from molmoact_ros.control.devices import HELP, Keyboard, Speeds
-from molmoact_ros.nodes.device import STATES, Device, DeviceConfig
+from molmoact_ros.nodes.device import STATES, Device, DeviceConfig, name_of
 from molmoact_ros.nodes.parameters import declare
 
 PERIOD: Final = 0.05
 """s between words to the controller, which takes 0.2 s of silence for letting go."""
+WIDEST: Final = 200
+"""Characters of the controller's reason on the screen."""
 GONE: Final = "\x04"
 """End of transmission: the terminal is gone."""
 
@@ -52,16 +54,21 @@ class KeyboardNode(Device):
 
     def speak(self) -> None:
         """Say what the keys mean now; nothing where nobody is there."""
-        twist = self._keys.twist(time.monotonic())
+        now = time.monotonic()
+        if self._keys.is_present(now):
+            self.say_present()
+        twist = self._keys.twist(now)
         if twist is not None:
             self.say_twist(self._keys.arm, twist)
         self._there = twist is not None
 
     def line(self) -> str:
         """The state, for the screen."""
-        state = STATES[self.safety.state] if self.safety.header.stamp.sec else "no controller"
+        safety = self.safety
+        state = name_of(STATES, safety.state) if safety.header.stamp.sec else "no controller"
         arm = f"{self.config.arms[self._keys.arm].rstrip('_') or 'the'} arm"
-        return f"{arm}, speed x{self._keys.factor:.2f} | {state} {self.safety.reason}"
+        line = f"{arm}, speed x{self._keys.factor:.2f} | {state} {safety.reason[:WIDEST]}"
+        return "".join(c if c.isprintable() else "?" for c in line)  # a terminal obeys what is not
 
 
 @contextmanager

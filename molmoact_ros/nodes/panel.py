@@ -18,28 +18,40 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.control.devices import Speeds
+from molmoact_ros.control.devices import AGAIN, Speeds
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import panel_pictures, qos
 from molmoact_ros.nodes.actions import ThreadsafeActionClient
-from molmoact_ros.nodes.device import STATES, Device, DeviceConfig
+from molmoact_ros.nodes.contained import contained, settle
+from molmoact_ros.nodes.device import STATES, Device, DeviceConfig, name_of
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import Polled
 from molmoact_ros.nodes.process import run
-from molmoact_ros.panel.access import is_loopback, token
+from molmoact_ros.panel.access import token
 from molmoact_ros.panel.pictures import Encoder, View
 from molmoact_ros.panel.server import PanelServer
 from molmoact_ros.panel.words import Answer, Stroke
 from molmoact_ros.robots.franka import OPENING_MAX
+from molmoact_ros.secret import is_loopback
 from molmoact_ros.sim.scene import OBJECTS, PREPOSITION
-from molmoact_ros.srv import EditTrace
+from molmoact_ros.srv import ApprovePlan, EditTrace
 
 ENGINE: Final = {
     getattr(EngineStatus, name): name.lower() for name in ("IDLE", "RUNNING", "WAITING", "FAULT", "PENDING")
 }
 """Names of the engine's states."""
+SOURCES: Final = {Trace.MODEL: "model", Trace.HUMAN: "person"}
+"""Whose trace it is."""
+SPACES: Final = {getattr(ActionChunk, name): name.lower() for name in ("DELTA_EE_POSE", "EE_POSE", "JOINT_POSITION")}
+"""Names of what a chunk's numbers mean."""
 RATE: Final = 10.0
 """Hz of the state that browsers are shown."""
+PRESENCE_RATE: Final = 5.0
+"""Hz of `presence` while an operator's page is there."""
+LONGEST: Final = 500
+"""Characters of a text, and points of a trace, that browsers are shown; no node of ours has more."""
+MOST: Final = 64
+"""Stages and limits of a message, and actions of a chunk, that browsers are shown."""
 KNOWN: Final = [f"put the {name} {at} the {target}" for name in OBJECTS for target, at in PREPOSITION.items()] + [
     f"pick up the {name}" for name in OBJECTS
 ]
@@ -52,7 +64,7 @@ class PanelConfig(DeviceConfig, Speeds):
     host: str = Field("127.0.0.1", min_length=1, description="address to serve on; 0.0.0.0: to the whole network")
     port: int = Field(8088, ge=0, lt=65536, description="TCP port; 0: any that is free, named in the log")
     token_file: str = Field("", description="file with the token; empty: ~/.config/molmoact_ros/panel_token, if needed")
-    policy: str = Field("/policy", description="node name of the policy")
+    policy: str = Field("policy", description="node name of the policy")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     suggestions: list[str] = Field(KNOWN, min_length=1, description="instructions to offer")
     timeout: float = Field(120.0, gt=0, description="time for one instruction, s")
@@ -69,14 +81,16 @@ class PanelNode(Device):
         self._execute = ThreadsafeActionClient(self, ExecuteInstruction, f"{config.policy}/execute")
         self._edit = self.create_client(EditTrace, f"{config.policy}/edit_trace")
         self._triggers["hold"] = self.create_client(Trigger, f"{config.controller}/hold")
-        for name in ("approve", "veto"):
-            self._triggers[name] = self.create_client(Trigger, f"{config.policy}/{name}")
+        self._triggers["veto"] = self.create_client(Trigger, f"{config.policy}/veto")
+        self._approvals = [  # the controller's first: it plays only what it knows as approved, where it is asked to
+            self.create_client(ApprovePlan, f"{node}/approve_plan") for node in (config.controller, config.policy)
+        ]
         self._engine, self._trace, self._chunk = EngineStatus(), None, None
         self._traces, self._goals = 0, 0  # heard, and given
         self._ended: dict[str, Any] = {}  # how the last goal did
         self._heard = {"safety": -math.inf, "engine": -math.inf}
         self._plans: list[tuple[Polled, Callable[[Any], None]]] = [
-            (Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.STATE), self._on_engine),
+            (Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
             (Polled(self, Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
             (Polled(self, ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), self._on_chunk),
         ]
@@ -84,6 +98,7 @@ class PanelNode(Device):
         self._encoder = Encoder(panel_pictures.encode, panel_pictures.begin)
         self._open()
         self.create_timer(1.0 / RATE, self._show)
+        self.create_timer(1.0 / PRESENCE_RATE, self._tell_presence)
 
     def _open(self) -> None:
         config = self.config
@@ -124,8 +139,7 @@ class PanelNode(Device):
     def _show(self) -> None:
         """Tell browsers how it stands, and look at what they look at."""
         for polled, hear in self._plans:
-            for message in polled.messages():
-                hear(message)
+            contained(self, lambda polled=polled, hear=hear: [hear(message) for message in polled.messages()])()
         if self._server.watched():
             self._server.show_state(self._state())
         wanted = self._server.looked_at()
@@ -134,6 +148,10 @@ class PanelNode(Device):
             self._looking[view] = self.create_subscription(Image, view.topic, take, qos.SENSOR, raw=True)
         for view in set(self._looking) - wanted:
             self.destroy_subscription(self._looking.pop(view))
+
+    def _tell_presence(self) -> None:
+        if self._server.has_operator():
+            self.say_present()
 
     def _on_image(self, view: View, data: bytes) -> None:
         if self._server.waited_for(view):
@@ -158,8 +176,48 @@ class PanelNode(Device):
         if name == "end":
             self._say.publish(String())
             return _now(Answer(ok=True))
-        client = self._triggers[name]
-        return self._call(client, Trigger.Request())
+        if name in ("reset", "resume") and (refusal := self._why_not(name)):
+            return _now(Answer(ok=False, message=refusal))
+        if name == "stop":
+            self.say_stop()
+        return self._call(self._triggers["resume" if name == "reset" else name], Trigger.Request())
+
+    def _why_not(self, name: str) -> str:
+        """Why a reset or a resume is not passed on; empty where it is. Both are the controller's `resume`.
+
+        The page says which of them it showed, so that a stop that was pressed elsewhere meanwhile is not lifted, and a
+        double click does not lead from STOPPED to motion.
+        """
+        stopped = self.safety.state == SafetyStatus.STOPPED
+        if name == "resume" and stopped:
+            return "the arm has been stopped meanwhile; look why, then press Reset"
+        if name == "reset" and not stopped:
+            return "the stop was reset already; press Resume to go on"
+        if not self._resumes.press(time.monotonic()):
+            return f"pressed again within {AGAIN:g} s; wait a moment, and press once"
+        return ""
+
+    def approve(self, plan: int) -> Future[Answer]:
+        """The plan that an operator has looked at: to the controller, where it is asked for approval, then the policy.
+
+        Where another plan waits by now, both refuse, and say so.
+        """
+        asked = [client for client in self._approvals if client.service_is_ready()]
+        if not asked or asked[-1] is not self._approvals[-1]:
+            return _now(Answer(ok=False, message=f"nobody answers at {self._approvals[-1].service_name}"))
+        answer: Future[Answer] = Future()
+        self._approve_at(asked, ApprovePlan.Request(plan_id=plan), answer)
+        return answer
+
+    def _approve_at(self, clients: list[Any], request: ApprovePlan.Request, answer: Future[Answer]) -> None:
+        def take(done: RosFuture) -> None:
+            reply = done.result()
+            if reply.success and clients[1:]:
+                self._approve_at(clients[1:], request, answer)
+            else:
+                settle(answer, Answer(ok=reply.success, message=reply.message[:LONGEST]))
+
+        self.when_done(clients[0].call_async(request), take)
 
     def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
         """As a goal, which starts the controller, or as a word, which does not."""
@@ -176,20 +234,20 @@ class PanelNode(Device):
             goal.trace = self._drawn(stroke)
         self._goals += 1
         number, answer = self._goals, Future[Answer]()
-        self._execute.send_goal_async(goal).add_done_callback(lambda sent: self._on_goal(number, sent, answer))
+        self.when_done(self._execute.send_goal_async(goal), lambda sent: self._on_goal(number, sent, answer))
         return answer
 
     def _on_goal(self, number: int, sent: RosFuture, answer: Future[Answer]) -> None:
         handle = sent.result()
         if not handle.accepted:
-            answer.set_result(Answer(ok=False, message="the policy did not accept it; see its log"))
+            settle(answer, Answer(ok=False, message="the policy did not accept it; see its log"))
             return
-        answer.set_result(Answer(ok=True))
-        handle.get_result_async().add_done_callback(lambda result: self._on_result(number, result))
+        settle(answer, Answer(ok=True))
+        self.when_done(handle.get_result_async(), lambda result: self._on_result(number, result))
 
     def _on_result(self, number: int, result: RosFuture) -> None:
         if number == self._goals:  # else a newer one has begun
-            self._ended = {"goal": number, "message": result.result().result.message}
+            self._ended = {"goal": number, "message": result.result().result.message[:LONGEST]}
 
     def draw(self, stroke: Stroke | None) -> Future[Answer]:
         """A person's trace, or none."""
@@ -223,64 +281,76 @@ class PanelNode(Device):
 
     def _call(self, client: Any, request: Any) -> Future[Answer]:
         if not client.service_is_ready():
-            return _now(Answer(ok=False, message=f"nobody answers at {client.srv_name}; is the node running?"))
+            return _now(Answer(ok=False, message=f"nobody answers at {client.service_name}; is the node running?"))
         answer: Future[Answer] = Future()
 
         def take(done: RosFuture) -> None:
             reply = done.result()
-            answer.set_result(Answer(ok=reply.success, message=reply.message))
+            settle(answer, Answer(ok=reply.success, message=reply.message[:LONGEST]))
 
-        client.call_async(request).add_done_callback(take)
+        self.when_done(client.call_async(request), take)
         return answer
 
 
 def views(config: PanelConfig) -> list[View]:
     """What can be looked at: the front camera, its depth, the model's depth, and the other cameras."""
     front, *others = config.cameras
-    color, depth = f"/{front}/color/image_raw", f"/{front}/aligned_depth_to_color/image_raw"
+    color, depth = f"{front}/color/image_raw", f"{front}/aligned_depth_to_color/image_raw"
     return [
         View("front", "Camera", color, "color", True),
         View("depth", "Depth", depth, "depth", True),
         View("said", "Model’s depth", f"{config.policy}/depth_image", "said", True),
-        *(View(name, name.capitalize(), f"/{name}/color/image_raw", "color", False) for name in others),
+        *(View(name, name.capitalize(), f"{name}/color/image_raw", "color", False) for name in others),
     ]
 
 
 def safety_state(message: SafetyStatus) -> dict[str, Any]:
     """The controller's state for browsers."""
+    counts = zip(message.limits[:MOST], message.limit_counts, strict=False)
     return {
-        "state": STATES[message.state], "reason": message.reason, "plan": message.plan_id,
-        "progress": message.progress, "latency": _known(message.latency),
-        "limits": dict(zip(message.limits, message.limit_counts, strict=False)),
+        "state": name_of(STATES, message.state), "reason": message.reason[:LONGEST], "plan": message.plan_id,
+        "progress": _known(message.progress) or 0.0, "latency": _known(message.latency),
+        "limits": {name[:LONGEST]: count for name, count in counts},
+        "warnings": [warning[:LONGEST] for warning in message.warnings[:MOST]],
     }  # fmt: skip
 
 
 def engine_state(message: EngineStatus) -> dict[str, Any]:
     """The engine's state for browsers."""
+    stages = zip(message.stages[:MOST], message.stage_seconds, strict=False)
     return {
-        "state": ENGINE.get(message.state, "unknown"), "message": message.message,
-        "instruction": message.instruction, "checkpoint": message.checkpoint, "plan": message.plan_id,
-        "step": _known(message.step_seconds), "age": _known(message.observation_age), "mode": message.mode,
-        "stages": [[n, _known(s)] for n, s in zip(message.stages, message.stage_seconds, strict=False)],
+        "state": name_of(ENGINE, message.state), "message": message.message[:LONGEST],
+        "instruction": message.instruction[:LONGEST], "checkpoint": message.checkpoint[:LONGEST],
+        "plan": message.plan_id, "step": _known(message.step_seconds), "age": _known(message.observation_age),
+        "mode": message.mode[:LONGEST], "stages": [[name[:LONGEST], _known(seconds)] for name, seconds in stages],
         "tokens": message.tokens, "passes": message.passes, "camera_age": _known(message.camera_age),
         "pending": message.pending_plan_id if message.state == EngineStatus.PENDING else 0,
         "left": _known(message.pending_seconds), "points_left": message.trace_points_left,
-        "trace_message": message.trace_message,
+        "trace_message": message.trace_message[:LONGEST],
     }  # fmt: skip
 
 
 def trace_state(message: Trace) -> dict[str, Any]:
-    """A trace for browsers."""
-    points = [[x, y] for x, y in zip(message.x, message.y, strict=False) if math.isfinite(x) and math.isfinite(y)]
-    return {"points": points, "person": message.source == Trace.HUMAN, "plan": message.plan_id}
+    """A trace for browsers; the first points of a very long one."""
+    pairs = zip(message.x[:LONGEST], message.y[:LONGEST], strict=False)
+    points = [[x, y] for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
+    source = name_of(SOURCES, message.source)
+    return {"points": points, "person": message.source == Trace.HUMAN, "source": source, "plan": message.plan_id}
 
 
 def chunk_state(message: ActionChunk) -> dict[str, Any]:
-    """An action chunk for browsers; without rows where it is malformed."""
-    rows = np.array(message.actions) if message.steps * message.dimensions == len(message.actions) else np.empty(0)
+    """An action chunk for browsers; without rows where it is malformed, or not of the kind that they draw."""
+    fits = message.steps <= MOST and message.dimensions in (7, 14)
+    rows = np.array(message.actions) if fits and message.steps * message.dimensions == len(message.actions) else EMPTY
     sound = rows.size > 0 and np.isfinite(rows).all() and message.action_space == ActionChunk.DELTA_EE_POSE
-    actions = np.round(rows, 5).reshape(message.steps, -1).tolist() if sound else []
-    return {"plan": message.plan_id, "dt": _known(message.dt), "actions": actions, "mode": message.mode}
+    return {
+        "plan": message.plan_id, "dt": _known(message.dt), "mode": message.mode[:LONGEST],
+        "space": name_of(SPACES, message.action_space),
+        "actions": np.round(rows, 5).reshape(message.steps, -1).tolist() if sound else [],
+    }  # fmt: skip
+
+
+EMPTY: Final = np.empty(0)
 
 
 def _known(value: float) -> float | None:

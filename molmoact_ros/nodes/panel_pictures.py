@@ -10,7 +10,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
 from molmoact_ros.nodes.bringup import die_with_parent
-from molmoact_ros.nodes.conversions import image_pixels, metres, rgb_pixels
+from molmoact_ros.nodes.conversions import image_pixels, metres, of_usual_size, rgb_pixels
 from molmoact_ros.panel.pictures import Picture
 
 WIDEST: Final = 960
@@ -26,10 +26,10 @@ def begin() -> None:
 
 def encode(kind: str, data: bytes) -> Picture:
     """A JPEG of a serialised sensor_msgs/Image; kind as in View. Raises RefusedStep where it is no such image."""
-    message = deserialize_message(data, Image)
+    message = of_usual_size(deserialize_message(data, Image))
     picture = {"color": rgb_pixels, "depth": _depth, "said": _said}[kind](message)
     if picture.shape[1] > WIDEST:
-        size = (WIDEST, round(picture.shape[0] * WIDEST / picture.shape[1]))
+        size = (WIDEST, max(1, round(picture.shape[0] * WIDEST / picture.shape[1])))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     made, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     assert made, "OpenCV encodes 8-bit pictures of any size"
@@ -40,7 +40,7 @@ def encode(kind: str, data: bytes) -> Picture:
 def _depth(message: Image) -> np.ndarray:
     """Measured depth from blue (far) to red (near), over what most of the picture holds; black where unknown."""
     depth = metres(message)
-    known = depth > 0
+    known = (depth > 0) & np.isfinite(depth)
     if not known.any():
         return np.zeros((*depth.shape, 3), np.uint8)
     near, far = np.percentile(depth[::4, ::4][known[::4, ::4]], [2, 98]) if known[::4, ::4].any() else (0.0, 1.0)
@@ -53,7 +53,7 @@ def _said(message: Image) -> np.ndarray:
     """The model's depth, 0..1, which is square whatever the camera: stretched to the most usual 4:3."""
     picture = _coloured(image_pixels(message))
     height = picture.shape[0]
-    return cv2.resize(picture, (height * 4 // 3, height))
+    return cv2.resize(picture, (max(1, height * 4 // 3), height))
 
 
 def _coloured(nearness: np.ndarray) -> np.ndarray:

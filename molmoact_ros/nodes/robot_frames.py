@@ -18,7 +18,7 @@ from molmoact_ros.robots.franka import Arm
 from molmoact_ros.robots.links import Links
 from molmoact_ros.robots.urdf import urdf
 
-DESCRIPTION = "/robot_description"
+DESCRIPTION = "robot_description"
 
 
 class RobotFrames:
@@ -68,7 +68,7 @@ class RobotFrames:
         joints = self._joints.newest()
         if not self.wanted or joints is None:
             return
-        self._links.update(dict(zip(joints.name, joints.position, strict=False)))
+        self._links.update(conversions.joint_positions(joints))
         self._tf.publish(self._message(self._moving, conversions.seconds(joints.header.stamp)))
 
     def _message(self, names: Sequence[str], stamp: float = 0.0) -> TFMessage:

@@ -20,6 +20,10 @@ def transform_message(head: Header, child: str, pose: np.ndarray) -> TransformSt
     return TransformStamped(header=head, child_frame_id=child, transform=place)
 
 
+MIN_NORM = 1e-3
+"""Of a quaternion that is one, if not normalised."""
+
+
 class StaticFrames:
     """What /tf_static has said."""
 
@@ -30,8 +34,9 @@ class StaticFrames:
         """Take what a publisher says."""
         for said in message.transforms:
             t, q = said.transform.translation, said.transform.rotation
-            if not any([q.x, q.y, q.z, q.w]):
-                continue  # no rotation: a publisher that has filled nothing in
+            place = np.array([q.x, q.y, q.z, q.w, t.x, t.y, t.z])
+            if not np.isfinite(place).all() or not MIN_NORM < np.linalg.norm(place[:4]) < 1 / MIN_NORM:
+                continue  # no rotation: a publisher that has filled nothing in, or nonsense
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix(), [t.x, t.y, t.z]
             self._parents[said.child_frame_id] = said.header.frame_id, pose

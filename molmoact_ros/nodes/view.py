@@ -28,7 +28,8 @@ from molmoact_ros.control.path import Path, Space, Target
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, markers, qos
-from molmoact_ros.nodes.device import STATES
+from molmoact_ros.nodes.contained import ContainedNode
+from molmoact_ros.nodes.device import STATES, name_of
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.polled import LazyPolled
 from molmoact_ros.nodes.process import run
@@ -45,6 +46,8 @@ TAKE: Final = 0.1
 """s between takes of depth and joints, while plans are shown in space."""
 KEPT: Final = 3.0
 """s for which depth and joints are kept, for plans whose picture was taken a while ago."""
+LONGEST: Final = 200
+"""Characters of a line that is written."""
 ABOVE: Final = (0.0, 0.0, 0.9)
 """Where the status is written, m in the base frame."""
 
@@ -53,9 +56,9 @@ class ViewConfig(BaseModel):
     """Parameters of the view."""
 
     camera: str = Field("front", description="name of the front camera")
-    policy: str = Field("/policy", description="node name of the policy")
-    controller: str = Field("/controller", description="node name of the controller")
-    joint_states: str = Field("/joint_states", description="topic of the joint states")
+    policy: str = Field("policy", description="node name of the policy")
+    controller: str = Field("controller", description="node name of the controller")
+    joint_states: str = Field("joint_states", description="topic of the joint states")
     arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm's names, left first")
     bases: list[float] = Field([0.0] * 4, description="each arm's base in the workcell, as the controller has them")
     rate: float = Field(5.0, gt=0, le=30, description="pictures/s of each topic at most")
@@ -63,7 +66,7 @@ class ViewConfig(BaseModel):
     frames_rate: float = Field(10.0, gt=0, le=100, description="of the robot's frames on /tf, 1/s")
 
 
-class ViewNode(Node):
+class ViewNode(ContainedNode):
     """One thread; what it cannot keep up with is left out."""
 
     def __init__(self) -> None:
@@ -91,21 +94,21 @@ class ViewNode(Node):
         self._model = self.create_publisher(CompressedImage, f"{model_overlay}/compressed", qos.RELIABLE)
         lazy = partial(LazyPolled, self)
         self._plans: list[tuple[LazyPolled, Callable[[Any], None]]] = [
-            (lazy(EngineStatus, f"{config.policy}/engine_status", qos.STATE), self._on_engine),
-            (lazy(SafetyStatus, f"{config.controller}/safety_status", qos.STATE), self._on_safety),
+            (lazy(EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
+            (lazy(SafetyStatus, f"{config.controller}/safety_status", qos.RELIABLE), self._on_safety),
             (lazy(Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
             (lazy(ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), partial(self._on_chunk, False)),
             (lazy(ActionChunk, f"{config.policy}/pending_chunk", qos.RELIABLE), partial(self._on_chunk, True)),
         ]
-        self._frames = lazy(Image, f"/{camera}/color/image_raw", qos.SENSOR)
+        self._frames = lazy(Image, f"{camera}/color/image_raw", qos.SENSOR)
         self._models = lazy(Image, model_overlay, qos.SENSOR)
         self._decodes = lazy(Image, f"{config.policy}/depth_image", qos.SENSOR)
-        depth = f"/{camera}/aligned_depth_to_color/image_raw"
+        depth = f"{camera}/aligned_depth_to_color/image_raw"
         self._in_space: list[tuple[LazyPolled, _Recent]] = [
             (lazy(Image, depth, qos.sensor(10)), self._depths),
             (lazy(JointState, config.joint_states, qos.sensor(100)), self._joints),
         ]
-        self._infos = lazy(CameraInfo, f"/{camera}/color/camera_info", qos.SENSOR)
+        self._infos = lazy(CameraInfo, f"{camera}/color/camera_info", qos.SENSOR)
         self._asks = self.create_client(GetParameters, f"{config.controller}/get_parameters")
         self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, autostart=False)
         self._taking = self.create_timer(TAKE, self._take, autostart=False)
@@ -117,7 +120,7 @@ class ViewNode(Node):
         """What is malformed is not shown, and said so; everything else goes on."""
         try:
             yield
-        except ValueError as refusal:  # RefusedStep and RefusedChunk among them
+        except Exception as refusal:  # numpy, OpenCV and rclpy each raise their own for what makes no sense
             self.get_logger().warning(f"the {what} is not shown: {refusal}", throttle_duration_sec=5.0)
 
     def _now(self) -> float:
@@ -141,7 +144,7 @@ class ViewNode(Node):
         self._show_markers()
         if space and self._box is None and self._asks.service_is_ready():
             names = ["workspace_low", "workspace_high"]
-            self._asks.call_async(GetParameters.Request(names=names)).add_done_callback(self._on_box)
+            self.when_done(self._asks.call_async(GetParameters.Request(names=names)), self._on_box)
 
     def _take(self) -> None:
         """Take in what has come, and show it."""
@@ -152,12 +155,13 @@ class ViewNode(Node):
         self._info = self._infos.newest() or self._info
         pictures = (self._decodes, self._on_decoded), (self._models, self._on_model_overlay)
         for source, show in (*self._plans, *pictures):
-            for message in source.messages():
-                show(message)
+            with self._refusing("message"):
+                for message in source.messages():
+                    show(message)
 
     def _on_box(self, future: Any) -> None:
         corners = [list(value.double_array_value) for value in future.result().values]
-        if [len(corner) for corner in corners] == [3, 3]:
+        if [len(corner) for corner in corners] == [3, 3] and np.isfinite(corners).all():
             self._box = corners[0], corners[1]
 
     def _on_engine(self, message: EngineStatus) -> None:
@@ -186,12 +190,11 @@ class ViewNode(Node):
 
     def _show_frame(self) -> None:
         """The newest frame with the plan of now; nothing where there is no newer one."""
-        frame = self._frames.newest()
-        if frame is None:
-            return
         self._take()
         with self._refusing("front camera"):
-            picture = self._draw(conversions.rgb_pixels(frame), frame.header)
+            if (frame := self._frames.newest()) is None:
+                return
+            picture = self._draw(conversions.rgb_pixels(conversions.of_usual_size(frame)), frame.header)
             self._overlay.publish(lambda: picture, frame.header)
             self._both.publish(lambda: beside(picture, self._decoded), frame.header)
 
@@ -200,6 +203,8 @@ class ViewNode(Node):
         if engine.pending_plan_id:
             left = engine.pending_seconds
             lines.append("waits for approval" if left < 0 else f"moves in {left:.1f} s")
+        if engine.trace_source not in (Trace.MODEL, Trace.HUMAN):
+            lines.append(f"whose trace: {name_of({}, engine.trace_source)}")
         if engine.trace_source == Trace.HUMAN:
             lines.append(f"{engine.trace_points_left} points left, drawn {engine.trace_age:.1f} s ago")
         if trace is None:
@@ -211,12 +216,12 @@ class ViewNode(Node):
 
     def _on_decoded(self, message: Image) -> None:
         with self._refusing("decoded depth"):
-            depth = self._decoded = conversions.metres(message)  # as they are: 32FC1
+            depth = self._decoded = conversions.metres(conversions.of_usual_size(message))  # as they are: 32FC1
             self._depth_picture.publish(lambda: colour_depth(depth, depth.shape[0]), message.header)
 
     def _on_model_overlay(self, message: Image) -> None:
         with self._refusing("model's picture"):
-            data = jpeg(conversions.rgb_pixels(message), self.config.quality)
+            data = jpeg(conversions.rgb_pixels(conversions.of_usual_size(message)), self.config.quality)
             self._model.publish(CompressedImage(header=message.header, format="jpeg", data=data))
 
     # In space
@@ -227,7 +232,8 @@ class ViewNode(Node):
                 self._markers.publish(markers.fresh(list(self._all_markers())))
 
     def _all_markers(self) -> Iterator[Marker]:
-        yield from self._trace_in_space()
+        with self._refusing("trace in space"):  # a malformed depth image; the rest is shown all the same
+            yield from self._trace_in_space()
         for chunk in self._chunks.values():
             yield from chunk
         if self._box is not None:
@@ -250,7 +256,7 @@ class ViewNode(Node):
         if joints is None:
             return
         measured = deserialize_message(joints, JointState)
-        self._links.update(dict(zip(measured.name, measured.position, strict=False)))
+        self._links.update(conversions.joint_positions(measured))
         space = Space(message.action_space)
         chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
         parts = split(chunk, len(self._arms))
@@ -270,14 +276,14 @@ class ViewNode(Node):
 
     def _words(self) -> str:
         engine, safety = self._engine, self._safety
-        lines = [f"{STATES[safety.state]} {safety.reason}".strip(), engine.instruction or "no instruction"]
+        lines = [f"{name_of(STATES, safety.state)} {safety.reason}".strip(), engine.instruction or "no instruction"]
         if engine.plan_id:
             lines.append(f"plan {engine.plan_id}, {engine.mode}, {engine.step_seconds:.2f} s")
         if engine.pending_plan_id:
             lines.append(f"plan {engine.pending_plan_id} waits for approval")
         if engine.message:
             lines.append(engine.message)
-        return "\n".join(lines)
+        return "\n".join(line[:LONGEST] for line in lines)
 
 
 class _Recent:

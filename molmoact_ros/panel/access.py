@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
-import secrets
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from molmoact_ros.secret import is_loopback, made_secret
+
 COOKIE: Final = "molmoact_panel"
-SHORTEST: Final = 16
-"""Characters of a token."""
+GUESS_DELAY: Final = 0.5
+"""s that a wrong token costs."""
 THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def token(host: str, file: str) -> tuple[str, Path | None]:
     """The token that is asked for at `host`, and the file that it lies in; empty: none is needed.
 
     file: of a token to use; empty: none on this machine's own address, elsewhere one in the home folder, made when it
-    is missing. Raises ValueError for a file that others may read, or a token that can be guessed.
+    is missing. Raises as `read_secret`.
     """
     if not file and is_loopback(host):
         return "", None
     path = Path(file).expanduser() if file else Path.home() / ".config" / "molmoact_ros" / "panel_token"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24) + "\n")
-    if path.stat().st_mode & 0o077:
-        raise ValueError(f"others may read the token in {path}; run: chmod 600 {path}")
-    found = path.read_text().strip()
-    if len(found) < SHORTEST:
-        raise ValueError(f"the token in {path} has fewer than {SHORTEST} characters; delete the file to get a new one")
-    return found, path
+    return made_secret(path), path
 
 
 class Access:
@@ -69,16 +52,17 @@ class Access:
 
     def is_known(self, request: web.BaseRequest) -> bool:
         """Whether the request brings the cookie, or none is needed."""
-        return not self._token or _equal(request.cookies.get(COOKIE, ""), self._pass)
+        return not self._token or same_secret(request.cookies.get(COOKIE, ""), self._pass)
 
     def is_token(self, offered: str) -> bool:
         """Whether it is the token; takes as long for any answer."""
-        return bool(self._token) and _equal(offered.strip(), self._token)
+        return bool(self._token) and same_secret(offered.strip(), self._token)
 
     def let_in(self, response: web.StreamResponse) -> None:
         """Give the cookie."""
         response.set_cookie(COOKIE, self._pass, httponly=True, samesite="Strict", max_age=30 * 24 * 3600)
 
 
-def _equal(one: str, other: str) -> bool:
+def same_secret(one: str, other: str) -> bool:
+    """Whether they are equal; takes as long for any two of one length."""
     return hmac.compare_digest(one.encode(), other.encode())

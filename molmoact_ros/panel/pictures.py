@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,7 +64,11 @@ class Encoder:
             if self._pool is None:  # nobody has looked before
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(1, context, initializer=_stand_back, initargs=(self._begin,))
-            future = self._pool.submit(self._encode, view.kind, data)
+            try:
+                future = self._pool.submit(self._encode, view.kind, data)
+            except BrokenExecutor as error:  # its process ended while it had nothing to do
+                future = Future()
+                future.set_exception(error)
         future.add_done_callback(lambda made: self._made(view, made, done))
         return True
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
+import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,19 +16,25 @@ import numpy as np
 from aiohttp import WSMsgType, web
 from pydantic import ValidationError
 
-from molmoact_ros.panel.access import Access
+from molmoact_ros.panel.access import GUESS_DELAY, Access
+from molmoact_ros.panel.freshness import Freshness
 from molmoact_ros.panel.pictures import Picture, View, Viewer
-from molmoact_ros.panel.words import WORD, Answer, Draw, Grip, Instruct, Jog, LetGo, Press, Robot, Word
+from molmoact_ros.panel.serving import Serving
+from molmoact_ros.panel.words import WORD, Answer, Approve, Draw, Grip, Here, Instruct, Jog, LetGo, Press, Robot, Word
 
 STATIC: Final = Path(__file__).parent / "static"
 JOG_SILENCE: Final = 0.15
-"""s without a word after which a jogging hand was let go."""
+"""s without a word after which a jogging hand was let go; a word that is as late moves nothing."""
+HELD_BACK: Final = 0.5
+"""s by which a word may be late before the button has to be pressed anew; below, the next word in time goes on."""
+PRESENT: Final = 0.6
+"""s after an operator's page was last heard for which it counts as there; it says so every 0.25 s."""
+BEHIND: Final = 1.0
+"""s by which a connection may be late before it is closed, so that the page opens another without the backlog."""
 PATIENCE: Final = 10.0
 """s for the robot's side to answer."""
 HEARTBEAT: Final = 2.0
 """s between pings; a browser that answers none is gone, and with it its hold on the arm."""
-GUESS_DELAY: Final = 0.5
-"""s that a wrong token costs."""
 LARGEST_WORD: Final = 64 * 1024
 """Bytes of a word; a stroke of a thousand points has half of that."""
 POLICY: Final = (
@@ -47,22 +54,18 @@ class PanelServer:
         self._watchers: set[_Watcher] = set()
         self._viewers: set[Viewer] = set()
         self._jogger: _Jogger | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="panel", daemon=True)
+        self._serving = Serving("panel")
+        self._loop = self._serving.loop
 
     # From the robot's side
 
     def start(self, host: str, port: int) -> int:
         """Serve from now on; the port, chosen by the system where 0 is asked for. Raises OSError where it is taken."""
-        self._thread.start()
-        return asyncio.run_coroutine_threadsafe(self._start(host, port), self._loop).result()
+        return self._serving.start(self._application(), host, port)
 
     def close(self) -> None:
         """Let go of the arm and end all connections."""
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._serving.close(self._close())
 
     def looked_at(self) -> set[View]:
         """What somebody looks at."""
@@ -75,6 +78,11 @@ class PanelServer:
     def watched(self) -> bool:
         """Whether any browser is there."""
         return bool(self._watchers)
+
+    def has_operator(self) -> bool:
+        """Whether a page is there that may operate, is visible, and was heard in time."""
+        now = time.monotonic()
+        return any(now - watcher.here < PRESENT for watcher in list(self._watchers))
 
     def show_state(self, state: dict[str, Any]) -> None:
         """Tell all browsers; where one is slow, only the newest state waits for it."""
@@ -95,7 +103,7 @@ class PanelServer:
             if viewer.view == view and viewer.waits:
                 viewer.show(self._views.index(view), picture)
 
-    async def _start(self, host: str, port: int) -> int:
+    def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
         app.add_routes(
             [
@@ -104,11 +112,7 @@ class PanelServer:
                 web.static("/static", STATIC),
             ]
         )  # fmt: skip
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)  # an address may hold the token
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        return int(self._runner.addresses[0][1])
+        return app
 
     async def _close(self) -> None:
         if self._jogger is not None:
@@ -116,8 +120,6 @@ class PanelServer:
         sockets = [watcher.socket for watcher in self._watchers] + [viewer.socket for viewer in self._viewers]
         for socket in sockets:
             await socket.close()
-        if hasattr(self, "_runner"):
-            await self._runner.cleanup()
 
     # Pages
 
@@ -176,8 +178,7 @@ class PanelServer:
         finally:
             self._watchers.discard(watcher)
             watcher.close()
-            if self._jogger is not None and self._jogger.watcher is watcher:
-                self._jogger.let_go()
+            self._let_go_of(watcher)
         return socket
 
     def _hear(self, watcher: _Watcher, text: str) -> None:
@@ -188,20 +189,47 @@ class PanelServer:
             refusal = f"not understood: {'.'.join(map(str, first['loc']))}: {first['msg']}"
             watcher.answer(0, Answer(ok=False, message=refusal))
             return
-        if isinstance(word, Jog):
-            self._jog(watcher, word)
+        if isinstance(word, (Here, Jog)):
+            self._hear_timed(watcher, word)
         elif isinstance(word, LetGo):
-            if self._jogger is not None and self._jogger.watcher is watcher:
-                self._jogger.let_go()
+            self._let_go_of(watcher)
+            watcher.must_let_go = False
             watcher.answer(word.id, Answer(ok=True))
         elif isinstance(word, Grip):
             watcher.answer(word.id, self._robot.grip(word.arm, word.open))
         else:
             watcher.later(word.id, self._ask(word))
 
+    def _hear_timed(self, watcher: _Watcher, word: Here | Jog) -> None:
+        now = time.monotonic()
+        late = watcher.freshness.lateness(word.number, word.sent, now)
+        if late > JOG_SILENCE:
+            self._let_go_of(watcher)
+            if isinstance(word, Jog) and late > HELD_BACK:
+                self._refuse_jog(watcher)
+            if BEHIND < late < math.inf:
+                watcher.close_soon(self._loop)
+        elif isinstance(word, Here):
+            watcher.here = now
+        elif not watcher.must_let_go:
+            self._jog(watcher, word)
+
+    def _refuse_jog(self, watcher: _Watcher) -> None:
+        """Until the button is let go: whoever still holds it has seen nothing of what the arm did meanwhile."""
+        if not watcher.must_let_go:
+            watcher.must_let_go = True
+            refusal = "the network held your commands back, so the arm stands; let go, and press again"
+            watcher.answer(0, Answer(ok=False, message=refusal))
+
+    def _let_go_of(self, watcher: _Watcher) -> None:
+        if self._jogger is not None and self._jogger.watcher is watcher:
+            self._jogger.let_go()
+
     def _ask(self, word: Word) -> Future[Answer]:
         if isinstance(word, Press):
             return self._robot.press(word.do)
+        if isinstance(word, Approve):
+            return self._robot.approve(word.plan)
         if isinstance(word, Instruct):
             return self._robot.instruct(word.text, word.stroke, word.move)
         assert isinstance(word, Draw)
@@ -247,7 +275,10 @@ class _Watcher:
     """A browser's socket for words: answers go out in order, of states only the newest."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
-        self.socket = socket
+        self.socket, self.freshness = socket, Freshness()
+        self.must_let_go = False
+        self.here = -math.inf  # when an operator was last known to be at this page, monotonic, s
+        self._closing: asyncio.Task[bool] | None = None
         self._answers: list[str] = []
         self._state: str | None = None
         self._news = asyncio.Event()
@@ -281,6 +312,15 @@ class _Watcher:
                 self._answers, self._state = [], None
                 for text in answers if state is None else [*answers, state]:
                     await self.socket.send_str(text)
+
+    def close_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the socket, but read for a second what is on its way: a stop may be among it."""
+        if self._closing is None:
+            self._closing = loop.create_task(self._close_later())
+
+    async def _close_later(self) -> bool:
+        await asyncio.sleep(BEHIND)
+        return await self.socket.close()
 
     def close(self) -> None:
         self._task.cancel()

@@ -46,12 +46,33 @@ class Draw(_Word):
 
 
 class Press(_Word):
-    """A button that is a service, or the end of the task."""
+    """A button that is a service, or the end of the task. reset: of a stop, to a hold; resume: of a hold, to motion."""
 
-    do: Literal["stop", "hold", "resume", "approve", "veto", "end"]
+    do: Literal["stop", "hold", "reset", "resume", "veto", "end"]
 
 
-class Jog(_Word):
+class Approve(_Word):
+    """The plan that the operator has looked at may move the arm."""
+
+    do: Literal["approve"]
+    plan: int = Field(gt=0, lt=2**64)
+
+
+class _Timed(_Word):
+    """What is worth nothing later. number: greater than in all earlier ones of the connection; sent: the browser's
+    monotonic time, s."""
+
+    number: int = Field(ge=0, lt=2**53)
+    sent: float = Field(ge=0, le=1e12, allow_inf_nan=False)
+
+
+class Here(_Timed):
+    """An operator has the page before them: it is visible, and its code runs."""
+
+    do: Literal["here"]
+
+
+class Jog(_Timed):
     """The hand moves while this is said again and again. twist: x, y, z, about x, y, z, in shares of full speed."""
 
     do: Literal["jog"]
@@ -73,7 +94,7 @@ class LetGo(_Word):
     do: Literal["let_go"]
 
 
-Word = Annotated[Instruct | Draw | Press | Jog | Grip | LetGo, Field(discriminator="do")]
+Word = Annotated[Instruct | Draw | Press | Approve | Here | Jog | Grip | LetGo, Field(discriminator="do")]
 WORD: TypeAdapter[Word] = TypeAdapter(Word)
 """Reads a word from JSON. Raises pydantic's ValidationError, a ValueError."""
 
@@ -90,6 +111,9 @@ class Robot(Protocol):
 
     def press(self, name: str) -> Future[Answer]:
         """One of Press."""
+
+    def approve(self, plan: int) -> Future[Answer]:
+        """Let the plan of this number, and no other, move the arm."""
 
     def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
         """Take up a task."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from molmoact_ros.cli import main
 from molmoact_ros.engine.backends import EngineOptions, open_engine
 from molmoact_ros.engine.checkpoint import CheckpointError
 from molmoact_ros.engine.decode import CancelledStep
 from molmoact_ros.engine.engine import Mode, TorchEngine
 from molmoact_ros.engine.served import ServedEngine, known_beginning, served_name
-from molmoact_ros.engine.vllm_local import engine_arguments, server_command
+from molmoact_ros.engine.vllm_local import engine_arguments, server_command, server_environment
+from molmoact_ros.engine.vllm_plugin.doors import OnlyOpenDoors
 from molmoact_ros.engine.vllm_server import ServerStream
 from molmoact_ros.paths import default_checkpoint
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -32,13 +38,18 @@ class Answering:
 
     def __init__(self) -> None:
         self.name, self.send, self.asked = NAME, lambda handler: None, list[dict]()
+        self.key = ""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if outer.key and self.headers["Authorization"] != f"Bearer {outer.key}":
+                    self._tell(401, b'{"error": "Unauthorized"}')
+                    return
                 self._tell(200, json.dumps({"data": [{"id": outer.name}]}).encode())
 
             def do_POST(self) -> None:
+                assert not outer.key or self.headers["Authorization"] == f"Bearer {outer.key}"
                 outer.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 outer.send(self)
 
@@ -181,6 +192,106 @@ def test_no_server_is_one_line() -> None:
         list(engine.reason(look()))
     with pytest.raises(CheckpointError, match="choose one of: torch, vllm, server"):
         open_engine(EngineOptions(backend="sglang"), default_checkpoint())
+
+
+# M7: a key for the server
+
+KEY = "a-key-that-nobody-guesses"
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MOLMOACT_API_KEY", raising=False)
+    file = tmp_path / "key"
+    file.write_text(KEY + "\n")
+    file.chmod(0o600)
+    return file
+
+
+@pytest.mark.parametrize("how", ["file", "environment"])
+def test_m7_the_policy_brings_the_key(
+    server: Answering, torchs: TorchEngine, key_file: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    server.key = KEY
+    list(torchs.reason(look()))
+    server.send = events(torchs.tokens)
+    if how == "environment":
+        monkeypatch.setenv("MOLMOACT_API_KEY", KEY)
+    options = EngineOptions(backend="server", server=server.url, server_key_file=str(key_file) if how == "file" else "")
+    assert list(open_engine(options, default_checkpoint()).reason(look()))[-1].complete
+    assert len(server.asked) == 1 and KEY not in repr(options)
+
+
+def test_m7_a_wrong_key_and_none_are_one_clear_line(server: Answering, key_file: Path) -> None:
+    server.key = "another-key-than-the-policys"
+    for file in (str(key_file), ""):
+        engine = open_engine(
+            EngineOptions(backend="server", server=server.url, server_key_file=file), default_checkpoint()
+        )
+        with pytest.raises(RefusedStep, match=r"refuses the key .HTTP 401.; set server_key_file") as refusal:
+            list(engine.reason(look()))
+        assert "\n" not in str(refusal.value) and KEY not in str(refusal.value)
+    assert not server.asked
+
+
+def test_m7_a_key_that_others_may_read_or_that_is_no_key_is_refused(key_file: Path) -> None:
+    options = EngineOptions(backend="server", server_key_file=str(key_file))
+    key_file.chmod(0o644)
+    with pytest.raises(ValueError, match="others may read the key .* chmod 600"):
+        open_engine(options, default_checkpoint())
+    key_file.chmod(0o600)
+    for text in ("short", "two words that are long", "schlüssel-mit-umlauten", ""):
+        key_file.write_text(text)
+        with pytest.raises(ValueError, match="not one word of at least 16 ASCII characters"):
+            open_engine(options, default_checkpoint())
+    with pytest.raises(OSError, match="nowhere"):
+        open_engine(EngineOptions(backend="server", server_key_file="/nowhere"), default_checkpoint())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "gpu"])
+def test_m7_serve_is_refused_to_a_network_without_a_key(
+    host: str, key_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--host", host]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "anybody in the network" in line and "--api-key-file" in line
+
+
+def test_m7_the_key_goes_to_vllm_where_ps_does_not_show_it(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "VLLM_API_KEY" not in server_environment("127.0.0.1", "")
+    assert server_environment("0.0.0.0", str(key_file))["VLLM_API_KEY"] == KEY
+    monkeypatch.setenv("MOLMOACT_API_KEY", KEY)
+    assert server_environment("0.0.0.0", "")["VLLM_API_KEY"] == KEY
+    command = server_command(engine_arguments(default_checkpoint()), "0.0.0.0", 8000)
+    assert KEY not in " ".join(command)
+
+
+@pytest.mark.parametrize(
+    ("scope", "told"),
+    [
+        ({"type": "http", "path": "/v1/chat/completions"}, "passed"),
+        ({"type": "http", "path": "/v1/models"}, "passed"),
+        ({"type": "lifespan"}, "passed"),
+        ({"type": "http", "path": "/invocations"}, "http.response.start 404"),
+        ({"type": "http", "path": "/pause"}, "http.response.start 404"),
+        ({"type": "http", "path": "/v1/../pause"}, "http.response.start 404"),
+        ({"type": "websocket", "path": "/v1/realtime"}, "websocket.close"),
+    ],
+)
+def test_m7_what_vllm_serves_without_asking_for_the_key_is_shut(scope: dict[str, str], told: str) -> None:
+    said: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        said.append("passed")
+
+    async def send(message: dict[str, Any]) -> None:
+        said.append(f"{message['type']} {message.get('status', '')}".strip())
+
+    asyncio.run(OnlyOpenDoors(app)(scope, None, send))
+    assert said[0] == told
+    command = server_command(engine_arguments(default_checkpoint()), "127.0.0.1", 8000)
+    module, _, name = command[command.index("--middleware") + 1].rpartition(".")
+    assert getattr(import_module(module), name) is OnlyOpenDoors
 
 
 def hang(handler: BaseHTTPRequestHandler) -> None:

@@ -427,3 +427,26 @@ def test_of_pictures_that_come_too_fast_some_are_left_out() -> None:
         time.sleep(0.01)
     assert "colour image is needed" in str(made[1])
     encoder.close()
+
+
+def test_h7_an_encoder_that_was_killed_is_started_again() -> None:
+    view = View("front", "Camera", "/front", "color", True)
+    encoder, made = Encoder(panel_pictures.encode, panel_pictures.begin), list[Picture | str]()
+    data = image(np.zeros((48, 64, 3), np.uint8), "rgb8")
+    deadline = time.monotonic() + 60.0
+
+    def picture() -> Picture | str:
+        assert encoder.offer(view, data, lambda _, picture: made.append(picture))
+        while not made and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return made.pop()
+
+    assert isinstance(picture(), Picture)
+    assert encoder._pool is not None
+    (process,) = encoder._pool._processes.values()
+    process.kill()  # while it has nothing to do
+    process.join()
+    time.sleep(0.5)
+    assert "tried again" in str(picture())
+    assert isinstance(picture(), Picture)
+    encoder.close()

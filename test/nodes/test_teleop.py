@@ -72,13 +72,13 @@ def test_a_keyboard_moves_stops_and_resumes(running: Graph, tmp_path: Path) -> N
         stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path,
     )  # fmt: skip
 
-    def press(key: bytes) -> None:
+    def press(key: bytes, pause: float = 0.05) -> None:
         os.write(ours, key)
-        time.sleep(0.05)
+        time.sleep(pause)
 
-    def until(key: bytes, state: int) -> bool:
+    def until(key: bytes, state: int, pause: float = 0.05) -> bool:
         def pressed() -> bool:
-            press(key)
+            press(key, pause)
             return bool(rig.safety.state == state)
 
         return rig.until(pressed, PATIENCE)
@@ -89,7 +89,7 @@ def test_a_keyboard_moves_stops_and_resumes(running: Graph, tmp_path: Path) -> N
         assert until(b"x", SafetyStatus.STOPPED)
         press(b"r")
         assert not rig.until(lambda: in_hand(running), 0.5), "a stop stays"
-        assert until(b"c", SafetyStatus.POLICY)
+        assert until(b"c", SafetyStatus.POLICY, pause=1.2), "reset, then resume: presses with a pause between"
         press(b"q")
         output, _ = teleop.communicate(timeout=PATIENCE)
         assert teleop.returncode == 0 and b"quit" in output and b"stopped" in output

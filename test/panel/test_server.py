@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import stat
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,10 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from molmoact_ros.panel.access import is_loopback, token
+from molmoact_ros.panel.access import token
+from molmoact_ros.panel.freshness import Freshness
 from molmoact_ros.panel.pictures import Picture, View
-from molmoact_ros.panel.server import PanelServer
+from molmoact_ros.panel.server import HELD_BACK, JOG_SILENCE, PanelServer
 from molmoact_ros.panel.words import WORD, Answer, Jog, Stroke
+from molmoact_ros.secret import is_loopback
 
 SECRET = "a token of the test's own"
 VIEWS = [View("front", "Camera", "/front", "color", True), View("depth", "Depth", "/depth", "depth", True)]
@@ -35,6 +39,9 @@ class Writer:
 
     def press(self, name: str) -> Future[Answer]:
         return self._note("press", name)
+
+    def approve(self, plan: int) -> Future[Answer]:
+        return self._note("approve", plan)
 
     def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
         return self._note("instruct", text, stroke, move)
@@ -135,13 +142,13 @@ def test_a_token_is_made_where_one_is_needed(tmp_path: Path, monkeypatch: pytest
 
 def test_a_token_that_others_know_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text("long enough for a token")
+    file.write_text("long-enough-for-a-token")
     file.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
         token("0.0.0.0", str(file))
     file.chmod(0o600)
     file.write_text("short")
-    with pytest.raises(ValueError, match="fewer than 16"):
+    with pytest.raises(ValueError, match="at least 16"):
         token("0.0.0.0", str(file))
 
 
@@ -226,6 +233,7 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
             about = (await heard(socket, "about"))["about"]
             assert about["suggestions"] == ["wave"] and [v["name"] for v in about["views"]] == ["front", "depth"]
             words: list[dict[str, Any]] = [
+                {"do": "approve", "plan": 7}, {"do": "reset"}, {"do": "resume"},
                 {"do": "instruct", "text": "wave", "move": True}, {"do": "draw", "stroke": stroke},
                 {"do": "draw", "stroke": None}, {"do": "veto"}, {"do": "grip", "arm": 0, "open": True},
             ]  # fmt: skip
@@ -236,6 +244,7 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
     open_panel.use(visit)
     drawn = Stroke(points=[(0.5, 0.5), (2.0, 0.5)], sec=3, nanosec=4)
     assert open_panel.robot.told == [
+        ("approve", 7), ("press", "reset"), ("press", "resume"),
         ("instruct", "wave", None, True), ("draw", drawn), ("draw", None), ("press", "veto"), ("grip", 0, True),
     ]  # fmt: skip
 
@@ -244,7 +253,11 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
     "word",
     [
         "stop", "{}", '{"do": "fly"}', '{"do": "stop", "now": 1}', '{"do": "jog", "twist": [0, 0, 0, 0, 0]}',
-        '{"do": "jog", "twist": [NaN, 0, 0, 0, 0, 0]}', '{"do": "jog", "twist": [1.5, 0, 0, 0, 0, 0]}',
+        '{"do": "jog", "number": 1, "sent": 1, "twist": [NaN, 0, 0, 0, 0, 0]}',
+        '{"do": "jog", "number": 1, "sent": 1, "twist": [1.5, 0, 0, 0, 0, 0]}',
+        '{"do": "jog", "twist": [1, 0, 0, 0, 0, 0]}', '{"do": "jog", "number": 1, "twist": [1, 0, 0, 0, 0, 0]}',
+        '{"do": "jog", "number": 1, "sent": NaN, "twist": [1, 0, 0, 0, 0, 0]}', '{"do": "here", "number": 1}',
+        '{"do": "approve"}', '{"do": "approve", "plan": 0}',
         '{"do": "draw", "stroke": {"points": [], "sec": 0, "nanosec": 0}}',
         '{"do": "draw", "stroke": {"points": [[1e999, 0]], "sec": 0, "nanosec": 0}}',
     ],
@@ -268,7 +281,17 @@ JSON = st.recursive(
 )
 
 
-@given(st.fixed_dictionaries({"do": st.just("jog"), "twist": st.lists(st.floats(), min_size=6, max_size=6)}) | JSON)
+@given(
+    st.fixed_dictionaries(
+        {
+            "do": st.just("jog"),
+            "number": st.integers(),
+            "sent": st.floats(),
+            "twist": st.lists(st.floats(), min_size=6, max_size=6),
+        }
+    )
+    | JSON
+)
 def test_a_twist_is_six_shares_of_full_speed_or_nothing(word: Any) -> None:
     try:
         read = WORD.validate_json(json.dumps(word))
@@ -281,6 +304,16 @@ def test_a_twist_is_six_shares_of_full_speed_or_nothing(word: Any) -> None:
 # Jog
 
 
+def jog(number: int = 1, sent: float | None = None, arm: int = 0) -> dict[str, Any]:
+    """A word as the page says it, up at full speed; sent: the page's time, s, which is this machine's in tests."""
+    sent = time.monotonic() if sent is None else sent
+    return {"do": "jog", "number": number, "sent": sent, "arm": arm, "twist": [0, 0, 1, 0, 0, 0]}
+
+
+def here(number: int) -> dict[str, Any]:
+    return {"do": "here", "number": number, "sent": time.monotonic()}
+
+
 def moves(robot: Writer) -> list[tuple[Any, ...]]:
     return [what for what in robot.told if what[0] in ("jog", "let_go")]
 
@@ -288,7 +321,7 @@ def moves(robot: Writer) -> list[tuple[Any, ...]]:
 def test_silence_lets_go(open_panel: Served) -> None:
     async def visit(client: aiohttp.ClientSession) -> None:
         async with client.ws_connect("/control") as socket:
-            await socket.send_json({"do": "jog", "twist": [0, 0, 1, 0, 0, 0]})
+            await socket.send_json(jog())
             await until(lambda: len(moves(open_panel.robot)) == 2)
 
     open_panel.use(visit)
@@ -298,7 +331,7 @@ def test_silence_lets_go(open_panel: Served) -> None:
 def test_a_connection_that_drops_lets_go(open_panel: Served) -> None:
     async def visit(client: aiohttp.ClientSession) -> None:
         socket = await client.ws_connect("/control")
-        await socket.send_json({"do": "jog", "arm": 1, "twist": [0, 0, 1, 0, 0, 0]})
+        await socket.send_json(jog(arm=1))
         await until(lambda: moves(open_panel.robot))
         socket._response.connection.transport.abort()  # type: ignore[union-attr]
         await until(lambda: len(moves(open_panel.robot)) == 2)
@@ -308,18 +341,16 @@ def test_a_connection_that_drops_lets_go(open_panel: Served) -> None:
 
 
 def test_one_person_moves_the_arm_at_a_time(open_panel: Served) -> None:
-    jog = {"do": "jog", "twist": [1, 0, 0, 0, 0, 0]}
-
     async def visit(client: aiohttp.ClientSession) -> None:
         async with client.ws_connect("/control") as first, client.ws_connect("/control") as second:
-            await first.send_json(jog)
+            await first.send_json(jog())
             await until(lambda: moves(open_panel.robot))
-            await second.send_json(jog)
+            await second.send_json(jog())
             await second.send_json({"do": "let_go"})
             assert "somebody else" in (await heard(second, "answer"))["message"]
             await first.send_json({"do": "let_go"})
             await until(lambda: moves(open_panel.robot)[-1][0] == "let_go")
-            await second.send_json(jog)
+            await second.send_json(jog(2))
             await until(lambda: moves(open_panel.robot)[-1][0] == "jog")
 
     open_panel.use(visit)
@@ -330,12 +361,150 @@ def test_closing_the_panel_lets_go() -> None:
 
     async def visit(client: aiohttp.ClientSession) -> None:
         socket = await client.ws_connect("/control")
-        await socket.send_json({"do": "jog", "twist": [1, 0, 0, 0, 0, 0]})
+        await socket.send_json(jog())
         await until(lambda: moves(served.robot))
         await asyncio.get_running_loop().run_in_executor(None, served.server.close)
 
     served.use(visit)
     assert moves(served.robot)[-1] == ("let_go", 0)
+
+
+# C5: words that the network held back
+
+
+async def burst(client: aiohttp.ClientSession, robot: Writer, words: list[dict[str, Any]]) -> str:
+    """Measure the way, say all words at once, and what is answered to the first that is refused."""
+    async with client.ws_connect("/control") as socket:
+        await socket.send_json(here(0))
+        for word in words:
+            await socket.send_json(word)
+        await socket.send_json({"do": "veto", "id": 99})
+        refusal = ""
+        while (answer := await heard(socket, "answer"))["answer"] != 99:
+            refusal = refusal or answer["message"]
+        return refusal
+
+
+def test_c5_what_was_queued_for_two_seconds_moves_nothing(open_panel: Served) -> None:
+    now = time.monotonic()
+    queued = [jog(k + 1, now - 2.0 + 0.05 * k) for k in range(41)]  # up to this very moment
+    refusal = open_panel.use(lambda client: burst(client, open_panel.robot, queued))
+    assert "held your commands back" in refusal
+    assert not moves(open_panel.robot)
+
+
+def test_c5_a_backlog_in_mid_motion_lets_go_until_the_button_is_pressed_anew(open_panel: Served) -> None:
+    robot = open_panel.robot
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            await socket.send_json(jog(1))
+            await until(lambda: moves(robot))
+            await socket.send_json(jog(2, time.monotonic() - HELD_BACK - 0.1))
+            await until(lambda: moves(robot)[-1][0] == "let_go")
+            count = len(moves(robot))
+            for number in range(3, 8):
+                await socket.send_json(jog(number))
+            await socket.send_json({"do": "let_go", "id": 5})
+            while (await heard(socket, "answer"))["answer"] != 5:
+                pass
+            assert len(moves(robot)) == count, "still held: nothing"
+            await socket.send_json(jog(8))
+            await until(lambda: moves(robot)[-1][0] == "jog")
+
+    open_panel.use(visit)
+
+
+def test_c5_a_late_word_lets_go_and_the_next_in_time_goes_on(open_panel: Served) -> None:
+    robot = open_panel.robot
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            await socket.send_json(jog(1))
+            await until(lambda: moves(robot))
+            await socket.send_json(jog(2, time.monotonic() - JOG_SILENCE - 0.1))
+            await until(lambda: moves(robot)[-1][0] == "let_go")
+            assert len(moves(robot)) == 2
+            await socket.send_json(jog(3))
+            await until(lambda: moves(robot)[-1][0] == "jog")
+
+    open_panel.use(visit)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_c5_a_word_that_is_repeated_or_overtaken_lets_go(open_panel: Served, number: int) -> None:
+    robot = open_panel.robot
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            await socket.send_json(jog(1))
+            await until(lambda: moves(robot))
+            await socket.send_json(jog(number))
+            await until(lambda: moves(robot)[-1][0] == "let_go")
+            assert len(moves(robot)) == 2
+
+    open_panel.use(visit)
+
+
+def test_c5_a_connection_that_stays_behind_is_closed_but_a_stop_in_it_counts(open_panel: Served) -> None:
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            await socket.send_json(jog(1))
+            await socket.send_json(jog(2, time.monotonic() - 5.0))
+            await socket.send_json({"do": "stop"})
+            async with asyncio.timeout(PATIENCE):
+                while (await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+                    pass
+            assert socket.closed
+
+    open_panel.use(visit)
+    assert ("press", "stop") in open_panel.robot.told
+
+
+@given(
+    st.floats(-1e6, 1e6),
+    st.floats(-5e-4, 5e-4),
+    st.lists(st.tuples(st.floats(0.01, 2.0), st.floats(0, 3.0)), min_size=1, max_size=40),
+)
+def test_c5_lateness_is_never_less_than_the_delay_beyond_the_least_so_far(
+    apart: float, drift: float, words: list[tuple[float, float]]
+) -> None:
+    """The browser's clock reads anything and drifts; words are delayed as they may."""
+    freshness, now, least, newest = Freshness(), 1000.0, math.inf, 0.0
+    for number, (pause, delay) in enumerate(words):
+        now += pause
+        arrival = max(newest, now + delay)  # a stream keeps its order
+        newest, least = arrival, min(least, arrival - now)
+        late = freshness.lateness(number, now * (1 + drift) + apart + 2e6, arrival)
+        elapsed = arrival - 1000.0
+        assert late >= arrival - now - least - 2e-3 * elapsed - 1e-6
+        assert late <= arrival - now - least + 1e-3 * elapsed + 1e-6
+
+
+# M5: who is there
+
+
+def test_m5_an_operator_is_there_while_a_page_says_so(open_panel: Served) -> None:
+    server = open_panel.server
+
+    async def visit(client: aiohttp.ClientSession) -> None:
+        async with client.ws_connect("/control") as socket:
+            await until(server.watched)
+            assert not server.has_operator(), "connected, and no word yet that anybody looks"
+            await socket.send_json(here(1))
+            await until(server.has_operator)
+            began = time.monotonic()
+            await until(lambda: not server.has_operator())
+            assert time.monotonic() - began < 1.0 + 1.0, "gone soon after the last word"
+            await socket.send_json(here(2) | {"sent": time.monotonic() - 0.9})
+            await socket.send_json({"do": "veto", "id": 3})
+            await heard(socket, "answer")
+            assert not server.has_operator(), "what was held back says nothing of now"
+            await socket.send_json(here(3))
+            await until(server.has_operator)
+        await until(lambda: not server.has_operator())
+
+    open_panel.use(visit)
 
 
 # Pictures and state

@@ -2,18 +2,20 @@
 
 const AGAIN = 500; // ms until a closed socket is opened again
 const PATIENCE = 250; // ms for a stop to be answered
+const HERE = 250; // ms between two words that an operator has the page before them
 
 function address(path) {
   return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}`;
 }
 
 export class Control {
-  #socket; #number = 0; #asked = new Map();
+  #socket; #number = 0; #timed = 0; #asked = new Map();
 
   constructor(hear, opened) {
     this.hear = hear;
     this.opened = opened;
     this.#open();
+    setInterval(() => document.hidden || this.sayNow({ do: "here" }), HERE);
   }
 
   #open() {
@@ -47,9 +49,11 @@ export class Control {
     return new Promise((settle) => this.#asked.set(id, settle));
   }
 
-  // Says a word that is worth nothing later: not at all while earlier ones are still on their way.
-  say(word) {
-    if (this.open && this.#socket.bufferedAmount === 0) this.#socket.send(JSON.stringify(word));
+  // Says a word that is worth nothing later: with its time and number, by which the server knows what was held back on
+  // the way or comes twice, and not at all while earlier ones wait here.
+  sayNow(word) {
+    if (!this.open || this.#socket.bufferedAmount) return;
+    this.#socket.send(JSON.stringify({ ...word, number: ++this.#timed, sent: performance.now() / 1000 }));
   }
 
   // By the socket; by another road, too, where that is closed or does not answer: it may be dead without knowing it.

@@ -15,7 +15,7 @@ export function build(root, control, arm, speed, tell) {
   const speak = () => {
     const twist = [0, 0, 0, 0, 0, 0];
     for (const [part, sign] of held.values()) twist[part] = Math.max(-1, Math.min(1, twist[part] + sign * speed()));
-    control.say({ do: "jog", arm: arm(), twist });
+    control.sayNow({ do: "jog", arm: arm(), twist });
   };
   const press = (key, move, button) => {
     button.classList.add("held");

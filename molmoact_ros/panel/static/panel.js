@@ -7,6 +7,8 @@ import { Stage } from "./stage.js";
 import { choose, theme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
+const LOOK = 500; // ms for which a plan must have been on the screen before a click can mean it
+const SETTLE = 1000; // ms after the button's meaning has changed in which a click was meant for what it said before
 const NOT_STOPPED = 1000; // ms after which a stop should have been confirmed
 const KEPT = 30; // instructions in the history
 const OFFERED = 8;
@@ -68,9 +70,9 @@ function show(news) {
   const safety = state.safety?.state ?? "none";
   document.body.dataset.safety = safety;
   text("state", state.safety ? safety : control.open ? "no controller" : "not connected");
-  text("reason", state.safety?.reason ?? "");
-  $("resume").disabled = !["hold", "stopped", "teleop", "idle"].includes(safety);
-  $("hold").disabled = !["policy", "teleop"].includes(safety);
+  text("reason", [state.safety?.reason, ...(state.safety?.warnings ?? [])].filter(Boolean).join(" · "));
+  resume(safety);
+  $("hold").disabled = ["hold", "stopped", "idle", "none"].includes(safety); // in a state that is not known here it may be needed
   if (safety === "stopped") {
     wanted = 0;
     warn("");
@@ -95,6 +97,7 @@ function plan() {
   if ($("chunk").dataset.key !== key) {
     $("chunk").dataset.key = key;
     charts.chunk($("chunk"), chunk?.actions ?? []);
+    if (chunk && !chunk.actions.length) $("chunk").textContent = `Not drawn: action space ${chunk.space}`;
   }
   charts.progress($("chunk"), safety && chunk && safety.plan === chunk.plan ? safety.progress : 0);
 }
@@ -131,15 +134,22 @@ function limits() {
 
 // Approval
 
+let looked = { plan: 0, before: 0, since: 0 }; // the plan on the screen, the one that was there before it, and since when
+
 function gate() {
   const waits = state.engine?.pending ?? 0;
+  if (waits !== looked.plan) looked = { plan: waits, before: looked.plan, since: performance.now() };
   $("gate").hidden = !waits;
   if (!waits) return;
   const left = state.engine.left;
   text("gate-plan", `Plan ${waits} waits for approval`);
-  text("gate-left", left >= 0 ? `released in ${left.toFixed(1)} s` : "until you say so");
+  text("gate-left", left !== null && left >= 0 ? `released in ${left.toFixed(1)} s` : "until you say so");
 }
-$("approve").onclick = () => press("approve");
+$("approve").onclick = async () => {
+  const changed = looked.before && performance.now() - looked.since < LOOK;
+  const answer = await control.ask({ do: "approve", plan: changed ? looked.before : looked.plan });
+  tell(answer.ok ? answer : { ok: false, message: `Not approved: ${answer.message}` });
+};
 $("veto").onclick = () => press("veto");
 
 // Traces
@@ -181,6 +191,7 @@ function traceLine() {
   const person = state.engine?.instruction && state.trace?.person;
   let line = "The model plans its own trace. Drag across the picture to draw yours.";
   let kind = "model";
+  if (state.engine?.instruction && state.trace?.source.startsWith("unknown")) line = `The trace’s source is ${state.trace.source}.`;
   if (!stage.drawable) [line, kind] = ["A trace is drawn on the front camera’s picture.", ""];
   else if (mine && refusal) [line, kind] = [`Not used: ${refusal}`, "refused"];
   else if (taken()) [line, kind] = ["Your trace was taken up; the next step follows it.", "mine"];
@@ -289,7 +300,7 @@ async function stop() {
 }
 $("stop").addEventListener("pointerdown", stop);
 $("stop").addEventListener("keydown", (event) => event.key === "Enter" && stop());
-$("resume").onclick = () => press("resume");
+$("resume").onclick = () => press($("resume").dataset.does);
 $("hold").onclick = () => press("hold");
 
 // Space stops wherever no text is typed, also on a button that has the focus; Enter is what presses buttons here.
@@ -301,6 +312,18 @@ addEventListener("keydown", (event) => {
   }
 }, { capture: true });
 addEventListener("keyup", (event) => event.key === " " && !event.target.matches?.("input[type=text]") && event.preventDefault(), { capture: true });
+
+// After a stop the first click resets it, and the arm holds; only another one lets the policy move it.
+let means = { does: "", since: 0 };
+function resume(safety) {
+  const does = safety === "stopped" ? "reset" : "resume";
+  if (does !== means.does) means = { does, since: performance.now() };
+  const settling = performance.now() - means.since < SETTLE && safety === "hold";
+  $("resume").dataset.does = does;
+  text("resume", does === "reset" ? "Reset" : "Resume");
+  $("resume").title = does === "reset" ? "Lifts the stop; the arm holds until you press Resume" : "The policy moves the arm";
+  $("resume").disabled = settling || !["hold", "stopped", "teleop", "idle"].includes(safety);
+}
 
 async function press(name) {
   const answer = await control.ask({ do: name });

@@ -1,0 +1,50 @@
+"""Secrets that lie in files: tokens and keys. Only their owner may read them, and they are too long to be guessed."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+SHORTEST: Final = 16
+"""Characters of a secret."""
+KEY_VARIABLE: Final = "MOLMOACT_API_KEY"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_secret(file: str | Path, what: str = "token") -> str:
+    """The secret in a file. Raises ValueError for a file that others may read or a secret that can be guessed, OSError
+    where there is none."""
+    path = Path(file).expanduser()
+    if path.stat().st_mode & 0o077:
+        raise ValueError(f"others may read the {what} in {path}; run: chmod 600 {path}")
+    found = path.read_text().strip()
+    if len(found) < SHORTEST or not found.isascii() or not found.isprintable() or " " in found:
+        raise ValueError(f"the {what} in {path} is not one word of at least {SHORTEST} ASCII characters; write another")
+    return found
+
+
+def made_secret(path: Path) -> str:
+    """The secret in a file, which is made, readable by its owner alone, when it is missing. Raises as `read_secret`."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24) + "\n")
+    return read_secret(path)
+
+
+def server_key(file: str) -> str:
+    """The key of a model server: in a file, else in the environment's MOLMOACT_API_KEY; empty where neither is given.
+
+    Raises as `read_secret`.
+    """
+    return read_secret(file, "key") if file else os.environ.get(KEY_VARIABLE, "")
