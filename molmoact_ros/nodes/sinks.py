@@ -198,6 +198,28 @@ class ForwardVelocitySink:
         self._publisher.publish(Float64MultiArray(data=velocity.tolist()))
 
 
+class NullSink:
+    """Sends nothing anywhere, for an arm or a gripper: a controller that is replayed commands no robot."""
+
+    holds_last = False
+
+    def __init__(self, node: Node, arm: Arm) -> None:
+        pass
+
+    def send(self, command: ArmCommand) -> None:
+        """Nothing is sent."""
+
+    def fault(self) -> str:
+        """There is no robot that could stop."""
+        return ""
+
+    def hold(self) -> None:
+        """There is no goal to cancel."""
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
 class LibfrankaConfig(BaseModel):
     """Parameters of the libfranka sink."""
 
@@ -413,11 +435,13 @@ SINKS: Final[dict[str, Any]] = {
     "forward_position": ForwardPositionSink,
     "forward_velocity": ForwardVelocitySink,
     "libfranka": LibfrankaSink,
+    "null": NullSink,
 }
 GRIPPERS: Final[dict[str, Any]] = {
     "joint_trajectory": TrajectoryGripper,
     "franka": FrankaGripper,
     "gripper_command": CommandGripper,
+    "null": NullSink,
 }
 
 
