@@ -82,7 +82,7 @@ class EpisodeClient(Node):
             keep = partial(self.now.images.__setitem__, camera)
             self.create_subscription(Image, f"{camera}/color/image_raw", keep, qos.SENSOR)
         self.create_subscription(Image, "front/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR)
-        self.create_subscription(EngineStatus, f"{planner}/engine_status", self._on_engine, qos.STATE)
+        self.create_subscription(EngineStatus, f"{planner}/engine_status", self._on_engine, qos.RELIABLE)
 
     def _on_depth(self, message: Image) -> None:
         self.now.depth = message
