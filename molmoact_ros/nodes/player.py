@@ -47,8 +47,8 @@ COMMANDS = r"molmoact_ros/.*|(trajectory_msgs|control_msgs)/.*|std_msgs/msg/Floa
 OPERATORS = r"/policy/edit_trace|/controller/(teleop/.*|presence|stop)"
 """What operators published: played where a replay has a domain of its own."""
 SAFETY = "molmoact_ros/msg/SafetyStatus"
-DISCOVERY: Final = 1.5
-"""s in which the nodes that run already are found."""
+DISCOVERY: Final = 3.0
+"""s in which the nodes that run already are found, on a busy machine, too; before nothing is published."""
 LOOK: Final = 0.5
 """s between looks for a controller that was started meanwhile."""
 
@@ -83,13 +83,10 @@ class PlayerNode(Node):
     """The bag is played by a thread of its own; services on the executor's."""
 
     def __init__(self) -> None:
-        """Raises RuntimeError where a controller runs and `allow_controller` is false."""
         super().__init__("player")
         self.config = declare(self, PlayerConfig)
         self._looked = -math.inf
-        if not self.config.allow_controller:
-            time.sleep(DISCOVERY)
-            self._refuse_controllers()
+        self._failure = ""  # why the thread has ended before the bag
         self._recording = Recording(
             Path(self.config.bag), Names(remap=parse_remap([rule for rule in self.config.remap if rule]))
         )
@@ -98,13 +95,10 @@ class PlayerNode(Node):
             self._going.set()
         self._open = True
         self._clock_topic = self.create_publisher(Clock, "/clock", qos.RELIABLE)
-        self._instruction = self.create_publisher(String, "policy/instruction", qos.RELIABLE)
-        self._triggers = {
-            name: self.create_client(Trigger, f"controller/{name}") for name in ("start", "hold", "stop", "resume")
-        }
         self._sees = False  # today's policy has pictures
         self._awaited = ""  # what is asked of the controller once it does
-        self.create_subscription(EngineStatus, "policy/engine_status", self._on_engine, qos.RELIABLE)
+        if self.config.allow_controller:
+            self._connect()
         self._commanded = self._recorded_sinks()
         self._topics: dict[str, Any] = {}
         for topic, type_name in self._recording.topics.items():
@@ -112,6 +106,7 @@ class PlayerNode(Node):
                 self._topics |= self._advertise(topic, type_name)
         self.create_service(Trigger, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/go_on", self._on_go_on)
+        self.create_timer(0.1, self._end_on_failure)
         self._thread = threading.Thread(target=self._play, name="player", daemon=True)
         self._thread.start()
         self.get_logger().info(f"ready: playing {len(self._topics)} topics of {self.config.bag}")
@@ -124,16 +119,22 @@ class PlayerNode(Node):
         self._recording.reader.close()
         super().destroy_node()
 
+    def _connect(self) -> None:
+        """Create what a policy and a controller are commanded by."""
+        self._instruction = self.create_publisher(String, "policy/instruction", qos.RELIABLE)
+        self._triggers = {
+            name: self.create_client(Trigger, f"controller/{name}") for name in ("start", "hold", "stop", "resume")
+        }
+        self.create_subscription(EngineStatus, "policy/engine_status", self._on_engine, qos.RELIABLE)
+
     def _refuse_controllers(self) -> None:
         """Raise RuntimeError where a controller runs: whoever publishes SafetyStatus."""
-        topics = [topic for topic, types in self.get_topic_names_and_types() if SAFETY in types]
-        infos = [info for topic in topics for info in self.get_publishers_info_by_topic(topic)]
-        if infos:
-            name = f"{infos[0].node_namespace.rstrip('/')}/{infos[0].node_name}"
-            raise RuntimeError(
-                f"the controller {name} runs in this domain, and a bag's clock and joints would mislead it: play in "
-                "another ROS_DOMAIN_ID, or set allow_controller to true"
-            )
+        for topic, types in self.get_topic_names_and_types():
+            if SAFETY in types and self.count_publishers(topic):
+                raise RuntimeError(
+                    f"the controller {topic.rpartition('/')[0]} runs in this domain, and a bag's clock and joints "
+                    "would mislead it: play in another ROS_DOMAIN_ID, or set allow_controller to true"
+                )
 
     def _is_played(self, topic: str, type_name: str) -> bool:
         if re.fullmatch(self.config.include, topic):
@@ -161,6 +162,10 @@ class PlayerNode(Node):
         profile = qos.SENSOR if message_type is Image else qos.STATE if "info" in topic else qos.RELIABLE
         return {topic: (self.create_publisher(message_type, topic, profile), message_type)}
 
+    def _end_on_failure(self) -> None:
+        if self._failure:
+            raise SystemExit(f"error: the bag cannot be played: {self._failure}")
+
     def _on_pause(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._going.clear()
         response.success = True
@@ -178,6 +183,8 @@ class PlayerNode(Node):
 
     def _play(self) -> None:
         try:
+            if not self.config.allow_controller:
+                time.sleep(DISCOVERY)
             self._wait_for_listeners()
             begin, end = self._recording.reader.span_ns
             for turn in range(self.config.loop):
@@ -190,10 +197,10 @@ class PlayerNode(Node):
                 self._until(end + shift + round(GAP * 1e9))
             self.get_logger().info("done: the bag is over")
         except (ValueError, RuntimeError, OSError) as error:
-            self.get_logger().error(f"the bag cannot be played: {error}")
+            self._failure = str(error)
 
     def _wait_for_listeners(self) -> None:
-        topics = {self._instruction.topic_name, *(publisher.topic_name for publisher, _ in self._topics.values())}
+        topics = {publisher.topic_name for publisher in self.publishers}
         wanted = {node for node in self.config.wait if node}
         self._now = self._recording.reader.span_ns[0]
         while self._open:
