@@ -58,9 +58,12 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = TURN) -> None:
         _spin(nodes, signals)
     except KeyboardInterrupt:
         pass
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
+    except Exception as error:
+        if not signals.ended:  # else this is what a signal has made of a library's call
+            if not isinstance(error, ValueError | RuntimeError | OSError):
+                raise
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(1)
     finally:
         signals.starting = False
         for node in nodes:
