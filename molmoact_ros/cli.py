@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
-    fetch.add_argument("--revision", help="branch, tag or commit")
+    fetch.add_argument("--revision", help="branch, tag or commit; default: the folder's own, or the newest")
     for command in (demo, run, infer, export, serve):
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
     infer.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
@@ -409,9 +409,10 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from molmoact_ros.fetch import fetch
+    from molmoact_ros.fetch import fetch, fetched
 
     folder = fetch(args.repository, args.out or Path(args.repository.split("/")[-1]), args.revision)
+    print(f"commit {(fetched(folder) or {})['commit']}; the same again elsewhere: --revision and that commit")
     print(f"checkpoint in {folder}; look at it with: molmoact-ros doctor --checkpoint {folder}")
     return 0
 

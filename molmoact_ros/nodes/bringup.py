@@ -96,7 +96,7 @@ def command(name: str, parameters_file: Path, namespace: str = "") -> list[str]:
     """The command line of a node, which is in `namespace`, such as /left, unless that is empty."""
     arguments = ["--ros-args", "--params-file", str(parameters_file)]
     if namespace:
-        arguments += ["-r", f"__ns:={namespace}"]
+        arguments += ["-r", f"__ns:=/{namespace.strip('/')}"]
     return [sys.executable, "-m", f"molmoact_ros.nodes.{name}", *arguments]
 
 
