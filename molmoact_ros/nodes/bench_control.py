@@ -6,7 +6,6 @@ As a program: the controller with a plain rclpy timer in place of its control lo
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any, Final
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 
+from molmoact_ros import children
 from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.bringup import Bringup, Profile, command, environment, use_environment, write_parameters
 from molmoact_ros.nodes.controller import ControllerNode
@@ -67,7 +67,7 @@ def _measure(module: str, parameters: dict[str, Any], seconds: float, folder: Pa
     rig.create_subscription(DiagnosticArray, "/diagnostics", hear, qos.RELIABLE)
     rig.drive()
     with (folder / "controller.log").open("wb") as log:
-        process = subprocess.Popen(command(module, file), env=environment(), stdout=log, stderr=log, cwd=folder)
+        process = children.start(command(module, file), env=environment(), stdout=log, stderr=log, cwd=folder)
     try:
         if not rig.until(lambda: rig.safety.joints_age > 0, 60.0):
             raise RuntimeError(f"the controller did not start: {(folder / 'controller.log').read_text()[-500:]}")
@@ -77,21 +77,18 @@ def _measure(module: str, parameters: dict[str, Any], seconds: float, folder: Pa
             raise RuntimeError("the controller published no diagnostics")
         return dict(row)
     finally:
-        process.terminate()
-        process.wait(10.0)
+        children.end([process], 10.0)
         rig.close()
         context.try_shutdown()
 
 
 @contextmanager
 def _load(count: int) -> Iterator[None]:
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    busy = [children.start([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:
-        for process in busy:
-            process.kill()
-            process.wait()
+        children.end(busy)
 
 
 def cores() -> int:

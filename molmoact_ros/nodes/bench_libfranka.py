@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from molmoact_ros import children
 from molmoact_ros.control.bench import plan_along
 from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.controller import Controller
@@ -170,7 +171,7 @@ def bench(model: Path, seconds: float, seed: int, tell: Callable[[str], None]) -
 def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable[[str], None], victim: str) -> int:
     """Start the child; after `seconds`, when the arm is fast, kill it ("sender") or its 1 kHz process ("process")."""
     command = [sys.executable, "-m", "molmoact_ros.nodes.bench_libfranka", address, str(record), str(seed)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = children.start(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     try:
         begun, told = time.monotonic(), 0.0

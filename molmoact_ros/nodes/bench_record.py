@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +20,12 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from scipy.stats import mannwhitneyu
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from molmoact_ros import children
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.bringup import Bringup, Profile, command, environment, use_environment, write_parameters
 from molmoact_ros.nodes.loop import SPAN
@@ -155,7 +156,7 @@ def _filming(folder: Path) -> Iterator[Rig]:
     rclpy.init(context=context)
     rig, file = Rig(context), write_parameters(folder, "cameras", {})
     with (folder / "cameras.log").open("wb") as log:
-        cameras = subprocess.Popen(
+        cameras = children.start(
             command("bench_record", file), env=environment(), stdout=log, stderr=log, cwd=folder
         )  # fmt: skip
         rig.drive()
@@ -164,8 +165,7 @@ def _filming(folder: Path) -> Iterator[Rig]:
         try:
             yield rig
         finally:
-            cameras.terminate()
-            cameras.wait(15.0)
+            children.end([cameras], 15.0)
             rig.close()
             context.try_shutdown()
 
@@ -292,7 +292,7 @@ def kill_recorder(times: int, seed: int, tell: Callable[[Kill], None]) -> list[K
     small = {"front_size": [320, 240], "wrist_size": [212, 120]}
     profile = Profile.read("sim").with_parameters({"sim": small})
     folder = Path(tempfile.mkdtemp(prefix="molmoact-", dir=Path.cwd()))
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node, heard = rclpy.create_node("witness"), dict[str, list[tuple[float, bytes]]]()
     for kind, topic in (
         (JointState, "/joint_states"), (JointTrajectory, f"/{SINGLE.robot}_arm_controller/joint_trajectory"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,6 +15,7 @@ from typing import Any, Final, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from molmoact_ros import children
 from molmoact_ros.nodes.keys import enclave_arguments
 from molmoact_ros.paths import fastdds_profile, profile
 
@@ -23,9 +23,10 @@ NODES: Final = (
     "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
     "player", "panel",
 )  # fmt: skip
+SHOWING: Final = ("view", "panel", "foxglove")
+"""Nodes that show and let operators speak; what moves does not depend on them."""
 Parameters = dict[str, Any]
 """ROS parameters of one node, by name."""
-_DIES_WITH_PARENT: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Profile(BaseModel):
@@ -63,6 +64,16 @@ class Profile(BaseModel):
         return Profile(nodes=rest, environment=self.environment)
 
 
+DISCOVERY: Final = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY", "ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER")
+"""Variables by which a user chooses which computers' nodes are discovered."""
+
+
+def default_discovery(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that limit discovery to this computer; none where `environ` has any of DISCOVERY."""
+    chosen = any(name in environ for name in DISCOVERY)
+    return {} if chosen else {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of our nodes: this process', shared memory for images, discovery on this machine only.
 
@@ -71,8 +82,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(fastdds_profile()),
         "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "OMP_NUM_THREADS": "1",
+        **default_discovery(os.environ),
     }
     return defaults | dict(os.environ) | dict(extra or {})
 
@@ -82,17 +93,18 @@ def use_environment() -> None:
     os.environ.update(environment())
 
 
-def command(name: str, parameters_file: Path) -> list[str]:
-    """The command line of a node."""
-    module = f"molmoact_ros.nodes.{name}"
-    parameters = ["--params-file", str(parameters_file)]
-    return [sys.executable, "-m", module, "--ros-args", *parameters, *enclave_arguments(name)]
+def command(name: str, parameters_file: Path, namespace: str = "") -> list[str]:
+    """The command line of a node, which is in `namespace`, such as /left, unless that is empty."""
+    arguments = ["--ros-args", "--params-file", str(parameters_file), *enclave_arguments(name)]
+    if namespace:
+        arguments += ["-r", f"__ns:=/{namespace.strip('/')}"]
+    return [sys.executable, "-m", f"molmoact_ros.nodes.{name}", *arguments]
 
 
 def write_parameters(folder: Path, name: str, parameters: Parameters) -> Path:
-    """Write a node's ROS parameter file into `folder`; its path."""
+    """Write a node's ROS parameter file into `folder`, which holds in whatever namespace the node is; its path."""
     file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump({f"/{name}": {"ros__parameters": parameters}} if parameters else {}))
+    file.write_text(yaml.safe_dump({f"/**/{name}": {"ros__parameters": parameters}} if parameters else {}))
     return file
 
 
@@ -102,8 +114,8 @@ class Bringup:
     Each writes its output to `<logs>/<node>.log`. They end with this process, even when it is killed.
     """
 
-    def __init__(self, profile: Profile, logs: Path) -> None:
-        self._profile, self._logs = profile, logs
+    def __init__(self, profile: Profile, logs: Path, namespace: str = "") -> None:
+        self._profile, self._logs, self._namespace = profile, logs, namespace
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -125,9 +137,9 @@ class Bringup:
         """Start one of the profile's nodes, or start it again after it ended."""
         file = write_parameters(self._logs, name, self._profile.nodes[name])
         with self.log(name).open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                command(name, file), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._logs,
-                env=environment(self._profile.environment), start_new_session=True, preexec_fn=die_with_parent,
+            self._processes[name] = children.start(
+                command(name, file, self._namespace), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self._logs, env=environment(self._profile.environment),
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
@@ -148,23 +160,15 @@ class Bringup:
         gone = [name for name, process in self._processes.items() if process.poll() is not None]
         return {name: self._last_line(name) for name in gone}
 
-    def check(self) -> None:
-        """Raise RuntimeError, with the node's own last line, when any has ended."""
+    def check(self, but: Collection[str] = ()) -> None:
+        """Raise RuntimeError, with the node's own last line, when any has ended, other than those of `but`."""
         for name, line in self.ended().items():
-            raise RuntimeError(f"{name} has ended: {line} (whole log: {self.log(name)})")
+            if name not in but:
+                raise RuntimeError(f"{name} has ended: {line} (whole log: {self.log(name)})")
 
-    def stop(self, patience: float = 5.0) -> None:
-        """End all nodes: SIGINT, and SIGKILL for those that have not ended after `patience` s."""
-        running = [process for process in self._processes.values() if process.poll() is None]
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + patience
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def stop(self, patience: float = children.PATIENCE) -> None:
+        """End all nodes in order, and kill those that have not ended after `patience` s."""
+        children.end(list(self._processes.values()), patience)
         self._processes.clear()
 
     def _last_line(self, name: str) -> str:
@@ -172,20 +176,60 @@ class Bringup:
         return lines[-1] if lines else "it wrote nothing"
 
 
-def up(name: str, logs: Path, overrides: Mapping[str, Parameters] | None = None) -> None:
-    """Run a profile until Ctrl-C, or until one of its nodes ends (RuntimeError)."""
-    with Bringup(Profile.read(name).with_parameters(overrides or {}), logs) as bringup:
+FIRST_DELAY: Final = 1.0
+"""s after which a node that only shows is started again; it doubles with each end in a row."""
+LONGEST_DELAY: Final = 30.0
+"""s, the most of these."""
+RAN_WELL: Final = 60.0
+"""s after which an end is the first in a row again."""
+
+
+class Restarts:
+    """Starts nodes of SHOWING again when they end. Times are of one clock, s."""
+
+    def __init__(self, bringup: Bringup, tell: Callable[[str], None]) -> None:
+        """tell: gets a line for each end."""
+        self._bringup, self._tell = bringup, tell
+        self._due: dict[str, float] = {}  # when those that have ended are started again
+        self._delay: dict[str, float] = {}
+        self._began: dict[str, float] = {}  # when those that were started again were
+
+    def check(self, now: float) -> None:
+        """Start what is due. Raises RuntimeError when another node than those of SHOWING has ended."""
+        self._bringup.check(but=SHOWING)
+        for name, line in self._bringup.ended().items():
+            if name not in self._due:
+                self._put_off(name, line, now)
+            elif now >= self._due[name]:
+                self._start(name, now)
+
+    def _put_off(self, name: str, reason: str, now: float) -> None:
+        ran_well = now - self._began.get(name, -RAN_WELL) >= RAN_WELL
+        delay = FIRST_DELAY if ran_well else min(2 * self._delay[name], LONGEST_DELAY)
+        self._delay[name], self._due[name] = delay, now + delay
+        self._tell(
+            f"{name} has ended: {reason}; it is started again in {delay:g} s (whole log: {self._bringup.log(name)})"
+        )
+
+    def _start(self, name: str, now: float) -> None:
+        del self._due[name]
+        self._began[name] = now
         try:
+            self._bringup.start(name)
+        except OSError as error:  # no memory, say: what moves goes on all the same
+            self._put_off(name, str(error), now)
+
+
+def up(name: str, logs: Path, overrides: Mapping[str, Parameters] | None = None, namespace: str = "") -> None:
+    """Run a profile until a signal, or until a node ends other than those of SHOWING (RuntimeError)."""
+    with Bringup(Profile.read(name).with_parameters(overrides or {}), logs, namespace) as bringup:
+        restarts = Restarts(bringup, _tell)
+        with suppress(KeyboardInterrupt):
             while True:
-                bringup.check()
+                restarts.check(time.monotonic())
                 time.sleep(0.2)
-        except KeyboardInterrupt:
-            return
 
 
-_libc = ctypes.CDLL(None)
-
-
-def die_with_parent() -> None:
-    """In the child, between fork and exec: be sent SIGTERM when the parent's thread ends."""
-    _libc.prctl(_DIES_WITH_PARENT, signal.SIGTERM)
+def _tell(line: str) -> None:
+    with suppress(OSError):  # whoever read it is gone
+        print(line, file=sys.stderr, flush=True)

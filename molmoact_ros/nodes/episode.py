@@ -58,7 +58,7 @@ class Episode:
 
 
 class EpisodeClient(Node):
-    """Talks to `/sim`, `/controller` and who plans; call from one thread."""
+    """Talks to `sim`, `controller` and who plans; call from one thread."""
 
     def __init__(self, planner: str = "policy", cameras: Iterable[str] = ("front",)) -> None:
         """planner: node that plans: policy or expert; cameras: whose pictures are kept."""
@@ -67,22 +67,22 @@ class EpisodeClient(Node):
         self.now = Moment()
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
-        self._reset = self.create_client(ResetScene, "/sim/reset_scene")
-        self._truth = self.create_client(SceneTruth, "/sim/scene_truth")
-        self._execute = ActionClient(self, ExecuteInstruction, f"/{planner}/execute")
+        self._reset = self.create_client(ResetScene, "sim/reset_scene")
+        self._truth = self.create_client(SceneTruth, "sim/scene_truth")
+        self._execute = ActionClient(self, ExecuteInstruction, f"{planner}/execute")
         self._steps: list[float] = []
         self._depths: dict[float, Image] = {}
         for kind, topic, name, profile in (
-            (Trace, f"/{planner}/trace", "trace", qos.RELIABLE),
-            (DepthTokens, f"/{planner}/depth_tokens", "codes", qos.RELIABLE),
-            (SafetyStatus, "/controller/safety_status", "safety", qos.STATE),
+            (Trace, f"{planner}/trace", "trace", qos.RELIABLE),
+            (DepthTokens, f"{planner}/depth_tokens", "codes", qos.RELIABLE),
+            (SafetyStatus, "controller/safety_status", "safety", qos.STATE),
         ):
             self.create_subscription(kind, topic, lambda m, n=name: setattr(self.now, n, m), profile)
         for camera in self._cameras:
             keep = partial(self.now.images.__setitem__, camera)
-            self.create_subscription(Image, f"/{camera}/color/image_raw", keep, qos.SENSOR)
-        self.create_subscription(Image, "/front/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR)
-        self.create_subscription(EngineStatus, f"/{planner}/engine_status", self._on_engine, qos.STATE)
+            self.create_subscription(Image, f"{camera}/color/image_raw", keep, qos.SENSOR)
+        self.create_subscription(Image, "front/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR)
+        self.create_subscription(EngineStatus, f"{planner}/engine_status", self._on_engine, qos.RELIABLE)
 
     def _on_depth(self, message: Image) -> None:
         self.now.depth = message

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
@@ -12,7 +14,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from molmoact_ros.nodes.bringup import Profile, environment, write_parameters
+from molmoact_ros.nodes.bringup import SHOWING, Profile, environment, write_parameters
 from molmoact_ros.nodes.keys import enclave_arguments
 
 ARGUMENTS: dict[str, tuple[str, list[str] | None, str]] = {
@@ -23,6 +25,9 @@ ARGUMENTS: dict[str, tuple[str, list[str] | None, str]] = {
 }
 """Arguments, and of each the node whose parameter it is, the values that it may have, and what it is. A profile has
 those of them that it names."""
+
+RESPAWN_DELAY: Final = 2.0
+"""s after which a node that only shows is started again."""
 
 
 def describe(profile: str) -> LaunchDescription:
@@ -44,15 +49,12 @@ def describe(profile: str) -> LaunchDescription:
         of_node = {name: value for name, value in asked.items() if ARGUMENTS[name][0] == node}
         return [str(write_parameters(folder, node, read.nodes[node])), *([of_node] if of_node else [])]
 
+    tied = f"{shlex.quote(sys.executable)} -m molmoact_ros.children"  # end with `ros2 launch`, however that ends
     nodes = [
         Node(
-            package="molmoact_ros",
-            executable=name,
-            name=name,
-            parameters=parameters(name),
-            output="screen",
-            ros_arguments=enclave_arguments(name),
+            package="molmoact_ros", executable=name, name=name, parameters=parameters(name), output="screen",
+            ros_arguments=enclave_arguments(name), prefix=tied, respawn=name in SHOWING, respawn_delay=RESPAWN_DELAY,
         )
         for name in read.nodes
-    ]
+    ]  # fmt: skip
     return LaunchDescription([*arguments.values(), *variables, *nodes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
-from molmoact_ros.nodes.bringup import die_with_parent
+from molmoact_ros.children import die_with_parent
 from molmoact_ros.nodes.conversions import image_pixels, metres, of_usual_size, rgb_pixels
 from molmoact_ros.panel.pictures import Picture
 
@@ -20,7 +21,7 @@ QUALITY: Final = 80
 
 def begin() -> None:
     """Called once in the process: it ends with the panel, and computes in one thread."""
-    die_with_parent()
+    die_with_parent(os.getppid())
     cv2.setNumThreads(1)
 
 

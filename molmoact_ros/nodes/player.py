@@ -1,4 +1,8 @@
-"""Plays a bag onto live topics, with its clock: what cameras, arms and people said; nodes of today do the rest."""
+"""Plays a bag onto live topics, with its clock: what cameras and arms published; nodes of today do the rest.
+
+Beside a controller it plays only where `allow_controller` says so: its clock, its joints and what operators did then
+would move a live arm. Commands, the recorded ones too, are never played.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from molmoact_ros.msg import EngineStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
+from molmoact_ros.nodes.replay import parameters
 from molmoact_ros.record.bag import BagMessage
 from molmoact_ros.record.messages import unpacked
 from molmoact_ros.record.pictures import COMPRESSED
@@ -33,10 +38,19 @@ CLOCK_RATE: Final = 200.0
 GAP: Final = 1.0
 """s of the clock between the end of the bag and its beginning, when it is played again."""
 POLICY, HOLD, STOPPED = 1, 2, 3  # of SafetyStatus.msg
-OURS = r"/(policy|expert|controller|recorder|sim|player)/.*|/fr3.*_controller/.*|/(left|right)_fr3.*|/clock|/rosout" \
-       r"|/diagnostics|/parameter_events|.*/_action/.*"  # fmt: skip
-"""What the nodes of today say themselves."""
-PEOPLE = r"/policy/edit_trace|/controller/teleop/.*"
+OURS = r"(/\w+)*/(policy|expert|controller|recorder|sim|player)/.*|.*_controller/.*|.*/target_(pose|joint)" \
+       r"|/(left|right)_fr3.*|/clock|/rosout|/diagnostics|/parameter_events|.*/_action/.*"  # fmt: skip
+"""What the nodes of today publish themselves, and what moves arms."""
+COMMANDS = r"molmoact_ros/.*|(trajectory_msgs|control_msgs)/.*|std_msgs/msg/Float64MultiArray" \
+           r"|geometry_msgs/msg/(Twist|Pose|Wrench|Accel)(Stamped)?"  # fmt: skip
+"""Types of messages that may command something, on whatever topic."""
+OPERATORS = r"/policy/edit_trace|/controller/(teleop/.*|presence|stop)"
+"""What operators published: played where a replay has a domain of its own."""
+SAFETY = "molmoact_ros/msg/SafetyStatus"
+DISCOVERY: Final = 3.0
+"""s in which the nodes that run already are found, on a busy machine, too; before nothing is published."""
+LOOK: Final = 0.5
+"""s between looks for a controller that was started meanwhile."""
 
 
 class PlayerConfig(BaseModel):
@@ -47,7 +61,10 @@ class PlayerConfig(BaseModel):
     loop: int = Field(1, ge=1, description="how often it is played; the clock goes on in between")
     paused: bool = Field(False, description="begin paused, until ~/go_on is called")
     exclude: str = Field(OURS, description="topics that are not played: a regular expression")
-    include: str = Field(PEOPLE, description="topics that are played all the same")
+    include: str = Field("", description="topics that are played all the same")
+    allow_controller: bool = Field(
+        False, description="play beside a controller, instruct its policy, and start and stop it as in the bag"
+    )
     remap: list[str] = Field([""], description="topics of the bag by other names: from:=to")
     wait: list[str] = Field([""], description="nodes that have to listen before it begins")
 
@@ -68,6 +85,8 @@ class PlayerNode(Node):
     def __init__(self) -> None:
         super().__init__("player")
         self.config = declare(self, PlayerConfig)
+        self._looked = -math.inf
+        self._failure = ""  # why the thread has ended before the bag
         self._recording = Recording(
             Path(self.config.bag), Names(remap=parse_remap([rule for rule in self.config.remap if rule]))
         )
@@ -76,19 +95,18 @@ class PlayerNode(Node):
             self._going.set()
         self._open = True
         self._clock_topic = self.create_publisher(Clock, "/clock", qos.RELIABLE)
-        self._instruction = self.create_publisher(String, "/policy/instruction", qos.RELIABLE)
-        self._triggers = {
-            name: self.create_client(Trigger, f"/controller/{name}") for name in ("start", "hold", "stop", "resume")
-        }
         self._sees = False  # today's policy has pictures
         self._awaited = ""  # what is asked of the controller once it does
-        self.create_subscription(EngineStatus, "/policy/engine_status", self._on_engine, qos.STATE)
+        if self.config.allow_controller:
+            self._connect()
+        self._commanded = self._recorded_sinks()
         self._topics: dict[str, Any] = {}
         for topic, type_name in self._recording.topics.items():
-            if re.fullmatch(self.config.include, topic) or not re.fullmatch(self.config.exclude, topic):
+            if self._is_played(topic, type_name):
                 self._topics |= self._advertise(topic, type_name)
         self.create_service(Trigger, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/go_on", self._on_go_on)
+        self.create_timer(0.1, self._end_on_failure)
         self._thread = threading.Thread(target=self._play, name="player", daemon=True)
         self._thread.start()
         self.get_logger().info(f"ready: playing {len(self._topics)} topics of {self.config.bag}")
@@ -100,6 +118,35 @@ class PlayerNode(Node):
         self._thread.join()
         self._recording.reader.close()
         super().destroy_node()
+
+    def _connect(self) -> None:
+        """Create what a policy and a controller are commanded by."""
+        self._instruction = self.create_publisher(String, "policy/instruction", qos.RELIABLE)
+        self._triggers = {
+            name: self.create_client(Trigger, f"controller/{name}") for name in ("start", "hold", "stop", "resume")
+        }
+        self.create_subscription(EngineStatus, "policy/engine_status", self._on_engine, qos.RELIABLE)
+
+    def _refuse_controllers(self) -> None:
+        """Raise RuntimeError where a controller runs: whoever publishes SafetyStatus."""
+        for topic, types in self.get_topic_names_and_types():
+            if SAFETY in types and self.count_publishers(topic):
+                raise RuntimeError(
+                    f"the controller {topic.rpartition('/')[0]} runs in this domain, and a bag's clock and joints "
+                    "would mislead it: play in another ROS_DOMAIN_ID, or set allow_controller to true"
+                )
+
+    def _is_played(self, topic: str, type_name: str) -> bool:
+        if re.fullmatch(self.config.include, topic):
+            return True
+        commands = topic in self._commanded or re.fullmatch(COMMANDS, type_name)
+        return not commands and not re.fullmatch(self.config.exclude, topic)
+
+    def _recorded_sinks(self) -> set[str]:
+        """Where the recorded controller sent commands, as far as the bag holds its parameters."""
+        then = parameters(self._recording, self._recording.names.controller)
+        topics = (value for name, value in then.items() if name.endswith(("sink_topic", "gripper_topic")))
+        return {"/" + topic.strip("/") for topic in topics}
 
     def _advertise(self, topic: str, type_name: str) -> dict[str, Any]:
         """A publisher for a topic of the bag; compressed pictures are published as pictures, since nodes want those."""
@@ -114,6 +161,10 @@ class PlayerNode(Node):
             return {topic: (self.create_publisher(Image, plain, qos.SENSOR), CompressedImage)}
         profile = qos.SENSOR if message_type is Image else qos.STATE if "info" in topic else qos.RELIABLE
         return {topic: (self.create_publisher(message_type, topic, profile), message_type)}
+
+    def _end_on_failure(self) -> None:
+        if self._failure:
+            raise SystemExit(f"error: the bag cannot be played: {self._failure}")
 
     def _on_pause(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._going.clear()
@@ -132,6 +183,8 @@ class PlayerNode(Node):
 
     def _play(self) -> None:
         try:
+            if not self.config.allow_controller:
+                time.sleep(DISCOVERY)
             self._wait_for_listeners()
             begin, end = self._recording.reader.span_ns
             for turn in range(self.config.loop):
@@ -143,11 +196,11 @@ class PlayerNode(Node):
                     self._do(cue, shift)
                 self._until(end + shift + round(GAP * 1e9))
             self.get_logger().info("done: the bag is over")
-        except (ValueError, OSError) as error:
-            self.get_logger().error(f"the bag cannot be played: {error}")
+        except (ValueError, RuntimeError, OSError) as error:
+            self._failure = str(error)
 
     def _wait_for_listeners(self) -> None:
-        topics = {self._instruction.topic_name, *(publisher.topic_name for publisher, _ in self._topics.values())}
+        topics = {publisher.topic_name for publisher in self.publishers}
         wanted = {node for node in self.config.wait if node}
         self._now = self._recording.reader.span_ns[0]
         while self._open:
@@ -162,7 +215,7 @@ class PlayerNode(Node):
         told, state = "", 0
         names = self._recording.names
         status, safety = f"{names.policy}/engine_status", f"{names.controller}/safety_status"
-        watched = [topic for topic in (status, safety) if topic in self._recording.topics]
+        watched = [topic for topic in (status, safety) if self.config.allow_controller]
         for message in self._recording.messages([*self._topics, *watched]):
             if message.topic == status:
                 said = self._recording.decode(message).instruction
@@ -195,6 +248,9 @@ class PlayerNode(Node):
             self._ask_controller()
 
     def _tell_time(self, now: int) -> None:
+        if not self.config.allow_controller and time.monotonic() - self._looked > LOOK:
+            self._looked = time.monotonic()
+            self._refuse_controllers()
         self._clock_topic.publish(Clock(clock=conversions.time_message(now * 1e-9)))
 
     def _do(self, cue: Cue, shift: int) -> None:
@@ -213,7 +269,7 @@ class PlayerNode(Node):
 
     def _ask_controller(self) -> None:
         """What was asked of it then; to move only once the policy of today has pictures, or it would hold at once."""
-        service, engine = self._awaited, "/policy/engine_status"
+        service, engine = self._awaited, "policy/engine_status"
         if service and (self._sees or service == "stop" or not self.count_publishers(engine)):
             self._awaited = ""
             if self._triggers[service].service_is_ready():

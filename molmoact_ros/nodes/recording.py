@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from molmoact_ros import children
 from molmoact_ros.nodes.bringup import command, environment, write_parameters
 from molmoact_ros.record.bag import BagReader
 from molmoact_ros.record.bag_files import repair
 
+FLUSH: Final = 60.0
+"""s that the recorder has for writing what waits."""
+
 
 def record(bag: Path, parameters: dict[str, Any]) -> int:
-    """Record into a new folder until Ctrl-C; the recorder's exit status. A bag that it leaves torn is mended."""
+    """Record into a new folder until a signal; the recorder's exit status. A bag that it leaves torn is mended."""
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
         file = write_parameters(Path(folder), "recorder", {"bag": str(bag), **parameters})
-        process = subprocess.Popen(command("recorder", file), env=environment(), cwd=folder)
-        for number in (signal.SIGINT, signal.SIGTERM):  # from a terminal the recorder hears it twice, which is once
-            signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
-        status = process.wait()
-    if status < 0 and bag.exists():
+        status = children.run(command("recorder", file), FLUSH, env=environment(), cwd=folder)
+    if status >= 128 and bag.exists():
         print(mend(bag))
-    return max(status, 1) if status else 0
+    return status
 
 
 def mend(bag: Path) -> str:

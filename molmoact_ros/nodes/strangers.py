@@ -1,4 +1,4 @@
-"""Who else is on the graph: another that commands the arm, tells its joints, sends its pictures, or bears the same name."""
+"""Who else is on the graph: another that commands the arm, publishes where one node should, or bears the same name."""
 
 from __future__ import annotations
 

@@ -47,8 +47,7 @@ class Report:
             ],
         }  # fmt: skip
         template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-        text = json.dumps(_finite(data)).replace("</", "<\\/")
-        file.write_text(template.replace("__DATA__", text), encoding="utf-8")
+        file.write_text(template.replace("__DATA__", _script_data(data)), encoding="utf-8")
 
 
 class Pictures:
@@ -186,6 +185,14 @@ def _list(values: Any, flat: bool = False) -> Any:
     if not isinstance(values, np.ndarray):
         return values
     return (values.ravel() if flat else values).tolist()
+
+
+def _script_data(data: Any) -> str:
+    """JSON, ASCII, that stands within a <script>: HTML sees no tag and no comment in it."""
+    text = json.dumps(_finite(data))
+    for character in "<>&":  # in JSON they occur in strings alone
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _finite(value: Any) -> Any:

@@ -165,11 +165,8 @@ def test_a_recorder_finds_topics_while_a_simulated_clock_stands(workcell: Bringu
         assert reader.count("/joint_states") > 0
 
 
-def test_a_bag_plays_through_the_nodes(
-    domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workcell: Bringup
-) -> None:
+def test_a_bag_plays_through_the_nodes(domain: int, tmp_path: Path, workcell: Bringup) -> None:
     """The golden bag on its own clock, into a policy and a controller that were started for it."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain + 100))
     figures = tmp_path / "figures.json"
     loose = tmp_path / "thresholds.yaml"
     loose.write_text("depth_agreement: 0.5\ntrace_px: 150\ntranslation_m: 0.02\ngripper: 1.0\n")
@@ -180,13 +177,17 @@ def test_a_bag_plays_through_the_nodes(
         clock = [seconds(reader.decode(message).clock) for message in reader.messages(["/clock"])]
         states = [reader.decode(message).state for message in reader.messages(["/controller/safety_status"])]
         commands = reader.count("/fr3_arm_controller/joint_trajectory")
+        plans = reader.count("/policy/action_chunk")
     assert clock == sorted(clock) and 999 < clock[0] < 1002 and clock[-1] > 1004.5
-    # A player that is not let run for 0.2 s halts the clock, on which the controller holds: rightly, but early.
-    late = "the clock jumped" in (tmp_path / "out" / "logs" / "controller.log").read_text()
-    assert SafetyStatus.POLICY in states and commands > (0 if late else 50)
+    assert SafetyStatus.POLICY in states and plans >= 2
+    assert commands == 0, "what is replayed commands no robot"
 
 
-def test_the_player_pauses_and_goes_round_with_the_clock_going_on(domain: int, peer: Peer, tmp_path: Path) -> None:
+def test_the_player_pauses_and_goes_round_with_the_clock_going_on(
+    domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain + 100))  # where no controller runs
+    peer = Peer()
     parameters = {
         "bag": str(GOLDEN),
         "rate": 10.0,
@@ -206,3 +207,4 @@ def test_the_player_pauses_and_goes_round_with_the_clock_going_on(domain: int, p
     stamps = [seconds(image.header.stamp) for image in played]
     assert before == 0 and len(stamps) >= 8 and stamps == sorted(stamps) and stamps[-1] - stamps[0] > 6.0
     assert conversions.rgb_pixels(played[0]).shape == (240, 320, 3)
+    peer.close()

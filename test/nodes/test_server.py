@@ -64,7 +64,9 @@ class Server:
 
     def kill(self) -> None:
         if self.process.poll() is None:
-            os.killpg(self.process.pid, 9)
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            for group in {os.getpgid(pid) for pid in [*map(int, children), self.process.pid]}:
+                os.killpg(group, 9)
             self.process.wait()
 
 
