@@ -15,6 +15,7 @@ import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from pydantic import BaseModel, Field
+from rclpy.duration import Duration as DurationOf
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
@@ -48,6 +49,8 @@ FRESH: Final = 0.1
 """s; older joint states are not used."""
 RECENT: Final = 50
 """Joint states that are looked through: fingers and arm may be told apart, the arm more often."""
+HEARD: Final = DurationOf(seconds=0.5)
+"""Greatest time in which the last command is acknowledged."""
 RATE: Final = 100.0
 """Hz at which the libfranka process is asked for the robot's state, and a silent velocity is ramped down."""
 
@@ -185,8 +188,9 @@ class ForwardVelocitySink:
         self._publish(command.velocity + pull)
 
     def close(self) -> None:
-        """Nothing may go on moving."""
+        """Nothing may go on moving: the last word has to arrive before the publisher is destroyed."""
         self._publish(np.zeros(7))
+        self._publisher.wait_for_all_acked(HEARD)
 
     def _ramp(self) -> None:
         if time.monotonic() > self._due and self._velocity.any():

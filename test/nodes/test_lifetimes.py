@@ -121,7 +121,7 @@ def test_a_panel_ends_with_its_command(command: Callable[..., Command], number: 
     panel.process.send_signal(number)
     status = panel.process.wait(PATIENCE)
     assert until(lambda: not panel.left()), "an orphan serves jog and STOP"
-    assert not is_served(port) and status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    assert until(lambda: not is_served(port)) and status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
 
 
 def test_a_keyboard_that_is_hung_up_on_ends_and_puts_its_terminal_back(command: Callable[..., Command]) -> None:
@@ -152,8 +152,8 @@ def test_a_controller_that_is_hung_up_on_leaves_no_velocity(peer: Peer, tmp_path
         assert peer.until(lambda: told and max(map(abs, told[-1].data)) > 0.05), "the arm is commanded"
         os.kill(bringup.pid("controller"), signal.SIGHUP)
         assert peer.until(bringup.ended) and bringup._processes["controller"].returncode == 0, "in order"
-    peer.spin(1.0)
     peer.node.destroy_timer(timer)
+    peer.spin(2.0)
     assert max(map(abs, told[-1].data)) < 1e-3
 
 
