@@ -124,10 +124,14 @@ def test_a_panel_ends_with_its_command(command: Callable[..., Command], number: 
     assert until(lambda: not is_served(port)) and status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
 
 
-def test_a_keyboard_that_is_hung_up_on_ends_and_puts_its_terminal_back(command: Callable[..., Command]) -> None:
+@pytest.mark.parametrize("whom", ["command", "node"])
+def test_a_keyboard_that_is_hung_up_on_ends_and_puts_its_terminal_back(
+    command: Callable[..., Command], whom: str
+) -> None:
     keyboard = command("teleop", "keyboard")
     assert until(keyboard.modes_changed), keyboard.log.read_text()
-    keyboard.process.send_signal(signal.SIGHUP)
+    (node,) = set(keyboard.left()) - {keyboard.process.pid}
+    os.kill(node if whom == "node" else keyboard.process.pid, signal.SIGHUP)
     assert keyboard.process.wait(PATIENCE) == 0 and until(lambda: not keyboard.left())
     assert not keyboard.modes_changed()
 
