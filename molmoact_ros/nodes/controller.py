@@ -84,7 +84,7 @@ class ControllerNode(ManagedNode):
         self._moving, self._told = False, (State.IDLE, "")
         self._warnings: list[str] = []
         self._clocks = ClockWatch(bool(self.get_parameter("use_sim_time").value))
-        self._frames = {"", arms[0].base_frame} if len(arms) == 1 else {""}
+        self._chunk_frames = {"", arms[0].base_frame} if len(arms) == 1 else {""}
         self._keys = {"", *STATED, *config.unnorm_keys}
         self._safety_status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
@@ -146,9 +146,16 @@ class ControllerNode(ManagedNode):
         super().destroy_node()
 
     def _close_sinks(self) -> None:
-        for sink in [*self._sinks, *self._grippers]:
+        for sink in self._sinks:
             sink.close()
+        for gripper in self._grippers:
+            gripper.close()
         self._sinks, self._grippers = [], []
+
+    def callback_failed(self, error: Exception) -> None:
+        """What fails on the executor's thread stops the arm, too; STOP and the rest still answer."""
+        with self._lock:
+            self._controller.stop(f"internal error: {error}")
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
@@ -209,8 +216,10 @@ class ControllerNode(ManagedNode):
     def _chunk_of(self, message: ActionChunk) -> Chunk:
         """The chunk. Raises RefusedStep where its frame or its key is not this arm's."""
         frame, key = message.header.frame_id, message.unnorm_key
-        if frame not in self._frames:
-            raise RefusedStep(f"its actions are in the frame {frame!r}; plan in {' or '.join(map(repr, self._frames))}")
+        if frame not in self._chunk_frames:
+            raise RefusedStep(
+                f"its actions are in the frame {frame!r}; plan in {' or '.join(map(repr, self._chunk_frames))}"
+            )
         if key not in self._keys:
             raise RefusedStep(
                 f"nobody has said what the numbers of the key {key!r} mean (units, frame, rotations, signs): check "

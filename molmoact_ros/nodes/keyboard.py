@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from typing import Final
 
 import rclpy
+from rclpy.signals import SignalHandlerOptions
 
+from molmoact_ros.children import ended_by_signals
 from molmoact_ros.control.devices import HELP, Keyboard, Speeds
+from molmoact_ros.nodes.bringup import default_discovery
 from molmoact_ros.nodes.device import STATES, Device, DeviceConfig, name_of
 from molmoact_ros.nodes.parameters import declare
 
@@ -95,14 +98,16 @@ def _typed(seconds: float) -> Iterator[str]:
 
 
 def main() -> None:
-    """Read keys until q or Ctrl-C. The exit status is 1, with one line, where there is no terminal."""
-    rclpy.init()
+    """Read keys until q or a signal. The exit status is 1, with one line, where there is no terminal."""
+    os.environ.update(default_discovery(os.environ))
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # ours end it by SIGHUP, too
     node = None
     try:
-        node = KeyboardNode()
-        with _keys_at_once():
-            print(HELP)
-            _serve(node)
+        with ended_by_signals():
+            node = KeyboardNode()
+            with _keys_at_once():
+                print(HELP)
+                _serve(node)
     except KeyboardInterrupt:
         pass
     except (ValueError, RuntimeError, OSError) as error:

@@ -11,6 +11,7 @@ import time
 from typing import Final
 
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from std_msgs.msg import Float64MultiArray
@@ -31,7 +32,9 @@ ACCELERATION: Final = 0.9
 controller's own commands use (0.8), so that what they lost in a gap is caught up with."""
 PATIENCE: Final = 2.0
 """Periods without a further command after which velocities are ramped down."""
-END: Final = 2.0
+HEARD: Final = Duration(seconds=0.5)
+"""In which the last command, of zero, is acknowledged."""
+END: Final = 3.0
 """s in which the thread has ended when it is told to; from the highest velocity it takes 0.6."""
 
 
@@ -72,6 +75,9 @@ class VelocityRamp:
             self._send_all()
         except Exception as error:  # such as a context that has ended; `fault` says it
             self._failure = f"velocities are no longer sent: {error}"
+        else:
+            # A publisher that is destroyed takes with it what is still on its way, and the robot goes on.
+            self._publisher.wait_for_all_acked(HEARD)
 
     def _send_all(self) -> None:
         velocity, sent = np.zeros(7), -np.inf

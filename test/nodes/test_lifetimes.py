@@ -121,13 +121,17 @@ def test_a_panel_ends_with_its_command(command: Callable[..., Command], number: 
     panel.process.send_signal(number)
     status = panel.process.wait(PATIENCE)
     assert until(lambda: not panel.left()), "an orphan serves jog and STOP"
-    assert not is_served(port) and status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    assert until(lambda: not is_served(port)) and status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
 
 
-def test_a_keyboard_that_is_hung_up_on_ends_and_puts_its_terminal_back(command: Callable[..., Command]) -> None:
+@pytest.mark.parametrize("whom", ["command", "node"])
+def test_a_keyboard_that_is_hung_up_on_ends_and_puts_its_terminal_back(
+    command: Callable[..., Command], whom: str
+) -> None:
     keyboard = command("teleop", "keyboard")
     assert until(keyboard.modes_changed), keyboard.log.read_text()
-    keyboard.process.send_signal(signal.SIGHUP)
+    (node,) = set(keyboard.left()) - {keyboard.process.pid}
+    os.kill(node if whom == "node" else keyboard.process.pid, signal.SIGHUP)
     assert keyboard.process.wait(PATIENCE) == 0 and until(lambda: not keyboard.left())
     assert not keyboard.modes_changed()
 
@@ -152,8 +156,8 @@ def test_a_controller_that_is_hung_up_on_leaves_no_velocity(peer: Peer, tmp_path
         assert peer.until(lambda: told and max(map(abs, told[-1].data)) > 0.05), "the arm is commanded"
         os.kill(bringup.pid("controller"), signal.SIGHUP)
         assert peer.until(bringup.ended) and bringup._processes["controller"].returncode == 0, "in order"
-    peer.spin(1.0)
     peer.node.destroy_timer(timer)
+    peer.spin(2.0)
     assert max(map(abs, told[-1].data)) < 1e-3
 
 
