@@ -30,6 +30,8 @@ CLOSING: Final = 2.0
 """s that pictures which still wait have when the recording ends: whoever ended it kills the recorder after five."""
 SYNC: Final = 1.0
 """s between having all of it on the disk: the most that a power cut takes."""
+RELEASE: Final = 60.0
+"""s between giving freed memory back: often enough for hours, seldom enough to cost nothing (10 ms)."""
 MIB: Final = 1 << 20
 PACKERS: Final = min(4, os.cpu_count() or 1)
 """Pictures that are packed at once."""
@@ -59,6 +61,15 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
         mallopt(_M_TRIM_THRESHOLD, 128 * MIB)
+
+
+def release_memory() -> None:
+    """Give the kernel back what this process holds of freed memory, as far as its C library can (malloc_trim(3)).
+
+    Else a recorder for which the disk was once slow would hold what waited then for good.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Recorder:
@@ -130,7 +141,7 @@ class Recorder:
         return self._tally
 
     def _run(self) -> None:
-        synced = time.monotonic()
+        synced = released = time.monotonic()
         while self._open or any(self._queues.values()):
             if time.monotonic() > self._ends and (left := self._drop_waiting()):
                 self._lose("the recording ended before they were written", pictures=left)
@@ -145,6 +156,9 @@ class Recorder:
             with self._lock:
                 self._tally = replace(self._tally, bytes=self._bag.size)
                 self._held = self._bag.waiting_bytes
+            if time.monotonic() - released > RELEASE:
+                release_memory()
+                released = time.monotonic()
             if not self._pictures_wanted and due and self._reserve.take():
                 self._pictures_wanted = True
         self._finish()

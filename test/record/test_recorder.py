@@ -170,6 +170,29 @@ def test_the_memory_of_a_chunk_is_kept_for_the_next(tmp_path: Path) -> None:
     assert faults("keep") < faults("plain") / 3
 
 
+HELD = """
+import os
+from pathlib import Path
+from molmoact_ros.record.recorder import keep_memory, release_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+keep_memory()
+pictures = [os.urandom(230_000) for _ in range(400)]
+few = pictures[::50]
+del pictures
+before = resident()
+release_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot be told")
+def test_m9_what_waited_for_a_slow_disk_is_given_back() -> None:
+    """Pictures that waited leave gaps between those that still do; the memory of these goes back all the same."""
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 60 * 1_000_000
+
+
 FULL = """
 import resource, sys
 sys.path.insert(0, {folder!r})
