@@ -157,7 +157,7 @@ class Robot(Peer):
         self.diagnostics = self.listen(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self.chunks = self.listen(ActionChunk, "/policy/action_chunk", qos.RELIABLE)
         self.speak = self.node.create_publisher(String, "/policy/instruction", qos.RELIABLE)
-        assert self.until(self.client.server_is_ready)
+        assert self.until(self.client.server_is_ready, 3 * PATIENCE)  # starting takes longest on a busy machine
         assert self.until(lambda: self.engine and self.safety and self.safety[-1].joints_age >= 0)
 
     def execute(self, instruction: str, timeout: float = 60.0) -> ExecuteInstruction.Result:
