@@ -25,7 +25,7 @@ class Event(Enum):
 
     START = "an instruction was given"
     RESUME = "resumed by a person"
-    STOP = "stopped by a person"
+    STOP = "stopped"
     HOLD = "told to hold"
     TELEOP = "a person moves the arm"
     TELEOP_SILENT = "the person let go"

@@ -184,7 +184,7 @@ def graph(
     """
     nodes: dict[str, dict[str, Any]] = {
         "sim": SIM,
-        "controller": {"joint_states": JOINT_STATES, "joints_deadline": JOINTS_DEADLINE, "use_sim_time": clock},
+        "controller": {"joint_states": JOINT_STATES, "joints_deadline": JOINTS_DEADLINE, "use_sim_time": clock, "keep_stop": False},
     }
     if policy:
         nodes["policy"] = {"cameras": list(CAMERAS), "period": 0.75}

@@ -66,7 +66,7 @@ class ControllerNode(ManagedNode):
         self.timing = Timing(self._period)
         self._notes = Notes(self)
         self._latch = StopLatch(self)
-        self._stopped = self._kept = self._latch.reason() if self.config.keep_stop else ""
+        self._stopped = self._written = self._latch.reason() if self.config.keep_stop else ""
         self._loop: Loop | None = None
         self._sinks: list[Sink] = []  # of each arm
         self._grippers: list[Gripper] = []
@@ -169,7 +169,7 @@ class ControllerNode(ManagedNode):
         """What has come since the last cycle, all but chunks and people's words."""
         steady = time.monotonic()
         if self._stop.take():
-            self._controller.stop("by the topic stop")
+            self._controller.stop("by a person, on the topic stop")
         for polled, kind, take in (
             (self._presence, Header, self._on_presence), (self._engine, EngineStatus, self._on_engine),
             (self._joints, JointState, self._on_joints),
@@ -271,7 +271,7 @@ class ControllerNode(ManagedNode):
         return self._answer(self._controller.hold, response)
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._answer(self._controller.stop, response)
+        return self._answer(lambda: self._controller.stop("by a person"), response)
 
     def _on_approve(self, request: ApprovePlan.Request, response: ApprovePlan.Response) -> ApprovePlan.Response:
         with self._lock:
@@ -362,9 +362,9 @@ class ControllerNode(ManagedNode):
 
     def _keep_stop(self) -> None:
         """Have a latched stop outlive this process; not under the lock, since a disk may be slow."""
-        if self._stopped == self._kept or not self.config.keep_stop:
+        if self._stopped == self._written or not self.config.keep_stop:
             return
-        self._kept = self._stopped
+        self._written = self._stopped
         try:
             self._latch.set(self._stopped) if self._stopped else self._latch.clear()
         except OSError as error:

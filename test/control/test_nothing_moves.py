@@ -54,7 +54,7 @@ class Loop:
     def __init__(self, controller: Controller, alive: bool = True) -> None:
         self.controller, self.now, self.steady, self.rate, self.alive = controller, 0.0, 0.0, 1.0, alive
         self.follows = True
-        self.stuck = controller.arms[0].measured
+        self.stuck = np.asarray(controller.arms[0].measured)
 
     def run(self, seconds: float, twist: list[float] | None = None) -> np.ndarray:
         """Commanded joints [n, 7] rad of the next `seconds`; a twist is said each cycle."""
@@ -68,7 +68,7 @@ class Loop:
             commands = controller.step(self.now, steady=self.steady)
             assert commands is not None
             sent = self.state in (State.POLICY, State.TELEOP) or commands[0].velocity.any()
-            q = commands[0].position if sent else controller.arms[0].measured  # what stands unasked is not commanded
+            q = commands[0].position if sent else np.asarray(controller.arms[0].measured)  # unasked, it stands
             controller.update_joints(q if self.follows else self.stuck, 0.08, self.now, 0, self.steady)
             out.append(q)
         return np.array(out)
@@ -206,7 +206,7 @@ def test_c2_a_fault_holds_whoever_moves_the_arm_and_whether_or_not_their_stream_
 def test_c2_a_blocked_arm_is_held_in_a_persons_hand() -> None:
     loop = Loop(controller_at(HOME_Q))
     loop.run(0.2, twist=FORWARD)
-    loop.follows, loop.stuck = False, loop.controller.arms[0].measured
+    loop.follows, loop.stuck = False, np.asarray(loop.controller.arms[0].measured)
     path = loop.run(4.0, twist=[0.2, 0.0, 0.0, 0.0, 0.0, 0.0])
     assert loop.state is State.HOLD and np.abs(path[-1] - path[-100]).max() == 0.0
     assert np.abs(path[-1] - loop.stuck).max() < loop.controller.config.following + 0.1

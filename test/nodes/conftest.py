@@ -68,11 +68,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def domain() -> Iterator[int]:
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A ROS domain that no other module of tests uses, set for this process and its children."""
     number = next(DOMAINS)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment({"ROS_DOMAIN_ID": str(number)}).items():
+        home = str(tmp_path_factory.mktemp("ros_home"))  # where a latched stop is kept
+        for name, value in environment({"ROS_DOMAIN_ID": str(number), "ROS_HOME": home}).items():
             patch.setenv(name, value)
         yield number
 
