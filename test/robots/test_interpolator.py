@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q
-from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand
+from molmoact_ros.robots.interpolator import CYCLE, Interpolator, RefusedCommand, _inside, _Target
 
 from .motion import policy_motion
 
@@ -187,6 +187,7 @@ BAD: dict[str, Any] = {
     "joint 5's acceleration": {"acceleration": np.eye(7)[4] * -10.5},
     "joint 4's position": {"position": HOME_Q - np.eye(7)[3]},
     "joint 6's velocity": {"velocity": np.eye(7)[5] * -4.3},
+    "joint 1's velocity": {"position": np.array([-2.7, *HOME_Q[1:]]), "velocity": np.eye(7)[0] * -0.6},
     "joint 7's way to a stand": {"position": np.array([*HOME_Q[:6], 2.66]), "velocity": np.eye(7)[6] * 3.0},
     "joint 5's way to a stand": {"position": HOME_Q - np.eye(7)[4] * 2.45, "velocity": np.eye(7)[4] * -3.0},
     "jump": {"position": HOME_Q + np.eye(7)[0] * 0.3},
@@ -287,3 +288,17 @@ def test_the_ends_of_the_range_hold_through_gaps_and_lost_packets(joint: int, lo
     while not arm.resting:
         robot.follow(arm.step())
     assert refused < 250 and np.abs(robot.q - start).max() < 0.7
+
+
+@pytest.mark.parametrize("way", [1.0, -1.0], ids=["upper", "lower"])
+def test_no_way_leads_out_of_the_range_or_is_too_fast(way: float) -> None:
+    still, beyond = np.zeros(7), HOME_Q.copy()
+    beyond[0] = (FR3.position_max if way > 0 else FR3.position_min)[0] + way * 1e-3
+    low, high = np.minimum(HOME_Q, beyond), np.maximum(HOME_Q, beyond)
+    assert _inside(HOME_Q, HOME_Q, still, still) and not _inside(low, high, still, still)
+    fast = np.eye(7)[2] * way * 2.7
+    assert not _inside(HOME_Q, HOME_Q, np.minimum(fast, 0.0), np.maximum(fast, 0.0))
+    near = beyond - way * np.eye(7)[0] * 0.011
+    arm = Interpolator(near)
+    assert arm._way_to(_Target(near - way * np.eye(7)[0] * 0.01, still, still, 1.0)) is not None
+    assert arm._way_to(_Target(beyond, still, still, 1.0)) is None
