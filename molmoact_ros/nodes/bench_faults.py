@@ -184,7 +184,12 @@ def graph(
     """
     nodes: dict[str, dict[str, Any]] = {
         "sim": SIM,
-        "controller": {"joint_states": JOINT_STATES, "joints_deadline": JOINTS_DEADLINE, "use_sim_time": clock, "keep_stop": False},
+        "controller": {
+            "joint_states": JOINT_STATES,
+            "joints_deadline": JOINTS_DEADLINE,
+            "use_sim_time": clock,
+            "keep_stop": False,
+        },  # fmt: skip
     }
     if policy:
         nodes["policy"] = {"cameras": list(CAMERAS), "period": 0.75}

@@ -20,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from molmoact_ros.children import ENDING
 from molmoact_ros.nodes.bringup import default_discovery
 from molmoact_ros.nodes.managed import ManagedNode
+from molmoact_ros.nodes.output import never_wait
 
 TURN: Final = 0.0005
 """s after which a thread that waits for Python is let in. The default, 5 ms, is longer than a pass of an engine."""
@@ -42,6 +43,7 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = TURN) -> None:
     first, to hold what moves. A node that cannot start says why in one line; the exit status is then 1. Discovery is
     of this machine alone, unless the user has chosen.
     """
+    never_wait()
     os.environ.update(default_discovery(os.environ))
     # rclpy's own handler would invalidate the context while a node's threads still publish.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)

@@ -20,7 +20,6 @@ from molmoact_ros.nodes.arm_topics import of_arm
 from molmoact_ros.nodes.grippers import GRIPPERS, Gripper
 from molmoact_ros.nodes.libfranka_sink import LibfrankaSink
 from molmoact_ros.nodes.null_sink import NullSink
-from molmoact_ros.nodes.output import never_wait
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.robot_watch import RobotWatch, watch_franka, watch_trajectory_controller
 from molmoact_ros.nodes.trajectories import rolling_trajectory
@@ -55,7 +54,6 @@ def make_sink(name: str, node: Node, arm: Arm) -> Sink:
 
     Raises ValueError for an unknown name or a parameter that does not fit, RuntimeError where software is missing.
     """
-    never_wait()
     sink: Sink = _chosen(SINKS, "sink", name)(node, arm)
     return sink
 

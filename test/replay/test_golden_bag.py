@@ -143,7 +143,7 @@ def test_the_controller_commands_what_it_commanded(golden: Path) -> None:
 
 
 def test_a_broken_limiter_is_caught(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def let_through(self: Limiter, wanted: Motion | None, beside: np.ndarray | None = None) -> Motion:
+    def let_through(self: Limiter, wanted: Motion | None, *_: object) -> Motion:
         if wanted is not None:
             self.motion = wanted
         return self.motion
