@@ -156,6 +156,8 @@ class _Round:
         elif controller.supervisor.state not in (State.POLICY, State.TELEOP) and draw < 0.6:
             self.judge.forget_plan()
             (controller.resume if rng.random() < 0.5 else controller.start)(clock.now, clock.steady)
+            if "outside" in controller.refusal:
+                self._place()
 
     def _place(self) -> None:
         """Somebody puts the arms elsewhere, anywhere in their ranges, while they stand and nobody moves them."""
@@ -169,10 +171,13 @@ class _Round:
         self.judge.rest(places)
 
     def _somewhere(self, arm: ArmController) -> np.ndarray:
-        """Joints [7] rad anywhere in the arm's ranges; mostly such that it can be started there."""
+        """Joints [7] rad anywhere in the arm's ranges, or about home; mostly such that it can be started there."""
         rng, box = self.rng, self.controller.config.surroundings.workspace
-        for _ in range(1 if rng.random() < 0.3 else 100):
+        about_home = rng.random() < 0.4
+        for _ in range(1 if rng.random() < 0.2 else 100):
             q = rng.uniform(FR3.position_min, FR3.position_max)
+            if about_home:
+                q = np.clip(HOME_Q + rng.normal(0, 0.3, JOINTS), FR3.position_min, FR3.position_max)
             if box.outside(arm.kinematics.forward(q).position) <= 0:
                 break
         return q
@@ -253,7 +258,7 @@ class _Judge:
         self._controller, config = controller, controller.config
         self._checkers = [Checker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm) for arm in arms]
         self._between = Between(robot, arms) if len(arms) == 2 else None
-        self._apart = np.inf
+        self._apart: deque[float] = deque(maxlen=round(BRAKING * config.rate / 2))  # in the last cycles, m
         self._last = [HOME_Q.copy() for _ in arms]
         self._still = [True for _ in arms]
         self._caused, self._plan = -np.inf, False
@@ -283,7 +288,9 @@ class _Judge:
         for checker, q in zip(self._checkers, joints, strict=True):
             checker.rest(q)
         self._last, self._still = [np.array(q) for q in joints], [True for _ in joints]
-        self._apart, self.moving = self._distance(), False
+        self._apart.clear()
+        self._apart.append(self._distance())
+        self.moving = False
 
     def _distance(self) -> float:
         kept = self._controller.config.surroundings.arm_distance
@@ -321,9 +328,9 @@ class _Judge:
             self._still[n] = not moved
             self._last[n] = command.position
             self._checkers[n].command(command.position, max(self._speeds))
-        before, self._apart = self._apart, self._distance()
-        kept = config.surroundings.arm_distance
-        self._more["arm_distance"] += bool(self._apart < min(kept, before) - 1e-5)
+        kept, apart = config.surroundings.arm_distance, self._distance()
+        self._more["arm_distance"] += bool(apart < min(kept, *self._apart) - 1e-5)
+        self._apart.append(apart)
         self.moving = moves
         return moves
 

@@ -336,7 +336,7 @@ def _compare_states(then: Motion, now: Motion, out: Comparison, firsts: list[tup
         out.findings.append(Finding("states", Verdict.OK, " > ".join(state.value for state in after)))
         return
     at = min(len(before), len(after)) if at is None else at
-    when = later[min(at, len(after) - 1)][0] - now.times[0] if later else 0.0
+    when = later[min(at, len(after) - 1)][0] - now.times[0] if later and len(now.times) else 0.0
     said = f"{after[at].value} ({later[at][2]})" if at < len(after) else "no other state any more"
     was = before[at].value if at < len(before) else f"still {before[-1].value}"
     text = f"at {when:.2f} s the controller is in {said}, recorded: {was}"
