@@ -6,6 +6,7 @@ where they are, and inverse kinematics is not asked.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ class ArmController:
         self._told: deque[tuple[float, np.ndarray]] = deque(maxlen=round(REMEMBERED / dt))  # when, and which joints
         self._pose: Pose | None = None  # where a twist has brought the wanted hand
         self._anchor = np.zeros(JOINTS)  # the joints at the last hand-over, which the elbow tends to
-        self._target: Pose | None = None  # of the cycle before
+        self._target: tuple[np.ndarray, np.ndarray] | None = None  # of the cycle before: m, and a quaternion
         self._began = np.zeros(3)  # where the hand was at the hand-over, m: the box is stretched to it
         self._finishing = 0.0  # s since the path's end
 
@@ -228,7 +229,6 @@ class ArmController:
             assert target.pose is not None
             pose = self._inside(target.pose, self._began)
             q = self.kinematics.solve(self._wanted.q, pose, self._dt, self._posture(pose))
-            self._target = pose
         mean = (q - self._wanted.q) / self._dt
         ddq = (mean - self._mean) / self._dt
         self._mean = mean
@@ -237,10 +237,11 @@ class ArmController:
 
     def _posture(self, pose: Pose) -> np.ndarray:
         """Joints [7] rad a little nearer to the anchor, in proportion to what the hand moves: it stands, they stand."""
-        if self._target is None:
+        before, self._target = self._target, (pose.position, pose.rotation.as_quat())
+        if before is None:
             return self._wanted.q
-        moved = float(np.linalg.norm(pose.position - self._target.position))
-        turned = float((pose.rotation * self._target.rotation.inv()).magnitude())
+        moved = _norm(pose.position - before[0])
+        turned = 2.0 * min(_norm(self._target[1] - before[1]), _norm(self._target[1] + before[1]))
         part = min(1.0, ELBOW_PER_M * moved + ELBOW_PER_RAD * turned)
         return self._wanted.q + part * (self._anchor - self._wanted.q)
 
@@ -262,7 +263,8 @@ class ArmController:
         assert wish.twist is not None
         if self._pose is None:
             self._stand(self.limiter.stop)
-            self._pose = self._target = self.kinematics.forward(self._wanted.q)
+            self._pose = self.kinematics.forward(self._wanted.q)
+            self._posture(self._pose)
         before = self._pose
         self._pose = self._inside(self._pulled(before, wish.twist), before.position)
         self._began = self._pose.position
@@ -282,3 +284,7 @@ class ArmController:
         if away > max(LEASH_RAD, before):
             rotation = pose.rotation
         return Pose(position, rotation)
+
+
+def _norm(vector: np.ndarray) -> float:
+    return math.sqrt(float(vector @ vector))

@@ -67,6 +67,8 @@ class Limiter:
         self._escape: list[Motion] = []  # the cycles of braking from here; none: at rest
         self._hand_speed = np.inf  # m/s, the limit of this cycle
         self._fastest = self._ahead = 0.0  # m/s of the hand while it brakes from here, or behind what is tried
+        self._hand: np.ndarray | None = None  # where the hand is in this motion, m; None: not known yet
+        self._next: np.ndarray | None = None  # and in what is tried
 
     def _input(self) -> InputParameter:
         out = InputParameter(JOINTS)
@@ -78,7 +80,7 @@ class Limiter:
     def reset(self, q: np.ndarray) -> None:
         """The arm stands at `q` [7] rad."""
         self.motion = self._before = Motion.at_rest(q)
-        self._escape, self._fastest = [], 0.0
+        self._escape, self._fastest, self._hand = [], 0.0, None
 
     @property
     def stop(self) -> np.ndarray:
@@ -107,9 +109,9 @@ class Limiter:
                 Motion.at_rest(wanted.q), CAREFUL * limit, beside
             )
         if chosen is not None:
-            self._fastest = self._ahead
+            self._fastest, self._hand = self._ahead, self._next
         else:
-            chosen = self._escape or [Motion.at_rest(self.motion.q)]
+            chosen, self._hand = self._escape or [Motion.at_rest(self.motion.q)], None
         self._before, self.motion, self._escape = self.motion, chosen[0], chosen[1:]
         return self.motion
 
@@ -119,8 +121,10 @@ class Limiter:
             return self._velocity
         now = self.motion.q
         eager = np.clip((wanted.q - now) / self._dt, -self._velocity, self._velocity)
+        if self._hand is None:
+            self._hand = self._guard.hand(now)
         # Over a whole cycle at that speed: the hand's own path, not a linear guess.
-        hand = np.linalg.norm(self._guard.hand(now + eager * self._dt) - self._guard.hand(now)) / self._dt
+        hand = np.linalg.norm(self._guard.hand(now + eager * self._dt) - self._hand) / self._dt
         allowed = HEADROOM * self._hand_speed
         if hand <= allowed:
             return self._velocity
@@ -205,7 +209,7 @@ class Limiter:
             speeds = np.linalg.norm(np.diff(hands, axis=0), axis=1) / self._dt
             # A hand that is too fast already, since the limit has just become a lower one, may brake.
             broken["cartesian_speed"] = speeds.max() > max(self._hand_speed, self._fastest) * more
-            self._ahead = float(speeds[1:].max(initial=0.0))
+            self._ahead, self._next = float(speeds[1:].max(initial=0.0)), hands[1]
         for name, bites in broken.items():
             self.counts[name] += bool(bites)
         return any(broken.values())

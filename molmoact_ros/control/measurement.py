@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -33,7 +34,8 @@ class Measurement:
         self.joints: np.ndarray | None = None
         self.opening, self.stamp, self.heard = OPENING_MAX, -np.inf, -np.inf
         self.refused = ""
-        self._limits, self._agreeing = limits, agreeing
+        self._agreeing, self._fastest = agreeing, SLACK * limits.velocity_max
+        self._low, self._high = limits.position_min - OUTSIDE, limits.position_max + OUTSIDE
         self._recent: deque[tuple[float, np.ndarray]] = deque()  # heard, joints: believed ones
         self._candidate: np.ndarray | None = None
         self._candidate_at, self._count = -np.inf, 0
@@ -41,10 +43,9 @@ class Measurement:
     def take(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> bool:
         """Take a sample: joints [7] rad and the gripper's opening in m. False where it is not believed."""
         q = np.asarray(q, np.float64)
-        if q.shape != (JOINTS,) or not np.isfinite([*q, opening, stamp, heard]).all():
+        if q.shape != (JOINTS,) or not (np.isfinite(q).all() and math.isfinite(opening + stamp + heard)):
             return self._refuse("joint states hold NaN or infinity, or not seven joints")
-        low, high = self._limits.position_min - OUTSIDE, self._limits.position_max + OUTSIDE
-        if (outside := (q < low) | (q > high)).any():
+        if (outside := (q < self._low) | (q > self._high)).any():
             joint = int(np.argmax(outside))
             return self._refuse(f"joint {joint + 1} is told to be at {q[joint]:.2f} rad, outside of the robot's range")
         if not self._agrees(self.joints, self.heard, q, heard):
@@ -61,11 +62,11 @@ class Measurement:
         """Whether a robot could have come from `before` to `q` in that time."""
         if before is None:
             return False
-        reach = SLACK * self._limits.velocity_max * max(heard - at, 0.0) + JUMP
+        reach = self._fastest * max(heard - at, 0.0) + JUMP
         return bool((np.abs(q - before) <= reach).all())
 
     def _believe(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> None:
-        self.joints, self.opening = q, float(np.clip(opening, 0.0, OPENING_MAX))
+        self.joints, self.opening = q, min(max(float(opening), 0.0), OPENING_MAX)
         self.stamp, self.heard, self.refused = stamp, heard, ""
         self._candidate, self._count = None, 0
         while self._recent and self._recent[0][0] < heard - FORGOTTEN:

@@ -62,6 +62,11 @@ class ExpertNode(Node):
             self._goals.close()
         super().destroy_node()
 
+    def callback_failed(self, error: Exception) -> None:
+        """What fails on the executor's thread ends the goal, and the arm holds; the node goes on."""
+        if self._goals is not None:
+            self._goals.end(Result.FAULT, f"internal error: {error}")
+
     def _connected(self) -> bool:
         """Simulator and controller hear this node, and it hears them."""
         hears = self._link.count > 0 and self._truth.service_is_ready() and self._link.is_there

@@ -150,6 +150,11 @@ class PolicyNode(ManagedNode):
             self._reasoner.close()
             self._engine.close()
 
+    def callback_failed(self, error: Exception) -> None:
+        """What fails on the executor's thread ends the task, and the arm holds; the node goes on."""
+        if self._configured and self._is_busy:
+            self._end_task(Result.FAULT, f"internal error: {error}")
+
     def _use_mode(self, name: str) -> None:
         """Ask for so much from the next step on. Depth is listened to while it is wanted: it is as large as colour."""
         mode = Mode(name)
