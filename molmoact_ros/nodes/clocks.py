@@ -14,7 +14,7 @@ FORWARD: Final = 0.5
 """s that ROS time may gain on the steady clock between two looks: simulators may run faster than real time."""
 
 
-class ClockWatch:
+class ClockJumps:
     """Notices that ROS time was set: a simulator's reset, a bag that begins again, a step by NTP."""
 
     def __init__(self) -> None:

@@ -23,6 +23,7 @@ from molmoact_ros.control.teleop import wrong_age
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.bounded import subscribe, unpacked
+from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.controller_config import STATED, ControllerNodeConfig
 from molmoact_ros.nodes.diagnostics import report
 from molmoact_ros.nodes.grippers import Gripper
@@ -110,8 +111,8 @@ class ControllerNode(ManagedNode):
         self._strangers = Strangers(self, alone, commands)
         if self._stopped:
             self._controller.stop(f"{self._stopped} (kept; resume resets it)")
-        self.create_timer(1.0 / STATUS_RATE, self._tell_status)
-        self.create_timer(1.0, self._publish_diagnostics)
+        self.create_timer(1.0 / STATUS_RATE, self._tell_status, clock=STEADY)
+        self.create_timer(1.0, self._publish_diagnostics, clock=STEADY)
 
     def activate(self) -> None:
         """Begin the control loop. The arm stays where it is until somebody says start."""

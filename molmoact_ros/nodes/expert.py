@@ -18,7 +18,7 @@ from molmoact_ros.learn.expert import STEP
 from molmoact_ros.learn.tray_expert import State, chunk, see
 from molmoact_ros.msg import ActionChunk, EngineStatus
 from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.clocks import STEADY, ClockWatch
+from molmoact_ros.nodes.clocks import STEADY, ClockJumps
 from molmoact_ros.nodes.controller_link import ControllerLink
 from molmoact_ros.nodes.goals import PERIOD, Goal, Goals, Result
 from molmoact_ros.nodes.parameters import declare
@@ -47,7 +47,7 @@ class ExpertNode(Node):
         self._planning, self._number = False, 0  # of the last plan
         self._asked, self._answer = 0.0, Future()  # when the simulator was asked, and for what
         self._answer.set_result(None)
-        self._clock_watch, self._link = ClockWatch(), ControllerLink(self, self.config.controller)
+        self._clock_watch, self._link = ClockJumps(), ControllerLink(self, self.config.controller)
         self._chunks = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
         self._status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
         self._truth = self.create_client(SceneTruth, f"{self.config.sim}/scene_truth")

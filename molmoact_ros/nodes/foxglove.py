@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
 from rclpy.subscription import Subscription
 
+from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.contained import ContainedNode
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
@@ -71,8 +72,8 @@ class FoxgloveNode(ContainedNode):
             self._server.stop()
             raise
         self._look_for_topics()
-        self.create_timer(1.0, self._look_for_topics)
-        self.create_timer(LOOK, self._look_who_watches)
+        self.create_timer(1.0, self._look_for_topics, clock=STEADY)
+        self.create_timer(LOOK, self._look_who_watches, clock=STEADY)
         name = config.host if is_loopback(config.host) else socket.gethostname()
         at = f"ws://{f'[{name}]' if ':' in name else name}:{port}"
         more = f", followed by /?token= and the token in {file}," if file else ""

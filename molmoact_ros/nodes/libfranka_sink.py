@@ -15,6 +15,7 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.arm_topics import joint_states, of_arm
+from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.measured import Measured
 from molmoact_ros.nodes.output import Notes
 from molmoact_ros.nodes.parameters import declare
@@ -123,7 +124,7 @@ class LibfrankaSink:
         record = Path(config.record) if config.record else None
         self._arm = LibfrankaArm(config.robot_address, record, config.settings)
         node.create_service(Trigger, f"~/{arm.prefix}recover", self._on_recover)
-        self._timer = node.create_timer(1.0 / RATE, self._tell)
+        self._timer = node.create_timer(1.0 / RATE, self._tell, clock=STEADY)
 
     def send(self, command: ArmCommand) -> None:
         """To the process, which interpolates, and brakes where no further one comes."""

@@ -17,6 +17,8 @@ from typing import Final
 from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 
+from molmoact_ros.nodes.clocks import STEADY
+
 EVERY: Final = 0.1
 """s between looks at what there is to log."""
 REPEATED: Final = 1.0
@@ -49,7 +51,7 @@ class Notes:
         self._log = node.get_logger()
         self._lines: deque[tuple[LoggingSeverity, str]] = deque(maxlen=LONGEST)
         self._logged: dict[str, float] = {}  # when, s
-        node.create_timer(EVERY, self._write)
+        node.create_timer(EVERY, self._write, clock=STEADY)
 
     def note(self, text: str, severity: LoggingSeverity = LoggingSeverity.ERROR) -> None:
         """Have a line logged soon."""

@@ -22,6 +22,7 @@ from molmoact_ros.control.devices import AGAIN, Speeds
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import panel_pictures, qos
 from molmoact_ros.nodes.actions import ThreadsafeActionClient
+from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.contained import contained, settle
 from molmoact_ros.nodes.device import STATES, Device, DeviceConfig, name_of
 from molmoact_ros.nodes.parameters import declare
@@ -97,8 +98,8 @@ class PanelNode(Device):
         self._looking: dict[View, Subscription] = {}
         self._encoder = Encoder(panel_pictures.encode, panel_pictures.begin)
         self._open()
-        self.create_timer(1.0 / RATE, self._show)
-        self.create_timer(1.0 / PRESENCE_RATE, self._tell_presence)
+        self.create_timer(1.0 / RATE, self._show, clock=STEADY)
+        self.create_timer(1.0 / PRESENCE_RATE, self._tell_presence, clock=STEADY)
 
     def _open(self) -> None:
         config = self.config

@@ -25,6 +25,7 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.msg import EngineStatus
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.parameters import declare
 from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.replay import parameters
@@ -106,7 +107,7 @@ class PlayerNode(Node):
                 self._topics |= self._advertise(topic, type_name)
         self.create_service(Trigger, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/go_on", self._on_go_on)
-        self.create_timer(0.1, self._end_on_failure)
+        self.create_timer(0.1, self._end_on_failure, clock=STEADY)
         self._thread = threading.Thread(target=self._play, name="player", daemon=True)
         self._thread.start()
         self.get_logger().info(f"ready: playing {len(self._topics)} topics of {self.config.bag}")

@@ -22,7 +22,7 @@ from molmoact_ros.engine.asking import Mode
 from molmoact_ros.engine.engine import Engine
 from molmoact_ros.msg import EngineStatus, Trace
 from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.clocks import STEADY, ClockWatch
+from molmoact_ros.nodes.clocks import STEADY, ClockJumps
 from molmoact_ros.nodes.controller_link import ControllerLink
 from molmoact_ros.nodes.drawings import Drawings
 from molmoact_ros.nodes.engine_report import EngineReport
@@ -88,7 +88,7 @@ class PolicyNode(ManagedNode):
         cameras = [self.resolve_topic_name(f"{camera}/color/image_raw") for camera in config.cameras]
         frames = FrameBuffer(cameras, config.slop, config.max_age, config.noisy_cameras, config.joint_slop)
         front = config.cameras[0]
-        self._clock_watch, self._link = ClockWatch(), ControllerLink(self, config.controller)
+        self._clock_watch, self._link = ClockJumps(), ControllerLink(self, config.controller)
         self._plans = PlanTopics(self, self._engine, front, config.base_frame, config.action_dt)
         self._drawings = Drawings(self, front, config.joint_states, config.drawing_max_age, config.drawing_timeout)
         self._reasoner = Reasoner(self._engine, frames, self._now, self, config.period)

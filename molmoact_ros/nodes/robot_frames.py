@@ -11,6 +11,7 @@ from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.nodes import conversions, qos
+from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.polled import LazyPolled
 from molmoact_ros.nodes.static_frames import transform_message
 from molmoact_ros.paths import robot_model
@@ -33,8 +34,8 @@ class RobotFrames:
         self._static: Any = None
         fixed = {name for name in self._links.parents if self._links.is_fixed(name)}
         self._fixed, self._moving = sorted(fixed), [name for name in self._links.parents if name not in fixed]
-        node.create_timer(1.0, self._look_for_others)
-        self._telling = node.create_timer(1.0 / rate, self._publish, autostart=False)
+        node.create_timer(1.0, self._look_for_others, clock=STEADY)
+        self._telling = node.create_timer(1.0 / rate, self._publish, clock=STEADY, autostart=False)
 
     @property
     def wanted(self) -> bool:

@@ -28,6 +28,7 @@ from molmoact_ros.control.path import Path, Space, Target
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes import conversions, markers, qos
+from molmoact_ros.nodes.clocks import STEADY
 from molmoact_ros.nodes.contained import ContainedNode
 from molmoact_ros.nodes.device import STATES, name_of
 from molmoact_ros.nodes.parameters import declare
@@ -110,9 +111,9 @@ class ViewNode(ContainedNode):
         ]
         self._infos = lazy(CameraInfo, f"{camera}/color/camera_info", qos.SENSOR)
         self._asks = self.create_client(GetParameters, f"{config.controller}/get_parameters")
-        self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, autostart=False)
-        self._taking = self.create_timer(TAKE, self._take, autostart=False)
-        self.create_timer(LOOK, self._look_who_listens)
+        self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, clock=STEADY, autostart=False)
+        self._taking = self.create_timer(TAKE, self._take, clock=STEADY, autostart=False)
+        self.create_timer(LOOK, self._look_who_listens, clock=STEADY)
         self.get_logger().info("ready: pictures and markers are made for those who listen")
 
     @contextmanager

@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 from molmoact_ros.msg import EngineStatus, SafetyStatus
 from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.nodes.clocks import BACK, FORWARD, ClockWatch
+from molmoact_ros.nodes.clocks import BACK, FORWARD, ClockJumps
 from molmoact_ros.nodes.conversions import time_message
 from molmoact_ros.nodes.goals import Result
 
@@ -28,7 +28,7 @@ from .conftest import INSTRUCTION, Robot
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 2.0)), min_size=1, max_size=50), st.floats(1.0, 1e9))
 def test_a_clock_that_runs_at_any_pace_is_not_one_that_was_set(steps: list[tuple[float, float]], start: float) -> None:
     """Also one that stands still; pace: of its seconds by those of the steady clock, up to where it gains FORWARD."""
-    watch, ros, steady = ClockWatch(), start, 50.0
+    watch, ros, steady = ClockJumps(), start, 50.0
     assert watch.moved(0.0, steady) == 0.0 and watch.moved(ros, steady) == 0.0, "its beginning is no jump"
     for seconds, pace in steps:
         ros, steady = ros + min(seconds * pace, seconds + 0.9 * FORWARD), steady + seconds
@@ -37,7 +37,7 @@ def test_a_clock_that_runs_at_any_pace_is_not_one_that_was_set(steps: list[tuple
 
 @given(st.floats(2 * BACK, 1e5), st.booleans(), st.integers(1, 20))
 def test_a_clock_that_was_set_is_noticed_once_and_small_steps_add_up(by: float, back: bool, steps: int) -> None:
-    watch, steady = ClockWatch(), 50.0
+    watch, steady = ClockJumps(), 50.0
     ros = 2e5
     watch.moved(ros, steady)
     if back:
