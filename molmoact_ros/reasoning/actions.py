@@ -50,11 +50,16 @@ def bin_from_symbol(symbol: str) -> int:
         raise RefusedStep(f"{symbol!r} is not an action symbol; the step is dropped, ask again") from None
 
 
+def _grippers(dimensions: int) -> int:
+    """How many of an action's last dimensions are grippers: one, or two of two arms (14 values, or 16 with joints)."""
+    return 2 if dimensions in (14, 16) else 1
+
+
 class NormStats(BaseModel):
     """Statistics of the D action dimensions in the training data, as `norm_stats[key]["action"]` of config.json.
 
     q01, q99: 1 % and 99 % quantiles in the action's own units, mapped to -1 and +1; mask: which dimensions are
-    normalised. The last dimension, the gripper, never is: it is written as it is, 1 open .. 0 closed.
+    normalised. The grippers, which are the last dimensions, never are: they are written as they are, 1 open .. 0 closed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,7 +77,8 @@ class NormStats(BaseModel):
     def _fill_mask(cls, fields: Any) -> Any:
         if isinstance(fields, Mapping) and "q01" in fields:
             mask = list(fields.get("mask") or [True] * len(fields["q01"]))
-            return {**fields, "mask": (*mask[:-1], False)}
+            grippers = _grippers(len(mask))
+            return {**fields, "mask": (*mask[:-grippers], *[False] * grippers)}
         return fields
 
     @model_validator(mode="after")

@@ -114,3 +114,12 @@ def test_broken_statistics_are_refused(wrong: dict[str, list[float]]) -> None:
 def test_wrong_number_of_dimensions_is_refused(stats: NormStats) -> None:
     with pytest.raises(RefusedStep, match="7 dimensions"):
         stats.unnormalise(np.zeros((8, 6)))
+
+
+@pytest.mark.parametrize(("dimensions", "grippers"), [(7, 1), (8, 1), (14, 2), (16, 2)])
+def test_h8_no_gripper_is_normalised_with_one_arm_or_two(dimensions: int, grippers: int) -> None:
+    stats = NormStats(q01=(-0.5,) * dimensions, q99=(0.5,) * dimensions, mask=(True,) * dimensions)
+    values = np.linspace(-1, 1, dimensions)
+    out = stats.unnormalise(values)
+    np.testing.assert_array_equal(out[-grippers:], values[-grippers:])
+    np.testing.assert_allclose(out[:-grippers], values[:-grippers] * 0.5, atol=1e-7)
