@@ -275,8 +275,10 @@ class ControllerNode(ManagedNode):
         return self._answer(lambda: self._controller.stop("by a person"), response)
 
     def _on_approve(self, request: ApprovePlan.Request, response: ApprovePlan.Response) -> ApprovePlan.Response:
-        with self._lock:
-            response.message = self._controller.consent.approve(request.plan_id)
+        """A person approves a plan; where this controller asks for nobody's approval, any is fine."""
+        if self.config.approve:
+            with self._lock:
+                response.message = self._controller.consent.approve(request.plan_id)
         response.success = not response.message
         return response
 
@@ -358,6 +360,7 @@ class ControllerNode(ManagedNode):
         if supervisor.state in (State.HOLD, State.STOPPED):
             for gripper in self._grippers:
                 gripper.hold()
+            self._gripper_goals = [None for _ in self._gripper_goals]  # told anew when commands go on
         if State.STOPPED in (supervisor.state, before):
             self._stopped = (self._stopped or supervisor.reason) if supervisor.state is State.STOPPED else ""
 
