@@ -8,6 +8,7 @@ every thread of the process, whichever of them logs. So what drives an arm lets 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections import deque
@@ -22,7 +23,8 @@ from molmoact_ros.nodes.clocks import STEADY
 EVERY: Final = 0.1
 """s between looks at what there is to log."""
 REPEATED: Final = 1.0
-"""s for which the same line is not logged again."""
+"""s for which the same line is not logged again, whatever numbers are in it."""
+NUMBER: Final = re.compile(r"[-+]?\d[\d.e+-]*")
 LONGEST: Final = 50
 """Lines that wait; more than these are lost."""
 
@@ -62,8 +64,9 @@ class Notes:
         self._logged = {text: when for text, when in self._logged.items() if now - when < REPEATED}
         while self._lines:
             severity, text = self._lines.popleft()
-            if text not in self._logged:
-                self._logged[text] = now
+            kind = NUMBER.sub("#", text)
+            if kind not in self._logged:
+                self._logged[kind] = now
                 # A line of its own for each: rclpy refuses two severities from one.
                 if severity is LoggingSeverity.ERROR:
                     self._log.error(text)
