@@ -114,7 +114,9 @@ def die_with_parent(parent: int) -> None:
 
 
 def _tie(parent: int) -> None:
-    """In the child, before its program begins."""
+    """In the child, before its program begins. A real-time priority of the parent's is not its own."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     for number in ENDING:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)

@@ -29,7 +29,7 @@ from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, OPENING_MAX
 from molmoact_ros.robots.interpolator import CYCLE
-from molmoact_ros.robots.libfranka import LibfrankaArm, Mode, require_pylibfranka
+from molmoact_ros.robots.libfranka import LibfrankaArm, Mode, own_priority, require_pylibfranka
 from molmoact_ros.robots.libfranka_process import PROMPT
 from molmoact_ros.sim.franka_sim import FrankaSim
 
@@ -233,7 +233,8 @@ def _orphan_drift(address: str) -> float:
     import pylibfranka
 
     time.sleep(1.0)
-    robot = pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
+    with own_priority():
+        robot = pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
     # By positions: the simulator's servo chatters in place when it holds our model, which has dry friction.
     before = np.array(robot.read_once().q)
     time.sleep(1.0)

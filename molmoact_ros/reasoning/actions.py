@@ -59,7 +59,7 @@ class NormStats(BaseModel):
     """Statistics of the D action dimensions in the training data, as `norm_stats[key]["action"]` of config.json.
 
     q01, q99: 1 % and 99 % quantiles in the action's own units, mapped to -1 and +1; mask: which dimensions are
-    normalised. The grippers, which are the last dimensions, never are: they are written as they are, 1 open .. 0 closed.
+    normalised. Grippers, the last dimensions, never are: they are written as they are, 1 open .. 0 closed.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -20,7 +20,7 @@ from molmoact_ros.nodes import qos
 from molmoact_ros.nodes.sinks import make_sink
 from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import Arm
-from molmoact_ros.robots.libfranka import ArmSettings, Mode
+from molmoact_ros.robots.libfranka import ArmSettings, Mode, own_priority
 from molmoact_ros.robots.libfranka_process import set_up
 from molmoact_ros.sim.franka_sim import FrankaSim
 
@@ -128,7 +128,8 @@ def test_m10_the_robot_knows_load_and_tool_before_it_is_driven(
             told = Path(f"/proc/{sink._arm.pid}/cmdline").read_bytes().split(b"\0")[5].decode()
         finally:
             sink.close()
-        client = pylibfranka.Robot(robot.address, pylibfranka.RealtimeConfig.kIgnore)
+        with own_priority():
+            client = pylibfranka.Robot(robot.address, pylibfranka.RealtimeConfig.kIgnore)
         set_up(client, ArmSettings.from_json(told))
         for _ in range(1000):  # states from before are still on their way
             state = client.read_once()
