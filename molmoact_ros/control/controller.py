@@ -56,6 +56,7 @@ class Controller:
         self._chunk_since: float | None = None  # when the first chunk since the hand-over was taken
         self._took_over = False  # the person took over from the policy
         self._must_let_go = False  # a person's stream that goes on does not move the arm until it has paused
+        self._waits_since: float | None = None  # since when silence counts for that; None: from this cycle on
         self._handed_back = False  # nor does one that asks for no motion, of a person who has handed back
         self.heard: float | None = None  # the engine's last heartbeat
         self._present = -np.inf  # the operator's last sign
@@ -132,12 +133,12 @@ class Controller:
 
     def stop(self, detail: str = "") -> None:
         """Latched stop: brake, and stay until `resume`, which is its reset."""
-        self._must_let_go = True
+        self._ask_to_let_go()
         self.supervisor.on(Event.STOP, detail)
 
     def hold(self) -> None:
         """The task ended: brake and hold until the next start or resume. A person at the arm has to let go first."""
-        self._must_let_go = True
+        self._ask_to_let_go()
         self.supervisor.on(Event.HOLD)
 
     def fault(self, event: Event, detail: str = "", lasts: bool = False) -> None:
@@ -145,10 +146,17 @@ class Controller:
 
         A person whose stream goes on has to let go before it moves the arm again.
         """
-        self._must_let_go = True
+        self._ask_to_let_go()
         if lasts:
             self._levels[event] = detail
         self.supervisor.on(event, detail)
+
+    def expect_silence(self, until: float) -> None:
+        """Follow no person whose stream is not over by then, s of the steady clock, before they have let go once."""
+        self._must_let_go, self._waits_since = True, until - self.config.teleop.timeout
+
+    def _ask_to_let_go(self) -> None:
+        self._must_let_go, self._waits_since = True, None
 
     def clear(self, event: Event) -> None:
         """What was wrong until now is right again; the arm stays where it is."""
@@ -278,8 +286,12 @@ class Controller:
 
     def _watch_person(self, now: float, steady: float) -> None:
         before, active = self.supervisor.state, self._hand_is_there(steady)
+        if self._waits_since is None:
+            self._waits_since = steady
         if not active:
-            self._must_let_go = self._handed_back = False
+            # Silence counts from the fault on: before it the person may have spoken while nothing was heard here.
+            self._must_let_go &= steady - self._waits_since < self.config.teleop.timeout
+            self._handed_back = False
             if before is State.TELEOP:
                 back = self.config.teleop.hand_back and self._took_over
                 self._change(Event.HANDED_BACK if back else Event.TELEOP_SILENT, "", now, steady)

@@ -69,7 +69,7 @@ def _faults(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
     def tell(fault: Any) -> None:
         console.print(f"{fault.name}: {fault.held} of {fault.times} in time, worst {max(fault.seconds):.2f} s")
 
-    faults = bench_faults(args.times, tell, args.only)
+    faults = bench_faults(args.times, tell, console.print, args.only)
     table = _table("faults in a running graph", "fault", "held in time", "deadline", "worst", "moved again")
     for fault in faults:
         worst = f"{max(fault.seconds):.3f} s"

@@ -14,8 +14,8 @@ from trajectory_msgs.msg import JointTrajectory
 from molmoact_ros.control.limiter import Fractions
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bench_faults import Graph, graph
 from molmoact_ros.nodes.bringup import use_environment
+from molmoact_ros.nodes.fault_graph import Graph, graph
 from molmoact_ros.robots.franka import FR3
 
 DEADLINE: Final = 0.05

@@ -37,7 +37,7 @@ from molmoact_ros.nodes.process import run
 from molmoact_ros.nodes.safety_status import safety_status
 from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
 from molmoact_ros.nodes.strangers import Strangers
-from molmoact_ros.nodes.teleop_inputs import TeleopInputs
+from molmoact_ros.nodes.teleop_inputs import DISCOVERY, TeleopInputs
 from molmoact_ros.paths import robot_model
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
@@ -116,6 +116,7 @@ class ControllerNode(ManagedNode):
 
     def activate(self) -> None:
         """Begin the control loop. The arm stays where it is until somebody says start."""
+        self._controller.expect_silence(time.monotonic() + DISCOVERY)
         # All threads: whoever holds Python's lock keeps the loop waiting, and the middleware brings the joints.
         real_time(self.config.priority // 2, own_threads())
         self._loop = Loop(self._cycle, self._period, self.config.priority)
@@ -197,8 +198,7 @@ class ControllerNode(ManagedNode):
                 opening = sum(positions[finger] for finger in arm.arm.fingers)
             except KeyError as lacking:
                 topic = self.config.joint_states
-                why = f"{topic} lacks the position of {lacking}; is it this robot's?"
-                self._notes.note(why)
+                self._notes.note(f"{topic} lacks the position of {lacking}; is it this robot's?")
                 return
             self._controller.update_joints(q, opening, stamp, number, steady)
 

@@ -12,6 +12,7 @@ import rclpy
 from geometry_msgs.msg import TwistStamped
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -26,27 +27,77 @@ STANDING: Final = 0.01
 """rad/s under which every joint of the real arm counts as standing: a position servo at rest quivers."""
 UNTOLD: Final = 1e-3
 """rad or rad/s under which a command counts as the same, or as standing."""
+SWAY: Final = 1.5
+"""rad/s of the hand's way from side to side, WIDTH m to either side."""
+WIDTH: Final = 0.1
+MIDDLE: Final = 0.15
+"""m/s by which the hand is drawn back to the middle, for each rad that the arm is turned away from it."""
+AGAIN: Final = 0.5
+"""s that a clock that repeats runs through again and again."""
+
+
+class ToldTime:
+    """ROS time as the rig tells it. A clock that is wrong is so until `go_on`, which goes on from where it is."""
+
+    def __init__(self) -> None:
+        self._tell: Callable[[float], float] = lambda real: real
+
+    def now(self) -> float:
+        """The time told, s since 1970."""
+        return self._tell(time.time())
+
+    def jump(self, by: float) -> None:
+        """Set it ahead by so many s."""
+        ahead = self.now() - time.time() + by
+        self._tell = lambda real: real + ahead
+
+    def stand_still(self) -> None:
+        """It does not run any more."""
+        at = self.now()
+        self._tell = lambda real: at
+
+    def repeat(self) -> None:
+        """It runs through the last seconds again and again."""
+        at, since = self.now(), time.time()
+        self._tell = lambda real: at - AGAIN + (real - since) % AGAIN
+
+    def go_on(self) -> None:
+        """It runs as it should."""
+        self.jump(0.0)
 
 
 class Rig(BackgroundNode):
-    """Relays joints, and images after `relay_cameras`; after `drive` it plans in the policy's place."""
+    """Relays joints, and images after `relay_cameras`; after `drive` it plans in the policy's place.
+
+    freeze_joints: the joints that are told stay as they are, as if the arm were blocked. streaming: a person sways the
+    hand. present: an operator's sign of life is given.
+    """
 
     def __init__(self, context: rclpy.Context | None = None) -> None:
         super().__init__("rig", context)
         self.safety, self.heard_safety = SafetyStatus(), 0.0
         self.q, self.speed, self.joints_heard = np.zeros(7), np.inf, 0.0
-        self.relay_joints, self.relay_images, self.freeze_images = True, True, False
-        self.offset = 0.0  # s by which /clock and the stamps here are ahead
+        self.relay_joints, self.freeze_joints, self.relay_images, self.freeze_images = True, False, True, False
+        self.streaming, self.present = False, True
+        self.time = ToldTime()  # of /clock and the stamps here
+        self.heard_idle = 0.0  # when a controller was last heard that nobody has started
+        self.hands = 0  # statuses that said TELEOP
         self.spoil: Callable[[ActionChunk], None] = lambda chunk: None
         self._frozen: dict[str, Any] = {}
         self._drive, self._plan = False, 0
         self.command, self.command_speed = np.zeros(7), 0.0  # where the last trajectory ends, and how fast it begins
+        self.commanded = np.zeros(7)  # where it begins
+        self.relayed = np.zeros(7)  # the joints that were told last
         self._joints = self.create_publisher(JointState, JOINT_STATES, qos.RELIABLE)
         self.create_subscription(JointState, "/joint_states", self._on_joints, qos.SENSOR)
         topic = "/fr3_arm_controller/joint_trajectory"
         self.create_subscription(JointTrajectory, topic, self._on_command, qos.RELIABLE)
         self.create_subscription(SafetyStatus, "/controller/safety_status", self._on_safety, qos.STATE)
         self._twist = self.create_publisher(TwistStamped, "/controller/teleop/twist", qos.RELIABLE)
+        self.say_stop = self.create_publisher(Empty, "/controller/stop", qos.RELIABLE)
+        self._presence = self.create_publisher(Header, "/controller/presence", qos.RELIABLE)
+        self.create_timer(0.1, self._tell_presence)
+        self.create_timer(0.02, self._stream)
         self._chunks: Any = None
         self._engine: Any = None
         self._time_source: Any = None
@@ -54,7 +105,7 @@ class Rig(BackgroundNode):
 
     def now(self) -> float:
         """ROS time as the rig tells it, s."""
-        return time.time() + self.offset
+        return self.time.now()
 
     # Relays
 
@@ -68,13 +119,18 @@ class Rig(BackgroundNode):
     def _on_joints(self, message: JointState) -> None:
         self.q, self.speed = np.array(message.position[:7]), float(np.abs(message.velocity[:7]).max())
         self.joints_heard = time.monotonic()
+        if self.freeze_joints:
+            message.position = self._frozen.setdefault(JOINT_STATES, message.position)
+        else:
+            self._frozen.pop(JOINT_STATES, None)
         if self.relay_joints:
-            stamp = conversions.seconds(message.header.stamp) + self.offset
+            stamp = conversions.seconds(message.header.stamp) + self.now() - time.time()
             message.header.stamp = conversions.time_message(stamp)
+            self.relayed = np.array(message.position[:7])
             self._joints.publish(message)
 
     def _on_command(self, message: JointTrajectory) -> None:
-        self.command = np.array(message.points[-1].positions)
+        self.commanded, self.command = (np.array(message.points[end].positions) for end in (0, -1))
         self.command_speed = float(np.abs(message.points[0].velocities).max())
 
     def _on_image(self, message: Image, out: Any, topic: str) -> None:
@@ -87,6 +143,9 @@ class Rig(BackgroundNode):
 
     def _on_safety(self, message: SafetyStatus) -> None:
         self.safety, self.heard_safety = message, time.monotonic()
+        self.hands += message.state == SafetyStatus.TELEOP
+        if message.state == SafetyStatus.IDLE:
+            self.heard_idle = self.heard_safety
 
     # In the policy's place
 
@@ -113,15 +172,29 @@ class Rig(BackgroundNode):
         now = self.now() - 0.1  # as if the engine had needed this long
         times = now + 0.1 * np.arange(9)
         actions = np.zeros((8, 7))
-        actions[:, 1], actions[:, 6] = np.diff(0.10 * np.sin(1.5 * times)), 1.0
+        actions[:, 1], actions[:, 6] = np.diff(WIDTH * np.sin(SWAY * times)) - 0.1 * self._back(), 1.0
         chunk = conversions.chunk_message(actions, 0.1, "", self._plan, conversions.header(now, BASE_FRAME))
         self.spoil(chunk)
         self._chunks.publish(chunk)
 
-    def say_twist(self, y: float, z: float = 0.0) -> None:
-        """Move the hand sideways and up, m/s."""
+    def _back(self) -> float:
+        """Speed by which the hand goes back to the middle, m/s: what it does in many trials does not add up."""
+        return MIDDLE * float(self.q[0])
+
+    # A person
+
+    def _stream(self) -> None:
+        if self.streaming:
+            self.say_twist(WIDTH * SWAY * float(np.cos(SWAY * time.monotonic())) - self._back())
+
+    def _tell_presence(self) -> None:
+        if self.present:
+            self._presence.publish(conversions.header(self.now(), ""))
+
+    def say_twist(self, y: float, z: float = 0.0, ago: float = 0.0) -> None:
+        """Move the hand sideways and up, m/s; said so many s ago."""
         message = TwistStamped()
-        message.header = conversions.header(self.now(), BASE_FRAME)
+        message.header = conversions.header(self.now() - ago, BASE_FRAME)
         message.twist.linear.y, message.twist.linear.z = y, z
         self._twist.publish(message)
 
@@ -150,16 +223,21 @@ class Rig(BackgroundNode):
             self.destroy_client(client)
 
     def go(self) -> None:
-        """Say resume, until the controller does. Raises RuntimeError, with its reason, when it will not."""
-        deadline = time.monotonic() + 10.0
-        while not (answer := self.call(Trigger, "/controller/resume")).success:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"the controller does not resume: {answer.message}")
-            time.sleep(0.1)
+        """Say resume until the policy moves the arm; of a stop the first is the reset.
 
-    def moving(self) -> bool:
-        """The arm moves as it is told by the policy."""
-        return bool(self.safety.state == SafetyStatus.POLICY and self.speed > 10 * STANDING)
+        Raises RuntimeError, with the controller's reason, when it will not.
+        """
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline:
+            answer = self.call(Trigger, "/controller/resume")
+            if answer.success and self.until(lambda: self.safety.state == SafetyStatus.POLICY, 0.3):
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"the controller does not resume: {answer.message or self.safety.reason}")
+
+    def moving(self, state: int = SafetyStatus.POLICY) -> bool:
+        """The arm moves as it is told in that state, by the policy or by a person."""
+        return bool(self.safety.state == state and self.speed > 10 * STANDING)
 
     def standing(self) -> bool:
         """The arm stands, by its own measurement."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from geometry_msgs.msg import TwistStamped
 from rclpy.node import Node
@@ -21,6 +21,10 @@ from molmoact_ros.control.teleop import wrong_age
 from molmoact_ros.msg import Deadman, GripperOpening
 from molmoact_ros.nodes import conversions, qos
 from molmoact_ros.nodes.bounded import subscribe
+
+DISCOVERY: Final = 1.0
+"""s after the start within which a person is not followed who spoke before it already, until they have let go once:
+nodes need as long to find each other."""
 
 
 class TeleopInputs:

@@ -225,6 +225,31 @@ def test_c2_a_stream_that_went_on_through_a_stop_does_not_move_the_arm_after_the
 # C3: a robot that stopped by itself
 
 
+def test_c2_a_controller_that_was_kept_from_running_takes_its_own_deafness_for_no_silence() -> None:
+    loop = Loop(controller_at(HOME_Q))
+    loop.run(0.6, FORWARD)
+    assert loop.state is State.TELEOP
+    loop.now, loop.steady = loop.now + 0.8, loop.steady + 0.8  # the person's words of that time were not heard
+    loop.controller.fault(Event.LATE, "by 0.80 s")
+    loop.run(DT)
+    assert loop.state is State.HOLD
+    stood = loop.run(1.0, FORWARD)
+    assert loop.state is State.HOLD and not np.ptp(stood[30:], axis=0).any()
+    loop.run(0.3)
+    loop.run(0.1, FORWARD)
+    assert loop.state is State.TELEOP, "they have let go once"
+
+
+def test_c2_a_stream_that_went_on_before_the_controller_was_started_does_not_move_the_arm() -> None:
+    loop = Loop(controller_at(HOME_Q))
+    loop.controller.expect_silence(1.0)
+    loop.run(0.5)  # its sender is not discovered yet
+    assert not np.ptp(loop.run(2.0, FORWARD), axis=0).any() and loop.state is State.IDLE
+    loop.run(0.3)
+    loop.run(0.1, FORWARD)
+    assert loop.state is State.TELEOP
+
+
 def test_c3_a_robot_that_stopped_by_itself_holds_and_nothing_goes_on_when_it_is_recovered() -> None:
     loop = Loop(controller_at(HOME_Q))
     controller = loop.controller

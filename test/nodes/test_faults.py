@@ -11,7 +11,9 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bench_faults import Graph, _try, chunk_faults, graph, policy_faults
+from molmoact_ros.nodes.bench_faults import try_fault
+from molmoact_ros.nodes.fault_graph import Graph, graph
+from molmoact_ros.nodes.fault_table import controller_suite
 
 SLOW = 3.0
 """How much longer than documented a machine that is busy with other tests may take; the bench allows nothing."""
@@ -19,17 +21,28 @@ SLOW = 3.0
 
 @pytest.fixture(scope="module")
 def running(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    with graph(policy=False, clock=False, logs=tmp_path_factory.mktemp("logs")) as running:
+    with graph(False, False, tmp_path_factory.mktemp("logs"), controller_suite().more) as running:
         yield running
 
 
 @pytest.mark.parametrize(
-    "name", ["joints stale", "stop pressed", "teleop mid-motion: lets go", "chunk NaN", "controller killed"]
+    "name",
+    [
+        "joints stale (POLICY)",
+        "joints stale (TELEOP)",
+        "hold pressed (TELEOP)",
+        "stop pressed (TELEOP)",
+        "a person took over and lets go (POLICY)",
+        "chunk NaN (POLICY)",
+        "SIGHUP (POLICY)",
+        "controller killed (TELEOP)",
+        "second controller (POLICY)",
+    ],
 )
 def test_the_arm_stands_in_time_and_stays(running: Graph, name: str) -> None:
-    (fault,) = (fault for fault in (*policy_faults(), *chunk_faults()) if fault.name == name)
+    (fault,) = (fault for fault in controller_suite().faults if fault.name == name)
     fault.deadline *= SLOW
-    _try(fault, running)
+    try_fault(fault, running)
     assert (fault.held, fault.moved) == (1, 0), f"{name}: {fault.seconds} s, {running.rig.safety}"
 
 

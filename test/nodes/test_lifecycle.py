@@ -11,8 +11,10 @@ from std_msgs.msg import String
 
 from molmoact_ros.msg import EngineStatus, SafetyStatus
 from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bench_faults import _try, clock_faults, graph
+from molmoact_ros.nodes.bench_faults import try_fault
 from molmoact_ros.nodes.bringup import Bringup, Profile
+from molmoact_ros.nodes.fault_graph import graph
+from molmoact_ros.nodes.fault_table import clock_suite
 
 from .conftest import Peer
 
@@ -20,13 +22,13 @@ SLOW = 3.0
 """As in test_faults."""
 
 
-def test_a_clock_that_jumps_holds(domain: int, tmp_path: Path) -> None:
-    (fault,) = clock_faults()
-    fault.deadline *= SLOW
+def test_h1_a_clock_that_jumps_stands_still_or_repeats_holds_whoever_moves_the_arm(domain: int, tmp_path: Path) -> None:
     with graph(policy=False, clock=True, logs=tmp_path) as running:
-        _try(fault, running)
-        assert (fault.held, fault.moved) == (1, 0), f"{fault.seconds} s, {running.rig.safety}"
-        assert "clock" in running.rig.safety.reason
+        for fault in clock_suite().faults:
+            fault.deadline *= SLOW
+            try_fault(fault, running)
+            assert (fault.held, fault.moved) == (1, 0), f"{fault.name}: {fault.seconds} s, {running.rig.safety}"
+            assert "clock" in running.rig.safety.reason
 
 
 def change(peer: Peer, node: str, transition: int) -> bool:

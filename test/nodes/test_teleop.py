@@ -16,7 +16,7 @@ from sensor_msgs.msg import Joy
 
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bench_faults import Graph, graph
+from molmoact_ros.nodes.fault_graph import Graph, graph
 from molmoact_ros.record.bag import BagReader
 
 PATIENCE = 20.0

@@ -166,9 +166,14 @@ class Cell:
             self._twists.publish(twist)
 
     def drive(self) -> None:
-        """Until a joint moves."""
-        self.moving = True
-        assert self._peer.until(lambda: np.abs(self.velocity).max() > 0.05), self.process.poll()
+        """Until a joint moves. A person whose stream began before the controller did has to let go once."""
+        for _ in range(10):
+            self.moving = True
+            if self._peer.until(lambda: np.abs(self.velocity).max() > 0.05, 3.0):
+                return
+            self.moving = False
+            self._peer.spin(0.5)
+        raise AssertionError(f"the arm does not move: {self.process.poll()}")
 
     def close(self) -> None:
         self.process.kill()
