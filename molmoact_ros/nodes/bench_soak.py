@@ -153,7 +153,7 @@ def show(args: argparse.Namespace) -> int:
     verdicts = {node: Verdict(**of) for node, of in figures["nodes"].items()}
     begin = args.minutes * BASE
     table = Table(
-        "node", f"minute {begin:g}", "end", "change", "threads", "descriptors", title="memory of each node, MB"
+        "node", f"minute {begin:.3g}", "end", "change", "threads", "descriptors", title="memory of each node, MB"
     )
     for node, of in verdicts.items():
         table.add_row(
