@@ -86,6 +86,10 @@ def test_a_twist_keeps_its_direction_and_its_speed_is_limited_in_each_part() -> 
     assert person.twist([0.0, 0.1, 0.0, 0.0, 0.8, -0.6], 0.0)
     np.testing.assert_allclose(person.wish(0.0).twist, [0, 0.1, 0, 0, 0.48, -0.36], atol=1e-12)
     assert not person.in_tool, "in the base's frame, unless it is said"
+    assert person.twist([3, 0, 0, 3, 0, 0], 0.0), "whole numbers are numbers, too"
+    np.testing.assert_allclose(person.wish(0.0).twist, [0.3, 0, 0, 0.6, 0, 0], atol=1e-12)
+    assert person.twist([0.3, 0, 0, 0.1, 0, 0], 0.0)
+    np.testing.assert_allclose(person.wish(0.0).twist, [0.3, 0, 0, 0.1, 0, 0], atol=1e-12)
     given = np.array([0.2, 0.0, 0.0, 0.0, 0.0, 0.0])
     assert person.twist(given, 0.0)
     np.testing.assert_array_equal(person.wish(0.0).twist, given), "slower than the limit, it is as it was given"
@@ -105,6 +109,9 @@ def test_joints_are_kept_as_they_were_given() -> None:
     wish = person.wish(0.0)
     np.testing.assert_array_equal(wish.joints, HOME_Q)
     assert wish.twist is None and wish.opening is None
+    assert person.joints([0, 0, 0, -2, 0, 2, 0], 0.0)
+    joints = person.wish(0.0).joints
+    assert joints is not None and joints.dtype == np.float64
 
 
 @pytest.mark.parametrize(
