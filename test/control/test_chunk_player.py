@@ -10,7 +10,18 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control import chunk_player
 from molmoact_ros.control.chunk_player import (
-    BLEND, BLEND_MAX, DECAY, HISTORY, ActionChunk, ChunkPlayer, Mode, RefusedChunk, check_chunk, join, split, still,
+    BLEND,
+    BLEND_MAX,
+    DECAY,
+    HISTORY,
+    ActionChunk,
+    ChunkPlayer,
+    Mode,
+    RefusedChunk,
+    check_chunk,
+    join,
+    split,
+    still,
 )  # fmt: skip
 from molmoact_ros.control.path import Space, Target
 from molmoact_ros.control.pose import Pose
@@ -161,6 +172,11 @@ def test_absolute_rotations_are_judged_from_step_to_step_whatever_their_angles()
         check_chunk(ActionChunk(actions, DT, 0.0, 7, Space.EE), 0.0)
 
 
+def aside(metres: float) -> ActionChunk:
+    """One absolute pose so far from START."""
+    return changed(chunk(0.0, space=Space.EE, steps=1), 0, 1, metres)
+
+
 def turned(angle: float, steps: int = 1) -> ActionChunk:
     """Absolute poses that end `angle` rad away from START about the base's y, in equal steps from the first on."""
     actions = np.zeros((steps, 7))
@@ -173,7 +189,7 @@ def turned(angle: float, steps: int = 1) -> ActionChunk:
 @pytest.mark.parametrize(
     ("good", "bad"),
     [
-        (changed(chunk(0.0, space=Space.EE, steps=1), 0, 1, 0.1), changed(chunk(0.0, space=Space.EE, steps=1), 0, 1, 0.1001)),
+        (aside(0.1), aside(0.1001)),
         (turned(0.499), turned(0.501)),
         (turned(2.79, 14), turned(2.81, 14)),
         (chunk(0.5, space=Space.JOINT, steps=1), chunk(0.501, space=Space.JOINT, steps=1)),

@@ -279,6 +279,7 @@ def test_a_start_and_a_resume_begin_and_what_goes_on_goes_on() -> None:
         loop.at += 1.0
         assert getattr(loop, go)(), "an instruction more changes nothing"
         assert loop.controller._moving_since == loop.at, "but silence is counted from it"
+        assert loop.controller.refusal == ""
 
 
 def test_a_stop_is_left_by_a_reset_alone() -> None:
@@ -289,6 +290,17 @@ def test_a_stop_is_left_by_a_reset_alone() -> None:
     assert loop.controller.refusal == "the arm is stopped; resume it (the reset of a stop) first"
     assert loop.resume() and loop.state is State.HOLD and loop.controller.refusal == ""
     assert loop.reason == f"{Event.RESUME.value}: the stop is reset"
+    loop.controller.stop()
+    assert loop.reason == Event.STOP.value, "nobody said why"
+
+
+def test_a_stop_that_is_reset_within_a_cycle_still_asks_a_person_to_let_go() -> None:
+    loop = Loop()
+    loop.run(0.125, loop.twist)
+    loop.controller.stop()
+    assert loop.resume() and loop.state is State.HOLD
+    loop.run(0.5, loop.twist)
+    assert loop.state is State.HOLD
 
 
 def test_what_moves_or_is_outside_is_not_taken_up() -> None:
@@ -349,9 +361,13 @@ def test_who_handed_back_and_let_go_takes_over_by_a_zero_twist_again() -> None:
     assert loop.state is State.TELEOP
 
 
-@pytest.mark.parametrize(("took", "hand_back", "after"), [
-    ("policy", True, State.POLICY), ("policy", False, State.HOLD), ("hold", True, State.HOLD), ("idle", True, State.HOLD),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("took", "hand_back", "after"),
+    [
+        ("policy", True, State.POLICY), ("policy", False, State.HOLD), ("hold", True, State.HOLD),
+        ("idle", True, State.HOLD),
+    ],
+)  # fmt: skip
 def test_the_arm_goes_back_to_the_policy_only_if_it_was_taken_from_it(took: str, hand_back: bool, after: State) -> None:
     loop = Loop(teleop=TeleopConfig(timeout=0.25, hand_back=hand_back))
     if took == "policy":
@@ -464,6 +480,22 @@ def test_a_hand_over_in_motion_goes_on_from_the_commands() -> None:
     assert np.abs(q - motion.q - motion.dq * DT).max() < 2e-3
 
 
+def test_a_person_who_hands_back_at_rest_does_so_where_the_arm_was_told_to_be() -> None:
+    """Sagging or noise of the joint states is no step of the commands; nor is a late measurement motion."""
+    loop = Loop()
+    loop.run(0.25, lambda: loop.twist([0.0] * 6))
+    for k in range(1, 8):
+        loop.twist([0.0] * 6)
+        loop.told = [HOME_Q + 0.003 * k]
+        loop.cycle()
+    loop.told = [HOME_Q + 0.003 * 8]
+    loop.hear()
+    arm = loop.controller.arms[0]
+    assert arm.measurement.speed > 0.1 and arm.unsettled()
+    assert loop.resume() and loop.state is State.POLICY, loop.controller.refusal
+    np.testing.assert_array_equal(arm.limiter.motion.q, HOME_Q)
+
+
 def test_a_hand_over_forgets_the_plan_and_the_fingers() -> None:
     loop = Loop().moving()
     arm = loop.controller.arms[0]
@@ -490,6 +522,17 @@ def test_missed_cycles_are_braked_or_stood_through(missed: int, braked: bool) ->
         assert np.abs(q - motion.q).max() < 0.2 * 5000 * DT**3 + 1e-6, "from a stand"
     elif missed < 2:
         assert np.abs(q - motion.q).max() > 4e-3, "it moves on"
+
+
+def test_by_default_no_cycle_was_missed_and_arms_brake_in_those_that_were() -> None:
+    for more, cycles in (({}, 0), ({"missed": 2}, 2)):
+        loop = Loop().moving(0.05)
+        limiter = loop.controller.arms[0].limiter
+        escape = limiter.planned(False)
+        loop.at += DT
+        loop.hear()
+        assert loop.controller.step(loop.now, steady=loop.at, **more) is not None
+        np.testing.assert_array_equal(limiter.planned(True)[0], escape[cycles])
 
 
 # What holds a policy
@@ -580,6 +623,8 @@ def test_old_pictures_hold(age: float, state: State) -> None:
 
 def test_the_operator_is_asked_for_where_that_is_configured() -> None:
     loop = Loop(presence_timeout=0.25)
+    loop.at = 100.0
+    loop.hear()
     assert not loop.start()
     assert loop.controller.refusal == (
         "no operator is present: nothing is heard on the controller's presence topic (presence_timeout)"
@@ -604,6 +649,28 @@ def test_what_a_policy_does_wrong_does_not_take_the_arm_out_of_a_persons_hand() 
     loop.controller.on_engine(loop.at, "broken", 9.0)
     loop.run(1.0, loop.twist)
     assert loop.state is State.TELEOP
+
+
+def test_the_age_of_pictures_that_nobody_tells_is_none() -> None:
+    loop = Loop(camera_deadline=0.5)
+    assert loop.start()
+    loop.run(0.125)
+    assert loop.state is State.POLICY
+
+
+def test_a_fault_while_nobodys_hand_is_there_asks_nobody_to_let_go() -> None:
+    loop = Loop().moving()
+    loop.controller.fault(Event.LATE)
+    assert loop.controller.notes(loop.now, loop.at) == []
+
+
+def test_an_arm_that_nobody_moves_is_not_slowed_down() -> None:
+    loop = Loop(slow_below=9.0)
+    loop.run(0.125)
+    assert loop.controller.counts["singularity"] == 0
+    assert loop.start()
+    loop.cycle()
+    assert loop.controller.counts["singularity"] == 1
 
 
 # Two arms beside each other, and counts

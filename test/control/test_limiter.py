@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,7 @@ def test_braking_is_as_quick_as_the_limits_let_it_be_each_joint_by_itself() -> N
         q[-1], AXES[6] * 2.0 * (2.0 / 8 + 8 / 1000) / 2 + AXES[0] * 0.5 * (0.5 / 8 + 0.008) / 2, atol=1e-9
     )
     assert not behind[-1].dq.any() and not behind[-1].ddq.any() and behind[-2].dq[6] > 0
-    for a, b in zip(behind, behind[1:-1], strict=False):
+    for a, b in pairwise(behind[:-1]):
         np.testing.assert_allclose(b.q - a.q, (a.dq + b.dq) / 2 * DT, atol=1e-4)
     assert limiter._braking(Motion.at_rest(HOME_Q)) == []
 
