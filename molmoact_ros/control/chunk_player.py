@@ -291,7 +291,6 @@ def _quintic(gap: np.ndarray, since: float, whole: float) -> np.ndarray:
 def _mean(targets: list[Target]) -> Target:
     """Temporal ensemble: all that is planned for this moment, the oldest weighted most; gripper of the newest."""
     weights = np.exp(-DECAY * np.arange(len(targets)))
-    weights /= weights.sum()
     newest = targets[-1]
     if newest.joints is not None:
         alike = [t.joints for t in targets if t.joints is not None]
