@@ -43,13 +43,16 @@ class StaticFrames:
 
     def pose(self, frame: str, within: str) -> np.ndarray | None:
         """Homogeneous transform [4, 4] of `frame` in the frame `within`; None where no static frames join them."""
-        root, here = self._to_root(frame)
+        # What is above `within` does not matter below it: a far-off or wrong place there would only cost precision.
+        root, here = self._to_root(frame, within)
+        if root == within:
+            return here
         other_root, there = self._to_root(within)
         return np.linalg.inv(there) @ here if root == other_root else None
 
-    def _to_root(self, frame: str) -> tuple[str, np.ndarray]:
+    def _to_root(self, frame: str, until: str = "") -> tuple[str, np.ndarray]:
         pose, seen = np.eye(4), {frame}
-        while frame in self._parents:
+        while frame in self._parents and frame != until:
             frame, step = self._parents[frame]
             pose = step @ pose
             if frame in seen:  # a ring has no root
