@@ -312,14 +312,16 @@ class ControllerNode(ManagedNode):
 
     def _watch(self, late: float) -> None:
         controller = self._controller
-        if wrong := self._clocks.look(self._now(), time.monotonic()):
-            controller.fault(Event.CLOCK_JUMPED, wrong)
+        for event, wrong in (
+            (Event.CLOCK_JUMPED, self._clocks.look(self._now(), time.monotonic())),
+            (Event.ROBOT_STOPPED, next((why for sink in self._sinks if (why := sink.fault())), "")),
+        ):
+            if wrong:
+                controller.fault(event, wrong, lasts=True)
+            else:
+                controller.clear(event)
         if late > LATE:
             controller.fault(Event.LATE, f"by {late:.2f} s")
-        if stopped := next((why for sink in self._sinks if (why := sink.fault())), ""):
-            controller.fault(Event.ROBOT_STOPPED, stopped, lasts=True)
-        else:
-            controller.clear(Event.ROBOT_STOPPED)
 
     def _send(self, commands: tuple[ArmCommand, ...]) -> None:
         supervisor, arms = self._controller.supervisor, self._controller.arms
