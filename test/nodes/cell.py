@@ -40,7 +40,8 @@ class TestRobot(BackgroundNode):
 
     def __init__(self, context: rclpy.Context, space: str = "", clock: bool = False) -> None:
         super().__init__("robot", context)
-        self.q, self.follows, self.twist, self.present = HOME_Q.copy(), True, None, False
+        self.q, self.follows, self.present = HOME_Q.copy(), True, False
+        self.twist: list[float] | None = None
         self.commands: list[tuple[float, np.ndarray]] = []  # when it came, and where the arm is to be next
         self.still: float | None = None  # ROS time at which the clock stands
         self._joints = self.create_publisher(JointState, f"{space}/joint_states", qos.RELIABLE)
