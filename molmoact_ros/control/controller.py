@@ -151,6 +151,13 @@ class Controller:
             self._levels[event] = detail
         self.supervisor.on(event, detail)
 
+    def level(self, event: Event, wrong: str) -> None:
+        """Something is wrong for as long as `wrong` says what; empty: it is right again."""
+        if wrong:
+            self.fault(event, wrong, lasts=True)
+        else:
+            self.clear(event)
+
     def expect_silence(self, until: float) -> None:
         """Follow no person whose stream is not over by then, s of the steady clock, before they have let go once."""
         self._must_let_go, self._waits_since = True, until - self.config.teleop.timeout

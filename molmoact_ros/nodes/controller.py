@@ -315,14 +315,10 @@ class ControllerNode(ManagedNode):
 
     def _watch(self, late: float) -> None:
         controller = self._controller
-        if wrong := self._clocks.look(self._now(), time.monotonic()):
-            controller.fault(Event.CLOCK_JUMPED, wrong)
+        controller.level(Event.CLOCK_JUMPED, self._clocks.look(self._now(), time.monotonic()))
+        controller.level(Event.ROBOT_STOPPED, next((why for sink in self._sinks if (why := sink.fault())), ""))
         if late > LATE:
             controller.fault(Event.LATE, f"by {late:.2f} s")
-        if stopped := next((why for sink in self._sinks if (why := sink.fault())), ""):
-            controller.fault(Event.ROBOT_STOPPED, stopped, lasts=True)
-        else:
-            controller.clear(Event.ROBOT_STOPPED)
 
     def _send(self, commands: tuple[ArmCommand, ...]) -> None:
         supervisor, arms = self._controller.supervisor, self._controller.arms
@@ -343,10 +339,7 @@ class ControllerNode(ManagedNode):
         """Ten times a second: who else is there, and how it stands."""
         another = self._strangers.another_controller()
         with self._lock:
-            if another:
-                self._controller.fault(Event.SECOND_CONTROLLER, "stop one of them", lasts=True)
-            else:
-                self._controller.clear(Event.SECOND_CONTROLLER)
+            self._controller.level(Event.SECOND_CONTROLLER, "stop one of them" if another else "")
             self._publish_status()
         self._keep_stop()
 

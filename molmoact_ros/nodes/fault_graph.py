@@ -84,7 +84,7 @@ class Graph:
 
     def _move(self, mode: Mode) -> None:
         rig, state = self.rig, getattr(SafetyStatus, mode)
-        for _ in range(3):
+        for _ in range(6):  # a machine that is busy may make its joints stale meanwhile
             if mode == "TELEOP":
                 self._stand()
                 rig.streaming = True

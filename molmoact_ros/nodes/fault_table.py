@@ -118,7 +118,8 @@ def _block(graph: Graph) -> None:
     """The arm does not follow; what counts begins when it is as far from its commands as it may be."""
     rig = graph.rig
     rig.freeze_joints = True
-    rig.until(lambda: np.abs(rig.commanded - rig.relayed).max() > FOLLOWING, 5.0)
+    if not rig.until(lambda: np.abs(rig.commanded - rig.relayed).max() > FOLLOWING, 5.0):
+        raise RuntimeError("the arm is not told to go as far from where it is blocked")
     graph.began = time.monotonic()
 
 

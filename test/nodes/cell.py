@@ -25,18 +25,23 @@ from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, SINGLE
 
 from .conftest import Peer
 
+SWAY = 2.0
+"""rad/s of a person's hand from side to side."""
+
 
 class TestRobot(BackgroundNode):
     """Joint states, and an arm that is at once where it is told to be; beside it a person, an engine and a clock.
 
-    q: [7] rad; follows: it goes where it is told to; twist: what a person says all the while, [x, y, z] m/s.
+    q: [7] rad; follows: it goes where it is told to; twist: what a person says all the while, [x, y, z] m/s, there and
+    back again.
     """
 
     __test__ = False
 
     def __init__(self, context: rclpy.Context, space: str = "", clock: bool = False) -> None:
         super().__init__("robot", context)
-        self.q, self.follows, self.twist, self.present = HOME_Q.copy(), True, None, False
+        self.q, self.follows, self.present = HOME_Q.copy(), True, False
+        self.twist: list[float] | None = None
         self.commands: list[tuple[float, np.ndarray]] = []  # when it came, and where the arm is to be next
         self.still: float | None = None  # ROS time at which the clock stands
         self._joints = self.create_publisher(JointState, f"{space}/joint_states", qos.RELIABLE)
@@ -55,9 +60,9 @@ class TestRobot(BackgroundNode):
         """ROS time, s."""
         return time.time() if self.still is None else self.still
 
-    def say_twist(self, twist: Any, ago: float = 0.0, stamped: bool = True) -> None:
+    def say_twist(self, twist: Any, ago: float = 0.0) -> None:
         """One word of a person, said so many s ago."""
-        message = TwistStamped(header=conversions.header(self.now() - ago if stamped else 0.0, BASE_FRAME))
+        message = TwistStamped(header=conversions.header(self.now() - ago, BASE_FRAME))
         message.twist.linear.x, message.twist.linear.y, message.twist.linear.z = map(float, twist)
         self._twists.publish(message)
 
@@ -75,7 +80,7 @@ class TestRobot(BackgroundNode):
         self._joints.publish(joints)
         self._turns += 1
         if self.twist is not None and self._turns % 2:
-            self.say_twist(self.twist)
+            self.say_twist(np.cos(SWAY * time.monotonic()) * np.array(self.twist))
 
     def _live(self) -> None:
         status = EngineStatus(state=EngineStatus.RUNNING, header=conversions.header(self.now(), ""))
@@ -125,9 +130,10 @@ class Cell(Peer):
         return max((float(np.abs(q - began).max()) for _, q in self.robot.commands), default=0.0)
 
     def stand(self, q: np.ndarray = HOME_Q) -> None:
-        """The arm stands there, in HOLD (IDLE before anything has begun), and everybody has let go."""
+        """The arm stands there, in HOLD, and everybody has let go."""
         self.robot.twist, self.robot.follows = None, True
-        if self.status.state == SafetyStatus.STOPPED:
+        self.spin(0.3)
+        if self.status.state in (SafetyStatus.IDLE, SafetyStatus.STOPPED):
             self.ask("resume")
         self.ask("hold")
         self.spin(0.6)
