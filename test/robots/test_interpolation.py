@@ -128,7 +128,7 @@ def test_a_polynomial_goes_from_state_to_state() -> None:
         np.testing.assert_allclose(way.at_time(time), state, atol=1e-9)
     h = 1e-5
     for time in (0.05, 0.17):
-        (q0, v0, _), (q1, v1, a1), (q2, v2, _) = (way.at_time(time + k * h) for k in (-1, 0, 1))
+        (q0, v0, _), (_, v1, a1), (q2, v2, _) = (way.at_time(time + k * h) for k in (-1, 0, 1))
         np.testing.assert_allclose((q2 - q0) / (2 * h), v1, atol=1e-4)
         np.testing.assert_allclose((v2 - v0) / (2 * h), a1, atol=1e-3)
     even = between(HOME_Q, AXES[0] * 0.5, AXES[0] * 0.2, AXES[0] * 3.0, 0.4)
@@ -194,9 +194,13 @@ def test_a_command_may_be_as_far_as_the_joint_can_go_until_it_is_due_and_a_littl
     assert arm.resting and arm._due == -np.inf and arm._heard_at == -np.inf
 
 
-@pytest.mark.parametrize(("step", "silence", "goes_on"), [
-    (0.019, 0.02, True), (0.021, 0.02, False), (-0.019, 0.02, True), (-0.021, 0.02, False), (0.0, 0.99, True), (0.0, 1.01, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("step", "silence", "goes_on"),
+    [
+        (0.019, 0.02, True), (0.021, 0.02, False), (-0.019, 0.02, True), (-0.021, 0.02, False), (0.0, 0.99, True),
+        (0.0, 1.01, False),
+    ],
+)  # fmt: skip
 def test_an_arm_that_is_elsewhere_is_led_on_by_a_stream_that_goes_on(
     step: float, silence: float, goes_on: bool
 ) -> None:
