@@ -199,6 +199,8 @@ def test_what_ruckig_cannot_plan_is_not_let_through() -> None:
         (HOME_Q - AXES[6] * 0.0264, AXES[6] * 9, ZERO, "velocity"),
         (HOME_Q, AXES[1] * 0.0799, ZERO, None), (HOME_Q, AXES[1] * 0.0801, ZERO, "acceleration"),
         (HOME_Q, AXES[1] * -0.0801, AXES[1] * 99, "acceleration"),
+        (HOME_Q + AXES[0] * 0.0131 * (1 + 5e-7), ZERO, ZERO, None), (HOME_Q, AXES[1] * 0.08 * (1 + 5e-7), ZERO, None),
+        (HOME_Q, ZERO, AXES[2] * 10 * (1 + 5e-7), None),  # rounding is no limit
         (HOME_Q, ZERO, AXES[2] * 9.99, None), (HOME_Q, ZERO, AXES[2] * -10.01, "jerk"),
     ],
 )  # fmt: skip
