@@ -30,6 +30,7 @@ def new(q: np.ndarray = HOME_Q, surroundings: Surroundings = OPEN, fractions: Fr
 
 def counted(limiter: Limiter) -> set[str]:
     """Which limits have bitten since this was asked last."""
+    assert min(limiter.counts.values()) >= 0
     out = {name for name, count in limiter.counts.items() if count}
     limiter.counts.update(dict.fromkeys(limiter.counts, 0))
     return out
@@ -53,6 +54,14 @@ def test_a_reset_is_a_stand() -> None:
     np.testing.assert_array_equal(limiter.planned(True), [HOME_Q + 0.1] * 2)
     np.testing.assert_array_equal(limiter.planned(False), [HOME_Q + 0.1])
     np.testing.assert_array_equal(limiter.step(None).q, HOME_Q + 0.1)
+
+
+def test_a_stand_is_told_in_numbers_of_its_own() -> None:
+    given = HOME_Q.copy()
+    motion = Motion.at_rest(given)
+    given[:] = 9.0
+    np.testing.assert_array_equal(motion.q, HOME_Q)
+    assert Motion.at_rest([0] * 7).q.dtype == np.float64  # type: ignore[arg-type]
 
 
 def test_what_is_planned_is_what_braking_does() -> None:
