@@ -220,7 +220,12 @@ def test_the_fastest_that_the_hand_may_be_is_whose_it_is() -> None:
     asked: list[float] = []
     arm = at(BENT, cartesian_speed=0.3, teleop=TeleopConfig(linear=0.2))
     step = arm.limiter.step
-    arm.limiter.step = lambda wanted, beside=None, speed=np.inf: asked.append(speed) or step(wanted, beside, speed)  # type: ignore[method-assign,assignment]
+
+    def listened(wanted: Motion | None, beside: np.ndarray | None = None, hand_speed: float = np.inf) -> Motion:
+        asked.append(hand_speed)
+        return step(wanted, beside, hand_speed)
+
+    arm.limiter.step = listened  # type: ignore[method-assign]
     for state in (State.POLICY, State.TELEOP, State.HOLD):
         arm.step(state, 0.0, 0.0, 1.0)
     assert asked == [0.3, 0.2, np.inf]

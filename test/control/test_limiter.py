@@ -36,8 +36,8 @@ def counted(limiter: Limiter) -> set[str]:
     return out
 
 
-def follow(limiter: Limiter, q: np.ndarray, cycles: int, **more: float) -> list[Motion]:
-    return [limiter.step(Motion.at_rest(q), **more) for _ in range(cycles)]
+def follow(limiter: Limiter, q: np.ndarray, cycles: int, hand_speed: float = np.inf) -> list[Motion]:
+    return [limiter.step(Motion.at_rest(q), hand_speed=hand_speed) for _ in range(cycles)]
 
 
 # Where it stands, and where it would
@@ -369,9 +369,9 @@ def test_joints_go_in_proportion_where_the_hand_would_be_too_fast() -> None:
     wanted = Motion.at_rest(HOME_Q + AXES[0] * 0.008 - AXES[3] * 0.004)
     np.testing.assert_array_equal(limiter._joint_speeds(wanted), SPEED)
     hand = np.linalg.norm(guard.hand(wanted.q) - guard.hand(HOME_Q)) / DT
-    limiter._hand_speed = hand / HEADROOM * 1.0001
+    limiter._hand_speed = float(hand) / HEADROOM * 1.0001
     np.testing.assert_array_equal(limiter._joint_speeds(wanted), SPEED)
-    limiter._hand_speed = hand / 2
+    limiter._hand_speed = float(hand) / 2
     expected = np.array([0.8, 0, 0, 0.4, 0, 0, 0]) * HEADROOM / 2
     np.testing.assert_allclose(limiter._joint_speeds(wanted), np.maximum(expected, CREEP), rtol=1e-9)
     far = Motion.at_rest(HOME_Q + AXES[0] * 5 - AXES[3] * 5)

@@ -154,6 +154,25 @@ def test_a_polynomial_fits_within_the_limits(joint: int, sign: int) -> None:
     assert not between(end - axis * 0.1, axis * abs(bounds), ZERO, ZERO, 0.02).fits()
 
 
+def test_a_polynomial_is_judged_along_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[np.ndarray] = []
+    monkeypatch.setattr(interpolator, "_inside", lambda *bounds: not judged.extend(bounds))
+    end = interpolator._Target(HOME_Q + 0.03, ZERO + 0.1, ZERO + 1.0, 0.0)
+    way = interpolator._Quintic(HOME_Q, ZERO - 0.2, ZERO, end, 0.5)
+    assert way.fits()
+    q, v, _ = np.array([way.at_time(part * 0.5) for part in interpolator.SAMPLES]).transpose(1, 2, 0)
+    expected = [q.min(axis=1), q.max(axis=1), v.min(axis=1), v.max(axis=1)]
+    np.testing.assert_allclose(judged, expected, atol=1e-12)
+
+
+def test_what_is_played_faster_is_so_in_speed_and_acceleration() -> None:
+    played = Interpolator(HOME_Q)._played(replace(STAND, velocity=AXES[6] * 2.0, acceleration=AXES[6]), 0.04, 1.1)
+    np.testing.assert_allclose(played.velocity, AXES[6] * 2.2)
+    np.testing.assert_allclose(played.acceleration, AXES[6] * 1.21)
+    np.testing.assert_array_equal(played.position, HOME_Q)
+    assert played.due == 0.04
+
+
 # When commands are due
 
 
@@ -279,6 +298,14 @@ def test_a_jump_is_made_good_within_the_limits_without_going_beyond() -> None:
     jerk = np.diff(speeds, 2) / CYCLE**2
     assert np.abs(np.diff(speeds) / CYCLE).max() <= HARDEST + 0.1 and np.abs(jerk).max() <= JERK * 1.05
     np.testing.assert_allclose(path[-1], goal, atol=1e-9)
+
+
+def test_the_very_end_of_a_range_can_be_gone_to() -> None:
+    for end in (FR3.position_max, FR3.position_min):
+        goal = at(6, end[6])
+        near = at(6, end[6] - np.sign(end[6]) * 0.01)
+        arm = Interpolator(near)
+        assert arm._way_to(interpolator._Target(goal, ZERO, ZERO, 0.04)) is not None
 
 
 def test_a_correction_is_where_the_robot_is_and_a_standing_one_stays() -> None:
