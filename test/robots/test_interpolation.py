@@ -156,7 +156,12 @@ def test_a_polynomial_fits_within_the_limits(joint: int, sign: int) -> None:
 
 def test_a_polynomial_is_judged_along_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[np.ndarray] = []
-    monkeypatch.setattr(interpolator, "_inside", lambda *bounds: not judged.extend(bounds))
+
+    def inside(*bounds: np.ndarray) -> bool:
+        judged.extend(bounds)
+        return True
+
+    monkeypatch.setattr(interpolator, "_inside", inside)
     end = interpolator._Target(HOME_Q + 0.03, ZERO + 0.1, ZERO + 1.0, 0.0)
     way = interpolator._Quintic(HOME_Q, ZERO - 0.2, ZERO, end, 0.5)
     assert way.fits()
