@@ -163,7 +163,7 @@ def test_a_polynomial_is_judged_along_itself(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(interpolator, "_inside", inside)
     end = interpolator._Target(HOME_Q + 0.03, ZERO + 0.1, ZERO + 1.0, 0.0)
-    way = interpolator._Quintic(HOME_Q, ZERO - 0.2, ZERO, end, 0.5)
+    way = interpolator._Quintic(HOME_Q, ZERO - 0.2, ZERO + 0.5, end, 0.5)
     assert way.fits()
     q, v, _ = np.array([way.at_time(part * 0.5) for part in interpolator.SAMPLES]).transpose(1, 2, 0)
     expected = [q.min(axis=1), q.max(axis=1), v.min(axis=1), v.max(axis=1)]
