@@ -210,7 +210,7 @@ class Interpolator:
         if not LEAD_BOUNDS[0] <= lead <= LEAD_BOUNDS[1]:
             return self._now + LEAD * period, 1.0
         # A second-order loop, damped with 0.7: the sender's clock and the robot's differ, and single arrivals jitter.
-        wanted = float(np.clip(1.0 + 0.05 * (lead - LEAD), 0.8, 1.25))
+        wanted = 1.0 + 0.05 * (lead - LEAD)
         rate = self._rate + 0.1 * (wanted - self._rate)
         return self._due + period / rate, rate
 

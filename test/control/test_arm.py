@@ -54,6 +54,13 @@ def turned(a: Rotation, b: Rotation) -> np.ndarray:
     return (a * b.inv()).as_rotvec()
 
 
+def test_an_arm_is_what_its_configuration_says() -> None:
+    arm = new(mode="naive", teleop=TeleopConfig(timeout=0.7))
+    assert arm.player.mode == "naive" and arm.arm is SINGLE
+    arm.teleop.twist([0.0] * 6, 1.0)
+    assert arm.teleop.active(1.65)
+
+
 # What is measured
 
 
@@ -213,7 +220,12 @@ def test_the_fastest_that_the_hand_may_be_is_whose_it_is() -> None:
     asked: list[float] = []
     arm = at(BENT, cartesian_speed=0.3, teleop=TeleopConfig(linear=0.2))
     step = arm.limiter.step
-    arm.limiter.step = lambda wanted, beside=None, speed=np.inf: asked.append(speed) or step(wanted, beside, speed)  # type: ignore[method-assign,assignment]
+
+    def listened(wanted: Motion | None, beside: np.ndarray | None = None, hand_speed: float = np.inf) -> Motion:
+        asked.append(hand_speed)
+        return step(wanted, beside, hand_speed)
+
+    arm.limiter.step = listened  # type: ignore[method-assign]
     for state in (State.POLICY, State.TELEOP, State.HOLD):
         arm.step(state, 0.0, 0.0, 1.0)
     assert asked == [0.3, 0.2, np.inf]
@@ -447,6 +459,19 @@ def test_a_wanted_pose_is_solved_for_from_the_last_wanted_joints() -> None:
     np.testing.assert_array_equal(arm._wanted.q, wanted.q)
 
 
+def test_the_elbow_goes_to_its_anchor_while_the_hand_goes_where_it_is_told() -> None:
+    ends = []
+    for anchor in (BENT, BENT + [0.3, 0, 0.3, 0, 0.3, 0, 0]):
+        arm = at(BENT)
+        pose, arm._anchor = hand(arm), anchor
+        for k in range(1, 101):
+            wanted = arm._want(Target(pose=Pose(pose.position + [0, 0.0005 * k, 0], pose.rotation)))
+        np.testing.assert_allclose(hand(arm, wanted.q).position, pose.position + [0, 0.05, 0], atol=2e-3)
+        ends.append(wanted.q)
+    near, far = (float(np.linalg.norm(q - anchor)) for q in reversed(ends))
+    assert near < far - 1e-3
+
+
 def test_the_elbow_tends_to_its_anchor_in_proportion_to_what_the_hand_does() -> None:
     arm = at(BENT)
     pose = hand(arm)
@@ -470,11 +495,10 @@ def test_the_end_of_a_path_is_striven_for_until_it_is_reached_or_for_half_a_seco
     assert not arm._is_finishing(end(0.9e-4)) and not arm._is_finishing(end(0.0, 0.9e-3))
     assert arm._is_finishing(end(1.1e-4)) and arm._is_finishing(end(0.0, 1.1e-3))
     assert arm._finishing == pytest.approx(4 * DT)
-    for _ in range(45):
-        assert arm._is_finishing(end(0.01))
-    for _ in range(3):
-        more = arm._is_finishing(end(0.01))
-    assert not more, "no longer than half a second"
+    arm = ArmController(ROBOT, SINGLE, ArmConfig(), 1 / 64)
+    arm.update(BENT, 0.05, 0.0, 0.0)
+    assert all(arm._is_finishing(end(0.01)) for _ in range(32)), "for half a second"
+    assert not arm._is_finishing(end(0.01)), "and no longer"
 
 
 def test_the_end_that_is_striven_for_is_that_inside_of_the_box() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.controller import Controller, ControllerConfig
+from molmoact_ros.control.limiter import Motion
 from molmoact_ros.control.path import Space
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.control.teleop import TeleopConfig
@@ -525,14 +526,17 @@ def test_missed_cycles_are_braked_or_stood_through(missed: int, braked: bool) ->
 
 
 def test_by_default_no_cycle_was_missed_and_arms_brake_in_those_that_were() -> None:
-    for more, cycles in (({}, 0), ({"missed": 2}, 2)):
+    for missed in (0, 2):
         loop = Loop().moving(0.05)
         limiter = loop.controller.arms[0].limiter
         escape = limiter.planned(False)
         loop.at += DT
         loop.hear()
-        assert loop.controller.step(loop.now, steady=loop.at, **more) is not None
-        np.testing.assert_array_equal(limiter.planned(True)[0], escape[cycles])
+        if missed:
+            loop.controller.step(loop.now, missed, steady=loop.at)
+        else:
+            loop.controller.step(loop.now, steady=loop.at)
+        np.testing.assert_array_equal(limiter.planned(True)[0], escape[missed])
 
 
 # What holds a policy
@@ -698,6 +702,23 @@ def test_arms_are_told_what_the_others_plan() -> None:
     np.testing.assert_array_equal(loop.controller._beside(0), second.limiter.planned(False))
     assert len(first.limiter.planned(True)) > len(second.limiter.planned(True))
     assert Loop().controller._beside(0) is None
+
+
+def test_each_step_is_told_what_the_others_plan() -> None:
+    loop = Loop(2).moving()
+    first, second = loop.controller.arms
+    told: list[np.ndarray | None] = []
+    step = second.limiter.step
+
+    def listened(wanted: Motion | None, beside: np.ndarray | None = None, hand_speed: float = np.inf) -> Motion:
+        told.append(beside)
+        return step(wanted, beside, hand_speed)
+
+    second.limiter.step = listened  # type: ignore[method-assign]
+    loop.cycle()
+    (beside,) = told
+    assert beside is not None
+    np.testing.assert_array_equal(beside, first.limiter.planned(True))
 
 
 def test_plans_of_different_length_are_put_beside_each_other_and_their_last_place_stays() -> None:

@@ -30,13 +30,14 @@ def new(q: np.ndarray = HOME_Q, surroundings: Surroundings = OPEN, fractions: Fr
 
 def counted(limiter: Limiter) -> set[str]:
     """Which limits have bitten since this was asked last."""
+    assert min(limiter.counts.values()) >= 0
     out = {name for name, count in limiter.counts.items() if count}
     limiter.counts.update(dict.fromkeys(limiter.counts, 0))
     return out
 
 
-def follow(limiter: Limiter, q: np.ndarray, cycles: int, **more: float) -> list[Motion]:
-    return [limiter.step(Motion.at_rest(q), **more) for _ in range(cycles)]
+def follow(limiter: Limiter, q: np.ndarray, cycles: int, hand_speed: float = np.inf) -> list[Motion]:
+    return [limiter.step(Motion.at_rest(q), hand_speed=hand_speed) for _ in range(cycles)]
 
 
 # Where it stands, and where it would
@@ -53,6 +54,14 @@ def test_a_reset_is_a_stand() -> None:
     np.testing.assert_array_equal(limiter.planned(True), [HOME_Q + 0.1] * 2)
     np.testing.assert_array_equal(limiter.planned(False), [HOME_Q + 0.1])
     np.testing.assert_array_equal(limiter.step(None).q, HOME_Q + 0.1)
+
+
+def test_a_stand_is_told_in_numbers_of_its_own() -> None:
+    given = HOME_Q.copy()
+    motion = Motion.at_rest(given)
+    given[:] = 9.0
+    np.testing.assert_array_equal(motion.q, HOME_Q)
+    assert Motion.at_rest([0] * 7).q.dtype == np.float64  # type: ignore[arg-type]
 
 
 def test_what_is_planned_is_what_braking_does() -> None:
@@ -199,6 +208,8 @@ def test_what_ruckig_cannot_plan_is_not_let_through() -> None:
         (HOME_Q - AXES[6] * 0.0264, AXES[6] * 9, ZERO, "velocity"),
         (HOME_Q, AXES[1] * 0.0799, ZERO, None), (HOME_Q, AXES[1] * 0.0801, ZERO, "acceleration"),
         (HOME_Q, AXES[1] * -0.0801, AXES[1] * 99, "acceleration"),
+        (HOME_Q + AXES[0] * 0.0131 * (1 + 5e-7), ZERO, ZERO, None), (HOME_Q, AXES[1] * 0.08 * (1 + 5e-7), ZERO, None),
+        (HOME_Q, ZERO, AXES[2] * 10 * (1 + 5e-7), None),  # rounding is no limit
         (HOME_Q, ZERO, AXES[2] * 9.99, None), (HOME_Q, ZERO, AXES[2] * -10.01, "jerk"),
     ],
 )  # fmt: skip
@@ -358,9 +369,9 @@ def test_joints_go_in_proportion_where_the_hand_would_be_too_fast() -> None:
     wanted = Motion.at_rest(HOME_Q + AXES[0] * 0.008 - AXES[3] * 0.004)
     np.testing.assert_array_equal(limiter._joint_speeds(wanted), SPEED)
     hand = np.linalg.norm(guard.hand(wanted.q) - guard.hand(HOME_Q)) / DT
-    limiter._hand_speed = hand / HEADROOM * 1.0001
+    limiter._hand_speed = float(hand) / HEADROOM * 1.0001
     np.testing.assert_array_equal(limiter._joint_speeds(wanted), SPEED)
-    limiter._hand_speed = hand / 2
+    limiter._hand_speed = float(hand) / 2
     expected = np.array([0.8, 0, 0, 0.4, 0, 0, 0]) * HEADROOM / 2
     np.testing.assert_allclose(limiter._joint_speeds(wanted), np.maximum(expected, CREEP), rtol=1e-9)
     far = Motion.at_rest(HOME_Q + AXES[0] * 5 - AXES[3] * 5)

@@ -79,7 +79,7 @@ def test_a_path_begins_at_its_anchor_and_ends_at_rest_a_step_later_than_its_acti
     for before in (5.0, 4.0, -1.0):
         target = path.at(before)
         if space is Space.JOINT:
-            np.testing.assert_allclose(target.joints, ANCHOR.joints, atol=1e-12)
+            np.testing.assert_allclose(np.asarray(target.joints), np.asarray(ANCHOR.joints), atol=1e-12)
             assert target.pose is None
         else:
             assert target.pose is not None and target.joints is None and ANCHOR.pose is not None

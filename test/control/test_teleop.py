@@ -81,15 +81,15 @@ def test_without_a_switch_nobody_has_to_hold_one() -> None:
 def test_a_twist_keeps_its_direction_and_its_speed_is_limited_in_each_part() -> None:
     person = somebody()
     assert person.twist([3.0, 0.0, 4.0, 0.0, 0.3, 0.0], 0.0, True)
-    np.testing.assert_allclose(person.wish(0.0).twist, [0.18, 0, 0.24, 0, 0.3, 0], atol=1e-12)
+    np.testing.assert_allclose(np.asarray(person.wish(0.0).twist), [0.18, 0, 0.24, 0, 0.3, 0], atol=1e-12)
     assert person.in_tool
     assert person.twist([0.0, 0.1, 0.0, 0.0, 0.8, -0.6], 0.0)
-    np.testing.assert_allclose(person.wish(0.0).twist, [0, 0.1, 0, 0, 0.48, -0.36], atol=1e-12)
+    np.testing.assert_allclose(np.asarray(person.wish(0.0).twist), [0, 0.1, 0, 0, 0.48, -0.36], atol=1e-12)
     assert not person.in_tool, "in the base's frame, unless it is said"
     assert person.twist([3, 0, 0, 3, 0, 0], 0.0), "whole numbers are numbers, too"
-    np.testing.assert_allclose(person.wish(0.0).twist, [0.3, 0, 0, 0.6, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(np.asarray(person.wish(0.0).twist), [0.3, 0, 0, 0.6, 0, 0], atol=1e-12)
     assert person.twist([0.3, 0, 0, 0.1, 0, 0], 0.0)
-    np.testing.assert_allclose(person.wish(0.0).twist, [0.3, 0, 0, 0.1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(np.asarray(person.wish(0.0).twist), [0.3, 0, 0, 0.1, 0, 0], atol=1e-12)
     given = np.array([0.2, 0.0, 0.0, 0.0, 0.0, 0.0])
     assert person.twist(given, 0.0)
     np.testing.assert_array_equal(person.wish(0.0).twist, given), "slower than the limit, it is as it was given"
