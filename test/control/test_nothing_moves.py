@@ -42,8 +42,8 @@ def controller_at(q: np.ndarray, config: ControllerConfig | None = None) -> Cont
 def move_to(controller: Controller, q: np.ndarray, now: float) -> None:
     """Somebody brings the arm there while nobody commands it."""
     controller.hold()
-    for _ in range(60):  # whatever was before has come to rest
-        controller.step(now)
+    for k in range(60, 0, -1):  # whatever was before has come to rest, and nobody has spoken meanwhile
+        controller.step(now - k * DT)
     controller.update_joints(q, 0.08, now)
     controller.step(now)
 

@@ -72,6 +72,7 @@ def test_a_persons_gripper_goes_to_the_hand(running: Graph) -> None:
     mine = rig.create_publisher(Float64, "/controller/teleop/gripper", qos.RELIABLE)
     rig.call(Trigger, "/controller/hold")
     rig.go()
+    rig.until(lambda: False, 0.5)  # after a hold nobody is followed who has not been silent once
 
     def say() -> bool:
         mine.publish(Float64(data=0.02))
