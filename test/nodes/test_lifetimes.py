@@ -145,14 +145,19 @@ def test_a_controller_that_is_hung_up_on_leaves_no_velocity(peer: Peer, tmp_path
     twist = TwistStamped()
     twist.header.frame_id, twist.twist.linear.y = BASE_FRAME, 0.1
 
+    begun = 0.0  # when the controller was heard first: nobody is followed who speaks before that without a pause
+
     def speak() -> None:
         standing.header.stamp = twist.header.stamp = peer.node.get_clock().now().to_msg()
         joints.publish(standing)
-        twists.publish(twist)
+        if begun and time.monotonic() - begun > 2.0:
+            twists.publish(twist)
 
     timer = peer.node.create_timer(0.01, speak)
     parameters = {"sink": "forward_velocity", "joints_deadline": 2.0, "following": 3.0}
     with Bringup(Profile(nodes={"controller": parameters}), tmp_path) as bringup:
+        assert peer.until(twists.get_subscription_count)
+        begun = time.monotonic()
         assert peer.until(lambda: told and max(map(abs, told[-1].data)) > 0.05), "the arm is commanded"
         os.kill(bringup.pid("controller"), signal.SIGHUP)
         assert peer.until(bringup.ended) and bringup._processes["controller"].returncode == 0, "in order"
@@ -296,7 +301,7 @@ def test_h7_a_callback_that_raises_ends_nothing(failing: tuple[subprocess.Popen[
     assert peer.until(numbers.get_subscription_count), log.read_text()
     for _ in range(20):
         numbers.publish(Int32(data=7))
-        peer.spin(0.01)
+        peer.spin(0.05)
     held = lambda: int(re.findall(r"held (\d+)", peer.call(Trigger, "/failing/stop").message)[0])  # noqa: E731
     assert peer.until(lambda: held() == 20), "STOP answers, and each failure has held what moves"
     lines = [line for line in log.read_text().splitlines() if "a callback failed" in line]
