@@ -170,7 +170,7 @@ def bench(model: Path, seconds: float, seed: int, tell: Callable[[str], None]) -
 
 def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable[[str], None], victim: str) -> int:
     """Start the child; after `seconds`, when the arm is fast, kill it ("sender") or its 1 kHz process ("process")."""
-    command = [sys.executable, "-m", "molmoact_ros.nodes.bench_libfranka", address, str(record), str(seed)]
+    command = [sys.executable, "-P", "-m", "molmoact_ros.nodes.bench_libfranka", address, str(record), str(seed)]
     child = children.start(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     try:

@@ -121,7 +121,7 @@ class LibfrankaArm:
         self._socket, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         command = [
-            sys.executable, "-m", "molmoact_ros.robots.libfranka_process", address, str(far.fileno()),
+            sys.executable, "-P", "-m", "molmoact_ros.robots.libfranka_process", address, str(far.fileno()),
             (settings or ArmSettings()).to_json(), *([str(record)] if record else []),
         ]  # fmt: skip
         # In a session of its own: Ctrl-C in a terminal must not end what still has to brake.

@@ -125,7 +125,7 @@ def test_m10_the_robot_knows_load_and_tool_before_it_is_driven(
         sink: Any = make_sink("libfranka", node(robot_address=robot.address, **SETTINGS), Arm())
         try:
             assert peer.until(lambda: sink._arm.state().mode is Mode.IDLE), sink.fault()
-            told = Path(f"/proc/{sink._arm.pid}/cmdline").read_bytes().split(b"\0")[5].decode()
+            told = Path(f"/proc/{sink._arm.pid}/cmdline").read_bytes().split(b"\0")[6].decode()
         finally:
             sink.close()
         with own_priority():
