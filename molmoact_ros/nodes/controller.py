@@ -289,6 +289,8 @@ class ControllerNode(ManagedNode):
             response.success = act() is not False  # holding and stopping always succeed
             self._gripper_goals = [None for _ in self._gripper_goals]
             response.message = "" if response.success else self._controller.refusal
+            if before is State.STOPPED and not response.success:
+                response.message = f"the arm is stopped; call {self.get_fully_qualified_name()}/resume when it is safe"
             if before is State.STOPPED and supervisor.state is State.HOLD:
                 response.message = "the stop is reset and the arm holds; resume it, or give an instruction"
             self._publish_status()
