@@ -478,7 +478,7 @@ def test_the_elbow_tends_to_its_anchor_in_proportion_to_what_the_hand_does() -> 
     arm._anchor = BENT + 0.1
     np.testing.assert_array_equal(arm._posture(pose), BENT)
     for by, turn, part in (
-        (0.0, 0.0, 0.0), (0.002, 0.0, 0.01), (0.0, 0.02, 0.02), (0.002, 0.02, 0.03), (0.19, 0.0, 0.95), (0.3, 0.5, 1.0),
+        (0.0, 0.0, 0.0), (0.002, 0.0, 0.06), (0.0, 0.02, 0.12), (0.002, 0.02, 0.18), (0.03, 0.0, 0.9), (0.3, 0.5, 1.0),
     ):  # fmt: skip
         moved = Pose(pose.position + [0, by, 0], Rotation.from_rotvec([0, 0, turn]) * pose.rotation)
         arm._posture(pose)  # the cycle before
