@@ -140,7 +140,7 @@ class Cell:
     def __init__(self, peer: Peer, stderr: int) -> None:
         self.q, self.velocity, self.heard = HOME_Q.copy(), np.zeros(7), []  # type: ignore[var-annotated]
         self._peer, node = peer, peer.node
-        parameters = ["sink:=forward_velocity", "joints_deadline:=1.0", "speed:=0.3", "priority:=0"]
+        parameters = ["sink:=forward_velocity", "joints_deadline:=1.0", "speed:=0.3", "priority:=0", "keep_stop:=false"]
         options = [option for parameter in parameters for option in ("-p", parameter)]
         command = [sys.executable, "-m", "molmoact_ros.nodes.controller", "--ros-args", *options]
         self.process = subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL, cwd="/")
