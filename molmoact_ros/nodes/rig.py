@@ -78,7 +78,7 @@ class Rig(BackgroundNode):
         self.safety, self.heard_safety = SafetyStatus(), 0.0
         self.q, self.speed, self.joints_heard = np.zeros(7), np.inf, 0.0
         self.relay_joints, self.freeze_joints, self.relay_images, self.freeze_images = True, False, True, False
-        self.streaming, self.present = False, True
+        self.streaming, self.present, self._push = False, True, 1.0
         self.time = ToldTime()  # of /clock and the stamps here
         self.heard_idle = 0.0  # when a controller was last heard that nobody has started
         self.hands = 0  # statuses that said TELEOP
@@ -184,7 +184,12 @@ class Rig(BackgroundNode):
     # A person
 
     def _stream(self) -> None:
-        if self.streaming:
+        if not self.freeze_joints:
+            self._push = -float(np.sign(self.q[0]) or 1.0)
+        if self.streaming and self.freeze_joints:
+            # A blocked arm is pushed on across the middle: swaying, it might never be far enough behind.
+            self.say_twist(self._push * WIDTH * SWAY)
+        elif self.streaming:
             self.say_twist(WIDTH * SWAY * float(np.cos(SWAY * time.monotonic())) - self._back())
 
     def _tell_presence(self) -> None:
