@@ -138,6 +138,8 @@ def _events(
     before, known = State.IDLE, joints[0][0]
     for told, state, reason in states:
         at = max(told, known)  # a recorder hears at once what was so when it came
+        if before is State.STOPPED and state is not State.STOPPED:
+            out.append((at, "resume", None))  # the reset
         if state is State.POLICY and before is not State.POLICY:
             out.append((at, "resume" if before in (State.STOPPED, State.TELEOP) else "start", None))
         elif state is State.HOLD and reason.startswith(Event.HOLD.value):
@@ -195,8 +197,12 @@ def _tell_person(controller: Controller, kind: str, message: Any, at: float) -> 
             arm.teleop.joints([last[names.index(joint)] for joint in arm.arm.joints], at)
     elif device == "gripper":
         arm.teleop.gripper(message.data, at)
+    elif device == "gripper_stamped":
+        arm.teleop.gripper(message.opening, at)
     elif device == "deadman":
         arm.teleop.deadman(message.data, at)
+    elif device == "deadman_stamped":
+        arm.teleop.deadman(message.held, at)
 
 
 def _chunk(message: Any) -> ActionChunk:
