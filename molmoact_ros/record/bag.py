@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -34,7 +35,7 @@ CHUNK: Final = 1 << 20
 LATCHED: Final = 100
 """Messages of a latched topic that are repeated in the next file of a bag, the last ones: as many as tf2 keeps."""
 FRESH_NS: Final = 1_000_000_000
-"""ns: what a latched topic carried within them comes again by itself, and is not repeated."""
+"""ns: a latched topic whose last LATCHED messages came within as much of each other goes on by itself."""
 Qos = dict[str, Any]
 """A quality of service that a publisher offers, as metadata.yaml has it."""
 
@@ -129,6 +130,7 @@ class BagWriter:
         self._append_waiting()
         if self._is_full():
             self._split()
+            self._append_waiting()
         elif len(self._channels) > self._described:
             self._write_metadata()
         if sync:
@@ -157,7 +159,7 @@ class BagWriter:
         self._file, self._file_name = new, name
         for topic in self._channels:
             self._add_channel(topic)
-        for message in self._stale(index.span[1]):
+        for message in self._repeated(index.span[1]):
             self._put(message)
         try:
             old.close()
@@ -166,9 +168,9 @@ class BagWriter:
             if self.about:
                 new.add_metadata(ABOUT[0], self.about)
 
-    def _stale(self, now: int) -> list[BagMessage]:
+    def _repeated(self, now: int) -> list[BagMessage]:
         """What latched topics hold that does not come again by itself, stamped `now`, ns."""
-        held = [of for of in self._latched.values() if of and of[-1].stamp_ns < now - FRESH_NS]
+        held = [of for of in self._latched.values() if not _goes_on([message.stamp_ns for message in of], now)]
         messages = sorted((message for of in held for message in of), key=lambda message: message.stamp_ns)
         return [replace(message, stamp_ns=now) for message in messages]
 
@@ -208,6 +210,12 @@ class BagWriter:
         contents = deepcopy(self._before)
         contents.add(self._file_name, self._file.index)
         write_metadata(self._folder, contents, self.about)
+
+
+def _goes_on(stamps: list[int], now: int) -> bool:
+    """Whether a latched topic is told again and again: it has been for LATCHED messages, and was a moment ago."""
+    gaps = (after - before for before, after in pairwise([*stamps, now]))
+    return len(stamps) == LATCHED and all(gap < FRESH_NS for gap in gaps)
 
 
 def _fitting(messages: Sequence[tuple[int, int, bytes]]) -> int:

@@ -114,11 +114,25 @@ def test_m9_each_file_can_be_read_by_itself_with_what_was_latched(tmp_path: Path
 def test_m9_what_comes_again_by_itself_is_not_repeated(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag", max_ns=10 * SECOND) as bag:
         bag.add_topic("/state", STRING, LATCHED)
-        for number in range(30):
-            bag.write(text(str(number), (number + 1) * SECOND // 2 + SECOND, "/state"))
+        for number in range(150):
+            bag.write(text(str(number), (number + 1) * SECOND // 11 + SECOND, "/state"))
             bag.flush()
     with BagReader(tmp_path / "bag") as reader:
-        assert [reader.decode(m).data for m in reader.messages(["/state"])] == [str(number) for number in range(30)]
+        assert [reader.decode(m).data for m in reader.messages(["/state"])] == [str(number) for number in range(150)]
+
+
+def test_m9_what_was_latched_just_before_the_next_file_is_in_it(tmp_path: Path) -> None:
+    """And on the disk as soon as there is one: a kill may come next."""
+    with BagWriter(tmp_path / "bag", max_ns=10 * SECOND) as bag:
+        bag.add_topic("/robot_description", STRING, LATCHED)
+        bag.write(text("early", SECOND))
+        bag.write(text("the robot", 11 * SECOND, "/robot_description"))
+        bag.flush()
+        copy = tmp_path / "left.mcap"
+        copy.write_bytes((tmp_path / "bag" / "bag_1.mcap").read_bytes())
+    repair(copy)
+    with BagReader(copy) as reader:
+        assert [reader.decode(message).data for message in reader.messages(["/robot_description"])] == ["the robot"]
 
 
 def test_m9_messages_of_two_files_come_by_time(tmp_path: Path) -> None:
