@@ -194,7 +194,10 @@ class Controller:
         moves = any(arm.teleop.wish(steady).moves for arm in self.arms)
         if moves or (state is State.TELEOP and event is Event.START):
             return "a person moves the arm; wait until they have let go"
-        if refusal := self._not_movable(now, steady):
+        doubted = next(
+            (f"joint states are not believed: {why}" for arm in self.arms if (why := arm.measurement.refused)), ""
+        )
+        if refusal := self._not_movable(now, steady) or doubted:
             return refusal
         if config.presence_timeout and steady - self._present > config.presence_timeout:
             return "no operator is present: nothing is heard on the controller's presence topic (presence_timeout)"

@@ -20,20 +20,22 @@ LOOK_BACK: Final = 0.05
 """s over which the measured speed is taken."""
 FORGOTTEN: Final = 0.2
 """s after which a sample says nothing about how the arm moves now."""
+DOUBTED: Final = 0.5
+"""s for which a sample that was not believed is remembered: another robot's come between the believed ones."""
 
 
 class Measurement:
     """Newest believed joints. `joints`: float64 [7] rad, None before the first; `opening`: m between the finger tips.
 
-    stamp: s, when they were measured; heard: s of the steady clock, when they came; refused: why the last sample was
-    not believed, in one line, empty when it was.
+    stamp: s, when they were measured; heard: s of the steady clock, when they came; refused: why a sample of the last
+    DOUBTED s was not believed, in one line, empty when all were.
     """
 
     def __init__(self, limits: Limits, agreeing: int) -> None:
         """agreeing: samples in a row that must agree before the first, or one that jumps, is believed."""
         self.joints: np.ndarray | None = None
         self.opening, self.stamp, self.heard = OPENING_MAX, -np.inf, -np.inf
-        self.refused = ""
+        self.refused, self._refused_at = "", -np.inf
         self._agreeing, self._fastest = agreeing, SLACK * limits.velocity_max
         self._low, self._high = limits.position_min - OUTSIDE, limits.position_max + OUTSIDE
         self._recent: deque[tuple[float, np.ndarray]] = deque()  # heard, joints: believed ones
@@ -43,18 +45,23 @@ class Measurement:
     def take(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> bool:
         """Take a sample: joints [7] rad and the gripper's opening in m. False where it is not believed."""
         q = np.asarray(q, np.float64)
+        if heard - self._refused_at > DOUBTED:
+            self.refused = ""
         if q.shape != (JOINTS,) or not (np.isfinite(q).all() and math.isfinite(opening + stamp + heard)):
-            return self._refuse("joint states hold NaN or infinity, or not seven joints")
+            return self._refuse("joint states hold NaN or infinity, or not seven joints", heard)
         if (outside := (q < self._low) | (q > self._high)).any():
             joint = int(np.argmax(outside))
-            return self._refuse(f"joint {joint + 1} is told to be at {q[joint]:.2f} rad, outside of the robot's range")
+            return self._refuse(
+                f"joint {joint + 1} is told to be at {q[joint]:.2f} rad, outside of the robot's range", heard
+            )
         if not self._agrees(self.joints, self.heard, q, heard):
             again = self._agrees(self._candidate, self._candidate_at, q, heard)
             self._count = self._count + 1 if again else 1
             self._candidate, self._candidate_at = q, heard
             if self._count < self._agreeing:
-                return self._refuse("joint states jump; waiting for samples that agree")
+                return self._refuse("joint states jump; waiting for samples that agree", heard)
             self._recent.clear()
+            self.refused = ""  # it was moved, as a simulator's is at a reset
         self._believe(q, opening, stamp, heard)
         return True
 
@@ -67,7 +74,7 @@ class Measurement:
 
     def _believe(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> None:
         self.joints, self.opening = q, min(max(float(opening), 0.0), OPENING_MAX)
-        self.stamp, self.heard, self.refused = stamp, heard, ""
+        self.stamp, self.heard = stamp, heard
         self._candidate, self._count = None, 0
         while self._recent and self._recent[0][0] < heard - FORGOTTEN:
             self._recent.popleft()
@@ -75,8 +82,8 @@ class Measurement:
         while len(self._recent) > 2 and self._recent[1][0] <= heard - LOOK_BACK:
             self._recent.popleft()
 
-    def _refuse(self, why: str) -> bool:
-        self.refused = why
+    def _refuse(self, why: str, heard: float) -> bool:
+        self.refused, self._refused_at = why, heard if math.isfinite(heard) else self.heard
         return False
 
     @property

@@ -83,6 +83,7 @@ class ControllerNode(ManagedNode):
         self._gripper_goals: list[float | None] = [None for _ in arms]  # the last sent; None: send the next in any case
         self._chunk: Chunk | None = None
         self._moving, self._told = False, (State.IDLE, "")
+        self._taken_at = time.monotonic()
         self._warnings: list[str] = []
         self._clocks = ClockWatch(bool(self.get_parameter("use_sim_time").value))
         self._chunk_frames = {"", arms[0].base_frame} if len(arms) == 1 else {""}
@@ -91,7 +92,7 @@ class ControllerNode(ManagedNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         # What comes often, and what must count whatever the executor does, is asked for by the loop: being woken for
         # each message costs more than the cycle itself.
-        self._joints = Polled(self, JointState, config.joint_states, qos.SENSOR)
+        self._joints = Polled(self, JointState, config.joint_states, qos.HEARTBEAT)
         self._engine = Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.HEARTBEAT)
         self._stop = Polled(self, Empty, "~/stop", qos.RELIABLE)
         self._presence = Polled(self, Header, "~/presence", qos.HEARTBEAT)
@@ -169,16 +170,19 @@ class ControllerNode(ManagedNode):
 
     def _take(self) -> None:
         """What has come since the last cycle, all but chunks and people's words."""
-        steady = time.monotonic()
+        since, self._taken_at = self._taken_at, time.monotonic()
         if self._stop.take():
             self._controller.stop("by a person, on the topic stop")
         for polled, kind, take in (
             (self._presence, Header, self._on_presence), (self._engine, EngineStatus, self._on_engine),
             (self._joints, JointState, self._on_joints),
         ):  # fmt: skip
-            if taken := polled.take():
+            taken = polled.take()
+            for number, message in enumerate(taken, 1):
+                # Each came at some time since the last cycle: no clock that somebody sets says when.
+                steady = since + number / len(taken) * (self._taken_at - since)
                 try:
-                    take(unpacked(taken[-1].data, kind), steady)
+                    take(unpacked(message.data, kind), steady)
                 except ValueError as error:
                     self._refuse(f"refused {error}")
 
