@@ -21,7 +21,8 @@ from molmoact_ros.nodes.bringup import Bringup, Profile, use_environment
 from molmoact_ros.nodes.episode import Session
 from molmoact_ros.record.bag_files import files_of
 
-PERIOD: Final = 10.0  # s between samples
+PERIOD: Final = 1.0  # s between samples: the recorder frees memory every five seconds, and beats with whole multiples
+KEPT: Final = 10  # of so many samples one is kept
 BASE: Final = 1 / 6  # of the whole time, when what memory is compared with begins: minute 10 of 60
 WINDOW: Final = 1 / 12  # of the whole time, over which the median is taken: noise decides nothing
 GROWTH: Final = 0.02  # of the memory at the base that may be added
@@ -120,7 +121,7 @@ class _Watch:
 def soak(minutes: float, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run the simulated workcell with view, panel and recorder for so long, one task after the other.
 
-    tell: hears how it goes. Gives each node's verdict and samples. RuntimeError: a node ended.
+    tell: hears how it goes. Gives each node's verdict and some of its samples. RuntimeError: a node ended.
     """
     use_environment()
     whole = minutes * 60
@@ -142,7 +143,7 @@ def soak(minutes: float, seed: int, tell: Callable[[str], None]) -> dict[str, An
     return {
         "minutes": minutes, "seed": seed, "tasks": watch.episodes,
         "nodes": {node: asdict(judge(samples, whole)) for node, samples in watch.samples.items()},
-        "samples": {node: [asdict(sample) for sample in samples] for node, samples in watch.samples.items()},
+        "samples": {node: [asdict(sample) for sample in samples[::KEPT]] for node, samples in watch.samples.items()},
     }  # fmt: skip
 
 
