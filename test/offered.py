@@ -36,8 +36,11 @@ from rclpy.qos import QoSProfile
 
 ROOT = Path(__file__).parents[1]
 HERE = "/here"
-SETTLED = {"recorder": 1.0}
-"""s of turns before a node is looked at; the others have all at once."""
+SETTLED = {"recorder": 1.0, "sim": 2.5}
+"""s of turns without a new topic before a node is looked at: the simulator's cameras come by a thread of their own. The
+others have all at once."""
+PLAIN = {"priority": 0}
+"""No real-time threads: they would be this one process' for all nodes that follow."""
 TWO_ARMS = {"arms": ["left_", "right_"], "bases": [0.0, 0.3, 0.0, 0.0, 0.0, -0.3, 0.0, 0.0]}
 SINKS = ("target_pose", "target_joint", "forward_position", "forward_velocity", "null")
 GRIPPERS = ("franka", "gripper_command", "null")
@@ -124,6 +127,7 @@ def started(name: str, parameters: Mapping[str, Any]) -> list[Seen]:
     """The nodes that an executable makes. Raises RuntimeError where it ends before it has begun."""
     nodes: list[Seen] = []
     began: list[float] = []
+    counts: list[int] = []
     failures: list[Exception] = []
     make, declare, turn = Node.__init__, Node.declare_parameters, SingleThreadedExecutor.spin_once
     declared: dict[int, dict[str, str]] = {}
@@ -151,8 +155,11 @@ def started(name: str, parameters: Mapping[str, Any]) -> list[Seen]:
     def spin_once(self: SingleThreadedExecutor, *args: Any, **options: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return turn(self, *args, **options)
-        began.append(time.monotonic())
-        if time.monotonic() - began[0] < SETTLED.get(name, 0.0):
+        count = sum(len([*seen.node.publishers]) for seen in nodes if name in SETTLED)
+        if not counts or count != counts[-1]:
+            counts.append(count)
+            began.append(time.monotonic())
+        if time.monotonic() - began[-1] < SETTLED.get(name, 0.0):
             return turn(self, *args, **options)
         try:
             for seen in nodes:
@@ -278,7 +285,7 @@ def main(folder: Path) -> dict[str, Any]:
     os.dup2(second, 0)
     needed: dict[str, Mapping[str, Any]] = {
         "recorder": {"bag": "bag"}, "player": {"bag": "bag"}, "panel": {"port": 0}, "foxglove": {"port": 0},
-        "policies": {"robots": ["left"]},
+        "controller": PLAIN, "policy": PLAIN, "policies": {"robots": ["left"], **PLAIN},
     }  # fmt: skip
     executables: list[str] = json.loads(os.environ["EXECUTABLES"])
     nodes = {}
@@ -291,7 +298,7 @@ def main(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(40.0, exit=True)
+    faulthandler.dump_traceback_later(100.0, exit=True)
     status = 1
     try:
         with redirect_stdout(sys.stderr):
