@@ -22,7 +22,7 @@ INSTRUCTION ?= put the red cube in the bowl
 SEED ?= 7
 
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
-    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) molmoact_ros/engine/native.cpp
+    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) molmoact_ros/engine/decoding/cpu_kernel.cpp
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
 .PHONY: setup franka-sim demo test test-vllm mutation colcon lint clean

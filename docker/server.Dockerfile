@@ -12,7 +12,7 @@ RUN pip install --no-cache-dir --no-deps /opt/molmoact
 USER server
 WORKDIR /home/server
 EXPOSE 8000
-ENTRYPOINT ["python3", "-m", "molmoact_ros.cli", "serve", "--host", "0.0.0.0", "--checkpoint"]
+ENTRYPOINT ["python3", "-m", "molmoact_ros.cli.main", "serve", "--host", "0.0.0.0", "--checkpoint"]
 CMD ["/checkpoint"]
 HEALTHCHECK --interval=10s --timeout=4s --start-period=600s --retries=3 \
     CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=3)"]

@@ -2,7 +2,7 @@
 
 from launch import LaunchDescription
 
-from molmoact_ros.nodes.launching import describe
+from molmoact_ros.bringup.launch_description import describe
 
 
 def generate_launch_description() -> LaunchDescription:

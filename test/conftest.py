@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from molmoact_ros.engine.checkpoint import text_codec
-from molmoact_ros.engine.config import MolmoActConfig
-from molmoact_ros.engine.depth_vq import DepthVq
-from molmoact_ros.engine.golden import PROCESSORS
-from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.reasoning.depth_codes import DEPTH_END, DEPTH_START, DEPTH_TOKENS
+from molmoact_ros.doctor.parity import PROCESSORS
+from molmoact_ros.engine.model.checkpoint import text_codec
+from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.model.depth_vq import DepthVq
+from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TOKENS
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS, TextCodec
 
 WORDS, ADDED, VOCABULARY = 151_643, 22, 152_064  # Qwen2.5: byte-pair tokens, special ones behind them, padded size

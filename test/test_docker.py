@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("docker", "docs/workstation.md", "launch", "scripts", "package.xml", "pyproject.toml", "CMakeLists.txt",
-          "molmoact_ros/cli.py", "molmoact_ros/nodes/launching.py")  # fmt: skip
+          "molmoact_ros/cli/main.py", "molmoact_ros/bringup/launch_description.py")  # fmt: skip
 WORKSTATION, PAGE = "docker/workstation.Dockerfile", "docs/workstation.md"
 
 

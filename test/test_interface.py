@@ -24,8 +24,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from molmoact_ros.learn.figures import Row, report
-from molmoact_ros.nodes.bringup import environment
+from molmoact_ros.bringup.processes import environment
+from molmoact_ros.evaluation.metrics import Row, report
 
 from .offered import key_paths, lines
 

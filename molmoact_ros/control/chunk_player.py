@@ -16,8 +16,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.latency import Latency
-from molmoact_ros.control.path import ARM, Path, Space, Target
 from molmoact_ros.control.pose import Pose
+from molmoact_ros.control.trajectory import ARM, Path, Space, Target
 
 Mode = Literal["realtime", "naive", "ensemble"]
 MAX_SPEED_M, MAX_SPEED_RAD = 0.5, 2.5  # m/s and rad/s: the fastest motion that is believed, whatever a step's time is

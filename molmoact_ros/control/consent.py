@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from molmoact_ros.control.chunk_player import ActionChunk, RefusedChunk
-from molmoact_ros.control.path import Space
+from molmoact_ros.control.trajectory import Space
 
 KEPT: Final = 8
 """Plans that wait, at most: a policy shows one at a time."""

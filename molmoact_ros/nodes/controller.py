@@ -15,33 +15,33 @@ from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
 
 from molmoact_ros.control.chunk_player import ActionChunk as Chunk
-from molmoact_ros.control.clock_watch import ClockWatch
+from molmoact_ros.control.clock_monitor import ClockWatch
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.control.path import Space
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.control.teleop import wrong_age
+from molmoact_ros.control.trajectory import Space
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.bounded import subscribe, unpacked
-from molmoact_ros.nodes.clocks import STEADY
-from molmoact_ros.nodes.controller_config import STATED, ControllerNodeConfig
-from molmoact_ros.nodes.diagnostics import report
-from molmoact_ros.nodes.grippers import Gripper
-from molmoact_ros.nodes.latch import StopLatch
-from molmoact_ros.nodes.loop import Loop, Timing, own_threads, real_time
-from molmoact_ros.nodes.managed import ManagedNode
-from molmoact_ros.nodes.output import Notes
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.polled import Polled
-from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.safety_status import safety_status
-from molmoact_ros.nodes.sinks import Sink, make_gripper, make_sink
-from molmoact_ros.nodes.strangers import Strangers
-from molmoact_ros.nodes.teleop_inputs import DISCOVERY, TeleopInputs
-from molmoact_ros.paths import robot_model
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.bounded_subscription import subscribe, unpacked
+from molmoact_ros.nodes.common.clocks import STEADY
+from molmoact_ros.nodes.common.lifecycle import ManagedNode
+from molmoact_ros.nodes.common.logging import Notes
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.nodes.common.realtime_loop import Loop, Timing, own_threads, real_time
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.control.arm_sinks import Sink, make_gripper, make_sink
+from molmoact_ros.nodes.control.config import STATED, ControllerNodeConfig
+from molmoact_ros.nodes.control.diagnostics import report
+from molmoact_ros.nodes.control.gripper_sinks import Gripper
+from molmoact_ros.nodes.control.publisher_monitor import Strangers
+from molmoact_ros.nodes.control.safety_status import safety_status
+from molmoact_ros.nodes.control.stop_latch import StopLatch
+from molmoact_ros.nodes.control.teleop_inputs import DISCOVERY, TeleopInputs
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.srv import ApprovePlan
+from molmoact_ros.utils.paths import robot_model
 
 STATUS_RATE: Final = 10.0
 """Hz of SafetyStatus, besides every change of state."""

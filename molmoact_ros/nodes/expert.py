@@ -14,17 +14,17 @@ from rclpy.node import Node
 from rclpy.task import Future
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.learn.expert import STEP
-from molmoact_ros.learn.tray_expert import State, chunk, see
 from molmoact_ros.msg import ActionChunk, EngineStatus
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.clocks import STEADY, ClockJumps
-from molmoact_ros.nodes.controller_link import ControllerLink
-from molmoact_ros.nodes.goals import PERIOD, Goal, Goals, Result
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.process import run
-from molmoact_ros.sim.tray import INSTRUCTION
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.clocks import STEADY, ClockJumps
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.planning.controller_client import ControllerLink
+from molmoact_ros.nodes.planning.execute_server import PERIOD, Goal, Goals, Result
+from molmoact_ros.sim.tray_workcell import INSTRUCTION
 from molmoact_ros.srv import SceneTruth
+from molmoact_ros.training.expert import STEP
+from molmoact_ros.training.tray_expert import State, chunk, see
 
 OVERDUE: Final = 0.5
 """s after which an answer of the simulator is not waited for any more, nor used: it is of an old scene."""

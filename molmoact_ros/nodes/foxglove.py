@@ -12,13 +12,13 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
 from rclpy.subscription import Subscription
 
-from molmoact_ros.nodes.clocks import STEADY
-from molmoact_ros.nodes.contained import ContainedNode
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.topics import message_class, offered
-from molmoact_ros.record.message_types import definition
-from molmoact_ros.secret import is_loopback
+from molmoact_ros.bags.message_types import definition
+from molmoact_ros.nodes.common.clocks import STEADY
+from molmoact_ros.nodes.common.contained import ContainedNode
+from molmoact_ros.nodes.common.message_types import message_class, offered
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.utils.secret import is_loopback
 
 BACKLOG = 16
 """Messages that wait for a slow viewer; older ones are dropped, so that nothing piles up."""
@@ -48,8 +48,8 @@ class FoxgloveNode(ContainedNode):
         try:
             import foxglove
 
-            from molmoact_ros.panel.access import token
-            from molmoact_ros.panel.gate import Gate
+            from molmoact_ros.panel.approval import Gate
+            from molmoact_ros.panel.auth import token
         except ImportError as error:
             raise RuntimeError(f"{error.name} is not installed; pip install 'molmoact_ros[foxglove]'") from None
         self._sdk = foxglove

@@ -7,11 +7,11 @@ from typing import Final
 from pydantic import Field
 from sensor_msgs.msg import Joy
 
-from molmoact_ros.control.devices import Joystick, JoystickLayout
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.device import Device, DeviceConfig
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.process import run
+from molmoact_ros.control.teleop_devices import Joystick, JoystickLayout
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.teleop.client import Device, DeviceConfig
 from molmoact_ros.robots.franka import OPENING_MAX
 
 OLD: Final = 0.2

@@ -15,11 +15,11 @@ from typing import Final
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from molmoact_ros.children import ended_by_signals
-from molmoact_ros.control.devices import HELP, Keyboard, Speeds
-from molmoact_ros.nodes.bringup import default_discovery
-from molmoact_ros.nodes.device import STATES, Device, DeviceConfig, name_of
-from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.bringup.processes import default_discovery
+from molmoact_ros.control.teleop_devices import HELP, Keyboard, Speeds
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.teleop.client import STATES, Device, DeviceConfig, name_of
+from molmoact_ros.utils.child_process import ended_by_signals
 
 PERIOD: Final = 0.05
 """s between words to the controller, which takes 0.2 s of silence for letting go."""

@@ -18,24 +18,25 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.control.devices import AGAIN, Speeds
+from molmoact_ros.control.teleop_devices import AGAIN, Speeds
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes import panel_pictures, qos
-from molmoact_ros.nodes.actions import ThreadsafeActionClient
-from molmoact_ros.nodes.clocks import STEADY
-from molmoact_ros.nodes.contained import contained, settle
-from molmoact_ros.nodes.device import STATES, Device, DeviceConfig, name_of
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.polled import Polled
-from molmoact_ros.nodes.process import run
-from molmoact_ros.panel.access import token
-from molmoact_ros.panel.pictures import Encoder, View
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.action_client import ThreadsafeActionClient
+from molmoact_ros.nodes.common.clocks import STEADY
+from molmoact_ros.nodes.common.contained import contained, settle
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.teleop.client import STATES, Device, DeviceConfig, name_of
+from molmoact_ros.nodes.visualization import panel_images
+from molmoact_ros.panel.auth import token
+from molmoact_ros.panel.image_stream import Encoder, View
+from molmoact_ros.panel.protocol import Answer, Stroke
 from molmoact_ros.panel.server import PanelServer
-from molmoact_ros.panel.words import Answer, Stroke
 from molmoact_ros.robots.franka import OPENING_MAX
-from molmoact_ros.secret import is_loopback
 from molmoact_ros.sim.scene import OBJECTS, PREPOSITION
 from molmoact_ros.srv import ApprovePlan, EditTrace
+from molmoact_ros.utils.secret import is_loopback
 
 ENGINE: Final = {
     getattr(EngineStatus, name): name.lower() for name in ("IDLE", "RUNNING", "WAITING", "FAULT", "PENDING")
@@ -96,7 +97,7 @@ class PanelNode(Device):
             (Polled(self, ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), self._on_chunk),
         ]
         self._looking: dict[View, Subscription] = {}
-        self._encoder = Encoder(panel_pictures.encode, panel_pictures.begin)
+        self._encoder = Encoder(panel_images.encode, panel_images.begin)
         self._open()
         self.create_timer(1.0 / RATE, self._show, clock=STEADY)
         self.create_timer(1.0 / PRESENCE_RATE, self._tell_presence, clock=STEADY)

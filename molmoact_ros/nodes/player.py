@@ -23,16 +23,16 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from molmoact_ros.bags.bag import BagMessage
+from molmoact_ros.bags.image_codec import COMPRESSED
+from molmoact_ros.bags.message_arrays import unpacked
+from molmoact_ros.bags.recording import Names, Recording, parse_remap
+from molmoact_ros.cli.replay import parameters
 from molmoact_ros.msg import EngineStatus
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.clocks import STEADY
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.replay import parameters
-from molmoact_ros.record.bag import BagMessage
-from molmoact_ros.record.messages import unpacked
-from molmoact_ros.record.pictures import COMPRESSED
-from molmoact_ros.replay.recording import Names, Recording, parse_remap
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.clocks import STEADY
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.spin import run
 
 CLOCK_RATE: Final = 200.0
 """Hz of /clock, of the machine's own time."""

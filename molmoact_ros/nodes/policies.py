@@ -10,11 +10,11 @@ from pydantic import Field
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from molmoact_ros.engine.engine import TorchEngine
-from molmoact_ros.nodes.parameters import declare
+from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.planning.config import PolicyConfig, load_engine
 from molmoact_ros.nodes.policy import PolicyNode
-from molmoact_ros.nodes.policy_config import PolicyConfig, load_engine
-from molmoact_ros.nodes.process import run
 
 
 class PoliciesConfig(PolicyConfig):

@@ -18,26 +18,26 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from molmoact_ros.control.approval import Approve
-from molmoact_ros.engine.asking import Mode
-from molmoact_ros.engine.engine import Engine
+from molmoact_ros.engine.base import Mode
+from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.msg import EngineStatus, Trace
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.clocks import STEADY, ClockJumps
-from molmoact_ros.nodes.controller_link import ControllerLink
-from molmoact_ros.nodes.drawings import Drawings
-from molmoact_ros.nodes.engine_report import EngineReport
-from molmoact_ros.nodes.frames import LARGEST_JOINTS, MOST_JOINTS, FrameBuffer
-from molmoact_ros.nodes.gatekeeper import Gatekeeper
-from molmoact_ros.nodes.goals import PERIOD, Goal, Goals, Result
-from molmoact_ros.nodes.live_parameters import LiveParameter, LiveParameters
-from molmoact_ros.nodes.loop import own_threads, real_time
-from molmoact_ros.nodes.managed import ManagedNode
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.plan_topics import PlanTopics
-from molmoact_ros.nodes.policy_config import PolicyConfig, load_engine
-from molmoact_ros.nodes.polled import Polled
-from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.reasoner import Plan, Reasoner
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.clocks import STEADY, ClockJumps
+from molmoact_ros.nodes.common.lifecycle import ManagedNode
+from molmoact_ros.nodes.common.live_parameters import LiveParameter, LiveParameters
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.nodes.common.realtime_loop import own_threads, real_time
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.planning.approval_gate import Gatekeeper
+from molmoact_ros.nodes.planning.config import PolicyConfig, load_engine
+from molmoact_ros.nodes.planning.controller_client import ControllerLink
+from molmoact_ros.nodes.planning.engine_status import EngineReport
+from molmoact_ros.nodes.planning.execute_server import PERIOD, Goal, Goals, Result
+from molmoact_ros.nodes.planning.inference_thread import Plan, Reasoner
+from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS, MOST_JOINTS, FrameBuffer
+from molmoact_ros.nodes.planning.operator_trace import Drawings
+from molmoact_ros.nodes.planning.plan_publisher import PlanTopics
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
 from molmoact_ros.srv import EditTrace

@@ -14,8 +14,8 @@ from pydantic import BaseModel, BeforeValidator, Field
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
-from molmoact_ros.cameras.clock import CameraClock, Moment, stamped
-from molmoact_ros.cameras.keeper import Keeper
+from molmoact_ros.cameras.camera_thread import Keeper
+from molmoact_ros.cameras.clock_sync import CameraClock, Moment, stamped
 from molmoact_ros.cameras.presets import preset_of
 from molmoact_ros.cameras.realsense import (
     FARTHEST,
@@ -28,11 +28,11 @@ from molmoact_ros.cameras.realsense import (
     library,
     recorded,
 )  # fmt: skip
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.clocks import STEADY
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.status import status
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.clocks import STEADY
+from molmoact_ros.nodes.common.diagnostics import status
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.spin import run
 
 try:
     from realsense2_camera_msgs.msg import Metadata

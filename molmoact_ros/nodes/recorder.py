@@ -18,16 +18,16 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 
-from molmoact_ros.machine import machine
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.polled import Polled
-from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.status import status
-from molmoact_ros.nodes.topics import message_class, offered
-from molmoact_ros.record.bag import BagMessage, BagWriter, Qos
-from molmoact_ros.record.pictures import PICTURES, Form
-from molmoact_ros.record.recorder import MIB, Recorder, keep_memory
+from molmoact_ros.bags.bag import BagMessage, BagWriter, Qos
+from molmoact_ros.bags.image_codec import PICTURES, Form
+from molmoact_ros.bags.recorder import MIB, Recorder, keep_memory
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.diagnostics import status
+from molmoact_ros.nodes.common.message_types import message_class, offered
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.utils.provenance import machine
 
 KEEP_ALL: Final = QoSProfile(
     depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL

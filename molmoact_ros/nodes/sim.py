@@ -17,19 +17,19 @@ from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.polled import Polled
-from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.static_frames import transform_message
-from molmoact_ros.paths import robot_model
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.common.transforms import transform_message
 from molmoact_ros.robots.franka import HOME_Q, Arm
-from molmoact_ros.sim.cameras import D405_WRIST, D435_FRONT, CameraRenderer
-from molmoact_ros.sim.cell import SimArm
-from molmoact_ros.sim.trajectory import TrajectoryFollower
-from molmoact_ros.sim.tray import TrayCell
-from molmoact_ros.sim.workcell import Workcell
+from molmoact_ros.sim.base_workcell import SimArm
+from molmoact_ros.sim.camera_renderer import D405_WRIST, D435_FRONT, CameraRenderer
+from molmoact_ros.sim.table_workcell import Workcell
+from molmoact_ros.sim.trajectory_follower import TrajectoryFollower
+from molmoact_ros.sim.tray_workcell import TrayCell
 from molmoact_ros.srv import ResetScene, SceneTruth
+from molmoact_ros.utils.paths import robot_model
 
 OPEN: Final = 0.04
 """Position of one finger when the hand is open, m."""

@@ -24,22 +24,23 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from molmoact_ros.control.chunk_player import ActionChunk as Chunk
 from molmoact_ros.control.chunk_player import split
-from molmoact_ros.control.path import Path, Space, Target
 from molmoact_ros.control.pose import Pose
+from molmoact_ros.control.trajectory import Path, Space, Target
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes import conversions, markers, qos
-from molmoact_ros.nodes.clocks import STEADY
-from molmoact_ros.nodes.contained import ContainedNode
-from molmoact_ros.nodes.device import STATES, name_of
-from molmoact_ros.nodes.parameters import declare
-from molmoact_ros.nodes.polled import LazyPolled
-from molmoact_ros.nodes.process import run
-from molmoact_ros.nodes.robot_frames import RobotFrames
-from molmoact_ros.paths import robot_model
-from molmoact_ros.reasoning.lift import lift
-from molmoact_ros.reasoning.overlay import beside, colour_depth, draw_plan, jpeg, write
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.clocks import STEADY
+from molmoact_ros.nodes.common.contained import ContainedNode
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.common.polling import LazyPolled
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.teleop.client import STATES, name_of
+from molmoact_ros.nodes.visualization import markers
+from molmoact_ros.nodes.visualization.robot_state import RobotFrames
+from molmoact_ros.robots.forward_kinematics import WORLD, Links
 from molmoact_ros.robots.franka import Arm, arms_at
-from molmoact_ros.robots.links import WORLD, Links
+from molmoact_ros.utils.paths import robot_model
+from molmoact_ros.visualization.deproject import lift
+from molmoact_ros.visualization.overlay import beside, colour_depth, draw_plan, jpeg, write
 
 LOOK: Final = 0.5
 """s between looks at who listens."""

@@ -16,11 +16,24 @@ import numpy as np
 from aiohttp import WSMsgType, web
 from pydantic import ValidationError
 
-from molmoact_ros.panel.access import GUESS_DELAY, Access
+from molmoact_ros.panel.auth import GUESS_DELAY, Access
 from molmoact_ros.panel.freshness import Freshness
-from molmoact_ros.panel.pictures import Picture, View, Viewer
+from molmoact_ros.panel.image_stream import Picture, View, Viewer
+from molmoact_ros.panel.protocol import (
+    WORD,
+    Answer,
+    Approve,
+    Draw,
+    Grip,
+    Here,
+    Instruct,
+    Jog,
+    LetGo,
+    Press,
+    Robot,
+    Word,
+)
 from molmoact_ros.panel.serving import Serving
-from molmoact_ros.panel.words import WORD, Answer, Approve, Draw, Grip, Here, Instruct, Jog, LetGo, Press, Robot, Word
 
 STATIC: Final = Path(__file__).parent / "static"
 JOG_SILENCE: Final = 0.15

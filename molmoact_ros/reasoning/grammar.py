@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, NormStats
+from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
+from molmoact_ros.reasoning.answer_parser import AnswerReader
+from molmoact_ros.reasoning.answer_templates import NEXT_GROUP, NEXT_VALUE, Phrasing
 from molmoact_ros.reasoning.automaton import Automaton, Builder
-from molmoact_ros.reasoning.depth_codes import DEPTH_TOKENS, GRID
-from molmoact_ros.reasoning.phrasing import NEXT_GROUP, NEXT_VALUE, Phrasing
-from molmoact_ros.reasoning.reading import AnswerReader
+from molmoact_ros.reasoning.depth_tokens import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.tokens import TextCodec
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, MAX_POINTS
 

@@ -11,11 +11,11 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from molmoact_ros.bags.plans import Answer
 from molmoact_ros.control.supervisor import State
-from molmoact_ros.engine.findings import Finding, Verdict
 from molmoact_ros.reasoning.trace import pixels_from_trace
-from molmoact_ros.replay.answers import Answer
 from molmoact_ros.replay.control import ControlReplay, Motion
+from molmoact_ros.utils.checks import Finding, Verdict
 
 PICTURE: Final = (640, 480)
 """Pixels in which distances between traces are told, whatever the camera's."""

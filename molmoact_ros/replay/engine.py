@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from molmoact_ros.engine.engine import Engine, Mode
+from molmoact_ros.bags.plans import Answer
+from molmoact_ros.bags.recording import Recording, Step
+from molmoact_ros.engine.torch_engine import Engine, Mode
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.replay.answers import Answer
-from molmoact_ros.replay.recording import Recording, Step
 
 STEERED = Mode.STEERED.value
 

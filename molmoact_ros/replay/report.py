@@ -12,11 +12,11 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from molmoact_ros.bags.plans import Answer
+from molmoact_ros.bags.recording import Recording
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.replay.answers import Answer
 from molmoact_ros.replay.compare import DIMENSIONS, Comparison, Thresholds
 from molmoact_ros.replay.control import ControlReplay
-from molmoact_ros.replay.recording import Recording
 
 WIDTH: Final = 480  # pixels of the front picture; the other's is half of it
 MOST: Final = 150  # moments with pictures, evenly over the recording

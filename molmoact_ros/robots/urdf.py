@@ -12,8 +12,8 @@ from xml.etree.ElementTree import Element, SubElement
 import mujoco
 import numpy as np
 
+from molmoact_ros.robots.forward_kinematics import WORLD, Links
 from molmoact_ros.robots.franka import Arm
-from molmoact_ros.robots.links import WORLD, Links
 
 FINGER_SPEED, FINGER_FORCE = 0.05, 70.0  # m/s, N (Franka Hand datasheet)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from molmoact_ros import children
+from molmoact_ros.utils import child_process
 
 ENVIRONMENT: Final = Path(".venv-franka-sim")
 """Beside this package's own environment, unless MOLMOACT_FRANKA_SIM names another."""
@@ -55,7 +55,7 @@ class FrankaSim:
         environment = os.environ | {"FR3_MJCF": str(self._model), "OMP_NUM_THREADS": "1"}
         command = [str(python()), "-c", SERVER, self.address]
         with self.log.open("wb") as log:
-            self._process = children.start(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self._process = child_process.start(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + START
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:

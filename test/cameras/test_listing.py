@@ -8,9 +8,9 @@ import pyrealsense2 as rs
 import pytest
 import yaml
 
-from molmoact_ros.cli import main
-from molmoact_ros.doctor import cameras
-from molmoact_ros.engine.findings import Verdict
+from molmoact_ros.cli.main import main
+from molmoact_ros.doctor.environment import cameras
+from molmoact_ros.utils.checks import Verdict
 
 from .software_camera import SoftwareCamera
 

@@ -23,8 +23,8 @@ from molmoact_ros.control.chunk_player import (
     split,
     still,
 )  # fmt: skip
-from molmoact_ros.control.path import Space, Target
 from molmoact_ros.control.pose import Pose
+from molmoact_ros.control.trajectory import Space, Target
 from molmoact_ros.robots.franka import HOME_Q
 
 START = Pose(np.array([0.4, 0.0, 0.3]), Rotation.from_rotvec([2.0, 1.0, -0.5]))

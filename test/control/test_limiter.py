@@ -9,8 +9,8 @@ import pytest
 
 from molmoact_ros.control.collision import Guard, Surroundings, Workspace
 from molmoact_ros.control.limiter import CAREFUL, CREEP, HEADROOM, Fractions, Limiter, Motion
-from molmoact_ros.paths import robot_model
 from molmoact_ros.robots.franka import FR3, HOME_Q, PAIR
+from molmoact_ros.utils.paths import robot_model
 
 ROBOT = robot_model()
 DT = 0.01

@@ -17,10 +17,10 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from molmoact_ros.bringup.processes import Bringup, Profile
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.background import BackgroundNode
-from molmoact_ros.nodes.bringup import Bringup, Profile
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.background_node import BackgroundNode
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, SINGLE
 
 from .conftest import Peer

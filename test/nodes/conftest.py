@@ -24,16 +24,16 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.engine.depth_vq import DepthVq
-from molmoact_ros.engine.model import MolmoAct
-from molmoact_ros.learn.nano import nano_config, save_nano
-from molmoact_ros.learn.tokenizer import build_tokenizer
+from molmoact_ros.bringup.processes import Bringup, Profile, environment
+from molmoact_ros.engine.model.depth_vq import DepthVq
+from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bringup import Bringup, Profile, environment
-from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, N_BINS, NormStats
-from molmoact_ros.reasoning.phrasing import NEXT_VALUE
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, N_BINS, NormStats
+from molmoact_ros.reasoning.answer_templates import NEXT_VALUE
 from molmoact_ros.srv import ResetScene, SceneTruth
+from molmoact_ros.training.nano_model import nano_config, save_nano
+from molmoact_ros.training.tokenizer import build_tokenizer
 
 INSTRUCTION = "put the red cube in the bowl"
 PERIOD = 1.5

@@ -18,8 +18,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from molmoact_ros.engine.engine import TorchEngine
-from molmoact_ros.engine.served import served_name
+from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.engine.vllm_backend.engine import served_name
 from molmoact_ros.reasoning.observation import Observation
 
 PIECES = 12

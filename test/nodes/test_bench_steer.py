@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from molmoact_ros.nodes.bench_steer import NEAR, Followed, bench_steer
-from molmoact_ros.paths import default_checkpoint
+from molmoact_ros.benchmarks.stroke_following import NEAR, Followed, bench_steer
+from molmoact_ros.utils.paths import default_checkpoint
 
 
 @pytest.mark.usefixtures("domain")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from molmoact_ros.benchmarks.teleop_takeover import PERIOD, Told, jump
 from molmoact_ros.control.limiter import Fractions
-from molmoact_ros.nodes.bench_teleop import PERIOD, Told, jump
 from molmoact_ros.robots.franka import FR3, HOME_Q
 
 

@@ -9,10 +9,10 @@ from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from molmoact_ros.bringup.episode_client import EpisodeClient, Session
+from molmoact_ros.bringup.processes import Bringup, Profile
 from molmoact_ros.msg import ActionChunk, SafetyStatus
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.nodes.episode import EpisodeClient, Session
+from molmoact_ros.nodes.common import qos
 
 CAMERAS = ("front", "left_wrist", "right_wrist")
 SMALL = {"front_size": [320, 240], "wrist_size": [212, 120]}

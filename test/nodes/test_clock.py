@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
+from molmoact_ros.bringup.processes import Bringup, Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.nodes.clocks import BACK, FORWARD, ClockJumps
-from molmoact_ros.nodes.conversions import time_message
-from molmoact_ros.nodes.goals import Result
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.clocks import BACK, FORWARD, ClockJumps
+from molmoact_ros.nodes.common.conversions import time_message
+from molmoact_ros.nodes.planning.execute_server import Result
 
 from .conftest import INSTRUCTION, Robot
 

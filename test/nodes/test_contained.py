@@ -19,15 +19,16 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes import conversions, panel_pictures
-from molmoact_ros.nodes.contained import ContainedNode, contained, settle
+from molmoact_ros.nodes.common import conversions
+from molmoact_ros.nodes.common.contained import ContainedNode, contained, settle
+from molmoact_ros.nodes.common.transforms import transform_message
 from molmoact_ros.nodes.foxglove import FoxgloveNode
-from molmoact_ros.nodes.hand import HandView
 from molmoact_ros.nodes.joystick import JoystickNode
 from molmoact_ros.nodes.keyboard import KeyboardNode
 from molmoact_ros.nodes.panel import PanelNode, engine_state, safety_state
-from molmoact_ros.nodes.static_frames import transform_message
+from molmoact_ros.nodes.planning.gripper_projection import HandView
 from molmoact_ros.nodes.view import ViewNode
+from molmoact_ros.nodes.visualization import panel_images
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.franka import SINGLE
 
@@ -174,7 +175,7 @@ def test_h7_a_picture_is_encoded_or_refused(rng: random.Random, kind: str) -> No
         depth = np.array([[np.nan, np.inf], [-1.0, 0.5]], np.float32)
         message = conversions.image_message(depth, "32FC1", message.header)
     try:
-        picture = panel_pictures.encode(kind, bytes(serialize_message(message)))
+        picture = panel_images.encode(kind, bytes(serialize_message(message)))
     except RefusedStep:
         return
     assert picture.jpeg[:2] == b"\xff\xd8"
@@ -185,7 +186,7 @@ def test_h7_a_picture_is_encoded_or_refused(rng: random.Random, kind: str) -> No
 def test_h7_pictures_of_absurd_shapes_are_encoded(kind: str, shape: tuple[int, int]) -> None:
     pixels = np.full((*shape, 3), 7, np.uint8) if kind == "color" else np.ones(shape, np.float32)
     message = conversions.image_message(pixels, "rgb8" if kind == "color" else "32FC1", conversions.header(1.0, "f"))
-    assert panel_pictures.encode(kind, bytes(serialize_message(message))).jpeg[:2] == b"\xff\xd8"
+    assert panel_images.encode(kind, bytes(serialize_message(message))).jpeg[:2] == b"\xff\xd8"
 
 
 @MANY

@@ -13,9 +13,9 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Empty, Float64
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from molmoact_ros.bringup.processes import Bringup, Profile
 from molmoact_ros.msg import ActionChunk, Deadman, GripperOpening, SafetyStatus
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.bringup import Bringup, Profile
+from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.robots.franka import HOME_Q
 from molmoact_ros.srv import ApprovePlan
 

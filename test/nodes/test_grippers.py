@@ -15,9 +15,9 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.grippers import OPENING_FORCE, SAME_OPENING, _Gripper
-from molmoact_ros.nodes.sinks import make_gripper
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.control.arm_sinks import make_gripper
+from molmoact_ros.nodes.control.gripper_sinks import OPENING_FORCE, SAME_OPENING, _Gripper
 from molmoact_ros.robots.franka import Arm
 
 from .conftest import Peer

@@ -9,12 +9,12 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from std_msgs.msg import String
 
+from molmoact_ros.benchmarks.fault_graph import graph
+from molmoact_ros.benchmarks.fault_injection import try_fault
+from molmoact_ros.benchmarks.fault_table import clock_suite
+from molmoact_ros.bringup.processes import Bringup, Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bench_faults import try_fault
-from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.nodes.fault_graph import graph
-from molmoact_ros.nodes.fault_table import clock_suite
+from molmoact_ros.nodes.common import qos
 
 from .conftest import Peer
 

@@ -23,8 +23,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Int32
 from std_srvs.srv import Trigger
 
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bringup import (
+from molmoact_ros.bringup.processes import (
     FIRST_DELAY,
     LONGEST_DELAY,
     RAN_WELL,
@@ -34,11 +33,12 @@ from molmoact_ros.nodes.bringup import (
     Restarts,
     default_discovery,
 )
+from molmoact_ros.nodes.common import qos
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, SINGLE
 
 from .conftest import PATIENCE, Peer
 
-CLI = [sys.executable, "-m", "molmoact_ros.cli"]
+CLI = [sys.executable, "-m", "molmoact_ros.cli.main"]
 
 
 class Command:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from molmoact_ros.nodes.bringup import environment
+from molmoact_ros.bringup.processes import environment
 
 from .conftest import Peer
 

@@ -25,10 +25,10 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 from websockets.sync.client import ClientConnection, connect
 
+from molmoact_ros.benchmarks.panel_latency import address
+from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, write_parameters
 from molmoact_ros.msg import ActionChunk, Deadman, EngineStatus, GripperOpening, SafetyStatus, Trace
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.bench_panel import address
-from molmoact_ros.nodes.bringup import Bringup, Profile, command, environment, write_parameters
+from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.srv import ApprovePlan
 
 from .conftest import PATIENCE, Peer
@@ -368,7 +368,7 @@ def test_m5_the_keyboard_shows_unknown_states_stops_by_topic_and_is_present(
     log = tmp_path / "keyboard.log"
     with log.open("wb") as out:
         teleop = subprocess.Popen(
-            [sys.executable, "-m", "molmoact_ros.cli", "teleop", "keyboard"], stdin=theirs, stdout=out, stderr=out,
+            [sys.executable, "-m", "molmoact_ros.cli.main", "teleop", "keyboard"], stdin=theirs, stdout=out, stderr=out,
             cwd=tmp_path,
         )  # fmt: skip
     try:

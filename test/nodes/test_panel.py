@@ -22,12 +22,13 @@ from selenium.webdriver.common.keys import Keys
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from molmoact_ros.benchmarks.browser import Browser, is_there
+from molmoact_ros.benchmarks.panel_latency import address
+from molmoact_ros.bringup.processes import Bringup, Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes import conversions, panel_pictures, qos
-from molmoact_ros.nodes.bench_panel import address
-from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.panel.browser import Browser, is_there
-from molmoact_ros.panel.pictures import NICE, Encoder, Picture, View
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.visualization import panel_images
+from molmoact_ros.panel.image_stream import NICE, Encoder, Picture, View
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.srv import ResetScene, SceneTruth
 
@@ -402,19 +403,19 @@ def image(pixels: np.ndarray, encoding: str) -> bytes:
 
 def test_pictures_of_every_kind() -> None:
     rng = np.random.default_rng(0)
-    colour = panel_pictures.encode("color", image(rng.integers(0, 256, (48, 64, 3), np.uint8), "rgb8"))
+    colour = panel_images.encode("color", image(rng.integers(0, 256, (48, 64, 3), np.uint8), "rgb8"))
     assert colour.jpeg[:2] == b"\xff\xd8" and (colour.sec, colour.nanosec) == (12, 500_000_000)
     for depth in (np.zeros((48, 64), np.uint16), rng.integers(0, 2000, (48, 64)).astype(np.uint16)):
-        assert panel_pictures.encode("depth", image(depth, "16UC1")).jpeg[:2] == b"\xff\xd8"
+        assert panel_images.encode("depth", image(depth, "16UC1")).jpeg[:2] == b"\xff\xd8"
     said = rng.uniform(0, 1, (32, 32)).astype(np.float32)
-    assert panel_pictures.encode("said", image(said, "32FC1")).jpeg[:2] == b"\xff\xd8"
+    assert panel_images.encode("said", image(said, "32FC1")).jpeg[:2] == b"\xff\xd8"
     with pytest.raises(RefusedStep, match="colour image is needed"):
-        panel_pictures.encode("color", image(said, "32FC1"))
+        panel_images.encode("color", image(said, "32FC1"))
 
 
 def test_of_pictures_that_come_too_fast_some_are_left_out() -> None:
     view = View("front", "Camera", "/front", "color", True)
-    encoder, made = Encoder(panel_pictures.encode, panel_pictures.begin), list[Picture | str]()
+    encoder, made = Encoder(panel_images.encode, panel_images.begin), list[Picture | str]()
     data = image(np.zeros((480, 640, 3), np.uint8), "rgb8")
     taken = [encoder.offer(view, data, lambda _, picture: made.append(picture)) for _ in range(20)]
     assert taken == [True] + [False] * 19, "one at a time"
@@ -431,7 +432,7 @@ def test_of_pictures_that_come_too_fast_some_are_left_out() -> None:
 
 def test_h7_an_encoder_that_was_killed_is_started_again() -> None:
     view = View("front", "Camera", "/front", "color", True)
-    encoder, made = Encoder(panel_pictures.encode, panel_pictures.begin), list[Picture | str]()
+    encoder, made = Encoder(panel_images.encode, panel_images.begin), list[Picture | str]()
     data = image(np.zeros((48, 64, 3), np.uint8), "rgb8")
     deadline = time.monotonic() + 60.0
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from molmoact_ros.engine.asking import Mode
-from molmoact_ros.nodes.plan_topics import PlanTopics
-from molmoact_ros.nodes.reasoner import Plan
+from molmoact_ros.engine.base import Mode
+from molmoact_ros.nodes.planning.inference_thread import Plan
+from molmoact_ros.nodes.planning.plan_publisher import PlanTopics
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
 

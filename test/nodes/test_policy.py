@@ -11,11 +11,18 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.cameras.matching import FATES
-from molmoact_ros.engine.engine import TorchEngine
+from molmoact_ros.cameras.synchronizer import FATES
+from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.conversions import chunk_actions, depth_codes, image_pixels, rgb_pixels, seconds, trace_points
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.conversions import (
+    chunk_actions,
+    depth_codes,
+    image_pixels,
+    rgb_pixels,
+    seconds,
+    trace_points,
+)
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.robots.franka import HOME_Q
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.background import BackgroundNode
-from molmoact_ros.nodes.bringup import environment
-from molmoact_ros.nodes.polled import LazyPolled, Polled, Taken
+from molmoact_ros.bringup.processes import environment
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.background_node import BackgroundNode
+from molmoact_ros.nodes.common.polling import LazyPolled, Polled, Taken
 from molmoact_ros.nodes.recorder import ros_time
 
 from .conftest import PATIENCE, Peer
@@ -107,7 +107,7 @@ def test_a_signal_ends_an_episodes_client_as_it_ends_any_program(domain: int, tm
     """Not by an error of rclpy's in the midst of what it does."""
     program = "\n".join(
         (
-            "from molmoact_ros.nodes.episode import Session",
+            "from molmoact_ros.bringup.episode_client import Session",
             "with Session() as client:",
             "    print('up', flush=True)",
             "    while True:",

@@ -17,11 +17,11 @@ from rclpy.executors import SingleThreadedExecutor
 from realsense2_camera_msgs.msg import Metadata
 from sensor_msgs.msg import CameraInfo, Image
 
+from molmoact_ros.bringup.processes import Profile, write_parameters
 from molmoact_ros.cameras.presets import preset_of
 from molmoact_ros.cameras.realsense import FoundCamera
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bringup import Profile, write_parameters
-from molmoact_ros.nodes.conversions import image_pixels, seconds
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.conversions import image_pixels, seconds
 from molmoact_ros.nodes.realsense import CameraConfig, RealSenseConfig, RealSenseNode
 
 from ..cameras.software_camera import (

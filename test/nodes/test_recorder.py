@@ -17,13 +17,13 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from molmoact_ros.cli import main
+from molmoact_ros.bags.bag import BagReader
+from molmoact_ros.bags.bag_files import about
+from molmoact_ros.bags.message_arrays import seconds
+from molmoact_ros.bringup.processes import Bringup, Profile, environment
+from molmoact_ros.cli.main import main
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.bringup import Bringup, Profile, environment
-from molmoact_ros.record.bag import BagReader
-from molmoact_ros.record.bag_files import about
-from molmoact_ros.record.messages import seconds
+from molmoact_ros.nodes.common import conversions, qos
 
 from .conftest import PATIENCE, Peer
 

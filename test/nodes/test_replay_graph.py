@@ -15,12 +15,12 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from molmoact_ros.bags.bag import BagMessage, BagReader, BagWriter
+from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, write_parameters
+from molmoact_ros.cli.replay_graph import free_domains, refuse_company
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bringup import Bringup, Profile, command, environment, write_parameters
-from molmoact_ros.nodes.replay_graph import free_domains, refuse_company
-from molmoact_ros.nodes.topics import message_class
-from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.message_types import message_class
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
 
 from .conftest import DOMAINS, Peer
@@ -66,7 +66,7 @@ def test_c4_a_replayed_graph_leaves_a_live_robot_alone(live: LiveArm, tmp_path: 
     seen: set[str] = set()
     with (tmp_path / "log").open("w") as log:
         replay = subprocess.Popen(
-            [sys.executable, "-m", "molmoact_ros.cli", *arguments], stdout=log, stderr=log, cwd=tmp_path
+            [sys.executable, "-m", "molmoact_ros.cli.main", *arguments], stdout=log, stderr=log, cwd=tmp_path
         )
 
         def over() -> bool:

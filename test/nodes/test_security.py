@@ -19,9 +19,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
-from molmoact_ros import cli
-from molmoact_ros.nodes import keys, qos
-from molmoact_ros.nodes.bringup import NODES, Bringup, Profile
+from molmoact_ros.bringup import security
+from molmoact_ros.bringup.processes import NODES, Bringup, Profile
+from molmoact_ros.cli import main
+from molmoact_ros.nodes.common import qos
 from molmoact_ros.srv import EditTrace
 
 from .conftest import INSTRUCTION, Robot
@@ -54,7 +55,7 @@ def allowed(file: Path) -> set[Access]:
     access = set()
     for profile in ElementTree.parse(file).iter("profile"):
         space, node = profile.attrib["ns"].rstrip("/"), profile.attrib["node"]
-        for element in keys.rules(profile, file.parent):
+        for element in security.rules(profile, file.parent):
             ((verb, rule),) = element.attrib.items()
             assert rule == "ALLOW"
             for item in element:
@@ -203,7 +204,7 @@ def test_a_policy_follows_a_namespace(tmp_path: Path) -> None:
         copy = tmp_path / file.relative_to(SOURCE)
         copy.parent.mkdir(exist_ok=True)
         copy.write_text(file.read_text())
-    keys.in_namespace(tmp_path / "policy.xml", "/left")
+    security.in_namespace(tmp_path / "policy.xml", "/left")
     root = ElementTree.parse(tmp_path / "policy.xml").getroot()
     assert [one.attrib["path"] for one in root.iter("enclave")] == ["/left/policy"]
     assert [one.attrib["ns"] for one in root.iter("profile")] == ["/left"]
@@ -211,10 +212,10 @@ def test_a_policy_follows_a_namespace(tmp_path: Path) -> None:
 
 
 def test_keys_without_sros2_say_what_to_install(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert cli.main(["keys", str(tmp_path / "keystore")]) == 1
+    assert main.main(["keys", str(tmp_path / "keystore")]) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: SROS2 is not installed") and told.count("\n") == 1
-    assert cli.main(["keys", str(tmp_path / "keystore"), "--namespace", "left arm"]) == 1
+    assert main.main(["keys", str(tmp_path / "keystore"), "--namespace", "left arm"]) == 1
     assert "is no namespace" in capsys.readouterr().err
     assert not (tmp_path / "keystore").exists()
 
@@ -238,7 +239,7 @@ pathlib.Path(sys.argv[4]).mkdir()
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
     keystore = tmp_path / "keystore"
-    assert cli.main(["keys", str(keystore), "--namespace", "/left"]) == 0
+    assert main.main(["keys", str(keystore), "--namespace", "/left"]) == 0
     assert "/left/controller" in capsys.readouterr().out
     asked: list[Any] = noted.read_text().splitlines()
     assert asked[:4] == ["security", "generate_artifacts", "-k", str(keystore)] and asked[4] == "-p"
@@ -248,8 +249,8 @@ pathlib.Path(sys.argv[4]).mkdir()
 
 def test_nodes_start_in_their_enclaves_where_security_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROS_SECURITY_ENABLE", raising=False)
-    assert keys.enclave_arguments("policy") == []
+    assert security.enclave_arguments("policy") == []
     monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
-    assert keys.enclave_arguments("policy") == ["--enclave", "/policy"]
+    assert security.enclave_arguments("policy") == ["--enclave", "/policy"]
     monkeypatch.setenv("ROS_NAMESPACE", "/left")
-    assert keys.enclave_arguments("policy") == ["--enclave", "/left/policy"]
+    assert security.enclave_arguments("policy") == ["--enclave", "/left/policy"]

@@ -19,10 +19,10 @@ import httpx
 import pytest
 from std_srvs.srv import Trigger
 
+from molmoact_ros.bringup.processes import Bringup, Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
-from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.nodes.conversions import seconds
-from molmoact_ros.paths import default_checkpoint
+from molmoact_ros.nodes.common.conversions import seconds
+from molmoact_ros.utils.paths import default_checkpoint
 
 from .test_policy import INSTRUCTION, Robot
 

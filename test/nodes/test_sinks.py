@@ -14,13 +14,13 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
+from molmoact_ros.bringup.processes import Profile
 from molmoact_ros.control.kinematics import Kinematics
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.bringup import Profile
-from molmoact_ros.nodes.sinks import GRIPPERS, SINKS, make_gripper, make_sink
-from molmoact_ros.paths import robot_model
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.control.arm_sinks import GRIPPERS, SINKS, make_gripper, make_sink
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q, Arm
+from molmoact_ros.utils.paths import robot_model
 
 from .conftest import Peer
 from .driven import LEFT, VELOCITY, command, connected

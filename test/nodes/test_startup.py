@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from molmoact_ros.nodes.bringup import Bringup, Profile, command, environment, write_parameters
+from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, write_parameters
 
 from .conftest import Peer
 

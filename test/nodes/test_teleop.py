@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from sensor_msgs.msg import Joy
 
+from molmoact_ros.bags.bag import BagReader
+from molmoact_ros.benchmarks.fault_graph import Graph, graph
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes import qos
-from molmoact_ros.nodes.fault_graph import Graph, graph
-from molmoact_ros.record.bag import BagReader
+from molmoact_ros.nodes.common import qos
 
 PATIENCE = 20.0
 
@@ -68,7 +68,7 @@ def test_a_keyboard_moves_stops_and_resumes(running: Graph, tmp_path: Path) -> N
     rig = running.rig
     ours, theirs = pty.openpty()
     teleop = subprocess.Popen(
-        [sys.executable, "-m", "molmoact_ros.cli", "teleop", "keyboard"],
+        [sys.executable, "-m", "molmoact_ros.cli.main", "teleop", "keyboard"],
         stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path,
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_a_keyboard_moves_stops_and_resumes(running: Graph, tmp_path: Path) -> N
 
 
 def test_a_keyboard_without_a_terminal_is_said(domain: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "molmoact_ros.cli", "teleop", "keyboard"]
+    command = [sys.executable, "-m", "molmoact_ros.cli.main", "teleop", "keyboard"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 1 and "needs a terminal" in done.stderr
 

@@ -21,14 +21,14 @@ from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
+from molmoact_ros.bringup.processes import Bringup, Profile
 from molmoact_ros.msg import ActionChunk, EngineStatus, Trace
-from molmoact_ros.nodes import conversions, qos
-from molmoact_ros.nodes.bringup import Bringup, Profile
-from molmoact_ros.nodes.static_frames import StaticFrames
-from molmoact_ros.paths import robot_model, share
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.transforms import StaticFrames
 from molmoact_ros.reasoning.trace import pixels_from_trace
 from molmoact_ros.robots.franka import BASE_FRAME
-from molmoact_ros.sim.workcell import Workcell
+from molmoact_ros.sim.table_workcell import Workcell
+from molmoact_ros.utils.paths import robot_model, share
 
 from .conftest import INSTRUCTION, Peer
 

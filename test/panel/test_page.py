@@ -11,7 +11,7 @@ from aiohttp import web
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from molmoact_ros.panel.browser import Browser, is_there
+from molmoact_ros.benchmarks.browser import Browser, is_there
 from molmoact_ros.panel.server import PanelServer
 
 from .test_server import VIEWS, Writer

@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from molmoact_ros.panel.access import token
+from molmoact_ros.panel.auth import token
 from molmoact_ros.panel.freshness import Freshness
-from molmoact_ros.panel.pictures import Picture, View
+from molmoact_ros.panel.image_stream import Picture, View
+from molmoact_ros.panel.protocol import WORD, Answer, Jog, Stroke
 from molmoact_ros.panel.server import HELD_BACK, JOG_SILENCE, PanelServer
-from molmoact_ros.panel.words import WORD, Answer, Jog, Stroke
-from molmoact_ros.secret import is_loopback
+from molmoact_ros.utils.secret import is_loopback
 
 SECRET = "a token of the test's own"
 VIEWS = [View("front", "Camera", "/front", "color", True), View("depth", "Depth", "/depth", "depth", True)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from molmoact_ros.engine.checkpoint import text_codec
-from molmoact_ros.learn.tokenizer import build_tokenizer
-from molmoact_ros.reasoning.actions import NormStats
+from molmoact_ros.engine.model.checkpoint import text_codec
+from molmoact_ros.reasoning.action_tokens import NormStats
+from molmoact_ros.reasoning.answer_templates import Wording, forms
 from molmoact_ros.reasoning.grammar import AnswerGrammar
-from molmoact_ros.reasoning.phrasing import Wording, forms
 from molmoact_ros.reasoning.tokens import Encode, TextCodec
+from molmoact_ros.training.tokenizer import build_tokenizer
 
 EOS = 0
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from molmoact_ros.reasoning.actions import NormStats, values_from_bins
+from molmoact_ros.reasoning.action_tokens import NormStats, values_from_bins
 from molmoact_ros.reasoning.answer import RefusedStep, Segment
+from molmoact_ros.reasoning.answer_templates import Wording, answer_text, forms
 from molmoact_ros.reasoning.grammar import AnswerGrammar
-from molmoact_ros.reasoning.phrasing import Wording, answer_text, forms
 from molmoact_ros.reasoning.tokens import Encode, TextCodec
 
 EOS = 0

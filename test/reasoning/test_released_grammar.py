@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from molmoact_ros.reasoning.actions import ACTION_SYMBOLS, NormStats, values_from_bins
+from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats, values_from_bins
 from molmoact_ros.reasoning.answer import RefusedStep, Segment
+from molmoact_ros.reasoning.answer_parser import AnswerReader
+from molmoact_ros.reasoning.answer_templates import Wording, answer_text, forms
 from molmoact_ros.reasoning.grammar import AnswerGrammar
-from molmoact_ros.reasoning.phrasing import Wording, answer_text, forms
-from molmoact_ros.reasoning.reading import AnswerReader
 from molmoact_ros.reasoning.tokens import TextCodec
 
 EOS = 151_643

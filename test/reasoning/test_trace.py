@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from molmoact_ros.reasoning.answer import RefusedStep
-from molmoact_ros.reasoning.overlay import draw_for_people
 from molmoact_ros.reasoning.trace import draw_training_overlay, pixels_from_trace, trace_from_pixels
+from molmoact_ros.visualization.overlay import draw_for_people
 
 
 def test_corners_are_corners() -> None:

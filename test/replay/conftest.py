@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from molmoact_ros.engine.engine import TorchEngine
-from molmoact_ros.paths import default_checkpoint
-from molmoact_ros.record.bag import BagMessage, BagReader, BagWriter
+from molmoact_ros.bags.bag import BagMessage, BagReader, BagWriter
+from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.utils.paths import default_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bags"
 Change = Callable[[str, Any], Any]

@@ -8,8 +8,8 @@ import pytest
 
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.teleop import TeleopConfig
-from molmoact_ros.paths import robot_model
 from molmoact_ros.replay.control import _tell_person
+from molmoact_ros.utils.paths import robot_model
 
 
 @pytest.mark.parametrize("stamped", ["", "_stamped"])

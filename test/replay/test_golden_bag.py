@@ -16,17 +16,17 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from safetensors.torch import load_file, save_file
 
-from molmoact_ros.cli import main
+from molmoact_ros.bags.plans import Answers, pairs
+from molmoact_ros.bags.recording import SAME, Recording
+from molmoact_ros.cli.main import main
+from molmoact_ros.cli.replay import inexact
 from molmoact_ros.control.limiter import Limiter, Motion
-from molmoact_ros.engine.engine import TorchEngine
-from molmoact_ros.machine import machine
-from molmoact_ros.nodes.replay import inexact
-from molmoact_ros.paths import default_checkpoint, robot_model
-from molmoact_ros.replay.answers import Answers, pairs
+from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.replay.compare import Thresholds, compare_answers, compare_control, frechet
 from molmoact_ros.replay.control import cycle_times, replay_control
 from molmoact_ros.replay.engine import replay_engine
-from molmoact_ros.replay.recording import SAME, Recording
+from molmoact_ros.utils.paths import default_checkpoint, robot_model
+from molmoact_ros.utils.provenance import machine
 
 from .conftest import GOLDEN, Change
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from molmoact_ros.paths import robot_model
 from molmoact_ros.sim.franka_sim import FrankaSim
+from molmoact_ros.utils.paths import robot_model
 
 LOST = "communication_constraints_violation"
 

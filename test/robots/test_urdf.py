@@ -8,10 +8,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from molmoact_ros.paths import robot_model
+from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import PAIR, SINGLE, Arm
-from molmoact_ros.robots.links import Links
 from molmoact_ros.robots.urdf import urdf
+from molmoact_ros.utils.paths import robot_model
 
 # MuJoCo joins fixed links and leaves their names out, unless told not to.
 KEEP = '<mujoco><compiler fusestatic="false" discardvisual="false"/></mujoco>'

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from molmoact_ros.engine.checkpoint import CONFIG, read_config, read_tokenizer, text_codec
-from molmoact_ros.engine.config import MolmoActConfig
-from molmoact_ros.paths import default_checkpoint
-from molmoact_ros.reasoning.actions import NormStats
+from molmoact_ros.engine.model.checkpoint import CONFIG, read_config, read_tokenizer, text_codec
+from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.reasoning.action_tokens import NormStats
+from molmoact_ros.reasoning.answer_templates import Wording, forms
 from molmoact_ros.reasoning.grammar import AnswerGrammar
-from molmoact_ros.reasoning.lark import lark
-from molmoact_ros.reasoning.phrasing import Wording, forms
+from molmoact_ros.reasoning.lark_grammar import lark
 from molmoact_ros.reasoning.tokens import END_OF_TEXT
+from molmoact_ros.utils.paths import default_checkpoint
 
 llguidance = pytest.importorskip("llguidance", reason="make test-vllm")
 pytest.importorskip("vllm", reason="make test-vllm")
@@ -28,7 +28,7 @@ STATS = NormStats(q01=(-0.02,) * 7, q99=(0.02,) * 7, mask=(True,) * 7)
 def matcher(tokenizer: Tokenizer, grammar: AnswerGrammar, beginning: list[int]) -> Any:
     from llguidance.hf import from_tokenizer
 
-    from molmoact_ros.engine.vllm_plugin.config import PlainTokenizer
+    from molmoact_ros.engine.vllm_backend.plugin.config import PlainTokenizer
 
     plain = PlainTokenizer(tokenizer_object=tokenizer)
     text = llguidance.LLMatcher.grammar_from_lark(lark(grammar, beginning))
@@ -64,7 +64,7 @@ def test_lark_allows_what_the_automaton_allows(family: str, steered: bool, qwen:
 
 
 def test_drafts_are_the_last_answer_and_what_is_forced() -> None:
-    from molmoact_ros.engine.vllm_plugin.drafts import AnswerDrafts
+    from molmoact_ros.engine.vllm_backend.plugin.drafts import AnswerDrafts
 
     folder = default_checkpoint()
     config = SimpleNamespace(
@@ -98,8 +98,8 @@ def test_drafts_are_the_last_answer_and_what_is_forced() -> None:
 def test_every_tensor_of_both_families_has_its_place() -> None:
     import torch
 
-    from molmoact_ros.engine.model import MolmoAct
-    from molmoact_ros.engine.vllm_plugin.model import _parts
+    from molmoact_ros.engine.model.molmoact import MolmoAct
+    from molmoact_ros.engine.vllm_backend.plugin.model import _parts
 
     golden = Path(__file__).parents[1] / "golden"
     for case in ("d_like", "o_like_two_cameras"):

@@ -1,0 +1,144 @@
+"""The folder of a bag: its files in order, its metadata.yaml, and repairing what a killed recorder left."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from mcap.reader import make_reader
+
+from molmoact_ros.bags.mcap_repair import is_whole, mend
+from molmoact_ros.bags.mcap_writer import Index
+
+JAZZY_BAG_VERSION: Final = 9
+"""Version of metadata.yaml that ROS 2 Jazzy writes."""
+METADATA: Final = "metadata.yaml"
+ABOUT: Final = ("molmoact_ros", "molmoact_ros.end")
+"""Names of our own words in a bag: versions when it began, what was lost when it ended."""
+RESERVE: Final = ".reserve"
+"""File in a bag's folder that keeps room on the disk while it is recorded."""
+
+
+class PlainDumper(yaml.SafeDumper):
+    """YAML without anchors: everything is written where it belongs."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """True for all data: none of them is referred to."""
+        return True
+
+
+@dataclass
+class Contents:
+    """What metadata.yaml says of a bag.
+
+    files: of each its name, stamps of its first and last message in ns, and how many messages it has. counts: messages
+    of each topic in all of them. topics: how each is described.
+    """
+
+    files: list[tuple[str, tuple[int, int], int]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    topics: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, name: str, index: Index) -> None:
+        """Note a file with this index."""
+        self.files.append((name, index.span, index.counts.total()))
+        for number, channel in index.channels.items():
+            self.counts[channel.topic] += index.counts[number]
+            self.topics[channel.topic] = {
+                "name": channel.topic, "type": index.schemas[channel.schema_id].name, "serialization_format": "cdr",
+                "offered_qos_profiles": yaml.safe_load(channel.metadata.get("offered_qos_profiles", "")) or [],
+                "type_description_hash": channel.metadata.get("topic_type_hash", ""),
+            }  # fmt: skip
+
+    def read(self, path: Path) -> None:
+        """Note a whole file. ValueError: it says nothing about itself."""
+        with path.open("rb") as stream:
+            summary = make_reader(stream).get_summary()
+        if summary is None or summary.statistics is None:
+            raise ValueError(f"{path} lacks its summary; write it anew with `mcap recover`")
+        of = summary.statistics
+        index = Index(
+            schemas=summary.schemas, channels=summary.channels, counts=Counter(of.channel_message_counts),
+            span=(of.message_start_time, of.message_end_time),
+        )  # fmt: skip
+        self.add(path.name, index)
+
+
+def write_metadata(folder: Path, contents: Contents, about: Mapping[str, str]) -> None:
+    """Replace metadata.yaml in one step: at every moment there is a whole one."""
+    spans = [span for _, span, _ in contents.files if any(span)] or [(0, 0)]
+    information = {
+        "version": JAZZY_BAG_VERSION, "storage_identifier": "mcap",
+        "relative_file_paths": [name for name, _, _ in contents.files],
+        **_span(min(begin for begin, _ in spans), max(end for _, end in spans), contents.counts.total()),
+        "topics_with_message_count": [
+            {"topic_metadata": topic, "message_count": contents.counts[name]} for name, topic in contents.topics.items()
+        ],
+        "compression_format": "", "compression_mode": "",
+        "files": [{"path": name, **_span(*span, count)} for name, span, count in contents.files],
+        "custom_data": dict(about) or None, "ros_distro": "jazzy",
+    }  # fmt: skip
+    new = folder / f"{METADATA}.new"
+    new.write_text(yaml.dump({"rosbag2_bagfile_information": information}, Dumper=PlainDumper, sort_keys=False))
+    new.replace(folder / METADATA)
+
+
+def _span(begin: int, end: int, count: int) -> dict[str, Any]:
+    return {
+        "starting_time": {"nanoseconds_since_epoch": begin},
+        "duration": {"nanoseconds": end - begin},
+        "message_count": count,
+    }
+
+
+def repair(bag: Path) -> bool:
+    """Make a bag whole whose recorder was killed; whether there was anything to do.
+
+    Raises ValueError, in one line, where it is still being written or cannot be mended.
+    """
+    files = files_of(bag, ".mcap")
+    torn = [file for file in files if not is_whole(file)]
+    contents = Contents()
+    for file in files if torn else []:
+        try:
+            contents.add(file.name, mend(file)) if file in torn else contents.read(file)
+        except BlockingIOError:
+            raise ValueError(f"{bag} is still being recorded; end the recorder first") from None
+        except Exception as error:  # whatever a reader meets in broken bytes
+            raise ValueError(f"{file} cannot be mended: {one_line(error)}") from None
+        (file.parent / RESERVE).unlink(missing_ok=True)
+    if torn and bag.is_dir():
+        write_metadata(bag, contents, about(bag))
+    return bool(torn)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def files_of(bag: Path, *kinds: str) -> list[Path]:
+    """The files of a bag that end so, in the order in which they were written."""
+    files = bag.iterdir() if bag.is_dir() else [bag]
+    return sorted((file for file in files if file.suffix in kinds), key=_number)
+
+
+def _number(file: Path) -> tuple[str, int]:
+    """Of the file `bag_10.mcap`, `bag` and 10: it comes after `bag_9.mcap`, and `bag.mcap` before all."""
+    name, number = re.fullmatch(r"(.*?)(?:_(\d+))?", file.stem).groups()  # type: ignore[union-attr]
+    return name, int(number or -1)
+
+
+def about(bag: Path) -> dict[str, str]:
+    """The words about a bag that its recorder left in it, newest last; empty for a bag of others."""
+    out: dict[str, str] = {}
+    for file in files_of(bag, ".mcap"):
+        with file.open("rb") as stream:
+            for record in make_reader(stream).iter_metadata():
+                out |= record.metadata if record.name in ABOUT else {}
+    return out

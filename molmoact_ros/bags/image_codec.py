@@ -1,0 +1,57 @@
+"""Pictures made smaller before they go into a bag, as image_transport does it, so that its tools read them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+
+from molmoact_ros.bags.bag import BagMessage
+from molmoact_ros.bags.message_arrays import DEPTH_HEAD, image_pixels, rgb_pixels
+from molmoact_ros.bags.message_types import Types
+from molmoact_ros.reasoning.answer import RefusedStep
+
+Form = Literal["raw", "png", "jpeg"]
+"""raw: as published, without loss. png: colour and depth as PNG, without loss. jpeg: colour as JPEG, depth as PNG."""
+IMAGE: Final = "sensor_msgs/msg/Image"
+COMPRESSED: Final = "sensor_msgs/msg/CompressedImage"
+PICTURES: Final = (IMAGE, COMPRESSED, "sensor_msgs/msg/PointCloud2")
+"""What is large and comes again soon: dropped first where a disk is slow or full."""
+_DEPTH = ("16UC1", "mono16")
+_FILTER, _SUB = 19, 16  # IMWRITE_PNG_FILTER and _SUB of OpenCV 4.12 on; one that is older takes no notice
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, _FILTER, _SUB]
+"""One filter, not the best of five for each row: half the time, for 5 % more of depth and 17 % of noisy colour."""
+
+
+def pack(message: BagMessage, types: Types, form: Form, quality: int) -> BagMessage:
+    """A recorded Image as a CompressedImage on its own topic; quality: of JPEG, 1..100.
+
+    What is no Image, or has no such form (32FC1), or is malformed, is given back as it is: a recorder keeps it all.
+    """
+    if form == "raw" or message.type_name != IMAGE:
+        return message
+    image = types.decode(message.data, IMAGE)
+    try:
+        if image.encoding in _DEPTH:
+            said, suffix, data = f"{image.encoding}; compressedDepth png", "compressedDepth", bytes(DEPTH_HEAD)
+            data += _encoded(image_pixels(image), ".png", _PNG)
+        elif image.encoding == "32FC1":
+            return message
+        else:
+            options = [cv2.IMWRITE_JPEG_QUALITY, quality] if form == "jpeg" else _PNG
+            said, suffix = f"{image.encoding}; {form} compressed bgr8", "compressed"
+            data = _encoded(rgb_pixels(image)[:, :, ::-1], ".jpg" if form == "jpeg" else ".png", options)
+    except RefusedStep:
+        return message
+    packed = types[COMPRESSED](header=image.header, format=said, data=np.frombuffer(data, np.uint8))
+    return replace(
+        message, topic=f"{message.topic}/{suffix}", type_name=COMPRESSED, data=types.encode(packed)
+    )  # fmt: skip
+
+
+def _encoded(pixels: np.ndarray, ending: str, options: list[int]) -> bytes:
+    done, data = cv2.imencode(ending, pixels, options)
+    assert done
+    return data.tobytes()

@@ -1,0 +1,162 @@
+"""Gives an MCAP file that its writer did not close its end, and unpacks chunks without trusting what they claim."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import zlib
+from array import array
+from io import BytesIO
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Final
+
+import lz4.frame
+import zstandard
+from mcap.data_stream import ReadDataStream, RecordBuilder
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.records import Channel, Chunk, ChunkIndex, Metadata, MetadataIndex, Schema
+
+from molmoact_ros.bags.mcap_writer import MAGIC, Entries, Index, chunk_index, write_entries
+
+MAX_CHUNK: Final = 256 << 20
+"""Bytes that a chunk may unpack to: 64 times what any known writer makes of it, and little enough to be held."""
+_HEAD: Final = 9  # bytes of a record before its content: what it is, and how long
+_FOOT: Final = _HEAD + 20 + len(MAGIC)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file ends as an MCAP file that was closed."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < len(MAGIC) + _FOOT:
+            return False
+        file.seek(-_FOOT, os.SEEK_END)
+        foot = file.read()
+    return foot[0] == Opcode.FOOTER and foot.endswith(MAGIC)
+
+
+def mend(path: Path) -> Index:
+    """Give a file that its writer did not close its end; what is torn there is cut off. Its index.
+
+    Raises BlockingIOError while somebody writes it, ValueError where it is no MCAP file.
+    """
+    with path.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ValueError(f"{path} is not an MCAP file")
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            index, end, last, awaited = _scan(data)
+        out = RecordBuilder()
+        if last is not None:
+            write_entries(out, last, awaited)
+            index.add_chunk(last)
+        lacked = out.end()
+        file.truncate(end)
+        file.seek(end)
+        file.write(lacked + index.tail(end + len(lacked)))
+        os.fsync(file.fileno())
+    return index
+
+
+def _scan(data: mmap) -> tuple[Index, int, ChunkIndex | None, Entries]:
+    """The index of the whole records, where they end, and the last chunk with its entries where those are missing."""
+    index, at = Index(), len(MAGIC)
+    last, awaited = None, Entries()
+    while at + _HEAD <= len(data):
+        opcode, length = data[at], int.from_bytes(data[at + 1 : at + _HEAD], "little")
+        if opcode in (Opcode.DATA_END, Opcode.FOOTER) or length > len(data) - at - _HEAD:
+            break
+        stream = ReadDataStream(BytesIO(data[at + _HEAD : at + _HEAD + length]))
+        if opcode == Opcode.CHUNK:
+            try:
+                chunk = Chunk.read(stream)
+                entries = _read_chunk(chunk, index)
+            except _DAMAGED:
+                break
+            if last is not None:
+                index.add_chunk(last)
+            last, awaited = chunk_index(chunk, at, _HEAD + length), entries
+            index.counts.update({number: len(of) // 2 for number, of in entries.items()})
+        elif opcode == Opcode.MESSAGE_INDEX and last is not None:
+            last.message_index_offsets[stream.read2()] = at
+            last.message_index_length += _HEAD + length
+        elif opcode == Opcode.METADATA:
+            index.metadata.append(MetadataIndex(at, _HEAD + length, Metadata.read(stream).name))
+        elif opcode == Opcode.MESSAGE:
+            raise ValueError("it holds messages outside of chunks; mend it with `mcap recover`")
+        else:
+            _note(opcode, stream, index)
+        at += _HEAD + length
+    if last is None or set(last.message_index_offsets) != set(awaited):
+        if last is not None:
+            last.message_index_offsets.clear()
+            last.message_index_length, at = 0, last.chunk_start_offset + last.chunk_length
+        return index, at, last, awaited
+    index.add_chunk(last)
+    return index, at, None, {}
+
+
+def _note(opcode: int, stream: ReadDataStream, index: Index) -> None:
+    """Take a schema or a channel into `index`."""
+    if opcode == Opcode.SCHEMA:
+        schema = Schema.read(stream)
+        index.schemas[schema.id] = schema
+    elif opcode == Opcode.CHANNEL:
+        channel = Channel.read(stream)
+        index.channels[channel.id] = channel
+
+
+_MESSAGE = struct.Struct("<HIQQ")
+_DAMAGED = (McapError, zstandard.ZstdError, RuntimeError, struct.error, OverflowError, MemoryError)
+"""What comes of a chunk that was torn."""
+
+
+def _read_chunk(chunk: Chunk, index: Index) -> Entries:
+    """Where a chunk's messages are; its schemas and channels go into `index`.
+
+    Raises ValueError where it unpacks to more than MAX_CHUNK, and one of _DAMAGED where it is damaged.
+    """
+    if chunk.uncompressed_size > MAX_CHUNK:
+        raise ValueError(too_large(chunk.uncompressed_size))
+    plain = unpack(chunk.data, chunk.compression, chunk.uncompressed_size)
+    expected = chunk.uncompressed_crc
+    if len(plain) != chunk.uncompressed_size or (expected and zlib.crc32(plain) != expected):
+        raise RuntimeError("its size or its checksum is another")
+    entries: Entries = {}
+    at = 0
+    while at < len(plain):
+        length = int.from_bytes(plain[at + 1 : at + _HEAD], "little")
+        if plain[at] == Opcode.MESSAGE:
+            channel, _, stamp, _ = _MESSAGE.unpack_from(plain, at + _HEAD)
+            entries.setdefault(channel, array("Q")).extend((stamp, at))
+        else:
+            _note(plain[at], ReadDataStream(BytesIO(plain[at + _HEAD : at + _HEAD + length])), index)
+        at += _HEAD + length
+    return entries
+
+
+def too_large(size: int) -> str:
+    """Why a chunk that claims such a size is refused."""
+    return (
+        f"a chunk of it would unpack to {size / (1 << 20):.0f} MiB, and {MAX_CHUNK >> 20} MiB is the most that is "
+        "read; if you trust it, write it anew in smaller chunks with `mcap filter --chunk-size 4194304`"
+    )
+
+
+def unpack(data: bytes, compression: str, size: int) -> bytes:
+    """A chunk's content, which is `size` bytes; never much more than that is made of it, whatever `data` are.
+
+    Raises RuntimeError or zstandard.ZstdError where they do not unpack so.
+    """
+    if compression == "zstd":
+        if zstandard.frame_content_size(data) > size:  # -1: it does not say
+            raise RuntimeError("it unpacks to more than it says")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    if compression == "lz4":
+        return bytes(lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size + 1))
+    if compression:
+        raise RuntimeError(f"it is packed by {compression!r}")
+    return data

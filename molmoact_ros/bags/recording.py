@@ -1,0 +1,334 @@
+"""A bag as a robot's recording: which picture was seen when, what was planned from it, and what the arm did."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from molmoact_ros.bags.bag import BagMessage, BagReader
+from molmoact_ros.bags.image_codec import COMPRESSED, IMAGE
+from molmoact_ros.bags.message_arrays import (  # fmt: skip
+    chunk_actions,
+    depth_codes,
+    metres,
+    rgb_pixels,
+    seconds,
+    trace_points,
+    unpacked,
+)
+from molmoact_ros.bags.plans import Answer
+from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.reasoning.observation import Observation
+
+SAME: Final = 1e-6
+"""s within which two stamps are one: they have gone through float64."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where things are in a bag.
+
+    cameras: names, front first; their pictures are on `/<name>/color/image_raw` and the front one's depth on
+    `/<name>/aligned_depth_to_color/image_raw`, as they are or with what image_transport appends. remap: topics of the
+    bag by the names they should have had. namespace: in which the nodes ran, such as `/left`. policy, controller: of
+    whom the plans and states are. slop: greatest difference of the stamps of pictures of one moment, s.
+    """
+
+    cameras: tuple[str, ...] = ("front", "wrist")
+    remap: dict[str, str] = field(default_factory=dict)
+    namespace: str = ""
+    policy: str = "/policy"
+    controller: str = "/controller"
+    joint_states: str = "/joint_states"
+    slop: float = 0.05
+
+    @property
+    def colour(self) -> tuple[str, ...]:
+        """Topics of the cameras' pictures."""
+        return tuple(f"/{camera}/color/image_raw" for camera in self.cameras)
+
+    @property
+    def depth(self) -> str:
+        """Topic of the front camera's depth."""
+        return f"/{self.cameras[0]}/aligned_depth_to_color/image_raw"
+
+
+def parse_remap(rules: Sequence[str]) -> dict[str, str]:
+    """Of rules `from:=to`. ValueError for another form."""
+    for rule in rules:
+        if not re.fullmatch(r"/[^:=]+:=/[^:=]+", rule):
+            raise ValueError(f"the remapping {rule!r} is not of the form /topic/of/the/bag:=/topic/wanted")
+    return dict(rule.split(":=") for rule in rules)
+
+
+def namespace_rules(bag: Path, namespace: str) -> list[str]:
+    """Rules as `parse_remap` takes them that lead topics out of a namespace. ValueError: nothing is in it."""
+    with BagReader(bag) as reader:
+        topics = sorted(reader.topics())
+    rules = [f"{topic}:={topic.removeprefix(namespace)}" for topic in topics if topic.startswith(f"{namespace}/")]
+    if not namespace.startswith("/") or not rules:
+        raise ValueError(f"no topic of the bag is in the namespace {namespace!r}; it has {', '.join(topics)}")
+    return rules
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a plan was asked for: when its pictures were taken, s, front first, and the answer, if one was recorded."""
+
+    frames: tuple[float, ...]
+    answer: Answer
+
+
+class Recording:
+    """A bag, read; use it in a `with` block. `notes`: what a reader of the results should know of it, a line each."""
+
+    def __init__(self, bag: Path, names: Names | None = None) -> None:
+        """Raises FileNotFoundError and ValueError as BagReader does."""
+        self.names, self.bag = names or Names(), bag
+        self.reader = BagReader(bag)
+        self.notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
+        there = sorted(self.reader.topics())
+        if unknown := sorted(set(self.names.remap) - set(there)):
+            self.reader.close()
+            raise ValueError(f"the bag has no {unknown[0]} to remap; it has {', '.join(there)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.reader.close()
+
+    # Topics
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """The type of each topic, by the names that they should have had."""
+        return {self.names.remap.get(topic, topic): kind for topic, kind in self.reader.topics().items()}
+
+    def _original(self, topic: str) -> str:
+        return next((old for old, new in self.names.remap.items() if new == topic), topic)
+
+    def messages(self, topics: Sequence[str]) -> Iterator[BagMessage]:
+        """Messages of those of `topics` that there are, by time, under the names that they should have had."""
+        there = [self._original(topic) for topic in topics if topic in self.topics]
+        for message in self.reader.messages(there):
+            yield replace(message, topic=self.names.remap.get(message.topic, message.topic))
+
+    def decode(self, message: BagMessage) -> Any:
+        """The message as an object. ValueError: it is damaged."""
+        return self.reader.decode(replace(message, topic=self._original(message.topic)))
+
+    def decoded(self, topic: str) -> list[tuple[float, Any]]:
+        """All messages of a topic, each with the time at which it was heard, s; none where there is no such topic."""
+        return [(_seconds(message.stamp_ns), self.decode(message)) for message in self.messages([topic])]
+
+    # Pictures
+
+    def picture_topic(self, topic: str) -> str:
+        """`topic`, or the same compressed, whichever there is; ValueError, naming what there is, for neither."""
+        found = self.find_picture(topic)
+        if found is None:
+            there = sorted(name for name, kind in self.topics.items() if kind in (IMAGE, COMPRESSED))
+            if not there:
+                raise ValueError(f"the bag has no pictures at all; {topic} is needed")
+            like = min(there, key=lambda name: ("depth" in name) != ("depth" in topic))
+            raise ValueError(
+                f"the bag has no pictures on {topic}; say which they are with --remap {like}:={topic}; "
+                f"there are {', '.join(there)}"
+            )
+        return found
+
+    def find_picture(self, topic: str) -> str | None:
+        """`topic`, or the same compressed, whichever there is; None for neither."""
+        for name in (topic, f"{topic}/compressed", f"{topic}/compressedDepth"):
+            if self.topics.get(name) in (IMAGE, COMPRESSED):
+                return name
+        return None
+
+    def picture(self, message: BagMessage, depth: bool = False) -> tuple[float, np.ndarray]:
+        """When a picture was taken, s, and its uint8 [H, W, 3] RGB, or float32 [H, W] m. ValueError: it is damaged."""
+        picture = self.decode(message)
+        return seconds(picture.header.stamp), self._pixels(picture, depth)
+
+    def count(self, topic: str) -> int:
+        """How many messages a topic has."""
+        return self.reader.count(self._original(topic))
+
+    @property
+    def lossless(self) -> bool:
+        """The front pictures are as the policy saw them: no JPEG."""
+        topic = self.picture_topic(self.names.colour[0])
+        if self.topics[topic] == IMAGE:
+            return True
+        first = next(self.messages([topic]), None)
+        return first is None or "jpeg" not in self.decode(first).format
+
+    def stamps(self, topic: str) -> np.ndarray:
+        """When the pictures of a topic were taken, float64 [n] s, in order."""
+        taken = [seconds(self.decode(message).header.stamp) for message in self.messages([topic])]
+        return np.array(sorted(taken))
+
+    # Plans
+
+    def answers(self) -> list[Answer]:
+        """The plans that were recorded whole, by the stamps of their pictures; those of a policy without tokens too."""
+        base = self.names.policy
+        chunks = {m.plan_id: m for _, m in self.decoded(f"{base}/action_chunk")}
+        depths = {m.plan_id: m for _, m in self.decoded(f"{base}/depth_tokens")}
+        traces = {m.plan_id: m for _, m in self.decoded(f"{base}/trace") if m.source == 0}
+        tokens = {m.plan_id: m for _, m in self.decoded(f"{base}/answer_tokens")}
+        status = self.decoded(f"{base}/engine_status")
+        took = {m.plan_id: m.step_seconds for _, m in reversed(status)}
+        asked = self._asked()
+        out = []
+        for number, chunk in sorted(chunks.items(), key=lambda item: seconds(item[1].header.stamp)):
+            said, stamp = tokens.get(number), seconds(chunk.header.stamp)
+            depth, trace = depths.get(number), traces.get(number)
+            out.append(
+                Answer(
+                    plan_id=number, stamp=stamp, mode=chunk.mode or "full",
+                    instruction=said.instruction if said else _last(asked, stamp),
+                    checkpoint=said.checkpoint if said else "",
+                    frames=[seconds(frame) for frame in said.frames] if said else [],
+                    drawn=trace_points(said) if said and len(said.x) else None,
+                    tokens=said.tokens.tolist() if said else None,
+                    depth=None if depth is None else depth_codes(depth),
+                    trace=None if trace is None else trace_points(trace),
+                    actions=chunk_actions(chunk), dt=chunk.dt, seconds=took.get(number),
+                )
+            )  # fmt: skip
+        return out
+
+    def _asked(self) -> list[tuple[float, str]]:
+        """What the policy said that it was doing, by time."""
+        return [(at, m.instruction) for at, m in self.decoded(f"{self.names.policy}/engine_status")]
+
+    def steps(self, instruction: str = "", period: float = 0.75) -> list[Step]:
+        """The plans to make again: those recorded, or, where there are none, one every `period` s.
+
+        instruction: for plans of which the bag does not say it. ValueError: no such pictures, none of one moment, or no
+        instruction.
+        """
+        stamps = [self.stamps(self.picture_topic(topic)) for topic in self.names.colour]
+        if empty := [topic for topic, of in zip(self.names.colour, stamps, strict=True) if not len(of)]:
+            raise ValueError(f"the bag has no pictures on {empty[0]}: the topic is empty")
+        answers, recorded = self.answers(), True
+        if not answers:
+            self.notes.append("no plans were recorded: there is nothing to compare with")
+            recorded = False
+            times, asked = _every(stamps[0], period), self._asked()
+            answers = [Answer(k + 1, t, instruction=instruction or _last(asked, t)) for k, t in enumerate(times)]
+        steps = [self._step(answer, stamps, instruction) for answer in answers]
+        seen = [step for step in steps if step is not None]
+        if not seen:
+            raise ValueError(self._why_nothing(stamps))
+        if lost := len(steps) - len(seen):
+            what = "plans have" if recorded else "moments have"
+            self.notes.append(
+                f"{lost} of {len(steps)} {what} no pictures of all cameras within {self.names.slop:g} s: left out"
+            )
+        if any(not step.answer.instruction for step in seen):
+            raise ValueError("the bag does not say what was asked for; give --instruction")
+        return seen
+
+    def _step(self, answer: Answer, stamps: list[np.ndarray], instruction: str) -> Step | None:
+        wanted = answer.frames or [answer.stamp] * len(stamps)
+        near = [float(of[_nearest(of, at)]) for of, at in zip(stamps, wanted, strict=True)]
+        slops = [SAME if answer.frames or k == 0 else self.names.slop for k in range(len(stamps))]
+        if any(abs(found - at) > slop for found, at, slop in zip(near, wanted, slops, strict=True)):
+            return None
+        return Step(tuple(near), replace(answer, instruction=answer.instruction or instruction))
+
+    def _why_nothing(self, stamps: list[np.ndarray]) -> str:
+        spans = ", ".join(
+            f"{name} {of[0]:.2f} to {of[-1]:.2f} s" for name, of in zip(self.names.cameras, stamps, strict=True)
+        )
+        return (
+            f"no pictures of all cameras within {self.names.slop:g} s of each other ({spans}); "
+            "were their clocks synchronised? a larger --slop pairs them anyway"
+        )
+
+    def observations(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Observation]]:
+        """What each step saw, in the order of the pictures; few of them are in memory at a time."""
+        topics = [self.picture_topic(topic) for topic in self.names.colour]
+        depth = self.find_picture(self.names.depth)
+        of = {topic: k for k, topic in enumerate(topics)} | ({depth: len(topics)} if depth else {})
+        grounded = depth is not None and any(step.answer.mode == "grounded" for step in steps)
+        depths = self.stamps(depth) if depth and grounded else np.zeros(0)
+        waiting: deque[tuple[Step, int, dict[int, np.ndarray]]] = deque()
+        wanted: dict[tuple[int, float], list[dict[int, np.ndarray]]] = {}
+        for step in steps:
+            stamps = [*step.frames]
+            if step.answer.mode == "grounded" and len(depths):
+                stamps.append(float(depths[_nearest(depths, step.frames[0])]))
+            found: dict[int, np.ndarray] = {}
+            waiting.append((step, len(stamps), found))
+            for camera, stamp in enumerate(stamps):
+                wanted.setdefault((camera, stamp), []).append(found)
+        for message in self.messages([*topics, *([depth] if depth and grounded else [])]):
+            camera, picture = of[message.topic], self.decode(message)
+            takers = wanted.pop((camera, seconds(picture.header.stamp)), [])
+            if takers:
+                pixels = self._pixels(picture, camera == len(topics))
+                for taker in takers:
+                    taker[camera] = pixels
+            while waiting and len(waiting[0][2]) == waiting[0][1]:
+                step, _, found = waiting.popleft()
+                yield step, _observation(step, found, len(topics))
+            if not waiting:
+                return
+
+    def _pixels(self, picture: Any, is_depth: bool) -> np.ndarray:
+        """A picture's colours, or its depth in m. ValueError: it cannot be read."""
+        try:
+            if not hasattr(picture, "format"):
+                return metres(picture) if is_depth else rgb_pixels(picture)
+            pixels, encoding = unpacked(picture)
+            if is_depth:
+                if encoding != "16UC1":
+                    raise RefusedStep(f"the compressed depth is {encoding}, not 16UC1")
+                return np.asarray(pixels * np.float32(1e-3), np.float32)
+            return pixels if encoding == "rgb8" else np.repeat(pixels[:, :, None], 3, axis=2)
+        except RefusedStep as refusal:
+            raise ValueError(f"a recorded picture cannot be read: {refusal}") from None
+
+
+def _seconds(stamp_ns: int) -> float:
+    """The same float64 as that of a message's stamp: times are compared."""
+    return float(stamp_ns // 10**9 + stamp_ns % 10**9 * 1e-9)
+
+
+def _observation(step: Step, found: dict[int, np.ndarray], cameras: int) -> Observation:
+    images = tuple(found[k] for k in range(cameras))
+    answer = step.answer
+    return Observation(images, answer.instruction, step.frames[0], answer.drawn, found.get(cameras))
+
+
+def _nearest(stamps: np.ndarray, at: float) -> int:
+    right = bisect_left(stamps, at)
+    return min((k for k in (right - 1, right) if 0 <= k < len(stamps)), key=lambda k: abs(stamps[k] - at))
+
+
+def _every(stamps: np.ndarray, period: float) -> list[float]:
+    out: list[float] = []
+    for stamp in stamps.tolist():
+        if not out or stamp - out[-1] >= period - SAME:
+            out.append(stamp)
+    return out
+
+
+def _last(said: list[tuple[float, str]], at: float) -> str:
+    """What was said last before `at`, or first after it."""
+    before = [text for when, text in said if when <= at and text]
+    after = [text for when, text in said if when > at and text]
+    return before[-1] if before else (after[0] if after else "")

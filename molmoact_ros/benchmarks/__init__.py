@@ -1,0 +1,1 @@
+"""What `molmoact-ros bench` measures."""

@@ -1,0 +1,36 @@
+"""How long a checkpoint takes to load, and how much memory beside the result."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+from molmoact_ros.engine.model.checkpoint import load_checkpoint, read_headers, torch_dtype
+
+
+def bench_load(folder: Path, dtype: str = "") -> dict[str, float]:
+    """Load a folder into host memory once. seconds; result: GB of the model's tensors; above: GB by which this process'
+    peak exceeds them and what it had before, pages of the mapped file included; largest: GB of the largest weight file.
+
+    Only the first call in a process says something, since a process' peak never falls.
+    """
+    if sys.platform != "linux":
+        raise RuntimeError("memory is measured on Linux only")
+    largest = max(path.stat().st_size for path in read_headers(folder).files)
+    before, began = _peak(), time.perf_counter()
+    loaded = load_checkpoint(folder, "cpu", torch_dtype(dtype))
+    seconds, peak = time.perf_counter() - began, _peak()
+    result = sum(t.numel() * t.element_size() for t in loaded.model.state_dict().values())
+    return {
+        "seconds": seconds,
+        "result": result / 1e9,
+        "above": (peak - before - result) / 1e9,
+        "largest": largest / 1e9,
+    }
+
+
+def _peak() -> int:
+    """Bytes that this process had in memory at its most, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

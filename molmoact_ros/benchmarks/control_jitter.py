@@ -1,0 +1,100 @@
+"""How evenly commands leave the controller while both cores are busy, beside a plain rclpy timer in the same run.
+
+As a program: the controller with a plain rclpy timer in place of its control loop.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+
+from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
+from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, use_environment, write_parameters
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.controller import ControllerNode
+from molmoact_ros.utils import child_process
+
+Row = dict[str, float]
+KINDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "plain rclpy timer": ("bench_control", {"priority": 0}),
+    "control loop, ordinary priority": ("controller", {"priority": 0}),
+    "control loop, real-time priority": ("controller", {}),
+}
+
+
+class TimerController(ControllerNode):
+    """Driven as rclpy's tutorials do it."""
+
+    def _begin_loop(self) -> None:
+        self.create_timer(self._period, lambda: self._cycle(0.0))
+
+
+def bench_control(seconds: float, load: int) -> dict[str, Row]:
+    """Jitter of the periods in ms (p50, p99, max) for each of KINDS, `seconds` each, with `load` busy processes."""
+    use_environment()
+    sim = Profile(nodes={"sim": {"front_size": [160, 120], "wrist_size": [106, 60]}})
+    out: dict[str, Row] = {}
+    with tempfile.TemporaryDirectory(prefix="molmoact-") as folder, Bringup(sim, Path(folder)), _load(load):
+        for name, (module, parameters) in KINDS.items():
+            out[name] = _measure(module, parameters, seconds, Path(folder))
+    return out
+
+
+def _measure(module: str, parameters: dict[str, Any], seconds: float, folder: Path) -> Row:
+    # The deadline is out of the way: it is the stream that is looked at, not the supervisor.
+    asked = {"joint_states": JOINT_STATES, "joints_deadline": 2.0, **parameters}
+    file = write_parameters(folder, "controller", asked)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    rig, row = Rig(context), dict[str, float]()
+
+    def hear(message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == "controller: control loop":
+                values = {v.key: v.value for v in status.values}
+                row.update({name: float(values[f"jitter_{name}_ms"]) for name in ("p50", "p99", "max")})
+
+    rig.create_subscription(DiagnosticArray, "/diagnostics", hear, qos.RELIABLE)
+    rig.drive()
+    with (folder / "controller.log").open("wb") as log:
+        process = child_process.start(command(module, file), env=environment(), stdout=log, stderr=log, cwd=folder)
+    try:
+        if not rig.until(lambda: rig.safety.joints_age > 0, 60.0):
+            raise RuntimeError(f"the controller did not start: {(folder / 'controller.log').read_text()[-500:]}")
+        rig.go()
+        time.sleep(seconds)
+        if not row:
+            raise RuntimeError("the controller published no diagnostics")
+        return dict(row)
+    finally:
+        child_process.end([process], 10.0)
+        rig.close()
+        context.try_shutdown()
+
+
+@contextmanager
+def _load(count: int) -> Iterator[None]:
+    busy = [child_process.start([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        child_process.end(busy)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    run(TimerController)

@@ -1,0 +1,114 @@
+"""How long a reasoning step takes, stage by stage, beside transformers' greedy loop over the same weights"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from molmoact_ros.benchmarks.hf_baseline import greedy, transformers_model
+from molmoact_ros.engine.decoding.speculative import Tree
+from molmoact_ros.engine.model.quantization import stored
+from molmoact_ros.engine.torch_engine import STAGES, TorchEngine
+from molmoact_ros.reasoning.answer import Segment
+from molmoact_ros.reasoning.observation import Observation
+
+BASELINE = "transformers"
+SEGMENTS = (Segment.DEPTH, Segment.TRACE, Segment.ACTION)
+Figures = dict[str, dict[str, float]]
+
+
+def bench(engine: TorchEngine, observations: Sequence[Observation], tick: Callable[[], None] = lambda: None) -> Figures:
+    """Median and p99 over `observations` of the step and its stages (ms), the decoder's passes, tokens and the share of
+    guesses that held, by segment, and the baseline's step (ms), taken in turn with ours."""
+    twin = transformers_model(engine.model)
+    samples: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        samples.setdefault(name, []).append(value)
+
+    for observation in observations:
+        began = time.perf_counter()
+        for _ in engine.reason(observation):
+            pass
+        note("step", (time.perf_counter() - began) * 1e3)
+        _note_step(engine, note)
+        note(BASELINE, _baseline(engine, twin, observation, engine.timings.counts.tokens))
+        tick()
+    return {
+        name: {"median": float(np.median(values)), "p99": float(np.percentile(values, 99))}
+        for name, values in samples.items()
+    }
+
+
+def _note_step(engine: TorchEngine, note: Callable[[str, float], None]) -> None:
+    for stage in STAGES:
+        note(stage, engine.timings.stages[stage] * 1e3)
+    counts = engine.timings.counts
+    note("passes", counts.passes)
+    note("tokens", counts.tokens)
+    for segment in SEGMENTS:
+        spent = counts.segments[segment]
+        note(f"passes, {segment.value}", spent.passes)
+        note(f"guesses that held, {segment.value}, %", 100 * spent.held / max(1, spent.guessed))
+
+
+def _baseline(engine: TorchEngine, twin: torch.nn.Module, observation: Observation, tokens: int) -> float:
+    """Milliseconds of the same step with transformers saying the answer, pictures seen by torch."""
+    began = time.perf_counter()
+    asked = engine.ask(observation)
+    greedy(twin, engine.embed(asked, engine.torch_features(asked.pictures)), tokens)
+    return (time.perf_counter() - began) * 1e3
+
+
+@torch.inference_mode()
+def floor(engine: TorchEngine, repeats: int = 30) -> dict[str, float]:
+    """What one pass must cost at least: the decoder's weights read once at this machine's own speed of copying.
+
+    weights: MB a pass reads (blocks and head); copy: GB/s, read and written, measured on a buffer of that size; floor:
+    ms; pass: ms of a pass over one token at the middle of an answer, measured; share: floor / pass.
+    """
+    parts = [p for block in engine.model.layers for p in block.parameters()] + [engine.model.lm_head.weight]
+    size = sum(map(stored, parts))
+    rate = copy_rate(engine.device, size, repeats)
+    middle = min(512, engine.decoder.passes.capacity) // 2
+
+    def run() -> None:
+        engine.decoder.rewind(middle)
+        engine.decoder.feed([engine.end], Tree())
+
+    passing, reading = median_seconds(run, repeats, engine.device), size / rate
+    return {
+        "weights": size / 1e6, "copy": rate / 1e9, "floor": reading * 1e3, "pass": passing * 1e3,
+        "share": reading / passing,
+    }  # fmt: skip
+
+
+def copy_rate(device: torch.device, size: int, repeats: int) -> float:
+    """Bytes/s that a device reads and writes while it copies `size` bytes."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / median_seconds(lambda: target.copy_(source), repeats, device)
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device, warm: int = 3) -> float:
+    """What `work` takes at the median, until the device is done; the first `warm` times do not count."""
+    times = []
+    for _ in range(repeats + warm):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[warm:]))
+
+
+def memory() -> dict[str, float]:
+    """GB that this process held at most on the host, and on the GPU where there is one."""
+    held = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+    if torch.cuda.is_available():
+        held["gpu"] = torch.cuda.max_memory_allocated() / 1e9
+    return held

@@ -1,0 +1,74 @@
+"""Every fault of docs/safety.md in a running graph: does the arm stand within the deadline, and does it stay?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from std_srvs.srv import Trigger
+
+from molmoact_ros.benchmarks.fault_graph import Graph, graph
+from molmoact_ros.benchmarks.fault_table import Fault, suites
+from molmoact_ros.bringup.processes import use_environment
+from molmoact_ros.nodes.common.message_types import message_class
+
+STAY: Final = 1.0
+"""s that the arm is watched for while the fault lasts, and again when it is over."""
+PATIENCE: Final = 3.0
+"""s beyond its deadline after which a fault has not been noticed at all."""
+
+
+def bench_faults(
+    times: int, tell: Callable[[Fault], None], skip: Callable[[str], None], only: str = "", logs: Path | None = None
+) -> list[Fault]:
+    """Inject each fault `times` times, or only those whose name holds `only`.
+
+    `tell` hears of each when it is done, `skip` gets a line for each that cannot be done here.
+    """
+    use_environment()
+    done: list[Fault] = []
+    for suite in suites():
+        faults = []
+        for fault in suite.faults:
+            if only not in fault.name:
+                continue
+            if fault.needs and message_class(fault.needs) is None:
+                skip(f"{fault.name}: left out, since {fault.needs} is not installed")
+            else:
+                faults.append(fault)
+        if faults:
+            folder = logs / suite.name if logs else None
+            with graph(suite.policy, suite.clock, folder, suite.more, suite.unread) as running:
+                for fault in faults:
+                    for _ in range(times):
+                        try_fault(fault, running)
+                    tell(fault)
+            done += faults
+    return done
+
+
+def try_fault(fault: Fault, graph: Graph) -> None:
+    """Do it once, and count what came of it. Raises RuntimeError where the arm cannot be brought to move before."""
+    rig = graph.rig
+    graph.begin(fault.mode)
+    fault.times += 1
+    graph.began = time.monotonic()
+    try:
+        fault.inject(graph)
+        happened = rig.until(lambda: fault.happened(rig), fault.deadline + PATIENCE)
+    except RuntimeError:  # somebody did not answer
+        happened = False
+    seconds = time.monotonic() - graph.began if happened else float("inf")
+    fault.seconds.append(seconds)
+    fault.held += seconds <= fault.deadline
+    if not (happened and fault.stands):
+        fault.repair(graph)
+        rig.streaming = False
+        rig.call(Trigger, "/controller/hold")
+        return
+    rig.until(rig.standing, 2.0)
+    stayed = rig.stays(STAY)
+    fault.repair(graph)
+    fault.moved += not (rig.stays(STAY) and stayed)

@@ -1,0 +1,270 @@
+"""A test rig beside the running graph: it stands between robot and controller, or in the policy's place."""
+
+from __future__ import annotations
+
+import array
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import TwistStamped
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Empty, Header
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.background_node import BackgroundNode
+from molmoact_ros.robots.franka import BASE_FRAME
+
+JOINT_STATES: Final = "/rig/joint_states"
+CAMERAS: Final = ("rig_front", "rig_wrist")
+STANDING: Final = 0.01
+"""rad/s under which every joint of the real arm counts as standing: a position servo at rest quivers."""
+UNTOLD: Final = 1e-3
+"""rad or rad/s under which a command counts as the same, or as standing."""
+SWAY: Final = 1.5
+"""rad/s of the hand's way from side to side, WIDTH m to either side."""
+WIDTH: Final = 0.1
+MIDDLE: Final = 0.15
+"""m/s by which the hand is drawn back to the middle, for each rad that the arm is turned away from it."""
+AGAIN: Final = 0.5
+"""s that a clock that repeats runs through again and again."""
+
+
+class ToldTime:
+    """ROS time as the rig tells it. A clock that is wrong is so until `go_on`, which goes on from where it is."""
+
+    def __init__(self) -> None:
+        self._tell: Callable[[float], float] = lambda real: real
+
+    def now(self) -> float:
+        """The time told, s since 1970."""
+        return self._tell(time.time())
+
+    def jump(self, by: float) -> None:
+        """Set it ahead by so many s."""
+        ahead = self.now() - time.time() + by
+        self._tell = lambda real: real + ahead
+
+    def stand_still(self) -> None:
+        """It does not run any more."""
+        at = self.now()
+        self._tell = lambda real: at
+
+    def repeat(self) -> None:
+        """It runs through the last seconds again and again."""
+        at, since = self.now(), time.time()
+        self._tell = lambda real: at - AGAIN + (real - since) % AGAIN
+
+    def go_on(self) -> None:
+        """It runs as it should."""
+        self.jump(0.0)
+
+
+class Rig(BackgroundNode):
+    """Relays joints, and images after `relay_cameras`; after `drive` it plans in the policy's place.
+
+    freeze_joints: the joints that are told stay as they are, as if the arm were blocked. streaming: a person sways the
+    hand. present: an operator's sign of life is given.
+    """
+
+    def __init__(self, context: rclpy.Context | None = None) -> None:
+        super().__init__("rig", context)
+        self.safety, self.heard_safety = SafetyStatus(), 0.0
+        self.q, self.speed, self.joints_heard = np.zeros(7), np.inf, 0.0
+        self.relay_joints, self.freeze_joints, self.relay_images, self.freeze_images = True, False, True, False
+        self.streaming, self.present, self._push = False, True, 1.0
+        self.time = ToldTime()  # of /clock and the stamps here
+        self.heard_idle = 0.0  # when a controller was last heard that nobody has started
+        self.hands = 0  # statuses that said TELEOP
+        self.spoil: Callable[[ActionChunk], None] = lambda chunk: None
+        self._frozen: dict[str, Any] = {}
+        self._drive, self._plan = False, 0
+        self.command, self.command_speed = np.zeros(7), 0.0  # where the last trajectory ends, and how fast it begins
+        self.commanded = np.zeros(7)  # where it begins
+        self.relayed = np.zeros(7)  # the joints that were told last
+        self._joints = self.create_publisher(JointState, JOINT_STATES, qos.RELIABLE)
+        self.create_subscription(JointState, "/joint_states", self._on_joints, qos.SENSOR)
+        topic = "/fr3_arm_controller/joint_trajectory"
+        self.create_subscription(JointTrajectory, topic, self._on_command, qos.RELIABLE)
+        self.create_subscription(SafetyStatus, "/controller/safety_status", self._on_safety, qos.STATE)
+        self._twist = self.create_publisher(TwistStamped, "/controller/teleop/twist", qos.RELIABLE)
+        self.say_stop = self.create_publisher(Empty, "/controller/stop", qos.RELIABLE)
+        self._presence = self.create_publisher(Header, "/controller/presence", qos.RELIABLE)
+        self.create_timer(0.1, self._tell_presence)
+        self.create_timer(0.02, self._stream)
+        self._chunks: Any = None
+        self._engine: Any = None
+        self._time_source: Any = None
+        self.begin()
+
+    def now(self) -> float:
+        """ROS time as the rig tells it, s."""
+        return self.time.now()
+
+    # Relays
+
+    def relay_cameras(self) -> None:
+        """Stand between the cameras, too, and whoever looks at CAMERAS."""
+        for camera, mine in zip(("front", "wrist"), CAMERAS, strict=True):
+            out = self.create_publisher(Image, f"/{mine}/color/image_raw", qos.SENSOR)
+            topic = f"/{camera}/color/image_raw"
+            self.create_subscription(Image, topic, lambda m, o=out, t=topic: self._on_image(m, o, t), qos.SENSOR)
+
+    def _on_joints(self, message: JointState) -> None:
+        self.q, self.speed = np.array(message.position[:7]), float(np.abs(message.velocity[:7]).max())
+        self.joints_heard = time.monotonic()
+        if self.freeze_joints:
+            message.position = self._frozen.setdefault(JOINT_STATES, message.position)
+        else:
+            self._frozen.pop(JOINT_STATES, None)
+        if self.relay_joints:
+            stamp = conversions.seconds(message.header.stamp) + self.now() - time.time()
+            message.header.stamp = conversions.time_message(stamp)
+            self.relayed = np.array(message.position[:7])
+            self._joints.publish(message)
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        self.commanded, self.command = (np.array(message.points[end].positions) for end in (0, -1))
+        self.command_speed = float(np.abs(message.points[0].velocities).max())
+
+    def _on_image(self, message: Image, out: Any, topic: str) -> None:
+        if self.freeze_images:
+            message.data = self._frozen.setdefault(topic, message.data)
+        else:
+            self._frozen.pop(topic, None)
+        if self.relay_images:
+            out.publish(message)
+
+    def _on_safety(self, message: SafetyStatus) -> None:
+        self.safety, self.heard_safety = message, time.monotonic()
+        self.hands += message.state == SafetyStatus.TELEOP
+        if message.state == SafetyStatus.IDLE:
+            self.heard_idle = self.heard_safety
+
+    # In the policy's place
+
+    def drive(self, clock: bool = False) -> None:
+        """Be the policy: a heartbeat, and plans that swing the hand from side to side. clock: be /clock, too."""
+        self._chunks = self.create_publisher(ActionChunk, "/policy/action_chunk", qos.RELIABLE)
+        self._engine = self.create_publisher(EngineStatus, "/policy/engine_status", qos.STATE)
+        self.create_timer(0.1, self._beat)
+        self.create_timer(0.4, self._send_chunk)
+        if clock:
+            self._time_source = self.create_publisher(Clock, "/clock", qos.RELIABLE)
+            self.create_timer(0.005, self._tell_time)
+
+    def _tell_time(self) -> None:
+        self._time_source.publish(Clock(clock=conversions.time_message(self.now())))
+
+    def _beat(self) -> None:
+        status = EngineStatus(state=EngineStatus.RUNNING)
+        status.header.stamp = conversions.time_message(self.now())
+        self._engine.publish(status)
+
+    def _send_chunk(self) -> None:
+        self._plan += 1
+        now = self.now() - 0.1  # as if the engine had needed this long
+        times = now + 0.1 * np.arange(9)
+        actions = np.zeros((8, 7))
+        actions[:, 1], actions[:, 6] = np.diff(WIDTH * np.sin(SWAY * times)) - 0.1 * self._back(), 1.0
+        chunk = conversions.chunk_message(actions, 0.1, "", self._plan, conversions.header(now, BASE_FRAME))
+        self.spoil(chunk)
+        self._chunks.publish(chunk)
+
+    def _back(self) -> float:
+        """Speed by which the hand goes back to the middle, m/s: what it does in many trials does not add up."""
+        return MIDDLE * float(self.q[0])
+
+    # A person
+
+    def _stream(self) -> None:
+        if not self.freeze_joints:
+            self._push = -float(np.sign(self.q[0]) or 1.0)
+        if self.streaming and self.freeze_joints:
+            # A blocked arm is pushed on across the middle: swaying, it might never be far enough behind.
+            self.say_twist(self._push * WIDTH * SWAY)
+        elif self.streaming:
+            self.say_twist(WIDTH * SWAY * float(np.cos(SWAY * time.monotonic())) - self._back())
+
+    def _tell_presence(self) -> None:
+        if self.present:
+            self._presence.publish(conversions.header(self.now(), ""))
+
+    def say_twist(self, y: float, z: float = 0.0, ago: float = 0.0) -> None:
+        """Move the hand sideways and up, m/s; said so many s ago."""
+        message = TwistStamped()
+        message.header = conversions.header(self.now() - ago, BASE_FRAME)
+        message.twist.linear.y, message.twist.linear.z = y, z
+        self._twist.publish(message)
+
+    # For whoever uses it
+
+    def until(self, happened: Callable[[], Any], patience: float) -> bool:
+        """Wait until `happened()`; False when it did not within `patience` s."""
+        deadline = time.monotonic() + patience
+        while not happened():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def call(self, kind: Any, name: str, patience: float = 15.0, **request: Any) -> Any:
+        """A service's answer. Raises RuntimeError when there is none."""
+        client = self.create_client(kind, name)
+        try:
+            if not self.until(client.service_is_ready, patience):
+                raise RuntimeError(f"no service {name}; see the nodes' logs")
+            future = client.call_async(kind.Request(**request))
+            if not self.until(future.done, patience):
+                raise RuntimeError(f"{name} did not answer in {patience:g} s; see the nodes' logs")
+            return future.result()
+        finally:
+            self.destroy_client(client)
+
+    def go(self) -> None:
+        """Say resume until the policy moves the arm; of a stop the first is the reset.
+
+        Raises RuntimeError, with the controller's reason, when it will not.
+        """
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline:
+            answer = self.call(Trigger, "/controller/resume")
+            if answer.success and self.until(lambda: self.safety.state == SafetyStatus.POLICY, 0.3):
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"the controller does not resume: {answer.message or self.safety.reason}")
+
+    def moving(self, state: int = SafetyStatus.POLICY) -> bool:
+        """The arm moves as it is told in that state, by the policy or by a person."""
+        return bool(self.safety.state == state and self.speed > 10 * STANDING)
+
+    def standing(self) -> bool:
+        """The arm stands, by its own measurement."""
+        return self.speed < STANDING
+
+    def halted(self) -> bool:
+        """The controller says that it holds or is stopped, and the arm is told to stand where it is."""
+        return self.safety.state in (SafetyStatus.HOLD, SafetyStatus.STOPPED) and self.command_speed < UNTOLD
+
+    def stays(self, seconds: float) -> bool:
+        """Watch for a while: the arm is told to stay where it is. (What it leaned on may still give way.)"""
+        began = self.command
+        return not self.until(lambda: np.abs(self.command - began).max() > UNTOLD, seconds)
+
+
+def with_nan(chunk: ActionChunk) -> None:
+    """Spoil one value."""
+    actions = np.array(chunk.actions)
+    actions[10] = np.nan
+    chunk.actions = array.array("d", actions.tobytes())
+
+
+def from_the_past(chunk: ActionChunk) -> None:
+    """Stamp it five seconds earlier."""
+    chunk.header.stamp = conversions.time_message(conversions.seconds(chunk.header.stamp) - 5.0)

@@ -1,0 +1,217 @@
+"""How near a pass comes to reading the weights once: a model of any shape with random weights, on any device.
+
+Neither how long a pass takes nor what it reads depends on what the weights say. How many passes an answer takes does:
+that is counted elsewhere, on recorded answers, and given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molmoact_ros.benchmarks.engine_step import copy_rate, median_seconds, memory
+from molmoact_ros.benchmarks.hf_baseline import greedy, transformers_model
+from molmoact_ros.engine.base import Asking, Progress
+from molmoact_ros.engine.decoding.constrained import DecodeCounts, decode
+from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, StaticPasses
+from molmoact_ros.engine.decoding.decoder import CachedDecoder
+from molmoact_ros.engine.decoding.speculative import WIDE, Memory, Tree
+from molmoact_ros.engine.model.checkpoint import (
+    CONFIG,
+    PROCESSOR,
+    CheckpointError,
+    read_config,
+    read_run_config,
+    read_tokenizer,
+)
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
+from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.quantization import LEAST, check, quantise, stored
+from molmoact_ros.reasoning.grammar import AnswerGrammar
+
+COPIED = 2**29
+"""Bytes that are copied to measure a device's speed: more than the caches of processors and GPUs hold."""
+CAMERAS, VIEWS = 2, 2  # each picture stands twice in the prompt: whole, and as its one tile
+ROOM = 400
+"""Tokens that must fit behind a prompt: an answer by the nano's grammar, and guesses behind its last one."""
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured. quantization: of the weights ("": none); prompt, tokens: of the prompt and of an answer;
+    passes: for how many of them a step's time is said; repeats: of each measurement."""
+
+    config: MolmoActConfig
+    device: torch.device
+    dtype: torch.dtype
+    quantization: str
+    prompt: int
+    tokens: int
+    passes: Sequence[float]
+    repeats: int
+
+
+def possible(case: Case) -> list[str]:
+    """The kinds of weights that a case's device can do, "none" among them."""
+
+    def fits(kind: str) -> bool:
+        try:
+            check(kind, case.device, case.dtype)
+        except CheckpointError:
+            return False
+        return True
+
+    return ["none", *filter(fits, LEAST)]
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called."""
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"the processor, {torch.get_num_threads()} threads"
+    )
+
+
+def random_model(case: Case) -> MolmoAct:
+    """A model of that shape whose numbers stay finite: matrices keep the size of what they multiply."""
+    with torch.device("meta"):
+        model = MolmoAct(case.config).to(case.dtype)
+    model.to_empty(device=case.device)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=parameter.shape[-1] ** -0.5)
+            else:
+                parameter.fill_(float(name.endswith("norm.weight") or name.endswith("ln_f.weight")))
+    return model.eval()
+
+
+def nano_grammar(folder: Path) -> AnswerGrammar:
+    """The grammar of a checkpoint, for its loop over an answer; a random model can answer by any."""
+    config, processor = read_config(folder, CONFIG, MolmoActConfig), read_config(folder, PROCESSOR, ProcessorConfig)
+    return Asking(config, processor, read_run_config(folder), read_tokenizer(folder), None, None).grammars[False]
+
+
+def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figures:
+    """One kind of weights. GB: weights: read by a pass; device or host: held at most. GB/s: copy: read and written
+    while a large buffer is copied. ms: vision, prefill; floor: weights, and the cache of the prompt, read once at that
+    speed; pass N: over N tokens behind the prompt, and `share N`, floor / pass; loop: a pass of a whole answer with
+    guesses, by `grammar`, all of the host's work in it; step P: vision + prefill + P * loop.
+
+    Raises CheckpointError for a device that cannot have such weights, and for what does not fit into the model.
+    """
+    _check(case, grammar)
+    rate = copy_rate(case.device, COPIED, case.repeats)
+    if case.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(case.device)
+    model = random_model(case)
+    if case.quantization:
+        quantise(model, case.quantization)
+    passes = StaticPasses(model, case.config.llm_config.max_position_embeddings, grammar.ids)
+    decoder = CachedDecoder(passes)
+    passes.prepare(decoder.cache, progress)
+    return _measure(case, rate, model, decoder, grammar)
+
+
+def _check(case: Case, grammar: AnswerGrammar) -> None:
+    llm = case.config.llm_config
+    check(case.quantization, case.device, case.dtype)
+    if case.device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"torch finds no GPU for {str(case.device)!r}; use the device cpu")
+    if case.prompt + max(case.tokens, ROOM) > llm.max_position_embeddings:
+        raise CheckpointError(
+            f"{case.prompt} tokens and an answer do not fit into the model's {llm.max_position_embeddings}; "
+            "give a shorter --prompt"
+        )
+    if grammar.ids[-1] >= llm.vocab_size:
+        raise CheckpointError(f"the shape has {llm.vocab_size} words, fewer than the nano's {grammar.ids[-1] + 1}")
+
+
+@torch.inference_mode()
+def _measure(case: Case, rate: float, model: MolmoAct, decoder: CachedDecoder, grammar: AnswerGrammar) -> Figures:
+    read = _read(model, len(grammar.ids))
+    cache = case.prompt * 2 * decoder.cache.keys[:, :, 0].numel() * case.dtype.itemsize
+    floor = (read + cache) / rate
+    figures = {"weights": read / 1e9, "copy": rate / 1e9, "floor": floor * 1e3}
+
+    def time(work: Callable[[], object]) -> float:
+        return median_seconds(work, case.repeats, case.device) * 1e3
+
+    prompt = _prompt(case, model)
+    crops, indices = _pictures(case)
+    figures["vision"] = time(lambda: model.image_features(crops, indices))
+    figures["prefill"] = time(lambda: _begin(decoder, prompt))
+    for width in WIDTHS:
+        chain = Tree([0] * (width - 1), list(range(-1, width - 2)))
+        figures[f"pass {width}"] = time(partial(_again, decoder, chain, case.prompt))
+        figures[f"share {width}"] = floor * 1e3 / figures[f"pass {width}"]
+    figures["loop"] = _loop(decoder, grammar, prompt, max(1, case.repeats // 10))
+    for count in case.passes:
+        figures[f"step {count:g}"] = figures["vision"] + figures["prefill"] + count * figures["loop"]
+    return figures | memory()
+
+
+def _read(model: MolmoAct, ids: int) -> int:
+    """Bytes of weights that a pass reads: the layers', and of the head the rows of the grammar's ids."""
+    layers = sum(stored(p) for block in model.layers for p in block.parameters())
+    row = model.lm_head.weight[0]
+    return layers + ids * row.numel() * row.element_size()
+
+
+def _prompt(case: Case, model: MolmoAct) -> Tensor:
+    ids = torch.arange(case.prompt, device=case.device) % case.config.llm_config.vocab_size
+    return model.embed(ids[None], None)[0]
+
+
+def _pictures(case: Case) -> tuple[Tensor, Tensor]:
+    """A crop for each camera, and the patches of each image token, as MolmoAct.image_features takes them."""
+    rows, columns = case.config.vit_config.grid
+    crops = torch.rand(1, CAMERAS, rows * columns, case.config.vit_config.patch_dim, dtype=case.dtype)
+    patches = np.full((-(-rows // 2) * 2, -(-columns // 2) * 2), -1)
+    patches[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
+    windows = patches.reshape(len(patches) // 2, 2, -1, 2).transpose(0, 2, 1, 3).reshape(-1, 4)
+    of_all = [np.where(windows < 0, -1, windows + i * rows * columns) for i in range(CAMERAS) for _ in range(VIEWS)]
+    return crops.to(case.device), torch.from_numpy(np.concatenate(of_all))[None].to(case.device)
+
+
+def _begin(decoder: CachedDecoder, prompt: Tensor) -> None:
+    decoder.rewind(0)
+    decoder.append(prompt)
+
+
+def _again(decoder: CachedDecoder, tree: Tree, length: int) -> None:
+    decoder.rewind(length)
+    decoder.feed([0], tree)
+
+
+def _loop(decoder: CachedDecoder, grammar: AnswerGrammar, prompt: Tensor, answers: int) -> float:
+    """Milliseconds of a pass in whole answers, each guessed at by the one before it."""
+    lasts: list[Memory] = []
+    seconds, passes = 0.0, 0
+    for answer in range(answers + 1):
+        counts = DecodeCounts()
+        _begin(decoder, prompt.roll(answer, dims=0))
+        for _, _, said in decode(decoder, grammar, lasts, counts, WIDE):
+            lasts = [said]
+        if answer:  # the first one warms up
+            seconds += sum(spent.seconds for spent in counts.segments.values())
+            passes += counts.passes
+    return 1e3 * seconds / passes
+
+
+@torch.inference_mode()
+def baseline(case: Case) -> Figures:
+    """ms: `transformers`: prompt and answer by Hugging Face's greedy generate, over weights of that shape, without the
+    pictures."""
+    model = random_model(case)
+    twin, prompt = transformers_model(model), _prompt(case, model)
+    return {"transformers": 1e3 * median_seconds(lambda: greedy(twin, prompt, case.tokens), 1, case.device, warm=1)}

@@ -1,0 +1,82 @@
+"""Whether guessing changes anything: a closed loop in which every answer is decoded again without guesses."""
+
+from __future__ import annotations
+
+import resource
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchPasses
+from molmoact_ros.engine.decoding.speculative import WIDE, DraftConfig, Memory
+from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.evaluation.rollout import closed_loop
+from molmoact_ros.reasoning.answer import Reasoning
+from molmoact_ros.reasoning.observation import Observation
+
+NO_GUESSES = DraftConfig(nodes=0, around=False, patient=False, measured=False)
+WIDE_EVERY = 10  # steps; wide passes are slow on a processor
+WARM = 100  # steps after which a process has allocated what it needs
+
+
+@dataclass
+class Exactness:
+    """steps: answers compared; unequal: how many differed in a token; wide: how many were compared with wide guesses
+    too; apart: how many torch's own passes, one token at a time, say otherwise (two scores equal to the last digits);
+    passes, plain_passes: mean passes of an answer with guesses and without; grown: MB that this process' peak of memory
+    grew by after the first WARM steps."""
+
+    steps: int = 0
+    unequal: int = 0
+    wide: int = 0
+    apart: int = 0
+    passes: float = 0.0
+    plain_passes: float = 0.0
+    grown: float = 0.0
+
+
+def exactness(
+    robot: Path, engine: TorchEngine, steps: int, seed: int, tick: Callable[[Exactness], None] = lambda _: None
+) -> Exactness:
+    """Compare the answers of `steps` steps of lock-step episodes from scene `seed` on; `tick` hears of each."""
+    found, guessing = Exactness(), engine.draft
+    ours, torchs = engine.decoder, CachedDecoder(TorchPasses(engine.model, engine.decoder.passes.capacity))
+    passes: list[tuple[int, int]] = []
+    before = 0.0
+
+    def watch(observation: Observation, _: Reasoning) -> None:
+        nonlocal before
+        said, spent, kept = engine.tokens, engine.timings.counts.passes, engine.lasts
+        widths = [NO_GUESSES, *([WIDE] if found.steps % WIDE_EVERY == 0 else [])]
+        answers = [_again(engine, observation, width, kept) for width in widths]
+        engine.decoder = torchs
+        found.apart += _again(engine, observation, NO_GUESSES, kept)[0] != said
+        engine.decoder, engine.draft, engine.lasts = ours, guessing, kept
+        found.steps, found.wide = found.steps + 1, found.wide + len(answers) - 1
+        found.unequal += any(tokens != said for tokens, _ in answers)
+        passes.append((spent, answers[0][1]))
+        found.passes, found.plain_passes = (float(x) for x in np.mean(passes, axis=0))
+        before = _peak() if found.steps <= WARM else before
+        found.grown = _peak() - before
+        tick(found)
+
+    closed_loop(robot, engine, steps, seed, watch)
+    return found
+
+
+def _again(
+    engine: TorchEngine, observation: Observation, width: DraftConfig, lasts: dict[bool, deque[Memory]]
+) -> tuple[list[int], int]:
+    """The answer's tokens with other guesses, and its passes; the newest of `lasts` is the answer itself."""
+    engine.draft = width
+    engine.lasts = {steered: deque(list(memories)[1:], memories.maxlen) for steered, memories in lasts.items()}
+    for _ in engine.reason(observation):
+        pass
+    return engine.tokens, engine.timings.counts.passes
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,119 @@
+"""Strokes drawn in the panel, by a browser, and how near the hand's way in the picture comes to them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from molmoact_ros.benchmarks.browser import Browser
+from molmoact_ros.benchmarks.panel_latency import address
+from molmoact_ros.bringup.episode_client import EpisodeClient, GraphError, Session
+from molmoact_ros.bringup.processes import Bringup, Profile, use_environment
+from molmoact_ros.reasoning.trace_progress import NEAR, apart
+from molmoact_ros.sim.scene import AREA_X, AREA_Y, sample_scene
+from molmoact_ros.sim.table_workcell import Workcell
+from molmoact_ros.utils.paths import robot_model
+
+PATIENCE: Final = 15.0
+"""s for the hand to get there."""
+REST: Final = 0.5
+"""s for the hand to come to rest once the policy says that the stroke is done."""
+HEIGHT: Final = (0.05, 0.15)
+"""m over the table, between which a stroke's end lies in the scene."""
+BEND: Final = 40.0
+"""Pixels by which a stroke's middle is off the straight line, at most."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How a stroke was followed, pixels of 640x480.
+
+    off: the greater of two medians, of the way's distance from the stroke and of the stroke's from the way, so that
+    standing still is not near; end: the hand's least distance from the stroke's end; seconds: of the way.
+    """
+
+    off: float
+    end: float
+    seconds: float
+
+
+def bench_steer(times: int, seed: int, checkpoint: Path, tell: Callable[[Followed], None]) -> list[Followed]:
+    """Draw `times` strokes, each on a new scene. Raises GraphError or RuntimeError where something does not answer."""
+    use_environment()
+    cell = Workcell(robot_model())
+    cell.reset(sample_scene(seed))
+    rng = np.random.default_rng(seed)
+    graph = Profile.read("sim").with_parameters({"policy": {"checkpoint": str(checkpoint)}, "panel": {"port": 0}})
+    done = []
+    with tempfile.TemporaryDirectory(prefix="molmoact-") as logs, Bringup(graph, Path(logs)) as up, Session() as client:
+        client.wait_until_ready(graph.nodes, up.check)
+        with Browser(address(up)) as page:
+            for number in range(times):
+                up.check()
+                done.append(_follow(client, page, cell, rng, seed + number))
+                tell(done[-1])
+    return done
+
+
+def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random.Generator, seed: int) -> Followed:
+    _see(page, lambda: page.find("end").is_enabled() or page.text("engine-state") == "idle", "the policy is silent")
+    if page.find("end").is_enabled():
+        page.press("end")
+    _see(page, lambda: page.state() in ("idle", "hold"), "the controller does not hold")
+    _see(page, lambda: page.frames() > 0, "no picture is shown")
+    task = client.reset(seed)
+    stroke = _stroke(_hand(client, cell), cell, rng)
+    field = page.find("text")
+    field.clear()
+    field.send_keys(task)
+    page.press("plan")  # the arm stands until the stroke is in use
+    _see(page, lambda: task in page.text("doing"), "the policy does not take the instruction")
+    k = cell.cameras["front"]
+    page.draw([(float(x / (k.width - 1)), float(y / (k.height - 1))) for x, y in stroke])
+    _see(page, lambda: "in use" in page.text("trace-line"), "the stroke is not used")
+    page.press("resume")
+    began, way = time.monotonic(), [_hand(client, cell)]
+    used = began
+    while time.monotonic() - began < PATIENCE and time.monotonic() - used < REST:
+        way.append(_hand(client, cell))
+        if np.linalg.norm(way[-1] - stroke[-1]) < NEAR:
+            break
+        if "in use" in page.text("trace-line"):
+            used = time.monotonic()
+        if page.find("resume").is_enabled() and page.state() == "hold":
+            page.press("resume")
+    seconds = time.monotonic() - began
+    return Followed(
+        apart(stroke, np.array(way)), float(np.linalg.norm(np.array(way) - stroke[-1], axis=1).min()), seconds
+    )
+
+
+def _see(page: Browser, happened: Callable[[], bool], else_: str) -> None:
+    if not page.until(happened, 30.0):
+        raise GraphError(f"{else_}: {page.text('answer')} {page.text('trace-line')} {page.text('reason')}")
+
+
+def _hand(client: EpisodeClient, cell: Workcell) -> np.ndarray:
+    """Pixel [2] of the tool centre point in the front picture."""
+    p = client.truth().grippers[0].position
+    return np.asarray(cell.project(np.array([[p.x, p.y, p.z]]))[0])
+
+
+def _stroke(hand: np.ndarray, cell: Workcell, rng: np.random.Generator) -> np.ndarray:
+    """From the hand's pixel to that of a place over the table, with a bend between, float [3, 2]."""
+    for _ in range(1000):
+        place = np.array([[rng.uniform(*AREA_X), rng.uniform(*AREA_Y), rng.uniform(*HEIGHT)]])
+        end = cell.project(place)[0]
+        along = end - hand
+        middle = (hand + end) / 2 + rng.uniform(-BEND, BEND) * np.array([-along[1], along[0]]) / np.linalg.norm(along)
+        stroke = np.array([hand, middle, end])
+        size = np.array([cell.cameras["front"].width, cell.cameras["front"].height])
+        if np.linalg.norm(along) > 80 and (stroke > 5).all() and (stroke < size - 5).all():
+            return stroke
+    raise GraphError("the hand is out of the picture; look at the simulator's log")

@@ -1,0 +1,153 @@
+"""A person takes over in mid-motion and hands back, in a running graph: how soon, and how smoothly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from trajectory_msgs.msg import JointTrajectory
+
+from molmoact_ros.benchmarks.fault_graph import Graph, graph
+from molmoact_ros.bringup.processes import use_environment
+from molmoact_ros.control.limiter import Fractions
+from molmoact_ros.msg import SafetyStatus
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.robots.franka import FR3
+
+DEADLINE: Final = 0.05
+"""s from a person's first word to the state TELEOP, as another process hears of it."""
+TAKE: Final = 0.6
+"""s for which the person moves the arm."""
+AFTER: Final = 1.0
+"""s after either change of hands in which its commands are judged; what happens before the next one."""
+WORD: Final = 0.02
+"""s between a person's words."""
+PERIOD: Final = 0.01
+"""s between commands."""
+
+
+@dataclass
+class Jump:
+    """The greatest step from command to command, as a part of each limit, and for how many all three were judged."""
+
+    speed: float = 0.0
+    acceleration: float = 0.0
+    jerk: float = 0.0
+    commands: int = 0
+
+    @property
+    def kept(self) -> bool:
+        """Nothing beyond the limits, and something judged."""
+        return self.commands > 0 and max(self.speed, self.acceleration, self.jerk) < 1.0 + 1e-3
+
+    def add(self, other: Jump) -> None:
+        """Take the greater of both."""
+        for name in ("speed", "acceleration", "jerk"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        self.commands += other.commands
+
+
+@dataclass
+class Takes:
+    """What was measured. seconds: of each take-over; over, back: its jumps, and those when the policy goes on."""
+
+    seconds: list[float] = field(default_factory=list)
+    over: Jump = field(default_factory=Jump)
+    back: Jump = field(default_factory=Jump)
+    lost: int = 0  # takes in which nobody took over, or nobody handed back
+
+    @property
+    def good(self) -> bool:
+        """Every take in time, every jump within the limits."""
+        return not self.lost and max(self.seconds) < DEADLINE and self.over.kept and self.back.kept
+
+
+@dataclass(frozen=True)
+class Told:
+    """A command as it was heard: `at`, s of the monotonic clock; `q` [7] rad."""
+
+    at: float
+    q: np.ndarray
+
+
+def jump(commands: list[Told], fractions: Fractions) -> Jump:
+    """The greatest steps along `commands`, by their positions alone.
+
+    Where a command came a cycle or more late, one may have been missed; the step across is judged for its speed only.
+    """
+    if len(commands) < 4:
+        return Jump()
+    at, q = np.array([c.at for c in commands]), np.array([c.q for c in commands])
+    cycles = np.maximum(1.0, np.round(np.diff(at) / PERIOD))
+    speed = np.diff(q, axis=0) / (cycles * PERIOD)[:, None]
+    out, whole = Jump(float(np.abs(speed / (fractions.speed * FR3.velocity_max)).max())), cycles == 1
+    push, even = np.diff(speed, axis=0) / PERIOD, whole[1:] & whole[:-1]
+    out.acceleration = float(np.abs(push[even] / (fractions.acceleration * FR3.acceleration_max)).max(initial=0.0))
+    rate, even = np.diff(push, axis=0) / PERIOD, even[1:] & even[:-1]
+    out.jerk, out.commands = (
+        float(np.abs(rate[even] / (fractions.jerk * FR3.jerk_max)).max(initial=0.0)),
+        int(even.sum()),
+    )
+    return out
+
+
+def bench_teleop(times: int, tell: Callable[[float], None], logs: Path | None = None) -> Takes:
+    """Take over `times` times; `tell` hears how long each took, s."""
+    use_environment()
+    takes = Takes()
+    with graph(policy=False, clock=False, logs=logs, more={"controller": {"teleop_hand_back": True}}) as running:
+        ear = Ear(running)
+        for number in range(times):
+            running.begin()
+            time.sleep(0.037 * (number % 10))  # not always at the same place of the motion
+            seconds = _take(running, ear, takes)
+            takes.seconds.append(seconds)
+            tell(seconds)
+    return takes
+
+
+class Ear:
+    """Hears commands and states as they come, with the time."""
+
+    def __init__(self, running: Graph) -> None:
+        self.commands: list[Told] = []
+        self.states: list[tuple[float, int]] = []
+        topic = "/fr3_arm_controller/joint_trajectory"
+        running.rig.create_subscription(JointTrajectory, topic, self._on_command, qos.RELIABLE)
+        running.rig.create_subscription(SafetyStatus, "/controller/safety_status", self._on_state, qos.STATE)
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        self.commands.append(Told(time.monotonic(), np.array(message.points[0].positions)))
+
+    def _on_state(self, message: SafetyStatus) -> None:
+        self.states.append((time.monotonic(), message.state))
+
+    def since(self, began: float, state: int) -> float | None:
+        """When `state` was first heard after `began`, s."""
+        return next((at for at, heard in self.states if at >= began and heard == state), None)
+
+
+def _take(running: Graph, ear: Ear, takes: Takes) -> float:
+    """One take; s until the arm was in the person's hand, inf: never."""
+    rig, fractions = running.rig, Fractions()
+    began = time.monotonic()
+    while time.monotonic() < began + TAKE:
+        rig.say_twist(0.0, 0.05)
+        time.sleep(WORD)
+    released = time.monotonic()
+    taken = ear.since(began, SafetyStatus.TELEOP)
+    rig.until(lambda: ear.since(released, SafetyStatus.POLICY) is not None, 2.0)
+    back = ear.since(released, SafetyStatus.POLICY)
+    if taken is None or back is None:
+        takes.lost += 1
+        return float("inf")
+    rig.until(lambda: False, AFTER)
+    for kept, start, end in ((takes.over, began - 0.1, released), (takes.back, released, back + AFTER)):
+        kept.add(jump([c for c in list(ear.commands) if start <= c.at < end], fractions))
+    ear.commands.clear()
+    ear.states.clear()
+    return taken - began

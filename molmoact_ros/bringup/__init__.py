@@ -1,0 +1,1 @@
+"""Profiles, node processes, the launch description and a client that runs episodes."""

@@ -1,0 +1,61 @@
+"""A profile as a launch description, for workstations that have `launch` (apt package ros-jazzy-launch-ros)."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from molmoact_ros.bringup.processes import SHOWING, Profile, environment, write_parameters
+from molmoact_ros.bringup.security import enclave_arguments
+
+ARGUMENTS: dict[str, tuple[str, list[str] | None, str]] = {
+    "checkpoint": ("policy", None, "folder of the checkpoint; empty: the nano model"),
+    "backend": ("policy", ["torch", "vllm", "server"], "what runs the model"),
+    "server": ("policy", None, "with backend:=server, its address"),
+    "robot_address": ("controller", None, "the robot's address in its own network"),
+}
+"""Arguments, and of each the node whose parameter it is, the values that it may have, and what it is. A profile has
+those of them that it names."""
+
+RESPAWN_DELAY: Final = 2.0
+"""s after which a node that only shows is started again."""
+
+
+def describe(profile: str) -> LaunchDescription:
+    """The nodes of a profile with their parameters, its arguments, and the environment they need."""
+    read = Profile.read(profile)
+    variables = [SetEnvironmentVariable(name, value) for name, value in environment(read.environment).items()]
+    arguments = {
+        name: DeclareLaunchArgument(
+            name, default_value=str(read.nodes[node][name]), description=about, **({"choices": among} if among else {})
+        )
+        for name, (node, among, about) in ARGUMENTS.items()
+        if name in read.nodes.get(node, {})
+    }
+    # As files: launch would read the text "031422250347", a serial number, as a number.
+    folder = Path(tempfile.mkdtemp(prefix="molmoact-"))
+
+    def parameters(node: str) -> list[Any]:
+        asked = {name: ParameterValue(LaunchConfiguration(name), value_type=str) for name in arguments}
+        of_node = {name: value for name, value in asked.items() if ARGUMENTS[name][0] == node}
+        return [str(write_parameters(folder, node, read.nodes[node])), *([of_node] if of_node else [])]
+
+    # They end with `ros2 launch`, however that ends.
+    tied = f"{shlex.quote(sys.executable)} -m molmoact_ros.utils.child_process"
+    nodes = [
+        Node(
+            package="molmoact_ros", executable=name, name=name, parameters=parameters(name), output="screen",
+            ros_arguments=enclave_arguments(name), prefix=tied, respawn=name in SHOWING, respawn_delay=RESPAWN_DELAY,
+        )
+        for name in read.nodes
+    ]  # fmt: skip
+    return LaunchDescription([*arguments.values(), *variables, *nodes])

@@ -1,0 +1,235 @@
+"""Profiles: which nodes run with which parameters, and starting and ending them as child processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from molmoact_ros.bringup.security import enclave_arguments
+from molmoact_ros.utils import child_process
+from molmoact_ros.utils.paths import fastdds_profile, profile
+
+NODES: Final = (
+    "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
+    "player", "panel",
+)  # fmt: skip
+SHOWING: Final = ("view", "panel", "foxglove")
+"""Nodes that show and let operators speak; what moves does not depend on them."""
+Parameters = dict[str, Any]
+"""ROS parameters of one node, by name."""
+
+
+class Profile(BaseModel):
+    """A file in config/profiles.
+
+    nodes: parameters of each node to start, in that order. environment: variables for all of them, beside those of
+    `environment()`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    nodes: dict[str, Parameters]
+    environment: dict[str, str] = {}
+
+    @staticmethod
+    def read(name: str) -> Profile:
+        """The profile called `name`. Raises FileNotFoundError, naming those there are, or ValueError, in one line."""
+        file = profile(name)
+        try:
+            read = Profile.model_validate(yaml.safe_load(file.read_text()))
+        except (yaml.YAMLError, ValidationError) as error:
+            raise ValueError(f"{file} is not a profile: {str(error).splitlines()[0]}") from None
+        if unknown := sorted(set(read.nodes) - set(NODES)):
+            raise ValueError(f"{file} names the node {unknown[0]!r}; there are {', '.join(NODES)}")
+        return read
+
+    def with_parameters(self, overrides: Mapping[str, Parameters]) -> Profile:
+        """The same with some parameters replaced, and nodes added that it lacks."""
+        names = dict.fromkeys((*self.nodes, *overrides))
+        nodes = {name: self.nodes.get(name, {}) | overrides.get(name, {}) for name in names}
+        return Profile(nodes=nodes, environment=self.environment)
+
+    def without(self, name: str) -> Profile:
+        """The same without a node."""
+        rest = {node: parameters for node, parameters in self.nodes.items() if node != name}
+        return Profile(nodes=rest, environment=self.environment)
+
+
+DISCOVERY: Final = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY", "ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER")
+"""Variables by which a user chooses which computers' nodes are discovered."""
+
+
+def default_discovery(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that limit discovery to this computer; none where `environ` has any of DISCOVERY."""
+    chosen = any(name in environ for name in DISCOVERY)
+    return {} if chosen else {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of our nodes: this process', shared memory for images, discovery on this machine only.
+
+    What the user has set stays; `extra` comes before both.
+    """
+    defaults = {
+        "FASTRTPS_DEFAULT_PROFILES_FILE": str(fastdds_profile()),
+        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
+        "OMP_NUM_THREADS": "1",
+        **default_discovery(os.environ),
+    }
+    return defaults | dict(os.environ) | dict(extra or {})
+
+
+def use_environment() -> None:
+    """Give this process the environment of our nodes; before rclpy is first used in it."""
+    os.environ.update(environment())
+
+
+def command(name: str, parameters_file: Path, namespace: str = "") -> list[str]:
+    """The command line of a node, which is in `namespace`, such as /left, unless that is empty."""
+    arguments = ["--ros-args", "--params-file", str(parameters_file), *enclave_arguments(name)]
+    if namespace:
+        arguments += ["-r", f"__ns:=/{namespace.strip('/')}"]
+    return [sys.executable, "-m", f"molmoact_ros.nodes.{name}", *arguments]
+
+
+def write_parameters(folder: Path, name: str, parameters: Parameters) -> Path:
+    """Write a node's ROS parameter file into `folder`, which holds in whatever namespace the node is; its path."""
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({f"/**/{name}": {"ros__parameters": parameters}} if parameters else {}))
+    return file
+
+
+class Bringup:
+    """The processes of a profile; use it in a `with` block, which ends them all however it is left.
+
+    Each writes its output to `<logs>/<node>.log`. They end with this process, even when it is killed.
+    """
+
+    def __init__(self, profile: Profile, logs: Path, namespace: str = "") -> None:
+        self._profile, self._logs, self._namespace = profile, logs, namespace
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        try:
+            for name in self._profile.nodes:
+                self.start(name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, name: str) -> None:
+        """Start one of the profile's nodes, or start it again after it ended."""
+        file = write_parameters(self._logs, name, self._profile.nodes[name])
+        with self.log(name).open("ab") as log:
+            self._processes[name] = child_process.start(
+                command(name, file, self._namespace), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self._logs, env=environment(self._profile.environment),
+            )  # fmt: skip
+
+    def kill(self, name: str) -> None:
+        """End a node at once, as a crash would."""
+        self._processes[name].kill()
+        self._processes[name].wait()
+
+    def pid(self, name: str) -> int:
+        """The process of a node."""
+        return self._processes[name].pid
+
+    def log(self, name: str) -> Path:
+        """The file with a node's output."""
+        return self._logs / f"{name}.log"
+
+    def ended(self) -> dict[str, str]:
+        """The nodes that have ended by themselves, each with the last line it wrote."""
+        gone = [name for name, process in self._processes.items() if process.poll() is not None]
+        return {name: self._last_line(name) for name in gone}
+
+    def check(self, but: Collection[str] = ()) -> None:
+        """Raise RuntimeError, with the node's own last line, when any has ended, other than those of `but`."""
+        for name, line in self.ended().items():
+            if name not in but:
+                raise RuntimeError(f"{name} has ended: {line} (whole log: {self.log(name)})")
+
+    def stop(self, patience: float = child_process.PATIENCE) -> None:
+        """End all nodes in order, and kill those that have not ended after `patience` s."""
+        child_process.end(list(self._processes.values()), patience)
+        self._processes.clear()
+
+    def _last_line(self, name: str) -> str:
+        lines = self.log(name).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it wrote nothing"
+
+
+FIRST_DELAY: Final = 1.0
+"""s after which a node that only shows is started again; it doubles with each end in a row."""
+LONGEST_DELAY: Final = 30.0
+"""s, the most of these."""
+RAN_WELL: Final = 60.0
+"""s after which an end is the first in a row again."""
+
+
+class Restarts:
+    """Starts nodes of SHOWING again when they end. Times are of one clock, s."""
+
+    def __init__(self, bringup: Bringup, tell: Callable[[str], None]) -> None:
+        """tell: gets a line for each end."""
+        self._bringup, self._tell = bringup, tell
+        self._due: dict[str, float] = {}  # when those that have ended are started again
+        self._delay: dict[str, float] = {}
+        self._began: dict[str, float] = {}  # when those that were started again were
+
+    def check(self, now: float) -> None:
+        """Start what is due. Raises RuntimeError when another node than those of SHOWING has ended."""
+        self._bringup.check(but=SHOWING)
+        for name, line in self._bringup.ended().items():
+            if name not in self._due:
+                self._put_off(name, line, now)
+            elif now >= self._due[name]:
+                self._start(name, now)
+
+    def _put_off(self, name: str, reason: str, now: float) -> None:
+        ran_well = now - self._began.get(name, -RAN_WELL) >= RAN_WELL
+        delay = FIRST_DELAY if ran_well else min(2 * self._delay[name], LONGEST_DELAY)
+        self._delay[name], self._due[name] = delay, now + delay
+        self._tell(
+            f"{name} has ended: {reason}; it is started again in {delay:g} s (whole log: {self._bringup.log(name)})"
+        )
+
+    def _start(self, name: str, now: float) -> None:
+        del self._due[name]
+        self._began[name] = now
+        try:
+            self._bringup.start(name)
+        except OSError as error:  # no memory, say: what moves goes on all the same
+            self._put_off(name, str(error), now)
+
+
+def up(name: str, logs: Path, overrides: Mapping[str, Parameters] | None = None, namespace: str = "") -> None:
+    """Run a profile until a signal, or until a node ends other than those of SHOWING (RuntimeError)."""
+    with Bringup(Profile.read(name).with_parameters(overrides or {}), logs, namespace) as bringup:
+        restarts = Restarts(bringup, _tell)
+        with suppress(KeyboardInterrupt):
+            while True:
+                restarts.check(time.monotonic())
+                time.sleep(0.2)
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # whoever read it is gone
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""The command `molmoact-ros`, one file for each command."""

@@ -1,0 +1,61 @@
+"""One reasoning step on picture files: what the model says, printed, and pictures of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from molmoact_ros.doctor.parity import read_picture
+from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.reasoning.answer import Reasoning
+from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.reasoning.trace import draw_training_overlay
+from molmoact_ros.visualization.overlay import colour_depth, draw_for_people
+
+DEPTH_SIDE = 320  # pixels
+
+
+def infer(
+    engine: TorchEngine, files: list[Path], instruction: str, trace: np.ndarray | None, out: Path, console: Console
+) -> Reasoning:
+    """Reason about `files`, front camera first, and print each part as it is complete; pictures go to `out`.
+
+    trace: a person's, int [n, 2] in 0..255 of the front picture, which the model then follows; None: it plans its own.
+    Raises RefusedStep.
+    """
+    images = tuple(read_picture(file) for file in files)
+    said = None
+    for said in engine.reason(Observation(images, instruction, 0.0, trace)):
+        console.print(_progress(said))
+    assert said is not None and said.actions is not None
+    _print(said, console)
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = said.trace if trace is None else trace
+    if drawn is not None:
+        Image.fromarray(draw_for_people(images[0], drawn)).save(out / "trace.png")
+    if trace is not None:  # what the model was shown
+        Image.fromarray(draw_training_overlay(engine.frame(images[0]), trace)).save(out / "overlay.png")
+    if said.depth_codes is not None and engine.depth_vq is not None:
+        Image.fromarray(colour_depth(engine.depth_vq.picture(said.depth_codes), DEPTH_SIDE)).save(out / "depth.png")
+    counts, total = engine.timings.counts, engine.timings.total
+    console.print(f"{counts.tokens} tokens in {counts.passes} passes, {total:.2f} s; pictures in {out}")
+    return said
+
+
+def _progress(said: Reasoning) -> str:
+    parts = (("depth", said.depth_codes), ("trace", said.trace), ("actions", said.actions))
+    return "complete: " + (", ".join(name for name, part in parts if part is not None) or "nothing yet")
+
+
+def _print(said: Reasoning, console: Console) -> None:
+    assert said.actions is not None
+    if said.depth_codes is not None:
+        console.print("depth codes, row by row, as indices into the codebook", str(said.depth_codes), sep="\n")
+    for name, trace in (("trace", said.trace), ("trace of the right arm", said.second_trace)):
+        if trace is not None:
+            console.print(f"{name}, x and y in 0..255 of the front picture: {trace.tolist()}")
+    with np.printoptions(precision=6, suppress=True, linewidth=120):
+        console.print(f"actions {list(said.actions.shape)}", str(said.actions), sep="\n", highlight=False)

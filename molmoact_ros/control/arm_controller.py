@@ -1,0 +1,290 @@
+"""One arm's part of the controller: from a chunk's or a person's target to the next limited command.
+
+Nothing here moves an arm by itself: without a path to play and without a twist that asks for motion the joints stay
+where they are, and inverse kinematics is not asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.spatial.transform import Rotation
+
+from molmoact_ros.control.chunk_player import ChunkPlayer, Mode
+from molmoact_ros.control.collision import Guard, Surroundings
+from molmoact_ros.control.kinematics import Kinematics
+from molmoact_ros.control.limiter import Fractions, Limiter, Motion
+from molmoact_ros.control.measurement import Measurement
+from molmoact_ros.control.pose import Pose
+from molmoact_ros.control.supervisor import State
+from molmoact_ros.control.teleop import Teleop, TeleopConfig, Wish
+from molmoact_ros.control.trajectory import Target
+from molmoact_ros.robots.command import ArmCommand
+from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, Arm
+
+LEASH_M, LEASH_RAD = 0.05, 0.25  # how far a twist's target may run ahead of the commanded hand
+WAIT_FROM, WAIT_AT = 0.05, 0.15  # rad between wanted and commanded joints: path time slows down, and waits
+REMEMBERED = 0.6  # s of commands that a measurement is compared with; measurements may be late
+OPEN_ABOVE, CLOSE_BELOW = 0.6, 0.4  # gripper values that open and close the hand; between them it stays as it is
+ELBOW_PER_M, ELBOW_PER_RAD = 30.0, 6.0  # part of its way to the anchor that the elbow goes, by the hand's own way
+REACHED_M, REACHED_RAD = 1e-4, 1e-3  # a path's end is reached, by the wanted joints
+FINISHING = 0.5  # s at most until it is; a place that cannot be reached is not striven for any longer
+STANDING = 0.1  # rad/s under which a measured arm counts as standing: noise of 1e-3 rad within 50 ms is 0.02
+BORDER = 0.01  # m outside of the box where an arm may still be started: it sags, and measurements differ
+
+
+class ArmConfig(BaseModel):
+    """What holds for each arm. Singular values of the hand's Jacobian in m and rad a rad."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    mode: Mode = "realtime"
+    fractions: Fractions = Fractions()
+    surroundings: Surroundings = Surroundings()
+    teleop: TeleopConfig = TeleopConfig()
+    cartesian_speed: float = Field(0.5, gt=0, le=2)  # m/s of the hand while a policy moves it
+    agreeing: int = Field(1, ge=1, le=20)  # joint states in a row that agree before they are believed
+    slow_below: float = Field(0.08, ge=0)  # smallest singular value under which the hand is slowed down
+    slowest: float = Field(0.1, gt=0, le=1)  # part of the speed that is left in a singularity
+
+
+class ArmController:
+    """Call `step` once a cycle of `dt` s. Times are seconds of the observations' clock, `heard` of a steady one."""
+
+    def __init__(self, robot: Path, arm: Arm, config: ArmConfig, dt: float, others: Sequence[Arm] = ()) -> None:
+        self.arm, self._config, self._dt = arm, config, dt
+        self.kinematics = Kinematics(robot, arm, config.fractions.speed)
+        self.guard = Guard(robot, config.surroundings, arm, others)
+        self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
+        self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
+        self.measurement = Measurement(arm.limits, config.agreeing)
+        self.opening: float | None = None  # m wanted between the fingers; None: nobody has said
+        self.slowed = 0  # cycles slowed down near a singularity
+        self._low, self._high = map(np.array, (config.surroundings.workspace.low, config.surroundings.workspace.high))
+        self._wanted = Motion.at_rest(np.zeros(JOINTS))
+        self._mean = np.zeros(JOINTS)  # speed of the wanted joints over the last cycle, rad/s
+        self._told: deque[tuple[float, np.ndarray]] = deque(maxlen=round(REMEMBERED / dt))  # when, and which joints
+        self._pose: Pose | None = None  # where a twist has brought the wanted hand
+        self._anchor = np.zeros(JOINTS)  # the joints at the last hand-over, which the elbow tends to
+        self._target: tuple[np.ndarray, np.ndarray] | None = None  # of the cycle before: m, and a quaternion
+        self._began = np.zeros(3)  # where the hand was at the hand-over, m: the box is stretched to it
+        self._finishing = 0.0  # s since the path's end
+
+    @property
+    def measured(self) -> np.ndarray | None:
+        """The joints that are believed, float64 [7] rad; None before the first."""
+        return self.measurement.joints
+
+    @property
+    def measured_at(self) -> float:
+        """Their stamp, s."""
+        return self.measurement.stamp
+
+    def update(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> None:
+        """Take a measurement: joints [7] rad and the gripper's opening in m; what cannot be true is ignored."""
+        known = self.measured is not None
+        if self.measurement.take(q, opening, stamp, heard) and not known:
+            assert self.measured is not None
+            self.limiter.reset(self.measured)
+            self.settle(stamp)
+
+    def take_up(self) -> None:
+        """Begin where the arm really is; one that still brakes goes on from its last command."""
+        assert self.measured is not None
+        if not self.limiter.motion.dq.any():
+            self.limiter.reset(self.measured)
+            self._told.clear()
+
+    def miss(self, cycles: int, braked: bool) -> None:
+        """No command was sent for so many cycles: the arm braked as it had been told to, or stood where it was.
+
+        One cycle that comes late is no standstill: what holds the last position takes steps at any rate.
+        """
+        if braked:
+            for _ in range(cycles):
+                self.limiter.step(None)
+        elif cycles > 1:
+            self.limiter.reset(self.limiter.motion.q)
+
+    def unsettled(self) -> str:
+        """Why the arm cannot be taken up now, in one line; empty: it can."""
+        if not self.limiter.motion.dq.any() and self.measurement.speed > STANDING:
+            return "the arm still moves by its joint states; wait until it stands"
+        return ""
+
+    def outside(self) -> str:
+        """Where the hand is outside of the box, in one line; empty: it is inside."""
+        assert self.measured is not None
+        box, hand = self._config.surroundings.workspace, self.kinematics.forward(self.measured).position
+        if box.outside(hand) <= BORDER:
+            return ""
+        x, y, z = hand
+        return (
+            f"the hand is outside of its workspace, at x {x:.3f}, y {y:.3f}, z {z:.3f} m; move it inside by "
+            f"teleoperation ({box.low} to {box.high}), or change workspace_low and workspace_high"
+        )
+
+    def settle(self, now: float) -> None:
+        """Forget what was wanted: from now on it is to stand where it comes to rest soonest."""
+        stop = self.limiter.stop
+        self._stand(stop)
+        self.opening, self._anchor = None, stop
+        pose = self.kinematics.forward(stop)
+        self._began = pose.position
+        self.player.reset(pose, stop, now)
+
+    def _stand(self, q: np.ndarray) -> None:
+        self._wanted, self._mean, self._pose, self._target = Motion.at_rest(q), np.zeros(JOINTS), None, None
+
+    def gap(self) -> float:
+        """Greatest difference between the joints measured and those commanded at that time, rad; 0 before both."""
+        if self.measured is None or not self._told:
+            return 0.0
+        then = next((q for when, q in reversed(self._told) if when <= self.measured_at), self._told[0][1])
+        return float(np.abs(self.measured - then).max())
+
+    def pace(self) -> float:
+        """Part of the speed, 0..1, at which this arm can follow its path: less behind a lag and near a singularity,
+        and where the path is faster than the hand may be."""
+        lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
+        return float(np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)) * self._ease() * self._unhurried()
+
+    def _unhurried(self) -> float:
+        return min(1.0, self._config.cartesian_speed / max(self.player.hand_speed, 1e-9))
+
+    def step(
+        self, state: State, now: float, steady: float, pace: float, beside: np.ndarray | None = None
+    ) -> ArmCommand:
+        """The command of this cycle. pace: of the slowest arm, so that all keep together on one plan.
+
+        beside: what the other arms have planned, [k, 7 n] rad (see Limiter).
+        """
+        wanted, speed = None, np.inf
+        if state is State.POLICY:
+            wanted, speed = self._from_policy(pace), self._config.cartesian_speed
+        elif state is State.TELEOP:
+            wanted, speed = self._from_person(self.teleop.wish(steady)), self._config.teleop.linear
+        motion = self.limiter.step(wanted, beside, speed)
+        self.player.commanded(self.kinematics.forward(motion.q), motion.q, now)
+        self._told.append((now, motion.q))
+        opening = self.measurement.opening if self.opening is None else self.opening
+        return ArmCommand(motion.q, motion.dq, motion.ddq, opening, self._dt)
+
+    def _from_policy(self, pace: float) -> Motion | None:
+        if not self.player.loaded:
+            return None
+        self.player.advance(self._dt * pace)
+        target = self.player.target()
+        if target.gripper is not None:
+            self._grip(target.gripper)
+        if self.player.remaining > 0:
+            self._finishing = 0.0
+        elif target.pose is not None and not self._is_finishing(target.pose):
+            return self._rest()
+        return self._want(target)
+
+    def _grip(self, value: float) -> None:
+        """Open or close by a policy's value, 1 open .. 0 closed; one that wavers about the middle changes nothing."""
+        if self.opening is None:
+            self.opening = OPENING_MAX if value > (OPEN_ABOVE + CLOSE_BELOW) / 2 else 0.0
+        elif value > OPEN_ABOVE:
+            self.opening = OPENING_MAX
+        elif value < CLOSE_BELOW:
+            self.opening = 0.0
+
+    def _is_finishing(self, end: Pose) -> bool:
+        """At the path's end: whether the wanted joints still have to come to it."""
+        self._finishing += self._dt
+        if self._finishing > FINISHING:
+            return False
+        hand, end = self.kinematics.forward(self._wanted.q), self._inside(end, self._began)
+        away = float(np.linalg.norm(end.position - hand.position))
+        return away > REACHED_M or float((end.rotation * hand.rotation.inv()).magnitude()) > REACHED_RAD
+
+    def _rest(self) -> Motion:
+        """Stay at the wanted joints."""
+        self._finishing = FINISHING
+        self._wanted, self._mean = Motion.at_rest(self._wanted.q), np.zeros(JOINTS)
+        return self._wanted
+
+    def _ease(self) -> float:
+        """Part of the speed that is left near a singularity, 1 far from one."""
+        below = self._config.slow_below
+        if below <= 0:
+            return 1.0
+        part = self.kinematics.dexterity(self.limiter.motion.q) / below
+        self.slowed += part < 1.0
+        return float(np.clip(part, self._config.slowest, 1.0))
+
+    def _want(self, target: Target) -> Motion:
+        """The wanted joints of this cycle, with the speed and acceleration at which they change."""
+        if target.joints is not None:
+            q = target.joints
+        else:
+            assert target.pose is not None
+            pose = self._inside(target.pose, self._began)
+            q = self.kinematics.solve(self._wanted.q, pose, self._dt, self._posture(pose))
+        mean = (q - self._wanted.q) / self._dt
+        ddq = (mean - self._mean) / self._dt
+        self._mean = mean
+        self._wanted = Motion(q, mean + ddq * self._dt / 2, ddq)  # `mean` was reached half a cycle before its end
+        return self._wanted
+
+    def _posture(self, pose: Pose) -> np.ndarray:
+        """Joints [7] rad a little nearer to the anchor, in proportion to what the hand moves: it stands, they stand."""
+        before, self._target = self._target, (pose.position, pose.rotation.as_quat())
+        if before is None:
+            return self._wanted.q
+        moved = _norm(pose.position - before[0])
+        turned = 2.0 * min(_norm(self._target[1] - before[1]), _norm(self._target[1] + before[1]))
+        part = min(1.0, ELBOW_PER_M * moved + ELBOW_PER_RAD * turned)
+        return self._wanted.q + part * (self._anchor - self._wanted.q)
+
+    def _inside(self, pose: Pose, start: np.ndarray) -> Pose:
+        """`pose` clipped into the box, which is stretched to `start` [3] m: clipping brings nothing inside."""
+        inside = np.clip(pose.position, np.minimum(self._low, start), np.maximum(self._high, start))
+        self.limiter.counts["workspace"] += bool(np.any(inside != pose.position))
+        return Pose(inside, pose.rotation)
+
+    def _from_person(self, wish: Wish) -> Motion | None:
+        if wish.opening is not None:
+            self.opening = wish.opening
+        if not wish.moves:
+            self._stand(self.limiter.stop)
+            return None
+        if wish.joints is not None:
+            self._stand(wish.joints)
+            return self._wanted
+        assert wish.twist is not None
+        if self._pose is None:
+            self._stand(self.limiter.stop)
+            self._pose = self.kinematics.forward(self._wanted.q)
+            self._posture(self._pose)
+        before = self._pose
+        self._pose = self._inside(self._pulled(before, wish.twist), before.position)
+        self._began = self._pose.position
+        return self._want(Target(pose=self._pose))
+
+    def _pulled(self, pose: Pose, twist: np.ndarray) -> Pose:
+        """`pose` moved by a cycle of `twist`; beyond the leash from the commanded hand only back to it."""
+        hand = self.kinematics.forward(self.limiter.motion.q)
+        step = twist * self._dt * self._ease()
+        if self.teleop.in_tool:
+            step = np.concatenate([hand.rotation.apply(step[:3]), hand.rotation.apply(step[3:])])
+        position, rotation = pose.position + step[:3], Rotation.from_rotvec(step[3:]) * pose.rotation
+        away, before = (float(np.linalg.norm(p - hand.position)) for p in (position, pose.position))
+        if away > max(LEASH_M, before):
+            position = pose.position
+        away, before = (float((r * hand.rotation.inv()).magnitude()) for r in (rotation, pose.rotation))
+        if away > max(LEASH_RAD, before):
+            rotation = pose.rotation
+        return Pose(position, rotation)
+
+
+def _norm(vector: np.ndarray) -> float:
+    return math.sqrt(float(vector @ vector))

@@ -1,0 +1,1 @@
+"""What works here, and whether a checkpoint folder is sound."""

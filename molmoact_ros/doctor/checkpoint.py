@@ -1,0 +1,285 @@
+"""Looks at a checkpoint folder without loading its weights: what is wrong with it, and what it settles.
+
+What was written about the released checkpoints before anybody here could open one is kept as expectations; where a
+folder says otherwise, that is a note, not a fault.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from molmoact_ros.engine.model.checkpoint import (
+    CONFIG,
+    DEPTH,
+    PROCESSOR,
+    RELEASED_DEPTH,
+    CheckpointError,
+    Weights,
+    misfits,
+    read_config,
+    read_headers,
+    read_run_config,
+    read_tokenizer,
+    text_codec,
+)
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
+from molmoact_ros.engine.model.image_processor import ImageProcessor
+from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats
+from molmoact_ros.reasoning.answer_templates import forms
+from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TOKENS
+from molmoact_ros.reasoning.grammar import AnswerGrammar
+from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS, ImageTokens
+from molmoact_ros.utils.checks import Finding, Verdict
+
+SHOWN = 8  # misfits that are listed; the rest is counted
+QWEN_WORDS, QWEN_VOCABULARY = 151_643, 152_064  # byte-pair tokens and padded size of the Qwen2.5-7B vocabulary
+QWEN_DEPTH_START, QWEN_IMAGE_1 = 151_665, [1906, 220, 16]
+OLMO_VOCABULARY = 100_864  # expected of 7B-O: 100 278 tokens, padded to the next multiple of 512
+REPORTED_STANDSTILL = (-8.64e-06, -6.35e-05, -1.43e-04, -3.95e-04, 1.29e-04, 8.05e-05)
+"""The action that several people got from 7B-D-0812's own example (allenai/molmoact, issues 29, 37, 40)."""
+KNOWN_STATS = {
+    "fractal20220817_data": (
+        (-0.224535, -0.148200, -0.231590, -0.351799, -0.419301, -0.436435),
+        (0.178247, 0.149384, 0.218424, 0.589267, 0.352727, 0.447967),
+    ),
+    "libero_spatial_no_noops_modified": (
+        (-0.745473, -0.661607, -0.9375, -0.107143, -0.206786, -0.184286),
+        (0.9375, 0.875893, 0.932143, 0.103929, 0.176786, 0.145714),
+    ),
+}
+"""1 % and 99 % quantiles that were published: allenai/SimplerEnv's dataset_statistics.json, and a third party's."""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder's files as far as they could be read."""
+
+    path: Path
+    config: MolmoActConfig
+    processor: ProcessorConfig
+    tokenizer: Tokenizer
+    weights: Weights
+    run: RunConfig
+
+
+def inspect(folder: Path) -> list[Finding]:
+    """Look at everything; a failed look is a finding, never an exception."""
+    looks: dict[str, Callable[[], Any]] = {
+        "config": lambda: read_config(folder, CONFIG, MolmoActConfig),
+        "processor": lambda: read_config(folder, PROCESSOR, ProcessorConfig),
+        "tokenizer": lambda: read_tokenizer(folder),
+        "weights": lambda: read_headers(folder),
+        "run": lambda: read_run_config(folder),
+    }
+    findings, read = [], {}
+    for name, look in looks.items():
+        try:
+            read[name] = look()
+        except CheckpointError as error:
+            findings.append(Finding.check(name, False, str(error)))
+    if findings:
+        return findings
+    whole = _Folder(path=folder, **read)
+    parts = (_architecture, _tensors, _memory, _images, _tokens, _answers, _norm_keys, _depth, _chat, _open_questions)
+    return [finding for part in parts for finding in part(whole)]
+
+
+def _ok(name: str, text: str) -> Finding:
+    return Finding(name, Verdict.OK, text)
+
+
+def _expect(name: str, text: str, found: object, expected: object) -> Finding:
+    """A note where a folder says something else than was expected of it."""
+    if found == expected:
+        return _ok(name, f"{text}, as expected")
+    return Finding(name, Verdict.NOTE, f"{text}; {expected} was expected")
+
+
+def _is_qwen(folder: _Folder) -> bool:
+    return folder.config.llm_config.vocab_size == QWEN_VOCABULARY
+
+
+def _architecture(folder: _Folder) -> Iterator[Finding]:
+    vit, llm = folder.config.vit_config, folder.config.llm_config
+    tower = "CLIP-like" if vit.use_cls_token else "SigLIP-like"
+    decoder = "OLMo2-like" if llm.norm_after else "Qwen2-like"
+    yield _ok(
+        "architecture",
+        f"{tower} tower of {vit.num_hidden_layers} layers, width {vit.hidden_size}; {decoder} decoder of "
+        f"{llm.num_hidden_layers} layers, width {llm.hidden_size}, {llm.vocab_size} tokens",
+    )
+    if llm.norm_after and llm.num_hidden_layers == 32:
+        yield _expect("7B-O vocabulary", f"padded to {llm.vocab_size}", llm.vocab_size, OLMO_VOCABULARY)
+
+
+def _tensors(folder: _Folder) -> Iterator[Finding]:
+    with torch.device("meta"):
+        model = MolmoAct(folder.config)
+    lines = misfits(model, folder.weights)
+    for line in lines[:SHOWN]:
+        yield Finding.check("tensors", False, line)
+    if len(lines) > SHOWN:
+        yield Finding.check("tensors", False, f"and {len(lines) - SHOWN} more")
+    count = sum(map(prod, folder.weights.shapes.values()))
+    if not lines:
+        yield _ok(
+            "tensors", f"{len(folder.weights.shapes)} tensors, {count / 1e6:,.1f} million parameters, all accounted for"
+        )
+    kinds = Counter(folder.weights.dtypes.values())
+    most = kinds.most_common(1)[0][0]
+    yield _expect("dtype", f"{', '.join(kinds)} in {len(folder.weights.files)} file(s)", most, "F32")
+
+
+def _memory(folder: _Folder) -> Iterator[Finding]:
+    count, llm = sum(map(prod, folder.weights.shapes.values())), folder.config.llm_config
+    cache = 2 * llm.num_hidden_layers * llm.num_key_value_heads * llm.head_dim * llm.max_position_embeddings
+    largest = max(path.stat().st_size for path in folder.weights.files)
+    needs = [f"{dtype} {(count + cache) * size / 1e9:.2f} GB" for dtype, size in (("float32", 4), ("bfloat16", 2))]
+    yield _ok("memory", f"weights and cache of {llm.max_position_embeddings} tokens: {', '.join(needs)}")
+    yield _ok("memory while loading", f"that, and at most {largest / 1e9:.2f} GB beside it, the largest file")
+
+
+def _images(folder: _Folder) -> Iterator[Finding]:
+    processor, vit = folder.processor, folder.config.vit_config
+    try:
+        ImageProcessor(processor)
+    except ValueError as error:
+        yield Finding.check("images", False, f"{PROCESSOR}: {error}")
+        return
+    size, patch = processor.base_image_input_size, processor.image_patch_size
+    wanted = (vit.image_default_input_size, vit.image_patch_size)
+    text = f"crops of {size} in patches of {patch}, {processor.normalize_mode}"
+    yield Finding.check("images", (size, patch) == wanted, f"{text}; config.json: {wanted[0]}, {wanted[1]}")
+    if processor.crop_mode != "resize":
+        most = processor.max_multi_image_crops
+        yield _expect("tiles of several pictures", f"at most {most} each", most, 8)
+
+
+def _tokens(folder: _Folder) -> Iterator[Finding]:
+    tokenizer, vocabulary = folder.tokenizer, folder.config.llm_config.vocab_size
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    for name in (END_OF_TEXT, DEPTH_START, DEPTH_END, *DEPTH_TOKENS):
+        if not 0 <= known.get(name, -1) < vocabulary:
+            yield Finding.check(
+                "tokens", False, f"the tokenizer has no {name} among the {vocabulary} that the model can say"
+            )
+            return
+    images = ImageTokens.after(vocabulary)
+    wanted = {name: vocabulary + i for i, name in enumerate(IMAGE_TOKENS)}
+    wrong = next((name for name, number in wanted.items() if known.get(name) != number), None)
+    if wrong is not None or folder.config.image_patch_id != images.patch:
+        found = f"{wrong} is {known.get(wrong)}" if wrong else f"image_patch_id is {folder.config.image_patch_id}"
+        yield Finding.check("image tokens", False, f"{found}; the model expects them from {vocabulary} on, in order")
+    else:
+        yield _ok("image tokens", f"from {vocabulary} on, image_patch_id {images.patch}")
+    depth = [known[token] for token in (DEPTH_START, DEPTH_END, *DEPTH_TOKENS)]
+    in_order = depth == list(range(depth[0], depth[0] + len(depth)))
+    yield _ok("depth tokens", f"from {depth[0]} on{'' if in_order else ', not in order; they are found by name'}")
+    if _is_qwen(folder):
+        yield _expect("depth tokens of Qwen2.5", f"<DEPTH_START> is {depth[0]}", depth[0], QWEN_DEPTH_START)
+        words = tokenizer.get_vocab_size(with_added_tokens=False)
+        yield _expect("tokenizer's base", f"{words} byte-pair tokens", words, QWEN_WORDS)
+        ids = tokenizer.encode("Image 1", add_special_tokens=False).ids
+        yield _expect("tokenizer's spelling", f"'Image 1' is {ids}", ids, QWEN_IMAGE_1)
+
+
+def _answers(folder: _Folder) -> Iterator[Finding]:
+    """Whether the tokenizer can spell the forms of answer that run.json allows."""
+    codec, run = text_codec(folder.tokenizer), folder.run
+    end = folder.tokenizer.token_to_id(END_OF_TEXT)
+    stats = [dataset.action for dataset in folder.config.norm_stats.values()]
+    if not stats or end is None:
+        return
+    try:
+        for steered in (False, True):
+            AnswerGrammar(codec, end, stats[0], forms(steered, run.chunk_steps, run.wordings))
+    except ValueError as error:
+        yield Finding.check("answers", False, str(error))
+        return
+    lengths = [len(codec.encode(symbol)) for symbol in ACTION_SYMBOLS]
+    steps = " or ".join(map(str, run.chunk_steps))
+    yield _ok("answers", f"{steps} actions; an action symbol is {min(lengths)} to {max(lengths)} tokens")
+
+
+def _norm_keys(folder: _Folder) -> Iterator[Finding]:
+    stats = {key: dataset.action for key, dataset in folder.config.norm_stats.items()}
+    if not stats:
+        yield Finding.check(
+            "normalisation keys", False, "none: this checkpoint was not trained to act, or is cut short"
+        )
+    for key, action in stats.items():
+        still = sum(low == high for low, high in zip(action.q01, action.q99, strict=True))
+        text = f"{action.dimensions} dimensions{f', {still} of them constant' if still else ''}"
+        yield _ok(f"normalisation key {key}", text)
+        if key in KNOWN_STATS:
+            yield _published(key, action)
+        yield _gripper(key, action)
+        if key == "molmoact":
+            yield _standstill(action)
+
+
+def _published(key: str, action: NormStats) -> Finding:
+    low, high = KNOWN_STATS[key]
+    same = np.allclose([action.q01[:6], action.q99[:6]], [low, high], atol=1e-5)
+    return _expect(f"published statistics of {key}", "the same" if same else "different", bool(same), True)
+
+
+def _gripper(key: str, action: NormStats) -> Finding:
+    span = (action.q01[-1], action.q99[-1])
+    text = f"{span[0]:g} to {span[1]:g} in the data; written as it is, 1 open, 0 closed"
+    return _expect(f"gripper of {key}", text, span, (0.0, 1.0))
+
+
+def _standstill(action: NormStats) -> Finding:
+    """Whether the near-zero action that people reported is what the middle bin of every dimension decodes to."""
+    middle = (np.array(action.q01[:6]) + np.array(action.q99[:6])) / 2
+    same = bool(np.allclose(middle, REPORTED_STANDSTILL, rtol=0.02))
+    text = f"no motion is written as {', '.join(f'{value:.2e}' for value in middle)}"
+    return _expect("near-zero actions of 7B-D-0812", text, same, True)
+
+
+def _depth(folder: _Folder) -> Iterator[Finding]:
+    if (folder.path / DEPTH).is_file():
+        yield _ok("depth decoder", DEPTH)
+    elif (folder.path / RELEASED_DEPTH).is_file():
+        yield _ok("depth decoder", f"{RELEASED_DEPTH}; its tensors are kept as {DEPTH} when it is first used")
+    else:
+        text = f"none: depth codes come without pictures; copy {RELEASED_DEPTH} here from MolmoAct-7B-D-0812"
+        yield Finding("depth decoder", Verdict.NOTE, text)
+
+
+def _chat(folder: _Folder) -> Iterator[Finding]:
+    """Which way of saying whose turn it is the folder was saved with; prompts here say "User: ... Assistant:"."""
+    texts = []
+    for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "processor_config.json"):
+        if (folder.path / name).is_file():
+            text = (folder.path / name).read_text(errors="replace")
+            texts.append(text if name.endswith("jinja") else str(json.loads(text).get("chat_template") or ""))
+    template = next(filter(None, texts), "")
+    if template:
+        roles = "Assistant:" in template
+        yield _expect("chat template", "names the roles" if roles else "does not name the roles", roles, True)
+    else:
+        yield Finding("chat template", Verdict.NOTE, 'none in the folder; "User: ... Assistant:" is asked')
+
+
+def _open_questions(folder: _Folder) -> Iterator[Finding]:
+    """What no file of a checkpoint can settle."""
+    if _is_qwen(folder):
+        yield Finding(
+            "not in any file",
+            Verdict.NOTE,
+            "the exact wording of answers (every known one is allowed, the model chooses), the convention of rotations "
+            "(roll, pitch, yaw in rad is assumed), and the hardware behind the published 6.7 s a step",
+        )

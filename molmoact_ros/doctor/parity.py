@@ -1,0 +1,162 @@
+"""Compares what this code computes with numbers that the released model's reference implementation produced.
+
+A golden folder holds, in itself or in folders below it, checkpoints with a `golden.npz` (input ids, picture, logits,
+greedy continuation) and pictures `WxH.png` with a `WxH.npz` (crops and indices that the image processor made of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from molmoact_ros.engine.decoding.cuda_graphs import StaticPasses
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, Passes, TorchPasses
+from molmoact_ros.engine.model.checkpoint import CONFIG, PROCESSOR, CheckpointError, fill, read_config, read_headers
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
+from molmoact_ros.engine.model.image_processor import ImageProcessor, denormalise
+from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.utils.checks import Finding
+
+LOGITS_LIMIT = 1e-4
+"""Largest difference of float32 logits, and of pixels that are given as floats."""
+NPZ = "golden.npz"
+
+
+def released_processor(base: int, resize: str, normalize: str) -> ProcessorConfig:
+    """The released image processor for square crops of `base` pixels (facts of allenai/molmoact's processor)."""
+    size = [base, base]
+    return ProcessorConfig.model_validate(
+        {
+            "crop_mode": "overlap-and-resize-c2", "resize_mode": resize, "normalize_mode": normalize, "max_crops": 8,
+            "max_multi_image_crops": 8, "overlap_margins": [4, 4], "base_image_input_size": size, "pad_value": 0.0,
+            "image_patch_size": 14, "image_pooling_w": 2, "image_pooling_h": 2,
+        }
+    )  # fmt: skip
+
+
+PROCESSORS = {729: released_processor(378, "siglip", "siglip"), 576: released_processor(336, "default", "openai")}
+"""The released processors (7B-D, 7B-O) by the patches of a crop, for pictures beside which no processor is given."""
+
+
+def compare(folder: Path) -> list[Finding]:
+    """Compare everything in a golden folder. Raises CheckpointError where there is nothing to compare."""
+    checkpoints = sorted(folder.rglob(NPZ))
+    pictures = sorted(path for path in folder.rglob("*.npz") if path.name != NPZ)
+    if not checkpoints and not pictures:
+        raise CheckpointError(f"{folder} holds neither a {NPZ} nor a picture WxH.png with WxH.npz")
+    findings: list[Finding] = []
+    for path in checkpoints:
+        findings += _guarded(_compare_checkpoint, path, folder)
+    for path in pictures:
+        findings += _guarded(_compare_picture, path, folder)
+    return findings
+
+
+def _guarded(look: Callable[[Path, str], Iterator[Finding]], path: Path, folder: Path) -> Iterator[Finding]:
+    name = str(path.relative_to(folder))
+    try:
+        yield from look(path, name)
+    except (CheckpointError, ValueError, KeyError, OSError, RuntimeError) as error:
+        yield Finding.check(name, False, f"cannot be compared: {str(error) or type(error).__name__}")
+
+
+@torch.inference_mode()
+def _compare_checkpoint(path: Path, name: str) -> Iterator[Finding]:
+    config = read_config(path.parent, CONFIG, MolmoActConfig)
+    with torch.device("meta"):
+        model = MolmoAct(config)
+    fill(model, read_headers(path.parent), "cpu", torch.float32)
+    data = dict(np.load(path))
+    ids = torch.from_numpy(data["input_ids"]).view(1, -1)
+    embeddings = model.embed(ids, _features(model, data["image"], data["pooled_idx"]))
+    logits, greedy = data["logits_text"].reshape(-1, config.llm_config.vocab_size), data["greedy"].ravel().tolist()
+    for how, compute in (("whole", _whole), ("cached", _cached), ("static", _static)):
+        found, said = compute(model, embeddings, len(greedy))
+        difference = float(np.abs(found[-len(logits) :].numpy() - logits).max())
+        text = f"largest difference {difference:.1e} at {len(logits)} positions, limit {LOGITS_LIMIT:.0e}"
+        yield Finding.check(f"{name} logits, {how}", difference <= LOGITS_LIMIT, text)
+        equal = sum(a == b for a, b in zip(said, greedy, strict=True))
+        yield Finding.check(f"{name} greedy, {how}", said == greedy, f"{equal} of {len(greedy)} tokens equal")
+
+
+def _features(model: MolmoAct, image: np.ndarray, pooled_idx: np.ndarray) -> Tensor:
+    """Features [1, T, hidden]. A golden picture is given once, though it is both the global view and its own tile."""
+    crops, pooled = torch.from_numpy(image), torch.from_numpy(pooled_idx)
+    crops = crops.view(1, -1, *crops.shape[-2:])
+    pooled = pooled.view(1, -1, pooled.shape[-1])
+    pooled = pooled[:, (pooled >= 0).any(-1)[0]]  # what only pads a batch
+    wanted = int(pooled.max()) // crops.shape[2] + 1
+    if wanted % crops.shape[1]:
+        raise ValueError(f"pooled_idx asks for {wanted} crops, image holds {crops.shape[1]}")
+    return model.image_features(crops.repeat_interleave(wanted // crops.shape[1], dim=1), pooled)
+
+
+def _whole(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
+    """Logits [S, vocab] and the greedy continuation, the whole sequence computed anew for every token."""
+    first, said = model.logits(model.run(embeddings))[0], []
+    for _ in range(tokens):
+        said.append(int(model.logits(model.run(embeddings)[:, -1]).argmax()))
+        embeddings = torch.cat([embeddings, model.embed(torch.tensor([said[-1:]]), None)], dim=1)
+    return first, said
+
+
+def _cached(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
+    """The same by the decoder that answers in service."""
+    return _grown(TorchPasses(model, embeddings.shape[1] + tokens), model.logits, embeddings, tokens)
+
+
+def _static(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
+    """The same by the passes of a GPU."""
+    everything = np.arange(model.config.llm_config.vocab_size)
+    passes = StaticPasses(model, embeddings.shape[1] + tokens, everything)
+    return _grown(passes, torch.from_numpy, embeddings, tokens)
+
+
+def _grown(
+    passes: Passes, logits: Callable[[Any], Tensor], embeddings: Tensor, tokens: int
+) -> tuple[Tensor, list[int]]:
+    """Logits [S, vocab] and the greedy continuation; `logits`: of what passes give."""
+    decoder, said = CachedDecoder(passes), []
+    after = decoder.append(embeddings[0], first=0)
+    first = logits(after)
+    for _ in range(tokens):
+        said.append(int(logits(after)[-1].argmax()))
+        after = decoder.append(decoder.passes.embed(said[-1:]))
+    return first, said
+
+
+def _compare_picture(path: Path, name: str) -> Iterator[Finding]:
+    data = dict(np.load(path))
+    wanted = data["crops_u8"] if "crops_u8" in data else data["crops"]
+    given = path.parent / PROCESSOR
+    config = read_config(path.parent, PROCESSOR, ProcessorConfig) if given.is_file() else PROCESSORS[wanted.shape[1]]
+    made = ImageProcessor(config)([read_picture(path.with_suffix(".png"))])
+    crops = made.crops[made.crop_of]
+    if "crops_u8" in data:
+        crops = np.round(denormalise(crops, config.normalize_mode) * 255).astype(np.uint8)
+    yield _same(f"{name} pixels", crops, wanted, LOGITS_LIMIT if wanted.dtype.kind == "f" else 0)
+    yield _same(f"{name} indices", made.pooled_idx, data["pooled_idx"].reshape(-1, data["pooled_idx"].shape[-1]), 0)
+    yield _same(f"{name} grids", np.array(made.grids[0]), data["grids"].reshape(-1, 2), 0)
+
+
+def _same(name: str, found: np.ndarray, wanted: np.ndarray, limit: float) -> Finding:
+    if found.shape != wanted.shape:
+        return Finding.check(name, False, f"shape {list(found.shape)}, not {list(wanted.shape)}")
+    apart = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+    text = f"largest difference {apart.max():g}, {int((apart > limit).sum())} of {apart.size} unequal"
+    return Finding.check(name, bool((apart <= limit).all()), text)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture file as uint8 [H, W, 3] RGB, upright. Raises ValueError when it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{path} is not a picture that can be read ({error})") from None

@@ -1,0 +1,278 @@
+"""Passes for a GPU: a few fixed shapes, each recorded once and replayed, with one transfer there and one back.
+
+A GPU reads all weights for one token as for a hundred; what costs beside that is starting hundreds of small kernels one
+by one, and waiting for results. So a pass is padded to one of a few widths and reads the beginning of the cache to one
+of a few lengths. What it needs goes to the device as one table, and the scores of every id that the grammar knows,
+after every token, come back as another: an answer waits for the device once a pass. On a processor the same is
+computed, without compiling and recording.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from molmoact_ros.engine.base import Progress
+from molmoact_ros.engine.decoding.decoder import Cache, Part, TorchPasses, read
+from molmoact_ros.engine.decoding.speculative import parents_mask
+from molmoact_ros.engine.model.checkpoint import CheckpointError, cache_folder
+from molmoact_ros.engine.model.molmoact import DecoderAttention, DecoderBlock, MolmoAct
+
+WIDTHS = (1, 32, 64, 128, 256)
+"""Tokens of a pass. Nine in ten passes of the released model hold 113 to 128
+(test/engine/decoding/test_recorded_passes.py)."""
+LENGTHS = (1024, 1536, 2048)
+"""Tokens of the cache that are read, beside all of it: an answer of 7B-D about one picture ends before the first, about
+two near the second."""
+MANY = 1000
+"""More than the compiler will meet: it would suspect a mistake in 20 shapes of each kind of weights."""
+COMPILED = "compiled"
+"""Where the compiler keeps its results, in the user's cache."""
+Shape = tuple[int, int]
+"""A width and a length."""
+
+
+@dataclass
+class _Recorded:
+    """A pass as a CUDA graph, and where it leaves its scores, [width, ids]."""
+
+    graph: torch.cuda.CUDAGraph
+    scores: Tensor
+
+
+@dataclass
+class StaticCache(Cache):
+    """Keys and values of one sequence, with room behind it, and the passes recorded on them."""
+
+    recorded: dict[Shape, _Recorded] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Forget what an earlier answer left: NaN behind a mask would still spoil what is in front of it."""
+        self.keys.zero_()
+        self.values.zero_()
+
+
+class _Tables:
+    """What passes of one width are given and give, on the host and on the device.
+
+    given: int32 [width, 3 + width], a row for each token: its id, its position, its slot in the cache, and which tokens
+    of the pass it may read. scores: float32 [width, ids].
+    """
+
+    def __init__(self, width: int, ids: int, device: torch.device) -> None:
+        pinned = device.type == "cuda"
+        self._given = torch.zeros(width, 3 + width, dtype=torch.int32, pin_memory=pinned)
+        self._scores = torch.zeros(width, ids, pin_memory=pinned)
+        self.given, self.device = self._given.to(device), device
+        self._rows, self._padding = self._given.numpy(), np.eye(width, dtype=np.int32)
+
+    def send(self, ids: np.ndarray, length: int, parents: Sequence[int]) -> None:
+        """Fill in a part: its ids, int64 [T], the tokens before it, and the parents of its tokens. What is padded reads
+        itself, lies behind everything and is never read."""
+        readable, count = parents_mask(parents), len(ids)
+        rows = self._rows
+        rows[:, :2] = 0
+        rows[:count, 0], rows[:count, 1] = ids, readable.sum(axis=1) - 1 + length
+        rows[:, 2] = np.arange(length, length + len(rows))
+        rows[:, 3:] = self._padding
+        rows[:count, 3 : 3 + count] = readable
+        self.given.copy_(self._given, non_blocking=True)
+
+    def fetch(self, scores: Tensor, count: int) -> np.ndarray:
+        """The first `count` rows of scores [width, ids]; waits for the device."""
+        self._scores.copy_(scores, non_blocking=True)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return self._scores[:count].numpy().copy()
+
+
+class StaticPasses:
+    """Passes (see passes.Passes) of fixed shapes; `run` gives scores float32 [T - first, ids] on the host.
+
+    What has none of these shapes, several sequences or a very long guess, goes through TorchPasses, kernel by kernel.
+    """
+
+    def __init__(self, model: MolmoAct, capacity: int, ids: np.ndarray) -> None:
+        """`capacity`: the longest sequence in tokens. ids: int64 [n] ascending, all that may be chosen among."""
+        self.capacity, self._torch = capacity, TorchPasses(model, capacity)
+        self._parts, self._layers = model.model.transformer, model.layers
+        head, c = model.lm_head.weight, model.config.llm_config
+        self._ids, self._head = ids, head[torch.from_numpy(ids).to(head.device)]
+        self._room = -(-(capacity + WIDTHS[-1]) // 64) * 64  # what is padded needs slots too; even, for the kernels
+        self._lengths = (*(length for length in LENGTHS if length < self._room), self._room)
+        self._tables = {width: _Tables(width, len(ids), head.device) for width in WIDTHS}
+        self._slots_shape = (c.num_hidden_layers, c.num_key_value_heads, self._room, c.head_dim)
+        self._columns: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of the scores, by the ids they are for
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Every width with every length that it fits into."""
+        return [(width, length) for length in self._lengths for width in WIDTHS if width <= length]
+
+    def cache(self) -> StaticCache:
+        """Room for one sequence."""
+        return StaticCache(self._head.new_zeros(self._slots_shape), self._head.new_zeros(self._slots_shape))
+
+    def embed(self, ids: Sequence[int]) -> np.ndarray:
+        """The ids themselves, int64 [T]: they are embedded on the device, in the pass."""
+        return np.asarray(ids, np.int64)
+
+    def given(self, x: Tensor) -> Tensor:
+        """Embeddings [T, hidden] as they are."""
+        return x
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Nothing needs to be known of that here."""
+        return nullcontext()
+
+    def move(self, cache: StaticCache, source: int, target: int) -> None:
+        """Copy the keys and values at one place of a cache to another."""
+        self._torch.move(cache, source, target)
+
+    @torch.inference_mode()
+    def prepare(self, cache: StaticCache, progress: Progress) -> None:
+        """Compile and record the passes of all shapes on a cache, where there is a GPU. What the compiler made is kept
+        in the user's cache for the next time. Raises CheckpointError where it has nothing to compile with."""
+        device = self._head.device
+        if device.type != "cuda":
+            return
+        need_compiler()
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / COMPILED))
+        fused = torch.compile(layer, fullgraph=True, dynamic=False)  # its small sums; once a shape, for all layers
+        pool, shapes = torch.cuda.graph_pool_handle(), self.shapes
+        with (
+            torch.cuda.device(device),
+            torch._dynamo.config.patch(recompile_limit=MANY, accumulated_recompile_limit=MANY),
+        ):
+            for done, (width, length) in enumerate(shapes, 1):
+                tables = self._tables[width]
+                tables.send(np.zeros(width, np.int64), 0, range(-1, width - 1))
+                cache.recorded[width, length] = _record(partial(self._scores, cache, tables.given, length, fused), pool)
+                progress(done, len(shapes))
+
+    def run(self, parts: Sequence[Part]) -> list[np.ndarray]:
+        """One pass; scores float32 [T - first, ids] of each part."""
+        for part in parts:
+            if not part.length:
+                part.cache.clear()
+        if len(parts) == 1:
+            (part,) = parts
+            given = isinstance(part.x, Tensor)
+            if given and part.length == 0 and isinstance(part.parents, range):
+                return [self._on_host(self._prompt(part))]
+            if not given and len(part.x) <= WIDTHS[-1] and not part.first:
+                return [self._answer(part)]
+        return [self._on_host(hidden) for hidden in self._torch.run([self._embedded(part) for part in parts])]
+
+    def _embedded(self, part: Part) -> Part:
+        return part if isinstance(part.x, Tensor) else replace(part, x=self._torch.embed(part.x.tolist()))
+
+    def _on_host(self, hidden: Tensor) -> np.ndarray:
+        return F.linear(hidden, self._head).float().cpu().numpy()
+
+    def _answer(self, part: Part) -> np.ndarray:
+        """A pass over ids in the smallest shape that holds them."""
+        width = next(width for width in WIDTHS if width >= len(part.x))
+        length = next(length for length in self._lengths if length >= part.length + width)
+        tables, recorded = self._tables[width], part.cache.recorded.get((width, length))
+        tables.send(part.x, part.length, part.parents)
+        if recorded is None:
+            scores = self._scores(part.cache, tables.given, length, layer)
+        else:
+            recorded.graph.replay()
+            scores = recorded.scores
+        return tables.fetch(scores, len(part.x))
+
+    def _scores(self, cache: StaticCache, given: Tensor, length: int, layer: Callable[..., Tensor]) -> Tensor:
+        """A pass over a table (see _Tables), reading `length` slots of the cache; scores float32 [width, ids]."""
+        ids, positions, slots = given[:, :3].long().unbind(1)
+        x = self._parts.wte.embedding[ids]
+        cos, sin = self._torch.cos[positions], self._torch.sin[positions]
+        mask = _mask(given[:, 3:] > 0, slots[0], length).to(x.dtype)
+        for keys, values, block in zip(cache.keys, cache.values, self._layers, strict=True):
+            x = layer(block, x, cos, sin, slots, mask, keys, values)
+        return F.linear(self._parts.ln_f(x), self._head).float()
+
+    def _prompt(self, part: Part) -> Tensor:
+        """A pass over embeddings at the beginning of a sequence: causal, of any length, kernel by kernel."""
+        count, x = len(part.x), part.x
+        cos, sin = self._torch.cos[:count], self._torch.sin[:count]
+
+        def attend(layer: int, attention: DecoderAttention, x: Tensor) -> Tensor:
+            q, k, v = attention.heads(x, cos, sin)
+            part.cache.keys[layer, :, :count], part.cache.values[layer, :, :count] = k, v
+            return attention.output(q[None], k[None], v[None], causal=True)[0]
+
+        for i, block in enumerate(self._layers):
+            x = block(x, partial(attend, i, block.self_attn))
+        return self._parts.ln_f(x[part.first :])
+
+    def best(self, after: np.ndarray, allowed: np.ndarray) -> int:
+        """The best of the `allowed` ids, int64 [k], by scores [ids]; -1 when they are not finite."""
+        known = self._columns.get(id(allowed))
+        if known is None:
+            columns = np.searchsorted(self._ids, allowed)
+            if not np.array_equal(self._ids.take(columns, mode="clip"), allowed):
+                raise ValueError("ids are to be chosen among for which no scores are computed")
+            known = self._columns[id(allowed)] = (allowed, columns)  # the array is held: no other takes its id
+        scores = after[known[1]]
+        best = int(scores.argmax())
+        return int(allowed[best]) if isfinite(scores[best]) else -1
+
+
+def need_compiler() -> None:
+    """Raise CheckpointError where there is no C compiler, which torch's own calls to start its kernels."""
+    if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang") if name):
+        raise CheckpointError("passes are compiled for the GPU at the start, by gcc; run: sudo apt-get install gcc")
+
+
+def layer(
+    block: DecoderBlock, x: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, mask: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """One layer of the decoder over x [T, hidden], rotated by cos, sin [T, head_dim]; its keys and values go into
+    `slots`, int64 [T], of [kv_heads, room, head_dim]. mask: added to the scores of the first L slots, [T, L]."""
+
+    def attend(x: Tensor) -> Tensor:
+        q, k, v = block.self_attn.heads(x, cos, sin)
+        keys.index_copy_(1, slots, k)
+        values.index_copy_(1, slots, v)
+        length = mask.shape[1]
+        return block.self_attn.attn_out(read(q, keys[:, :length], values[:, :length], mask))
+
+    return block(x, attend)
+
+
+def _mask(readable: Tensor, start: Tensor, length: int) -> Tensor:
+    """What is added to scores, 0 or -inf, [T, length]: what lies before slot `start` is read by all, what lies in the
+    pass as `readable`, bool [T, T], says."""
+    count = len(readable)
+    place = torch.arange(length, device=readable.device) - start
+    within = (place >= 0) & (place < count)
+    seen = (place < 0) | (within & readable[:, place.clamp(0, count - 1)])
+    return torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
+
+
+def _record(run: Callable[[], Tensor], pool: Any) -> _Recorded:
+    """A pass as a graph. What it sets up at its first call (compiling, workspaces) must be done before, on a stream of
+    its own."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        scores = run()
+    return _Recorded(graph, scores)

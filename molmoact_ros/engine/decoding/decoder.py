@@ -1,0 +1,245 @@
+"""Passes through the decoder, and the sequence that they extend on a static key-value cache.
+
+What makes passes (here in torch; native.py for small models on a processor) is apart from the sequence that is decoded:
+several sequences may share one pass (gather.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molmoact_ros.engine.decoding.speculative import Tree, parents_mask
+from molmoact_ros.engine.model.molmoact import DecoderAttention, MolmoAct, rope_tables
+from molmoact_ros.reasoning.answer import RefusedStep
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sequence's share of a pass: embeddings x [T, hidden] behind the `length` tokens that its cache holds.
+
+    parents: for each token the one of this part before it, -1 for the last held. first: where the hidden states begin
+    that are wanted. cache, x: as the `Passes` that runs it made them.
+    """
+
+    cache: Any
+    length: int
+    x: Any
+    parents: Sequence[int]
+    first: int = 0
+
+
+class Passes(Protocol):
+    """Makes passes through one model's decoder."""
+
+    capacity: int  # tokens of the longest sequence
+
+    def cache(self) -> Any:
+        """Room for the keys and values of one sequence."""
+
+    def embed(self, ids: Sequence[int]) -> Any:
+        """Embeddings [T, hidden] of ids of the vocabulary (an answer holds no others)."""
+
+    def given(self, x: Tensor) -> Any:
+        """The same of embeddings [T, hidden] that were made elsewhere."""
+
+    def run(self, parts: Sequence[Part]) -> list[Any]:
+        """One pass: keys and values go into the caches; what `best` chooses by, [T - first, ...]: hidden states after
+        the final norm, or scores."""
+
+    def best(self, after: Any, allowed: np.ndarray) -> int:
+        """The best of `allowed`, int64 [k], after a token, by its row of what `run` gave; only their rows of the head
+        are computed. -1 when their scores are not finite."""
+
+    def move(self, cache: Any, source: int, target: int) -> None:
+        """Copy the keys and values at one place of a cache to another."""
+
+    def answering(self) -> AbstractContextManager[None]:
+        """What a thread is in while it decodes an answer."""
+
+
+class CachedDecoder:
+    """One sequence that grows (a `decode.Decoder`); its keys and values are kept in buffers allocated once."""
+
+    def __init__(self, passes: Passes) -> None:
+        self.passes, self.cache = passes, passes.cache()
+        self.length = 0
+        self._after: Any = None  # what the last pass gave
+        self._root = 0  # the place of the tree's root in it
+
+    def rewind(self, length: int) -> None:
+        """Forget everything behind `length` tokens."""
+        self.length = length
+
+    def append(self, x: Tensor, first: int = -1) -> Any:
+        """Append embeddings [T, hidden] to the sequence; what `Passes.run` gives from token `first` on, of the last
+        alone when not given. Raises RefusedStep when the sequence would outgrow the cache."""
+        first = len(x) - 1 if first < 0 else first
+        self._run(self.passes.given(x), range(-1, len(x) - 1), first)
+        self.length, self._root = self.length + len(x), len(x) - first
+        return self._after
+
+    def feed(self, ids: Sequence[int], tree: Tree) -> None:
+        """One pass: append `ids`, and look at the tree's tokens behind them. Raises RefusedStep as `append`."""
+        known = len(ids)
+        parents = [*range(-1, known - 1), *(known + parent for parent in tree.parents)]
+        self._run(self.passes.embed([*ids, *tree.tokens]), parents)
+        self.length, self._root = self.length + known, known
+
+    def _run(self, x: Any, parents: Sequence[int], first: int = 0) -> None:
+        end = self.length + len(x)
+        if end > self.passes.capacity:
+            raise RefusedStep(
+                f"the step needs {end} tokens but the cache holds {self.passes.capacity}; shorten the instruction"
+            )
+        (self._after,) = self.passes.run([Part(self.cache, self.length, x, parents, first)])
+
+    def choose(self, node: int, allowed: np.ndarray) -> int:
+        """The best of the `allowed` ids, int64 [k], after a token of the last pass."""
+        assert self._after is not None
+        best = self.passes.best(self._after[self._root + node], allowed)
+        if best < 0:
+            raise RefusedStep("the model computed NaN or infinity; check the weights with `molmoact-ros doctor`")
+        return best
+
+    def keep(self, nodes: Sequence[int]) -> None:
+        """Append these tokens of the tree, a branch from its root, to the sequence; forget the others."""
+        for offset, node in enumerate(nodes):
+            if node != offset:  # on a side branch: its keys and values move beside those it follows
+                self.passes.move(self.cache, self.length + node, self.length + offset)
+        self.length += len(nodes)
+
+
+@dataclass
+class Cache:
+    """Keys and values of one sequence, [layers, kv_heads, capacity, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass
+class _Share:
+    """A part in a pass: its rows, and what is added to its scores (None: nothing, one token reads all)."""
+
+    part: Part
+    rows: slice
+    mask: Tensor | None
+
+
+class TorchPasses:
+    """Passes in torch, on CPU or GPU."""
+
+    def __init__(self, model: MolmoAct, capacity: int) -> None:
+        """`capacity`: the longest sequence in tokens."""
+        c = model.config.llm_config
+        self.model, self.capacity = model, capacity
+        self.parts, self.layers = model.model.transformer, model.layers
+        cos, sin = rope_tables(c, capacity)
+        self.cos, self.sin = cos.to(model.lm_head.weight), sin.to(model.lm_head.weight)
+        self.head_dim, self.kv_heads = c.head_dim, c.num_key_value_heads
+        self._heads: dict[int, tuple[np.ndarray, Tensor]] = {}  # rows of the head by the ids they are for
+
+    def cache(self) -> Cache:
+        """Room for one sequence."""
+        shape = (len(self.layers), self.kv_heads, self.capacity, self.head_dim)
+        return Cache(self.cos.new_zeros(shape), self.cos.new_zeros(shape))
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Embeddings [T, hidden] of ids of the vocabulary."""
+        return self.parts.wte.embedding[list(ids)]
+
+    def given(self, x: Tensor) -> Tensor:
+        """The same of embeddings [T, hidden]."""
+        return x
+
+    def run(self, parts: Sequence[Part]) -> list[Tensor]:
+        """One pass; hidden states [T - first, hidden] of each part."""
+        shares, places, row = [], [], 0
+        for part in parts:
+            mask, depths = _branches(part)
+            shares.append(_Share(part, slice(row, row + len(part.x)), None if mask is None else mask.to(part.x)))
+            places.append(depths)
+            row += len(part.x)
+        alone = len(parts) == 1
+        x = parts[0].x if alone else torch.cat([part.x for part in parts])
+        where = places[0] if alone else np.concatenate([_listed(depths) for depths in places])
+        index = where if isinstance(where, slice) else torch.from_numpy(where).to(x.device)
+        cos, sin = self.cos[index], self.sin[index]
+        for layer, block in enumerate(self.layers):
+            x = block(x, partial(self._attend, layer, block.self_attn, shares, cos, sin))
+        hidden = self.parts.ln_f(x)
+        return [hidden[share.rows][share.part.first :] for share in shares]
+
+    def _attend(
+        self, layer: int, attention: DecoderAttention, shares: Sequence[_Share], cos: Tensor, sin: Tensor, x: Tensor
+    ) -> Tensor:
+        q, k, v = attention.heads(x, cos, sin)
+        read = [self._read(layer, s, q[:, s.rows], k[:, s.rows], v[:, s.rows]) for s in shares]
+        return attention.attn_out(read[0] if len(read) == 1 else torch.cat(read))
+
+    def _read(self, layer: int, share: _Share, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What a part's tokens read, [T, heads * head_dim], their keys and values kept."""
+        cache, start, t = share.part.cache, share.part.length, q.shape[1]
+        keys, values, end = cache.keys[layer], cache.values[layer], start + t
+        keys[:, start:end], values[:, start:end] = k, v
+        return read(q, keys[:, :end], values[:, :end], share.mask)
+
+    def best(self, hidden: Tensor, allowed: np.ndarray) -> int:
+        """The best of the `allowed` ids, int64 [k], after a token; -1 when their scores are not finite."""
+        known = self._heads.get(id(allowed))
+        if known is None:
+            rows = self.model.lm_head.weight[torch.from_numpy(allowed)]
+            known = self._heads[id(allowed)] = (allowed, rows)  # the array is held, so that no other takes its id
+        scores = torch.mv(known[1], hidden)
+        best = int(scores.argmax())
+        return int(allowed[best]) if isfinite(scores[best]) else -1
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Nothing needs to be known of that here."""
+        return nullcontext()
+
+    def move(self, cache: Cache, source: int, target: int) -> None:
+        """Copy the keys and values at one place of a cache to another."""
+        for tensor in (cache.keys, cache.values):
+            tensor[:, :, target] = tensor[:, :, source]
+
+
+def read(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """What queries [heads, T, head_dim] read of keys and values [kv_heads, L, head_dim]: [T, heads * head_dim].
+
+    mask: added to the scores, [T, L]; None: nothing. Query heads that share a key head are rows of one matrix, so that
+    nothing is copied; keys are read in parallel, where a fused kernel would give them to as many units as there are
+    key heads. Softmax in float32, as the released model does.
+    """
+    (kv_heads, length, head_dim), t = keys.shape, q.shape[1]
+    scores = torch.matmul(q.reshape(kv_heads, -1, head_dim), keys.transpose(1, 2)) * head_dim**-0.5
+    if mask is not None:
+        scores = (scores.view(kv_heads, -1, t, length) + mask).view(kv_heads, -1, length)
+    found = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values)
+    return found.view(-1, t, head_dim).transpose(0, 1).reshape(t, -1)
+
+
+def _listed(places: slice | np.ndarray) -> np.ndarray:
+    return np.arange(places.start, places.stop) if isinstance(places, slice) else places
+
+
+def _branches(part: Part) -> tuple[Tensor | None, slice | np.ndarray]:
+    """What is added to the scores of a part, [T, length + T] of 0 and -inf (None: nothing), and the places of its
+    tokens in the sequence: a slice for a chain, else int64 [T]."""
+    count, end = len(part.parents), part.length + len(part.parents)
+    if all(parent == i - 1 for i, parent in enumerate(part.parents)):
+        mask = torch.full((count, end), -torch.inf).triu(part.length + 1) if count > 1 else None
+        return mask, slice(part.length, end)
+    readable = parents_mask(part.parents)
+    everything = np.concatenate([np.ones((count, part.length), bool), readable], axis=1)
+    mask = torch.zeros(count, end).masked_fill_(~torch.from_numpy(everything), -torch.inf)
+    return mask, readable.sum(axis=1) - 1 + part.length

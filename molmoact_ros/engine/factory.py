@@ -1,0 +1,63 @@
+"""Which back end runs the model, and opening it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from molmoact_ros.engine.model.checkpoint import CheckpointError, digest, torch_dtype
+from molmoact_ros.engine.torch_engine import Engine, TorchEngine
+from molmoact_ros.engine.vllm_backend.engine import ServedEngine, served_name
+from molmoact_ros.utils.secret import server_key
+
+
+class EngineOptions(BaseModel):
+    """How the model is run."""
+
+    backend: str = Field("torch", description="torch, vllm (in processes of its own here) or server (vLLM elsewhere)")
+    checkpoint: str = Field("", description="folder of the checkpoint; empty: the nano model")
+    device: str = Field("cpu", description="torch device, such as cpu or cuda")
+    dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
+    unnorm_key: str = Field("", description="normalisation key; empty: the only one that the checkpoint has")
+    frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of torch")
+    vision: str = Field(
+        "torch", description="of torch: what runs the vision tower, torch or onnx (`molmoact-ros export`)"
+    )
+    vision_precision: str = Field("", description="of onnx: float32, float16 or bfloat16; empty: by the device")
+    quantization: str = Field(
+        "", description="of torch: the decoder's weights in fp8 or int4; of vllm: a method of vLLM's, such as fp8"
+    )
+    tensor_parallel: int = Field(1, ge=1, le=64, description="of vllm: GPUs that share each layer")
+    server: str = Field("http://127.0.0.1:8000", description="of server: its address")
+    server_key_file: str = Field(
+        "", description="of server: file with its key; empty: the environment's MOLMOACT_API_KEY, if there is one"
+    )
+    answer_timeout: float = Field(
+        5.0, gt=0, le=120, description="of vllm and server: a whole answer by then, or none, s"
+    )
+
+
+def open_engine(options: EngineOptions, folder: Path) -> Engine:
+    """The engine that `options` ask for, on a checkpoint folder. Raises CheckpointError, RefusedStep, ValueError."""
+    key = options.unnorm_key or None
+    if options.backend == "torch":
+        return TorchEngine.load(
+            folder, options.device, options.threads, torch_dtype(options.dtype), key, options.frame_size,
+            options.vision, options.vision_precision, options.quantization,
+        )  # fmt: skip
+    if options.backend == "vllm":
+        from molmoact_ros.engine.vllm_backend.local import LocalStream, engine_arguments
+
+        torch_dtype(options.dtype)  # refused early
+        arguments = engine_arguments(folder, options.quantization, options.tensor_parallel, dtype=options.dtype)
+        local = LocalStream(arguments)
+        return ServedEngine(folder, local, digest(folder), options.answer_timeout, key, options.frame_size)
+    if options.backend == "server":
+        from molmoact_ros.engine.vllm_backend.client import ServerStream
+
+        name = served_name(folder)
+        stream = ServerStream(options.server, name, server_key(options.server_key_file))
+        return ServedEngine(folder, stream, name, options.answer_timeout, key, options.frame_size)
+    raise CheckpointError(f"there is no back end {options.backend!r}; choose one of: torch, vllm, server")

@@ -1,0 +1,1 @@
+"""MolmoAct's network, its configuration, checkpoint and image processor."""

@@ -1,0 +1,324 @@
+"""A checkpoint folder, in the released Hugging Face layout or the nano's: checked by its files' headers, then loaded.
+
+No code of the folder is run and no pickle is loaded, except the released depth VQ-VAE, whose tensors alone are read
+(`weights_only`) and kept as safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import nn
+
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
+from molmoact_ros.engine.model.depth_vq import DepthVq
+from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.reasoning.tokens import TextCodec
+
+CONFIG, PROCESSOR, RUN, TOKENIZER = "config.json", "preprocessor_config.json", "run.json", "tokenizer.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+DEPTH, RELEASED_DEPTH = "depth_vq.safetensors", "vae-final.pt"
+DEFAULT_DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
+"""What weights are computed in on each kind of device, unless it is said."""
+_MIB = 2**20
+LONG = 256 * _MIB
+"""Bytes of a weight file above which it is told from others by its ends alone."""
+Shape = tuple[int, ...]
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; its message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds. `digest`: see the function; depth_vq is None where the folder has no depth decoder, and
+    codebook, the SHA-256 of its file, first 12 hexadecimal digits, is empty then."""
+
+    config: MolmoActConfig
+    processor: ProcessorConfig
+    run: RunConfig
+    model: MolmoAct
+    tokenizer: Tokenizer
+    depth_vq: DepthVq | None
+    codebook: str
+    digest: str
+
+    @property
+    def codec(self) -> TextCodec:
+        """The tokenizer, as the grammar sees it."""
+        return text_codec(self.tokenizer)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weight files of a folder and what their headers say: each tensor's file, shape and dtype ("F32", "BF16")."""
+
+    files: tuple[Path, ...]
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    file_of: dict[str, Path] = field(default_factory=dict)
+
+    def below(self, prefix: str) -> Weights:
+        """Only the tensors whose names begin so."""
+        names = [name for name in self.shapes if name.startswith(prefix)]
+        file_of = {name: self.file_of[name] for name in names}
+        shapes, dtypes = {n: self.shapes[n] for n in names}, {n: self.dtypes[n] for n in names}
+        return Weights(tuple(dict.fromkeys(file_of.values())), shapes, dtypes, file_of)
+
+
+def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Checkpoint:
+    """Read a folder, its weights to `device` in `dtype` (default: bfloat16 on a GPU, float32 on a CPU).
+
+    Weights go file by file, tensor by tensor: beside the result there is never more in memory than one file. Raises
+    CheckpointError naming the file, tensor or field that does not fit.
+    """
+    config = read_config(folder, CONFIG, MolmoActConfig)
+    processor, run = read_config(folder, PROCESSOR, ProcessorConfig), read_run_config(folder)
+    tokenizer = read_tokenizer(folder)
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"torch finds no GPU for {device!r}; use the device cpu, or install torch with CUDA")
+    dtype = dtype or default_dtype(device)
+    with torch.device("meta"):
+        model = MolmoAct(config)
+    fill(model, read_headers(folder), device, dtype)
+    depth = find_depth_vq(folder)
+    depth_vq, codebook = (load_depth_vq(depth), short_hash(depth)) if depth else (None, "")
+    return Checkpoint(config, processor, run, model.eval(), tokenizer, depth_vq, codebook, digest(folder))
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """What weights are computed in on a device, unless it is said."""
+    return DEFAULT_DTYPE.get(torch.device(device).type, torch.float32)
+
+
+def torch_dtype(name: str) -> torch.dtype | None:
+    """The dtype called `name`: float32, bfloat16 or float16; None for "". Raises CheckpointError for anything else."""
+    names = {"": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in names:
+        raise CheckpointError(f"weights cannot be computed in {name!r}; choose float32, bfloat16 or float16")
+    return names[name]
+
+
+def read_config(folder: Path, name: str, kind: type[Config]) -> Config:
+    """One of a folder's JSON files, checked. Raises CheckpointError naming file and field."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"no checkpoint at {folder}; give the folder with --checkpoint, or `molmoact-ros fetch` one"
+        )
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder / name} is missing; copy the whole checkpoint folder again")
+    try:
+        return kind.model_validate_json((folder / name).read_text())
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / name}: {_first(error)}") from None
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """The folder's run.json, or the defaults where it has none."""
+    return read_config(folder, RUN, RunConfig) if (folder / RUN).exists() else RunConfig()
+
+
+def _first(error: ValidationError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's tokenizer.json. Raises CheckpointError."""
+    path = folder / TOKENIZER
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; copy the whole checkpoint folder again")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{path} is not a tokenizer: {error}") from None
+
+
+def text_codec(tokenizer: Tokenizer) -> TextCodec:
+    """Encoding without special tokens around the text, decoding without leaving any out."""
+    return TextCodec(
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False),
+    )
+
+
+def read_headers(folder: Path) -> Weights:
+    """What a folder's weight files hold, from their headers alone. Raises CheckpointError for a file that is not there,
+    is cut off, or does not hold what the index says."""
+    names = _indexed(folder) if (folder / INDEX).is_file() else {}
+    if not names and not (folder / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is missing, and so is {INDEX}; copy the whole checkpoint folder again"
+        )
+    files = tuple(folder / name for name in sorted(set(names.values()))) or (folder / WEIGHTS,)
+    weights = Weights(files)
+    for path in files:
+        _read_header(path, weights)
+    for tensor, name in names.items():
+        if weights.file_of.get(tensor) != folder / name:
+            raise CheckpointError(
+                f"{folder / name} lacks the tensor {tensor}, which {INDEX} says it holds; download it again"
+            )
+    return weights
+
+
+def _indexed(folder: Path) -> dict[str, str]:
+    """File name of each tensor, from the index."""
+    try:
+        names: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / INDEX} is corrupt ({error!r}); download it again") from None
+    strange = next((name for name in names.values() if Path(name).name != name), None)
+    if strange is not None:
+        raise CheckpointError(f"{folder / INDEX} names {strange!r}, which is not a file of the folder")
+    return names
+
+
+def _read_header(path: Path, weights: Weights) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; `molmoact-ros fetch` gets what is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                piece = file.get_slice(name)
+                weights.shapes[name], weights.dtypes[name] = tuple(piece.get_shape()), piece.get_dtype()
+                weights.file_of[name] = path
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is corrupt ({error}); copy or download it again") from None
+
+
+def misfits(model: nn.Module, weights: Weights) -> list[str]:
+    """What does not fit between a model (on any device, meta too) and weight files; one line for each tensor."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    lines = []
+    for name, shape in wanted.items():
+        if name not in weights.shapes:
+            lines.append(f"the tensor {name} {list(shape)} is missing")
+        elif weights.shapes[name] != shape:
+            lines.append(f"{name} has shape {list(weights.shapes[name])}, not {list(shape)}")
+    unknown = sorted(weights.shapes.keys() - wanted.keys())
+    return lines + [f"{weights.file_of[name].name} holds the unknown tensor {name}" for name in unknown]
+
+
+def fill(model: nn.Module, weights: Weights, device: str, dtype: torch.dtype) -> None:
+    """Give `model` (on meta) the tensors of weight files. Raises CheckpointError naming what does not fit."""
+    if lines := misfits(model, weights):
+        more = f" (and {len(lines) - 1} more; see `molmoact-ros doctor --checkpoint`)" if len(lines) > 1 else ""
+        where = weights.files[0] if len(weights.files) == 1 else weights.files[0].parent
+        raise CheckpointError(f"{where} does not hold the model: {lines[0]}{more}")
+    for path in weights.files:
+        with safe_open(path, framework="pt") as file:
+            tensors = {}
+            for name in (name for name, holder in weights.file_of.items() if holder == path):
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise CheckpointError(f"{path}: {name} holds NaN or infinity; copy or download it again")
+                # A copy, never a view of the mapped file: a page that is read late would stall a step.
+                tensors[name] = tensor.to(device, dtype, copy=True)
+            model.load_state_dict(tensors, strict=False, assign=True)
+
+
+def find_depth_vq(folder: Path) -> Path | None:
+    """The file of the folder's depth decoder; None where it has none. A released one is converted first: beside itself,
+    or in the user's cache where the folder is not ours to write."""
+    if (folder / DEPTH).is_file() or not (folder / RELEASED_DEPTH).is_file():
+        return folder / DEPTH if (folder / DEPTH).is_file() else None
+    released = folder / RELEASED_DEPTH
+    target = folder / DEPTH if os.access(folder, os.W_OK) else cache_folder() / f"{short_hash(released)}.safetensors"
+    if not target.is_file():
+        convert_depth_vq(released, target)
+    return target
+
+
+def load_depth_decoder(folder: Path) -> DepthVq | None:
+    """The folder's depth VQ-VAE; None where it has none. Raises CheckpointError."""
+    path = find_depth_vq(folder)
+    return None if path is None else load_depth_vq(path)
+
+
+def cache_folder() -> Path:
+    """Where what is made of checkpoints is kept: the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molmoact_ros"
+
+
+def convert_depth_vq(pickled: Path, target: Path) -> None:
+    """The released VQ-VAE file as safetensors. Only tensors are unpickled. Raises CheckpointError for anything else."""
+    try:
+        state = torch.load(pickled, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{pickled} is not a file of plain tensors ({reason}); download it again") from None
+    state = state.get("weights", state) if isinstance(state, Mapping) else {}
+    tensors = {str(k).removeprefix("module."): v.contiguous() for k, v in state.items() if isinstance(v, torch.Tensor)}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    save_file(tensors, partial)
+    try:
+        load_depth_vq(partial)
+    except CheckpointError as error:
+        partial.unlink()
+        raise CheckpointError(f"{pickled}: {str(error).removeprefix(f'{partial} ')}") from None
+    partial.rename(target)
+
+
+def load_depth_vq(path: Path) -> DepthVq:
+    """The depth VQ-VAE in a safetensors file; its widths are read off the tensors. Raises CheckpointError."""
+    weights = Weights((path,))
+    _read_header(path, weights)
+    try:
+        hidden, (codes, dim) = weights.shapes["encoder.0.weight"][0], weights.shapes["_vq_vae._embedding"]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} lacks the tensor {error}; it is not a depth VQ-VAE") from None
+    with torch.device("meta"):
+        model = DepthVq(hidden, dim, codes)
+    fill(model, weights, "cpu", torch.float32)
+    return model.eval()
+
+
+def save_checkpoint(
+    folder: Path, model: MolmoAct, tokenizer: Tokenizer, depth_vq: DepthVq, processor: ProcessorConfig, run: RunConfig
+) -> None:
+    """Write a folder that `load_checkpoint` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    configs: dict[str, BaseModel] = {CONFIG: model.config, PROCESSOR: processor, RUN: run}
+    for name, config in configs.items():
+        (folder / name).write_text(config.model_dump_json(indent=1))
+    tokenizer.save(str(folder / TOKENIZER))
+    for name, module in ((WEIGHTS, model), (DEPTH, depth_vq)):
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / name)
+
+
+def digest(folder: Path) -> str:
+    """First 12 hexadecimal digits of a SHA-256 that tells checkpoints apart: of the weight files, of which those that
+    would take long count with their length, first and last MiB."""
+    total = hashlib.sha256()
+    for path in read_headers(folder).files:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if size > LONG:
+                total.update(size.to_bytes(8, "little") + file.read(_MIB))
+                file.seek(size - _MIB)
+            total.update(file.read())
+    return total.hexdigest()[:12]
+
+
+def short_hash(path: Path) -> str:
+    """First 12 hexadecimal digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

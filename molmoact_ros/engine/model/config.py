@@ -1,0 +1,173 @@
+"""The files of a checkpoint folder that say what the model is: sizes, image processing, and how it is run on a robot.
+
+Fields that the model's numbers follow from have no defaults: they are read from the file, or named as missing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from molmoact_ros.reasoning.action_tokens import NormStats
+from molmoact_ros.reasoning.answer_templates import Wording
+
+Activation = Literal["gelu_pytorch_tanh", "quick_gelu", "gelu", "silu"]
+MAX_FRAME = 4096  # pixels on a side to which a frame is scaled
+
+
+class VitConfig(BaseModel):
+    """The vision transformer (SigLIP2 or CLIP): `vit_config`. Sizes in features, pixels or counts as named."""
+
+    model_config = ConfigDict(extra="allow")
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_act: Activation
+    layer_norm_eps: float
+    image_default_input_size: tuple[int, int]  # rows, columns
+    image_patch_size: int
+    image_num_pos: int
+    float32_attention: bool
+    use_cls_token: bool
+    patch_bias: bool
+    pre_layernorm: bool
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches as (rows, columns)."""
+        rows, columns = self.image_default_input_size
+        return rows // self.image_patch_size, columns // self.image_patch_size
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in one flattened RGB patch."""
+        return 3 * self.image_patch_size**2
+
+    @model_validator(mode="after")
+    def _check(self) -> VitConfig:
+        wanted = self.grid[0] * self.grid[1] + self.use_cls_token
+        if self.image_num_pos != wanted:
+            raise ValueError(f"image_num_pos is {self.image_num_pos}, but patches and class token need {wanted}")
+        return self
+
+
+class AdapterConfig(BaseModel):
+    """Attention pooling and projector: `adapter_config`."""
+
+    model_config = ConfigDict(extra="allow")
+    vit_layers: tuple[int, ...]
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    float32_attention: bool
+    hidden_act: Activation
+    intermediate_size: int
+    text_hidden_size: int
+    image_padding_embed: Literal["pad_and_partial_pad"] | None
+
+
+class LlmConfig(BaseModel):
+    """The decoder (Qwen2 or OLMo2): `llm_config`."""
+
+    model_config = ConfigDict(extra="allow")
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    additional_vocab_size: int
+    qkv_bias: bool
+    num_hidden_layers: int
+    intermediate_size: int
+    hidden_act: Activation
+    max_position_embeddings: int
+    rope_theta: float
+    rope_scaling: None  # no released checkpoint stretches its positions
+    use_qk_norm: bool
+    qk_norm_type: Literal["olmo"]  # over the whole projection, before it is split into heads
+    layer_norm_eps: float
+    norm_after: bool
+
+
+class DatasetStats(BaseModel):
+    """One entry of `norm_stats`; what it holds besides `action` (proprio, counts) is kept and not used."""
+
+    model_config = ConfigDict(extra="allow")
+    action: NormStats
+
+
+class MolmoActConfig(BaseModel):
+    """A checkpoint's `config.json`. Raises pydantic.ValidationError, naming the field, when one does not fit."""
+
+    model_config = ConfigDict(extra="allow")
+    model_type: Literal["molmoact"]
+    vit_config: VitConfig
+    adapter_config: AdapterConfig
+    llm_config: LlmConfig
+    image_patch_id: int
+    n_action_bins: Literal[256]
+    norm_stats: dict[str, DatasetStats]
+
+    @model_validator(mode="after")
+    def _check(self) -> MolmoActConfig:
+        vit, layers = self.vit_config.num_hidden_layers, self.adapter_config.vit_layers
+        if not layers or any(not -vit <= layer < vit for layer in layers):
+            raise ValueError(f"adapter_config.vit_layers {layers} are not among the {vit} layers of vit_config")
+        if self.adapter_config.text_hidden_size != self.llm_config.hidden_size:
+            raise ValueError("adapter_config.text_hidden_size and llm_config.hidden_size differ")
+        return self
+
+
+class ProcessorConfig(BaseModel):
+    """How pictures become crops: `preprocessor_config.json`.
+
+    crop_mode: a global view and overlapping tiles, or (the nano's) one view. resize_mode: siglip stretches without
+    antialiasing, default keeps the aspect and pads, area (the nano's) stretches by area averaging.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    crop_mode: Literal["overlap-and-resize-c2", "resize"]
+    resize_mode: Literal["siglip", "default", "area"]
+    normalize_mode: Literal["siglip", "openai"]
+    max_crops: int = Field(ge=1)
+    max_multi_image_crops: int = Field(ge=1)
+    overlap_margins: tuple[int, int]  # patches at the left or top, and at the right or bottom, of a tile
+    base_image_input_size: tuple[int, int]  # rows, columns
+    pad_value: float
+    image_patch_size: int
+    image_pooling_w: Literal[2]
+    image_pooling_h: Literal[2]
+
+
+class RunConfig(BaseModel):
+    """How a checkpoint is run on a robot: `run.json`, our own file; a released folder has none and gets the defaults.
+
+    frame_size: width and height to which camera frames are scaled first; null leaves them as they are. The released
+    robot training used 320x240 (paper, mid- and post-training). cameras: how many the model was trained with; null: it
+    takes any number. chunk_steps: how many actions an answer may have; the model chooses. wordings: how it words them.
+    reuse_steps: how many steps in a row the mode reuse keeps depth and trace for.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    frame_size: tuple[int, int] | None = (320, 240)
+    cameras: int | None = Field(default=None, ge=1)
+    chunk_steps: tuple[int, ...] = (1, 8)
+    wordings: tuple[Wording, ...] = tuple(Wording)
+    reuse_steps: int = Field(default=2, ge=1)
+
+    def with_frame_size(self, text: str) -> RunConfig:
+        """The same with frames scaled to `text`: "320x240" (width x height), "camera" (as they come), "" (no change).
+
+        Raises ValueError for anything else.
+        """
+        if not text:
+            return self
+        sizes = None if text == "camera" else text.split("x")
+        if sizes is not None and (len(sizes) != 2 or not all(n.isdecimal() and 0 < int(n) <= MAX_FRAME for n in sizes)):
+            raise ValueError(f'the frame size {text!r} is not WIDTHxHEIGHT, such as 320x240, nor "camera"')
+        return self.model_copy(update={"frame_size": sizes and (int(sizes[0]), int(sizes[1]))})

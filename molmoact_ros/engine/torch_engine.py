@@ -1,0 +1,215 @@
+"""The engine: an observation goes in, reasoning comes out part by part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from molmoact_ros.engine.base import Asking, EngineTimings, Mode, Progress, Prompt, choose_key, ignore
+from molmoact_ros.engine.decoding.batching import GatheredPasses
+from molmoact_ros.engine.decoding.constrained import decode
+from molmoact_ros.engine.decoding.cpu_kernel import NativePasses, can_run
+from molmoact_ros.engine.decoding.cuda_graphs import StaticPasses
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, Passes, TorchPasses
+from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, Memory
+from molmoact_ros.engine.model.checkpoint import (
+    CONFIG,
+    Checkpoint,
+    CheckpointError,
+    default_dtype,
+    load_checkpoint,
+    read_config,
+    read_run_config,
+)
+from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.model.depth_vq import DepthVq
+from molmoact_ros.engine.model.image_processor import ImageInputs
+from molmoact_ros.engine.model.quantization import check, quantise
+from molmoact_ros.engine.vision.onnx_runtime import open_vision
+from molmoact_ros.reasoning.answer import Reasoning, Segment
+from molmoact_ros.reasoning.observation import Observation
+
+VISIONS = ("torch", "onnx")
+"""What runs the vision tower."""
+STAGES = ("preprocess", "vision", "prefill", "depth", "trace", "actions")
+
+
+class Steps(Protocol):
+    """What takes reasoning steps."""
+
+    timings: EngineTimings
+
+    def reason(
+        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[Reasoning]:
+        """Yield the reasoning as its parts complete; the last one is complete.
+
+        wanted: asked before every pass. Raises RefusedStep, and CancelledStep once the step is not wanted any more.
+        """
+        ...
+
+
+class Engine(Steps, Protocol):
+    """What every back end does."""
+
+    digest: str
+    tokens: list[int]  # of the last whole answer
+    codebook: str
+    unnorm_key: str
+    depth_vq: DepthVq | None
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """A camera's picture, uint8 [H, W, 3], at the size at which the model is shown it."""
+        ...
+
+    def warm_up(self, progress: Progress = ignore) -> None:
+        """Do once what would make the first steps slow, and one step on a blank observation. progress: see Progress."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds outside this process."""
+        ...
+
+
+class TorchEngine(Asking):
+    """Runs a checkpoint in torch, on CPU or GPU."""
+
+    def __init__(self, checkpoint: Checkpoint, unnorm_key: str | None = None) -> None:
+        """Raises RefusedStep, listing the keys, when the normalisation key is unknown or needed and not given."""
+        super().__init__(
+            checkpoint.config,
+            checkpoint.processor,
+            checkpoint.run,
+            checkpoint.tokenizer,
+            checkpoint.depth_vq,
+            unnorm_key,
+        )
+        self.model, self.digest, self.codebook = checkpoint.model, checkpoint.digest, checkpoint.codebook
+        self.device, self.dtype = self.model.lm_head.weight.device, self.model.lm_head.weight.dtype
+        self.vision: Callable[[ImageInputs], Tensor] = self.torch_features
+        self.decoder = CachedDecoder(self._passes())
+        self.draft = WIDE if self.device.type == "cuda" else NARROW
+
+    @staticmethod
+    def load(
+        folder: Path, device: str = "cpu", threads: int | None = None, dtype: torch.dtype | None = None,
+        unnorm_key: str | None = None, frame_size: str = "", vision: str = "torch", precision: str = "",
+        quantization: str = "",
+    ) -> TorchEngine:  # fmt: skip
+        """Load a checkpoint folder; threads: CPU threads of torch; frame_size: see `RunConfig.with_frame_size`;
+        vision: torch, or onnx for the exported tower, in `precision` (see `open_vision`); quantization: of the
+        decoder's weights, fp8 or int4 (see `quantise`).
+
+        Raises CheckpointError, RefusedStep for the normalisation key, ValueError for the frame size.
+        """
+        if vision not in VISIONS:
+            raise CheckpointError(f"pictures cannot be read by {vision!r}; choose one of: {', '.join(VISIONS)}")
+        if threads:
+            torch.set_num_threads(threads)
+        # What needs no weights is refused before they are read.
+        run = read_run_config(folder).with_frame_size(frame_size)
+        choose_key(list(read_config(folder, CONFIG, MolmoActConfig).norm_stats), unnorm_key)
+        check(quantization, torch.device(device), dtype or default_dtype(device))
+        checkpoint = load_checkpoint(folder, device, dtype)
+        if quantization:
+            quantise(checkpoint.model, quantization)
+        engine = TorchEngine(replace(checkpoint, run=run), unnorm_key)
+        if vision == "onnx":
+            engine.vision = open_vision(
+                folder, engine.torch_features, engine.model.lm_head.weight, precision, frame_size
+            )
+        return engine
+
+    def _passes(self) -> Passes:
+        capacity = self.config.llm_config.max_position_embeddings
+        if self.device.type == "cuda":
+            ids = np.union1d(*(grammar.ids for grammar in self.grammars.values()))
+            return StaticPasses(self.model, capacity, ids)
+        return NativePasses(self.model, capacity) if can_run(self.model) else TorchPasses(self.model, capacity)
+
+    def together(self, count: int) -> list[TorchEngine]:
+        """`count` engines over these weights, one for each robot and thread, whose passes are made together."""
+        passes, engines = self.decoder.passes, [copy(self) for _ in range(count)]
+        gathered = GatheredPasses(passes)
+        for engine in engines:
+            engine.decoder = CachedDecoder(gathered)
+            if isinstance(passes, StaticPasses) and self.decoder.cache.recorded:  # this one was warmed up
+                passes.prepare(engine.decoder.cache, ignore)
+            engine.forget()
+        return engines
+
+    def warm_up(self, progress: Progress = ignore) -> None:
+        """On a GPU record all passes (see StaticPasses.prepare); then run one step on blank images."""
+        if isinstance(self.decoder.passes, StaticPasses):
+            self.decoder.passes.prepare(self.decoder.cache, progress)
+        for _ in self._steps(self.blank()):
+            pass
+        self.forget()
+
+    def reason(
+        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[Reasoning]:
+        """Yield the reasoning as depth codes, trace and actions complete; `mode` says which of them the model decodes.
+
+        wanted: asked before every pass. Raises CancelledStep once it says no, and RefusedStep, in one line that says
+        what to do, for an observation that does not fit and for a result that is not finite.
+        """
+        self.check(observation)
+        yield from self._steps(observation, mode, wanted)
+
+    @torch.inference_mode()
+    def _steps(
+        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[Reasoning]:
+        measured, given = self.given(observation, mode, self.draft.measured)
+        asked = self.ask(observation)
+        features = self.see(asked.pictures)
+        began = time.perf_counter()
+        embeddings = self.embed(asked, features)
+        with self.decoder.passes.answering():
+            self.decoder.rewind(0)
+            self.decoder.append(embeddings)
+            self.timings.stages["prefill"] = time.perf_counter() - began
+            yield from self._say(observation.trace is not None, measured, given, wanted)
+
+    def see(self, pictures: ImageInputs) -> Tensor:
+        """Features [1, T, hidden] of pictures; timed."""
+        began = time.perf_counter()
+        features = self.vision(pictures)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else it would be counted where its result is first waited for
+        self.timings.stages["vision"] = time.perf_counter() - began
+        return features
+
+    @torch.inference_mode()
+    def torch_features(self, pictures: ImageInputs) -> Tensor:
+        """Features [1, T, hidden] of pictures, by torch."""
+        crops = torch.from_numpy(pictures.crops).to(self.device, self.dtype).unsqueeze(0)
+        return self.model.image_features(crops, torch.from_numpy(pictures.indices).to(self.device).unsqueeze(0))
+
+    def embed(self, asked: Prompt, features: Tensor) -> Tensor:
+        """Embeddings [S, hidden] of a prompt whose pictures have `features` [1, T, hidden]."""
+        return self.model.embed(torch.from_numpy(asked.ids).to(self.device).unsqueeze(0), features)[0]
+
+    def _say(
+        self, steered: bool, measured: Memory | None, given: Memory, wanted: Callable[[], bool]
+    ) -> Iterator[Reasoning]:
+        grammar, lasts, counts = self.grammars[steered], self.lasts[steered], self.timings.counts
+        guides = [*lasts, *([] if measured is None else [measured])]
+        for segment, tokens, said in decode(self.decoder, grammar, guides, counts, self.draft, given, wanted):
+            if segment is not Segment.END:
+                yield grammar.parse_partial(tokens)
+                continue
+            lasts.appendleft(said)
+            self.tokens = tokens
+        for name, part in (("depth", Segment.DEPTH), ("trace", Segment.TRACE), ("actions", Segment.ACTION)):
+            self.timings.stages[name] = counts.segments[part].seconds
+        yield grammar.parse(self.tokens)

@@ -1,0 +1,1 @@
+"""The vision tower exported to ONNX, and run by ONNX Runtime."""

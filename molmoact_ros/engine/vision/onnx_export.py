@@ -1,0 +1,194 @@
+"""Exports the vision tower and its connector to ONNX, for fixed shapes, and says where the export of a checkpoint lies.
+
+An export is for the weights it was made of: its folder is named by their hash, by the shapes and by the precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from molmoact_ros.engine.model.checkpoint import (
+    CONFIG,
+    PROCESSOR,
+    CheckpointError,
+    cache_folder,
+    fill,
+    read_config,
+    read_headers,
+    read_run_config,
+)
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
+from molmoact_ros.engine.model.image_processor import ImageInputs, ImageProcessor
+from molmoact_ros.engine.model.molmoact import VisionBackbone
+
+Precision = Literal["float32", "float16", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+GRAPH_DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.float32}
+"""Type of the weights in the graph. bfloat16 is the builder's choice in TensorRT, from float32 weights: ONNX Runtime's
+own kernels lack several operators in it."""
+TOWER = "model.vision_backbone."
+GRAPH, ABOUT = "vision.onnx", "about.json"
+OPSET = 20
+DEFAULT_CAMERAS = 2  # where run.json does not say how many
+
+
+class Exported(BaseModel):
+    """What an export is, `about.json` beside it; crops, patches, patch_dim, tokens, hidden: its shapes."""
+
+    model_config = ConfigDict(extra="forbid")
+    weights: str
+    precision: Precision
+    crops: int
+    patches: int
+    patch_dim: int
+    tokens: int
+    hidden: int
+    torch: str
+    onnx: str
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.weights}-{self.crops}x{self.patches}x{self.patch_dim}-{self.tokens}-{self.precision}"
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A checkpoint's vision tower and connector in float32, what it is given, and the hash of its weights."""
+
+    backbone: VisionBackbone
+    processor: ImageProcessor
+    run: RunConfig
+    hidden: int
+    weights: str
+
+    @staticmethod
+    def read(folder: Path, frame_size: str = "") -> Tower:
+        """Only these weights of a folder; the decoder's are never read. Raises CheckpointError, ValueError."""
+        config = read_config(folder, CONFIG, MolmoActConfig)
+        run = read_run_config(folder).with_frame_size(frame_size)
+        processor = ImageProcessor(read_config(folder, PROCESSOR, ProcessorConfig))
+        with torch.device("meta"):
+            backbone = VisionBackbone(config.vit_config, config.adapter_config)
+        whole = nn.Module()  # its tensors have the names of the checkpoint's
+        whole.model = nn.Module()
+        whole.model.vision_backbone = backbone
+        fill(whole, read_headers(folder).below(TOWER), "cpu", torch.float32)
+        return Tower(backbone.eval(), processor, run, config.adapter_config.text_hidden_size, weights_hash(folder))
+
+    def pictures(self, seed: int) -> ImageInputs:
+        """Smooth pictures made up from `seed`, one for each camera, as the model would be given them."""
+        rng = np.random.default_rng(seed)
+        width, height = self.run.frame_size or self.processor.base[::-1]
+        return self.processor([_smooth(rng, height, width) for _ in range(self.run.cameras or DEFAULT_CAMERAS)])
+
+    def exported(self, pictures: ImageInputs, precision: Precision) -> Exported:
+        """The export for pictures of this shape."""
+        import onnx
+
+        (crops, patches, patch_dim), tokens = pictures.crops.shape, len(pictures.indices)
+        return Exported(
+            weights=self.weights, precision=precision, crops=crops, patches=patches, patch_dim=patch_dim, tokens=tokens,
+            hidden=self.hidden, torch=torch.__version__, onnx=onnx.__version__,
+        )  # fmt: skip
+
+
+def _smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A picture uint8 [height, width, 3] of soft blots: closer to a camera's than noise, which a tower hardly sees."""
+    import cv2
+
+    coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+class _FixedTower(nn.Module):
+    """Crops float32 [C, P, patch_dim] and indices int64 [T, 4] to features float32 [T, hidden], without a batch."""
+
+    def __init__(self, backbone: VisionBackbone, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.backbone, self.dtype = backbone.to(dtype), dtype
+
+    def forward(self, crops: Tensor, indices: Tensor) -> Tensor:
+        return self.backbone(crops.to(self.dtype)[None], indices[None])[0].float()
+
+
+def export(tower: Tower, precision: Precision, folder: Path | None = None) -> Path:
+    """Write a tower's graph; the folder it is in, which is `folder` or below the cache. An export that is there already
+    is left as it is. Raises CheckpointError where ONNX is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise CheckpointError(f"{error}; the export needs `pip install 'molmoact_ros[onnx]'`") from None
+    pictures = tower.pictures(0)
+    about = tower.exported(pictures, precision)
+    target = folder or cache_folder() / "vision" / about.name
+    if (target / ABOUT).is_file():
+        return target
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_graph(tower.backbone, pictures, precision, partial / GRAPH)
+    (partial / ABOUT).write_text(about.model_dump_json(indent=1))
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
+
+
+def write_graph(backbone: VisionBackbone, pictures: ImageInputs, precision: Precision, path: Path) -> None:
+    """A tower's graph for pictures of this shape, its weights in a file beside it (`PATH.data`)."""
+    inputs = (torch.from_numpy(pictures.crops), torch.from_numpy(pictures.indices))
+    with warnings.catch_warnings(), _quiet("torch.onnx"), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        torch.onnx.export(
+            _FixedTower(backbone, GRAPH_DTYPE[precision]).eval(), inputs, path, dynamo=True, external_data=True,
+            input_names=["crops", "indices"], output_names=["features"], opset_version=OPSET, verbose=False,
+        )  # fmt: skip
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """A logger says errors alone for a while: the exporter tells of packages that nobody asked for."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def weights_hash(folder: Path) -> str:
+    """First 12 hexadecimal digits of a SHA-256 over every byte of a folder's vision weights."""
+    total = hashlib.sha256()
+    for name, tensor in _tensors(folder):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        total.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:12]
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    headers = read_headers(folder).below(TOWER)
+    for name in sorted(headers.shapes):
+        with safe_open(headers.file_of[name], framework="pt") as file:
+            yield name, file.get_tensor(name).flatten()
+
+
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest difference of two arrays of the same shape [...], over the largest absolute value wanted."""
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())

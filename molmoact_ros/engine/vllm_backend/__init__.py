@@ -1,0 +1,1 @@
+"""Answers by vLLM, in this process or by its server."""

@@ -1,0 +1,126 @@
+"""A vLLM server somewhere else, over its OpenAI-compatible API: `molmoact-ros serve` starts one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+
+from molmoact_ros.engine.vllm_backend.engine import Request
+from molmoact_ros.reasoning.answer import RefusedStep
+
+PAUSES = (0.2, 2.0)
+"""Least and greatest time for which a server that failed is left alone, s; it doubles with each failure in a row."""
+CONNECT = 1.0  # s for a connection to be made
+BUSY = (429, 503)  # HTTP: too many requests, not now
+
+
+class ServerStream:
+    """One request at a time. A server that fails is not asked again before a pause is over: it may be starting, and
+    others have lost it too."""
+
+    def __init__(self, url: str, name: str, key: str = "") -> None:
+        """url: such as http://gpu:8000; name: what the server must serve (`served_name`); key: empty: it asks for none.
+
+        Raises ValueError for a key that no header holds.
+        """
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("the model server's key has characters that HTTP does not carry; write another")
+        self.url, self.name = url.rstrip("/"), name
+        # Nothing is read while no step runs, so only connecting has a time-out of its own; the step has one for all.
+        self._client = httpx.AsyncClient(
+            base_url=self.url, timeout=httpx.Timeout(None, connect=CONNECT),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        )  # fmt: skip
+        self._known = False  # whether this server has said that it serves the right model
+        self._pause, self._not_before, self._reason = PAUSES[0], 0.0, ""
+
+    async def answer(self, request: Request) -> AsyncIterator[Sequence[int]]:
+        """The answer's tokens as they come. Raises RefusedStep, in one line, for whatever goes wrong."""
+        if time.monotonic() < self._not_before:
+            raise RefusedStep(self._reason)
+        try:
+            if not self._known:
+                await self._check()
+            async with self._client.stream("POST", "/v1/chat/completions", json=body(request, self.name)) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise RefusedStep(_refusal(self.url, response.status_code, await response.aread()))
+                async for line in response.aiter_lines():
+                    ids = tokens_of(line)
+                    if ids:
+                        self._pause = PAUSES[0]
+                        yield ids
+        except httpx.HTTPError as error:
+            self._fail(f"the vLLM server {self.url} does not answer ({type(error).__name__}); the step is dropped")
+        except RefusedStep as refusal:
+            self._fail(str(refusal))
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            self._fail(f"the vLLM server {self.url} says what is not understood ({error}); is it `molmoact-ros serve`?")
+
+    def _fail(self, reason: str) -> None:
+        """Leave the server alone for a while, and ask again what it serves: it may be another one."""
+        self._known, self._reason = False, reason
+        self._not_before = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, PAUSES[1])
+        raise RefusedStep(reason) from None
+
+    async def _check(self) -> None:
+        response = await self._client.get("/v1/models", timeout=CONNECT)
+        if response.status_code != httpx.codes.OK:
+            raise RefusedStep(_refusal(self.url, response.status_code, response.content))
+        names = [model["id"] for model in response.json()["data"]]
+        if self.name not in names:
+            raise RefusedStep(
+                f"the vLLM server {self.url} serves {', '.join(names) or 'nothing'}, not this checkpoint ({self.name})"
+                "; start it with `molmoact-ros serve --checkpoint` and the same folder"
+            )
+        self._known = True
+
+    def close(self) -> None:
+        """Nothing to do: connections end with the process."""
+
+
+def body(request: Request, name: str) -> dict[str, Any]:
+    """The JSON of a question."""
+    pictures = [{"type": "image_url", "image_url": {"url": data_url(frame)}} for frame in request.frames]
+    words = request.text.removeprefix("User: ").removesuffix(" Assistant:")  # the chat template puts them back
+    return {
+        "model": name, "messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": words}]}],
+        "temperature": 0.0, "stream": True, "return_token_ids": True, "stop_token_ids": [request.end],
+        "structured_outputs": {"grammar": request.grammar},
+    }  # fmt: skip
+
+
+def data_url(frame: np.ndarray) -> str:
+    """A picture uint8 [H, W, 3] RGB as a PNG in a URL: no pixel is changed on the way."""
+    _, png = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
+
+
+def tokens_of(line: str) -> list[int]:
+    """The token ids in a line of the stream; none in one that carries none. Raises RefusedStep for an error."""
+    if not line.startswith("data:") or (data := line.removeprefix("data:").strip()) == "[DONE]":
+        return []
+    event = json.loads(data)
+    if "error" in event:
+        raise RefusedStep(f"the vLLM server gave up: {event['error'].get('message', event['error'])}")
+    choices = event["choices"]
+    return list(choices[0].get("token_ids") or []) if choices else []
+
+
+def _refusal(url: str, status: int, content: bytes) -> str:
+    if status in BUSY:
+        return f"the vLLM server {url} is busy (HTTP {status}); the step is dropped"
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return (
+            f"the vLLM server {url} refuses the key (HTTP {status}); set server_key_file, or MOLMOACT_API_KEY, to the "
+            "key that it was started with (`molmoact-ros serve --api-key-file`)"
+        )
+    words = " ".join(content.decode(errors="replace").split())[:200]
+    return f"the vLLM server {url} refuses (HTTP {status}): {words}"

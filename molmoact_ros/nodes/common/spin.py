@@ -1,0 +1,112 @@
+"""How every node's process starts, goes on and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final, Protocol, runtime_checkable
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from molmoact_ros.bringup.processes import default_discovery
+from molmoact_ros.nodes.common.lifecycle import ManagedNode
+from molmoact_ros.nodes.common.logging import never_wait
+from molmoact_ros.utils.child_process import ENDING
+
+TURN: Final = 0.0005
+"""s after which a thread that waits for Python is let in. The default, 5 ms, is longer than a pass of an engine."""
+PAUSE: Final = 0.001
+"""s after a callback that raised, so that one that always does leaves the processor to others."""
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A node that does more than go on when one of its callbacks raises."""
+
+    def callback_failed(self, error: Exception) -> None:
+        """On the executor's thread, before the error is logged. What this raises ends the process in order."""
+
+
+def run(make: Callable[[], Node | Sequence[Node]], turn: float = TURN) -> None:
+    """Spin a node, or several in one process, until SIGINT, SIGTERM or SIGHUP. turn: as TURN.
+
+    A callback that raises ends nothing: the error is logged in one line, and nodes that command (`Guarded`) are told
+    first, to hold what moves. A node that cannot start says why in one line; the exit status is then 1. Discovery is
+    of this machine alone, unless the user has chosen.
+    """
+    never_wait()
+    os.environ.update(default_discovery(os.environ))
+    # rclpy's own handler would invalidate the context while a node's threads still publish.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    sys.setswitchinterval(turn)
+    signals = _Signals()
+    nodes: Sequence[Node] = []
+    try:
+        made = make()
+        nodes = [made] if isinstance(made, Node) else made
+        for node in nodes:
+            if isinstance(node, ManagedNode) and node.config.autostart:
+                node.begin()
+        signals.starting = False
+        _spin(nodes, signals)
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        if not signals.ended:  # else this is what a signal has made of a library's call
+            if not isinstance(error, ValueError | RuntimeError | OSError):
+                raise
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(1)
+    finally:
+        signals.starting = False
+        for node in nodes:
+            node.destroy_node()
+        rclpy.shutdown()
+
+
+class _Signals:
+    """What ENDING does here: an exception while the node starts, later a mark, as a callback is not cut off."""
+
+    def __init__(self) -> None:
+        self.starting, self.ended = True, False
+        for number in ENDING:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        starting, self.starting, self.ended = self.starting, False, True
+        if starting:
+            raise KeyboardInterrupt
+
+
+def _spin(nodes: Sequence[Node], signals: _Signals) -> None:
+    # Not the EventsExecutor, which jitters less: in the Jazzy wheels (rclpy 7.1.6) it never answers a service.
+    executor = SingleThreadedExecutor()
+    for node in nodes:
+        executor.add_node(node)
+    while not signals.ended:
+        try:
+            executor.spin_once(timeout_sec=0.2)
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            _contain(nodes, error)
+            time.sleep(PAUSE)
+
+
+def _contain(nodes: Sequence[Node], error: Exception) -> None:
+    # All of them: which node's callback it was, an executor does not say.
+    for node in nodes:
+        if isinstance(node, Guarded):
+            node.callback_failed(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{error!r} at {Path(place.filename).name}:{place.lineno}"
+    nodes[0].get_logger().error(f"a callback failed: {what}", throttle_duration_sec=1.0)

@@ -1,0 +1,1 @@
+"""Parts of the controller node: sinks, grippers, teleoperation inputs, diagnostics."""

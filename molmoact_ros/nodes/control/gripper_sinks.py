@@ -1,0 +1,273 @@
+"""Where grippers' commands go, chosen by name. docs/sinks.md says which one suits which driver."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from functools import partial
+from typing import Any, Final, Protocol
+
+import numpy as np
+from pydantic import BaseModel, Field
+from rclpy.logging import LoggingSeverity
+from rclpy.node import Node
+from rclpy.task import Future
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.action_client import ThreadsafeActionClient
+from molmoact_ros.nodes.common.arm_topics import joint_states, of_arm
+from molmoact_ros.nodes.common.logging import Notes
+from molmoact_ros.nodes.common.parameters import declare
+from molmoact_ros.nodes.control.measured_joints import Measured
+from molmoact_ros.nodes.control.null_sink import NullSink
+from molmoact_ros.nodes.control.trajectories import FINGER_SPEED, gripper_seconds, gripper_trajectory
+from molmoact_ros.robots.command import ArmCommand
+from molmoact_ros.robots.franka import OPENING_MAX, Arm
+
+SAME_OPENING: Final = 1e-3
+"""m; less than this is not a new goal for a gripper."""
+SAID_AGAIN: Final = 0.5
+"""s without commands after which a gripper is told its goal again: somebody else may have moved it."""
+OPENING_FORCE: Final = 10.0
+"""N with which GripperCommand may open at most: ours, a seventh of the hand's 70 N. Fingers that open should press
+against nothing."""
+
+
+class Gripper(Protocol):
+    """Takes the openings of one arm's commands."""
+
+    def send(self, command: ArmCommand) -> None:
+        """Tell the gripper the command's opening, where that is new."""
+
+    def hold(self) -> None:
+        """Cancel what the gripper was told last, if it is still at it. It is told anew when commands go on."""
+
+    def close(self) -> None:
+        """No more commands will come. The gripper keeps what it holds."""
+
+
+class GripperConfig(BaseModel):
+    """Parameters of the grippers. Forces: Franka Hand datasheet, 70 N continuous."""
+
+    gripper_topic: str = Field("", min_length=1, description="topic, action, or name of the gripper's driver")
+    grasp_force: float = Field(40.0, gt=0, le=70, description="N with which what is grasped is held")
+
+
+class _Gripper:
+    """Tells a gripper its opening where that is new.
+
+    It closes where an opening is less than the one before and less than half of the stroke, and opens otherwise; what
+    the fingers measure has no part in it, but before the first opening.
+    """
+
+    def __init__(self, node: Node, arm: Arm) -> None:
+        self._node, self._heard = node, -np.inf
+        self._goal: float | None = None  # None: to be told in any case
+        self._before: float | None = None  # what it was told last, also before a hold
+        self._closing = True
+        self._notes = Notes(node)
+        self._config = declare(node, GripperConfig, arm.prefix, gripper_topic=self._usual_topic(arm))
+        self._measured = Measured(node, arm.fingers, joint_states(node))
+
+    def _usual_topic(self, arm: Arm) -> str:
+        raise NotImplementedError
+
+    def _go(self, opening: float, measured: float, closing: bool) -> bool:
+        """Bring the fingers from `measured` to `opening` m between them. False: could not be said."""
+        raise NotImplementedError
+
+    def send(self, command: ArmCommand) -> None:
+        """Tell the gripper where this is another opening than before, or the first command after a pause."""
+        now = time.monotonic()
+        again, self._heard = now - self._heard > SAID_AGAIN, now
+        opening = float(np.clip(command.opening, 0.0, OPENING_MAX))
+        if not again and self._goal is not None and abs(opening - self._goal) < SAME_OPENING:
+            return
+        fingers = self._measured.positions()
+        before = OPENING_MAX if self._before is None else self._before
+        measured = before if fingers is None else float(fingers.sum())
+        closing = self._closes(opening, measured if self._before is None else before)
+        if self._go(opening, measured, closing):
+            self._goal, self._before, self._closing = opening, opening, closing
+        else:
+            self._goal = None
+
+    def _closes(self, opening: float, before: float) -> bool:
+        if opening >= OPENING_MAX / 2:
+            return False
+        return self._closing if abs(opening - before) < SAME_OPENING else opening < before
+
+    def hold(self) -> None:
+        """Forget the goal, so that it is told again when commands go on."""
+        self._goal = None
+
+    def close(self) -> None:
+        """The gripper keeps what it holds."""
+
+
+class TrajectoryGripper(_Gripper):
+    """For joint_trajectory_controller on the fingers."""
+
+    def __init__(self, node: Node, arm: Arm) -> None:
+        super().__init__(node, arm)
+        self._joint, self._until = arm.fingers[0], -np.inf
+        self._publisher = node.create_publisher(JointTrajectory, self._config.gripper_topic, qos.RELIABLE)
+
+    def _usual_topic(self, arm: Arm) -> str:
+        return f"{arm.prefix}fr3_gripper_controller/joint_trajectory"
+
+    def _go(self, opening: float, measured: float, closing: bool) -> bool:
+        self._publisher.publish(gripper_trajectory(self._joint, opening, measured))
+        self._until = time.monotonic() + gripper_seconds(opening, measured)
+        return True
+
+    def hold(self) -> None:
+        """Nothing on a topic can be cancelled, so fingers on their way are told to stay where they are.
+
+        Those that have arrived are left alone: they may hold something.
+        """
+        super().hold()
+        fingers = self._measured.positions()
+        if time.monotonic() < self._until and fingers is not None:
+            self._publisher.publish(gripper_trajectory(self._joint, float(fingers.sum()), float(fingers.sum())))
+        self._until = -np.inf
+
+
+class _Goal:
+    """A goal that was sent, until its result."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None  # once it was accepted
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self.handle is not None:
+            self.handle.cancel_goal_async()
+
+    def accepted(self, handle: Any) -> None:
+        self.handle = handle
+        if self.cancelled:  # before it was known
+            handle.cancel_goal_async()
+
+
+class _ActionGripper(_Gripper):
+    """For drivers with actions. A new goal does not wait for the end of the last; drivers take over."""
+
+    def __init__(self, node: Node, arm: Arm) -> None:
+        super().__init__(node, arm)
+        self._goals: list[_Goal] = []  # in progress, the newest last
+
+    def hold(self) -> None:
+        """Cancel the goals in progress, also those of which the driver has not said yet that it takes them."""
+        super().hold()
+        for goal in list(self._goals):
+            goal.cancel()
+
+    def _client(self, kind: Any, name: str) -> ThreadsafeActionClient:
+        return ThreadsafeActionClient(self._node, kind, name)
+
+    def _start(self, client: ThreadsafeActionClient, message: Any) -> bool:
+        if not client.server_is_ready():
+            self._notes.note(f"no gripper at the action {client._action_name}; is it started?")
+            return False
+        goal = _Goal()
+        self._goals.append(goal)
+        client.send_goal_async(message).add_done_callback(partial(self._on_answer, goal))
+        return True
+
+    def _on_answer(self, goal: _Goal, answer: Future) -> None:
+        handle = answer.result()
+        if handle.accepted:
+            goal.accepted(handle)
+            handle.get_result_async().add_done_callback(partial(self._on_end, goal))
+            return
+        newest = goal is self._goals[-1]
+        self._goals.remove(goal)
+        if newest and not goal.cancelled:
+            self._notes.note("the gripper refuses its goal")
+            self._goal = None
+
+    def _on_end(self, goal: _Goal, result: Future) -> None:
+        self._goals.remove(goal)
+        if not goal.cancelled and (complaint := self._complaint(result.result().result)):
+            self._notes.note(f"the gripper did not reach its goal{complaint}", LoggingSeverity.WARN)
+
+    def _complaint(self, result: Any) -> str:
+        """What is wrong with a result, to go on with a sentence; "" for nothing."""
+        raise NotImplementedError
+
+
+class FrankaGripper(_ActionGripper):
+    """For franka_ros2's franka_gripper: Grasp to close, Move to open."""
+
+    def __init__(self, node: Node, arm: Arm) -> None:
+        actions = _interfaces("franka_msgs.action", "gripper franka", "ros-jazzy-franka-msgs, or build franka_ros2")
+        super().__init__(node, arm)
+        self._actions, driver = actions, self._config.gripper_topic
+        self._grasp = self._client(actions.Grasp, f"{driver}/grasp")
+        self._move = self._client(actions.Move, f"{driver}/move")
+        self._stop = node.create_client(Trigger, f"{driver}/stop")
+
+    def _usual_topic(self, arm: Arm) -> str:
+        return of_arm(arm, "franka_gripper")
+
+    def _go(self, opening: float, measured: float, closing: bool) -> bool:
+        speed = 2 * FINGER_SPEED
+        if not closing:
+            return self._start(self._move, self._actions.Move.Goal(width=opening, speed=speed))
+        goal = self._actions.Grasp.Goal(width=opening, speed=speed, force=self._config.grasp_force)
+        # Whatever is between the fingers is held: its width is not known beforehand.
+        goal.epsilon.inner = goal.epsilon.outer = OPENING_MAX
+        return self._start(self._grasp, goal)
+
+    def hold(self) -> None:
+        """The driver heeds a cancelled goal at its feedback's rate, 10 Hz, and its service `stop` at once: both."""
+        if self._goals and self._stop.service_is_ready():
+            self._stop.call_async(Trigger.Request())
+        super().hold()
+
+    def _complaint(self, result: Any) -> str:
+        return "" if result.success else f": {result.error or 'nothing was grasped'}"
+
+
+class CommandGripper(_ActionGripper):
+    """For control_msgs' GripperCommand: gripper_controllers, franka_gripper's gripper_action, MoveIt's."""
+
+    def __init__(self, node: Node, arm: Arm) -> None:
+        actions = _interfaces("control_msgs.action", "gripper gripper_command", "ros-jazzy-control-msgs")
+        super().__init__(node, arm)
+        self._kind = actions.GripperCommand
+        self._action = self._client(self._kind, self._config.gripper_topic)
+
+    def _usual_topic(self, arm: Arm) -> str:
+        return f"{arm.prefix}fr3_gripper_controller/gripper_cmd"
+
+    def _go(self, opening: float, measured: float, closing: bool) -> bool:
+        force = self._config.grasp_force
+        goal = self._kind.Goal()
+        goal.command.position = opening / 2  # of one finger
+        goal.command.max_effort = force if closing else min(force, OPENING_FORCE)
+        return self._start(self._action, goal)
+
+    def _complaint(self, result: Any) -> str:
+        reached = result.reached_goal or result.stalled
+        return "" if reached else f"; a finger is at {result.position:.3f} m"
+
+
+GRIPPERS: Final[dict[str, Any]] = {
+    "joint_trajectory": TrajectoryGripper,
+    "franka": FrankaGripper,
+    "gripper_command": CommandGripper,
+    "null": NullSink,
+}
+
+
+def _interfaces(module: str, what: str, package: str) -> Any:
+    """Actions that are only on a workstation. Raises RuntimeError, saying what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise RuntimeError(f"the {what} needs {module.split('.')[0]}: sudo apt install {package}") from None

@@ -1,0 +1,71 @@
+"""Who else is on the graph: another that commands the arm, publishes where one node should, or bears the same name."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+
+from molmoact_ros.msg import SafetyStatus
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.polling import Polled
+
+REMEMBERED: Final = 100
+"""Stamps of our own status: 10 s of them, and every change of state besides."""
+GONE: Final = 1.0
+"""s without a status of another controller after which it counts as gone: it has 10 a second."""
+
+
+class Strangers:
+    """Looks at publishers by topic, and listens to the node's own status topic for what this node has not said."""
+
+    def __init__(self, node: Node, alone: Sequence[str], commands: Sequence[str]) -> None:
+        """alone: topics that should have one publisher; commands: topics on which only this node should publish."""
+        self._node, self._alone, self._commands = node, alone, commands
+        self._status = Polled(node, SafetyStatus, "~/safety_status", qos.HEARTBEAT)
+        self._own: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)
+        self._heard = float("-inf")
+
+    def said(self, status: SafetyStatus) -> None:
+        """This node publishes that status."""
+        self._own.append((status.header.stamp.sec, status.header.stamp.nanosec))
+
+    def another_controller(self) -> bool:
+        """Another controller of this name runs; dead ones, which the graph remembers for a while, do not count."""
+        for data, _, _ in self._status.take():
+            stamp = deserialize_message(data, SafetyStatus).header.stamp
+            if (stamp.sec, stamp.nanosec) not in self._own:
+                self._heard = time.monotonic()
+        return time.monotonic() - self._heard < GONE
+
+    def warnings(self) -> list[str]:
+        """One line for each topic where somebody publishes who should not."""
+        out = []
+        for topic in self._commands:
+            if others := sorted({_name(info) for info in self._publishers(topic) if not self._is_us(info)}):
+                out.append(f"{', '.join(others)} commands the arm, too, on {topic}; stop one of them")
+        return [*out, *crowded(self._node, self._alone)]
+
+    def _publishers(self, topic: str) -> list[Any]:
+        return list(self._node.get_publishers_info_by_topic(topic))
+
+    def _is_us(self, info: Any) -> bool:
+        return (info.node_namespace, info.node_name) == (self._node.get_namespace(), self._node.get_name())
+
+
+def crowded(node: Node, topics: Iterable[str]) -> list[str]:
+    """One line for each of these topics that has more than one publisher, in their order."""
+    lines = []
+    for topic in topics:
+        names = sorted(map(_name, node.get_publishers_info_by_topic(topic)))
+        if len(names) > 1:
+            lines.append(f"{topic} has {len(names)} publishers ({', '.join(names)}); end all but one")
+    return lines
+
+
+def _name(info: Any) -> str:
+    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"

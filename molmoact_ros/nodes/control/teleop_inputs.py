@@ -1,0 +1,102 @@
+"""A person's words at the controller's topics: each is believed by its age, then handed to the arm that it is for.
+
+A word that carries a stamp is as old as that says, so a replayed bag moves nothing. One without a stamp is as old as
+the sender's middleware says, so a network's backlog moves nothing either; somebody who publishes unstamped words of a
+bag anew is not noticed by that, which is why our own devices stamp all theirs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from geometry_msgs.msg import TwistStamped
+from rclpy.node import Node
+from std_msgs.msg import Bool, Float64
+from trajectory_msgs.msg import JointTrajectory
+
+from molmoact_ros.control.arm_controller import ArmController
+from molmoact_ros.control.teleop import wrong_age
+from molmoact_ros.msg import Deadman, GripperOpening
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.bounded_subscription import subscribe
+
+DISCOVERY: Final = 1.0
+"""s after the start within which a person is not followed who spoke before it already, until they have let go once:
+nodes need as long to find each other."""
+
+
+class TeleopInputs:
+    """Subscriptions of one arm's `~/teleop/` topics. Under `lock` the arm's Teleop is told what counts."""
+
+    def __init__(
+        self, node: Node, arm: ArmController, lock: Any, timeout: float, refuse: Callable[[str], None]
+    ) -> None:
+        """timeout: s for which a word counts; refuse: is told, in one line, of words that do not."""
+        self._node, self._arm, self._lock, self._timeout, self._refuse = node, arm, lock, timeout, refuse
+        self._prefix = f"{node.get_fully_qualified_name()}/teleop/{arm.arm.prefix}"
+        for kind, name, take in (
+            (TwistStamped, "twist", self._on_twist), (JointTrajectory, "joint", self._on_joints),
+            (GripperOpening, "gripper_stamped", self._on_gripper), (Float64, "gripper", self._on_old_gripper),
+            (Deadman, "deadman_stamped", self._on_deadman), (Bool, "deadman", self._on_old_deadman),
+        ):  # fmt: skip
+            subscribe(node, kind, self._prefix + name, take, qos.RELIABLE, refuse)
+
+    def _counts(self, name: str, stamp: Any, sent: float) -> bool:
+        """Whether a word may move the arm. stamp: the message's, or None; sent: by the middleware, s since 1970."""
+        told = 0.0 if stamp is None else conversions.seconds(stamp)
+        age = self._node.get_clock().now().nanoseconds * 1e-9 - told if told else time.time() - sent
+        if why := wrong_age(age, self._timeout):
+            self._refuse(f"{self._prefix}{name} is not followed: {why}")
+        return not why
+
+    def _on_twist(self, message: TwistStamped, sent: float) -> None:
+        frame, t, arm = message.header.frame_id, message.twist, self._arm.arm
+        if frame not in ("", arm.base_frame, arm.tcp_frame):
+            self._refuse(f"twist in {frame!r} is not followed; send {arm.base_frame} or {arm.tcp_frame}")
+        elif self._counts("twist", message.header.stamp, sent):
+            values = [t.linear.x, t.linear.y, t.linear.z, t.angular.x, t.angular.y, t.angular.z]
+            with self._lock:
+                self._arm.teleop.twist(values, time.monotonic(), in_tool=frame == arm.tcp_frame)
+
+    def _on_joints(self, message: JointTrajectory, sent: float) -> None:
+        joints = self._arm.arm.joints
+        try:
+            last = message.points[-1].positions
+            q = [last[message.joint_names.index(joint)] for joint in joints]
+        except (ValueError, IndexError):
+            self._refuse(f"a joint target names {joints[0]}..7 and has a point with their positions")
+            return
+        if self._counts("joint", message.header.stamp, sent):
+            with self._lock:
+                self._arm.teleop.joints(q, time.monotonic())
+
+    def _on_gripper(self, message: GripperOpening, sent: float) -> None:
+        if self._is_stamped("gripper_stamped", message) and self._counts("gripper_stamped", message.header.stamp, sent):
+            with self._lock:
+                self._arm.teleop.gripper(message.opening, time.monotonic())
+
+    def _on_old_gripper(self, message: Float64, sent: float) -> None:
+        if self._counts("gripper", None, sent):
+            with self._lock:
+                self._arm.teleop.gripper(message.data, time.monotonic())
+
+    def _on_deadman(self, message: Deadman, sent: float) -> None:
+        # To let go always counts.
+        if not message.held or (
+            self._is_stamped("deadman_stamped", message) and self._counts("deadman_stamped", message.header.stamp, sent)
+        ):
+            with self._lock:
+                self._arm.teleop.deadman(message.held, time.monotonic())
+
+    def _on_old_deadman(self, message: Bool, sent: float) -> None:
+        if not message.data or self._counts("deadman", None, sent):
+            with self._lock:
+                self._arm.teleop.deadman(message.data, time.monotonic())
+
+    def _is_stamped(self, name: str, message: Any) -> bool:
+        there = bool(message.header.stamp.sec or message.header.stamp.nanosec)
+        if not there:
+            self._refuse(f"{self._prefix}{name} is not followed: it carries no stamp")
+        return there

@@ -1,0 +1,1 @@
+"""Parts of the policy nodes: inference, approval, the execute action, plan topics."""

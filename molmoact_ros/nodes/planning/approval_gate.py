@@ -1,0 +1,173 @@
+"""The gate before motion at the policy's topics: what waits is shown, and released, vetoed or dropped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from math import inf
+
+from rclpy.node import Node
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from molmoact_ros.control.approval import Approve, Gate, RefusedApproval
+from molmoact_ros.control.chunk_player import still
+from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.planning.controller_client import ControllerLink
+from molmoact_ros.srv import ApprovePlan
+
+
+class Gatekeeper:
+    """Publishes action chunks, at once or when they may move the arm.
+
+    Its services answer on the executor's thread; all else is called under `lock`, the reasoner's.
+    """
+
+    def __init__(
+        self, node: Node, link: ControllerLink, lock: threading.RLock, again: Callable[[], None],
+        vetoed: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """again: plan anew, since what waited was dropped; vetoed: end the task and hold, for this reason."""
+        self._node, self._link, self._lock, self._again, self._vetoed = node, link, lock, again, vetoed
+        self._gate: Gate[ActionChunk] = Gate()
+        self._state_at_show = SafetyStatus.IDLE
+        self._released: ActionChunk | None = None
+        self._rested = -inf  # when it was ended, by the images' clock, s
+        self._action_chunk = node.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
+        self._pending_chunk = node.create_publisher(ActionChunk, "~/pending_chunk", qos.RELIABLE)
+        node.create_service(ApprovePlan, "~/approve_plan", self._on_approve_plan)
+        node.create_service(Trigger, "~/approve", self._on_approve)
+        node.create_service(Trigger, "~/veto", self._on_veto)
+
+    # What the policy is told to do
+
+    def use(self, how: str) -> None:
+        """Gate like this from the next plan on. What waits is dropped, and made again: nobody's word releases it."""
+        with self._lock:
+            self._gate.how = Approve(how)
+            if self.drop():
+                self._again()
+
+    def use_seconds(self, seconds: float) -> None:
+        """Show each plan for so long, where time releases it."""
+        with self._lock:
+            self._gate.seconds = float(seconds)
+
+    def clock_set(self) -> None:
+        """ROS time was set: no stamp from before means anything."""
+        self._gate.clock_set(time.monotonic())
+        self._rested = -inf
+
+    # Plans
+
+    def may_plan_on(self, stamp: float) -> bool:
+        """Not while a plan waits, nor on an image of an arm that moved, where plans have to wait, nor on one that was
+        taken before the last plan was ended; s."""
+        return stamp > self._rested and self._gate.may_look(stamp)
+
+    def take(self, chunk: ActionChunk) -> None:
+        """The actions of a new plan."""
+        gate, now = self._gate, time.monotonic()
+        if gate.how is Approve.NEVER:
+            gate.moves(now)
+            self._publish(chunk)
+        elif gate.may_look(conversions.seconds(chunk.header.stamp)):
+            gate.show(chunk, chunk.plan_id, now)
+            self._state_at_show = self._link.safety.state
+            self._pending_chunk.publish(chunk)
+        # Else the gate was closed while the step was made, on an image of a moving arm: the next one is shown.
+
+    def drop(self) -> bool:
+        """Forget the plan that waits; False when none does."""
+        return self._gate.drop(time.monotonic()) is not None
+
+    @property
+    def shown(self) -> float | None:
+        """When the image of the plan that waits was taken, s; None when none does."""
+        waiting = self._gate.waiting
+        return None if waiting is None else conversions.seconds(waiting.header.stamp)
+
+    def look_after(self) -> None:
+        """Ten times a second: drop what does not hold any more, and release what is due."""
+        self._drop_if_moved()
+        safety, now = self._link.safety, time.monotonic()
+        playing = safety.state == SafetyStatus.POLICY and safety.plan_id and safety.progress < 1.0
+        made = conversions.seconds(safety.header.stamp)
+        # No controller moves no arm.
+        heard = (self._link.heard_at, made) if made else (now, conversions.seconds(self._stamp()))
+        self._gate.arm(bool(playing) or safety.state == SafetyStatus.TELEOP, *heard)
+        if self._gate.due(now):
+            self._release()
+
+    def _drop_if_moved(self) -> None:
+        """The arm may be elsewhere than in the image of the plan that waits."""
+        if self._gate.waiting is not None and self._link.safety.state != self._state_at_show:
+            self._node.get_logger().warning("the plan that waited is dropped: the controller's state has changed")
+            self.drop()
+            self._again()
+
+    def _stamp(self):  # type: ignore[no-untyped-def]
+        return self._node.get_clock().now().to_msg()
+
+    def _release(self) -> None:
+        """The plan that waits moves the arm from now on: the arm stands where it stood in the plan's image.
+
+        It is the very chunk that was shown, but for its stamp: a controller that asks for approval compares them.
+        """
+        chunk = self._gate.release(time.monotonic())
+        chunk.header.stamp = self._stamp()
+        self._publish(chunk)
+
+    def _publish(self, chunk: ActionChunk) -> None:
+        self._released = chunk
+        self._action_chunk.publish(chunk)
+
+    def rest(self) -> None:
+        """End the plan that is played, where the arm is now. Needs nobody's approval: it moves no arm."""
+        if self._released is None:
+            return
+        played, stamp = self._released, self._stamp()
+        head = Header(stamp=stamp, frame_id=played.header.frame_id)
+        actions = still(conversions.chunk_actions(played))
+        self._gate.moves(time.monotonic())  # it brakes
+        self._publish(conversions.chunk_message(actions, played.dt, played.unnorm_key, 0, head))
+        self._rested = conversions.seconds(stamp)
+
+    def tell(self, status: EngineStatus) -> None:
+        """Write what waits into the status of a policy that has something to do."""
+        waiting = self._gate.waiting
+        status.pending_plan_id, status.pending_seconds = self._gate.plan_id, self._gate.left(time.monotonic())
+        if waiting is not None:
+            status.state, status.message = EngineStatus.PENDING, ""
+        elif status.state == EngineStatus.PENDING:
+            status.state = EngineStatus.RUNNING
+
+    # What people say
+
+    def _on_approve_plan(self, request: ApprovePlan.Request, response: ApprovePlan.Response) -> ApprovePlan.Response:
+        return self._approve(response, request.plan_id)
+
+    def _on_approve(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Deprecated: it names no plan."""
+        return self._approve(response)
+
+    def _approve(self, response, plan_id: int | None = None):  # type: ignore[no-untyped-def]
+        """Release what waits, if it is that; a response that says so."""
+        try:
+            with self._lock:
+                self._drop_if_moved()
+                self._gate.approve(time.monotonic(), plan_id)
+                self._release()
+            response.success = True
+        except RefusedApproval as refusal:
+            response.message = str(refusal)
+        return response
+
+    def _on_veto(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """The task ends and the arm holds, whether or not a plan waits: it may just have left."""
+        plan = self._gate.plan_id
+        response.success, response.message = True, "" if plan else "no plan waits; the task has ended all the same"
+        self._vetoed(f"plan {plan} was vetoed by a person" if plan else "vetoed by a person")
+        return response

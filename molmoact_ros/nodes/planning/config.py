@@ -1,0 +1,54 @@
+"""The policy's parameters, and the engine that they ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from rclpy.logging import get_logger
+
+from molmoact_ros.engine.factory import EngineOptions, open_engine
+from molmoact_ros.engine.torch_engine import Engine
+from molmoact_ros.robots.franka import BASE_FRAME
+from molmoact_ros.utils.paths import default_checkpoint
+
+
+class PolicyConfig(EngineOptions):
+    """Parameters of the policy."""
+
+    autostart: bool = Field(True, description="configure and activate by itself; false: a life-cycle manager does")
+    cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
+    max_age: float = Field(0.5, gt=0, le=60, description="greatest age of a frame, s")
+    slop: float = Field(0.05, gt=0, le=1, description="greatest difference between the frames of one step, s")
+    joint_states: str = Field(
+        "joint_states", description="topic of the joints: noted with each plan, and where the gripper is"
+    )
+    joint_slop: float = Field(0.02, gt=0, le=1, description="greatest difference between them and the front frame, s")
+    noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
+    period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
+    action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
+    drawing_max_age: float = Field(10.0, gt=0, le=600, description="greatest age of the picture that is drawn on, s")
+    drawing_timeout: float = Field(30.0, gt=0, le=3600, description="time after which a person's trace ends, s")
+    base_frame: str = Field(BASE_FRAME, description="base of a single arm, in which its actions are")
+    controller: str = Field("controller", description="node name of the controller; a relative one: in this namespace")
+    priority: int = Field(
+        5, ge=0, le=90, description="real-time priority where the system allows it, below the controller's 10; 0: none"
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's folder."""
+        return Path(self.checkpoint) if self.checkpoint else default_checkpoint()
+
+
+def load_engine(config: PolicyConfig) -> Engine:
+    """The engine that the parameters ask for, warmed up."""
+    engine = open_engine(config, config.folder)
+    engine.warm_up(_tell_progress)
+    return engine
+
+
+def _tell_progress(done: int, of: int) -> None:
+    """A line for each quarter."""
+    if done * 4 // of > (done - 1) * 4 // of:
+        get_logger("policy").info(f"warming up: {done} of {of} passes recorded")

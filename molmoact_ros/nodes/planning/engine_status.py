@@ -1,0 +1,94 @@
+"""EngineStatus, the policy's heartbeat, and its line in /diagnostics."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+
+from molmoact_ros.msg import EngineStatus
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.diagnostics import status
+from molmoact_ros.nodes.control.publisher_monitor import crowded
+from molmoact_ros.nodes.planning.approval_gate import Gatekeeper
+from molmoact_ros.nodes.planning.inference_thread import Plan, Reasoner
+from molmoact_ros.nodes.planning.operator_trace import Drawings
+
+
+class EngineReport:
+    """Any thread may report."""
+
+    def __init__(
+        self, node: Node, checkpoint: str, reasoner: Reasoner, drawings: Drawings, gate: Gatekeeper,
+        alone: Sequence[str],
+    ) -> None:  # fmt: skip
+        """alone: topics on which only one node should publish."""
+        self._node, self._reasoner, self._drawings, self._gate = node, reasoner, drawings, gate
+        self._engine_status = node.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
+        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        mine = [node.resolve_topic_name(f"~/{topic}") for topic in ("engine_status", "action_chunk")]
+        self._alone = (*mine, *alone)
+        self._status, self._lock = EngineStatus(checkpoint=checkpoint), threading.Lock()
+        self._message = ""  # why it does not go on
+        self._note = ""  # what somebody should look at though it goes on
+
+    def take(self, plan: Plan) -> None:
+        """A plan is complete."""
+        now = self._node.get_clock().now().nanoseconds * 1e-9
+        with self._lock:
+            self._status.plan_id, self._status.step_seconds = plan.plan_id, plan.seconds
+            self._status.observation_age = now - plan.observation.stamp
+            stages, counts = plan.timings.stages, plan.timings.counts
+            self._status.stages, self._status.stage_seconds = list(stages), list(stages.values())
+            self._status.mode = plan.timings.mode.value
+            self._status.tokens, self._status.passes = counts.tokens, counts.passes
+        self.report(EngineStatus.RUNNING, "")
+
+    def report(self, state: int, message: str) -> None:
+        """From now on it is so; message: one line for people, empty when all is well."""
+        with self._lock:
+            if message and message != self._message:
+                self._node.get_logger().warning(message)
+            self._status.state, self._message = state, message
+        self.publish()
+
+    def clear(self) -> bool:
+        """A fault is over, since something new is asked; False when there is none."""
+        with self._lock:
+            failed = self._status.state == EngineStatus.FAULT
+        if failed:
+            self.report(EngineStatus.IDLE, "")
+        return bool(failed)
+
+    def publish(self) -> None:
+        """Ten times a second, and whenever something has changed."""
+        with self._reasoner.lock, self._lock:
+            task, told = self._reasoner.task, self._status
+            told.header.stamp = self._node.get_clock().now().to_msg()
+            told.instruction, told.message = task.instruction if task else "", self._message
+            told.camera_age = self._reasoner.camera_age()
+            self._drawings.tell(told)
+            self._gate.tell(told)
+            if task is None and told.state != EngineStatus.FAULT:
+                told.state, told.message, self._message = EngineStatus.IDLE, "", ""
+            told.message = told.message or self._note
+            self._engine_status.publish(told)
+
+    def diagnose(self, refusal: str) -> None:
+        """Once a second: who else publishes, how many frames came, and what became of them.
+
+        refusal: why joint states were refused, one line or nothing.
+        """
+        note = "; ".join([*crowded(self._node, self._alone), *([refusal] if refusal else [])])
+        with self._lock:
+            if note and note != self._note:
+                self._node.get_logger().warning(note)
+            self._note = note
+            waiting, why = self._status.state == EngineStatus.WAITING, self._message
+        name, frames = f"{self._node.get_name()}: observation", self._reasoner.frames_report()
+        warn, line = waiting or bool(note), (why if waiting else note) or "fine"
+        report = DiagnosticArray(status=[status(name, warn, line, frames, "cameras")])
+        report.header.stamp = self._node.get_clock().now().to_msg()
+        self._diagnostics.publish(report)

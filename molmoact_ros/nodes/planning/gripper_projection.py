@@ -1,0 +1,69 @@
+"""Where the gripper is in the front picture: from the joints, the camera's intrinsics and its place in /tf_static."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, JointState
+from tf2_msgs.msg import TFMessage
+
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.polling import LazyPolled
+from molmoact_ros.nodes.common.transforms import StaticFrames
+from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS
+from molmoact_ros.robots.forward_kinematics import Links
+from molmoact_ros.robots.franka import SINGLE
+from molmoact_ros.utils.paths import robot_model
+
+LARGEST: Final = 1 << 20
+"""Bytes of a message: thousands of frames on /tf_static."""
+
+
+class HandView:
+    """Listens only between `open` and `close`."""
+
+    def __init__(self, node: Node, camera: str, joint_states: str) -> None:
+        """camera: name of the front one; joint_states: topic of the measured joints."""
+        self._arm, self._links = SINGLE, Links(robot_model())
+        self._frames, self._info = StaticFrames(), CameraInfo()
+        self._measured: JointState | None = None
+        self._optical = conversions.optical_frame(camera)
+        self._transforms = LazyPolled(node, TFMessage, "/tf_static", qos.TF_STATIC, LARGEST)
+        self._infos = LazyPolled(node, CameraInfo, f"{camera}/color/camera_info", qos.SENSOR, LARGEST)
+        self._joints = LazyPolled(node, JointState, joint_states, qos.SENSOR, LARGEST_JOINTS)
+
+    def open(self) -> None:
+        """Listen from now on."""
+        self._want(True)
+
+    def close(self) -> None:
+        """Listen no more, and forget where the joints were."""
+        self._want(False)
+        self._measured = None
+
+    def _want(self, wanted: bool) -> None:
+        for polled in self._transforms, self._infos, self._joints:
+            polled.want(wanted)
+
+    def _take(self) -> None:
+        for transforms in self._transforms.messages():
+            self._frames.add(transforms)
+        self._info = self._infos.newest() or self._info
+        self._measured = self._joints.newest() or self._measured
+
+    def place(self) -> np.ndarray | None:
+        """The tool centre point in the front picture [2], in fractions of it; None while it cannot be known."""
+        self._take()
+        camera, joints = self._frames.pose(self._optical, self._arm.base_frame), self._measured
+        if camera is None or not any(self._info.k) or joints is None or min(self._info.width, self._info.height) < 2:
+            return None
+        self._links.update(conversions.joint_positions(joints))
+        x, y, z = (np.linalg.inv(camera) @ self._links.pose(self._arm.tcp_frame))[:3, 3]
+        if not z > 0:
+            return None  # behind the camera, or not a number
+        k = np.asarray(self._info.k).reshape(3, 3)
+        pixel = (k @ [x / z, y / z, 1.0])[:2]
+        fractions: np.ndarray = pixel / (self._info.width - 1, self._info.height - 1)
+        return fractions if np.isfinite(fractions).all() else None

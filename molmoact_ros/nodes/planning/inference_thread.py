@@ -1,0 +1,229 @@
+"""Runs the engine in a thread of its own, always on the newest frames."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image, JointState
+
+from molmoact_ros.engine.decoding.constrained import CancelledStep
+from molmoact_ros.engine.torch_engine import Engine, EngineTimings, Mode
+from molmoact_ros.nodes.common.conversions import metres, rgb_pixels
+from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, FrameSet
+from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
+from molmoact_ros.reasoning.observation import Observation
+
+LOOK_AGAIN = 0.1
+"""Seconds after which a camera that stays silent is looked at again."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked."""
+
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One reasoning step: its number, what it saw, and how far it has come. seconds: since the step began.
+
+    joints: those heard nearest to the picture; None when there were none within the tolerance.
+    frames: when each of its images was taken, front first. tokens: of the answer, once that is complete.
+    """
+
+    plan_id: int
+    observation: Observation
+    reasoning: Reasoning
+    seconds: float
+    timings: EngineTimings
+    joints: JointState | None = None
+    frames: tuple[Time, ...] = ()
+    tokens: tuple[int, ...] = ()
+
+
+class Listener(Protocol):
+    """Hears the reasoner and is asked by it, in its thread and under its lock.
+
+    Nothing is told of a task any more once it was replaced.
+    """
+
+    def may_plan_on(self, stamp: float) -> bool:
+        """Whether a step may begin with pictures of that time, s."""
+
+    def drawn(self) -> np.ndarray | None:
+        """A person's trace that the next step follows, int [n, 2] in 0..255; None lets the model plan its own."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """A part of a step is complete, or all of it (`plan.reasoning.complete`)."""
+
+    def on_waiting(self, reason: str) -> None:
+        """No step can begin; `reason` says what is missing and what to do."""
+
+    def on_refused(self, reason: str, fatal: bool) -> None:
+        """A step was refused. fatal: the task is given up, because no step of it could work."""
+
+
+class Reasoner(threading.Thread):
+    """Takes steps while there is a task; `close` ends it."""
+
+    def __init__(
+        self, engine: Engine, frames: FrameBuffer, clock: Callable[[], float], listener: Listener, period: float = 0.0
+    ) -> None:
+        """`clock`: ROS time in seconds. period: least seconds between the pictures of two complete steps of a task."""
+        super().__init__(name="reasoner", daemon=True)
+        self._engine, self._frames, self._clock, self._listener = engine, frames, clock, listener
+        # Guards the task and the frames. Listeners are told under it, so a task that was halted is not heard of again.
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        self._task: Task | None = None
+        self._open, self._worked = True, False
+        self._plan_id, self._seen = 0, 0.0
+        self.mode = Mode.FULL
+        self._period, self._planned = period, -inf  # when the last plan's picture was taken
+
+    @property
+    def task(self) -> Task | None:
+        """What is being done."""
+        return self._task
+
+    def follow(self, instruction: str) -> None:
+        """Take up an instruction in place of any other."""
+        self._set(Task(instruction))
+        self._worked = False
+
+    def again(self) -> None:
+        """Drop the step in progress and begin a new one at once: what it follows has changed."""
+        with self._changed:
+            if self._task is not None:
+                self._set(Task(self._task.instruction))
+
+    def halt(self) -> None:
+        """Forget the task: nothing is told after this returns."""
+        self._set(None)
+
+    def close(self) -> None:
+        """End the thread; waits for the step in progress."""
+        with self._changed:
+            self._open = False
+            self._set(None)
+        self.join()
+
+    def add(self, topic: str, image: Image) -> None:
+        """Take a frame."""
+        with self._changed:
+            self._frames.add(topic, image, self._clock())
+            self._changed.notify_all()
+
+    def add_depth(self, image: Image) -> None:
+        """Take the front camera's depth."""
+        with self._changed:
+            self._frames.add_depth(image)
+
+    def add_joints(self, joints: JointState) -> None:
+        """Take joint states."""
+        with self._changed:
+            self._frames.add_joints(joints)
+
+    def clock_set(self) -> None:
+        """ROS time was set: no stamp from before means anything. Ends no task."""
+        with self._changed:
+            self._frames.clear()
+            self._planned, self._seen = -inf, 0.0
+
+    def frames_report(self) -> dict[str, float]:
+        """What became of the frames (FrameBuffer.report)."""
+        with self._changed:
+            return self._frames.report()
+
+    def camera_age(self) -> float:
+        """Age of the newest frame with news, of the camera where it is oldest, s."""
+        with self._changed:
+            return self._frames.age(self._clock())
+
+    def _set(self, task: Task | None) -> None:
+        with self._changed:
+            self._task, self._planned = task, -inf
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """The thread's work."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._task is not None or not self._open)
+                if not self._open:
+                    return
+                task, frames = self._task, self._next_frames()
+                trace = self._listener.drawn()
+            if task is not None and frames is not None:
+                self._step(task, frames, trace)
+
+    def _next_frames(self) -> FrameSet | None:
+        """Frames that no step has seen, as soon as they are due; None after LOOK_AGAIN or when the task changes."""
+        task = self._task
+        waited = time.monotonic()
+        while self._open and self._task is task and time.monotonic() - waited < LOOK_AGAIN:
+            frames = self._frames.newest(self._clock())
+            if frames is not None and self._is_due(frames.stamp) and not self._lacks_depth(frames):
+                self._seen = frames.stamp
+                return self._frames.use(frames)
+            self._changed.wait(LOOK_AGAIN)
+        newest = self._frames.newest(self._clock())
+        if self._task is task and newest is None:
+            self._listener.on_waiting(self._frames.missing(self._clock()))
+        elif self._task is task and newest is not None and self._lacks_depth(newest):
+            self._listener.on_waiting("the mode grounded lacks the front camera's depth; start it, or say full")
+        return None
+
+    def _lacks_depth(self, frames: FrameSet) -> bool:
+        return self.mode is Mode.GROUNDED and frames.depth is None
+
+    def _is_due(self, stamp: float) -> bool:
+        # `clock_set` sees to a clock that went back; a step too small for that must not keep us waiting either.
+        paced = not 0 <= stamp - self._planned < self._period
+        return stamp != self._seen and paced and self._listener.may_plan_on(stamp)
+
+    def _step(self, task: Task, frames: FrameSet, trace: np.ndarray | None) -> None:
+        began = time.monotonic()
+        self._plan_id += 1
+        try:
+            images = tuple(rgb_pixels(image) for image in frames.images)
+            depth = None if frames.depth is None else metres(frames.depth)
+            stamps = tuple(image.header.stamp for image in frames.images)
+            observation = Observation(images, task.instruction, frames.stamp, trace, depth)
+            for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
+                seconds, timings = time.monotonic() - began, self._engine.timings
+                tokens = tuple(self._engine.tokens) if reasoning.complete else ()
+                plan = Plan(self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens)
+                if not self._tell(task, plan):
+                    return
+        except CancelledStep:
+            return
+        except RefusedStep as refusal:
+            # The first step of a task shows whether it can be done at all; later ones may meet a bad moment.
+            self._refuse(task, str(refusal), fatal=not self._worked)
+        except Exception as error:  # whatever an engine raises, the arm gets no chunk and people hear why
+            self._refuse(task, f"the engine failed ({type(error).__name__}: {error}); restart the policy", fatal=True)
+
+    def _tell(self, task: Task, plan: Plan) -> bool:
+        with self._changed:
+            if self._task is not task:
+                return False
+            if plan.reasoning.complete:
+                self._worked, self._planned = True, plan.observation.stamp
+            self._listener.on_plan(plan)
+            return True
+
+    def _refuse(self, task: Task, reason: str, fatal: bool) -> None:
+        with self._changed:
+            if self._task is task:
+                if fatal:
+                    self._task = None
+                self._listener.on_refused(reason, fatal)

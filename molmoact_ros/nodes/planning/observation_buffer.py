@@ -1,0 +1,150 @@
+"""What the robot sees at one moment, put together from the cameras' and joints' topics."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Final
+
+from sensor_msgs.msg import Image, JointState
+
+from molmoact_ros.cameras.synchronizer import MOST, Kept, Matcher, nearest
+from molmoact_ros.nodes.common.conversions import seconds
+
+MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
+LARGEST_JOINTS: Final = 1 << 16  # bytes of a message: a thousand joints
+MOST_PIXELS: Final = 100_000_000
+MOST_LETTERS: Final = 40  # of an encoding's name
+WIDEST_PIXEL: Final = 16  # bytes: four channels of 32 bits
+
+
+def wrong_size(image: Image) -> str:
+    """What is wrong with an image's size, in one line, or nothing; looks at its fields only, never at its data."""
+    wide, high, step, held = image.width, image.height, image.step, len(image.data)
+    if wide * high > MOST_PIXELS or step * high > MOST_PIXELS * WIDEST_PIXEL:
+        return f"it claims {wide}x{high} pixels in rows of {step} bytes; at most {MOST_PIXELS // 10**6} MP are read"
+    if len(image.encoding) > MOST_LETTERS:
+        return f"its encoding's name has {len(image.encoding)} characters"
+    if not step * high <= held <= max(step, wide * WIDEST_PIXEL) * high:
+        return f"it holds {held} bytes, and claims {wide}x{high} pixels in rows of {step}"
+    return ""
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """One image of each camera, front first; `stamp`: time of the front one, s.
+
+    depth: the front camera's; joints: those heard nearest to the front image, once the set is used; both within the
+    tolerance. apart: greatest difference of an image's stamp to the front one's, joints_apart: of the joints', s.
+    """
+
+    images: tuple[Image, ...]
+    stamp: float
+    depth: Image | None = None
+    joints: JointState | None = None
+    apart: float = 0.0
+    joints_apart: float = inf
+    kept: tuple[Kept[Image], ...] = ()
+
+
+class FrameBuffer:
+    """Keeps the last frames of each camera and picks those taken together. Not for several threads at once."""
+
+    def __init__(
+        self, topics: Sequence[str], slop: float, max_age: float, noisy: bool = True, joint_slop: float = 0.02
+    ) -> None:
+        """`topics`: front camera first. slop: greatest difference of stamps, s; max_age: of any frame, s.
+
+        noisy: no two frames are equal, unless the camera is frozen. joint_slop: greatest difference of the joints', s.
+        """
+        self._noisy, self._max_age, self._slop = noisy, max_age, slop
+        self._frames: Matcher[Image] = Matcher(topics, slop, max_age)
+        self._depth: deque[Kept[Image]] = deque(maxlen=MOST)
+        self._joints: deque[Kept[JointState]] = deque(maxlen=MOST_JOINTS)
+        self._joint_slop = joint_slop
+        self._previous: dict[str, Image] = {}
+        self._wrong: dict[str, str] = {}  # why a camera's last image was refused
+        self._news = dict.fromkeys(topics, -inf)  # when the last frame was taken that shows something new
+        self._last: FrameSet | None = None
+        self._without_joints = 0
+
+    def add_depth(self, image: Image) -> None:
+        """Take the front camera's depth; one whose size is wrong is left out."""
+        if not wrong_size(image):
+            self._depth.append(Kept(seconds(image.header.stamp), image))
+
+    def add_joints(self, joints: JointState) -> None:
+        """Take joint states."""
+        self._joints.append(Kept(seconds(joints.header.stamp), joints))
+
+    def add(self, topic: str, image: Image, now: float) -> None:
+        """Take a frame at `now`, s.
+
+        One that equals the one before to the last bit is no news: no sensor is that free of noise. One whose size is
+        wrong is refused (`missing` says so).
+        """
+        self._wrong[topic] = wrong_size(image)
+        if self._wrong[topic]:
+            return
+        stamp, previous = seconds(image.header.stamp), self._previous.get(topic)
+        if not self._noisy or previous is None or previous.data != image.data:
+            self._news[topic] = stamp
+        self._previous[topic] = image
+        self._frames.add(topic, stamp, image, now)
+
+    def clear(self) -> None:
+        """Keep nothing: the clock of the stamps was set."""
+        self._frames.clear()
+        self._depth.clear()
+        self._joints.clear()
+        self._previous.clear()
+        self._news = dict.fromkeys(self._news, -inf)
+        self._last = None
+
+    def age(self, now: float) -> float:
+        """Age of the newest frame with news, of the camera where it is oldest, s; inf before all have one."""
+        return now - min(self._news.values())
+
+    def newest(self, now: float) -> FrameSet | None:
+        """The newest set whose frames are all current at `now`, s; None without one (`missing` says why)."""
+        kept = self._frames.newest(now)
+        if kept is None:
+            return None
+        stamp = kept[0].stamp
+        depth, apart = nearest(self._depth, stamp, self._slop), max(abs(k.stamp - stamp) for k in kept)
+        return FrameSet(tuple(k.item for k in kept), stamp, depth.item if depth else None, apart=apart, kept=kept)
+
+    def use(self, frames: FrameSet) -> FrameSet:
+        """A step is taken on these: count them. The same, with the joints of that moment."""
+        for kept in frames.kept:
+            kept.used = True
+        joints = nearest(self._joints, frames.stamp, self._joint_slop)
+        self._without_joints += joints is None
+        self._last = frames
+        if joints is not None:
+            self._last = replace(frames, joints=joints.item, joints_apart=abs(joints.stamp - frames.stamp))
+        return self._last
+
+    def report(self) -> dict[str, float]:
+        """What became of each camera's frames (FATES), and how far apart the last set's were, s."""
+        counts = {f"{topic} {fate}": n for topic, c in self._frames.counts.items() for fate, n in c.items()}
+        last = self._last or FrameSet((), 0.0, apart=inf)
+        return counts | {
+            "apart_s": last.apart, "slop_s": self._slop, "joints_apart_s": last.joints_apart,
+            "joint_slop_s": self._joint_slop, "steps_without_joints": self._without_joints, "max_age_s": self._max_age,
+        }  # fmt: skip
+
+    def missing(self, now: float) -> str:
+        """One line that says which camera is silent, or that their clocks differ."""
+        for topic, last in self._frames.last.items():
+            if self._wrong.get(topic):
+                return f"an image on {topic} is refused: {self._wrong[topic]}; check the camera"
+            if last == -inf:
+                return f"no image on {topic} yet; start the camera, or check the topic's name"
+            if now - last > self._max_age:
+                return f"the newest image on {topic} is {now - last:.1f} s old; check the camera and the clocks"
+            if last - now > self._slop:
+                return f"the newest image on {topic} is {last - now:.1f} s in the future; check the clocks"
+        return f"no images taken within {self._slop:.2f} s of each other; synchronise the cameras"

@@ -1,0 +1,82 @@
+"""People's drawings at the policy's topics: checked, followed as the gripper advances, and ended."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from rclpy.node import Node
+
+from molmoact_ros.msg import EngineStatus, Trace
+from molmoact_ros.nodes.common import conversions
+from molmoact_ros.nodes.planning.gripper_projection import HandView
+from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.reasoning.trace_steering import DONE, Steering
+
+
+class Drawings:
+    """The person's trace in use, and where the gripper is on it. Under the reasoner's lock."""
+
+    def __init__(self, node: Node, camera: str, joint_states: str, max_age: float, timeout: float) -> None:
+        """camera: name of the front one; joint_states: topic; max_age, timeout: s, as Steering has them."""
+        self._node = node
+        self._steering, self._hand = Steering(max_age, timeout), HandView(node, camera, joint_states)
+        self._frame, self._log = conversions.optical_frame(camera), node.get_logger()
+
+    @property
+    def trace(self) -> np.ndarray | None:
+        """What is left of it, int64 [n, 2] in 0..255; None without one."""
+        return self._steering.trace
+
+    @property
+    def done(self) -> bool:
+        """The last one ended because the gripper came to its end."""
+        return self._steering.message.startswith(DONE)
+
+    def check(self, message: Trace, shown: float | None = None) -> np.ndarray:
+        """The trace of a drawing that may be followed, int64 [n, 2] in 0..255. Raises RefusedStep for any other.
+
+        shown: time of the picture of a plan that waits for approval, s.
+        """
+        if message.header.frame_id not in ("", self._frame):
+            frame = message.header.frame_id[:60]
+            raise RefusedStep(f"the drawing is in {frame!r}; draw on the picture of {self._frame}")
+        picture, now = conversions.seconds(message.header.stamp), self._node.get_clock().now().nanoseconds * 1e-9
+        return self._steering.check(conversions.stroke(message), picture, now, shown)
+
+    def take(self, trace: np.ndarray, message: Trace) -> None:
+        """Follow the checked trace of a drawing, int64 [n, 2] in 0..255, from now on."""
+        self._steering.take(trace, conversions.seconds(message.header.stamp), time.monotonic())
+        self._hand.open()
+
+    def refuse(self, reason: str) -> None:
+        """Say to those who do not wait for an answer why their drawing is not used."""
+        self._steering.message = f"a drawing was refused: {reason}"
+
+    def end(self, why: str) -> bool:
+        """Follow it no more; False when there was none."""
+        self._hand.close()
+        return self._steering.end(why, time.monotonic())
+
+    def advance(self) -> bool:
+        """Drop what the gripper has passed; True when the drawing ended by that, or by its time."""
+        if self.trace is None:
+            return False
+        hand = self._hand.place()
+        if hand is None:
+            self._log.warning(
+                "where the gripper is in the picture is not known (joint states, camera_info and the camera's place in "
+                "/tf_static are needed): the drawing is followed whole until it is cleared",
+                throttle_duration_sec=10.0, skip_first=True,
+            )  # fmt: skip
+        ended = self._steering.advance(hand, time.monotonic())
+        if ended:
+            self._hand.close()
+        return ended
+
+    def tell(self, status: EngineStatus) -> None:
+        """Write how it stands into the status."""
+        drawn = self._steering
+        status.trace_source = Trace.MODEL if drawn.trace is None else Trace.HUMAN
+        status.trace_age, status.trace_points_left = drawn.age(time.monotonic()), drawn.left
+        status.trace_message = drawn.message

@@ -1,0 +1,80 @@
+"""The topics on which the parts of a plan are published, each as soon as it is complete."""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+
+from molmoact_ros.engine.torch_engine import Engine
+from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, Trace
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.planning.inference_thread import Plan
+from molmoact_ros.reasoning.trace import draw_training_overlay
+
+
+class PlanTopics:
+    """`publish` is called on the reasoner's thread, `show` on the executor's."""
+
+    def __init__(self, node: Node, engine: Engine, camera: str, base_frame: str, dt: float) -> None:
+        """camera: name of the front one; base_frame: a single arm's, in which its actions are; dt: of one action, s."""
+        self._engine, self._frame, self._base, self._dt = engine, conversions.optical_frame(camera), base_frame, dt
+        self._depth_tokens = node.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
+        self._depth_image = node.create_publisher(Image, "~/depth_image", qos.RELIABLE)
+        self._trace = node.create_publisher(Trace, "~/trace", qos.RELIABLE)
+        self._model_overlay = node.create_publisher(Image, "~/model_overlay", qos.RELIABLE)
+        self._answer_tokens = node.create_publisher(AnswerTokens, "~/answer_tokens", qos.RELIABLE)
+        self._published: dict[str, int] = {}  # the last plan of which each part was published
+        self._to_show: Plan | None = None
+
+    def reasoning(self, plan: Plan) -> None:
+        """Publish depth codes and the model's trace, each once a plan."""
+        said, head = plan.reasoning, conversions.header(plan.observation.stamp, self._frame)
+        if said.depth_codes is not None and self._is_new(plan, "depth"):
+            codes = conversions.depth_tokens_message(said.depth_codes, self._engine.codebook, plan.plan_id, head)
+            self._depth_tokens.publish(codes)
+        if said.trace is not None and self._is_new(plan, "trace"):
+            self._trace.publish(conversions.trace_message(said.trace, Trace.MODEL, plan.plan_id, head))
+
+    def chunk(self, plan: Plan) -> ActionChunk | None:
+        """The plan's actions, which nobody but the gate publishes; None before they are complete."""
+        actions = plan.reasoning.actions
+        if not plan.reasoning.complete or actions is None:
+            return None
+        frame = self._base if actions.shape[1] <= 7 else ""  # of two arms, each has its own
+        head, key = conversions.header(plan.observation.stamp, frame), self._engine.unnorm_key
+        chunk = conversions.chunk_message(actions, self._dt, key, plan.plan_id, head, plan.timings.mode.value)
+        if plan.joints is not None:
+            chunk.joint_names, chunk.joint_positions = plan.joints.name, plan.joints.position
+        return chunk
+
+    def complete(self, plan: Plan) -> None:
+        """Publish what is left of a whole plan; its images are for `show`."""
+        mode, seen = plan.timings.mode.value, plan.observation
+        head = conversions.header(seen.stamp, self._frame)
+        self._answer_tokens.publish(
+            conversions.tokens_message(plan.tokens, self._engine.digest, mode, seen, plan.frames, plan.plan_id, head)
+        )
+        if seen.trace is not None:
+            self._trace.publish(conversions.trace_message(seen.trace, Trace.HUMAN, plan.plan_id, head))
+        self._to_show = plan
+
+    def _is_new(self, plan: Plan, part: str) -> bool:
+        """Whether this part of this plan was not published yet; from now on it counts as published."""
+        if self._published.get(part) == plan.plan_id:
+            return False
+        self._published[part] = plan.plan_id
+        return True
+
+    def show(self) -> None:
+        """Images of the last plan, for those who look; never in front of actions."""
+        plan, self._to_show = self._to_show, None
+        if plan is None:
+            return
+        said, seen = plan.reasoning, plan.observation
+        head, trace = conversions.header(seen.stamp, self._frame), said.trace if seen.trace is None else seen.trace
+        if trace is not None and self._model_overlay.get_subscription_count():
+            overlay = draw_training_overlay(self._engine.frame(seen.images[0]), trace)
+            self._model_overlay.publish(conversions.image_message(overlay, "rgb8", head))
+        decoder = self._engine.depth_vq
+        if said.depth_codes is not None and decoder is not None and self._depth_image.get_subscription_count():
+            self._depth_image.publish(conversions.image_message(decoder.picture(said.depth_codes), "32FC1", head))

@@ -1,0 +1,1 @@
+"""What keyboard, joystick and panel share to drive the controller."""

@@ -1,0 +1,111 @@
+"""An operator's device at the controller's topics: what keyboard, joystick and panel have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from geometry_msgs.msg import TwistStamped
+from pydantic import BaseModel, Field
+from std_msgs.msg import Empty, Header
+from std_srvs.srv import Trigger
+
+from molmoact_ros.control.teleop_devices import Debounce
+from molmoact_ros.msg import Deadman, GripperOpening, SafetyStatus
+from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.contained import ContainedNode
+from molmoact_ros.robots.franka import Arm
+
+STATES: Final = {getattr(SafetyStatus, name): name.lower() for name in ("IDLE", "POLICY", "HOLD", "STOPPED", "TELEOP")}
+"""Names of the controller's states."""
+
+
+def name_of(names: Mapping[int, str], number: int) -> str:
+    """The name of a number in a message; of one that this version does not know, the number itself."""
+    return names.get(number, f"unknown ({number})")
+
+
+class DeviceConfig(BaseModel):
+    """Parameters of every device."""
+
+    controller: str = Field("controller", description="node name of the controller")
+    arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm that is moved")
+    in_tool: bool = Field(False, description="directions are the hand's own, not those of the arm's base")
+
+
+class Device(ContainedNode):
+    """Publishes twists, grippers and the dead-man's switch of one of some arms; stop, resume and presence for all.
+
+    All of them are stamped now: the controller refuses what is old, such as a bag that is played back.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.safety = SafetyStatus()
+        self._resumes = Debounce()
+
+    def connect(self, config: DeviceConfig) -> None:
+        """Create the topics."""
+        there = config.controller
+        self._arms, self._in_tool = [Arm(prefix) for prefix in config.arms], config.in_tool
+        self._twists, self._grippers, self._switches = (
+            [self.create_publisher(kind, f"{there}/teleop/{arm.prefix}{name}", qos.RELIABLE) for arm in self._arms]
+            for kind, name in (
+                (TwistStamped, "twist"), (GripperOpening, "gripper_stamped"), (Deadman, "deadman_stamped"),
+            )
+        )  # fmt: skip
+        self._stop = self.create_publisher(Empty, f"{there}/stop", qos.RELIABLE)
+        self._presence = self.create_publisher(Header, f"{there}/presence", qos.RELIABLE)
+        self._triggers = {name: self.create_client(Trigger, f"{there}/{name}") for name in ("stop", "resume")}
+        # It comes again and again, so it needs no history, and publishers of any durability are heard.
+        self.create_subscription(SafetyStatus, f"{there}/safety_status", self._on_safety, qos.RELIABLE)
+
+    def _on_safety(self, message: SafetyStatus) -> None:
+        self.safety = message
+
+    def _head(self, frame: str = "") -> Header:
+        return Header(stamp=self.get_clock().now().to_msg(), frame_id=frame)
+
+    def say_twist(self, number: int, twist: np.ndarray) -> None:
+        """Move arm `number`'s hand with `twist` [6] m/s and rad/s; the dead-man's switch is held."""
+        arm, message = self._arms[number], TwistStamped()
+        message.header = self._head(arm.tcp_frame if self._in_tool else arm.base_frame)
+        linear, angular = message.twist.linear, message.twist.angular
+        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, twist)
+        self._switches[number].publish(Deadman(header=self._head(), held=True))
+        self._twists[number].publish(message)
+
+    def let_go(self, number: int) -> None:
+        """Stand at once, and release the dead-man's switch."""
+        self.say_twist(number, np.zeros(6))
+        self._switches[number].publish(Deadman(header=self._head(), held=False))
+
+    def say_gripper(self, number: int, opening: float) -> None:
+        """Bring arm `number`'s fingers to `opening` m."""
+        self._grippers[number].publish(GripperOpening(header=self._head(), opening=float(opening)))
+
+    def say_present(self) -> None:
+        """An operator is here now; see the controller's `presence_timeout`."""
+        self._presence.publish(self._head())
+
+    def say_stop(self) -> None:
+        """Stop by the topic, which needs no answer, and so no service that is free."""
+        self._stop.publish(Empty())
+        self._resumes.forget()
+
+    def ask(self, name: str) -> None:
+        """Ask for stop or resume; a controller that is not there is said.
+
+        A resume soon after another one counts as the same press: from STOPPED one leads to HOLD and the next to motion.
+        """
+        if name == "stop":
+            self.say_stop()
+        elif not self._resumes.press(time.monotonic()):
+            return
+        client = self._triggers[name]
+        if client.service_is_ready():
+            client.call_async(Trigger.Request())
+        else:
+            self.get_logger().error(f"no controller answers at {client.service_name}; is it running?")

@@ -1,0 +1,1 @@
+"""Markers, robot state and images of the view and panel nodes."""

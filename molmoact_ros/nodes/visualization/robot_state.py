@@ -1,0 +1,82 @@
+"""The robot's description and its frames, from the joints, where robot_state_publisher does not tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from tf2_msgs.msg import TFMessage
+
+from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common.clocks import STEADY
+from molmoact_ros.nodes.common.polling import LazyPolled
+from molmoact_ros.nodes.common.transforms import transform_message
+from molmoact_ros.robots.forward_kinematics import Links
+from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.urdf import urdf
+from molmoact_ros.utils.paths import robot_model
+
+DESCRIPTION = "robot_description"
+
+
+class RobotFrames:
+    """Publishes what robot_state_publisher does, while nobody else describes a robot: two would fight over /tf."""
+
+    def __init__(self, node: Node, arms: Sequence[Arm], joint_states: str, rate: float) -> None:
+        """joint_states: topic; rate: frames are told so often a second, to those who listen."""
+        self._node, self._links, self._arms = node, Links(robot_model(), arms), tuple(arms)
+        self._joints = LazyPolled(node, JointState, joint_states, qos.SENSOR)
+        self._description: Any = None
+        self._tf: Any = None
+        self._static: Any = None
+        fixed = {name for name in self._links.parents if self._links.is_fixed(name)}
+        self._fixed, self._moving = sorted(fixed), [name for name in self._links.parents if name not in fixed]
+        node.create_timer(1.0, self._look_for_others, clock=STEADY)
+        self._telling = node.create_timer(1.0 / rate, self._publish, clock=STEADY, autostart=False)
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody listens to /tf."""
+        return self._tf is not None and self._tf.get_subscription_count() > 0
+
+    def _look_for_others(self) -> None:
+        alone = self._node.count_publishers(DESCRIPTION) <= (self._description is not None)
+        if alone and self._description is None:
+            self._begin()
+        elif not alone and self._description is not None:
+            self._node.get_logger().info(f"{DESCRIPTION} comes from another node; frames are left to it")
+            self._end()
+        self._joints.want(self.wanted)
+        if self._telling.is_canceled() is self.wanted:
+            (self._telling.reset if self.wanted else self._telling.cancel)()
+
+    def _begin(self) -> None:
+        create = self._node.create_publisher
+        self._description = create(String, DESCRIPTION, qos.STATE)
+        self._tf, self._static = create(TFMessage, "/tf", qos.TF), create(TFMessage, "/tf_static", qos.TF_STATIC)
+        self._description.publish(String(data=urdf(self._links, self._arms)))
+        self._static.publish(self._message(self._fixed))
+
+    def _end(self) -> None:
+        for publisher in (self._description, self._tf, self._static):
+            self._node.destroy_publisher(publisher)
+        self._description = self._tf = self._static = None
+
+    def _publish(self) -> None:
+        joints = self._joints.newest()
+        if not self.wanted or joints is None:
+            return
+        self._links.update(conversions.joint_positions(joints))
+        self._tf.publish(self._message(self._moving, conversions.seconds(joints.header.stamp)))
+
+    def _message(self, names: Sequence[str], stamp: float = 0.0) -> TFMessage:
+        links = self._links
+        heads = [conversions.header(stamp, links.parents[name]) for name in names]
+        return TFMessage(
+            transforms=[
+                transform_message(head, name, links.in_parent(name)) for head, name in zip(heads, names, strict=True)
+            ]
+        )

@@ -1,0 +1,1 @@
+"""The 1 kHz process that speaks libfranka's protocol, and its client."""

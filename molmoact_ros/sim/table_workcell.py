@@ -1,0 +1,156 @@
+"""The workcell with one arm: an FR3 on a table, objects, targets, a front and a wrist camera.
+
+Frame: `fr3_link0`, z up, table top at z = 0. Units: SI, radians.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from molmoact_ros.cameras.intrinsics import CameraIntrinsics
+from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, OPENING_MAX, SINGLE
+from molmoact_ros.robots.mjcf import arms_spec
+from molmoact_ros.sim.base_workcell import Cell, Progress, camera_axes, furnish
+from molmoact_ros.sim.camera_renderer import D405_WRIST, D435_FRONT
+from molmoact_ros.sim.scene import COLORS, GRASP_WIDTH, OBJECTS, TARGETS, Scene, Task, rest_height, sample_scene
+
+ARM_JOINTS = 7
+FRONT_POSITION = np.array([1.13, 0.0, 0.62])
+FRONT_LOOK_AT = np.array([0.47, 0.0, 0.04])
+PARKED = np.array([-3.0, 0.0, -0.5])
+LIFTED = 0.10  # m above the table: an object this high counts as picked up
+INSIDE = 0.065  # m from a target's centre: an object released here counts as delivered
+
+
+def front_pose() -> tuple[np.ndarray, np.ndarray]:
+    """Position [3] m and rotation [3, 3] of the front camera in MuJoCo's convention (looks along -z, y up)."""
+    x, y = np.array(camera_axes(FRONT_POSITION, FRONT_LOOK_AT)).reshape(2, 3)
+    return FRONT_POSITION, np.stack([x, y, np.cross(x, y)], axis=1)
+
+
+def _add_object(spec: mujoco.MjSpec, name: str) -> None:
+    color, shape = name.split()
+    body = spec.worldbody.add_body(name=name, pos=PARKED)
+    body.add_freejoint()
+    kind, size = {
+        "cube": (mujoco.mjtGeom.mjGEOM_BOX, [0.022, 0.022, 0.022]),
+        "ball": (mujoco.mjtGeom.mjGEOM_SPHERE, [0.025, 0.0, 0.0]),
+        "cylinder": (mujoco.mjtGeom.mjGEOM_CYLINDER, [0.021, 0.035, 0.0]),
+    }[shape]
+    # condim 6 with rolling friction: a ball stays where it is put, as a soft toy ball on a mat does.
+    body.add_geom(
+        name=name, type=kind, size=size, mass=0.06, rgba=[*COLORS[color], 1], condim=6, friction=[1.0, 0.02, 0.004]
+    )
+
+
+def _add_target(spec: mujoco.MjSpec, name: str) -> None:
+    body = spec.worldbody.add_body(name=name, mocap=True, pos=PARKED)
+
+    def box(pos: list[float], size: list[float], rgba: list[float], yaw: float = 0.0) -> None:
+        quat = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=size, quat=quat, rgba=rgba)
+
+    def disc(radius: float, height: float, rgba: list[float]) -> None:
+        size = [radius, height, 0]
+        body.add_geom(type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[0, 0, height], size=size, rgba=rgba)
+
+    if name == "plate":
+        disc(0.078, 0.004, [0.96, 0.96, 0.97, 1])
+    elif name == "bowl":
+        teal = [0.15, 0.55, 0.58, 1]
+        disc(0.066, 0.003, teal)
+        for angle in np.arange(12) * np.pi / 6:
+            box([0.070 * np.cos(angle), 0.070 * np.sin(angle), 0.018], [0.004, 0.0195, 0.018], teal, angle)
+    else:
+        brown = [0.55, 0.35, 0.18, 1]
+        box([0, 0, 0.003], [0.072, 0.072, 0.003], brown)
+        for angle in np.arange(4) * np.pi / 2:
+            box([0.070 * np.cos(angle), 0.070 * np.sin(angle), 0.016], [0.003, 0.073, 0.016], brown, angle)
+
+
+def _spec(robot: Path, cameras: dict[str, CameraIntrinsics]) -> mujoco.MjSpec:
+    spec = arms_spec(robot, [SINGLE])
+    furnish(spec, cameras, FRONT_POSITION, FRONT_LOOK_AT)
+    for name in OBJECTS:
+        _add_object(spec, name)
+    for name in TARGETS:
+        _add_target(spec, name)
+    return spec
+
+
+class Workcell(Cell):
+    """One FR3 at a table, with `reset`, `step`, the arm, and cameras. Positions are in the arm's base frame."""
+
+    frame = BASE_FRAME
+
+    def __init__(self, robot: Path, front: CameraIntrinsics = D435_FRONT, wrist: CameraIntrinsics = D405_WRIST) -> None:
+        """`robot`: the arm's MJCF file. Raises FileNotFoundError when it is missing."""
+        cameras = {"front": front, "wrist": wrist}
+        super().__init__(_spec(robot, cameras), [SINGLE], cameras)
+        self.arm = self.arms[0]
+        self._first: str | None = None
+        self.scene: Scene | None = None
+        self.task: Task | None = None
+
+    def begin(self, seed: int, distractors: int | None, instruction: str | None) -> None:
+        """Set the scene of `seed`, the arm at home. Raises ValueError for a task that it does not know."""
+        self.reset(sample_scene(seed, distractors, instruction))
+
+    @property
+    def instruction(self) -> str:
+        """The task in words; empty before there is a scene."""
+        return self.task.instruction if self.task else ""
+
+    @property
+    def names(self) -> list[str]:
+        """The objects and targets on the table."""
+        return [placed.name for placed in self.scene.objects + self.scene.targets] if self.scene else []
+
+    def reset(self, scene: Scene, q: np.ndarray = HOME_Q, opening: float = OPENING_MAX) -> None:
+        """Set the table and the arm: `q` [7] rad, `opening` of the gripper in m; everything at rest."""
+        self.scene, self.task, self._first = scene, scene.task, None
+        mujoco.mj_resetData(self.model, self.data)
+        self.arm.place(q, opening)
+        present = {o.name: o for o in scene.objects}
+        for i, name in enumerate(OBJECTS):
+            placed = present.get(name)
+            # Absent objects float far away, untouchable and weightless, so that one compiled model serves every scene.
+            self.model.geom(name).contype = self.model.geom(name).conaffinity = int(placed is not None)
+            self.model.body_gravcomp[self.model.body(name).id] = float(placed is None)
+            if placed is None:
+                self.place(name, PARKED + [0, 0.3 * i, 0])
+            else:
+                self.place(name, np.array([placed.x, placed.y, rest_height(name)]), placed.yaw)
+        for target in scene.targets:
+            self.data.mocap_pos[self.model.body(target.name).mocapid[0]] = [target.x, target.y, 0.0]
+        mujoco.mj_forward(self.model, self.data)
+
+    def pose_kinematically(self, q: np.ndarray, opening: float) -> None:
+        """Put the arm at `q` [7] rad without physics: for drawing labelled views of a moment."""
+        self.arm.place(q, opening)
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
+    def _watch(self) -> None:
+        if self._first is None and self.scene is not None:
+            for placed in self.scene.objects:
+                if self._held(placed.name) and self.object_position(placed.name)[2] > rest_height(placed.name) + 0.02:
+                    self._first = placed.name
+
+    def _held(self, name: str) -> bool:
+        near = np.linalg.norm(self.object_position(name) - self.arm.tcp_position) < 0.045
+        return bool(near and self.arm.opening < GRASP_WIDTH[name.split()[1]] + 0.012)
+
+    def progress(self) -> Progress:
+        """Which object was lifted first, and whether the task is done now."""
+        if self.task is None:
+            raise RuntimeError("the workcell has no scene yet: call reset first")
+        position = self.object_position(self.task.object)
+        if self.task.target is None:
+            return Progress(self._first, bool(self._held(self.task.object) and position[2] > LIFTED))
+        offset = np.linalg.norm(position[:2] - self.object_position(self.task.target)[:2])
+        resting = position[2] < rest_height(self.task.object) + 0.03
+        return Progress(self._first, bool(offset < INSIDE and resting and self.arm.opening > 0.06))

@@ -1,0 +1,323 @@
+"""Demonstrations: labelled moments of the expert at work, drawn in parallel and kept as plain arrays.
+
+Each sample is one moment of a random scene: two camera images, the instruction, the depth the front camera measures,
+the future path of the hand (trace) and the next chunk of actions. Moments are drawn along and around the expert's
+path, with the hand off course, fingers closed on nothing, or the work already done, so that the model also learns to
+recover. Each moment is labelled for several instructions, so that words, not habit, decide.
+Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import mujoco
+import numpy as np
+from tqdm import tqdm
+
+from molmoact_ros.engine.model.image_processor import resize
+from molmoact_ros.reasoning.trace import trace_from_pixels
+from molmoact_ros.sim.scene import (
+    AREA_X,
+    AREA_Y,
+    GRASP_HEIGHT,
+    GRASP_WIDTH,
+    OBJECTS,
+    TARGETS,
+    Scene,
+    Task,
+    rest_height,
+    sample_scene,
+    tasks_for,
+)
+from molmoact_ros.sim.table_workcell import ARM_JOINTS, HOME_Q, Workcell
+from molmoact_ros.training.expert import OPEN, Expert, Plan, State
+from molmoact_ros.training.trace_augmentation import HEIGHT, ON_TABLE, WIDTH, Stroke, lifted, projected
+from molmoact_ros.utils.child_process import die_with_parent
+
+TRAIN_SEED = 1_000_000
+PART = 2000  # samples in one file
+LOWEST = 0.014  # m: the finger tips' height over the table
+ASKED = 4  # instructions for every moment
+VIEW = (96, 128)  # rows, columns that the nano model sees
+THINGS = OBJECTS + TARGETS
+DEPTH_VIEW = (80, 80)  # stored depth, enlarged to the VQ-VAE's input when it is encoded
+
+# How often each kind of moment is drawn.
+MOMENTS = {
+    "approach": 0.26, "near": 0.15, "low": 0.09, "grasp": 0.06, "miss": 0.04,
+    "carry": 0.13, "place": 0.05, "done": 0.04, "stroke": 0.18,
+}  # fmt: skip
+
+
+@dataclass
+class Demonstrations:
+    """Arrays of n samples. `instructions` are indices into `texts`.
+
+    images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
+    trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper); things float32 [n, 15, 3] m,
+    where each of THINGS is in the base frame, and places float32 [n, 15, 2], where in the front view, (x, y) in 0..1,
+    both NaN where there is none; hand float32 [n, 3] m, where the hand is in the base frame; held int64 [n], which of
+    THINGS it holds (-1: nothing).
+    """
+
+    images: np.ndarray
+    depth: np.ndarray
+    trace: np.ndarray
+    actions: np.ndarray
+    things: np.ndarray
+    places: np.ndarray
+    hand: np.ndarray
+    held: np.ndarray
+    instructions: np.ndarray
+    texts: list[str]
+
+    def save(self, path: Path) -> None:
+        """Write one uncompressed .npz."""
+        np.savez(path, **{**vars(self), "texts": np.array(self.texts)})
+
+    @staticmethod
+    def load(paths: list[Path]) -> Demonstrations:
+        """Join the parts written by several workers."""
+        parts = [np.load(path) for path in sorted(paths)]
+        texts = sorted({str(t) for part in parts for t in part["texts"]})
+        index = {t: i for i, t in enumerate(texts)}
+        instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
+        names = ("images", "depth", "trace", "actions", "things", "places", "hand", "held")
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
+
+
+class HandPoser:
+    """Joint positions that put the hand at a position, pointing down with a small tilt: damped least squares."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self.model, self.data = model, mujoco.MjData(model)
+        self.site = model.site("fr3_hand_tcp").id
+
+    def solve(self, position: np.ndarray, tilt: np.ndarray) -> np.ndarray | None:
+        """`q` [7] rad for a TCP position [3] m and a rotation vector [3] rad off straight down; None: out of reach."""
+        wanted = np.zeros(4)
+        mujoco.mju_mulQuat(wanted, _rotation(tilt), np.array([0.0, 1.0, 0.0, 0.0]))
+        q = HOME_Q.copy()
+        jacobian, rotation = np.zeros((3, self.model.nv)), np.zeros((3, self.model.nv))
+        actual, error = np.zeros(4), np.zeros(6)
+        for _ in range(30):
+            self.data.qpos[:ARM_JOINTS] = q
+            mujoco.mj_kinematics(self.model, self.data)
+            mujoco.mj_comPos(self.model, self.data)
+            mujoco.mju_mat2Quat(actual, self.data.site_xmat[self.site])
+            error[:3] = position - self.data.site_xpos[self.site]
+            mujoco.mju_subQuat(error[3:], wanted, actual)
+            error[3:] = self.data.site_xmat[self.site].reshape(3, 3) @ error[3:]
+            if np.linalg.norm(error) < 1e-3:
+                return q
+            mujoco.mj_jacSite(self.model, self.data, jacobian, rotation, self.site)
+            j = np.vstack([jacobian, rotation])[:, :ARM_JOINTS]
+            pull = 0.05 * (HOME_Q - q)
+            inverse = j.T @ np.linalg.inv(j @ j.T + 1e-4 * np.eye(6))
+            q = np.clip(
+                q + inverse @ error + pull - inverse @ (j @ pull),
+                self.model.jnt_range[:ARM_JOINTS, 0],
+                self.model.jnt_range[:ARM_JOINTS, 1],
+            )
+        return None
+
+
+def _rotation(vector: np.ndarray) -> np.ndarray:
+    angle = float(np.linalg.norm(vector))
+    quaternion = np.zeros(4)
+    mujoco.mju_axisAngle2Quat(quaternion, vector / max(angle, 1e-9), angle)
+    return quaternion
+
+
+def sample_state(scene: Scene, rng: np.random.Generator) -> State:
+    """One moment of the task: where the hand, the fingers and the object are."""
+    placed = scene.object(scene.task.object)
+    shape = placed.name.split()[1]
+    grasp, width = GRASP_HEIGHT[shape], GRASP_WIDTH[shape]
+    thing = np.array([placed.x, placed.y, grasp])
+    names, odds = zip(*MOMENTS.items(), strict=True)
+    moment = str(rng.choice(names, p=odds))
+    anywhere = np.array([rng.uniform(*AREA_X), rng.uniform(*AREA_Y), rng.uniform(0.10, 0.32)])
+    if moment == "approach":
+        if rng.random() < 0.3:  # on the straight way from where episodes start
+            start = np.array([0.42, 0.0, 0.25])
+            anywhere = start + rng.uniform() * (thing + [0, 0, 0.1] - start) + rng.normal(0, 0.015, 3)
+        return State(anywhere, OPEN, thing, held=False)
+    if moment == "stroke":
+        hand = _on_a_stroke(scene, rng)
+        held = rng.random() < 0.25
+        return State(hand, width if held else OPEN, hand if held else thing, held)
+    if moment in ("near", "low"):
+        radius = rng.uniform(0.0, 0.05 if moment == "near" else 0.10)
+        angle = rng.uniform(0, 2 * np.pi)
+        # About where the way down leads, or too low for where it is. Were that never shown, a low hand would mean that
+        # the thing is between the fingers.
+        funnel = rng.uniform(0, 0.02) + rng.uniform(0.5, 1.2) * 2.5 * radius
+        height = funnel if moment == "near" else rng.uniform(-0.02, 0.06)
+        beside = thing + [radius * np.cos(angle), radius * np.sin(angle), height]
+        return State(beside, OPEN, thing, held=False)
+    error = np.array([*rng.uniform(-0.010, 0.010, 2), rng.uniform(-0.008, 0.019)])
+    if moment == "grasp":
+        return State(thing + error, float(rng.uniform(width, OPEN)), thing, held=False)
+    if moment == "miss":
+        missed = thing + rng.normal(0, 0.04, 3) if rng.random() < 0.6 else anywhere - [0, 0, rng.uniform(0, 0.2)]
+        between = np.linalg.norm(missed[:2] - thing[:2]) < 0.04 and missed[2] < grasp + 0.04  # nothing to miss there
+        return State(missed, OPEN if between else float(rng.uniform(0, 0.05)), thing, held=False)
+    goal = None if scene.task.target is None else scene.object(scene.task.target)
+    over = thing if goal is None else np.array([goal.x, goal.y, 0.0])
+    if moment == "done" and goal is not None:
+        tcp = np.array([over[0], over[1], grasp + rng.uniform(0.04, 0.16)]) + rng.normal(0, 0.012, 3)
+        return State(tcp, float(rng.uniform(width + 0.01, OPEN)), over + [0, 0, grasp], held=False, delivered=True)
+    if moment == "place":
+        radius = rng.uniform(0, 0.06)
+        angle = rng.uniform(0, 2 * np.pi)
+        offset = [radius * np.cos(angle), radius * np.sin(angle), grasp + 0.03 + 2 * radius + rng.uniform(0, 0.04)]
+        hand = over + offset
+    elif rng.random() < 0.4:  # just grasped, lifting
+        hand = thing + [0, 0, rng.uniform(0, 0.12)]
+    else:
+        hand = np.array([*anywhere[:2], rng.uniform(grasp + 0.01, 0.24)])
+    return State(hand, width, hand - error, held=True)
+
+
+def _on_a_stroke(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """A hand [3] m about where one is that follows a stroke to something on the table, in sight or just beside it."""
+    things = [placed.point for placed in scene.objects + scene.targets]
+    anywhere = np.array([rng.uniform(*AREA_X), rng.uniform(*AREA_Y), ON_TABLE])
+    end = projected(np.stack([*things, anywhere]))[rng.integers(len(things) + 1)]
+    angle, left = rng.uniform(0, 2 * np.pi), rng.uniform(0, 160) * rng.random()
+    begin = np.clip(end + left * np.array([np.cos(angle), np.sin(angle)]), 0, (WIDTH - 1, HEIGHT - 1))
+    height = Stroke(np.stack([begin, end]), GRASP_HEIGHT["ball"]).height(0.0)
+    return lifted(begin, max(LOWEST, height + rng.normal(0, 0.012)))
+
+
+def other_tasks(scene: Scene, state: State, rng: np.random.Generator) -> list[Task]:
+    """ASKED - 1 more tasks that make sense in this moment: another target in mid-carry, else mostly other objects."""
+    own = scene.task.object
+    names = [own] if state.held else [o.name for o in scene.objects if o.name != own or not state.delivered]
+    choices = [task for name in names for task in tasks_for(name) if task != scene.task]
+    different = [t for t in choices if t.object != own]
+    pool = different if different and rng.random() < 0.8 else choices
+    return [pool[i] for i in rng.choice(len(pool), ASKED - 1, replace=False)]
+
+
+def about(scene: Scene, state: State, task: Task) -> State:
+    """The same moment seen by a task that may concern another object."""
+    if task.object == scene.task.object:
+        return state
+    return replace(state, object=scene.object(task.object).point, held=False, delivered=False)
+
+
+def things_in(scene: Scene, state: State) -> np.ndarray:
+    """Where each of THINGS is in this moment, float32 [15, 3] as in `Demonstrations`."""
+    out = np.full((len(THINGS), 3), np.nan, np.float32)
+    for placed in scene.objects + scene.targets:
+        out[THINGS.index(placed.name)] = state.object if placed.name == scene.task.object else placed.point
+    return out
+
+
+class Sampler:
+    """Draws labelled moments; owns one workcell."""
+
+    def __init__(self, robot: Path) -> None:
+        self.cell = Workcell(robot)
+        self.poser = HandPoser(self.cell.model)
+
+    def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """One moment: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
+        scene, state, q, rng = self.moment(seed)
+        self._pose(scene, state, q)
+        images, depth = self._look()
+        things = things_in(scene, state)
+        traces, actions, texts = self.labels(scene, state, rng)
+        arrays = {
+            "images": images, "depth": depth, "trace": traces, "actions": actions, "things": things,
+            "places": self._places(things), "hand": state.tcp.astype(np.float32),
+            "held": np.array(THINGS.index(scene.task.object) if state.held else -1),
+        }  # fmt: skip
+        return arrays, texts
+
+    def moment(self, seed: int) -> tuple[Scene, State, np.ndarray, np.random.Generator]:
+        """The scene, state and joint positions [7] rad of a seed, and the generator for what follows."""
+        rng = np.random.default_rng(seed)
+        scene = sample_scene(rng)
+        while True:
+            state = sample_state(scene, rng)
+            state = replace(state, tcp=np.maximum(state.tcp, [-np.inf, -np.inf, LOWEST]))
+            q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3))
+            if q is not None:
+                return scene, state, q, rng
+
+    def labels(self, scene: Scene, state: State, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """What the expert does in this moment for the scene's own task and for others.
+
+        Traces uint8 [ASKED, 3, 2], actions float32 [ASKED, 8, 7] and the instructions.
+        """
+        tasks = [scene.task, *other_tasks(scene, state, rng)]
+        plans = [Expert(replace(scene, task=task)).plan(about(scene, state, task)) for task in tasks]
+        traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
+        return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task in tasks]
+
+    def _pose(self, scene: Scene, state: State, q: np.ndarray) -> None:
+        self.cell.reset(scene, q, state.opening)
+        if state.held or state.delivered:
+            lift = GRASP_HEIGHT[scene.task.object.split()[1]] - rest_height(scene.task.object)
+            self.cell.place(scene.task.object, state.object - [0, 0, lift])
+        self.cell.pose_kinematically(q, state.opening)
+
+    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+        front, depth = self.cell.render("front")
+        wrist, _ = self.cell.render("wrist")
+        size = DEPTH_VIEW[::-1]
+        small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST).astype(np.float16)
+        return np.stack([resize(front, VIEW), resize(wrist, VIEW)]), small
+
+    def _places(self, things: np.ndarray) -> np.ndarray:
+        k = self.cell.cameras["front"]
+        return (self.cell.project(things) / (k.width, k.height)).astype(np.float32)
+
+    def _trace(self, plan: Plan) -> np.ndarray:
+        k = self.cell.cameras["front"]
+        pixels = self.cell.project(plan.trace())
+        return trace_from_pixels(pixels, k.width, k.height).astype(np.uint8)
+
+
+def collect_all(robot: Path, folder: Path, count: int, workers: int) -> list[Path]:
+    """Draw `count` samples into `folder` in parts of PART, in `workers` processes; parts already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [folder / f"part{i:03d}.npz" for i in range(-(-count // PART))]
+    missing = [(robot, TRAIN_SEED + i * PART, PART, part) for i, part in enumerate(parts) if not part.exists()]
+    os.environ["LP_NUM_THREADS"] = "1"  # the software renderer would start a thread a core in every worker
+    context, done = multiprocessing.get_context("spawn"), len(parts) - len(missing)
+    with (
+        context.Pool(workers, die_with_parent, (os.getpid(),)) as pool,
+        tqdm(total=len(parts), initial=done, unit="part") as bar,
+    ):
+        for _ in pool.imap_unordered(_collect_part, missing):
+            bar.update()
+    return parts
+
+
+def _collect_part(job: tuple[Path, int, int, Path]) -> None:
+    collect(*job)
+
+
+def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
+    """Draw `count` samples with seeds from `first_seed` on and save them to `out`."""
+    sampler = Sampler(robot)
+    samples = [sampler.sample(first_seed + i) for i in range(count)]
+    rows, texts = zip(*samples, strict=True)
+    names = sorted({t for asked in texts for t in asked})
+    index = {t: i for i, t in enumerate(names)}
+    instructions = np.array([[index[t] for t in asked] for asked in texts])
+    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    whole = Demonstrations(**arrays, instructions=instructions, texts=names)
+    unfinished = out.with_name(f"unfinished-{out.name}")
+    whole.save(unfinished)
+    unfinished.rename(out)

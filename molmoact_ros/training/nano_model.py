@@ -1,0 +1,147 @@
+"""The nano model: the released architecture, text format and tensor names at a few million parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from molmoact_ros.engine.model.checkpoint import save_checkpoint
+from molmoact_ros.engine.model.config import (
+    AdapterConfig,
+    DatasetStats,
+    LlmConfig,
+    MolmoActConfig,
+    ProcessorConfig,
+    RunConfig,
+    VitConfig,
+)
+from molmoact_ros.engine.model.depth_vq import DepthVq
+from molmoact_ros.engine.model.image_processor import normalise, patches
+from molmoact_ros.engine.model.molmoact import DecoderAttention, MolmoAct
+from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats
+from molmoact_ros.reasoning.answer_templates import NEXT_VALUE, Wording
+from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
+from molmoact_ros.reasoning.trace import MAX_COORDINATE
+from molmoact_ros.training.demonstrations import VIEW
+from molmoact_ros.training.tokenizer import base_vocab_size
+
+NORM_KEY = "nano_workcell"
+PATCH = 8  # pixels
+
+
+def nano_config(tokenizer: Tokenizer, stats: NormStats) -> MolmoActConfig:
+    """The nano's configuration for a tokenizer and the statistics of its training actions."""
+    vocab = base_vocab_size(tokenizer)
+    return MolmoActConfig(
+        model_type="molmoact",
+        vit_config=VitConfig(
+            hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
+            head_dim=32, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, image_default_input_size=VIEW,
+            image_patch_size=PATCH, image_num_pos=(VIEW[0] // PATCH) * (VIEW[1] // PATCH), float32_attention=True,
+            use_cls_token=False, patch_bias=True, pre_layernorm=False,
+        ),
+        adapter_config=AdapterConfig(
+            vit_layers=(-1, -3), hidden_size=128, num_attention_heads=4, num_key_value_heads=4, head_dim=32,
+            float32_attention=True, hidden_act="silu", intermediate_size=384, text_hidden_size=192,
+            image_padding_embed=None,
+        ),
+        llm_config=LlmConfig(
+            hidden_size=192, num_attention_heads=6, num_key_value_heads=2, head_dim=32, vocab_size=vocab,
+            additional_vocab_size=64, qkv_bias=True, num_hidden_layers=4, intermediate_size=512, hidden_act="silu",
+            max_position_embeddings=512, rope_theta=1e6, rope_scaling=None, use_qk_norm=False, qk_norm_type="olmo",
+            layer_norm_eps=1e-6, norm_after=False,
+        ),
+        image_patch_id=vocab + IMAGE_TOKENS.index("<im_patch>"),
+        n_action_bins=256,
+        norm_stats={NORM_KEY: DatasetStats(action=stats)},
+    )  # fmt: skip
+
+
+PROCESSOR = ProcessorConfig(
+    crop_mode="resize", resize_mode="area", normalize_mode="siglip", max_crops=1, max_multi_image_crops=1,
+    overlap_margins=(0, 0), base_image_input_size=VIEW, pad_value=0.0, image_patch_size=PATCH, image_pooling_w=2,
+    image_pooling_h=2,
+)  # fmt: skip
+"""One view of each picture, scaled by area averaging."""
+RUN = RunConfig(frame_size=None, cameras=2, chunk_steps=(8,), wordings=(Wording.SEVERAL_CAMERAS,))
+
+
+def save_nano(folder: Path, model: MolmoAct, tokenizer: Tokenizer, depth_vq: DepthVq) -> None:
+    """Write a checkpoint folder of the nano model."""
+    save_checkpoint(folder, model, tokenizer, depth_vq, PROCESSOR, RUN)
+
+
+def view_patches(images: np.ndarray) -> np.ndarray:
+    """Views uint8 [N, rows, columns, 3] of size VIEW to normalised patches float32 [N, P, patch_dim]."""
+    return patches(normalise(images.astype(np.float32) / 255), PATCH)
+
+
+BLOCK_OUTPUTS = ("attn_out.weight", "ff_out.weight", "wo.weight", "feed_forward.w2.weight")
+EMBEDDING_STD = 0.3
+WAVES = 8
+SHARPNESS = 1.5
+
+
+def smooth_rows(count: int, width: int, std: float) -> Tensor:
+    """Random rows float32 [count, width] of a standard deviation that change slowly from each to the next.
+
+    They mix the lowest `WAVES` cosine and sine waves over the rows, each mixed in at random.
+    """
+    angle = torch.pi * torch.arange(count)[:, None] / count * torch.arange(WAVES)
+    waves = torch.cat([angle.cos(), angle.sin()], dim=1) / (1 + torch.arange(WAVES)).sqrt().repeat(2)
+    rows = waves @ torch.randn(2 * WAVES, width)
+    return rows * (std / rows.std())
+
+
+def ordered_tokens(tokenizer: Tokenizer) -> list[list[int]]:
+    """Ids of each kind of token that stands for a number, in the numbers' order: x and y of a trace's
+    points; first and later values of an action."""
+    numbers = [[str(n) for n in range(MAX_COORDINATE + 1)], list(ACTION_SYMBOLS)]
+    vocabulary = tokenizer.get_vocab()
+    return [[vocabulary[lead + text] for text in texts] for texts in numbers for lead in ("", NEXT_VALUE)]
+
+
+def look_for_likes(attention: DecoderAttention) -> None:
+    """Attention that begins by looking for tokens like the one that asks and passes on what they hold.
+
+    Queries are nearly the keys' weights, and the output undoes the values' projection ("mimetic initialisation",
+    Trockman and Kolter 2023, for language models). From random weights a name does not come to find its thing.
+    """
+    head, width = attention.head_dim, attention.att_proj.in_features
+    queries, keys, values = attention.att_proj.weight.split(attention.split)
+    nn.init.orthogonal_(keys, gain=SHARPNESS)
+    nn.init.orthogonal_(values)
+    repeats = len(queries) // len(keys)
+    alike = keys.unflatten(0, (-1, head)).repeat_interleave(repeats, 0).flatten(0, 1)
+    queries.copy_(alike + 0.3 * SHARPNESS * width**-0.5 * torch.randn_like(alike))
+    undone = values.unflatten(0, (-1, head)).repeat_interleave(repeats, 0).flatten(0, 1).T
+    attention.attn_out.weight.copy_(undone + 0.05 * torch.randn_like(undone))
+
+
+@torch.no_grad()
+def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
+    """Random weights to train from, drawn from torch's generator.
+
+    Matrices have the scale of their inputs (a released model's 0.02 is far too small at this width). Neighbouring
+    numbers and neighbouring patches begin alike: without that, a few thousand steps do not find where things are.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith("embedding"):
+            nn.init.normal_(parameter, std=EMBEDDING_STD)
+        elif parameter.dim() > 1:
+            nn.init.normal_(parameter, std=(0.5 if name.endswith(BLOCK_OUTPUTS) else 1.0) * parameter.shape[1] ** -0.5)
+    for layer in model.layers:
+        look_for_likes(layer.self_attn)
+    embedding, head = model.model.transformer.wte.embedding, model.lm_head.weight
+    for ids in ordered_tokens(tokenizer):
+        embedding[ids] = smooth_rows(len(ids), embedding.shape[1], EMBEDDING_STD)
+        head[ids] = smooth_rows(len(ids), head.shape[1], head.shape[1] ** -0.5)
+    places = model.model.vision_backbone.image_vit.positional_embedding
+    rows, columns = (smooth_rows(n, places.shape[1], EMBEDDING_STD) for n in model.config.vit_config.grid)
+    places.copy_((rows[:, None] + columns[None]).flatten(0, 1))

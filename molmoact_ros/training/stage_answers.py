@@ -1,0 +1,120 @@
+"""Second stage of training: the whole model learns to answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from molmoact_ros.engine.model.molmoact import MolmoAct, rope_tables
+from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets, pointing_loss
+from molmoact_ros.training.trace_augmentation import SOON
+
+POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 5.0
+NAMING_WEIGHT, PRESENT_WEIGHT, LIKENESS = 10.0, 5.0, 0.5  # as in `vision`
+NEXT = 1.0  # hundreds of pixels along a stroke: what the next actions follow
+
+
+class SpaceHead(nn.Module):
+    """Reads metres from hidden states [N, width]: where the hand is, where a thing is from it; and where a stroke is
+    and leads. Thrown away after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hand, self.thing = nn.Linear(width, 3), nn.Linear(width, 3)
+        self.moves, self.line = nn.Linear(width, 3 * len(SOON)), nn.Linear(width, 5)
+        self.bias = nn.Parameter(torch.tensor(-4.0))
+
+    def loss(self, asking: Tensor, hand: Tensor, naming: Tensor, offsets: Tensor) -> Tensor:
+        """How wrong the prompts' last tokens are about the hand's positions [N, 3] m in the base frame, and the names'
+        tokens about the things' offsets [M, 3] m from the hand: a scalar, in decimetres."""
+        centre = hand.new_tensor([0.5, 0.0, 0.15])  # about the middle of where the hand works
+        hand_loss = _decimetres(self.hand(asking), hand - centre)
+        return hand_loss + _decimetres(self.thing(naming), offsets) if len(naming) else hand_loss
+
+    def moves_loss(self, asking: Tensor, moves: Tensor) -> Tensor:
+        """How wrong the prompts' last tokens [N, width] are about `moves` [N, 4, 3] m: a scalar, in decimetres."""
+        return _decimetres(self.moves(asking), moves.flatten(1))
+
+    def line_loss(self, front: Tensor, windows: Tensor) -> Tensor:
+        """How wrong the front view's tokens [N, T, width] are about what their `windows` [N, T, 5] show: a scalar."""
+        shown = ~windows.isnan().any(-1)
+        return F.smooth_l1_loss(self.line(front[shown]).float(), windows[shown], beta=0.1)
+
+    def naming_loss(self, front: Tensor, name: Tensor, windows: Tensor) -> Tensor:
+        """How unlike `name` [width] the tokens [N, T, width] are whose windows show where the stroke goes next, and how
+        like it the others: a scalar."""
+        scores = (LIKENESS * front @ name + self.bias).float()
+        there = (windows[..., -1] < NEXT).float()
+        return F.binary_cross_entropy_with_logits(scores, there, pos_weight=scores.new_tensor(PRESENT_WEIGHT))
+
+
+def _decimetres(read: Tensor, metres: Tensor) -> Tensor:
+    return F.smooth_l1_loss(read, 10 * metres, beta=0.1)
+
+
+def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The images' tokens as the layers get them, [B, F, hidden], and hidden states of prompts and answers, [B * K, S,
+    hidden] each: halfway up the layers and at the end; all after the final norm. The images are read once for all K
+    instructions.
+
+    The same numbers as B * K whole sequences, since what comes later never changes what the images' tokens hold.
+    """
+    parts, llm = model.model.transformer, model.config.llm_config
+    images = model.embed(batch.prefix, model.image_features(batch.crops, pooled.expand(len(batch.crops), -1, -1)))
+    words = model.embed(batch.ids, None)
+    cos, sin = (table.to(images.device) for table in rope_tables(llm, llm.max_position_embeddings))
+    there = (cos[: images.shape[1]], sin[: images.shape[1]])
+    here = (cos[batch.positions].unsqueeze(1), sin[batch.positions].unsqueeze(1))
+    asked, length = len(words) // len(images), words.shape[1]
+    sees = torch.ones(length, images.shape[1] + length, dtype=torch.bool, device=images.device).tril(images.shape[1])
+    seen, halfway = images, words
+    for number, block in enumerate(model.layers, start=1):
+        attention = block.self_attn
+        q, k, v = attention.heads(block.attn_norm(images), *there)
+        q2, k2, v2 = attention.heads(block.attn_norm(words), *here)
+        images = images + attention.output(q, k, v, causal=True)
+        keys, values = (torch.cat([a.repeat_interleave(asked, 0), b], dim=2) for a, b in ((k, k2), (v, v2)))
+        words = words + attention.output(q2, keys, values, mask=sees)
+        images, words = (x + block.mlp(block.ff_norm(x)) for x in (images, words))
+        if 2 * number == llm.num_hidden_layers:
+            halfway = words
+    return parts.ln_f(seen), parts.ln_f(halfway), parts.ln_f(words)
+
+
+def answer_loss(
+    model: MolmoAct, head: SpaceHead, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0
+) -> Tensor:
+    """Weighted soft cross-entropy of the answers' tokens [B * K, S], the pointing of the prompt's names, and what the
+    prompt's tokens know of where the hand and the things are: a scalar.
+
+    news: how much more an action's value counts that the action before did not have. Most repeat the one before;
+    copying is learnt at once, and would drown the few values that say where the hand is to go.
+
+    The prompt's last token is the phrase that says that a stroke is there: it is the stroke's name. Image tokens that
+    show where the stroke goes next come to resemble it, and it points there.
+
+    An answer has to find the named thing in the picture: the name's own token looks for it first, in the lower layers,
+    and the answer reads it there. Few examples teach that chain only if its first link is taught by itself.
+    """
+    batch = batch.to(model.lm_head.weight.device)
+    seen, halfway, hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
+    learnt, names = batch.targets >= 0, ~batch.points.isnan().any(-1)
+    factors = torch.where(batch.news[learnt], news, 1.0)
+    loss = targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors)
+    if names.any():
+        places = model.logits(halfway[names])[:, maker.coordinates]
+        loss = loss + POINTING_WEIGHT * pointing_loss(places, batch.points[names])
+    # One picture hides how high the hand is, and with it how far in front of a thing: found before it is needed.
+    last = learnt.int().argmax(dim=1)
+    asking = halfway[torch.arange(len(last), device=last.device), last]
+    things = ~batch.offsets.isnan().any(-1)
+    loss = loss + SPACE_WEIGHT * head.loss(asking, batch.hand, halfway[things], batch.offsets[things])
+    if batch.moves.isnan().any():
+        return loss
+    front = seen[:, batch.prefix[0] == model.config.image_patch_id][:, : batch.windows.shape[1]]
+    name = model.model.transformer.wte(maker.stroke_name).detach()
+    ahead = batch.windows[..., -1] < NEXT
+    placing = pointing_loss(model.logits(front[ahead])[:, maker.coordinates], maker.in_picture(batch.windows)[ahead])
+    line = NAMING_WEIGHT * head.naming_loss(front, name, batch.windows) + placing
+    return loss + line + STROKE_WEIGHT * (head.moves_loss(asking, batch.moves) + head.line_loss(front, batch.windows))

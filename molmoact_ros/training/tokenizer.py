@@ -1,0 +1,82 @@
+"""The nano model's tokenizer: the released text format with one token for each phrase, word, coordinate and symbol."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain, product
+
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+
+from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS
+from molmoact_ros.reasoning.answer_templates import NEXT_GROUP, NEXT_VALUE, Phrasing, Wording
+from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TOKENS
+from molmoact_ros.reasoning.prompts import prompt_template
+from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS
+from molmoact_ros.reasoning.trace import MAX_COORDINATE
+
+UNKNOWN = "<unk>"
+COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("cube", "ball", "cylinder")
+WORDS = ("put", "place", "move", "pick", "up", "the", "in", "into", "on", *COLOURS, *SHAPES, "bowl", "plate", "box")
+"""Every word of the simulator's instructions."""
+NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+"""What is said together is one token, as in any vocabulary: a small model need not put it together."""
+_MULTIPLE = 64
+"""The vocabulary is padded to a multiple of this, a size that matrix products like."""
+
+
+def build_tokenizer() -> Tokenizer:
+    """The tokenizer; its base vocabulary is `base_vocab_size` ids, the six image tokens follow.
+
+    What it does not know becomes `<unk>`, one for each stretch of unknown text.
+    """
+    pieces = _pieces()
+    vocabulary = [END_OF_TEXT, UNKNOWN, *pieces]
+    vocabulary += [f"|<EXTRA_TOKENS_{i}>|" for i in range(-len(vocabulary) % _MULTIPLE)]
+    tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNKNOWN))
+    longest_first = sorted(pieces, key=len, reverse=True)
+    tokenizer.pre_tokenizer = Split(Regex("|".join(map(re.escape, longest_first))), behavior="isolated")
+    tokenizer.decoder = Fuse()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (END_OF_TEXT, *IMAGE_TOKENS)])
+    return tokenizer
+
+
+def base_vocab_size(tokenizer: Tokenizer) -> int:
+    """The rows of the language-model head: the ids before the image tokens."""
+    return tokenizer.get_vocab_size(with_added_tokens=False)
+
+
+def _pieces() -> list[str]:
+    """Every piece of text that is one token, in id order, without repeats."""
+    coordinates = [str(n) for n in range(MAX_COORDINATE + 1)]
+    return list(
+        dict.fromkeys(
+            chain(
+                (f"Image {number}" for number in (1, 2)),
+                _phrases(),
+                (f" {word}" for word in WORDS),
+                (NEXT_GROUP,),
+                coordinates,
+                (NEXT_VALUE + n for n in coordinates),
+                ACTION_SYMBOLS,
+                (NEXT_VALUE + s for s in ACTION_SYMBOLS),
+                (DEPTH_START, DEPTH_END, *DEPTH_TOKENS),
+                (f" {name}" for name in NAMES),
+            )
+        )
+    )
+
+
+def _phrases() -> list[str]:
+    """The fixed text of every prompt and answer; words bring the space before them, so a phrase gives it up."""
+    texts: list[str] = []
+    for cameras, steered in product((1, 2), (False, True)):
+        before, *rest = prompt_template(cameras, steered).split(" {T}")
+        texts += [before, *rest]
+        for steps in (1, 8):
+            wording = Wording.ONE_CAMERA if cameras == 1 else Wording.SEVERAL_CAMERAS
+            form = Phrasing.steering(steps) if steered else Phrasing.reasoning(wording, steps)
+            texts += [form.to_depth or "", form.to_trace or "", form.to_actions, form.end]
+    return [text for text in (t.replace(DEPTH_START, "").replace(DEPTH_END, "") for t in texts) if text]

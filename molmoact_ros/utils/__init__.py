@@ -1,0 +1,1 @@
+"""What every other part may use: paths, child processes, checks, provenance."""

@@ -1,0 +1,163 @@
+"""A bag becomes a LeRobot dataset and comes back without loss beyond float32."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from molmoact_ros.bags.bag import BagReader, BagWriter
+from molmoact_ros.bags.episode_writer import EpisodeWriter
+from molmoact_ros.bags.recording import Recording
+from molmoact_ros.cli.main import main
+from molmoact_ros.control.kinematics import Kinematics
+from molmoact_ros.datasets.lerobot import Dataset, of_bag
+from molmoact_ros.robots.franka import HOME_Q, SINGLE
+from molmoact_ros.utils.paths import robot_model
+
+NAMES = [*SINGLE.joints, *SINGLE.fingers]
+FPS, FRAMES = 10, 12
+
+
+def picture(number: int, size: tuple[int, int]) -> np.ndarray:
+    small = np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8)
+    return cv2.resize(small, size, interpolation=cv2.INTER_LINEAR)
+
+
+def joints(time: float) -> np.ndarray:
+    return HOME_Q + 0.2 * np.sin(time + np.arange(7))
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    """Joints and commands at 100 Hz, pictures at 10 Hz; the hand closes in the middle."""
+    with BagWriter(tmp_path / "bag") as writer:
+        out = EpisodeWriter(writer)
+        for k in range(10 * FRAMES - 9):
+            time, now = k / 100, 50.0 + k / 100
+            out.joints(NAMES, np.append(joints(time), [0.04, 0.04]), np.zeros(9), now)
+            out.command("/fr3_arm_controller/joint_trajectory", SINGLE.joints, joints(time), np.zeros(7), 0.01, now)
+            if k == 0 or k == 55:
+                width = 0.04 if k == 0 else 0.0
+                topic = "/fr3_gripper_controller/joint_trajectory"
+                out.command(topic, SINGLE.fingers[:1], np.array([width]), np.zeros(1), 0.1, now)
+            if k % 10 == 0:
+                out.engine_status(now, "put the red cube in the bowl", 1, 0.1)
+                out.image("/front/color/image_raw", picture(k, (64, 48)), "rgb8", now)
+                out.image("/wrist/color/image_raw", picture(k + 1, (32, 24)), "rgb8", now)
+    return tmp_path / "bag"
+
+
+def test_a_bag_goes_there_and_back(tmp_path: Path, bag: Path) -> None:
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set"), "--fps", str(FPS)]) == 0
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "bags")]) == 0
+    back = tmp_path / "bags" / "episode_000000"
+    assert main(["to-lerobot", str(back), "--out", str(tmp_path / "again"), "--fps", str(FPS)]) == 0
+    first, second = (Dataset.open(tmp_path / name).episode(0) for name in ("set", "again"))
+    for name in ("states", "actions", "joints"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
+    assert first.task == second.task == "put the red cube in the bowl" and len(first.states) == FRAMES
+    for key, size, more in (("image", (64, 48), 0), ("wrist_image", (32, 24), 1)):
+        for k, (a, b) in enumerate(zip(first.pictures[key](), second.pictures[key](), strict=True)):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(a, picture(10 * k + more, size))
+    with Recording(back) as recording:
+        moved = np.array([m.position for _, m in recording.decoded("/joint_states")])
+    expected = np.array([np.append(joints(k / FPS), [0.04, 0.04]) for k in range(FRAMES)])
+    np.testing.assert_allclose(moved, expected, atol=3e-7)  # float32 of up to 3 rad
+
+
+def test_actions_lead_from_state_to_state(bag: Path) -> None:
+    with Recording(bag) as recording:
+        episode = of_bag(recording, robot_model(), FPS)
+    kinematics = Kinematics(robot_model())
+    hands = [kinematics.forward(joints(k / FPS)) for k in range(FRAMES)]
+    np.testing.assert_allclose(episode.states[:, :3], [hand.position for hand in hands], atol=1e-6)
+    for k in range(FRAMES - 1):
+        np.testing.assert_allclose(hands[k].position + episode.actions[k, :3], hands[k + 1].position, atol=1e-6)
+    assert (episode.actions[:, 6] == [1.0] * 6 + [0.0] * 6).all() and (episode.states[:, 6] == 1.0).all()
+
+
+def test_the_dataset_is_of_the_form_that_lerobot_reads(tmp_path: Path, bag: Path) -> None:
+    assert main(["to-lerobot", str(bag), str(bag), "--out", str(tmp_path / "set")]) == 0
+    info = json.loads((tmp_path / "set" / "meta" / "info.json").read_text())
+    assert info["codebase_version"] == "v2.1" and info["total_episodes"] == 2 and info["total_frames"] == 2 * FRAMES
+    assert info["features"]["image"] == {
+        "dtype": "image",
+        "shape": [48, 64, 3],
+        "names": ["height", "width", "channels"],
+    }
+    second = tmp_path / "set" / info["data_path"].format(episode_chunk=0, episode_index=1)
+    table = pyarrow.parquet.read_table(second)
+    assert set(table.column_names) == set(info["features"])
+    assert table["index"].to_pylist() == list(range(FRAMES, 2 * FRAMES)) and set(
+        table["episode_index"].to_pylist()
+    ) == {1}
+    assert table.schema.field("state").type == pyarrow.list_(pyarrow.float32(), 7)
+    np.testing.assert_allclose(table["timestamp"].to_pylist(), np.arange(FRAMES) / FPS, atol=1e-6)
+    hints = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert hints["image"] == {"_type": "Image"} and hints["index"] == {"dtype": "int64", "_type": "Value"}
+    lines = (tmp_path / "set" / "meta" / "episodes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["length"] for line in lines] == [FRAMES, FRAMES]
+    stats = json.loads((tmp_path / "set" / "meta" / "episodes_stats.jsonl").read_text().splitlines()[0])["stats"]
+    assert np.shape(stats["image"]["mean"]) == (3, 1, 1) and np.shape(stats["actions"]["std"]) == (7,)
+
+
+def test_video_is_near(tmp_path: Path, bag: Path) -> None:
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set"), "--video"]) == 0
+    episode = Dataset.open(tmp_path / "set").episode(0)
+    frames = list(episode.pictures["image"]())
+    assert len(frames) == FRAMES
+    assert max(np.abs(f.astype(int) - picture(10 * k, (64, 48))).mean() for k, f in enumerate(frames)) < 12
+
+
+def test_version_3_is_read(tmp_path: Path, bag: Path) -> None:
+    """The same episodes, rearranged as v3.0 has them: several in one file, tasks in a table."""
+    assert main(["to-lerobot", str(bag), str(bag), "--out", str(tmp_path / "old")]) == 0
+    old, new = tmp_path / "old", tmp_path / "new"
+    (new / "meta").mkdir(parents=True)
+    (new / "data" / "chunk-000").mkdir(parents=True)
+    info = json.loads((old / "meta" / "info.json").read_text())
+    info |= {"codebase_version": "v3.0", "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"}
+    (new / "meta" / "info.json").write_text(json.dumps(info))
+    tables = [pyarrow.parquet.read_table(file) for file in sorted((old / "data").rglob("*.parquet"))]
+    pyarrow.parquet.write_table(pyarrow.concat_tables(tables), new / "data" / "chunk-000" / "file-000.parquet")
+    tasks = {"task_index": [0], "__index_level_0__": ["put the red cube in the bowl"]}
+    pyarrow.parquet.write_table(pyarrow.table(tasks), new / "meta" / "tasks.parquet")
+    a, b = Dataset.open(old).episode(1), Dataset.open(new).episode(1)
+    np.testing.assert_array_equal(a.actions, b.actions)
+    assert a.task == b.task
+    for x, y in zip(a.pictures["image"](), b.pictures["image"](), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_what_does_not_fit_says_so(tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["from-lerobot", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
+    assert "no meta/info.json" in capsys.readouterr().err
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set")]) == 0
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set")]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "x"), "--episode", "3"]) == 1
+    assert "there is no episode 3; the dataset has 0 to 0" in capsys.readouterr().err
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "x"), "--cameras", "a,b,c"]) == 1
+    assert "2 cameras (image, wrist_image), not 3" in capsys.readouterr().err
+    assert not (tmp_path / "x" / "episode_000000").exists()
+    file = tmp_path / "set" / "meta" / "info.json"
+    file.write_text(file.read_text().replace("v2.1", "v9.9"))
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "y")]) == 1
+    assert "version v9.9; v2.0, v2.1 and v3.0 are read" in capsys.readouterr().err
+
+
+def test_an_imported_demonstration_replays(tmp_path: Path, bag: Path) -> None:
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "set")]) == 0
+    assert main(["from-lerobot", str(tmp_path / "set"), "--out", str(tmp_path / "bags"), "--episode", "0"]) == 0
+    with Recording(tmp_path / "bags" / "episode_000000") as recording:
+        steps = recording.steps()
+        assert len(steps) == FRAMES and steps[0].answer.instruction == "put the red cube in the bowl"
+        assert steps[0].answer.actions is not None and steps[0].answer.actions.shape == (8, 7)
+    with BagReader(tmp_path / "bags" / "episode_000000") as reader:
+        assert "/ee_state" in reader.topics()
