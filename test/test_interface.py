@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from molmoact_ros.bringup.processes import environment
+from molmoact_ros.bringup.profiles import environment
 from molmoact_ros.evaluation.metrics import Row, report
 
 from .offered import key_paths, lines

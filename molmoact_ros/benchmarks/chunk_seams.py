@@ -11,7 +11,8 @@ from typing import get_args
 
 import numpy as np
 
-from molmoact_ros.control.chunk_player import ActionChunk, Mode, join
+from molmoact_ros.control.action_chunk import ActionChunk, join
+from molmoact_ros.control.chunk_player import Mode
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.limit_checker import Checker
 from molmoact_ros.robots.franka import HOME_Q, SINGLE, Arm

@@ -18,7 +18,8 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 
 from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
-from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, use_environment, write_parameters
+from molmoact_ros.bringup.processes import Bringup, command, write_parameters
+from molmoact_ros.bringup.profiles import Profile, environment, use_environment
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.nodes.controller import ControllerNode

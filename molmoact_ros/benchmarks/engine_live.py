@@ -7,7 +7,8 @@ from pathlib import Path
 
 from molmoact_ros.benchmarks.engine_step import Figures, bench, floor, memory
 from molmoact_ros.bringup.episode_client import Session
-from molmoact_ros.bringup.processes import Bringup, Profile, use_environment
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.evaluation.rollout import film
 from molmoact_ros.utils.paths import robot_model

@@ -16,7 +16,8 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.benchmarks.fault_rig import CAMERAS, JOINT_STATES, Rig
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes.common.action_client import ThreadsafeActionClient
 from molmoact_ros.srv import ResetScene

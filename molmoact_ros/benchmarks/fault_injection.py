@@ -11,7 +11,7 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.benchmarks.fault_graph import Graph, graph
 from molmoact_ros.benchmarks.fault_table import Fault, suites
-from molmoact_ros.bringup.processes import use_environment
+from molmoact_ros.bringup.profiles import use_environment
 from molmoact_ros.nodes.common.message_types import message_class
 
 STAY: Final = 1.0

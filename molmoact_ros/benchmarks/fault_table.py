@@ -15,7 +15,8 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.benchmarks.fault_graph import JOINTS_DEADLINE, Graph, Mode, controller_parameters
 from molmoact_ros.benchmarks.fault_rig import Rig, from_the_past, with_nan
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.common.message_types import message_class

@@ -13,14 +13,13 @@ from typing import Final
 
 import numpy as np
 
+from molmoact_ros.control.action_chunk import ActionChunk, Space, join
 from molmoact_ros.control.arm_controller import ArmController
-from molmoact_ros.control.chunk_player import ActionChunk, join
 from molmoact_ros.control.clock_monitor import ClockWatch
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.limit_checker import Between, Checker
 from molmoact_ros.control.supervisor import FAULTS, Event, State
-from molmoact_ros.control.trajectory import Space
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q, JOINTS, SINGLE, Arm
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from molmoact_ros.benchmarks.chunk_seams import plan_along
 from molmoact_ros.benchmarks.reflex import Reflex, bench_reflex
-from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.action_chunk import ActionChunk
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.robots.command import ArmCommand

@@ -20,7 +20,8 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.benchmarks.panel_client import look
-from molmoact_ros.bringup.processes import Bringup, Profile, use_environment
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.msg import ActionChunk, SafetyStatus
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.common.background_node import BackgroundNode

@@ -31,7 +31,8 @@ from molmoact_ros.bags.image_codec import Form
 from molmoact_ros.bags.message_types import Types
 from molmoact_ros.bags.recorder import MIB, Recorder, keep_memory
 from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
-from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, use_environment, write_parameters
+from molmoact_ros.bringup.processes import Bringup, command, write_parameters
+from molmoact_ros.bringup.profiles import Profile, environment, use_environment
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.common.polling import Polled
 from molmoact_ros.nodes.common.realtime_loop import SPAN

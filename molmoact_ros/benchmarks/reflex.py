@@ -18,7 +18,8 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from molmoact_ros.benchmarks.fault_rig import Rig
-from molmoact_ros.bringup.processes import Bringup, Profile, use_environment
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.robots.franka import OPENING_MAX, SINGLE

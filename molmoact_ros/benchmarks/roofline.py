@@ -17,7 +17,7 @@ from torch import Tensor
 
 from molmoact_ros.benchmarks.engine_step import copy_rate, median_seconds, memory
 from molmoact_ros.benchmarks.hf_baseline import greedy, transformers_model
-from molmoact_ros.engine.base import Asking, Progress
+from molmoact_ros.engine.base import Asking
 from molmoact_ros.engine.decoding.constrained import DecodeCounts, decode
 from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, StaticPasses
 from molmoact_ros.engine.decoding.decoder import CachedDecoder
@@ -34,6 +34,7 @@ from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.quantization import LEAST, check, quantise, stored
 from molmoact_ros.reasoning.grammar import AnswerGrammar
+from molmoact_ros.utils.progress import Progress
 
 COPIED = 2**29
 """Bytes that are copied to measure a device's speed: more than the caches of processors and GPUs hold."""

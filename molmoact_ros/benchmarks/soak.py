@@ -17,7 +17,8 @@ from rich.table import Table
 
 from molmoact_ros.bags.bag_files import files_of
 from molmoact_ros.bringup.episode_client import Session
-from molmoact_ros.bringup.processes import Bringup, Profile, use_environment
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.evaluation.rollout import TIMEOUT
 from molmoact_ros.utils.provenance import machine
 

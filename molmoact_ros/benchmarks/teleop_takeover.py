@@ -12,7 +12,7 @@ import numpy as np
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.benchmarks.fault_graph import Graph, graph
-from molmoact_ros.bringup.processes import use_environment
+from molmoact_ros.bringup.profiles import use_environment
 from molmoact_ros.control.limiter import Fractions
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes.common import qos

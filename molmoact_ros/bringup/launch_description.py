@@ -14,7 +14,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from molmoact_ros.bringup.processes import SHOWING, Profile, environment, write_parameters
+from molmoact_ros.bringup.processes import write_parameters
+from molmoact_ros.bringup.profiles import SHOWING, Profile, environment
 from molmoact_ros.bringup.security import enclave_arguments
 
 ARGUMENTS: dict[str, tuple[str, list[str] | None, str]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -10,87 +9,13 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from molmoact_ros.bringup.profiles import SHOWING, Parameters, Profile, environment
 from molmoact_ros.bringup.security import enclave_arguments
 from molmoact_ros.utils import child_process
-from molmoact_ros.utils.paths import fastdds_profile, profile
-
-NODES: Final = (
-    "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
-    "player", "panel",
-)  # fmt: skip
-SHOWING: Final = ("view", "panel", "foxglove")
-"""Nodes that show and let operators speak; what moves does not depend on them."""
-Parameters = dict[str, Any]
-"""ROS parameters of one node, by name."""
-
-
-class Profile(BaseModel):
-    """A file in config/profiles.
-
-    nodes: parameters of each node to start, in that order. environment: variables for all of them, beside those of
-    `environment()`.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    nodes: dict[str, Parameters]
-    environment: dict[str, str] = {}
-
-    @staticmethod
-    def read(name: str) -> Profile:
-        """The profile called `name`. Raises FileNotFoundError, naming those there are, or ValueError, in one line."""
-        file = profile(name)
-        try:
-            read = Profile.model_validate(yaml.safe_load(file.read_text()))
-        except (yaml.YAMLError, ValidationError) as error:
-            raise ValueError(f"{file} is not a profile: {str(error).splitlines()[0]}") from None
-        if unknown := sorted(set(read.nodes) - set(NODES)):
-            raise ValueError(f"{file} names the node {unknown[0]!r}; there are {', '.join(NODES)}")
-        return read
-
-    def with_parameters(self, overrides: Mapping[str, Parameters]) -> Profile:
-        """The same with some parameters replaced, and nodes added that it lacks."""
-        names = dict.fromkeys((*self.nodes, *overrides))
-        nodes = {name: self.nodes.get(name, {}) | overrides.get(name, {}) for name in names}
-        return Profile(nodes=nodes, environment=self.environment)
-
-    def without(self, name: str) -> Profile:
-        """The same without a node."""
-        rest = {node: parameters for node, parameters in self.nodes.items() if node != name}
-        return Profile(nodes=rest, environment=self.environment)
-
-
-DISCOVERY: Final = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY", "ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER")
-"""Variables by which a user chooses which computers' nodes are discovered."""
-
-
-def default_discovery(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables that limit discovery to this computer; none where `environ` has any of DISCOVERY."""
-    chosen = any(name in environ for name in DISCOVERY)
-    return {} if chosen else {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of our nodes: this process', shared memory for images, discovery on this machine only.
-
-    What the user has set stays; `extra` comes before both.
-    """
-    defaults = {
-        "FASTRTPS_DEFAULT_PROFILES_FILE": str(fastdds_profile()),
-        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
-        "OMP_NUM_THREADS": "1",
-        **default_discovery(os.environ),
-    }
-    return defaults | dict(os.environ) | dict(extra or {})
-
-
-def use_environment() -> None:
-    """Give this process the environment of our nodes; before rclpy is first used in it."""
-    os.environ.update(environment())
 
 
 def command(name: str, parameters_file: Path, namespace: str = "") -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from molmoact_ros.utils.paths import checkpoint_of
+from molmoact_ros.utils.progress import progress_bar
 
 FLOOR = (
     "how near a pass comes to reading its weights once, in bfloat16, fp8 and int4, by a model of any shape with random "
@@ -91,25 +91,6 @@ def add_benches(bench: argparse.ArgumentParser) -> None:
         part.add_argument("--times", type=int, default=times, help=f"how often each is done; default {times}")
     for part in (engine, exact, batch, vllm, load, steer):
         part.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """What shows how many of how many are done, as a bar; nothing where there is nothing to do."""
-    from tqdm import tqdm
-
-    bars: list[tqdm] = []
-
-    def tick(done: int, of: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=of, desc=text, leave=False))
-        bars[0].update(done - bars[0].n)
-
-    try:
-        yield tick
-    finally:
-        for bar in bars:
-            bar.close()
 
 
 def _bench_controller(args: argparse.Namespace) -> int:
@@ -257,7 +238,7 @@ def _bench_batch(args: argparse.Namespace) -> int:
     engine = TorchEngine.load(
         checkpoint_of(args), args.device, 1, torch_dtype(args.dtype), quantization=args.quantization
     )
-    with _progress("recording passes") as progress:
+    with progress_bar("recording passes") as progress:
         engine.warm_up(progress)
     films = [film(robot_model(), args.steps, args.seed + i) for i in range(max(args.robots))]
     rows = bench_batch(engine, films, args.robots)
@@ -291,7 +272,7 @@ def _bench_floor(args: argparse.Namespace) -> int:
     )  # fmt: skip
     grammar, console, rows = nano_grammar(default_checkpoint()), Console(), {}
     for kind in args.quantization or possible(case):
-        with _progress(f"{kind}: recording passes") as progress:
+        with progress_bar(f"{kind}: recording passes") as progress:
             rows[kind] = bench_floor(replace(case, quantization=kind.replace("none", "")), grammar, progress)
     other = {} if args.no_baseline else baseline(case)
     table = Table(

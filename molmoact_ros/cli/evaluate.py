@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from molmoact_ros.bringup.episode_client import Session
-from molmoact_ros.bringup.processes import Bringup, Profile, use_environment
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.cli.demo import row
 from molmoact_ros.evaluation.metrics import Row, summary
 from molmoact_ros.evaluation.rollout import TIMEOUT

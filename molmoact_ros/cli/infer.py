@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from molmoact_ros.doctor.parity import read_picture
+from molmoact_ros.engine.model.image_processor import read_picture
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation

@@ -271,7 +271,8 @@ def _to_lerobot(args: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from molmoact_ros.bags.recording import Names, Recording, parse_remap
-    from molmoact_ros.datasets.lerobot import of_bag, write_dataset
+    from molmoact_ros.datasets.from_bag import of_bag
+    from molmoact_ros.datasets.lerobot_writer import write_dataset
     from molmoact_ros.utils.paths import robot_model
 
     names = Names(cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap))
@@ -289,7 +290,8 @@ def _to_lerobot(args: argparse.Namespace) -> int:
 def _from_lerobot(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from molmoact_ros.datasets.lerobot import Dataset, write_bag
+    from molmoact_ros.datasets.lerobot_reader import Dataset
+    from molmoact_ros.datasets.to_bag import write_bag
 
     dataset = Dataset.open(args.dataset)
     numbers = args.episode or list(range(dataset.episodes))
@@ -310,7 +312,7 @@ def _foxglove(args: argparse.Namespace) -> int:
 def _panel(args: argparse.Namespace) -> int:
     from importlib.util import find_spec
 
-    from molmoact_ros.bringup.processes import Profile
+    from molmoact_ros.bringup.profiles import Profile
 
     if find_spec("aiohttp") is None:
         raise RuntimeError("the panel needs aiohttp; run: pip install 'molmoact_ros[panel]'")
@@ -325,7 +327,8 @@ def _run_node(name: str, parameters: dict[str, Any]) -> int:
     """One node in the foreground, until a signal; its exit status."""
     import tempfile
 
-    from molmoact_ros.bringup.processes import command, environment, write_parameters
+    from molmoact_ros.bringup.processes import command, write_parameters
+    from molmoact_ros.bringup.profiles import environment
 
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
         file = write_parameters(Path(folder), name, parameters)

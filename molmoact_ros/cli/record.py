@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from molmoact_ros.bags.bag import BagReader
 from molmoact_ros.bags.bag_files import repair
-from molmoact_ros.bringup.processes import command, environment, write_parameters
+from molmoact_ros.bringup.processes import command, write_parameters
+from molmoact_ros.bringup.profiles import environment
 from molmoact_ros.utils import child_process
 
 FLUSH: Final = 60.0

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from molmoact_ros.bags.bag_files import about
 from molmoact_ros.bags.plans import Answer, Answers, pairs
+from molmoact_ros.bags.recorded_parameters import parameters
 from molmoact_ros.bags.recording import SAME, Names, Recording, namespace_rules, parse_remap
 from molmoact_ros.replay.compare import Comparison, Thresholds, compare_answers, compare_control
 from molmoact_ros.replay.report import Pictures, Report, answers_report, control_report
@@ -126,25 +125,6 @@ def _control(args: argparse.Namespace, recording: Recording, thresholds: Thresho
     versions = about(recording.bag).get("molmoact-ros", "unknown")
     words = f"recorded with molmoact-ros {versions}, replayed with {machine('')['molmoact-ros']}"
     return comparison, control_report(recording, again, thresholds, title, words)
-
-
-def parameters(recording: Recording, node: str) -> dict[str, Any]:
-    """A node's parameters as they were recorded last; empty where they were not."""
-    out: dict[str, Any] = {}
-    for _, event in [*recording.decoded("/recorder/parameters"), *recording.decoded("/parameter_events")]:
-        if event.node == recording.names.namespace + node:
-            for parameter in [*event.new_parameters, *event.changed_parameters]:
-                out[parameter.name] = _value(parameter.value)
-    return out
-
-
-def _value(value: Any) -> Any:
-    """What a ParameterValue holds, by its type's number in rcl_interfaces/msg/ParameterType."""
-    names = {1: "bool", 2: "integer", 3: "double", 4: "string", 5: "byte_array", 6: "bool_array", 7: "integer_array",
-             8: "double_array", 9: "string_array"}  # fmt: skip
-    name = names.get(value.type)
-    held: Any = None if name is None else getattr(value, f"{name}_value")
-    return held.tolist() if isinstance(held, np.ndarray) else held
 
 
 def _graph(args: argparse.Namespace, recording: Recording, thresholds: Thresholds, console: Console) -> Outcome:

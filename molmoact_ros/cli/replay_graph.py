@@ -17,7 +17,8 @@ import rclpy
 from rich.console import Console
 
 from molmoact_ros.bags.recording import Recording
-from molmoact_ros.bringup.processes import Bringup, Parameters, Profile, use_environment
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Parameters, Profile, use_environment
 from molmoact_ros.nodes.control.config import ControllerNodeConfig
 from molmoact_ros.nodes.planning.config import PolicyConfig
 from molmoact_ros.nodes.player import OPERATORS
@@ -93,7 +94,7 @@ def refuse_company(domain: int) -> None:
 
 def _profile(args: argparse.Namespace, recording: Recording, out: Path) -> dict[str, Parameters]:
     """The policy and the controller as the profile has them, but as they were where the bag knows it."""
-    from molmoact_ros.cli.replay import parameters
+    from molmoact_ros.bags.recorded_parameters import parameters
 
     there = Profile.read(args.profile).nodes
     nodes: dict[str, Parameters] = {}

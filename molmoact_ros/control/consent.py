@@ -6,8 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from molmoact_ros.control.chunk_player import ActionChunk, RefusedChunk
-from molmoact_ros.control.trajectory import Space
+from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, Space
 
 KEPT: Final = 8
 """Plans that wait, at most: a policy shows one at a time."""

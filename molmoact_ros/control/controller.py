@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, check_chunk, split
 from molmoact_ros.control.arm_controller import ArmConfig, ArmController
-from molmoact_ros.control.chunk_player import ActionChunk, RefusedChunk, check_chunk, split
 from molmoact_ros.control.consent import Consent
 from molmoact_ros.control.supervisor import Event, State, Supervisor
 from molmoact_ros.robots.command import ArmCommand

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 
+from molmoact_ros.control.action_chunk import ARM, Space
 from molmoact_ros.control.pose import Pose
-
-ARM = 7
-
-
-class Space(IntEnum):
-    """What the numbers of a chunk mean, as in msg/ActionChunk.msg. The last value of each action is the gripper.
-
-    DELTA_EE: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, relative to the pose before. EE: the pose
-    itself, x, y, z (m), roll, pitch, yaw (rad, fixed axes). JOINT: seven joint positions (rad).
-    """
-
-    DELTA_EE = 0
-    EE = 1
-    JOINT = 2
-
-    @property
-    def dimensions(self) -> int:
-        """Count of values in an action for one arm."""
-        return ARM + 1 if self is Space.JOINT else 7
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from molmoact_ros.engine.decoding.cuda_graphs import StaticPasses
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, Passes, TorchPasses
 from molmoact_ros.engine.model.checkpoint import CONFIG, PROCESSOR, CheckpointError, fill, read_config, read_headers
 from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
-from molmoact_ros.engine.model.image_processor import ImageProcessor, denormalise
+from molmoact_ros.engine.model.image_processor import ImageProcessor, denormalise, read_picture
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.utils.checks import Finding
 
@@ -151,12 +150,3 @@ def _same(name: str, found: np.ndarray, wanted: np.ndarray, limit: float) -> Fin
     apart = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
     text = f"largest difference {apart.max():g}, {int((apart > limit).sum())} of {apart.size} unequal"
     return Finding.check(name, bool((apart <= limit).all()), text)
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """A picture file as uint8 [H, W, 3] RGB, upright. Raises ValueError when it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path} is not a picture that can be read ({error})") from None

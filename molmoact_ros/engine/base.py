@@ -166,12 +166,6 @@ class Asking:
 
 Wanted = Callable[[], bool]
 """Asked before every pass whether the step is still wanted."""
-Progress = Callable[[int, int], None]
-"""Told of long work how many parts of how many are done."""
-
-
-def ignore(done: int, of: int) -> None:
-    """For those who do not want to know."""
 
 
 def choose_key(keys: Sequence[str], wanted: str | None) -> str:

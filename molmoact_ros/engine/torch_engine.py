@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.base import Asking, EngineTimings, Mode, Progress, Prompt, choose_key, ignore
+from molmoact_ros.engine.base import Asking, EngineTimings, Mode, Prompt, choose_key
 from molmoact_ros.engine.decoding.batching import GatheredPasses
 from molmoact_ros.engine.decoding.constrained import decode
 from molmoact_ros.engine.decoding.cpu_kernel import NativePasses, can_run
@@ -36,6 +36,7 @@ from molmoact_ros.engine.model.quantization import check, quantise
 from molmoact_ros.engine.vision.onnx_runtime import open_vision
 from molmoact_ros.reasoning.answer import Reasoning, Segment
 from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.utils.progress import Progress, ignore
 
 VISIONS = ("torch", "onnx")
 """What runs the vision tower."""

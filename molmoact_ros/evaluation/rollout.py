@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.action_chunk import ActionChunk
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.torch_engine import Steps
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from molmoact_ros.control.chunk_player import ActionChunk, still
+from molmoact_ros.control.action_chunk import ActionChunk, still
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.torch_engine import Steps
 from molmoact_ros.evaluation.rollout import LATENCY, PERIOD, TIMEOUT, EpisodeResult, move, observe, plan_chunk

@@ -14,12 +14,12 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
 
-from molmoact_ros.control.chunk_player import ActionChunk as Chunk
+from molmoact_ros.control.action_chunk import ActionChunk as Chunk
+from molmoact_ros.control.action_chunk import Space
 from molmoact_ros.control.clock_monitor import ClockWatch
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.control.teleop import wrong_age
-from molmoact_ros.control.trajectory import Space
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.common.bounded_subscription import subscribe, unpacked

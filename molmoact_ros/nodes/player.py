@@ -26,8 +26,8 @@ from std_srvs.srv import Trigger
 from molmoact_ros.bags.bag import BagMessage
 from molmoact_ros.bags.image_codec import COMPRESSED
 from molmoact_ros.bags.message_arrays import unpacked
+from molmoact_ros.bags.recorded_parameters import parameters
 from molmoact_ros.bags.recording import Names, Recording, parse_remap
-from molmoact_ros.cli.replay import parameters
 from molmoact_ros.msg import EngineStatus
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.common.clocks import STEADY

@@ -22,10 +22,10 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from visualization_msgs.msg import Marker, MarkerArray
 
-from molmoact_ros.control.chunk_player import ActionChunk as Chunk
-from molmoact_ros.control.chunk_player import split
+from molmoact_ros.control.action_chunk import ActionChunk as Chunk
+from molmoact_ros.control.action_chunk import Space, split
 from molmoact_ros.control.pose import Pose
-from molmoact_ros.control.trajectory import Path, Space, Target
+from molmoact_ros.control.trajectory import Path, Target
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.common.clocks import STEADY

@@ -16,11 +16,10 @@ from scipy.ndimage import minimum_filter1d
 
 from molmoact_ros.bags.message_arrays import chunk_actions, seconds
 from molmoact_ros.bags.recording import SAME, Recording
-from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.action_chunk import ActionChunk, Space
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.limit_checker import Checker
 from molmoact_ros.control.supervisor import Event, State
-from molmoact_ros.control.trajectory import Space
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.control.chunk_player import join
-from molmoact_ros.control.trajectory import Space
+from molmoact_ros.control.action_chunk import Space, join
 from molmoact_ros.sim.tray_workcell import GRASP_HEIGHT, HANDLE, HANDLE_AT
 from molmoact_ros.training.expert import CHUNK_STEPS, FINGER_STEP, OPEN
 

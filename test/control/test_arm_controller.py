@@ -7,14 +7,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control import arm_controller as rules
+from molmoact_ros.control.action_chunk import ActionChunk, Space
 from molmoact_ros.control.arm_controller import LEASH_M, LEASH_RAD, ArmConfig, ArmController
-from molmoact_ros.control.chunk_player import ActionChunk
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.limiter import Motion
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.control.teleop import TeleopConfig, Wish
-from molmoact_ros.control.trajectory import Space, Target
+from molmoact_ros.control.trajectory import Target
 from molmoact_ros.robots.franka import HOME_Q, OPENING_MAX, SINGLE
 from molmoact_ros.utils.paths import robot_model
 

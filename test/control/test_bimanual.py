@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from molmoact_ros.benchmarks.fuzz import CROWDED, fuzz
-from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.action_chunk import ActionChunk, Space
 from molmoact_ros.control.collision import Guard, Surroundings
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.limit_checker import Between, Checker
 from molmoact_ros.control.supervisor import State
-from molmoact_ros.control.trajectory import Space
 from molmoact_ros.robots.franka import HOME_Q, PAIR
 from molmoact_ros.utils.paths import robot_model
 

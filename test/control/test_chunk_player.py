@@ -9,22 +9,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control import chunk_player
-from molmoact_ros.control.chunk_player import (
-    BLEND,
-    BLEND_MAX,
-    DECAY,
-    HISTORY,
-    ActionChunk,
-    ChunkPlayer,
-    Mode,
-    RefusedChunk,
-    check_chunk,
-    join,
-    split,
-    still,
-)  # fmt: skip
+from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, Space, check_chunk, join, split, still
+from molmoact_ros.control.chunk_player import BLEND, BLEND_MAX, DECAY, HISTORY, ChunkPlayer, Mode
 from molmoact_ros.control.pose import Pose
-from molmoact_ros.control.trajectory import Space, Target
+from molmoact_ros.control.trajectory import Target
 from molmoact_ros.robots.franka import HOME_Q
 
 START = Pose(np.array([0.4, 0.0, 0.3]), Rotation.from_rotvec([2.0, 1.0, -0.5]))

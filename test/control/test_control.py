@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.benchmarks.chunk_seams import seams
 from molmoact_ros.benchmarks.fuzz import fuzz
-from molmoact_ros.control.chunk_player import BLEND_MAX, ActionChunk, ChunkPlayer, RefusedChunk, join, split, still
+from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, Space, join, split, still
+from molmoact_ros.control.chunk_player import BLEND_MAX, ChunkPlayer
 from molmoact_ros.control.collision import NAMES, Guard, Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.kinematics import Kinematics
@@ -24,7 +25,6 @@ from molmoact_ros.control.limiter import Fractions, Limiter, Motion
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.control.supervisor import TRANSITIONS, Event, State, Supervisor
 from molmoact_ros.control.teleop import TeleopConfig
-from molmoact_ros.control.trajectory import Space
 from molmoact_ros.robots.franka import FR3, HOME_Q, JOINTS, PANDA, Arm
 from molmoact_ros.utils.paths import share
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.action_chunk import ActionChunk, Space
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.limiter import Motion
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.control.teleop import TeleopConfig
-from molmoact_ros.control.trajectory import Space
 from molmoact_ros.robots.franka import HOME_Q, OPENING_MAX, PAIR, Arm
 from molmoact_ros.utils.paths import robot_model
 

@@ -10,13 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.control.chunk_player import ActionChunk, RefusedChunk, check_chunk
+from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, Space, check_chunk
 from molmoact_ros.control.clock_monitor import BACK, JUMP, STILL, ClockWatch
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.supervisor import FAULTS, POLICY_FAULTS, Event, State
 from molmoact_ros.control.teleop import TeleopConfig, wrong_age
-from molmoact_ros.control.trajectory import Space
 from molmoact_ros.robots.franka import FR3, HOME_Q, OPENING_MAX
 from molmoact_ros.utils.paths import share
 

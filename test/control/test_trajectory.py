@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from molmoact_ros.control.action_chunk import Space
 from molmoact_ros.control.pose import Pose
-from molmoact_ros.control.trajectory import Path, Space, Target
+from molmoact_ros.control.trajectory import Path, Target
 
 TURNED = Rotation.from_rotvec([0.3, -0.7, 0.4])
 ANCHOR = Target(Pose(np.array([0.5, 0.1, 0.3]), TURNED), np.linspace(-0.3, 0.3, 7))

@@ -15,7 +15,8 @@ from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.cli.main import main
 from molmoact_ros.control.kinematics import Kinematics
-from molmoact_ros.datasets.lerobot import Dataset, of_bag
+from molmoact_ros.datasets.from_bag import of_bag
+from molmoact_ros.datasets.lerobot_reader import Dataset
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
 from molmoact_ros.utils.paths import robot_model
 

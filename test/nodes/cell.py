@@ -17,7 +17,8 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.common.background_node import BackgroundNode

@@ -24,7 +24,8 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.bringup.processes import Bringup, Profile, environment
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile, environment
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace

@@ -10,7 +10,8 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from molmoact_ros.bringup.episode_client import EpisodeClient, Session
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, SafetyStatus
 from molmoact_ros.nodes.common import qos
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.common.clocks import BACK, FORWARD, ClockJumps

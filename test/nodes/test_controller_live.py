@@ -13,7 +13,8 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Empty, Float64
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, Deadman, GripperOpening, SafetyStatus
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.robots.franka import HOME_Q

@@ -18,7 +18,8 @@ from std_msgs.msg import String
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, write_parameters
+from molmoact_ros.bringup.processes import Bringup, command, write_parameters
+from molmoact_ros.bringup.profiles import Profile, environment
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.foxglove import hidden_address
 

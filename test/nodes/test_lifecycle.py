@@ -12,7 +12,8 @@ from std_msgs.msg import String
 from molmoact_ros.benchmarks.fault_graph import graph
 from molmoact_ros.benchmarks.fault_injection import try_fault
 from molmoact_ros.benchmarks.fault_table import clock_suite
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
 from molmoact_ros.nodes.common import qos
 

@@ -23,17 +23,10 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Int32
 from std_srvs.srv import Trigger
 
-from molmoact_ros.bringup.processes import (
-    FIRST_DELAY,
-    LONGEST_DELAY,
-    RAN_WELL,
-    SHOWING,
-    Bringup,
-    Profile,
-    Restarts,
-    default_discovery,
-)
+from molmoact_ros.bringup.processes import FIRST_DELAY, LONGEST_DELAY, RAN_WELL, Bringup, Restarts
+from molmoact_ros.bringup.profiles import SHOWING, Profile
 from molmoact_ros.nodes.common import qos
+from molmoact_ros.nodes.common.discovery import default_discovery
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, SINGLE
 
 from .conftest import PATIENCE, Peer

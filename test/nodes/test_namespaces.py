@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from molmoact_ros.bringup.processes import environment
+from molmoact_ros.bringup.profiles import environment
 
 from .conftest import Peer
 

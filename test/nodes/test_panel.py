@@ -24,7 +24,8 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.benchmarks.browser import Browser, is_there
 from molmoact_ros.benchmarks.panel_latency import address
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.visualization import panel_images

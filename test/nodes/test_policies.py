@@ -9,7 +9,8 @@ import pytest
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, EngineStatus
 from molmoact_ros.nodes.common import conversions, qos
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 
-from molmoact_ros.bringup.processes import environment
+from molmoact_ros.bringup.profiles import environment
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.common.background_node import BackgroundNode
 from molmoact_ros.nodes.common.polling import LazyPolled, Polled, Taken

@@ -17,7 +17,8 @@ from rclpy.executors import SingleThreadedExecutor
 from realsense2_camera_msgs.msg import Metadata
 from sensor_msgs.msg import CameraInfo, Image
 
-from molmoact_ros.bringup.processes import Profile, write_parameters
+from molmoact_ros.bringup.processes import write_parameters
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.cameras.presets import preset_of
 from molmoact_ros.cameras.realsense import FoundCamera
 from molmoact_ros.nodes.common import qos

@@ -20,7 +20,8 @@ from std_srvs.srv import Trigger
 from molmoact_ros.bags.bag import BagReader
 from molmoact_ros.bags.bag_files import about
 from molmoact_ros.bags.message_arrays import seconds
-from molmoact_ros.bringup.processes import Bringup, Profile, environment
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile, environment
 from molmoact_ros.cli.main import main
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes.common import conversions, qos

@@ -16,7 +16,8 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.bags.bag import BagMessage, BagReader, BagWriter
-from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, write_parameters
+from molmoact_ros.bringup.processes import Bringup, command, write_parameters
+from molmoact_ros.bringup.profiles import Profile, environment
 from molmoact_ros.cli.replay_graph import free_domains, refuse_company
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes.common import qos

@@ -20,7 +20,8 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from molmoact_ros.bringup import security
-from molmoact_ros.bringup.processes import NODES, Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import NODES, Profile
 from molmoact_ros.cli import main
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.srv import EditTrace

@@ -19,7 +19,8 @@ import httpx
 import pytest
 from std_srvs.srv import Trigger
 
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
 from molmoact_ros.nodes.common.conversions import seconds
 from molmoact_ros.utils.paths import default_checkpoint

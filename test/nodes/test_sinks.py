@@ -14,7 +14,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
-from molmoact_ros.bringup.processes import Profile
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.control.arm_sinks import GRIPPERS, SINKS, make_gripper, make_sink

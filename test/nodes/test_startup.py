@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from molmoact_ros.bringup.processes import Bringup, Profile, command, environment, write_parameters
+from molmoact_ros.bringup.processes import Bringup, command, write_parameters
+from molmoact_ros.bringup.profiles import Profile, environment
 
 from .conftest import Peer
 

@@ -21,7 +21,8 @@ from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
-from molmoact_ros.bringup.processes import Bringup, Profile
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, EngineStatus, Trace
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.common.transforms import StaticFrames

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.action_chunk import ActionChunk
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.sim.camera_renderer import D435_FRONT
 from molmoact_ros.sim.scene import GRASP_HEIGHT, GRASP_WIDTH, OBJECTS, REST_HEIGHT, TARGETS, Task, sample_scene

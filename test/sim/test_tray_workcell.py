@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.action_chunk import ActionChunk
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.robots.franka import HOME_Q, PAIR
 from molmoact_ros.sim.tray_workcell import LIFTED, TrayCell, sample_tray

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from molmoact_ros.cli.main import main
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.base import EngineTimings, Mode, Progress, ignore
+from molmoact_ros.engine.base import EngineTimings, Mode
 from molmoact_ros.engine.model.image_processor import ImageProcessor, resize
 from molmoact_ros.evaluation.trace_rollout import report, run_stroke, steered_task
 from molmoact_ros.reasoning.action_tokens import NormStats
@@ -45,6 +45,7 @@ from molmoact_ros.training.trace_augmentation import (
     projected,
 )
 from molmoact_ros.utils.paths import robot_model
+from molmoact_ros.utils.progress import Progress, ignore
 
 HOME = np.array([0.42, 0.0, 0.25])
 

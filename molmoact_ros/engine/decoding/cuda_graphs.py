@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from molmoact_ros.engine.base import Progress
 from molmoact_ros.engine.decoding.decoder import Cache, Part, TorchPasses, read
 from molmoact_ros.engine.decoding.speculative import parents_mask
 from molmoact_ros.engine.model.checkpoint import CheckpointError, cache_folder
 from molmoact_ros.engine.model.molmoact import DecoderAttention, DecoderBlock, MolmoAct
+from molmoact_ros.utils.progress import Progress
 
 WIDTHS = (1, 32, 64, 128, 256)
 """Tokens of a pass. Nine in ten passes of the released model hold 113 to 128

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from molmoact_ros.engine.model.config import ProcessorConfig
@@ -234,3 +235,12 @@ def pooled_indices(index: np.ndarray) -> np.ndarray:
 def pooled_grid(grid: Grid) -> Grid:
     """Rows and columns of image tokens for a patch grid."""
     return -(-grid[0] // POOLING), -(-grid[1] // POOLING)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture file as uint8 [H, W, 3] RGB, upright. Raises ValueError when it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{path} is not a picture that can be read ({error})") from None

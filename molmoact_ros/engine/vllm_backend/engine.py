@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from molmoact_ros.engine.base import Asking, Mode, Progress, Wanted, ignore
+from molmoact_ros.engine.base import Asking, Mode, Wanted
 from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.decoding.speculative import Memory, Tracker, given_ids
 from molmoact_ros.engine.model.checkpoint import (
@@ -32,6 +32,7 @@ from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.lark_grammar import lark
 from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.utils.progress import Progress, ignore
 
 POLL = 0.02  # s after which it is asked again whether a step is wanted
 STAGE = {Segment.DEPTH: "depth", Segment.TRACE: "trace", Segment.ACTION: "actions"}

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from molmoact_ros.control.chunk_player import ActionChunk
+from molmoact_ros.control.action_chunk import ActionChunk
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.msg import SafetyStatus

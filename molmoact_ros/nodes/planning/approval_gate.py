@@ -11,8 +11,8 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
+from molmoact_ros.control.action_chunk import still
 from molmoact_ros.control.approval import Approve, Gate, RefusedApproval
-from molmoact_ros.control.chunk_player import still
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
 from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.planning.controller_client import ControllerLink

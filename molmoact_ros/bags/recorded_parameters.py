@@ -1,0 +1,28 @@
+"""The parameters that a recorded node had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from molmoact_ros.bags.recording import Recording
+
+
+def parameters(recording: Recording, node: str) -> dict[str, Any]:
+    """A node's parameters as they were recorded last; empty where they were not."""
+    out: dict[str, Any] = {}
+    for _, event in [*recording.decoded("/recorder/parameters"), *recording.decoded("/parameter_events")]:
+        if event.node == recording.names.namespace + node:
+            for parameter in [*event.new_parameters, *event.changed_parameters]:
+                out[parameter.name] = _value(parameter.value)
+    return out
+
+
+def _value(value: Any) -> Any:
+    """What a ParameterValue holds, by its type's number in rcl_interfaces/msg/ParameterType."""
+    names = {1: "bool", 2: "integer", 3: "double", 4: "string", 5: "byte_array", 6: "bool_array", 7: "integer_array",
+             8: "double_array", 9: "string_array"}  # fmt: skip
+    name = names.get(value.type)
+    held: Any = None if name is None else getattr(value, f"{name}_value")
+    return held.tolist() if isinstance(held, np.ndarray) else held

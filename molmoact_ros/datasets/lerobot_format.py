@@ -1,0 +1,35 @@
+"""LeRobot's layout 2.1 on disk: names of files and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+CHUNKS_SIZE: Final = 1000
+
+DATA: Final = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+
+VIDEO: Final = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+
+
+def image_keys(count: int) -> list[str]:
+    """Names of the image columns for so many cameras, as MolmoAct's tools look for them."""
+    return ["image", "wrist_image", *(f"wrist_image_{k}" for k in range(2, count))][:count]
+
+
+def import_pyarrow() -> Any:
+    """The library, or a RuntimeError that says how to install it."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise RuntimeError("LeRobot datasets need pyarrow: pip install 'molmoact_ros[lerobot]'") from None
+    return pyarrow
+
+
+def import_parquet() -> Callable[[Path], Any]:
+    """What reads a Parquet file as a table; RuntimeError as above."""
+    import_pyarrow()
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table

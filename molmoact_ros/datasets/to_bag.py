@@ -1,0 +1,46 @@
+"""Writes a demonstration as a bag, to be replayed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from molmoact_ros.bags.bag import BagWriter
+from molmoact_ros.bags.episode_writer import EpisodeWriter
+from molmoact_ros.datasets.episode import HAND, STATE_NAMES, Demonstration
+from molmoact_ros.robots.franka import SINGLE
+
+CHUNK: Final = 8  # actions of a plan that an imported demonstration is said to be
+
+_BEGIN: Final = 1.0  # s, of an imported bag's clock: a stamp of zero means none
+
+
+def write_bag(folder: Path, demonstration: Demonstration, cameras: Sequence[str]) -> None:
+    """An episode as a bag: pictures, joints or poses, and at each frame the next CHUNK actions as a plan.
+
+    cameras: names that the pictures get, in their order. FileExistsError where the folder is there already.
+    """
+    d, dt = demonstration, 1.0 / demonstration.fps
+    if len(cameras) > len(d.pictures):
+        raise ValueError(f"the dataset has {len(d.pictures)} cameras ({', '.join(d.pictures)}), not {len(cameras)}")
+    streams = [read() for read in list(d.pictures.values())[: len(cameras)]]
+    try:
+        with BagWriter(folder, about={"imported": "LeRobot"}) as bag:
+            out = EpisodeWriter(bag)
+            for k in range(len(d.states)):
+                now = _BEGIN + k * dt
+                out.engine_status(now, d.task, k + 1, 0.0, "")
+                for camera, stream in zip(cameras, streams, strict=True):
+                    out.image(f"/{camera}/color/image_raw", next(stream), "rgb8", now)
+                out.joints(STATE_NAMES, d.states[k], np.zeros(len(STATE_NAMES)), now, HAND)
+                if d.joints is not None:
+                    names = [*SINGLE.joints, *SINGLE.fingers]
+                    out.joints(names, d.joints[k], np.zeros(len(names)), now)
+                out.chunk(d.actions[k : k + CHUNK], dt, now, k + 1, now)
+    except ValueError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
