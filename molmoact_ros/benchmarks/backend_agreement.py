@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.engine.vllm_backend.engine import ServedEngine
 from molmoact_ros.evaluation.rollout import closed_loop
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.utils.arguments import add_checkpoint, add_json, add_seed, add_steps
+from molmoact_ros.utils.paths import checkpoint_of, robot_model
+from molmoact_ros.utils.provenance import machine
 
 TIE = 1e-4
 """Two tokens whose scores differ by less than this share of the largest score are a tie of float32."""
@@ -77,3 +84,42 @@ def _difference(engine: TorchEngine, observation: Observation, step: int, tokens
     scores = engine.model.logits(hidden).float()
     gap = float(scores[said[place]] - scores[tokens[place]]) / float(scores.abs().max())
     return Difference(step, place, said[place], tokens[place], gap)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    add_steps(parser)
+    add_checkpoint(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    engine = TorchEngine.load(checkpoint_of(args), threads=1)
+    other = open_engine(EngineOptions(backend="vllm", answer_timeout=120.0), checkpoint_of(args))
+    assert isinstance(other, ServedEngine)
+    try:
+        other.warm_up()
+        with tqdm(total=args.steps, unit="step", mininterval=5) as bar:
+
+            def tick(found: Agreement) -> None:
+                bar.update()
+                bar.set_postfix(unequal=len(found.differences))
+
+            found = agreement(robot_model(), engine, other, args.steps, args.seed, tick)
+    finally:
+        other.close()
+    real = [difference for difference in found.differences if not 0 <= difference.gap <= TIE]
+    print(
+        f"{found.steps} answers by vLLM and by torch: {found.steps - len(found.differences)} equal, "
+        f"{len(found.differences) - len(real)} part at a tie, {len(real)} unequal; {found.seconds / found.steps:.2f} s "
+        f"an answer by vLLM ({found.events / found.steps:.0f} passes), {found.torch_seconds / found.steps:.2f} s by "
+        "torch"
+    )
+    for difference in found.differences:
+        print(asdict(difference))
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
+    return 1 if real else 0

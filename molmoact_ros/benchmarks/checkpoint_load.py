@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import resource
 import sys
 import time
 from pathlib import Path
 
+from rich.console import Console
+
 from molmoact_ros.engine.model.checkpoint import load_checkpoint, read_headers, torch_dtype
+from molmoact_ros.utils.arguments import (
+    add_checkpoint,
+    add_dtype,
+    add_json,
+)
+from molmoact_ros.utils.paths import checkpoint_of
 
 
 def bench_load(folder: Path, dtype: str = "") -> dict[str, float]:
@@ -34,3 +44,23 @@ def bench_load(folder: Path, dtype: str = "") -> dict[str, float]:
 def _peak() -> int:
     """Bytes that this process had in memory at its most, so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_dtype(parser)
+    add_checkpoint(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    figures = bench_load(checkpoint_of(args), args.dtype)
+    Console().print(
+        f"{figures['seconds']:.1f} s; {figures['result']:.2f} GB stay, {figures['above']:.2f} GB more at the peak; "
+        f"largest file {figures['largest']:.2f} GB"
+    )
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1))
+    return 0

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
+from rich.console import Console
 
+from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.control.action_chunk import ActionChunk, join
 from molmoact_ros.control.chunk_player import Mode
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.limit_checker import Checker
 from molmoact_ros.robots.franka import HOME_Q, SINGLE, Arm
+from molmoact_ros.utils.arguments import (
+    add_json,
+    add_seconds,
+    add_seed,
+)
+from molmoact_ros.utils.paths import robot_model
 
 STEP, STEPS = 0.1, 8  # MolmoAct's chunk
 PERIOD = 0.3  # s from plan to plan, where the engine is that fast
@@ -125,3 +134,35 @@ def _cycle(controller: Controller, now: float) -> list[np.ndarray]:
     for number, command in enumerate(commands):
         controller.update_joints(command.position, 0.08, now, number)
     return [command.position for command in commands]
+
+
+LATENCIES = (0.0, 0.1, 0.2, 0.4)  # s
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    add_seconds(parser, 20.0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+    figures, good = _measure(args, Console())
+    write_figures(args, figures)
+    return 0 if good else 1
+
+
+def _measure(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
+
+    rows = seams(robot_model(), LATENCIES, args.seconds, args.seed)
+    title = f"seams between chunks, {args.seconds:g} s each, seed {args.seed}"
+    table = new_table(title, "latency", "mode", "peak jerk",
+                   "of the joints' limit", "path error", "mean", "limits")  # fmt: skip
+    for row in rows:
+        table.add_row(
+            f"{row.latency * 1e3:.0f} ms", row.mode, f"{row.jerk:.0f} m/s^3", f"{row.joint_jerk:.0%}",
+            f"{row.error:.1f} mm", f"{row.mean_error:.1f} mm", "kept" if row.within_limits else "[red]broken[/]",
+        )  # fmt: skip
+    console.print(table)
+    return [asdict(row) for row in rows], all(row.within_limits for row in rows)

@@ -5,6 +5,7 @@ As a program: the controller with a plain rclpy timer in place of its control lo
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -16,14 +17,24 @@ from typing import Any, Final
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rich.console import Console
 
+from molmoact_ros.benchmarks.chunk_seams import cycle_cost
 from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
+from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.bringup.processes import Bringup, command, write_parameters
 from molmoact_ros.bringup.profiles import Profile, environment, use_environment
 from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.nodes.common import spin as node_process
 from molmoact_ros.nodes.controller import ControllerNode
+from molmoact_ros.robots.franka import PAIR, SINGLE
 from molmoact_ros.utils import child_process
+from molmoact_ros.utils.arguments import (
+    add_json,
+    add_seconds,
+    add_seed,
+)
+from molmoact_ros.utils.paths import robot_model
 
 Row = dict[str, float]
 KINDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -98,4 +109,37 @@ def cores() -> int:
 
 
 if __name__ == "__main__":
-    run(TimerController)
+    node_process.run(TimerController)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    parser.add_argument("--load", type=int, default=2, help="busy processes beside it")
+    add_seconds(parser, 20.0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+    figures, good = _figures(args, Console())
+    write_figures(args, figures)
+    return 0 if good else 1
+
+
+def _figures(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
+
+    rows = bench_control(args.seconds, args.load)
+    title = f"jitter of the command stream at 100 Hz, {args.load} busy processes on {cores()} cores"
+    table = new_table(title, "driven by", "p50", "p99", "max")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[key]:.2f} ms" for key in ("p50", "p99", "max")))
+    console.print(table)
+    cost = {}
+    for name, arms in (("one arm", [SINGLE]), ("two arms", PAIR)):
+        cost[name] = row = cycle_cost(robot_model(), seed=args.seed, arms=arms)
+        console.print(
+            f"a cycle of the controller with {name}: {row['median']:.0f} us of processor time at the median, "
+            f"{row['p99']:.0f} us at the 99th percentile; {row['kept']:.2f} blocks of memory kept a cycle"
+        )
+    return {"jitter_ms": rows, "cycle_us": cost}, True

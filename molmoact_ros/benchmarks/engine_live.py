@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import tempfile
 from pathlib import Path
 
-from molmoact_ros.benchmarks.engine_step import Figures, bench, floor, memory
+from rich.console import Console
+from rich.table import Table
+
+from molmoact_ros.benchmarks.engine_chart import draw_engine
+from molmoact_ros.benchmarks.engine_step import BASELINE, Figures, bench, floor, memory
 from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.evaluation.rollout import film
-from molmoact_ros.utils.paths import robot_model
+from molmoact_ros.utils.arguments import (
+    add_checkpoint,
+    add_json,
+    add_seed,
+    add_steps,
+)
+from molmoact_ros.utils.paths import checkpoint_of, robot_model
+from molmoact_ros.utils.provenance import machine
 
 
 def bench_engine(
@@ -37,3 +50,39 @@ def bench_engine(
         client.wait_until_ready(others.nodes, graph.check)
         figures = bench(engine, pictures)
     return figures, costs | {"memory": memory()}, engine.digest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    parser.add_argument("--alone", action="store_true", help="without simulator and controller beside it")
+    parser.add_argument("--chart", type=Path, help="also draw the figures into this PNG or SVG file")
+    parser.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
+    add_steps(parser)
+    add_checkpoint(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    figures, costs, digest = bench_engine(checkpoint_of(args), args.steps, args.seed, args.alone, args.vision)
+    beside = "alone" if args.alone else "beside the simulator and the controller"
+    table = Table("stage", "median", "p99", title=f"{args.steps} steps {beside}, checkpoint {digest}")
+    for name, f in figures.items():
+        unit = "" if name.startswith(("passes", "tokens", "guesses")) else " ms"
+        table.add_row(name, f"{f['median']:.1f}{unit}", f"{f['p99']:.1f}{unit}")
+    console = Console()
+    console.print(table)
+    ratio = figures[BASELINE]["median"] / figures["step"]["median"]
+    console.print(f"{ratio:.1f} times the speed of transformers' generate, greedy, over the same weights")
+    console.print(
+        "a pass over one token takes {pass:.2f} ms; reading its {weights:.0f} MB of weights takes {floor:.2f} ms "
+        "at the measured {copy:.0f} GB/s".format(**costs["floor"])
+    )
+    if args.json:
+        about = {"seed": args.seed, "beside": beside, "vision": args.vision, **machine(digest)}
+        args.json.write_text(json.dumps(about | {"ratio": ratio, "figures": figures, **costs}, indent=1))
+    if args.chart:
+        draw_engine(figures, f"{args.steps} steps {beside}", args.chart)
+    return 0

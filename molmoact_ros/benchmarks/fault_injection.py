@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from rich.console import Console
 from std_srvs.srv import Trigger
 
 from molmoact_ros.benchmarks.fault_graph import Graph, graph
 from molmoact_ros.benchmarks.fault_table import Fault, suites
+from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.bringup.profiles import use_environment
 from molmoact_ros.nodes.common.message_types import message_class
+from molmoact_ros.utils.arguments import (
+    add_json,
+    add_times,
+)
 
 STAY: Final = 1.0
 """s that the arm is watched for while the fault lasts, and again when it is over."""
@@ -72,3 +79,44 @@ def try_fault(fault: Fault, graph: Graph) -> None:
     stayed = rig.stays(STAY)
     fault.repair(graph)
     fault.moved += not (rig.stays(STAY) and stayed)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    parser.add_argument("--only", default="", help="those whose name holds this")
+    add_times(parser, 10)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+    figures, good = _measure(args, Console())
+    write_figures(args, figures)
+    return 0 if good else 1
+
+
+def _measure(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
+
+    def tell(fault: Any) -> None:
+        console.print(f"{fault.name}: {fault.held} of {fault.times} in time, worst {max(fault.seconds):.2f} s")
+
+    faults = bench_faults(args.times, tell, console.print, args.only)
+    table = new_table("faults in a running graph", "fault", "held in time", "deadline", "worst", "moved again")
+    for fault in faults:
+        worst = f"{max(fault.seconds):.3f} s"
+        held = f"{fault.held} of {fault.times}"
+        table.add_row(fault.name, held if fault.held == fault.times else f"[red]{held}[/]", f"{fault.deadline:.2f} s",
+                      worst, str(fault.moved))  # fmt: skip
+    console.print(table)
+    figures = [
+        {
+            "fault": f.name,
+            "times": f.times,
+            "held": f.held,
+            "deadline": f.deadline,
+            "moved": f.moved,
+            "seconds": f.seconds,
+        }
+        for f in faults
+    ]
+    return figures, not any(fault.missed for fault in faults)

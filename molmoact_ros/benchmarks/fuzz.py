@@ -4,15 +4,19 @@ judged by the checker, and so is its cause.
 
 from __future__ import annotations
 
+import argparse
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
+from molmoact_ros.benchmarks.reporting import write_figures
 from molmoact_ros.control.action_chunk import ActionChunk, Space, join
 from molmoact_ros.control.arm_controller import ArmController
 from molmoact_ros.control.clock_monitor import ClockWatch
@@ -22,6 +26,11 @@ from molmoact_ros.control.limit_checker import Between, Checker
 from molmoact_ros.control.supervisor import FAULTS, Event, State
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q, JOINTS, SINGLE, Arm
+from molmoact_ros.utils.arguments import (
+    add_json,
+    add_seed,
+)
+from molmoact_ros.utils.paths import robot_model
 
 CROWDED = (Arm("left_", base=(0.0, 0.15, 0.0, 0.0)), Arm("right_", base=(0.0, -0.15, 0.0, 0.0)))
 """Two arms so near to each other, half as far as in the workcell, that nonsense drives them together all the time."""
@@ -434,3 +443,36 @@ class _Mischief:
         elif controller.arms[number].limiter.motion.dq.any():
             q = q + self.rng.normal(0, 1e-3, 7)
         controller.update_joints(q, 0.08, clock.now, number, clock.steady)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    parser.add_argument("--actions", type=int, default=1_000_000, help="how many at least")
+    parser.add_argument("--arms", type=int, choices=[1, 2], default=1, help="how many arms")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+    figures, good = _measure(args, Console())
+    write_figures(args, figures)
+    return 0 if good else 1
+
+
+def _measure(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("actions", total=args.actions)
+        arms = CROWDED if args.arms == 2 else [SINGLE]
+        result = fuzz(
+            robot_model(), args.actions, args.seed, lambda now: progress.update(task, completed=now.actions), arms
+        )
+    broken = sum(result.broken.values())
+    console.print(
+        f"{result.actions} actions in {result.chunks} chunks, seed {result.seed}: {result.played} played, "
+        f"{result.refused} refused; {result.cycles} cycles checked, {result.moving} of them in motion: "
+        + ("no limit was broken" if not broken else f"[red]broken: {result.broken}[/]")
+    )
+    console.print("how often each limit bit: " + ", ".join(f"{name} {n}" for name, n in result.counts.items()))
+    return asdict(result), not broken

@@ -5,6 +5,8 @@ The commands come from a child process, so that it can be killed in mid-motion, 
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +33,11 @@ from molmoact_ros.robots.libfranka.interpolator import CYCLE
 from molmoact_ros.robots.libfranka.process import PROMPT
 from molmoact_ros.sim.franka_sim import FrankaSim
 from molmoact_ros.utils import child_process
+from molmoact_ros.utils.arguments import (
+    add_json,
+    add_seconds,
+    add_seed,
+)
 from molmoact_ros.utils.paths import robot_model
 
 PERIOD: Final = 0.01
@@ -255,3 +262,26 @@ def _until(happened: Callable[[], bool], seconds: float, otherwise: str) -> None
 
 if __name__ == "__main__":
     feed(*sys.argv[1:])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    add_seconds(parser, 60.0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    result = bench(robot_model(), args.seconds, args.seed, tell)
+    for name, value in asdict(result).items():
+        print(f"{name:18} {value:.6g}" if isinstance(value, float) else f"{name:18} {value}")
+    for failure in result.failures:
+        print(f"FAILED: {failure}")
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, **asdict(result)}, indent=1))
+    return 1 if result.failures else 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import multiprocessing
 import os
 import re
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import rclpy
+from rich.console import Console
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -27,6 +30,12 @@ from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.common.background_node import BackgroundNode
 from molmoact_ros.nodes.common.polling import Polled
 from molmoact_ros.srv import ResetScene
+from molmoact_ros.utils.arguments import (
+    add_json,
+    add_seconds,
+    add_times,
+)
+from molmoact_ros.utils.provenance import machine
 
 ARMS: Final = ("neither", "panel", "panel and recorder")
 """What runs beside the workcell, in turns."""
@@ -224,3 +233,31 @@ def _until(happened: Callable[[], bool], up: Bringup, else_: str, patience: floa
         if time.monotonic() > deadline:
             raise RuntimeError(f"{else_}; see the logs")
         time.sleep(0.05)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seconds(parser, 20.0)
+    add_times(parser, 4)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    console = Console()
+    figures = bench_panel(args.times, args.seconds, console.print)
+    for name, f in figures.items():
+        console.print(
+            f"{name:18} camera to command {f['p50']:.0f} ms at the median, {f['p99']:.0f} ms at the 99th percentile, "
+            f"{f['plans']} plans, {f['pictures']:.1f} pictures/s, {f['cores']:.2f} cores"
+        )
+    for name in ARMS[1:]:
+        low, high = figures[name]["p99_ratio_range"]
+        console.print(
+            f"p99 with {name}: {figures[name]['p99_ratio']:.2f} times that with neither ({low:.2f} to {high:.2f} in "
+            "nine of ten resamplings)"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(machine("") | {"figures_ms": figures}, indent=1))
+    return 0

@@ -5,6 +5,8 @@ As a program: two cameras, RGB-D, that publish pictures made beforehand, so that
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import random
 import shutil
@@ -21,6 +23,8 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.table import Table
 from scipy.stats import mannwhitneyu
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
@@ -34,11 +38,18 @@ from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
 from molmoact_ros.bringup.processes import Bringup, command, write_parameters
 from molmoact_ros.bringup.profiles import Profile, environment, use_environment
 from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.nodes.common import spin as node_process
 from molmoact_ros.nodes.common.polling import Polled
 from molmoact_ros.nodes.common.realtime_loop import SPAN
-from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
 from molmoact_ros.utils import child_process
+from molmoact_ros.utils.arguments import (
+    add_json,
+    add_seconds,
+    add_seed,
+    add_times,
+)
+from molmoact_ros.utils.provenance import machine
 
 RATE: Final = 30.0  # frames/s of each camera
 SIZES: Final = {"front": (480, 640), "wrist": (480, 640)}
@@ -359,4 +370,49 @@ def _unpadded(data: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    run(CamerasNode)
+    node_process.run(CamerasNode)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    parser.add_argument("--kills", type=int, default=0, help="instead, kill a recorder at random so often")
+    add_seconds(parser, 10.0)
+    add_times(parser, 3)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    console = Console()
+    if args.kills:
+        kills = kill_recorder(args.kills, args.seed, lambda kill: console.print(f"{kill}", highlight=False))
+        whole = sum(not kill.missing for kill in kills)
+        last = max(kill.last for kill in kills)
+        console.print(
+            f"{whole} of {len(kills)} bags hold all but the last second; the last message was {last:.2f} s old"
+        )
+        figures: dict[str, Any] = {"kills": [vars(kill) for kill in kills], "whole": whole}
+    else:
+        figures = bench_record(args.seconds, args.times, console.print) | {"disk": disk_rate(3.0)}
+        table = Table(
+            "recorder", "p50", "p99", "max", "of a core", "stolen", "pictures", "lost", title="cycles off their time",
+            caption="stolen: by the host of a virtual machine, of all its processors' time",
+        )  # fmt: skip
+        for name, row in figures["costs"].items():
+            table.add_row(
+                name, *(f"{row[key]:.2f} ms" for key in ("p50", "p99", "max")), f"{row['recorder_core']:.0%}",
+                f"{row['stolen']:.1%}", f"{row['pictures']:.0f}", f"{row['lost']:.0f}",
+            )  # fmt: skip
+        console.print(table)
+        low, high = min(figures["p99_of_turns"]["none"]), max(figures["p99_of_turns"]["none"])
+        console.print(f"p99 of the turns without a recorder: {low:.2f} to {high:.2f} ms")
+        for name, ratio in figures["ratio_of_p99"].items():
+            chance = f"{figures['chance'][name]:.2g}"
+            console.print(f"p99 with a recorder ({name}) over p99 without: {ratio:.2f}; so or more by chance: {chance}")
+        for name, row in figures["disk"].items():
+            console.print(f"{name}: {row['MB_s']:.0f} MB/s, {row['pictures_s']:.0f} pictures/s of 640x480")
+    if args.json:
+        args.json.write_text(json.dumps(machine("") | figures, indent=1))
+    return 0 if not args.kills or whole == len(kills) else 1

@@ -6,13 +6,17 @@ that is counted elsewhere, on recorded answers, and given.
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from molmoact_ros.benchmarks.engine_step import copy_rate, median_seconds, memory
@@ -26,15 +30,23 @@ from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
     PROCESSOR,
     CheckpointError,
+    default_dtype,
     read_config,
     read_run_config,
     read_tokenizer,
+    torch_dtype,
 )
 from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.quantization import LEAST, check, quantise, stored
 from molmoact_ros.reasoning.grammar import AnswerGrammar
-from molmoact_ros.utils.progress import Progress
+from molmoact_ros.utils.arguments import (
+    add_dtype,
+    add_json,
+)
+from molmoact_ros.utils.paths import default_checkpoint, shape
+from molmoact_ros.utils.progress import Progress, progress_bar
+from molmoact_ros.utils.provenance import machine
 
 COPIED = 2**29
 """Bytes that are copied to measure a device's speed: more than the caches of processors and GPUs hold."""
@@ -216,3 +228,58 @@ def baseline(case: Case) -> Figures:
     model = random_model(case)
     twin, prompt = transformers_model(model), _prompt(case, model)
     return {"transformers": 1e3 * median_seconds(lambda: greedy(twin, prompt, case.tokens), 1, case.device, warm=1)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    parser.add_argument(
+        "--shape", default="7b-d", help="7b-d, or a checkpoint folder, of which only config.json is read"
+    )
+    parser.add_argument("--device", default="cuda", help="torch device; on a cpu choose a small shape: models/nano")
+    parser.add_argument(
+        "--quantization",
+        nargs="+",
+        choices=["none", "fp8", "int4"],
+        help="weights; default: all that the device does",
+    )
+    parser.add_argument(
+        "--prompt", type=int, default=988, help="tokens of the prompt; default: of two 320x240 pictures"
+    )
+    parser.add_argument("--tokens", type=int, default=453, help="tokens of an answer, for the baseline; default 453")
+    parser.add_argument(
+        "--passes", type=float, nargs="+", default=[79.1], help="for how many passes a step's time is said; "
+        "default 79.1: of recorded answers with the released vocabulary "
+        "(test/engine/decoding/test_recorded_passes.py)",
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=30, help="of each measurement; default 30")
+    parser.add_argument("--no-baseline", action="store_true", help="without transformers' generate")
+    add_dtype(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    config, device = read_config(shape(args.shape), CONFIG, MolmoActConfig), torch.device(args.device)
+    case = Case(
+        config, device, torch_dtype(args.dtype) or default_dtype(args.device), "", args.prompt, args.tokens,
+        args.passes, args.repeats,
+    )  # fmt: skip
+    grammar, console, rows = nano_grammar(default_checkpoint()), Console(), {}
+    for kind in args.quantization or possible(case):
+        with progress_bar(f"{kind}: recording passes") as progress:
+            rows[kind] = bench_floor(replace(case, quantization=kind.replace("none", "")), grammar, progress)
+    other = {} if args.no_baseline else baseline(case)
+    table = Table(
+        "", *rows, title=f"{args.shape} on {device_name(device)}, in {str(case.dtype).removeprefix('torch.')}"
+    )
+    for name in next(iter(rows.values())):
+        table.add_row(name, *(f"{row[name]:.0%}" if "share" in name else f"{row[name]:.2f}" for row in rows.values()))
+    console.print(table, "times in ms; weights and memory in GB; copy in GB/s", sep="\n")
+    for name, value in other.items():
+        console.print(f"{name} takes {value:.0f} ms for a prompt of {args.prompt} tokens and {args.tokens} more")
+    if args.json:
+        about = {name: getattr(args, name) for name in ("shape", "prompt", "tokens", "passes", "repeats")}
+        about |= machine("") | {"device": device_name(device), "dtype": str(case.dtype).removeprefix("torch.")}
+        args.json.write_text(json.dumps(about | {"figures": rows, "baseline": other}, indent=1))
+    return 0

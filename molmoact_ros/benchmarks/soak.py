@@ -20,6 +20,7 @@ from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.evaluation.rollout import TIMEOUT
+from molmoact_ros.utils.arguments import add_json, add_seed
 from molmoact_ros.utils.provenance import machine
 
 PERIOD: Final = 1.0  # s between samples: the recorder frees memory every five seconds, and beats with whole multiples
@@ -148,7 +149,14 @@ def soak(minutes: float, seed: int, tell: Callable[[str], None]) -> dict[str, An
     }  # fmt: skip
 
 
-def show(args: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long; the base is at a sixth; default 60")
+
+
+def run(args: argparse.Namespace) -> int:
     """Run it and print what came of it; 1 where a node has grown."""
     console = Console()
     figures = soak(args.minutes, args.seed, lambda line: console.print(line, highlight=False))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import resource
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchPasses
 from molmoact_ros.engine.decoding.speculative import WIDE, DraftConfig, Memory
@@ -16,6 +19,14 @@ from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.evaluation.rollout import closed_loop
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.utils.arguments import (
+    add_checkpoint,
+    add_json,
+    add_seed,
+    add_steps,
+)
+from molmoact_ros.utils.paths import checkpoint_of, robot_model
+from molmoact_ros.utils.provenance import machine
 
 NO_GUESSES = DraftConfig(nodes=0, around=False, patient=False, measured=False)
 WIDE_EVERY = 10  # steps; wide passes are slow on a processor
@@ -80,3 +91,32 @@ def _again(
 
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    add_steps(parser)
+    add_checkpoint(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    engine = TorchEngine.load(checkpoint_of(args), threads=1)
+    with tqdm(total=args.steps, unit="step", mininterval=5) as bar:
+
+        def tick(found: Exactness) -> None:
+            bar.update()
+            bar.set_postfix(unequal=found.unequal)
+
+        found = exactness(robot_model(), engine, args.steps, args.seed, tick)
+    print(
+        f"{found.steps} answers in closed loop, {found.unequal} unequal with and without guesses ({found.wide} with "
+        f"wide ones too), {found.apart} unequal to torch's own passes; {found.passes:.1f} passes an answer instead of "
+        f"{found.plain_passes:.1f}; memory grew by {found.grown:.1f} MB"
+    )
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
+    return 1 if found.unequal else 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import numpy as np
@@ -16,10 +19,18 @@ from molmoact_ros.benchmarks.panel_latency import address
 from molmoact_ros.bringup.episode_client import EpisodeClient, GraphError, Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
+from molmoact_ros.engine.model.checkpoint import digest
 from molmoact_ros.reasoning.trace_progress import NEAR, apart
 from molmoact_ros.sim.scene import AREA_X, AREA_Y, sample_scene
 from molmoact_ros.sim.table_workcell import Workcell
-from molmoact_ros.utils.paths import robot_model
+from molmoact_ros.utils.arguments import (
+    add_checkpoint,
+    add_json,
+    add_seed,
+    add_times,
+)
+from molmoact_ros.utils.paths import checkpoint_of, robot_model
+from molmoact_ros.utils.provenance import machine
 
 PATIENCE: Final = 15.0
 """s for the hand to get there."""
@@ -118,3 +129,27 @@ def _stroke(hand: np.ndarray, cell: Workcell, rng: np.random.Generator) -> np.nd
         if np.linalg.norm(along) > 80 and (stroke > 5).all() and (stroke < size - 5).all():
             return stroke
     raise GraphError("the hand is out of the picture; look at the simulator's log")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    add_times(parser, 10)
+    add_checkpoint(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    checkpoint = checkpoint_of(args)
+    done = bench_steer(
+        args.times, args.seed, checkpoint,
+        lambda f: print(f"{f.off:.0f} px off the stroke, {f.end:.0f} px from its end, {f.seconds:.1f} s", flush=True),
+    )  # fmt: skip
+    off, reached = median(f.off for f in done), sum(f.end <= NEAR for f in done)
+    print(f"{len(done)} strokes: {off:.1f} px of 640x480 off at the median; {reached} ends reached")
+    if args.json:
+        about = machine(digest(checkpoint)) | {"seed": args.seed, "off_px": off, "reached": reached}
+        args.json.write_text(json.dumps(about | {"strokes": [asdict(f) for f in done]}, indent=1))
+    return 0

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.benchmarks.fault_graph import Graph, graph
+from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.bringup.profiles import use_environment
 from molmoact_ros.control.limiter import Fractions
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.nodes.common import qos
 from molmoact_ros.robots.franka import FR3
+from molmoact_ros.utils.arguments import (
+    add_json,
+    add_times,
+)
 
 DEADLINE: Final = 0.05
 """s from a person's first word to the state TELEOP, as another process hears of it."""
@@ -151,3 +159,36 @@ def _take(running: Graph, ear: Ear, takes: Takes) -> float:
     ear.commands.clear()
     ear.states.clear()
     return taken - began
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_times(parser, 10)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+    figures, good = _measure(args, Console())
+    write_figures(args, figures)
+    return 0 if good else 1
+
+
+def _measure(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("takes", total=args.times)
+        takes = bench_teleop(args.times, lambda _: progress.advance(task))
+    title = f"a person takes over in mid-motion, and hands back, {args.times} times"
+    table = new_table(title, "what", "median", "worst", "limit")
+    late = max(takes.seconds) >= DEADLINE
+    worst = f"{max(takes.seconds) * 1e3:.1f} ms"
+    median = f"{np.median(takes.seconds) * 1e3:.1f} ms"
+    table.add_row("takes over within", median, f"[red]{worst}[/]" if late else worst, f"{DEADLINE * 1e3:.0f} ms")
+    for name, jump in (("taking over", takes.over), ("handing back", takes.back)):
+        for kind in ("speed", "acceleration", "jerk"):
+            used = getattr(jump, kind)
+            table.add_row(f"{name}: {kind}", "", f"{used:.0%}" if used < 1.001 else f"[red]{used:.0%}[/]", "100%")
+    console.print(table)
+    console.print(f"{takes.over.commands} and {takes.back.commands} commands judged, {takes.lost} takes lost")
+    return asdict(takes), takes.good

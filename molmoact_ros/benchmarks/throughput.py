@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from molmoact_ros.engine.decoding.batching import GatheredPasses
+from molmoact_ros.engine.model.checkpoint import torch_dtype
 from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.evaluation.rollout import film
 from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.utils.arguments import (
+    add_checkpoint,
+    add_dtype,
+    add_json,
+    add_seed,
+    add_steps,
+)
+from molmoact_ros.utils.paths import checkpoint_of, robot_model
+from molmoact_ros.utils.progress import progress_bar
+from molmoact_ros.utils.provenance import machine
 
 Row = dict[str, float]
 
@@ -30,8 +47,8 @@ def bench_batch(
 def _row(engine: TorchEngine, films: Sequence[Sequence[Observation]], tick: Callable[[], None]) -> Row:
     engines = engine.together(len(films))
     began = time.perf_counter()
-    for robot, film in zip(engines, films, strict=True):
-        _answer(robot, film)
+    for robot, frames in zip(engines, films, strict=True):
+        _answer(robot, frames)
     turns = time.perf_counter() - began
     passes = engines[0].decoder.passes
     assert isinstance(passes, GatheredPasses)
@@ -62,3 +79,38 @@ def _answer(engine: TorchEngine, film: Sequence[Observation]) -> list[float]:
             pass
         seconds.append(time.perf_counter() - began)
     return seconds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_json(parser)
+    add_seed(parser)
+    parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8], help="how many at once")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    parser.add_argument("--quantization", default="", help="the decoder's weights in fp8 or int4")
+    add_steps(parser)
+    add_dtype(parser)
+    add_checkpoint(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, print what came of it, and give the exit status."""
+
+    sys.setswitchinterval(0.0005)  # as in the policy's process
+    engine = TorchEngine.load(
+        checkpoint_of(args), args.device, 1, torch_dtype(args.dtype), quantization=args.quantization
+    )
+    with progress_bar("recording passes") as progress:
+        engine.warm_up(progress)
+    films = [film(robot_model(), args.steps, args.seed + i) for i in range(max(args.robots))]
+    rows = bench_batch(engine, films, args.robots)
+    table = Table(
+        "robots", "answers/s", "in turns", "median step", "sequences a pass", title="one engine, several robots"
+    )
+    for row in rows:
+        cells = row["rate"], row["turns"], row["median"], row["together"]
+        table.add_row(f"{row['robots']}", *(f"{cell:.1f}" for cell in cells))
+    Console().print(table)
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), "rows": rows}, indent=1))
+    return 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from molmoact_ros.evaluation.rollout import TIMEOUT
 from molmoact_ros.nodes.common import conversions
 from molmoact_ros.nodes.teleop.client import STATES
 from molmoact_ros.sim.scene import Task, sample_scene
-from molmoact_ros.utils.paths import robot_model
+from molmoact_ros.utils.arguments import add_checkpoint, add_images
+from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
 from molmoact_ros.visualization.video import VideoWriter, compose_cameras, compose_frame
 
@@ -154,3 +157,23 @@ def _film(
             live.update(_progress(episode, moment, began))
 
         return client.run(asked, seed, TIMEOUT, graph.check, watch)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--instruction", default="", help="what to do; default: what the scene asks for")
+    parser.add_argument("--profile", default="sim", help="a file of config/profiles: sim, or bimanual_sim for two arms")
+    parser.add_argument("--seed", type=int, default=7, help="which scene")
+    add_images(parser)
+    parser.add_argument("--out", type=Path, help="a new folder for the results; default: runs/demo-<time>")
+    add_checkpoint(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the episode; 2 where the task was not done."""
+    console = Console()
+    out = (args.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    episode = demo(args.instruction, args.seed, out, checkpoint_of(args), console, args.profile, args.images)
+    verdict = "[green]done[/]" if episode.success else f"[red]not done[/] ({episode.message})"
+    console.print(f"{episode.instruction}: {verdict} after {episode.seconds:.1f} s; video, bag and summary in {out}")
+    return 0 if episode.success else 2

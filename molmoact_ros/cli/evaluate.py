@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.cli.demo import row
+from molmoact_ros.engine.model.checkpoint import digest
+from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.evaluation import metrics, trace_rollout
 from molmoact_ros.evaluation.metrics import Row, summary
 from molmoact_ros.evaluation.rollout import TIMEOUT
 from molmoact_ros.sim.scene import Scene, Task, sample_scene
-from molmoact_ros.utils.paths import robot_model
+from molmoact_ros.utils.arguments import add_checkpoint, add_json
+from molmoact_ros.utils.paths import checkpoint_of, robot_model
+from molmoact_ros.utils.provenance import machine
 
 
 def swapped(scene: Scene) -> str:
@@ -50,3 +58,50 @@ def show(rows: list[Row], console: Console) -> None:
             f"{f['trace_error_px']:.0f} px", f"{f['depth_code_accuracy']:.0%}", f"{f['step_ms']:.0f} ms",
         )  # fmt: skip
     console.print(table)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--swap", action="store_true", help="ask for another object of the same table")
+    asked.add_argument(
+        "--steer",
+        action="store_true",
+        help="draw a stroke to an object that the instruction does not name; in lock-step, without ROS, so that a busy "
+        "machine changes nothing",
+    )
+    add_checkpoint(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the episodes and show how they went."""
+    return _steered(args) if args.steer else _asked(args)
+
+
+def _steered(args: argparse.Namespace) -> int:
+    engine, results = TorchEngine.load(checkpoint_of(args), threads=1), []
+    strokes = trace_rollout.follow_strokes(robot_model(), engine, args.episodes, args.seed)
+    for result in tqdm(strokes, total=args.episodes, unit="stroke", mininterval=5):
+        results.append(result)
+        tqdm.write(f"{result.seed} {result}")
+        figures = trace_rollout.report(results)
+        if args.json:
+            args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **figures}, indent=1))
+    for name, value in figures["summary"].items():
+        print(f"{name:12} {value:.3g}")
+    return 0
+
+
+def _asked(args: argparse.Namespace) -> int:
+    console, rows, checkpoint = Console(), [], checkpoint_of(args)
+    for done in evaluate(args.episodes, args.seed, checkpoint, args.swap):
+        rows.append(done)
+        mark = "[green]yes[/]" if done.success else "[red]no[/] "
+        console.print(f"{done.seed} {mark} {done.instruction}; first lifted: {done.first_lifted or 'nothing'}")
+        if args.json:
+            args.json.write_text(json.dumps(metrics.report(rows, digest(checkpoint), args.seed), indent=1))
+    show(rows, console)
+    return 0

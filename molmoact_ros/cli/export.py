@@ -15,6 +15,8 @@ from tqdm import tqdm
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.vision.onnx_export import GRAPH, Tower, export, relative_error
 from molmoact_ros.engine.vision.onnx_runtime import LIMITS, OnnxVision, checked_precision
+from molmoact_ros.utils.arguments import add_checkpoint, add_json
+from molmoact_ros.utils.paths import checkpoint_of
 
 
 def export_and_compare(checkpoint: Path, args: argparse.Namespace, console: Console) -> int:
@@ -66,3 +68,18 @@ def compare(tower: Tower, vision: OnnxVision, frames: int) -> dict[str, float]:
             errors.append(relative_error(*seen))
     medians = {f"{name}_ms": float(np.median(spent)) * 1e3 for name, spent in seconds.items()}
     return {"worst": max(errors), **medians}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--precision", default="float32", help="float32, float16, or bfloat16 (TensorRT alone)")
+    parser.add_argument("--frame-size", default="", help='size of the pictures, such as 320x240, or "camera"')
+    parser.add_argument("--frames", type=int, default=50, help="pictures on which it is compared with torch")
+    parser.add_argument("--out", type=Path, help="folder; default: the user's cache, where the engine looks")
+    add_json(parser)
+    add_checkpoint(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export the vision tower and compare it with torch; 1 where they are too far apart."""
+    return export_and_compare(checkpoint_of(args), args, Console())

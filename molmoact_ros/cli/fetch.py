@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Final
@@ -53,3 +54,18 @@ def fetched(folder: Path) -> dict[str, str] | None:
     """The `repository` and the `commit` that a folder is of; None where it was not fetched."""
     file = folder / FETCHED
     return json.loads(file.read_text()) if file.exists() else None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
+    parser.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
+    parser.add_argument("--revision", help="branch, tag or commit; default: the folder's own, or the newest")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Download a released checkpoint."""
+    folder = fetch(args.repository, args.out or Path(args.repository.split("/")[-1]), args.revision)
+    print(f"commit {(fetched(folder) or {})['commit']}; the same again elsewhere: --revision and that commit")
+    print(f"checkpoint in {folder}; look at it with: molmoact-ros doctor --checkpoint {folder}")
+    return 0

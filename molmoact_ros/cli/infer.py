@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from molmoact_ros.engine.model.checkpoint import torch_dtype
 from molmoact_ros.engine.model.image_processor import read_picture
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.reasoning.trace import draw_training_overlay
+from molmoact_ros.reasoning.trace import draw_training_overlay, trace_from_text
+from molmoact_ros.utils.arguments import add_checkpoint, add_dtype
+from molmoact_ros.utils.paths import checkpoint_of
 from molmoact_ros.visualization.overlay import colour_depth, draw_for_people
 
 DEPTH_SIDE = 320  # pixels
@@ -59,3 +63,33 @@ def _print(said: Reasoning, console: Console) -> None:
             console.print(f"{name}, x and y in 0..255 of the front picture: {trace.tolist()}")
     with np.printoptions(precision=6, suppress=True, linewidth=120):
         console.print(f"actions {list(said.actions.shape)}", str(said.actions), sep="\n", highlight=False)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
+    parser.add_argument("--instruction", required=True)
+    parser.add_argument("--edit-trace", metavar='"X,Y;X,Y"', help="a trace to follow, 0..255 of the front picture")
+    parser.add_argument("--out", type=Path, default=Path("infer"), help="folder for the trace and depth pictures")
+    parser.add_argument("--unnorm-key", help="statistics that turn answers into actions, where there are several")
+    parser.add_argument("--frame-size", default="", help='scale pictures to, such as 320x240; or "camera": as they are')
+    parser.add_argument("--precision", default="", help="of the exported vision tower; default: by the device")
+    add_checkpoint(parser)
+    parser.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
+    parser.add_argument(
+        "--quantization", default="", help="the decoder's weights in fp8 or int4; default: as --dtype says"
+    )
+    add_dtype(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """One reasoning step on picture files."""
+    console, trace = Console(), None if args.edit_trace is None else trace_from_text(args.edit_trace)
+    with console.status("loading the checkpoint"):
+        engine = TorchEngine.load(
+            checkpoint_of(args), args.device, None, torch_dtype(args.dtype), args.unnorm_key, args.frame_size,
+            args.vision, args.precision, args.quantization,
+        )  # fmt: skip
+    infer(engine, args.image, args.instruction, trace, args.out, console)
+    return 0

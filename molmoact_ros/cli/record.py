@@ -1,8 +1,10 @@
-"""The command `record`: the recorder's process, and mending what it leaves when it is killed."""
+"""The command `record`: the recorder's process, and repairing what it leaves when it is killed."""
 
 from __future__ import annotations
 
+import argparse
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,20 +19,40 @@ FLUSH: Final = 60.0
 
 
 def record(bag: Path, parameters: dict[str, Any]) -> int:
-    """Record into a new folder until a signal; the recorder's exit status. A bag that it leaves torn is mended."""
+    """Record into a new folder until a signal; the recorder's exit status. A bag that it leaves torn is repaired."""
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
         file = write_parameters(Path(folder), "recorder", {"bag": str(bag), **parameters})
         status = child_process.run(command("recorder", file), FLUSH, env=environment(), cwd=folder)
     if status >= 128 and bag.exists():
-        print(mend(bag))
+        print(repair_bag(bag))
     return status
 
 
-def mend(bag: Path) -> str:
+def repair_bag(bag: Path) -> str:
     """Repair a bag; one line on what is in it. Raises ValueError where it cannot be."""
     torn = repair(bag)
     with BagReader(bag) as reader:
         begin, end = reader.span_ns
         count = sum(reader.count(topic) for topic in reader.topics())
-    state = "mended" if torn else "whole already"
+    state = "repaired" if torn else "whole already"
     return f"{bag} is {state}: {count} messages over {(end - begin) * 1e-9:.1f} s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--out", type=Path, help="a new folder; default: runs/bag-<time>")
+    parser.add_argument(
+        "--images", choices=["raw", "png", "jpeg"], default="raw", help="png: without loss; jpeg: colour with loss"
+    )
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG, 1..100")
+    parser.add_argument("--exclude", action="append", default=[], metavar="REGEX", help="topics left out; repeat")
+    parser.add_argument("--repair", type=Path, metavar="BAG", help="make a bag whole whose recorder was killed")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record until a signal, or repair a bag."""
+    if args.repair:
+        print(repair_bag(args.repair))
+        return 0
+    out = (args.out or Path("runs") / f"bag-{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    return record(out, {"images": args.images, "quality": args.quality, "exclude": args.exclude or [""]})

@@ -1,0 +1,25 @@
+"""`molmoact-ros train`: the nano model from nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from molmoact_ros.training.train import TrainConfig, train_nano
+from molmoact_ros.utils.paths import robot_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
+    parser.add_argument("--samples", type=int, default=48_000, help="moments to demonstrate")
+    parser.add_argument("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage only")
+    parser.add_argument("--config", type=Path, help="a JSON file with changes of training/train.py's TrainConfig")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or go on where training stopped."""
+    config = TrainConfig.model_validate_json(args.config.read_text()) if args.config else TrainConfig()
+    train_nano(robot_model(), args.out, args.samples, config, args.start)
+    print(f"checkpoint in {args.out / 'checkpoint'}; use it with --checkpoint, or copy it to models/nano")
+    return 0
