@@ -66,20 +66,10 @@ def running(folder: Path) -> dict[str, Any]:
 
 
 def parser(main: str) -> argparse.ArgumentParser:
-    """That of a command, caught when it reads its arguments."""
-    module, _, function = main.partition(":")
-
-    class Caught(Exception):
-        pass
-
-    def catch(self: argparse.ArgumentParser, *args: Any, **options: Any) -> None:
-        raise Caught(self)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Caught) as caught:
-        patch.setattr(argparse.ArgumentParser, "parse_args", catch)
-        getattr(import_module(module), function)([])
-    found: argparse.ArgumentParser = caught.value.args[0]
-    return found
+    """That of a command, with the arguments of every command below it."""
+    module, _, _ = main.partition(":")
+    made: argparse.ArgumentParser = import_module(module).make_parser()
+    return made
 
 
 def arguments(of: argparse.ArgumentParser) -> dict[str, Any]:
