@@ -1,7 +1,4 @@
-"""How evenly commands leave the controller while both cores are busy, beside a plain rclpy timer in the same run.
-
-As a program: the controller with a plain rclpy timer in place of its control loop.
-"""
+"""How evenly commands leave the controller while both cores are busy, beside a plain rclpy timer in the same run."""
 
 from __future__ import annotations
 
@@ -24,10 +21,8 @@ from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
 from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.bringup.processes import Bringup, command, write_parameters
 from molmoact_ros.bringup.profiles import Profile, environment, use_environment
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common import spin as node_process
-from molmoact_ros.nodes.controller import ControllerNode
 from molmoact_ros.robots.franka import PAIR, SINGLE
+from molmoact_ros.ros import qos
 from molmoact_ros.utils import child_process
 from molmoact_ros.utils.arguments import (
     add_json,
@@ -37,18 +32,11 @@ from molmoact_ros.utils.arguments import (
 from molmoact_ros.utils.paths import robot_model
 
 Row = dict[str, float]
-KINDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "plain rclpy timer": ("bench_control", {"priority": 0}),
-    "control loop, ordinary priority": ("controller", {"priority": 0}),
-    "control loop, real-time priority": ("controller", {}),
+KINDS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
+    "plain rclpy timer": ("molmoact_ros.benchmarks", "timer_controller", {"priority": 0}),
+    "control loop, ordinary priority": ("molmoact_ros.nodes", "controller", {"priority": 0}),
+    "control loop, real-time priority": ("molmoact_ros.nodes", "controller", {}),
 }
-
-
-class TimerController(ControllerNode):
-    """Driven as rclpy's tutorials do it."""
-
-    def _begin_loop(self) -> None:
-        self.create_timer(self._period, lambda: self._cycle(0.0))
 
 
 def bench_control(seconds: float, load: int) -> dict[str, Row]:
@@ -57,12 +45,12 @@ def bench_control(seconds: float, load: int) -> dict[str, Row]:
     sim = Profile(nodes={"sim": {"front_size": [160, 120], "wrist_size": [106, 60]}})
     out: dict[str, Row] = {}
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder, Bringup(sim, Path(folder)), _load(load):
-        for name, (module, parameters) in KINDS.items():
-            out[name] = _measure(module, parameters, seconds, Path(folder))
+        for name, (package, module, parameters) in KINDS.items():
+            out[name] = _measure(package, module, parameters, seconds, Path(folder))
     return out
 
 
-def _measure(module: str, parameters: dict[str, Any], seconds: float, folder: Path) -> Row:
+def _measure(package: str, module: str, parameters: dict[str, Any], seconds: float, folder: Path) -> Row:
     # The deadline is out of the way: it is the stream that is looked at, not the supervisor.
     asked = {"joint_states": JOINT_STATES, "joints_deadline": 2.0, **parameters}
     file = write_parameters(folder, "controller", asked)
@@ -79,7 +67,9 @@ def _measure(module: str, parameters: dict[str, Any], seconds: float, folder: Pa
     rig.create_subscription(DiagnosticArray, "/diagnostics", hear, qos.RELIABLE)
     rig.drive()
     with (folder / "controller.log").open("wb") as log:
-        process = child_process.start(command(module, file), env=environment(), stdout=log, stderr=log, cwd=folder)
+        process = child_process.start(
+            command(module, file, package=package), env=environment(), stdout=log, stderr=log, cwd=folder
+        )
     try:
         if not rig.until(lambda: rig.safety.joints_age > 0, 60.0):
             raise RuntimeError(f"the controller did not start: {(folder / 'controller.log').read_text()[-500:]}")
@@ -106,10 +96,6 @@ def _load(count: int) -> Iterator[None]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-if __name__ == "__main__":
-    node_process.run(TimerController)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from molmoact_ros.benchmarks.fault_rig import CAMERAS, JOINT_STATES, Rig
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common.action_client import ThreadsafeActionClient
+from molmoact_ros.ros.action_client import ThreadsafeActionClient
 from molmoact_ros.srv import ResetScene
 
 Mode = Literal["IDLE", "HOLD", "POLICY", "TELEOP"]

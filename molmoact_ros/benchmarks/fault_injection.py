@@ -15,7 +15,7 @@ from molmoact_ros.benchmarks.fault_graph import Graph, graph
 from molmoact_ros.benchmarks.fault_table import Fault, suites
 from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.bringup.profiles import use_environment
-from molmoact_ros.nodes.common.message_types import message_class
+from molmoact_ros.ros.message_types import message_class
 from molmoact_ros.utils.arguments import (
     add_json,
     add_times,

@@ -17,9 +17,9 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.background_node import BackgroundNode
 from molmoact_ros.robots.franka import BASE_FRAME
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.background_node import BackgroundNode
 
 JOINT_STATES: Final = "/rig/joint_states"
 CAMERAS: Final = ("rig_front", "rig_wrist")

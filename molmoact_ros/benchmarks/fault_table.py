@@ -18,8 +18,8 @@ from molmoact_ros.benchmarks.fault_rig import Rig, from_the_past, with_nan
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.message_types import message_class
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.message_types import message_class
 
 BRAKING: Final = 0.4  # s: braking, and the measurement on its way back
 STATUS: Final = 0.1  # s between two statuses of a controller

@@ -260,10 +260,6 @@ def _until(happened: Callable[[], bool], seconds: float, otherwise: str) -> None
         time.sleep(0.05)
 
 
-if __name__ == "__main__":
-    feed(*sys.argv[1:])
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add_json(parser)
@@ -285,3 +281,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, **asdict(result)}, indent=1))
     return 1 if result.failures else 0
+
+
+if __name__ == "__main__":
+    feed(*sys.argv[1:])

@@ -26,9 +26,9 @@ from molmoact_ros.benchmarks.panel_client import look
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.msg import ActionChunk, SafetyStatus
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.background_node import BackgroundNode
-from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.background_node import BackgroundNode
+from molmoact_ros.ros.polling import Polled
 from molmoact_ros.srv import ResetScene
 from molmoact_ros.utils.arguments import (
     add_json,

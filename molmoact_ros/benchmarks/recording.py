@@ -8,41 +8,32 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import mannwhitneyu
-from sensor_msgs.msg import Image, JointState
-from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.bags.bag import BagMessage, BagReader, BagWriter
-from molmoact_ros.bags.bag_files import about, repair
+from molmoact_ros.bags.bag_files import about
 from molmoact_ros.bags.image_codec import Form
 from molmoact_ros.bags.message_types import Types
 from molmoact_ros.bags.recorder import MIB, Recorder, keep_memory
+from molmoact_ros.benchmarks.camera_load import filming
 from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
-from molmoact_ros.bringup.processes import Bringup, command, write_parameters
-from molmoact_ros.bringup.profiles import Profile, environment, use_environment
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common import spin as node_process
-from molmoact_ros.nodes.common.polling import Polled
-from molmoact_ros.nodes.common.realtime_loop import SPAN
-from molmoact_ros.robots.franka import HOME_Q, SINGLE
-from molmoact_ros.utils import child_process
+from molmoact_ros.benchmarks.recorder_kills import kill_recorder
+from molmoact_ros.bringup.processes import Bringup
+from molmoact_ros.bringup.profiles import Profile, use_environment
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.realtime_loop import SPAN
 from molmoact_ros.utils.arguments import (
     add_json,
     add_seconds,
@@ -51,11 +42,7 @@ from molmoact_ros.utils.arguments import (
 )
 from molmoact_ros.utils.provenance import machine
 
-RATE: Final = 30.0  # frames/s of each camera
-SIZES: Final = {"front": (480, 640), "wrist": (480, 640)}
 WARM: Final = 4.0  # s before anything is measured: the recorder finds topics, and asks for parameters
-FOUND: Final = 4.0  # s within which a recorder has found every node: on a busy machine the middleware takes up to three
-LAST: Final = 1.0  # s before it is killed, of which a recorder may have lost anything
 MEMORY: Final = Path("/dev/shm")
 """Where Linux keeps files in memory."""
 ARMS: Final[dict[str, tuple[Form | None, bool]]] = {
@@ -81,52 +68,6 @@ class Cost:
     bytes: int
 
 
-class CamerasNode(Node):
-    """Publishes four pictures, 30 times a second, and the joints at 100 Hz."""
-
-    def __init__(self) -> None:
-        super().__init__("cameras")
-        rng = np.random.default_rng(0)
-        self._out: list[tuple[Any, list[Image]]] = []
-        for name, (height, width) in SIZES.items():
-            small = rng.integers(0, 256, (2, height // 8, width // 8, 3), np.uint8)
-            colour = [
-                np.repeat(np.repeat(s, 8, 0), 8, 1) + rng.integers(0, 8, (height, width, 3), np.uint8) for s in small
-            ]
-            depth = [(1000 + c[:, :, 0].astype(np.uint16)) for c in colour]
-            for topic, encoding, frames in (
-                ("color/image_raw", "rgb8", colour), ("aligned_depth_to_color/image_raw", "16UC1", depth),
-            ):  # fmt: skip
-                head = conversions.header(0.0, name)
-                messages = [conversions.image_message(frame, encoding, head) for frame in frames]
-                self._out.append((self.create_publisher(Image, f"/{name}/{topic}", qos.SENSOR), messages))
-        self._joints = self.create_publisher(JointState, JOINT_STATES, qos.RELIABLE)
-        self._commanded = HOME_Q.tolist()
-        self.create_subscription(
-            JointTrajectory, f"/{SINGLE.robot}_arm_controller/joint_trajectory", self._follow, qos.RELIABLE
-        )  # fmt: skip
-        self._count = 0
-        self.create_timer(1.0 / RATE, self._film)
-        self.create_timer(0.01, self._tell_joints)
-
-    def _follow(self, message: JointTrajectory) -> None:
-        self._commanded = list(message.points[0].positions)
-
-    def _film(self) -> None:
-        self._count += 1
-        stamp = self.get_clock().now().to_msg()
-        for publisher, messages in self._out:
-            message = messages[self._count % 2]
-            message.header.stamp = stamp
-            publisher.publish(message)
-
-    def _tell_joints(self) -> None:
-        message = JointState(name=[*SINGLE.joints, *SINGLE.fingers], position=[*self._commanded, 0.04, 0.04])
-        message.velocity = [0.0] * 9
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._joints.publish(message)
-
-
 def bench_record(seconds: float, turns: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Jitter of the control loop without a recorder and with one, turn about; each turn `seconds` s, at least SPAN.
 
@@ -138,7 +79,7 @@ def bench_record(seconds: float, turns: int, tell: Callable[[str], None]) -> dic
     with (
         tempfile.TemporaryDirectory(prefix="molmoact-", dir=Path.cwd()) as disk,
         tempfile.TemporaryDirectory(prefix="molmoact-", dir=MEMORY) as memory,
-        _filming(Path(disk)) as rig,
+        filming(Path(disk)) as rig,
     ):
         for turn in range(turns):
             for arm in list(ARMS) if turn % 2 == 0 else list(ARMS)[::-1]:
@@ -159,27 +100,6 @@ def bench_record(seconds: float, turns: int, tell: Callable[[str], None]) -> dic
         "costs": medians, "ratio_of_p99": ratios, "chance": chance, "p99_of_turns": of_turns, "turns": turns,
         "seconds": seconds,
     }  # fmt: skip
-
-
-@contextmanager
-def _filming(folder: Path) -> Iterator[Rig]:
-    """Two cameras, and chunks that swing an arm from side to side."""
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    rig, file = Rig(context), write_parameters(folder, "cameras", {})
-    with (folder / "cameras.log").open("wb") as log:
-        cameras = child_process.start(
-            command("bench_record", file), env=environment(), stdout=log, stderr=log, cwd=folder
-        )  # fmt: skip
-        rig.drive()
-        for camera in SIZES:  # somebody hears the pictures in any case, as the policy does
-            Polled(rig, Image, f"/{camera}/color/image_raw", qos.SENSOR)
-        try:
-            yield rig
-        finally:
-            child_process.end([cameras], 15.0)
-            rig.close()
-            context.try_shutdown()
 
 
 def _measure(rig: Rig, form: Form | None, seconds: float, folder: Path) -> Cost:
@@ -283,94 +203,6 @@ def _picture(types: Types, pixels: np.ndarray) -> BagMessage:
     height, width = pixels.shape[:2]
     image = types["sensor_msgs/msg/Image"](header, height, width, "rgb8", 0, 3 * width, pixels.ravel())
     return BagMessage("/front/color/image_raw", "sensor_msgs/msg/Image", types.encode(image), time.time_ns())
-
-
-@dataclass
-class Kill:
-    """One killed recorder. messages: in its bag; last: s before the kill, of the last one; missing: of those that were
-    heard beside it until LAST s before, how many the bag lacks."""
-
-    messages: int
-    last: float
-    missing: int
-
-
-def kill_recorder(times: int, seed: int, tell: Callable[[Kill], None]) -> list[Kill]:
-    """An episode of the workcell goes on while a recorder is started and killed at random, `times` times."""
-    from rclpy.executors import SingleThreadedExecutor
-
-    use_environment()
-    rng, kills = random.Random(seed), list[Kill]()
-    small = {"front_size": [320, 240], "wrist_size": [212, 120]}
-    profile = Profile.read("sim").with_parameters({"sim": small})
-    folder = Path(tempfile.mkdtemp(prefix="molmoact-", dir=Path.cwd()))
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node, heard = rclpy.create_node("witness"), dict[str, list[tuple[float, bytes]]]()
-    for kind, topic in (
-        (JointState, "/joint_states"), (JointTrajectory, f"/{SINGLE.robot}_arm_controller/joint_trajectory"),
-        (DiagnosticArray, "/diagnostics"),
-    ):  # fmt: skip
-        listen = heard.setdefault(topic, [])
-        node.create_subscription(
-            kind, topic, lambda data, to=listen: to.append((time.time(), bytes(data))), qos.RELIABLE, raw=True
-        )  # fmt: skip
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-
-    def spin(seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            executor.spin_once(timeout_sec=left)
-
-    try:
-        with Bringup(profile, folder / "logs"):
-            for number in range(times):
-                bag = folder / f"bag{number}"
-                with Bringup(Profile(nodes={"recorder": {"bag": str(bag)}}), folder / f"logs{number}") as recorder:
-                    file = bag / f"{bag.name}.mcap"
-                    deadline = time.monotonic() + 60
-                    while not (file.exists() and file.stat().st_size > 20_000):
-                        spin(0.1)
-                        if time.monotonic() > deadline:
-                            raise RuntimeError(recorder.log("recorder").read_text()[-500:])
-                    spin(FOUND)
-                    begun = time.time()
-                    spin(LAST + 3 * rng.random())
-                    killed = time.time()
-                    recorder.kill("recorder")
-                kills.append(_judge(bag, heard, begun, killed))
-                tell(kills[-1])
-                shutil.rmtree(bag)
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
-        shutil.rmtree(folder)
-    return kills
-
-
-def _judge(bag: Path, heard: dict[str, list[tuple[float, bytes]]], begun: float, killed: float) -> Kill:
-    repair(bag)
-    kept: dict[str, set[bytes]] = {topic: set() for topic in heard}
-    count, last = 0, 0
-    with BagReader(bag) as reader:
-        for message in reader.messages():
-            count, last = count + 1, max(last, message.stamp_ns)
-            if message.topic in kept:
-                kept[message.topic].add(_unpadded(message.data))
-    wanted = {topic: [data for at, data in of if begun < at < killed - LAST] for topic, of in heard.items()}
-    missing = sum(_unpadded(data) not in kept[topic] for topic, of in wanted.items() for data in of)
-    assert any(wanted.values())
-    return Kill(count, killed - last * 1e-9, missing)
-
-
-def _unpadded(data: bytes) -> bytes:
-    """Within one process a message comes without the padding behind it."""
-    return data.rstrip(b"\0")
-
-
-if __name__ == "__main__":
-    node_process.run(CamerasNode)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

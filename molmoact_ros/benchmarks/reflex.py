@@ -21,8 +21,8 @@ from molmoact_ros.benchmarks.fault_rig import Rig
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import qos
 from molmoact_ros.robots.franka import OPENING_MAX, SINGLE
+from molmoact_ros.ros import qos
 from molmoact_ros.sim.franka_sim import FrankaSim
 
 STATUS_PERIOD: Final = 0.1

@@ -19,8 +19,8 @@ from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.bringup.profiles import use_environment
 from molmoact_ros.control.limiter import Fractions
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import qos
 from molmoact_ros.robots.franka import FR3
+from molmoact_ros.ros import qos
 from molmoact_ros.utils.arguments import (
     add_json,
     add_times,

@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.msg import DepthTokens, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.ros import conversions, qos
 from molmoact_ros.srv import ResetScene, SceneTruth
 
 READY_TIMEOUT = 60.0  # s for all nodes to answer after they were started

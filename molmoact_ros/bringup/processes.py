@@ -18,12 +18,12 @@ from molmoact_ros.bringup.security import enclave_arguments
 from molmoact_ros.utils import child_process
 
 
-def command(name: str, parameters_file: Path, namespace: str = "") -> list[str]:
-    """The command line of a node, which is in `namespace`, such as /left, unless that is empty."""
+def command(name: str, parameters_file: Path, namespace: str = "", package: str = "molmoact_ros.nodes") -> list[str]:
+    """The command line of a node of `package`, which is in `namespace`, such as /left, unless that is empty."""
     arguments = ["--ros-args", "--params-file", str(parameters_file), *enclave_arguments(name)]
     if namespace:
         arguments += ["-r", f"__ns:=/{namespace.strip('/')}"]
-    return [sys.executable, "-m", f"molmoact_ros.nodes.{name}", *arguments]
+    return [sys.executable, "-m", f"{package}.{name}", *arguments]
 
 
 def write_parameters(folder: Path, name: str, parameters: Parameters) -> Path:

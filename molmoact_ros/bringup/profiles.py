@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from molmoact_ros.nodes.common.discovery import default_discovery
+from molmoact_ros.ros.discovery import default_discovery
 from molmoact_ros.utils.paths import fastdds_profile, profile
 
 NODES: Final = (

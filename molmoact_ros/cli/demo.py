@@ -23,8 +23,8 @@ from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.engine.model.checkpoint import digest, load_depth_decoder
 from molmoact_ros.evaluation.metrics import Row, depth_accuracy, trace_error
 from molmoact_ros.evaluation.rollout import TIMEOUT
-from molmoact_ros.nodes.common import conversions
 from molmoact_ros.nodes.teleop.client import STATES
+from molmoact_ros.ros import conversions
 from molmoact_ros.sim.scene import Task, sample_scene
 from molmoact_ros.utils.arguments import add_checkpoint, add_images
 from molmoact_ros.utils.paths import checkpoint_of, robot_model

@@ -21,15 +21,6 @@ from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.control.teleop import wrong_age
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.bounded_subscription import subscribe, unpacked
-from molmoact_ros.nodes.common.clocks import STEADY
-from molmoact_ros.nodes.common.lifecycle import ManagedNode
-from molmoact_ros.nodes.common.logging import Notes
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.polling import Polled
-from molmoact_ros.nodes.common.realtime_loop import Loop, Timing, own_threads, real_time
-from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.nodes.control.arm_sinks import Sink, make_gripper, make_sink
 from molmoact_ros.nodes.control.config import STATED, ControllerNodeConfig
 from molmoact_ros.nodes.control.diagnostics import report
@@ -40,6 +31,15 @@ from molmoact_ros.nodes.control.stop_latch import StopLatch
 from molmoact_ros.nodes.control.teleop_inputs import DISCOVERY, TeleopInputs
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.bounded_subscription import subscribe, unpacked
+from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.lifecycle import ManagedNode
+from molmoact_ros.ros.logging import Notes
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.realtime_loop import Loop, Timing, own_threads, real_time
+from molmoact_ros.ros.spin import run
 from molmoact_ros.srv import ApprovePlan
 from molmoact_ros.utils.paths import robot_model
 
@@ -120,10 +120,13 @@ class ControllerNode(ManagedNode):
         self._controller.expect_silence(time.monotonic() + DISCOVERY)
         # All threads: whoever holds Python's lock keeps the loop waiting, and the middleware brings the joints.
         real_time(self.config.priority // 2, own_threads())
-        self._loop = Loop(self._cycle, self._period, self.config.priority)
-        self._loop.start()
+        self._begin_loop()
         how = f": STOPPED ({self._stopped}); resume resets it" if self._stopped else " until it is told to start"
         self._notes.note(f"ready: the arm stays where it is{how}", LoggingSeverity.INFO)
+
+    def _begin_loop(self) -> None:
+        self._loop = Loop(self._cycle, self._period, self.config.priority)
+        self._loop.start()
 
     def deactivate(self) -> None:
         """Brake, then end the control loop."""

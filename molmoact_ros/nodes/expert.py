@@ -15,12 +15,12 @@ from rclpy.task import Future
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.msg import ActionChunk, EngineStatus
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.clocks import STEADY, ClockJumps
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.nodes.planning.controller_client import ControllerLink
 from molmoact_ros.nodes.planning.execute_server import PERIOD, Goal, Goals, Result
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.clocks import STEADY, ClockJumps
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.spin import run
 from molmoact_ros.sim.tray_workcell import INSTRUCTION
 from molmoact_ros.srv import SceneTruth
 from molmoact_ros.training.expert import STEP

@@ -13,11 +13,11 @@ from rclpy.qos import DurabilityPolicy
 from rclpy.subscription import Subscription
 
 from molmoact_ros.bags.message_types import definition
-from molmoact_ros.nodes.common.clocks import STEADY
-from molmoact_ros.nodes.common.contained import ContainedNode
-from molmoact_ros.nodes.common.message_types import message_class, offered
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.contained import ContainedNode
+from molmoact_ros.ros.message_types import message_class, offered
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.secret import is_loopback
 
 BACKLOG = 16

@@ -8,11 +8,11 @@ from pydantic import Field
 from sensor_msgs.msg import Joy
 
 from molmoact_ros.control.teleop_devices import Joystick, JoystickLayout
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.nodes.teleop.client import Device, DeviceConfig
 from molmoact_ros.robots.franka import OPENING_MAX
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.spin import run
 
 OLD: Final = 0.2
 """s after which a message is not acted on: the controller takes as much silence for letting go."""

@@ -16,9 +16,9 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from molmoact_ros.control.teleop_devices import HELP, Keyboard, Speeds
-from molmoact_ros.nodes.common.discovery import default_discovery
-from molmoact_ros.nodes.common.parameters import declare
 from molmoact_ros.nodes.teleop.client import STATES, Device, DeviceConfig, name_of
+from molmoact_ros.ros.discovery import default_discovery
+from molmoact_ros.ros.parameters import declare
 from molmoact_ros.utils.child_process import ended_by_signals
 
 PERIOD: Final = 0.05

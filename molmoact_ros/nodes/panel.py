@@ -20,13 +20,6 @@ from std_srvs.srv import Trigger
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.control.teleop_devices import AGAIN, Speeds
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.action_client import ThreadsafeActionClient
-from molmoact_ros.nodes.common.clocks import STEADY
-from molmoact_ros.nodes.common.contained import contained, settle
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.polling import Polled
-from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.nodes.teleop.client import STATES, Device, DeviceConfig, name_of
 from molmoact_ros.nodes.visualization import panel_images
 from molmoact_ros.panel.auth import token
@@ -34,6 +27,13 @@ from molmoact_ros.panel.image_stream import Encoder, View
 from molmoact_ros.panel.protocol import Answer, Stroke
 from molmoact_ros.panel.server import PanelServer
 from molmoact_ros.robots.franka import OPENING_MAX
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.action_client import ThreadsafeActionClient
+from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.contained import contained, settle
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.spin import run
 from molmoact_ros.sim.scene import OBJECTS, PREPOSITION
 from molmoact_ros.srv import ApprovePlan, EditTrace
 from molmoact_ros.utils.secret import is_loopback

@@ -29,10 +29,10 @@ from molmoact_ros.bags.message_arrays import unpacked
 from molmoact_ros.bags.recorded_parameters import parameters
 from molmoact_ros.bags.recording import Names, Recording, parse_remap
 from molmoact_ros.msg import EngineStatus
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.clocks import STEADY
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.spin import run
 
 CLOCK_RATE: Final = 200.0
 """Hz of /clock, of the machine's own time."""

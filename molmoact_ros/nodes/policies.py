@@ -11,10 +11,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from molmoact_ros.engine.torch_engine import TorchEngine
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.nodes.planning.config import PolicyConfig, load_engine
 from molmoact_ros.nodes.policy import PolicyNode
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.spin import run
 
 
 class PoliciesConfig(PolicyConfig):

@@ -21,14 +21,6 @@ from molmoact_ros.control.approval import Approve
 from molmoact_ros.engine.base import Mode
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.msg import EngineStatus, Trace
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.clocks import STEADY, ClockJumps
-from molmoact_ros.nodes.common.lifecycle import ManagedNode
-from molmoact_ros.nodes.common.live_parameters import LiveParameter, LiveParameters
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.polling import Polled
-from molmoact_ros.nodes.common.realtime_loop import own_threads, real_time
-from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.nodes.planning.approval_gate import Gatekeeper
 from molmoact_ros.nodes.planning.config import PolicyConfig, load_engine
 from molmoact_ros.nodes.planning.controller_client import ControllerLink
@@ -40,6 +32,14 @@ from molmoact_ros.nodes.planning.operator_trace import Drawings
 from molmoact_ros.nodes.planning.plan_publisher import PlanTopics
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.clocks import STEADY, ClockJumps
+from molmoact_ros.ros.lifecycle import ManagedNode
+from molmoact_ros.ros.live_parameters import LiveParameter, LiveParameters
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.realtime_loop import own_threads, real_time
+from molmoact_ros.ros.spin import run
 from molmoact_ros.srv import EditTrace
 
 

@@ -28,11 +28,11 @@ from molmoact_ros.cameras.realsense import (
     library,
     recorded,
 )  # fmt: skip
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.clocks import STEADY
-from molmoact_ros.nodes.common.diagnostics import status
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.diagnostics import status
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.spin import run
 
 try:
     from realsense2_camera_msgs.msg import Metadata

@@ -21,12 +21,12 @@ from rclpy.task import Future
 from molmoact_ros.bags.bag import BagMessage, BagWriter, Qos
 from molmoact_ros.bags.image_codec import PICTURES, Form
 from molmoact_ros.bags.recorder import MIB, Recorder, keep_memory
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.diagnostics import status
-from molmoact_ros.nodes.common.message_types import message_class, offered
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.polling import Polled
-from molmoact_ros.nodes.common.spin import run
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.diagnostics import status
+from molmoact_ros.ros.message_types import message_class, offered
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.provenance import machine
 
 KEEP_ALL: Final = QoSProfile(

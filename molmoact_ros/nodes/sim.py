@@ -17,12 +17,12 @@ from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.polling import Polled
-from molmoact_ros.nodes.common.spin import run
-from molmoact_ros.nodes.common.transforms import transform_message
 from molmoact_ros.robots.franka import HOME_Q, Arm
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.spin import run
+from molmoact_ros.ros.transforms import transform_message
 from molmoact_ros.sim.base_workcell import SimArm
 from molmoact_ros.sim.camera_renderer import D405_WRIST, D435_FRONT, CameraRenderer
 from molmoact_ros.sim.table_workcell import Workcell

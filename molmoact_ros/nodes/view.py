@@ -27,17 +27,17 @@ from molmoact_ros.control.action_chunk import Space, split
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.control.trajectory import Path, Target
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.clocks import STEADY
-from molmoact_ros.nodes.common.contained import ContainedNode
-from molmoact_ros.nodes.common.parameters import declare
-from molmoact_ros.nodes.common.polling import LazyPolled
-from molmoact_ros.nodes.common.spin import run
 from molmoact_ros.nodes.teleop.client import STATES, name_of
 from molmoact_ros.nodes.visualization import markers
 from molmoact_ros.nodes.visualization.robot_state import RobotFrames
 from molmoact_ros.robots.forward_kinematics import WORLD, Links
 from molmoact_ros.robots.franka import Arm, arms_at
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.contained import ContainedNode
+from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.polling import LazyPolled
+from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.paths import robot_model
 from molmoact_ros.visualization.deproject import lift
 from molmoact_ros.visualization.overlay import beside, colour_depth, draw_plan, jpeg, write

@@ -20,9 +20,9 @@ from trajectory_msgs.msg import JointTrajectory
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.background_node import BackgroundNode
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, SINGLE
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.background_node import BackgroundNode
 
 from .conftest import Peer
 

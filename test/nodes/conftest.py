@@ -29,9 +29,9 @@ from molmoact_ros.bringup.profiles import Profile, environment
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.common import qos
 from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, N_BINS, NormStats
 from molmoact_ros.reasoning.answer_templates import NEXT_VALUE
+from molmoact_ros.ros import qos
 from molmoact_ros.srv import ResetScene, SceneTruth
 from molmoact_ros.training.nano_model import nano_config, save_nano
 from molmoact_ros.training.tokenizer import build_tokenizer

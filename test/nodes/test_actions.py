@@ -10,7 +10,7 @@ import pytest
 from rclpy.action import ActionServer
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.nodes.common.action_client import ThreadsafeActionClient
+from molmoact_ros.ros.action_client import ThreadsafeActionClient
 
 from .conftest import PATIENCE, Peer
 

@@ -13,7 +13,7 @@ from molmoact_ros.bringup.episode_client import EpisodeClient, Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, SafetyStatus
-from molmoact_ros.nodes.common import qos
+from molmoact_ros.ros import qos
 
 CAMERAS = ("front", "left_wrist", "right_wrist")
 SMALL = {"front_size": [320, 240], "wrist_size": [212, 120]}

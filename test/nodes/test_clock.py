@@ -18,10 +18,10 @@ from std_srvs.srv import Trigger
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.clocks import BACK, FORWARD, ClockJumps
-from molmoact_ros.nodes.common.conversions import time_message
 from molmoact_ros.nodes.planning.execute_server import Result
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.clocks import BACK, FORWARD, ClockJumps
+from molmoact_ros.ros.conversions import time_message
 
 from .conftest import INSTRUCTION, Robot
 

@@ -19,9 +19,6 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.common import conversions
-from molmoact_ros.nodes.common.contained import ContainedNode, contained, settle
-from molmoact_ros.nodes.common.transforms import transform_message
 from molmoact_ros.nodes.foxglove import FoxgloveNode
 from molmoact_ros.nodes.joystick import JoystickNode
 from molmoact_ros.nodes.keyboard import KeyboardNode
@@ -31,6 +28,9 @@ from molmoact_ros.nodes.view import ViewNode
 from molmoact_ros.nodes.visualization import panel_images
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.franka import SINGLE
+from molmoact_ros.ros import conversions
+from molmoact_ros.ros.contained import ContainedNode, contained, settle
+from molmoact_ros.ros.transforms import transform_message
 
 from .wild import corrupt, wild
 

@@ -16,8 +16,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, Deadman, GripperOpening, SafetyStatus
-from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.robots.franka import HOME_Q
+from molmoact_ros.ros import conversions, qos
 from molmoact_ros.srv import ApprovePlan
 
 from .cell import Cell, TestRobot, cell

@@ -13,7 +13,7 @@ from trajectory_msgs.msg import JointTrajectory
 from molmoact_ros.benchmarks.fault_graph import Graph, graph
 from molmoact_ros.benchmarks.fault_injection import try_fault
 from molmoact_ros.benchmarks.fault_table import controller_suite
-from molmoact_ros.nodes.common import qos
+from molmoact_ros.ros import qos
 
 SLOW = 3.0
 """How much longer than documented a machine that is busy with other tests may take; the bench allows nothing."""

@@ -20,8 +20,8 @@ from websockets.sync.client import connect
 
 from molmoact_ros.bringup.processes import Bringup, command, write_parameters
 from molmoact_ros.bringup.profiles import Profile, environment
-from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.foxglove import hidden_address
+from molmoact_ros.ros import qos
 
 from .conftest import PATIENCE, Peer
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sensor_msgs.msg import Image, JointState
 
 from molmoact_ros.bags.message_arrays import PIXEL
-from molmoact_ros.nodes.common.conversions import header, image_message
 from molmoact_ros.nodes.planning.observation_buffer import MOST_PIXELS, FrameBuffer, wrong_size
+from molmoact_ros.ros.conversions import header, image_message
 
 
 def image(stamp: float, pixel: int) -> Image:

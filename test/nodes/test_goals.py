@@ -18,11 +18,11 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.background_node import BackgroundNode
-from molmoact_ros.nodes.common.clocks import STEADY
 from molmoact_ros.nodes.planning.controller_client import ControllerLink
 from molmoact_ros.nodes.planning.execute_server import ANSWER, DISCOVERY, PERIOD, SILENT, Goal, Goals, Result
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.background_node import BackgroundNode
+from molmoact_ros.ros.clocks import STEADY
 
 from .conftest import INSTRUCTION, Peer, Robot
 

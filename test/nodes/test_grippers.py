@@ -15,10 +15,10 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.control.arm_sinks import make_gripper
 from molmoact_ros.nodes.control.gripper_sinks import OPENING_FORCE, SAME_OPENING, _Gripper
 from molmoact_ros.robots.franka import Arm
+from molmoact_ros.ros import qos
 
 from .conftest import Peer
 from .driven import LEFT, command, connected

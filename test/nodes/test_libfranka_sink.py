@@ -16,11 +16,11 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.control.arm_sinks import make_sink
 from molmoact_ros.robots.franka import Arm
 from molmoact_ros.robots.libfranka.client import ArmSettings, Mode, own_priority
 from molmoact_ros.robots.libfranka.process import set_up
+from molmoact_ros.ros import qos
 from molmoact_ros.sim.franka_sim import FrankaSim
 from molmoact_ros.utils.paths import robot_model
 

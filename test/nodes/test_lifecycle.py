@@ -15,7 +15,7 @@ from molmoact_ros.benchmarks.fault_table import clock_suite
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
-from molmoact_ros.nodes.common import qos
+from molmoact_ros.ros import qos
 
 from .conftest import Peer
 

@@ -25,9 +25,9 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.bringup.processes import FIRST_DELAY, LONGEST_DELAY, RAN_WELL, Bringup, Restarts
 from molmoact_ros.bringup.profiles import SHOWING, Profile
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.discovery import default_discovery
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, SINGLE
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.discovery import default_discovery
 
 from .conftest import PATIENCE, Peer
 

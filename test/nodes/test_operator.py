@@ -29,7 +29,7 @@ from molmoact_ros.benchmarks.panel_latency import address
 from molmoact_ros.bringup.processes import Bringup, command, write_parameters
 from molmoact_ros.bringup.profiles import Profile, environment
 from molmoact_ros.msg import ActionChunk, Deadman, EngineStatus, GripperOpening, SafetyStatus, Trace
-from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.ros import conversions, qos
 from molmoact_ros.srv import ApprovePlan
 
 from .conftest import PATIENCE, Peer

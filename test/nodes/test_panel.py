@@ -27,10 +27,10 @@ from molmoact_ros.benchmarks.panel_latency import address
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.visualization import panel_images
 from molmoact_ros.panel.image_stream import NICE, Encoder, Picture, View
 from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.ros import conversions, qos
 from molmoact_ros.srv import ResetScene, SceneTruth
 
 from .conftest import Peer

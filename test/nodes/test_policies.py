@@ -12,7 +12,7 @@ from std_msgs.msg import String
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import ActionChunk, EngineStatus
-from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.ros import conversions, qos
 
 from .conftest import Peer
 

@@ -14,17 +14,10 @@ from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.cameras.synchronizer import FATES
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.conversions import (
-    chunk_actions,
-    depth_codes,
-    image_pixels,
-    rgb_pixels,
-    seconds,
-    trace_points,
-)
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.robots.franka import HOME_Q
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.conversions import chunk_actions, depth_codes, image_pixels, rgb_pixels, seconds, trace_points
 
 from .conftest import INSTRUCTION, PERIOD, Robot
 

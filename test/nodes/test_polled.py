@@ -16,10 +16,10 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 
 from molmoact_ros.bringup.profiles import environment
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.background_node import BackgroundNode
-from molmoact_ros.nodes.common.polling import LazyPolled, Polled, Taken
 from molmoact_ros.nodes.recorder import ros_time
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.background_node import BackgroundNode
+from molmoact_ros.ros.polling import LazyPolled, Polled, Taken
 
 from .conftest import PATIENCE, Peer
 

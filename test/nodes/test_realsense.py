@@ -21,9 +21,9 @@ from molmoact_ros.bringup.processes import write_parameters
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.cameras.presets import preset_of
 from molmoact_ros.cameras.realsense import FoundCamera
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.conversions import image_pixels, seconds
 from molmoact_ros.nodes.realsense import CameraConfig, RealSenseConfig, RealSenseNode
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.conversions import image_pixels, seconds
 
 from ..cameras.software_camera import (
     BOX,

@@ -24,7 +24,7 @@ from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, environment
 from molmoact_ros.cli.main import main
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import conversions, qos
+from molmoact_ros.ros import conversions, qos
 
 from .conftest import PATIENCE, Peer
 

@@ -20,9 +20,9 @@ from molmoact_ros.bringup.processes import Bringup, command, write_parameters
 from molmoact_ros.bringup.profiles import Profile, environment
 from molmoact_ros.cli.replay_graph import free_domains, refuse_company
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.message_types import message_class
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.message_types import message_class
 
 from .conftest import DOMAINS, Peer
 

@@ -23,7 +23,7 @@ from molmoact_ros.bringup import security
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import NODES, Profile
 from molmoact_ros.cli import main
-from molmoact_ros.nodes.common import qos
+from molmoact_ros.ros import qos
 from molmoact_ros.srv import EditTrace
 
 from .conftest import INSTRUCTION, Robot

@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import EngineStatus, SafetyStatus
-from molmoact_ros.nodes.common.conversions import seconds
+from molmoact_ros.ros.conversions import seconds
 from molmoact_ros.utils.paths import default_checkpoint
 
 from .test_policy import INSTRUCTION, Robot

@@ -16,10 +16,10 @@ from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.control.kinematics import Kinematics
-from molmoact_ros.nodes.common import qos
 from molmoact_ros.nodes.control.arm_sinks import GRIPPERS, SINKS, make_gripper, make_sink
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q, Arm
+from molmoact_ros.ros import qos
 from molmoact_ros.utils.paths import robot_model
 
 from .conftest import Peer

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
-from molmoact_ros.nodes.common.transforms import StaticFrames, transform_message
+from molmoact_ros.ros.transforms import StaticFrames, transform_message
 
 
 def pose(seed: int) -> np.ndarray:

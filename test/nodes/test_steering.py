@@ -13,9 +13,9 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.msg import ActionChunk, DepthTokens, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.conversions import header, seconds, trace_points
 from molmoact_ros.robots.franka import BASE_FRAME
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.conversions import header, seconds, trace_points
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.srv import ApprovePlan, EditTrace
 from molmoact_ros.utils.paths import robot_model

@@ -17,7 +17,7 @@ from sensor_msgs.msg import Joy
 from molmoact_ros.bags.bag import BagReader
 from molmoact_ros.benchmarks.fault_graph import Graph, graph
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import qos
+from molmoact_ros.ros import qos
 
 PATIENCE = 20.0
 

@@ -22,12 +22,12 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.polling import Polled
 from molmoact_ros.nodes.control.arm_sinks import make_sink
 from molmoact_ros.nodes.control.velocity_sink import ACCELERATION
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q, Arm
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.polling import Polled
 
 from .conftest import Peer
 from .driven import VELOCITY, command, connected

@@ -15,9 +15,6 @@ from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.control.kinematics import Kinematics
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.arm_topics import of_arm
-from molmoact_ros.nodes.common.parameters import declare
 from molmoact_ros.nodes.control.gripper_sinks import GRIPPERS, Gripper
 from molmoact_ros.nodes.control.libfranka_sink import LibfrankaSink
 from molmoact_ros.nodes.control.null_sink import NullSink
@@ -26,6 +23,9 @@ from molmoact_ros.nodes.control.trajectories import rolling_trajectory
 from molmoact_ros.nodes.control.velocity_sink import VelocityRamp
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import Arm
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.arm_topics import of_arm
+from molmoact_ros.ros.parameters import declare
 from molmoact_ros.utils.paths import robot_model
 
 

@@ -6,7 +6,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import State
-from molmoact_ros.nodes.common.diagnostics import status
+from molmoact_ros.ros.diagnostics import status
 
 JITTER_WARN = 5.0  # ms at the 99th percentile, half a period at 100 Hz
 

@@ -15,16 +15,16 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.action_client import ThreadsafeActionClient
-from molmoact_ros.nodes.common.arm_topics import joint_states, of_arm
-from molmoact_ros.nodes.common.logging import Notes
-from molmoact_ros.nodes.common.parameters import declare
 from molmoact_ros.nodes.control.measured_joints import Measured
 from molmoact_ros.nodes.control.null_sink import NullSink
 from molmoact_ros.nodes.control.trajectories import FINGER_SPEED, gripper_seconds, gripper_trajectory
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import OPENING_MAX, Arm
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.action_client import ThreadsafeActionClient
+from molmoact_ros.ros.arm_topics import joint_states, of_arm
+from molmoact_ros.ros.logging import Notes
+from molmoact_ros.ros.parameters import declare
 
 SAME_OPENING: Final = 1e-3
 """m; less than this is not a new goal for a gripper."""

@@ -13,16 +13,16 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.arm_topics import joint_states, of_arm
-from molmoact_ros.nodes.common.clocks import STEADY
-from molmoact_ros.nodes.common.logging import Notes
-from molmoact_ros.nodes.common.parameters import declare
 from molmoact_ros.nodes.control.measured_joints import Measured
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import Arm
 from molmoact_ros.robots.libfranka.client import ArmSettings, LibfrankaArm, Mode, RobotState
 from molmoact_ros.robots.libfranka.interpolator import RefusedCommand
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.arm_topics import joint_states, of_arm
+from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.logging import Notes
+from molmoact_ros.ros.parameters import declare
 
 RATE: Final = 100.0
 """Hz of the joint states."""

@@ -11,8 +11,8 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.polling import Polled
 
 FRESH: Final = 0.1
 """s; older joint states are not used."""

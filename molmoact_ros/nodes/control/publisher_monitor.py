@@ -11,8 +11,8 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.polling import Polled
 
 REMEMBERED: Final = 100
 """Stamps of our own status: 10 s of them, and every change of state besides."""

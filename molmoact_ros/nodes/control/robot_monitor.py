@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from rclpy.node import Node
 
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.message_types import message_class
-from molmoact_ros.nodes.common.polling import Polled
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.message_types import message_class
+from molmoact_ros.ros.polling import Polled
 
 EVERY: Final = 0.02
 """s between looks at a topic: reading franka_ros2's message in Python takes 0.4 ms."""

@@ -19,8 +19,8 @@ from trajectory_msgs.msg import JointTrajectory
 from molmoact_ros.control.arm_controller import ArmController
 from molmoact_ros.control.teleop import wrong_age
 from molmoact_ros.msg import Deadman, GripperOpening
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.bounded_subscription import subscribe
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.bounded_subscription import subscribe
 
 DISCOVERY: Final = 1.0
 """s after the start within which a person is not followed who spoke before it already, until they have let go once:

@@ -16,10 +16,10 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from std_msgs.msg import Float64MultiArray
 
-from molmoact_ros.nodes.common.arm_topics import joint_states
 from molmoact_ros.nodes.control.measured_joints import Measured
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, Arm
+from molmoact_ros.ros.arm_topics import joint_states
 
 PULL: Final = 2.0
 """1/s; how strongly velocity commands pull a joint back to the commanded position."""

@@ -14,8 +14,8 @@ from std_srvs.srv import Trigger
 from molmoact_ros.control.action_chunk import still
 from molmoact_ros.control.approval import Approve, Gate, RefusedApproval
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
-from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.planning.controller_client import ControllerLink
+from molmoact_ros.ros import conversions, qos
 from molmoact_ros.srv import ApprovePlan
 
 

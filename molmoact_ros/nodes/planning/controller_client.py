@@ -9,7 +9,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.common import qos
+from molmoact_ros.ros import qos
 
 PLAYING = (SafetyStatus.POLICY, SafetyStatus.TELEOP)
 """States in which a task goes on."""

@@ -9,12 +9,12 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, JointState
 from tf2_msgs.msg import TFMessage
 
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.polling import LazyPolled
-from molmoact_ros.nodes.common.transforms import StaticFrames
 from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS
 from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import SINGLE
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.polling import LazyPolled
+from molmoact_ros.ros.transforms import StaticFrames
 from molmoact_ros.utils.paths import robot_model
 
 LARGEST: Final = 1 << 20

@@ -15,10 +15,10 @@ from sensor_msgs.msg import Image, JointState
 
 from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.torch_engine import Engine, EngineTimings, Mode
-from molmoact_ros.nodes.common.conversions import metres, rgb_pixels
 from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, FrameSet
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.ros.conversions import metres, rgb_pixels
 
 LOOK_AGAIN = 0.1
 """Seconds after which a camera that stays silent is looked at again."""

@@ -11,7 +11,7 @@ from typing import Final
 from sensor_msgs.msg import Image, JointState
 
 from molmoact_ros.cameras.synchronizer import MOST, Kept, Matcher, nearest
-from molmoact_ros.nodes.common.conversions import seconds
+from molmoact_ros.ros.conversions import seconds
 
 MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
 LARGEST_JOINTS: Final = 1 << 16  # bytes of a message: a thousand joints

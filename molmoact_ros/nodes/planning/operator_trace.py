@@ -8,10 +8,10 @@ import numpy as np
 from rclpy.node import Node
 
 from molmoact_ros.msg import EngineStatus, Trace
-from molmoact_ros.nodes.common import conversions
 from molmoact_ros.nodes.planning.gripper_projection import HandView
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.trace_steering import DONE, Steering
+from molmoact_ros.ros import conversions
 
 
 class Drawings:

@@ -7,9 +7,9 @@ from sensor_msgs.msg import Image
 
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, Trace
-from molmoact_ros.nodes.common import conversions, qos
 from molmoact_ros.nodes.planning.inference_thread import Plan
 from molmoact_ros.reasoning.trace import draw_training_overlay
+from molmoact_ros.ros import conversions, qos
 
 
 class PlanTopics:

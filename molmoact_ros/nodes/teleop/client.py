@@ -14,9 +14,9 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.control.teleop_devices import Debounce
 from molmoact_ros.msg import Deadman, GripperOpening, SafetyStatus
-from molmoact_ros.nodes.common import qos
-from molmoact_ros.nodes.common.contained import ContainedNode
 from molmoact_ros.robots.franka import Arm
+from molmoact_ros.ros import qos
+from molmoact_ros.ros.contained import ContainedNode
 
 STATES: Final = {getattr(SafetyStatus, name): name.lower() for name in ("IDLE", "POLICY", "HOLD", "STOPPED", "TELEOP")}
 """Names of the controller's states."""

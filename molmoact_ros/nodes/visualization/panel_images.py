@@ -10,8 +10,8 @@ import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
-from molmoact_ros.nodes.common.conversions import image_pixels, metres, of_usual_size, rgb_pixels
 from molmoact_ros.panel.image_stream import Picture
+from molmoact_ros.ros.conversions import image_pixels, metres, of_usual_size, rgb_pixels
 from molmoact_ros.utils.child_process import die_with_parent
 
 WIDEST: Final = 960

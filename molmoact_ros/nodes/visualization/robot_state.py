@@ -10,13 +10,13 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
-from molmoact_ros.nodes.common import conversions, qos
-from molmoact_ros.nodes.common.clocks import STEADY
-from molmoact_ros.nodes.common.polling import LazyPolled
-from molmoact_ros.nodes.common.transforms import transform_message
 from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import Arm
 from molmoact_ros.robots.urdf import urdf
+from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.polling import LazyPolled
+from molmoact_ros.ros.transforms import transform_message
 from molmoact_ros.utils.paths import robot_model
 
 DESCRIPTION = "robot_description"

@@ -17,9 +17,9 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from molmoact_ros.nodes.common.discovery import default_discovery
-from molmoact_ros.nodes.common.lifecycle import ManagedNode
-from molmoact_ros.nodes.common.logging import never_wait
+from molmoact_ros.ros.discovery import default_discovery
+from molmoact_ros.ros.lifecycle import ManagedNode
+from molmoact_ros.ros.logging import never_wait
 from molmoact_ros.utils.child_process import ENDING
 
 TURN: Final = 0.0005

@@ -18,7 +18,7 @@ from typing import Final
 from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 
-from molmoact_ros.nodes.common.clocks import STEADY
+from molmoact_ros.ros.clocks import STEADY
 
 EVERY: Final = 0.1
 """s between looks at what there is to log."""
