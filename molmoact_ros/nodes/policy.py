@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import isfinite
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from molmoact_ros.control.approval import Approve
 from molmoact_ros.engine.base import Mode
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.msg import EngineStatus, Trace
 from molmoact_ros.nodes.planning.approval_gate import Gatekeeper
-from molmoact_ros.nodes.planning.config import PolicyConfig, load_engine
+from molmoact_ros.nodes.planning.config import LIVE, PolicyConfig, load_engine
 from molmoact_ros.nodes.planning.controller_client import ControllerLink
 from molmoact_ros.nodes.planning.engine_status import EngineReport
 from molmoact_ros.nodes.planning.execute_server import PERIOD, Goal, Goals, Result
@@ -30,42 +29,17 @@ from molmoact_ros.nodes.planning.inference_thread import Plan, Reasoner
 from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS, MOST_JOINTS, FrameBuffer
 from molmoact_ros.nodes.planning.operator_trace import Drawings
 from molmoact_ros.nodes.planning.plan_publisher import PlanTopics
+from molmoact_ros.nodes.planning.trace_input import TraceInput
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.clocks import STEADY, ClockJumps
 from molmoact_ros.ros.lifecycle import ManagedNode
-from molmoact_ros.ros.live_parameters import LiveParameter, LiveParameters
+from molmoact_ros.ros.live_parameters import LiveParameters
 from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.polling import Polled
 from molmoact_ros.ros.realtime_loop import own_threads, real_time
 from molmoact_ros.ros.spin import run
-from molmoact_ros.srv import EditTrace
-
-
-def _choice(choices: Sequence[str], value: Any) -> str:
-    if value in choices:
-        return ""
-    return f"choose one of: {', '.join(choice or repr(choice) for choice in choices)}"
-
-
-def _not_a_time(value: Any) -> str:
-    fits = isinstance(value, int | float) and 0 < value <= 600
-    return "" if fits else f"{value!r} s is no time to look at a plan; give up to 600"
-
-
-CHOICES = (Mode.FULL.value, Mode.GROUNDED.value, Mode.REUSE.value)
-"""Modes that may be asked for; a drawn trace always steers."""
-LIVE: Final = {
-    "mode": LiveParameter(
-        Mode.FULL.value, "full, grounded or reuse: how much the model is asked for", partial(_choice, CHOICES)
-    ),
-    "approve": LiveParameter(
-        Approve.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)",
-        partial(_choice, [how.value for how in Approve]),
-    ),
-    "approve_seconds": LiveParameter(3.0, "how long a plan is shown before it moves the arm, s", _not_a_time),
-}  # fmt: skip
 
 
 class PolicyNode(ManagedNode):
@@ -103,8 +77,7 @@ class PolicyNode(ManagedNode):
             {"mode": self._use_mode, "approve": self._gate.use, "approve_seconds": self._gate.use_seconds}
         )
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
-        self.create_subscription(Trace, "~/edit_trace", self._on_trace, qos.RELIABLE)
-        self.create_service(EditTrace, "~/edit_trace", self._on_edit_trace)
+        self._traces = TraceInput(self, self._drawings, self._reasoner, self._gate, self._report)
         self.create_timer(PERIOD, self._look_after_all, clock=STEADY)
         self.create_timer(1.0, lambda: self._report.diagnose(self._joints.refusal), clock=STEADY)
         self._reasoner.start()
@@ -222,49 +195,6 @@ class PolicyNode(ManagedNode):
         except RefusedStep as refusal:
             self._report.report(EngineStatus.FAULT, str(refusal))
 
-    def _on_trace(self, message: Trace) -> None:
-        try:
-            self._draw(message)
-        except RefusedStep as refusal:
-            self.get_logger().warning(f"drawing refused: {refusal}")
-            with self._reasoner.lock:
-                self._drawings.refuse(str(refusal))
-            self._report.publish()
-
-    def _on_edit_trace(self, request: EditTrace.Request, response: EditTrace.Response) -> EditTrace.Response:
-        try:
-            if request.clear:
-                self._clear_drawing()
-            else:
-                self._draw(request.trace)
-            response.success = True
-        except RefusedStep as refusal:
-            response.message = str(refusal)
-        return response
-
-    def _draw(self, message: Trace) -> None:
-        """Follow a drawing from now on. Raises RefusedStep."""
-        with self._reasoner.lock:
-            if self._reasoner.task is None:
-                raise RefusedStep("there is no instruction to steer; give one first")
-            self._drawings.take(self._check_drawing(message), message)
-            self._plan_again()
-        self._report.publish()
-
-    def _check_drawing(self, message: Trace) -> np.ndarray:
-        return self._drawings.check(message, self._gate.shown)
-
-    def _clear_drawing(self) -> None:
-        with self._reasoner.lock:
-            if self._drawings.end("cleared"):
-                self._plan_again()
-        self._report.publish()
-
-    def _plan_again(self) -> None:
-        """What is planned is not what is wanted any more; nor is what waits for approval."""
-        self._gate.drop()
-        self._reasoner.again()
-
     def _veto(self, reason: str) -> None:
         self._end_task(Result.HELD, reason)
 
@@ -277,7 +207,7 @@ class PolicyNode(ManagedNode):
         try:
             validate_instruction(request.instruction)
             if request.trace.x or request.trace.y:
-                self._check_drawing(request.trace)
+                self._traces.check(request.trace)
         except RefusedStep as refusal:
             return str(refusal)
         if self._report.clear():
@@ -310,7 +240,7 @@ class PolicyNode(ManagedNode):
             self._forget_task("a new instruction was given")
             self._goals.trouble = ""  # of the task before
             if drawing is not None:
-                self._drawings.take(self._check_drawing(drawing), drawing)
+                self._drawings.take(self._traces.check(drawing), drawing)
             self._reasoner.follow(text)
             self._report.report(EngineStatus.RUNNING, "")
 
@@ -361,7 +291,7 @@ class PolicyNode(ManagedNode):
             if self._gate.shown is None and self._drawings.advance():
                 if self._drawings.done:
                     self._gate.rest()
-                self._plan_again()
+                self._traces.plan_again()
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from rclpy.node import Node
@@ -13,6 +13,7 @@ from rclpy.serialization import deserialize_message
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.publishers import crowded, publisher_name
 
 REMEMBERED: Final = 100
 """Stamps of our own status: 10 s of them, and every change of state besides."""
@@ -46,7 +47,7 @@ class Strangers:
         """One line for each topic where somebody publishes who should not."""
         out = []
         for topic in self._commands:
-            if others := sorted({_name(info) for info in self._publishers(topic) if not self._is_us(info)}):
+            if others := sorted({publisher_name(info) for info in self._publishers(topic) if not self._is_us(info)}):
                 out.append(f"{', '.join(others)} commands the arm, too, on {topic}; stop one of them")
         return [*out, *crowded(self._node, self._alone)]
 
@@ -55,17 +56,3 @@ class Strangers:
 
     def _is_us(self, info: Any) -> bool:
         return (info.node_namespace, info.node_name) == (self._node.get_namespace(), self._node.get_name())
-
-
-def crowded(node: Node, topics: Iterable[str]) -> list[str]:
-    """One line for each of these topics that has more than one publisher, in their order."""
-    lines = []
-    for topic in topics:
-        names = sorted(map(_name, node.get_publishers_info_by_topic(topic)))
-        if len(names) > 1:
-            lines.append(f"{topic} has {len(names)} publishers ({', '.join(names)}); end all but one")
-    return lines
-
-
-def _name(info: Any) -> str:
-    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"

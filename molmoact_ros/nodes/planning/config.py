@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 from pydantic import Field
 from rclpy.logging import get_logger
 
+from molmoact_ros.control.approval import Approve
+from molmoact_ros.engine.base import Mode
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.robots.franka import BASE_FRAME
+from molmoact_ros.ros.live_parameters import LiveParameter
 from molmoact_ros.utils.paths import default_checkpoint
 
 
@@ -52,3 +58,29 @@ def _tell_progress(done: int, of: int) -> None:
     """A line for each quarter."""
     if done * 4 // of > (done - 1) * 4 // of:
         get_logger("policy").info(f"warming up: {done} of {of} passes recorded")
+
+
+def _choice(choices: Sequence[str], value: Any) -> str:
+    if value in choices:
+        return ""
+    return f"choose one of: {', '.join(choice or repr(choice) for choice in choices)}"
+
+
+def _not_a_time(value: Any) -> str:
+    fits = isinstance(value, int | float) and 0 < value <= 600
+    return "" if fits else f"{value!r} s is no time to look at a plan; give up to 600"
+
+
+CHOICES = (Mode.FULL.value, Mode.GROUNDED.value, Mode.REUSE.value)
+"""Modes that may be asked for; a drawn trace always steers."""
+
+LIVE: Final = {
+    "mode": LiveParameter(
+        Mode.FULL.value, "full, grounded or reuse: how much the model is asked for", partial(_choice, CHOICES)
+    ),
+    "approve": LiveParameter(
+        Approve.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)",
+        partial(_choice, [how.value for how in Approve]),
+    ),
+    "approve_seconds": LiveParameter(3.0, "how long a plan is shown before it moves the arm, s", _not_a_time),
+}  # fmt: skip

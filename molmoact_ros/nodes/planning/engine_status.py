@@ -9,12 +9,12 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from molmoact_ros.msg import EngineStatus
-from molmoact_ros.nodes.control.publisher_monitor import crowded
 from molmoact_ros.nodes.planning.approval_gate import Gatekeeper
 from molmoact_ros.nodes.planning.inference_thread import Plan, Reasoner
 from molmoact_ros.nodes.planning.operator_trace import Drawings
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.diagnostics import status
+from molmoact_ros.ros.publishers import crowded
 
 
 class EngineReport:
