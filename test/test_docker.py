@@ -38,7 +38,7 @@ def test_nothing_has_drifted() -> None:
         ("docker/server.Dockerfile", '"serve"', '"server"', "no command server"),
         ("docker/compose.yaml", "fr3.launch.py", "fr4.launch.py", "no launch/fr4.launch.py"),
         ("docker/compose.yaml", "robot_address:=", "robot_ip:=", "no argument robot_ip"),
-        ("docker/plugin.pyproject.toml", "vllm_plugin:register", "vllm_plugin:enrol", "entry points or version"),
+        ("docker/plugin.pyproject.toml", "plugin:register", "plugin:enrol", "entry points or version"),
         (PAGE, "molmoact-ros teleop keyboard", "ros2 run molmoact_ros keyboards", "no executable keyboards"),
         (
             "package.xml",

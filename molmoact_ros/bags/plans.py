@@ -12,7 +12,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Answer:
+class RecordedAnswer:
     """One plan; a part is None where it was not said or not recorded.
 
     stamp: of its front picture, s. frames: of all pictures, s, where known. drawn: a person's trace, int [n, 2]
@@ -37,11 +37,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers:
+class RecordedAnswers:
     """Answers in the order of their stamps. about: what they were made by, such as `machine.machine` says."""
 
     about: dict[str, str]
-    answers: list[Answer]
+    answers: list[RecordedAnswer]
 
     def save(self, file: Path) -> None:
         """As JSON, every number as it is."""
@@ -49,16 +49,18 @@ class Answers:
         file.write_text(json.dumps({"about": self.about, "answers": rows}))
 
     @staticmethod
-    def load(file: Path) -> Answers:
+    def load(file: Path) -> RecordedAnswers:
         """Raises ValueError, in one line, for a file of another form."""
         try:
             read = json.loads(file.read_text())
-            return Answers(read["about"], [_answer(row) for row in read["answers"]])
+            return RecordedAnswers(read["about"], [_answer(row) for row in read["answers"]])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} does not hold answers ({error}); `replay --engine --save` writes them") from None
 
 
-def pairs(recorded: Iterable[Answer], again: Iterable[Answer], within: float) -> list[tuple[Answer, Answer]]:
+def pairs(
+    recorded: Iterable[RecordedAnswer], again: Iterable[RecordedAnswer], within: float
+) -> list[tuple[RecordedAnswer, RecordedAnswer]]:
     """Each of `again` with the recorded one whose picture is nearest, if that is within so many seconds."""
     out, known = [], list(recorded)
     for answer in again:
@@ -72,9 +74,9 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _answer(row: dict[str, Any]) -> Answer:
+def _answer(row: dict[str, Any]) -> RecordedAnswer:
     kinds = {"drawn": np.int64, "depth": np.uint8, "trace": np.int64, "actions": np.float64}
     for name, kind in kinds.items():
         if row[name] is not None:
             row[name] = np.array(row[name], kind)
-    return Answer(**row)
+    return RecordedAnswer(**row)

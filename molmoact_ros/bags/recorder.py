@@ -41,7 +41,7 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 @dataclass(frozen=True)
-class Tally:
+class RecordingStats:
     """How a recording goes. messages, bytes: in the file; pictures, others: lost; problem: one line, empty: none."""
 
     messages: int = 0
@@ -89,7 +89,7 @@ class Recorder:
         self._queues: dict[bool, deque[BagMessage]] = {True: deque(), False: deque()}  # pictures, and others
         self._waiting = {True: 0, False: 0}  # bytes of pictures, and of others
         self._held = 0  # bytes of others that no disk takes as yet
-        self._tally, self._open, self._pictures_wanted = Tally(), True, True
+        self._tally, self._open, self._pictures_wanted = RecordingStats(), True, True
         self._ends = float("inf")  # when pictures that wait are given up, s
         self._offers: dict[str, tuple[str, Sequence[Qos]]] = {}
         self._pictures: set[str] = set()  # topics of them in the bag
@@ -99,7 +99,7 @@ class Recorder:
         self._thread.start()
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> RecordingStats:
         """How it goes."""
         with self._lock:
             return self._tally
@@ -132,7 +132,7 @@ class Recorder:
             if self._waiting[True] > self._limit // 16:
                 self._lock.notify()
 
-    def close(self) -> Tally:
+    def close(self) -> RecordingStats:
         """Write what waits and end the bag; how it went, which is also in the bag's last words."""
         with self._lock:
             self._open, self._ends = False, time.monotonic() + CLOSING

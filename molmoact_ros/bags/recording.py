@@ -24,7 +24,7 @@ from molmoact_ros.bags.message_arrays import (  # fmt: skip
     trace_points,
     unpacked,
 )
-from molmoact_ros.bags.plans import Answer
+from molmoact_ros.bags.plans import RecordedAnswer
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 
@@ -33,7 +33,7 @@ SAME: Final = 1e-6
 
 
 @dataclass(frozen=True)
-class Names:
+class TopicNames:
     """Where things are in a bag.
 
     cameras: names, front first; their pictures are on `/<name>/color/image_raw` and the front one's depth on
@@ -84,15 +84,15 @@ class Step:
     """What a plan was asked for: when its pictures were taken, s, front first, and the answer, if one was recorded."""
 
     frames: tuple[float, ...]
-    answer: Answer
+    answer: RecordedAnswer
 
 
 class Recording:
     """A bag, read; use it in a `with` block. `notes`: what a reader of the results should know of it, a line each."""
 
-    def __init__(self, bag: Path, names: Names | None = None) -> None:
+    def __init__(self, bag: Path, names: TopicNames | None = None) -> None:
         """Raises FileNotFoundError and ValueError as BagReader does."""
-        self.names, self.bag = names or Names(), bag
+        self.names, self.bag = names or TopicNames(), bag
         self.reader = BagReader(bag)
         self.notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
         there = sorted(self.reader.topics())
@@ -180,7 +180,7 @@ class Recording:
 
     # Plans
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[RecordedAnswer]:
         """The plans that were recorded whole, by the stamps of their pictures; those of a policy without tokens too."""
         base = self.names.policy
         chunks = {m.plan_id: m for _, m in self.decoded(f"{base}/action_chunk")}
@@ -195,7 +195,7 @@ class Recording:
             said, stamp = tokens.get(number), seconds(chunk.header.stamp)
             depth, trace = depths.get(number), traces.get(number)
             out.append(
-                Answer(
+                RecordedAnswer(
                     plan_id=number, stamp=stamp, mode=chunk.mode or "full",
                     instruction=said.instruction if said else _last(asked, stamp),
                     checkpoint=said.checkpoint if said else "",
@@ -227,7 +227,9 @@ class Recording:
             self.notes.append("no plans were recorded: there is nothing to compare with")
             recorded = False
             times, asked = _every(stamps[0], period), self._asked()
-            answers = [Answer(k + 1, t, instruction=instruction or _last(asked, t)) for k, t in enumerate(times)]
+            answers = [
+                RecordedAnswer(k + 1, t, instruction=instruction or _last(asked, t)) for k, t in enumerate(times)
+            ]
         steps = [self._step(answer, stamps, instruction) for answer in answers]
         seen = [step for step in steps if step is not None]
         if not seen:
@@ -241,7 +243,7 @@ class Recording:
             raise ValueError("the bag does not say what was asked for; give --instruction")
         return seen
 
-    def _step(self, answer: Answer, stamps: list[np.ndarray], instruction: str) -> Step | None:
+    def _step(self, answer: RecordedAnswer, stamps: list[np.ndarray], instruction: str) -> Step | None:
         wanted = answer.frames or [answer.stamp] * len(stamps)
         near = [float(of[_nearest(of, at)]) for of, at in zip(stamps, wanted, strict=True)]
         slops = [SAME if answer.frames or k == 0 else self.names.slop for k in range(len(stamps))]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.torch_engine import TorchEngine
-from molmoact_ros.engine.vllm_backend.engine import ServedEngine
+from molmoact_ros.engine.vllm_backend.engine import VllmEngine
 from molmoact_ros.evaluation.rollout import closed_loop
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
@@ -26,7 +26,7 @@ TIE = 1e-4
 
 
 @dataclass
-class Difference:
+class BackendDifference:
     """Where two answers part: the step, the token's place in the answer, both tokens, and by how much torch's score of
     its own is above that of the other, as a share of the largest score."""
 
@@ -47,11 +47,11 @@ class Agreement:
     torch_seconds: float = 0.0
     events: int = 0
     tokens: int = 0
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[BackendDifference] = field(default_factory=list)
 
 
 def agreement(
-    robot: Path, engine: TorchEngine, other: ServedEngine, steps: int, seed: int,
+    robot: Path, engine: TorchEngine, other: VllmEngine, steps: int, seed: int,
     tick: Callable[[Agreement], None] = lambda _: None,
 ) -> Agreement:  # fmt: skip
     """Compare the answers of `steps` steps of episodes from scene `seed` on, which torch drives."""
@@ -74,7 +74,7 @@ def agreement(
 
 
 @torch.inference_mode()
-def _difference(engine: TorchEngine, observation: Observation, step: int, tokens: list[int]) -> Difference:
+def _difference(engine: TorchEngine, observation: Observation, step: int, tokens: list[int]) -> BackendDifference:
     said = engine.tokens
     place = next(i for i, (a, b) in enumerate(zip(said, tokens, strict=False)) if a != b)
     asked = engine.ask(observation)
@@ -83,7 +83,7 @@ def _difference(engine: TorchEngine, observation: Observation, step: int, tokens
     hidden = engine.model.run(torch.cat([embeddings, answer])[None])[0, -1]
     scores = engine.model.logits(hidden).float()
     gap = float(scores[said[place]] - scores[tokens[place]]) / float(scores.abs().max())
-    return Difference(step, place, said[place], tokens[place], gap)
+    return BackendDifference(step, place, said[place], tokens[place], gap)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
     engine = TorchEngine.load(checkpoint_of(args), threads=1)
     other = open_engine(EngineOptions(backend="vllm", answer_timeout=120.0), checkpoint_of(args))
-    assert isinstance(other, ServedEngine)
+    assert isinstance(other, VllmEngine)
     try:
         other.warm_up()
         with tqdm(total=args.steps, unit="step", mininterval=5) as bar:

@@ -13,12 +13,12 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
+from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, FaultInjector
 from molmoact_ros.bringup.processes import command, write_parameters
 from molmoact_ros.bringup.profiles import environment
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
 from molmoact_ros.ros import conversions, qos
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.utils import child_process
 
@@ -74,17 +74,17 @@ class CamerasNode(Node):
 
 
 @contextmanager
-def filming(folder: Path) -> Iterator[Rig]:
+def filming(folder: Path) -> Iterator[FaultInjector]:
     """Two cameras, and chunks that swing an arm from side to side."""
     context = rclpy.Context()
     rclpy.init(context=context)
-    rig, file = Rig(context), write_parameters(folder, "cameras", {})
+    rig, file = FaultInjector(context), write_parameters(folder, "cameras", {})
     with (folder / "cameras.log").open("wb") as log:
         program = command("camera_load", file, package="molmoact_ros.benchmarks")
         cameras = child_process.start(program, env=environment(), stdout=log, stderr=log, cwd=folder)
         rig.drive()
         for camera in SIZES:  # somebody hears the pictures in any case, as the policy does
-            Polled(rig, Image, f"/{camera}/color/image_raw", qos.SENSOR)
+            PollingSubscription(rig, Image, f"/{camera}/color/image_raw", qos.SENSOR)
         try:
             yield rig
         finally:

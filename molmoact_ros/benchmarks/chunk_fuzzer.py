@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from molmoact_ros.control.action_chunk import ActionChunk, Space, join
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, join
 from molmoact_ros.control.arm_controller import ArmController
-from molmoact_ros.control.clock_monitor import ClockWatch
+from molmoact_ros.control.clock_monitor import ClockMonitor
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.robots.franka import JOINTS
 
@@ -17,7 +17,7 @@ class ClockGames:
     """ROS time and a steady one, s. ROS time is set, stands still, runs through the same again, and drifts."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.steady, self.now, self.watch = 0.0, 1000.0, ClockWatch(simulated=bool(rng.integers(2)))
+        self.steady, self.now, self.watch = 0.0, 1000.0, ClockMonitor(simulated=bool(rng.integers(2)))
         self._rng, self._rate, self._until = rng, 1.0, 0.0
 
     def pass_by(self, seconds: float) -> None:
@@ -106,21 +106,21 @@ class ChunkFuzzer:
         rng = self.rng
         if rng.random() < 0.1:
             self._drift = rng.normal(0, 1, (2, 6)) * [0.02, 0.02, 0.02, 0.08, 0.08, 0.08]
-        steps, space = int(rng.integers(1, 17)), Space(int(rng.choice([0, 0, 0, 1, 2])))
+        steps, space = int(rng.integers(1, 17)), ActionSpace(int(rng.choice([0, 0, 0, 1, 2])))
         parts = [
             self._moves(arm, drift, steps, space) for arm, drift in zip(controller.arms, self._drift, strict=False)
         ]
         stamp = now - float(rng.uniform(0, 0.4))
         return ActionChunk(join(parts, space), float(rng.choice([0.05, 0.1, 0.2])), stamp, space=space)
 
-    def _moves(self, arm: ArmController, drift: np.ndarray, steps: int, space: Space) -> np.ndarray:
+    def _moves(self, arm: ArmController, drift: np.ndarray, steps: int, space: ActionSpace) -> np.ndarray:
         rng = self.rng
         grip = rng.integers(0, 2, (steps, 1)).astype(float)
         moves = np.clip(drift + rng.normal(0, 0.3, (steps, 6)) * np.abs(drift), -0.028, 0.028)
         moves[:, 3:] *= 4
-        if space is Space.JOINT:
+        if space is ActionSpace.JOINT:
             values = arm.limiter.motion.q + np.cumsum(np.tile(rng.normal(0, 0.1, 7), (steps, 1)), axis=0)
-        elif space is Space.EE:
+        elif space is ActionSpace.EE:
             pose = arm.kinematics.forward(arm.limiter.motion.q)
             place = np.concatenate([pose.position, pose.rotation.as_euler("xyz")])
             values = place + np.cumsum(moves, axis=0)

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.control.action_chunk import ActionChunk, join
-from molmoact_ros.control.chunk_player import Mode
+from molmoact_ros.control.chunk_player import ChunkMode
 from molmoact_ros.control.controller import Controller, ControllerConfig
-from molmoact_ros.control.limit_checker import Checker
+from molmoact_ros.control.limit_checker import LimitChecker
 from molmoact_ros.robots.franka import HOME_Q, SINGLE, Arm
 from molmoact_ros.utils.arguments import (
     add_json,
@@ -53,10 +53,10 @@ def true_path(time: float) -> np.ndarray:
 
 def seams(robot: Path, latencies: tuple[float, ...], seconds: float = 20.0, seed: int = 0) -> list[Seams]:
     """Every mode at every engine latency, s: an engine that plans the true path with small errors; perfect tracking."""
-    return [_seams(robot, mode, latency, seconds, seed) for latency in latencies for mode in get_args(Mode)]
+    return [_seams(robot, mode, latency, seconds, seed) for latency in latencies for mode in get_args(ChunkMode)]
 
 
-def _seams(robot: Path, mode: Mode, latency: float, seconds: float, seed: int) -> Seams:
+def _seams(robot: Path, mode: ChunkMode, latency: float, seconds: float, seed: int) -> Seams:
     config = ControllerConfig(mode=mode)
     dt, rng = 1.0 / config.rate, np.random.default_rng(seed)
     controller, (checker,) = _started(robot, config)
@@ -118,12 +118,14 @@ def cycle_cost(
 
 def _started(
     robot: Path, config: ControllerConfig, arms: Sequence[Arm] = (SINGLE,)
-) -> tuple[Controller, list[Checker]]:  # fmt: skip
+) -> tuple[Controller, list[LimitChecker]]:  # fmt: skip
     controller = Controller(robot, config, arms)
     for number in range(len(arms)):
         controller.update_joints(HOME_Q, 0.08, 0.0, number)
     assert controller.start(0.0)
-    return controller, [Checker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm) for arm in arms]
+    return controller, [
+        LimitChecker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm) for arm in arms
+    ]
 
 
 def _cycle(controller: Controller, now: float) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rich.console import Console
 
 from molmoact_ros.benchmarks.chunk_seams import cycle_cost
-from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
+from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, FaultInjector
 from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.bringup.processes import Bringup, command, write_parameters
 from molmoact_ros.bringup.profiles import Profile, environment, use_environment
@@ -56,7 +56,7 @@ def _measure(package: str, module: str, parameters: dict[str, Any], seconds: flo
     file = write_parameters(folder, "controller", asked)
     context = rclpy.Context()
     rclpy.init(context=context)
-    rig, row = Rig(context), dict[str, float]()
+    rig, row = FaultInjector(context), dict[str, float]()
 
     def hear(message: DiagnosticArray) -> None:
         for status in message.status:

@@ -16,7 +16,7 @@ from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.engine.torch_engine import TorchEngine
-from molmoact_ros.evaluation.rollout import film
+from molmoact_ros.evaluation.rollout import sample_observations
 from molmoact_ros.utils.arguments import (
     add_checkpoint,
     add_json,
@@ -33,7 +33,7 @@ def bench_engine(
     """Figures of `steps` reasoning steps, what a pass costs at least and the memory held (see engine.bench), and the
     checkpoint's digest. seed: the scene looked at. alone: with nothing else running. vision: what runs the tower.
     """
-    pictures = film(robot_model(), steps, seed)
+    pictures = sample_observations(robot_model(), steps, seed)
     engine = TorchEngine.load(checkpoint, threads=1, vision=vision)  # as the simulated workcell's profile has it
     engine.warm_up()
     costs = {"floor": floor(engine)}

@@ -15,14 +15,14 @@ import rclpy
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.benchmarks.fault_rig import CAMERAS, JOINT_STATES, Rig
+from molmoact_ros.benchmarks.fault_rig import CAMERAS, JOINT_STATES, FaultInjector
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.ros.action_client import ThreadsafeActionClient
 from molmoact_ros.srv import ResetScene
 
-Mode = Literal["IDLE", "HOLD", "POLICY", "TELEOP"]
+ArmMode = Literal["IDLE", "HOLD", "POLICY", "TELEOP"]
 JOINTS_DEADLINE: Final = 0.2  # s, as the graph is started here
 LET_GO: Final = 0.4  # s of silence after which a person has let go for certain
 SIM: Final = {"front_size": [320, 240], "wrist_size": [212, 120]}
@@ -58,14 +58,14 @@ class Graph:
     """What faults are done to. began: when the present fault did, s; beside: what a fault has started besides."""
 
     bringup: Bringup
-    rig: Rig
+    rig: FaultInjector
     logs: Path
     policy: ThreadsafeActionClient | None = None  # None: the rig is in its place
     unread: UnreadLog | None = None  # the controller's log
     began: float = 0.0
     beside: ExitStack = field(default_factory=ExitStack)
 
-    def begin(self, mode: Mode = "POLICY") -> None:
+    def begin(self, mode: ArmMode = "POLICY") -> None:
         """Have the arm moving, or standing, in that state, whatever was before. Raises RuntimeError where it is not."""
         self.rig.streaming = False
         if mode == "IDLE":
@@ -83,7 +83,7 @@ class Graph:
         if not self.rig.until(lambda: self.rig.safety.joints_age > 0, 60.0):
             raise RuntimeError(f"the controller hears no joints after {name} was started again; see its log")
 
-    def _move(self, mode: Mode) -> None:
+    def _move(self, mode: ArmMode) -> None:
         rig, state = self.rig, getattr(SafetyStatus, mode)
         for _ in range(6):  # a machine that is busy may make its joints stale meanwhile
             if mode == "TELEOP":
@@ -152,7 +152,7 @@ def graph(
         context = rclpy.Context()
         rclpy.init(context=context)
         stack.callback(context.try_shutdown)
-        rig = Rig(context)
+        rig = FaultInjector(context)
         stack.callback(rig.close)
         if policy:
             rig.relay_cameras()

@@ -66,7 +66,7 @@ class ToldTime:
         self.jump(0.0)
 
 
-class Rig(BackgroundNode):
+class FaultInjector(BackgroundNode):
     """Relays joints, and images after `relay_cameras`; after `drive` it plans in the policy's place.
 
     freeze_joints: the joints that are told stay as they are, as if the arm were blocked. streaming: a person sways the

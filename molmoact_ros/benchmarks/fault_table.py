@@ -13,8 +13,8 @@ import numpy as np
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
-from molmoact_ros.benchmarks.fault_graph import JOINTS_DEADLINE, Graph, Mode, controller_parameters
-from molmoact_ros.benchmarks.fault_rig import Rig, from_the_past, with_nan
+from molmoact_ros.benchmarks.fault_graph import JOINTS_DEADLINE, ArmMode, Graph, controller_parameters
+from molmoact_ros.benchmarks.fault_rig import FaultInjector, from_the_past, with_nan
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.msg import SafetyStatus
@@ -28,7 +28,7 @@ PRESENCE: Final = 0.5  # s, as the graph is started here
 HALT: Final = 0.8  # s for which a controller is kept from running
 HOUR: Final = 3600.0
 ROBOT_STATE: Final = "franka_robot_state_broadcaster/robot_state"
-MOVING: Final[tuple[Mode, ...]] = ("POLICY", "TELEOP")
+MOVING: Final[tuple[ArmMode, ...]] = ("POLICY", "TELEOP")
 Act = Callable[[Graph], None]
 
 
@@ -45,11 +45,11 @@ class Fault:
     """
 
     fault: str
-    mode: Mode
+    mode: ArmMode
     deadline: float
     inject: Act
     repair: Act = _nothing
-    happened: Callable[[Rig], bool] = Rig.halted
+    happened: Callable[[FaultInjector], bool] = FaultInjector.halted
     stands: bool = True
     needs: str = ""
     times: int = 0
@@ -235,11 +235,11 @@ def _robot(mode: str) -> Act:
 # What must happen
 
 
-def _in_persons_hand(rig: Rig) -> bool:
+def _in_persons_hand(rig: FaultInjector) -> bool:
     return bool(rig.safety.state == SafetyStatus.TELEOP)
 
 
-def _nobody_took_over(rig: Rig) -> bool:
+def _nobody_took_over(rig: FaultInjector) -> bool:
     return rig.hands == 0
 
 
@@ -271,8 +271,10 @@ def controller_suite() -> Suite:
         *_both("stop on the topic", BRAKING, _stop_by_topic),
         *_both("hold pressed", BRAKING, _call("hold")),
         *_both("controller late", BRAKING, _halt),
-        *_both("controller killed", BRAKING, _kill("controller"), _restart("controller"), happened=Rig.standing),
-        *_both("SIGHUP", BRAKING, _signal("controller", signal.SIGHUP), _restart("controller"), happened=Rig.standing),
+        *_both("controller killed", BRAKING, _kill("controller"), _restart("controller"),
+               happened=FaultInjector.standing),
+        *_both("SIGHUP", BRAKING, _signal("controller", signal.SIGHUP), _restart("controller"),
+               happened=FaultInjector.standing),
         *_both("second controller", 2 * STATUS + BRAKING, _start_second, _end_second),
         *_both("robot reflex", STATUS + BRAKING, _robot("REFLEX"), _robot("MOVE"),
                needs="franka_msgs/msg/FrankaRobotState"),

@@ -28,7 +28,7 @@ from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, OPENING_MAX
-from molmoact_ros.robots.libfranka.client import LibfrankaArm, Mode, own_priority, require_pylibfranka
+from molmoact_ros.robots.libfranka.client import LibfrankaArm, RobotMode, own_priority, require_pylibfranka
 from molmoact_ros.robots.libfranka.interpolator import CYCLE
 from molmoact_ros.robots.libfranka.process import PROMPT
 from molmoact_ros.sim.franka_sim import FrankaSim
@@ -136,8 +136,8 @@ class PlayedChunks:
 def feed(address: str, record: str, seed: str) -> None:
     """What the child does until it is killed: connect, drive, and say how it goes, a line every 0.1 s."""
     with LibfrankaArm(address, Path(record)) as arm:
-        while (state := arm.state()).mode is not Mode.IDLE:
-            if state.mode is Mode.ENDED:
+        while (state := arm.state()).mode is not RobotMode.IDLE:
+            if state.mode is RobotMode.ENDED:
                 sys.exit(f"error: {state.message}")
             time.sleep(0.01)
         due = time.monotonic()
@@ -146,7 +146,7 @@ def feed(address: str, record: str, seed: str) -> None:
             command = chunks.step(state.q, time.monotonic())
             arm.send(command)
             state = arm.state()
-            if number % round(0.1 / PERIOD) == 0 or state.mode is not Mode.MOVING:
+            if number % round(0.1 / PERIOD) == 0 or state.mode is not RobotMode.MOVING:
                 print(arm.pid, state.mode.name, np.abs(command.velocity).max(), state.missed, state.message, flush=True)
             due = max(due + PERIOD, time.monotonic())  # as a timer: what was missed is not caught up with
             time.sleep(max(0.0, due - time.monotonic()))
@@ -188,7 +188,7 @@ def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable
             if passed - told > 5.0:
                 told = passed
                 tell(f"{passed:.0f} of {seconds:g} s, {mode.lower()}, {missed} cycles missed {' '.join(message)}")
-            if mode in (Mode.FAULT.name, Mode.ENDED.name) or (passed > seconds and float(speed) > FAST):
+            if mode in (RobotMode.FAULT.name, RobotMode.ENDED.name) or (passed > seconds and float(speed) > FAST):
                 if victim == "process":
                     os.kill(int(pid), signal.SIGKILL)
                 return int(pid)

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.control.limit_checker import Between, Checker
+from molmoact_ros.control.limit_checker import DistanceChecker, LimitChecker
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import HOME_Q, Arm
@@ -28,8 +28,10 @@ class MotionJudge:
 
     def __init__(self, robot: Path, controller: Controller, arms: Sequence[Arm]) -> None:
         self._controller, config = controller, controller.config
-        self._checkers = [Checker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm) for arm in arms]
-        self._between = Between(robot, arms) if len(arms) == 2 else None
+        self._checkers = [
+            LimitChecker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm) for arm in arms
+        ]
+        self._between = DistanceChecker(robot, arms) if len(arms) == 2 else None
         self._apart: deque[float] = deque(maxlen=round(BRAKING * config.rate / 2))  # in the last cycles, m
         self._last = [HOME_Q.copy() for _ in arms]
         self._still = [True for _ in arms]

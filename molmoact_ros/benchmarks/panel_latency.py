@@ -28,7 +28,7 @@ from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.msg import ActionChunk, SafetyStatus
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.background_node import BackgroundNode
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.srv import ResetScene
 from molmoact_ros.utils.arguments import (
     add_json,
@@ -78,7 +78,7 @@ class Stopwatch(BackgroundNode):
         self._plans, self._commands = list[tuple[int, float]](), list[int]()  # sent, ns; picture's stamp, s
         self.create_subscription(ActionChunk, "/policy/action_chunk", self._on_chunk, qos.RELIABLE)
         topic = "/fr3_arm_controller/joint_trajectory"
-        self._sent = Polled(self, JointTrajectory, topic, qos.KEPT)
+        self._sent = PollingSubscription(self, JointTrajectory, topic, qos.KEPT)
         self.create_subscription(SafetyStatus, "/controller/safety_status", self._on_safety, qos.STATE)
         self._say = self.create_publisher(String, "/policy/instruction", qos.RELIABLE)
         self._triggers = {name: self.create_client(Trigger, f"/controller/{name}") for name in ("hold", "resume")}

@@ -28,7 +28,7 @@ from molmoact_ros.bags.image_codec import Form
 from molmoact_ros.bags.message_types import Types
 from molmoact_ros.bags.recorder import MIB, Recorder, keep_memory
 from molmoact_ros.benchmarks.camera_load import filming
-from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, Rig
+from molmoact_ros.benchmarks.fault_rig import JOINT_STATES, FaultInjector
 from molmoact_ros.benchmarks.recorder_kills import kill_recorder
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
@@ -102,7 +102,7 @@ def bench_record(seconds: float, turns: int, tell: Callable[[str], None]) -> dic
     }  # fmt: skip
 
 
-def _measure(rig: Rig, form: Form | None, seconds: float, folder: Path) -> Cost:
+def _measure(rig: FaultInjector, form: Form | None, seconds: float, folder: Path) -> Cost:
     """One turn with a controller of its own, whose jitter is its own word of its last SPAN s."""
     seconds = max(seconds, SPAN)
     bag, row = folder / "bag", dict[str, float]()

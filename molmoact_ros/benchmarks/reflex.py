@@ -17,7 +17,7 @@ import rclpy
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from molmoact_ros.benchmarks.fault_rig import Rig
+from molmoact_ros.benchmarks.fault_rig import FaultInjector
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.msg import SafetyStatus
@@ -86,7 +86,7 @@ def _provoked(robot: FrankaSim, folder: Path) -> Reflex:
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
     with Bringup(Profile(nodes={"controller": parameters}, environment=alone), folder / "logs") as graph:
-        rig = Rig(context)
+        rig = FaultInjector(context)
         try:
             fingers = rig.create_publisher(JointState, "/franka_gripper/joint_states", qos.RELIABLE)
             hand = JointState(name=SINGLE.fingers, position=[OPENING_MAX / 2] * 2)
@@ -109,7 +109,7 @@ def _provoked(robot: FrankaSim, folder: Path) -> Reflex:
     return Reflex(held, state, way)
 
 
-def _halt(rig: Rig, robot: FrankaSim, pid: int) -> tuple[float, str]:
+def _halt(rig: FaultInjector, robot: FrankaSim, pid: int) -> tuple[float, str]:
     """Have the robot stop by itself; the time until the supervisor says so, and its state."""
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -125,7 +125,7 @@ def _halt(rig: Rig, robot: FrankaSim, pid: int) -> tuple[float, str]:
     return seconds, names.get(rig.safety.state, str(rig.safety.state))
 
 
-def _recover(rig: Rig) -> float:
+def _recover(rig: FaultInjector) -> float:
     """Clear the robot's error, and wait while the policy goes on to plan; when that was, s of the monotonic clock."""
     rig.until(rig.standing, 2.0)
     recovered = time.monotonic()

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from molmoact_ros.benchmarks.engine_step import copy_rate, median_seconds, memory
 from molmoact_ros.benchmarks.hf_baseline import greedy, transformers_model
-from molmoact_ros.engine.base import Asking
+from molmoact_ros.engine.base import BaseEngine
 from molmoact_ros.engine.decoding.constrained import DecodeCounts, decode
-from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, StaticPasses
+from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder
-from molmoact_ros.engine.decoding.speculative import WIDE, Memory, Tree
+from molmoact_ros.engine.decoding.speculative import WIDE, AnswerCache, Tree
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
     PROCESSOR,
@@ -111,7 +111,7 @@ def random_model(case: Case) -> MolmoAct:
 def nano_grammar(folder: Path) -> AnswerGrammar:
     """The grammar of a checkpoint, for its loop over an answer; a random model can answer by any."""
     config, processor = read_config(folder, CONFIG, MolmoActConfig), read_config(folder, PROCESSOR, ProcessorConfig)
-    return Asking(config, processor, read_run_config(folder), read_tokenizer(folder), None, None).grammars[False]
+    return BaseEngine(config, processor, read_run_config(folder), read_tokenizer(folder), None, None).grammars[False]
 
 
 def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figures:
@@ -129,7 +129,7 @@ def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figur
     model = random_model(case)
     if case.quantization:
         quantise(model, case.quantization)
-    passes = StaticPasses(model, case.config.llm_config.max_position_embeddings, grammar.ids)
+    passes = CudaGraphRunner(model, case.config.llm_config.max_position_embeddings, grammar.ids)
     decoder = CachedDecoder(passes)
     passes.prepare(decoder.cache, progress)
     return _measure(case, rate, model, decoder, grammar)
@@ -208,7 +208,7 @@ def _again(decoder: CachedDecoder, tree: Tree, length: int) -> None:
 
 def _loop(decoder: CachedDecoder, grammar: AnswerGrammar, prompt: Tensor, answers: int) -> float:
     """Milliseconds of a pass in whole answers, each guessed at by the one before it."""
-    lasts: list[Memory] = []
+    lasts: list[AnswerCache] = []
     seconds, passes = 0.0, 0
     for answer in range(answers + 1):
         counts = DecodeCounts()

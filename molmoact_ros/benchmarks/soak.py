@@ -55,7 +55,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MemoryVerdict:
     """Medians of a node's samples at the base and at the end. growth: of memory, as a share of that at the base."""
 
     memory_base: float
@@ -72,7 +72,7 @@ class Verdict:
         return self.growth > GROWTH
 
 
-def judge(samples: list[Sample], whole: float) -> Verdict:
+def judge(samples: list[Sample], whole: float) -> MemoryVerdict:
     """Compare the end of `whole` s with the base. ValueError: there are no samples of either."""
     base = [s for s in samples if BASE * whole <= s.seconds < (BASE + WINDOW) * whole]
     end = [s for s in samples if s.seconds >= (1 - WINDOW) * whole]
@@ -84,7 +84,7 @@ def judge(samples: list[Sample], whole: float) -> Verdict:
         return before, after
 
     before, after = medians("memory")
-    return Verdict(before, after, after / before - 1, *medians("threads"), *medians("descriptors"))
+    return MemoryVerdict(before, after, after / before - 1, *medians("threads"), *medians("descriptors"))
 
 
 class _Over(Exception):
@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
     """Run it and print what came of it; 1 where a node has grown."""
     console = Console()
     figures = soak(args.minutes, args.seed, lambda line: console.print(line, highlight=False))
-    verdicts = {node: Verdict(**of) for node, of in figures["nodes"].items()}
+    verdicts = {node: MemoryVerdict(**of) for node, of in figures["nodes"].items()}
     begin = args.minutes * BASE
     table = Table(
         "node", f"minute {begin:.3g}", "end", "change", "threads", "descriptors", title="memory of each node, MB"

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchPasses
-from molmoact_ros.engine.decoding.speculative import WIDE, DraftConfig, Memory
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchModelRunner
+from molmoact_ros.engine.decoding.speculative import WIDE, AnswerCache, DraftConfig
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.evaluation.rollout import closed_loop
 from molmoact_ros.reasoning.answer import Reasoning
@@ -54,7 +54,7 @@ def exactness(
 ) -> Exactness:
     """Compare the answers of `steps` steps of lock-step episodes from scene `seed` on; `tick` hears of each."""
     found, guessing = Exactness(), engine.draft
-    ours, torchs = engine.decoder, CachedDecoder(TorchPasses(engine.model, engine.decoder.passes.capacity))
+    ours, torchs = engine.decoder, CachedDecoder(TorchModelRunner(engine.model, engine.decoder.passes.capacity))
     passes: list[tuple[int, int]] = []
     before = 0.0
 
@@ -79,7 +79,7 @@ def exactness(
 
 
 def _again(
-    engine: TorchEngine, observation: Observation, width: DraftConfig, lasts: dict[bool, deque[Memory]]
+    engine: TorchEngine, observation: Observation, width: DraftConfig, lasts: dict[bool, deque[AnswerCache]]
 ) -> tuple[list[int], int]:
     """The answer's tokens with other guesses, and its passes; the newest of `lasts` is the answer itself."""
     engine.draft = width

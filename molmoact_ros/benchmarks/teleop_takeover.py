@@ -17,7 +17,7 @@ from trajectory_msgs.msg import JointTrajectory
 from molmoact_ros.benchmarks.fault_graph import Graph, graph
 from molmoact_ros.benchmarks.reporting import new_table, write_figures
 from molmoact_ros.bringup.profiles import use_environment
-from molmoact_ros.control.limiter import Fractions
+from molmoact_ros.control.limiter import LimitScaling
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.robots.franka import FR3
 from molmoact_ros.ros import qos
@@ -82,7 +82,7 @@ class Told:
     q: np.ndarray
 
 
-def jump(commands: list[Told], fractions: Fractions) -> Jump:
+def jump(commands: list[Told], fractions: LimitScaling) -> Jump:
     """The greatest steps along `commands`, by their positions alone.
 
     Where a command came a cycle or more late, one may have been missed; the step across is judged for its speed only.
@@ -141,7 +141,7 @@ class Ear:
 
 def _take(running: Graph, ear: Ear, takes: Takes) -> float:
     """One take; s until the arm was in the person's hand, inf: never."""
-    rig, fractions = running.rig, Fractions()
+    rig, fractions = running.rig, LimitScaling()
     began = time.monotonic()
     while time.monotonic() < began + TAKE:
         rig.say_twist(0.0, 0.05)

@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from molmoact_ros.engine.decoding.batching import GatheredPasses
+from molmoact_ros.engine.decoding.batching import BatchingRunner
 from molmoact_ros.engine.model.checkpoint import torch_dtype
 from molmoact_ros.engine.torch_engine import TorchEngine
-from molmoact_ros.evaluation.rollout import film
+from molmoact_ros.evaluation.rollout import sample_observations
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.arguments import (
     add_checkpoint,
@@ -51,7 +51,7 @@ def _row(engine: TorchEngine, films: Sequence[Sequence[Observation]], tick: Call
         _answer(robot, frames)
     turns = time.perf_counter() - began
     passes = engines[0].decoder.passes
-    assert isinstance(passes, GatheredPasses)
+    assert isinstance(passes, BatchingRunner)
     passes.passes = passes.shares = 0
     steps: list[list[float]] = [[] for _ in films]
     threads = [
@@ -70,10 +70,10 @@ def _row(engine: TorchEngine, films: Sequence[Sequence[Observation]], tick: Call
     }  # fmt: skip
 
 
-def _answer(engine: TorchEngine, film: Sequence[Observation]) -> list[float]:
+def _answer(engine: TorchEngine, sample_observations: Sequence[Observation]) -> list[float]:
     engine.forget()
     seconds = []
-    for observation in film:
+    for observation in sample_observations:
         began = time.perf_counter()
         for _ in engine.reason(observation):
             pass
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with progress_bar("recording passes") as progress:
         engine.warm_up(progress)
-    films = [film(robot_model(), args.steps, args.seed + i) for i in range(max(args.robots))]
+    films = [sample_observations(robot_model(), args.steps, args.seed + i) for i in range(max(args.robots))]
     rows = bench_batch(engine, films, args.robots)
     table = Table(
         "robots", "answers/s", "in turns", "median step", "sequences a pass", title="one engine, several robots"

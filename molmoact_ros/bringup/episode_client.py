@@ -30,7 +30,7 @@ class GraphError(RuntimeError):
 
 
 @dataclass
-class Moment:
+class EpisodeMoment:
     """The newest of everything that the graph publishes; images by camera."""
 
     images: dict[str, Image] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class EpisodeClient(Node):
         """planner: node that plans: policy or expert; cameras: whose pictures are kept."""
         super().__init__("episode")
         self._planner, self._cameras = planner, list(cameras)
-        self.now = Moment()
+        self.now = EpisodeMoment()
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
         self._reset = self.create_client(ResetScene, "sim/reset_scene")
@@ -123,7 +123,7 @@ class EpisodeClient(Node):
 
     def run(
         self, instruction: str, seed: int, timeout: float, check: Callable[[], None],
-        watch: Callable[[Episode, Moment], None] = lambda episode, moment: None,
+        watch: Callable[[Episode, EpisodeMoment], None] = lambda episode, moment: None,
     ) -> Episode:  # fmt: skip
         """Give the instruction and wait until the task is done or ended. `watch` is called some 30 times a second."""
         episode, began = Episode(instruction, seed), time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
 
-from molmoact_ros.cameras.realsense import Picture, RealSense
+from molmoact_ros.cameras.realsense import CameraFrame, RealSense
 
 FIRST: Final = 5.0
 """A camera that gives no picture for so long after it was opened is opened anew, s: librealsense's own patience."""
@@ -19,23 +19,23 @@ GLANCE: Final = 0.2
 """Time after which a camera that gives no picture is asked again, and whether it is to go on at all, s."""
 
 
-class Listener(Protocol):
+class FrameListener(Protocol):
     """Hears of one camera, in the keeper's thread."""
 
     def on_open(self, camera: RealSense) -> None:
         """It runs from now on."""
 
-    def on_picture(self, picture: Picture) -> None:
+    def on_picture(self, picture: CameraFrame) -> None:
         """It has taken a picture."""
 
     def on_trouble(self, reason: str) -> None:
         """It does not run; `reason` says why in one line. Told at each attempt."""
 
 
-class Keeper(threading.Thread):
+class CameraThread(threading.Thread):
     """`close` ends it, and closes the camera."""
 
-    def __init__(self, name: str, open_camera: Callable[[], RealSense], listener: Listener) -> None:
+    def __init__(self, name: str, open_camera: Callable[[], RealSense], listener: FrameListener) -> None:
         """open_camera: finds and starts the camera; LookupError, ValueError, RuntimeError or OSError if it cannot."""
         super().__init__(name=f"camera {name}", daemon=True)
         self._open_camera, self._listener = open_camera, listener

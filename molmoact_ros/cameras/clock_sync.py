@@ -29,7 +29,7 @@ APART: Final = 1e-6
 
 
 @dataclass(frozen=True)
-class Moment:
+class HostTime:
     """One moment, as each clock of the host has it, s."""
 
     steady: float
@@ -37,7 +37,7 @@ class Moment:
     ros: float
 
     @classmethod
-    def now(cls, ros: Callable[[], float]) -> Moment:
+    def now(cls, ros: Callable[[], float]) -> HostTime:
         """This moment; `ros` reads ROS' clock, s.
 
         A thread may be kept waiting between reading two clocks; then they are read anew.
@@ -83,7 +83,7 @@ class CameraClock:
     stamp: float = -inf
 
 
-def stamped(known: CameraClock, camera: float, is_global: bool, arrived: Moment) -> tuple[CameraClock, float]:
+def stamped(known: CameraClock, camera: float, is_global: bool, arrived: HostTime) -> tuple[CameraClock, float]:
     """What is known with one more picture, and the ROS time at which it was taken, s.
 
     camera: time of the picture by the camera's clock, s; is_global: that is librealsense's global time, which is the

@@ -14,7 +14,7 @@ import numpy as np
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 
 
-def library() -> Any:
+def import_pyrealsense2() -> Any:
     """The module pyrealsense2. Raises RuntimeError, saying what to install, where it is missing."""
     try:
         import pyrealsense2
@@ -48,9 +48,9 @@ class FoundCamera:
         return f"{self.serial} ({self.model}{usb})"
 
 
-def found(devices: Iterable[Any]) -> list[FoundCamera]:
+def list_devices(devices: Iterable[Any]) -> list[FoundCamera]:
     """What librealsense's devices are; those that do not answer are left out."""
-    rs, cameras = library(), []
+    rs, cameras = import_pyrealsense2(), []
     for device in devices:
         try:
             serial, name, usb = (
@@ -63,7 +63,7 @@ def found(devices: Iterable[Any]) -> list[FoundCamera]:
     return cameras
 
 
-def chosen(cameras: list[FoundCamera], serial: str, model: str) -> FoundCamera:
+def select_device(cameras: list[FoundCamera], serial: str, model: str) -> FoundCamera:
     """The camera with this serial number; where it is "", the only one of this model, such as D405 ("": of any).
 
     Raises LookupError, naming those plugged in.
@@ -99,7 +99,7 @@ def recorded(context: Any, file: Path) -> FoundCamera:
         raise FileNotFoundError(f"there is no recording {file}; `file` names a .bag or .db3 of a RealSense camera")
     try:
         context.unload_device(str(file))  # where it was played before
-        return found([context.load_device(str(file))])[0]
+        return list_devices([context.load_device(str(file))])[0]
     except RuntimeError as error:
         raise ValueError(f"{file} is not a recording of a RealSense camera: {_line(error)}") from None
 
@@ -130,7 +130,7 @@ class Settings:
     emitter: bool | None = None
 
 
-class Picture:
+class CameraFrame:
     """One colour picture, or (is_new false) the depth of the one before, which came after it.
 
     number: the camera's own count of colour frames. taken: middle of its exposure by the camera's clock, s; is_global:
@@ -138,7 +138,7 @@ class Picture:
     """
 
     def __init__(self, frames: Any, is_new: bool, has_depth: bool, align: Any, threshold: Any) -> None:
-        rs = library()
+        rs = import_pyrealsense2()
         color = frames.get_color_frame()
         self._frames, self._align, self._threshold = frames, align, threshold
         self.is_new, self.has_depth = is_new, has_depth
@@ -151,7 +151,7 @@ class Picture:
         color = self._frames.get_color_frame()
         said = {
             kind.name: color.get_frame_metadata(kind)
-            for kind in library().frame_metadata_value.__members__.values()
+            for kind in import_pyrealsense2().frame_metadata_value.__members__.values()
             if color.supports_frame_metadata(kind)
         }
         domain = color.frame_timestamp_domain.name
@@ -162,7 +162,7 @@ class Picture:
         """Colour, uint8 [H, W, 3] RGB."""
         frame = self._frames.get_color_frame()
         pixels = np.asanyarray(frame.get_data())
-        return pixels[:, :, ::-1] if frame.profile.format() == library().format.bgr8 else pixels
+        return pixels[:, :, ::-1] if frame.profile.format() == import_pyrealsense2().format.bgr8 else pixels
 
     def aligned_depth(self) -> np.ndarray:
         """Depth in the colour picture's pixels, uint16 [H, W] mm, 0 where it is not known."""
@@ -174,7 +174,7 @@ class Picture:
 
 def _exposure_to_readout(color: Any) -> float:
     """Seconds from the middle of the exposure to what librealsense calls the frame's time; 0 if it is not said."""
-    kinds = library().frame_metadata_value
+    kinds = import_pyrealsense2().frame_metadata_value
     if color.supports_frame_metadata(kinds.frame_timestamp) and color.supports_frame_metadata(kinds.sensor_timestamp):
         readout, exposure = map(color.get_frame_metadata, (kinds.frame_timestamp, kinds.sensor_timestamp))
         between = float(readout - exposure) * 1e-6
@@ -186,7 +186,7 @@ _RADIAL: Final = ("none", "brown_conrady", "inverse_brown_conrady", "modified_br
 """Models that are plumb_bob: librealsense projects by all of them with the same terms, to 0.03 px (a test holds it)."""
 
 
-def lens(intrinsics: Any) -> tuple[str, tuple[float, ...]]:
+def distortion_model(intrinsics: Any) -> tuple[str, tuple[float, ...]]:
     """What CameraInfo calls librealsense's distortion, and its coefficients. Raises ValueError for unknown ones."""
     if intrinsics.model.name in _RADIAL:
         return "plumb_bob", tuple(0.0 if intrinsics.model.name == "none" else c for c in intrinsics.coeffs)
@@ -197,11 +197,11 @@ def lens(intrinsics: Any) -> tuple[str, tuple[float, ...]]:
 
 def _intrinsics(color: Any, settings: Settings) -> CameraIntrinsics:
     """Those of a colour stream, which must be one that we can read (ValueError)."""
-    formats = library().format
+    formats = import_pyrealsense2().format
     if color.format() not in (formats.rgb8, formats.bgr8):
         raise ValueError(f"colour comes as {color.format().name}; record it as RGB8")
     k = color.get_intrinsics()
-    model, distortion = lens(k)
+    model, distortion = distortion_model(k)
     return CameraIntrinsics(
         k.width, k.height, k.fx, k.fy, k.ppx, k.ppy, settings.nearest, settings.farthest, model, distortion
     )
@@ -212,7 +212,7 @@ class RealSense:
 
     def __init__(self, camera: FoundCamera, settings: Settings) -> None:
         """Start it. Raises ValueError when it cannot do what is asked, and RuntimeError when it does not answer."""
-        rs = library()
+        rs = import_pyrealsense2()
         self.camera = camera
         self._set_options(settings)
         self._pipeline = rs.pipeline()
@@ -229,7 +229,7 @@ class RealSense:
         self._color, self._depth = -1, -1  # the last frames that were given out, and for which depth was
 
     def _start(self, settings: Settings) -> Any:
-        rs, config = library(), library().config()
+        rs, config = import_pyrealsense2(), import_pyrealsense2().config()
         if self.camera.device.is_playback():
             config.enable_stream(rs.stream.color)
             config.enable_stream(rs.stream.depth)
@@ -250,7 +250,7 @@ class RealSense:
 
     def _offers(self) -> str:
         """Sizes and rates that both colour and depth have."""
-        rs = library()
+        rs = import_pyrealsense2()
         offers: dict[Any, set[tuple[int, int, int]]] = {rs.stream.color: set(), rs.stream.depth: set()}
         for profile in (p for s in self.camera.device.query_sensors() for p in s.get_stream_profiles()):
             if profile.stream_type() in offers:
@@ -260,7 +260,7 @@ class RealSense:
         return ", ".join(f"{w}x{h}@{rate}" for w, h, rate in both) or "no size and rate in both"
 
     def _set_options(self, settings: Settings) -> None:
-        rs = library()
+        rs = import_pyrealsense2()
         if self.camera.device.is_playback():
             return
         depth, color = self._sensor(rs.stream.depth), self._sensor(rs.stream.color)
@@ -284,7 +284,7 @@ class RealSense:
 
     def _set_or_automatic(self, sensor: Any, name: str, value: int) -> None:
         """A camera keeps what was set before, so automatic has to be said too."""
-        automatic = getattr(library().option, f"enable_auto_{name}")
+        automatic = getattr(import_pyrealsense2().option, f"enable_auto_{name}")
         if value:
             self._set(sensor, automatic.name, 0.0)
             self._set(sensor, name, float(value))
@@ -292,7 +292,7 @@ class RealSense:
             sensor.set_option(automatic, 1.0)
 
     def _set(self, sensor: Any, name: str, value: float) -> None:
-        option = getattr(library().option, name)
+        option = getattr(import_pyrealsense2().option, name)
         if not sensor.supports(option):
             raise ValueError(f"{self.camera} has no option {name}; leave it as it is")
         allowed = sensor.get_option_range(option)
@@ -300,7 +300,7 @@ class RealSense:
             raise ValueError(f"{name} of {self.camera} goes from {allowed.min:g} to {allowed.max:g}, not {value:g}")
         sensor.set_option(option, value)
 
-    def read(self, patience: float) -> Picture | None:
+    def read(self, patience: float) -> CameraFrame | None:
         """The next picture; None when none came within `patience` s. Raises RuntimeError when the camera is gone."""
         deadline = monotonic() + patience
         while (left := deadline - monotonic()) > 0.0:
@@ -309,7 +309,7 @@ class RealSense:
                 return picture
         return None
 
-    def _news(self, frames: Any) -> Picture | None:
+    def _news(self, frames: Any) -> CameraFrame | None:
         """What these frames add. The library repeats a frame of one stream beside a new one of the other."""
         color, depth = frames.get_color_frame(), frames.get_depth_frame()
         if not color:
@@ -321,7 +321,7 @@ class RealSense:
             return None
         self._color = number
         self._depth = number if has_depth else self._depth
-        return Picture(frames, is_new, has_depth, self._align, self._threshold)
+        return CameraFrame(frames, is_new, has_depth, self._align, self._threshold)
 
     def close(self) -> None:
         """Stop it; one that was unplugged too."""

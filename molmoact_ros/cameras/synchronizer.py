@@ -13,13 +13,13 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-FATES: Final = ("received", "used", "skipped", "unmatched", "late")
+OUTCOMES: Final = ("received", "used", "skipped", "unmatched", "late")
 """used: in a set that was used. skipped: belonged to a set, a fresher one was used. unmatched: another camera had none
 of that moment. late: too old when it came, or stamped in the future. The rest is still kept."""
 
 
 @dataclass
-class Kept(Generic[T]):
+class Stamped(Generic[T]):
     """Something of the moment `stamp`, s. near: the cameras, by number, that have something of the same moment."""
 
     stamp: float
@@ -28,7 +28,7 @@ class Kept(Generic[T]):
     used: bool = False
 
 
-def nearest(kept: Iterable[Kept[T]], stamp: float, slop: float) -> Kept[T] | None:
+def nearest(kept: Iterable[Stamped[T]], stamp: float, slop: float) -> Stamped[T] | None:
     """What lies nearest to `stamp`, s, and within `slop` s of it."""
     near = min(kept, key=lambda one: abs(one.stamp - stamp), default=None)
     return near if near is not None and abs(near.stamp - stamp) <= slop else None
@@ -43,19 +43,19 @@ class Track(Generic[T]):
 
     def __init__(self, slop: float, max_age: float) -> None:
         self.slop, self._max_age = slop, max_age
-        self.kept: deque[Kept[T]] = deque()
+        self.kept: deque[Stamped[T]] = deque()
 
     def is_current(self, stamp: float, now: float) -> bool:
         """Whether `stamp` is neither too old at `now` nor, beyond the tolerance, in the future; s."""
         return -self.slop <= now - stamp <= self._max_age
 
-    def add(self, stamp: float, item: T) -> Kept[T]:
+    def add(self, stamp: float, item: T) -> Stamped[T]:
         """Keep something of the moment `stamp`, s."""
-        kept = Kept(stamp, item)
+        kept = Stamped(stamp, item)
         self.kept.append(kept)
         return kept
 
-    def forget(self, now: float) -> list[Kept[T]]:
+    def forget(self, now: float) -> list[Stamped[T]]:
         """Let go of what is no longer current at `now`, s, and of the oldest where there is too much."""
         gone = [kept for kept in self.kept if not self.is_current(kept.stamp, now)]
         rest = deque(kept for kept in self.kept if self.is_current(kept.stamp, now))
@@ -65,14 +65,14 @@ class Track(Generic[T]):
         return gone
 
 
-class Matcher(Generic[T]):
+class Synchronizer(Generic[T]):
     """Keeps the last pictures of each camera and finds the newest set. Not for several threads at once."""
 
     def __init__(self, cameras: Sequence[str], slop: float, max_age: float) -> None:
         """cameras: the first one leads. slop: greatest difference of stamps to its picture, s; max_age: of any, s."""
         self._names = list(cameras)
         self._tracks: list[Track[T]] = [Track(slop, max_age) for _ in cameras]
-        self.counts = {name: Counter(dict.fromkeys(FATES, 0)) for name in cameras}
+        self.counts = {name: Counter(dict.fromkeys(OUTCOMES, 0)) for name in cameras}
         self.last = dict.fromkeys(cameras, -inf)  # stamp of the last picture that came, current or not
 
     def add(self, camera: str, stamp: float, item: T, now: float) -> None:
@@ -93,7 +93,7 @@ class Matcher(Generic[T]):
                     kept.near.add(other)
         self._forget(now)
 
-    def newest(self, now: float) -> tuple[Kept[T], ...] | None:
+    def newest(self, now: float) -> tuple[Stamped[T], ...] | None:
         """The set whose first picture is the newest at `now`, s: one of each camera; None where there is none."""
         self._forget(now)
         first, *others = self._tracks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from molmoact_ros.cameras.realsense import found, library, profile_of
+from molmoact_ros.cameras.realsense import import_pyrealsense2, list_devices, profile_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List them, and print their part of a profile; 1 where there are none."""
-    cameras = found(library().context().query_devices())
+    cameras = list_devices(import_pyrealsense2().context().query_devices())
     for camera in cameras:
         print(f"# {camera}" + (": USB 2 is slow, plug it into USB 3" if camera.is_slow else ""))
     print(profile_of(cameras) if cameras else "no RealSense camera is plugged in; docs/cameras.md says what to check")

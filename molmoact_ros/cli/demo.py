@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from molmoact_ros.bringup.episode_client import Episode, EpisodeClient, Moment, Session
+from molmoact_ros.bringup.episode_client import Episode, EpisodeClient, EpisodeMoment, Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.engine.model.checkpoint import digest, load_depth_decoder
@@ -34,14 +34,14 @@ from molmoact_ros.visualization.video import VideoWriter, compose_cameras, compo
 FPS = 10.0
 
 
-class Film:
+class VideoRecorder:
     """Writes a video frame of all cameras for every tenth of a second that passes, the front one first."""
 
     def __init__(self, writer: VideoWriter, cameras: Sequence[str]) -> None:
         self._writer, self._cameras, self._due = writer, cameras, time.monotonic()
         self.last: np.ndarray | None = None
 
-    def __call__(self, episode: Episode, moment: Moment) -> None:
+    def __call__(self, episode: Episode, moment: EpisodeMoment) -> None:
         """Add the frame that is due, if any."""
         if time.monotonic() < self._due or any(camera not in moment.images for camera in self._cameras):
             return
@@ -50,13 +50,13 @@ class Film:
         self.last = self.compose(pictures, episode, moment)
         self._writer.write(self.last)
 
-    def compose(self, pictures: list[np.ndarray], episode: Episode, moment: Moment) -> np.ndarray:
+    def compose(self, pictures: list[np.ndarray], episode: Episode, moment: EpisodeMoment) -> np.ndarray:
         """One frame, uint8 [H, W, 3] RGB."""
         state = f"{STATES[moment.safety.state]}, plan {moment.engine.plan_id}"
         return compose_cameras(pictures[0], pictures[1:], episode.instruction, state)
 
 
-class PolicyFilm(Film):
+class PolicyVideoRecorder(VideoRecorder):
     """The front camera with the trace, and the depth codes, decoded."""
 
     def __init__(self, writer: VideoWriter, checkpoint: Path) -> None:
@@ -64,13 +64,13 @@ class PolicyFilm(Film):
         self._vq = load_depth_decoder(checkpoint)
         self._depth: tuple[int, np.ndarray] | None = None
 
-    def compose(self, pictures: list[np.ndarray], episode: Episode, moment: Moment) -> np.ndarray:
+    def compose(self, pictures: list[np.ndarray], episode: Episode, moment: EpisodeMoment) -> np.ndarray:
         """One frame, uint8 [H, W, 3] RGB."""
         trace = None if moment.trace is None else conversions.trace_points(moment.trace)
         state = f"{STATES[moment.safety.state]}, plan {moment.engine.plan_id}, step {moment.engine.step_seconds:.2f} s"
         return compose_frame(pictures[0], trace, self._decoded(moment), episode.instruction, state)
 
-    def _decoded(self, moment: Moment) -> np.ndarray | None:
+    def _decoded(self, moment: EpisodeMoment) -> np.ndarray | None:
         if moment.codes is None or self._vq is None:
             return None
         if self._depth is None or self._depth[0] != moment.codes.plan_id:
@@ -78,7 +78,7 @@ class PolicyFilm(Film):
         return self._depth[1]
 
 
-def _progress(episode: Episode, moment: Moment, began: float) -> Table:
+def _progress(episode: Episode, moment: EpisodeMoment, began: float) -> Table:
     table = Table(title=episode.instruction, show_header=False)
     table.add_row("time", f"{time.monotonic() - began:.1f} s")
     table.add_row("controller", f"{STATES[moment.safety.state]} {moment.safety.reason}")
@@ -134,7 +134,7 @@ def demo(
             client.wait_until_ready(nodes, graph.check)
             asked = client.reset(seed, instruction)
         with VideoWriter(out / "episode.mp4", FPS) as writer:
-            film = PolicyFilm(writer, checkpoint) if planner == "policy" else Film(writer, cameras)
+            film = PolicyVideoRecorder(writer, checkpoint) if planner == "policy" else VideoRecorder(writer, cameras)
             episode = _film(client, graph, asked, seed, film, console)
     if film.last is not None:
         cv2.imwrite(str(out / "last.png"), film.last[..., ::-1])
@@ -147,12 +147,12 @@ def demo(
 
 
 def _film(
-    client: EpisodeClient, graph: Bringup, asked: str, seed: int, film: Film, console: Console
+    client: EpisodeClient, graph: Bringup, asked: str, seed: int, film: VideoRecorder, console: Console
 ) -> Episode:  # fmt: skip
     began = time.monotonic()
     with Live(console=console, refresh_per_second=4) as live:
 
-        def watch(episode: Episode, moment: Moment) -> None:
+        def watch(episode: Episode, moment: EpisodeMoment) -> None:
             film(episode, moment)
             live.update(_progress(episode, moment, began))
 

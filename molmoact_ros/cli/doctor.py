@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from molmoact_ros.utils.checks import Finding, Verdict
+from molmoact_ros.utils.checks import Check, Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(finding.verdict is Verdict.FAIL for finding in findings) else 0
 
 
-def _findings(args: argparse.Namespace) -> list[Finding]:
+def _findings(args: argparse.Namespace) -> list[Check]:
     # Each is imported where it is asked for: what is missing here may be what another one needs.
     if args.golden:
         from molmoact_ros.doctor.parity import compare

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import track
 
 from molmoact_ros.bags.bag_files import about
-from molmoact_ros.bags.plans import Answer, Answers, pairs
+from molmoact_ros.bags.plans import RecordedAnswer, RecordedAnswers, pairs
 from molmoact_ros.bags.recorded_parameters import parameters
-from molmoact_ros.bags.recording import SAME, Names, Recording, namespace_rules, parse_remap
+from molmoact_ros.bags.recording import SAME, Recording, TopicNames, namespace_rules, parse_remap
 from molmoact_ros.replay.compare import Comparison, Thresholds, compare_answers, compare_control
 from molmoact_ros.replay.report import Pictures, Report, answers_report, control_report
 from molmoact_ros.utils.checks import Verdict
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     if args.namespace:  # the player is given the same rules
         args.remap = [*namespace_rules(args.bag, args.namespace), *args.remap]
-    names = Names(
+    names = TopicNames(
         cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap), slop=args.slop,
         joint_states=args.joint_states, policy=args.policy, namespace=args.namespace,
     )  # fmt: skip
@@ -98,8 +98,9 @@ Outcome = tuple[Comparison, Report]
 
 
 def _engine(args: argparse.Namespace, recording: Recording, thresholds: Thresholds, console: Console) -> Outcome:
+    from molmoact_ros.engine.base import ReasoningMode
     from molmoact_ros.engine.model.checkpoint import torch_dtype
-    from molmoact_ros.engine.torch_engine import Mode, TorchEngine
+    from molmoact_ros.engine.torch_engine import TorchEngine
     from molmoact_ros.replay.engine import replay_engine
 
     steps = recording.steps(args.instruction, args.period)
@@ -109,17 +110,17 @@ def _engine(args: argparse.Namespace, recording: Recording, thresholds: Threshol
             checkpoint, args.device, 1 if args.device == "cpu" else None, torch_dtype(args.dtype), args.unnorm_key,
             args.frame_size,
         )  # fmt: skip
-    mode, pictures = Mode(args.mode) if args.mode else None, Pictures(len(steps))
+    mode, pictures = ReasoningMode(args.mode) if args.mode else None, Pictures(len(steps))
     again = list(
         track(
             replay_engine(engine, recording, steps, mode, pictures), "steps", len(steps), console=console,
             transient=True,
         )
     )  # fmt: skip
-    now = Answers(machine(engine.digest), again)
+    now = RecordedAnswers(machine(engine.digest), again)
     if args.save:
         now.save(args.save)
-    then = Answers.load(args.against) if args.against else _of_bag(recording)
+    then = RecordedAnswers.load(args.against) if args.against else _of_bag(recording)
     both = pairs(then.answers, now.answers, within=SAME)
     why_not = inexact(then, now, recording, args.mode)
     comparison = compare_answers(both, not why_not, thresholds, why_not)
@@ -128,18 +129,18 @@ def _engine(args: argparse.Namespace, recording: Recording, thresholds: Threshol
     return comparison, answers_report(recording, both, pictures, comparison, thresholds, title, words)
 
 
-def _of_bag(recording: Recording) -> Answers:
+def _of_bag(recording: Recording) -> RecordedAnswers:
     """The answers that were recorded, and what they were made by."""
     answers = recording.answers()
     digests = sorted({answer.checkpoint for answer in answers})
-    return Answers(about(recording.bag) | {"checkpoint": ", ".join(digests)}, answers)
+    return RecordedAnswers(about(recording.bag) | {"checkpoint": ", ".join(digests)}, answers)
 
 
-def _name(answers: Answers) -> str:
+def _name(answers: RecordedAnswers) -> str:
     return answers.about.get("checkpoint") or "a checkpoint that is not known"
 
 
-def inexact(then: Answers, now: Answers, recording: Recording, mode: str = "") -> str:
+def inexact(then: RecordedAnswers, now: RecordedAnswers, recording: Recording, mode: str = "") -> str:
     """Why tokens cannot be asked to be equal; empty: they can."""
     if any(answer.tokens is None for answer in then.answers):
         return "the bag holds no tokens"
@@ -174,7 +175,7 @@ def _graph(args: argparse.Namespace, recording: Recording, thresholds: Threshold
 
     again = play_through_graph(args, recording, console)
     with Recording(again) as anew:
-        now = Answers(machine(""), anew.answers())
+        now = RecordedAnswers(machine(""), anew.answers())
     then = _of_bag(recording)
     both = pairs(then.answers, now.answers, within=args.within)
     comparison = compare_answers(both, False, thresholds, "the nodes choose their pictures by the clock")
@@ -184,7 +185,7 @@ def _graph(args: argparse.Namespace, recording: Recording, thresholds: Threshold
     return comparison, answers_report(recording, both, pictures, comparison, thresholds, title, words)
 
 
-def _note_pictures(recording: Recording, both: list[tuple[Answer, Answer]], pictures: Pictures) -> None:
+def _note_pictures(recording: Recording, both: list[tuple[RecordedAnswer, RecordedAnswer]], pictures: Pictures) -> None:
     from dataclasses import replace
 
     by_stamp = {then.plan_id: now for then, now in both}

@@ -6,7 +6,7 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from molmoact_ros.bags.recording import Names, Recording, parse_remap
+from molmoact_ros.bags.recording import Recording, TopicNames, parse_remap
 from molmoact_ros.datasets.from_bag import of_bag
 from molmoact_ros.datasets.lerobot_writer import write_dataset
 from molmoact_ros.utils.paths import robot_model
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the data set."""
-    names = Names(cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap))
+    names = TopicNames(cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap))
     with ExitStack() as stack:
         recordings = [stack.enter_context(Recording(bag, names)) for bag in args.bags]
         episodes = [of_bag(recording, robot_model(), args.fps, args.instruction) for recording in recordings]

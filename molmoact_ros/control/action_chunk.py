@@ -13,7 +13,7 @@ MAX_SPEED_M, MAX_SPEED_RAD = 0.5, 2.5  # m/s and rad/s: the fastest motion that 
 ARM = 7
 
 
-class Space(IntEnum):
+class ActionSpace(IntEnum):
     """What the numbers of a chunk mean, as in msg/ActionChunk.msg. The last value of each action is the gripper.
 
     DELTA_EE: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, relative to the pose before. EE: the pose
@@ -27,7 +27,7 @@ class Space(IntEnum):
     @property
     def dimensions(self) -> int:
         """Count of values in an action for one arm."""
-        return ARM + 1 if self is Space.JOINT else 7
+        return ARM + 1 if self is ActionSpace.JOINT else 7
 
 
 ROUNDING = 1e-9  # relative
@@ -54,7 +54,7 @@ class ActionChunk:
     dt: float
     stamp: float
     plan_id: int = 0
-    space: Space = Space.DELTA_EE
+    space: ActionSpace = ActionSpace.DELTA_EE
 
     @property
     def end(self) -> float:
@@ -62,18 +62,18 @@ class ActionChunk:
         return self.stamp + self.dt * len(self.actions)
 
 
-def _columns(arms: int, space: Space) -> list[np.ndarray]:
+def _columns(arms: int, space: ActionSpace) -> list[np.ndarray]:
     """The columns of each arm's values: those of one kind stand together, the left arm's first.
 
     Translations, rotations, grippers; or joints, grippers.
     """
-    kinds = (ARM, 1) if space is Space.JOINT else (3, 3, 1)
+    kinds = (ARM, 1) if space is ActionSpace.JOINT else (3, 3, 1)
     first = np.cumsum([0, *(arms * kind for kind in kinds[:-1])])
     blocks = list(zip(first, kinds, strict=True))
     return [np.concatenate([at + arm * kind + np.arange(kind) for at, kind in blocks]) for arm in range(arms)]
 
 
-def join(actions: Sequence[np.ndarray], space: Space) -> np.ndarray:
+def join(actions: Sequence[np.ndarray], space: ActionSpace) -> np.ndarray:
     """The actions of all arms, each [N, D], in one row a step, as msg/ActionChunk.msg has them: [N, D n]."""
     out = np.empty((len(actions[0]), sum(part.shape[1] for part in actions)))
     for part, columns in zip(actions, _columns(len(actions), space), strict=True):
@@ -83,7 +83,7 @@ def join(actions: Sequence[np.ndarray], space: Space) -> np.ndarray:
 
 def still(actions: np.ndarray) -> np.ndarray:
     """As many actions that move no arm, DELTA_EE [N, D], the fingers as they are at the end of `actions` [N, D]."""
-    out, fingers = np.zeros_like(actions), actions.shape[1] // Space.DELTA_EE.dimensions
+    out, fingers = np.zeros_like(actions), actions.shape[1] // ActionSpace.DELTA_EE.dimensions
     out[:, -fingers:] = actions[-1, -fingers:]
     return out
 
@@ -118,14 +118,14 @@ def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
     return actions
 
 
-def _check_steps(name: str, actions: np.ndarray, space: Space, dt: float) -> None:
+def _check_steps(name: str, actions: np.ndarray, space: ActionSpace, dt: float) -> None:
     """Raises RefusedChunk where a step of `dt` s is faster than is believed."""
     metres, radians = MAX_SPEED_M * dt * (1 + ROUNDING), MAX_SPEED_RAD * dt * (1 + ROUNDING)
-    if space is Space.DELTA_EE:
+    if space is ActionSpace.DELTA_EE:
         turns = Rotation.from_euler("xyz", actions[:, 3:6]).magnitude()
         far = np.linalg.norm(actions[:, :3], axis=1).max() > metres or turns.max() > radians
         turned = np.abs(actions[:, 3:6]).sum(axis=0).max() > MAX_TURN
-    elif space is Space.EE:
+    elif space is ActionSpace.EE:
         turns = Rotation.from_euler("xyz", actions[:, 3:6])
         moved = np.linalg.norm(np.diff(actions[:, :3], axis=0), axis=1).max(initial=0.0)
         far = moved > metres or (turns[:-1].inv() * turns[1:]).magnitude().max(initial=0.0) > radians

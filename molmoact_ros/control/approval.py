@@ -16,7 +16,7 @@ SETTLE: Final = 0.2
 """s for an arm at its chunk's end to stand, before an image is taken for the next plan."""
 
 
-class Approve(Enum):
+class ApprovalMode(Enum):
     """NEVER: actions follow their plan at once. TIMED: after a time, or on approval. REQUIRED: on approval alone."""
 
     NEVER = ""
@@ -28,7 +28,7 @@ class RefusedApproval(ValueError):
     """An approval that is not of the plan that waits; its message says so in one line."""
 
 
-class Gate(Generic[Plan]):
+class PlanGate(Generic[Plan]):
     """Holds one plan back. Not for several threads at once.
 
     A plan holds motions from where the arm was when its image was taken; it may wait only while the arm stands there.
@@ -38,7 +38,7 @@ class Gate(Generic[Plan]):
     """
 
     def __init__(self) -> None:
-        self.how, self.seconds = Approve.NEVER, 3.0
+        self.how, self.seconds = ApprovalMode.NEVER, 3.0
         self.waiting: Plan | None = None
         self.plan_id = 0  # of the plan that waits; 0: none does
         self._shown, self._dropped, self._sent = -inf, -inf, -inf
@@ -79,13 +79,13 @@ class Gate(Generic[Plan]):
 
     def due(self, now: float) -> bool:
         """The time of the plan that waits is over."""
-        return self.waiting is not None and self.how is Approve.TIMED and now - self._shown >= self.seconds
+        return self.waiting is not None and self.how is ApprovalMode.TIMED and now - self._shown >= self.seconds
 
     def left(self, now: float) -> float:
         """Until the plan that waits is released, s; -1: until somebody approves; 0 when none waits."""
         if self.waiting is None:
             return 0.0
-        return max(0.0, self._shown + self.seconds - now) if self.how is Approve.TIMED else -1.0
+        return max(0.0, self._shown + self.seconds - now) if self.how is ApprovalMode.TIMED else -1.0
 
     def moves(self, now: float) -> None:
         """A chunk was sent to the controller."""
@@ -103,7 +103,7 @@ class Gate(Generic[Plan]):
 
     def may_look(self, stamp: float) -> bool:
         """An image of that time may be planned on: nothing waits, and the arm stood."""
-        return self.how is Approve.NEVER or (self.waiting is None and stamp >= self._stands_since + SETTLE)
+        return self.how is ApprovalMode.NEVER or (self.waiting is None and stamp >= self._stands_since + SETTLE)
 
     def clock_set(self, now: float) -> None:
         """The images' clock was set: what waits is dropped, and the arm stands when the controller says so anew."""

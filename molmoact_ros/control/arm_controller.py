@@ -15,19 +15,19 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.control.chunk_player import ChunkPlayer, Mode
-from molmoact_ros.control.collision import Guard, Surroundings
+from molmoact_ros.control.chunk_player import ChunkMode, ChunkPlayer
+from molmoact_ros.control.collision import CollisionChecker, Surroundings
 from molmoact_ros.control.kinematics import Kinematics
-from molmoact_ros.control.limiter import Fractions, Limiter, Motion
+from molmoact_ros.control.limiter import Limiter, LimitScaling, Motion
 from molmoact_ros.control.measurement import Measurement
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.control.supervisor import State
-from molmoact_ros.control.teleop import Teleop, TeleopConfig, Wish
+from molmoact_ros.control.teleop import Teleop, TeleopCommand, TeleopConfig
 from molmoact_ros.control.trajectory import Target
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, Arm
 
-LEASH_M, LEASH_RAD = 0.05, 0.25  # how far a twist's target may run ahead of the commanded hand
+MAX_TARGET_LEAD_M, MAX_TARGET_LEAD_RAD = 0.05, 0.25  # how far a twist's target may run ahead of the commanded hand
 WAIT_FROM, WAIT_AT = 0.05, 0.15  # rad between wanted and commanded joints: path time slows down, and waits
 REMEMBERED = 0.6  # s of commands that a measurement is compared with; measurements may be late
 OPEN_ABOVE, CLOSE_BELOW = 0.6, 0.4  # gripper values that open and close the hand; between them it stays as it is
@@ -43,8 +43,8 @@ class ArmConfig(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    mode: Mode = "realtime"
-    fractions: Fractions = Fractions()
+    mode: ChunkMode = "realtime"
+    fractions: LimitScaling = LimitScaling()
     surroundings: Surroundings = Surroundings()
     teleop: TeleopConfig = TeleopConfig()
     cartesian_speed: float = Field(0.5, gt=0, le=2)  # m/s of the hand while a policy moves it
@@ -59,7 +59,7 @@ class ArmController:
     def __init__(self, robot: Path, arm: Arm, config: ArmConfig, dt: float, others: Sequence[Arm] = ()) -> None:
         self.arm, self._config, self._dt = arm, config, dt
         self.kinematics = Kinematics(robot, arm, config.fractions.speed)
-        self.guard = Guard(robot, config.surroundings, arm, others)
+        self.guard = CollisionChecker(robot, config.surroundings, arm, others)
         self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
         self.measurement = Measurement(arm.limits, config.agreeing)
@@ -251,7 +251,7 @@ class ArmController:
         self.limiter.counts["workspace"] += bool(np.any(inside != pose.position))
         return Pose(inside, pose.rotation)
 
-    def _from_person(self, wish: Wish) -> Motion | None:
+    def _from_person(self, wish: TeleopCommand) -> Motion | None:
         if wish.opening is not None:
             self.opening = wish.opening
         if not wish.moves:
@@ -278,10 +278,10 @@ class ArmController:
             step = np.concatenate([hand.rotation.apply(step[:3]), hand.rotation.apply(step[3:])])
         position, rotation = pose.position + step[:3], Rotation.from_rotvec(step[3:]) * pose.rotation
         away, before = (float(np.linalg.norm(p - hand.position)) for p in (position, pose.position))
-        if away > max(LEASH_M, before):
+        if away > max(MAX_TARGET_LEAD_M, before):
             position = pose.position
         away, before = (float((r * hand.rotation.inv()).magnitude()) for r in (rotation, pose.rotation))
-        if away > max(LEASH_RAD, before):
+        if away > max(MAX_TARGET_LEAD_RAD, before):
             rotation = pose.rotation
         return Pose(position, rotation)
 

@@ -20,15 +20,15 @@ from molmoact_ros.control.action_chunk import (
     MAX_SPEED_RAD,
     MAX_TURN,
     ActionChunk,
+    ActionSpace,
     RefusedChunk,
-    Space,
     check_chunk,
 )
 from molmoact_ros.control.latency import Latency
 from molmoact_ros.control.pose import Pose
-from molmoact_ros.control.trajectory import Path, Target
+from molmoact_ros.control.trajectory import ChunkTrajectory, Target
 
-Mode = Literal["realtime", "naive", "ensemble"]
+ChunkMode = Literal["realtime", "naive", "ensemble"]
 HISTORY = 3.0  # s of past commands that a chunk may be anchored on
 BLEND, BLEND_MAX = 0.25, 0.6  # s in which the gap between the old path and the new one closes: small gaps, wide ones
 CLOSING = 0.15  # m/s or rad/s at which a wide gap closes on average
@@ -46,10 +46,10 @@ class _Commanded:
 class ChunkPlayer:
     """Turns one arm's chunks into its target; holds at the end of the last one."""
 
-    def __init__(self, mode: Mode = "realtime") -> None:
+    def __init__(self, mode: ChunkMode = "realtime") -> None:
         self.mode, self.latency, self.time = mode, Latency(), 0.0
         self._commanded: deque[_Commanded] = deque()
-        self._paths: list[Path] = []
+        self._paths: list[ChunkTrajectory] = []
         self._stamp = -np.inf
         self._blended, self._blend, self._gap = -np.inf, BLEND, np.zeros((3, 6))
 
@@ -72,7 +72,7 @@ class ChunkPlayer:
         """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
         self.take(chunk, self.prepare(chunk, now), now)
 
-    def prepare(self, chunk: ActionChunk, now: float) -> Path:
+    def prepare(self, chunk: ActionChunk, now: float) -> ChunkTrajectory:
         """The path of a chunk that may be played at `now`, s. Raises RefusedChunk for any other; changes nothing."""
         actions = check_chunk(chunk, now)
         if chunk.stamp <= self._stamp:
@@ -81,9 +81,9 @@ class ChunkPlayer:
             raise RefusedChunk(f"chunk {chunk.plan_id} was planned before the arm was started; waiting for a newer one")
         anchor = self._at(now if self.mode == "naive" else chunk.stamp)
         _check_first_step(chunk, actions, anchor.target)
-        return Path(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
+        return ChunkTrajectory(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
 
-    def take(self, chunk: ActionChunk, path: Path, now: float) -> None:
+    def take(self, chunk: ActionChunk, path: ChunkTrajectory, now: float) -> None:
         """Switch to a path that was prepared just now."""
         if self.mode == "realtime":
             self._blend_into(path)
@@ -96,11 +96,11 @@ class ChunkPlayer:
         past = (c for c in reversed(self._commanded) if c.now <= now)
         return next(past, self._commanded[0])
 
-    def _blend_into(self, path: Path) -> None:
+    def _blend_into(self, path: ChunkTrajectory) -> None:
         """Take the gap between old and new target, its speed and its acceleration, so that all three go on unbroken."""
         times = [self.time, self.time + PROBE, self.time + 2 * PROBE]
         old, self._blended = [self._target(time) for time in times], -np.inf
-        if any((target.joints is None) == (path.space is Space.JOINT) for target in old):
+        if any((target.joints is None) == (path.space is ActionSpace.JOINT) for target in old):
             return  # from the hand's space to the joints' or back: the limiter makes it smooth
         a, b, c = (_difference(o, path.at(time), path.space) for o, time in zip(old, times, strict=True))
         self._gap = np.array([a, (4 * b - 3 * a - c) / (2 * PROBE), (a - 2 * b + c) / PROBE**2])
@@ -125,7 +125,7 @@ class ChunkPlayer:
         return _moved(target, _quintic(self._gap, since, self._blend))
 
     @property
-    def _newest(self) -> Path:
+    def _newest(self) -> ChunkTrajectory:
         return self._paths[-1]
 
     @property
@@ -152,19 +152,19 @@ def _check_first_step(chunk: ActionChunk, actions: np.ndarray, anchor: Target) -
     """Absolute actions begin within twice a believed step from where the arm was when the picture was taken."""
     assert anchor.pose is not None and anchor.joints is not None
     metres, radians = 2 * MAX_SPEED_M * chunk.dt, 2 * MAX_SPEED_RAD * chunk.dt
-    if chunk.space is Space.EE:
+    if chunk.space is ActionSpace.EE:
         turns = Rotation.from_euler("xyz", actions[:, 3:6]) * anchor.pose.rotation.inv()
         away = np.linalg.norm(actions[0, :3] - anchor.pose.position)
         far = away > metres or turns[0].magnitude() > radians or turns.magnitude().max() > MAX_TURN
     else:
-        far = chunk.space is Space.JOINT and np.abs(actions[0, :ARM] - anchor.joints).max() > radians
+        far = chunk.space is ActionSpace.JOINT and np.abs(actions[0, :ARM] - anchor.joints).max() > radians
     if far:
         raise RefusedChunk(f"chunk {chunk.plan_id} begins far from where the arm was at its picture; check its frame")
 
 
-def _difference(a: Target, b: Target, space: Space) -> np.ndarray:
+def _difference(a: Target, b: Target, space: ActionSpace) -> np.ndarray:
     """What leads from b to a: joints [7], or position and rotation vector in the base frame [6]."""
-    if space is Space.JOINT:
+    if space is ActionSpace.JOINT:
         assert a.joints is not None and b.joints is not None
         return np.asarray(a.joints - b.joints)
     assert a.pose is not None and b.pose is not None

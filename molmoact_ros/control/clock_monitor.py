@@ -17,7 +17,7 @@ SLEW: Final = 1e-3
 (adjtime(3): 500 ppm). What is faster adds up to JUMP."""
 
 
-class ClockWatch:
+class ClockMonitor:
     """Look at every cycle. simulated: ROS time comes from /clock, which may run at another rate but not stand still."""
 
     def __init__(self, simulated: bool) -> None:

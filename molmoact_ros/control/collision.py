@@ -49,7 +49,7 @@ class Surroundings(BaseModel):
     arm_distance: float = Field(0.04, ge=0, le=1)  # kept between any two arms
 
 
-class Guard:
+class CollisionChecker:
     """Measures by how much joints break the surroundings' rules.
 
     MuJoCo's contacts judge the table. Those between two boxes that do not touch yet are wrong or missing, so

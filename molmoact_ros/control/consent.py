@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, Space
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, RefusedChunk
 
 KEPT: Final = 8
 """Plans that wait, at most: a policy shows one at a time."""
@@ -62,7 +62,7 @@ class Consent:
 def _rests(chunk: ActionChunk) -> bool:
     """Its actions move no arm (grippers aside: they keep what they were told last)."""
     actions = np.asarray(chunk.actions, np.float64)
-    if chunk.space is not Space.DELTA_EE or chunk.plan_id or actions.ndim != 2:
+    if chunk.space is not ActionSpace.DELTA_EE or chunk.plan_id or actions.ndim != 2:
         return False
     arms = actions.shape[1] // chunk.space.dimensions
     return not actions[:, : 6 * arms].any()

@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 from molmoact_ros.control.collision import Surroundings
-from molmoact_ros.control.limiter import Fractions
+from molmoact_ros.control.limiter import LimitScaling
 from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
 from molmoact_ros.robots.mjcf import arms_spec
 
@@ -26,11 +26,11 @@ BRAKING = 0.5  # s: an arm that comes back may still have to brake outward, to w
 _ROUNDING = 1e-5  # relative, and in m or rad
 
 
-class Checker:
+class LimitChecker:
     """Feed it every command in turn; `broken` counts the cycles in which each limit was broken."""
 
     def __init__(
-        self, robot: Path, dt: float, fractions: Fractions, surroundings: Surroundings, arm: Arm = SINGLE
+        self, robot: Path, dt: float, fractions: LimitScaling, surroundings: Surroundings, arm: Arm = SINGLE
     ) -> None:
         """`robot`: the MJCF file; dt: s between commands."""
         self.broken, self.cycles = dict.fromkeys(LIMITS, 0), 0
@@ -130,7 +130,7 @@ class Checker:
         )
 
 
-class Between:
+class DistanceChecker:
     """The distance between two arms, all shapes of one against all of the other."""
 
     def __init__(self, robot: Path, arms: Sequence[Arm]) -> None:

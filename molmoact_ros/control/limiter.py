@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 from ruckig import ControlInterface, InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
-from molmoact_ros.control.collision import NAMES, Guard
+from molmoact_ros.control.collision import NAMES, CollisionChecker
 from molmoact_ros.robots.franka import JOINTS, Limits
 
 CAREFUL = 0.2  # of the speed, when full speed is not let through
@@ -26,7 +26,7 @@ _EPS = 1e-6  # relative: rounding, not a limit
 _ZERO = [0.0] * JOINTS
 
 
-class Fractions(BaseModel):
+class LimitScaling(BaseModel):
     """Of the robot's limits, 0..1; margin: rad kept from the position limits."""
 
     speed: float = Field(0.5, gt=0, le=1)
@@ -52,7 +52,7 @@ class Motion:
 class Limiter:
     """Keeps one arm's commands inside its limits; `counts` says how often each one bit, by name."""
 
-    def __init__(self, limits: Limits, fractions: Fractions, guard: Guard, dt: float) -> None:
+    def __init__(self, limits: Limits, fractions: LimitScaling, guard: CollisionChecker, dt: float) -> None:
         self.counts = dict.fromkeys((*DYNAMICS, *NAMES), 0)
         self.motion = self._before = Motion.at_rest(np.zeros(JOINTS))
         self._limits, self._guard, self._dt = limits, guard, dt

@@ -38,7 +38,7 @@ def wrong_age(age: float, timeout: float) -> str:
 
 
 @dataclass(frozen=True)
-class Wish:
+class TeleopCommand:
     """What a person wants: `twist` [6] m/s and rad/s, or `joints` [7] rad; neither: stay. `opening` in m or None."""
 
     twist: np.ndarray | None = None
@@ -56,7 +56,7 @@ class Teleop:
 
     def __init__(self, config: TeleopConfig) -> None:
         self._config = config
-        self._wish, self.in_tool = Wish(), False
+        self._wish, self.in_tool = TeleopCommand(), False
         self._said = self._held = -np.inf
 
     def deadman(self, held: bool, heard: float) -> None:
@@ -72,7 +72,7 @@ class Teleop:
         values = values.copy()
         for part, limit in ((slice(0, 3), self._config.linear), (slice(3, 6), self._config.angular)):
             values[part] *= min(1.0, limit / max(float(np.linalg.norm(values[part])), 1e-12))
-        self._wish, self.in_tool, self._said = Wish(twist=values), in_tool, heard
+        self._wish, self.in_tool, self._said = TeleopCommand(twist=values), in_tool, heard
         return True
 
     def joints(self, joints: Sequence[float] | np.ndarray, heard: float) -> bool:
@@ -80,7 +80,7 @@ class Teleop:
         values = np.asarray(joints, np.float64)
         if values.shape != (JOINTS,) or not np.isfinite(values).all():
             return False
-        self._wish, self._said = Wish(joints=values.copy()), heard
+        self._wish, self._said = TeleopCommand(joints=values.copy()), heard
         return True
 
     def gripper(self, opening: float, heard: float) -> bool:
@@ -88,7 +88,7 @@ class Teleop:
         if not np.isfinite(opening):
             return False
         before = self.wish(heard)  # an old twist or target is not revived
-        self._wish = Wish(before.twist, before.joints, float(np.clip(opening, 0, OPENING_MAX)))
+        self._wish = TeleopCommand(before.twist, before.joints, float(np.clip(opening, 0, OPENING_MAX)))
         if before.twist is None and before.joints is None:
             self._said = heard  # else the twist or the target lapses when its own time is over
         return True
@@ -98,9 +98,9 @@ class Teleop:
         fresh = 0 <= now - self._said <= self._config.timeout
         return fresh and (not self._config.deadman or 0 <= now - self._held <= self._config.timeout)
 
-    def wish(self, now: float) -> Wish:
+    def wish(self, now: float) -> TeleopCommand:
         """What is wanted at `now`, s."""
-        return self._wish if self.active(now) else Wish()
+        return self._wish if self.active(now) else TeleopCommand()
 
     @property
     def source(self) -> str:
@@ -111,4 +111,4 @@ class Teleop:
 
     def forget(self) -> None:
         """Nothing was said."""
-        self._wish, self._said = Wish(), -np.inf
+        self._wish, self._said = TeleopCommand(), -np.inf

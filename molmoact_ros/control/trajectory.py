@@ -8,7 +8,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.control.action_chunk import ARM, Space
+from molmoact_ros.control.action_chunk import ARM, ActionSpace
 from molmoact_ros.control.pose import Pose
 
 
@@ -21,13 +21,13 @@ class Target:
     gripper: float | None = None
 
 
-class Path:
+class ChunkTrajectory:
     """A chunk's waypoints joined by a cubic spline that ends at rest.
 
     Its coordinates are joints [7], or position and rotation vector [6] relative to the anchor's rotation.
     """
 
-    def __init__(self, actions: np.ndarray, space: Space, dt: float, start: float, anchor: Target) -> None:
+    def __init__(self, actions: np.ndarray, space: ActionSpace, dt: float, start: float, anchor: Target) -> None:
         """`actions` [N, D]; start: path time of the anchor, s."""
         self.start, self.dt, self.space = start, dt, space
         self.gripper = actions[:, -1]
@@ -45,7 +45,7 @@ class Path:
 
     def hand_speed(self, time: float) -> float:
         """Speed of the hand at a path time, m/s; 0 of a path of joints, whose hand this does not know."""
-        if self.space is Space.JOINT:
+        if self.space is ActionSpace.JOINT:
             return 0.0
         along = min(max(time - self.start, 0.0), self.end - self.start)
         return float(np.linalg.norm(self._spline(along, 1)[:3]))
@@ -55,21 +55,21 @@ class Path:
         along = min(max(time - self.start, 0.0), self.end - self.start)
         values = self._spline(along)
         gripper = float(self.gripper[min(int(along / self.dt), len(self.gripper) - 1)])
-        if self.space is Space.JOINT:
+        if self.space is ActionSpace.JOINT:
             return Target(joints=values, gripper=gripper)
         assert self.anchor.pose is not None
         rotation = Rotation.from_rotvec(values[3:]) * self.anchor.pose.rotation
         return Target(pose=Pose(values[:3], rotation), gripper=gripper)
 
 
-def _knots(actions: np.ndarray, space: Space, anchor: Target) -> np.ndarray:
-    if space is Space.JOINT:
+def _knots(actions: np.ndarray, space: ActionSpace, anchor: Target) -> np.ndarray:
+    if space is ActionSpace.JOINT:
         assert anchor.joints is not None
         return np.vstack([anchor.joints, actions[:, :ARM]])
     assert anchor.pose is not None
     out = np.zeros((len(actions) + 1, 6))
     out[0, :3] = anchor.pose.position
-    if space is Space.EE:
+    if space is ActionSpace.EE:
         out[1:, :3] = actions[:, :3]
         turns = Rotation.from_euler("xyz", actions[:, 3:6]) * anchor.pose.rotation.inv()
         out[1:, 3:] = turns.as_rotvec()

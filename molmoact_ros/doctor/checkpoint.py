@@ -40,7 +40,7 @@ from molmoact_ros.reasoning.answer_templates import forms
 from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TOKENS
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS, ImageTokens
-from molmoact_ros.utils.checks import Finding, Verdict
+from molmoact_ros.utils.checks import Check, Verdict
 
 SHOWN = 8  # misfits that are listed; the rest is counted
 QWEN_WORDS, QWEN_VOCABULARY = 151_643, 152_064  # byte-pair tokens and padded size of the Qwen2.5-7B vocabulary
@@ -73,7 +73,7 @@ class _Folder:
     run: RunConfig
 
 
-def inspect(folder: Path) -> list[Finding]:
+def inspect(folder: Path) -> list[Check]:
     """Look at everything; a failed look is a finding, never an exception."""
     looks: dict[str, Callable[[], Any]] = {
         "config": lambda: read_config(folder, CONFIG, MolmoActConfig),
@@ -87,7 +87,7 @@ def inspect(folder: Path) -> list[Finding]:
         try:
             read[name] = look()
         except CheckpointError as error:
-            findings.append(Finding.check(name, False, str(error)))
+            findings.append(Check.check(name, False, str(error)))
     if findings:
         return findings
     whole = _Folder(path=folder, **read)
@@ -95,22 +95,22 @@ def inspect(folder: Path) -> list[Finding]:
     return [finding for part in parts for finding in part(whole)]
 
 
-def _ok(name: str, text: str) -> Finding:
-    return Finding(name, Verdict.OK, text)
+def _ok(name: str, text: str) -> Check:
+    return Check(name, Verdict.OK, text)
 
 
-def _expect(name: str, text: str, found: object, expected: object) -> Finding:
+def _expect(name: str, text: str, found: object, expected: object) -> Check:
     """A note where a folder says something else than was expected of it."""
     if found == expected:
         return _ok(name, f"{text}, as expected")
-    return Finding(name, Verdict.NOTE, f"{text}; {expected} was expected")
+    return Check(name, Verdict.NOTE, f"{text}; {expected} was expected")
 
 
 def _is_qwen(folder: _Folder) -> bool:
     return folder.config.llm_config.vocab_size == QWEN_VOCABULARY
 
 
-def _architecture(folder: _Folder) -> Iterator[Finding]:
+def _architecture(folder: _Folder) -> Iterator[Check]:
     vit, llm = folder.config.vit_config, folder.config.llm_config
     tower = "CLIP-like" if vit.use_cls_token else "SigLIP-like"
     decoder = "OLMo2-like" if llm.norm_after else "Qwen2-like"
@@ -123,14 +123,14 @@ def _architecture(folder: _Folder) -> Iterator[Finding]:
         yield _expect("7B-O vocabulary", f"padded to {llm.vocab_size}", llm.vocab_size, OLMO_VOCABULARY)
 
 
-def _tensors(folder: _Folder) -> Iterator[Finding]:
+def _tensors(folder: _Folder) -> Iterator[Check]:
     with torch.device("meta"):
         model = MolmoAct(folder.config)
     lines = misfits(model, folder.weights)
     for line in lines[:SHOWN]:
-        yield Finding.check("tensors", False, line)
+        yield Check.check("tensors", False, line)
     if len(lines) > SHOWN:
-        yield Finding.check("tensors", False, f"and {len(lines) - SHOWN} more")
+        yield Check.check("tensors", False, f"and {len(lines) - SHOWN} more")
     count = sum(map(prod, folder.weights.shapes.values()))
     if not lines:
         yield _ok(
@@ -141,7 +141,7 @@ def _tensors(folder: _Folder) -> Iterator[Finding]:
     yield _expect("dtype", f"{', '.join(kinds)} in {len(folder.weights.files)} file(s)", most, "F32")
 
 
-def _memory(folder: _Folder) -> Iterator[Finding]:
+def _memory(folder: _Folder) -> Iterator[Check]:
     count, llm = sum(map(prod, folder.weights.shapes.values())), folder.config.llm_config
     cache = 2 * llm.num_hidden_layers * llm.num_key_value_heads * llm.head_dim * llm.max_position_embeddings
     largest = max(path.stat().st_size for path in folder.weights.files)
@@ -150,28 +150,28 @@ def _memory(folder: _Folder) -> Iterator[Finding]:
     yield _ok("memory while loading", f"that, and at most {largest / 1e9:.2f} GB beside it, the largest file")
 
 
-def _images(folder: _Folder) -> Iterator[Finding]:
+def _images(folder: _Folder) -> Iterator[Check]:
     processor, vit = folder.processor, folder.config.vit_config
     try:
         ImageProcessor(processor)
     except ValueError as error:
-        yield Finding.check("images", False, f"{PROCESSOR}: {error}")
+        yield Check.check("images", False, f"{PROCESSOR}: {error}")
         return
     size, patch = processor.base_image_input_size, processor.image_patch_size
     wanted = (vit.image_default_input_size, vit.image_patch_size)
     text = f"crops of {size} in patches of {patch}, {processor.normalize_mode}"
-    yield Finding.check("images", (size, patch) == wanted, f"{text}; config.json: {wanted[0]}, {wanted[1]}")
+    yield Check.check("images", (size, patch) == wanted, f"{text}; config.json: {wanted[0]}, {wanted[1]}")
     if processor.crop_mode != "resize":
         most = processor.max_multi_image_crops
         yield _expect("tiles of several pictures", f"at most {most} each", most, 8)
 
 
-def _tokens(folder: _Folder) -> Iterator[Finding]:
+def _tokens(folder: _Folder) -> Iterator[Check]:
     tokenizer, vocabulary = folder.tokenizer, folder.config.llm_config.vocab_size
     known = tokenizer.get_vocab(with_added_tokens=True)
     for name in (END_OF_TEXT, DEPTH_START, DEPTH_END, *DEPTH_TOKENS):
         if not 0 <= known.get(name, -1) < vocabulary:
-            yield Finding.check(
+            yield Check.check(
                 "tokens", False, f"the tokenizer has no {name} among the {vocabulary} that the model can say"
             )
             return
@@ -180,7 +180,7 @@ def _tokens(folder: _Folder) -> Iterator[Finding]:
     wrong = next((name for name, number in wanted.items() if known.get(name) != number), None)
     if wrong is not None or folder.config.image_patch_id != images.patch:
         found = f"{wrong} is {known.get(wrong)}" if wrong else f"image_patch_id is {folder.config.image_patch_id}"
-        yield Finding.check("image tokens", False, f"{found}; the model expects them from {vocabulary} on, in order")
+        yield Check.check("image tokens", False, f"{found}; the model expects them from {vocabulary} on, in order")
     else:
         yield _ok("image tokens", f"from {vocabulary} on, image_patch_id {images.patch}")
     depth = [known[token] for token in (DEPTH_START, DEPTH_END, *DEPTH_TOKENS)]
@@ -194,7 +194,7 @@ def _tokens(folder: _Folder) -> Iterator[Finding]:
         yield _expect("tokenizer's spelling", f"'Image 1' is {ids}", ids, QWEN_IMAGE_1)
 
 
-def _answers(folder: _Folder) -> Iterator[Finding]:
+def _answers(folder: _Folder) -> Iterator[Check]:
     """Whether the tokenizer can spell the forms of answer that run.json allows."""
     codec, run = text_codec(folder.tokenizer), folder.run
     end = folder.tokenizer.token_to_id(END_OF_TEXT)
@@ -205,19 +205,17 @@ def _answers(folder: _Folder) -> Iterator[Finding]:
         for steered in (False, True):
             AnswerGrammar(codec, end, stats[0], forms(steered, run.chunk_steps, run.wordings))
     except ValueError as error:
-        yield Finding.check("answers", False, str(error))
+        yield Check.check("answers", False, str(error))
         return
     lengths = [len(codec.encode(symbol)) for symbol in ACTION_SYMBOLS]
     steps = " or ".join(map(str, run.chunk_steps))
     yield _ok("answers", f"{steps} actions; an action symbol is {min(lengths)} to {max(lengths)} tokens")
 
 
-def _norm_keys(folder: _Folder) -> Iterator[Finding]:
+def _norm_keys(folder: _Folder) -> Iterator[Check]:
     stats = {key: dataset.action for key, dataset in folder.config.norm_stats.items()}
     if not stats:
-        yield Finding.check(
-            "normalisation keys", False, "none: this checkpoint was not trained to act, or is cut short"
-        )
+        yield Check.check("normalisation keys", False, "none: this checkpoint was not trained to act, or is cut short")
     for key, action in stats.items():
         still = sum(low == high for low, high in zip(action.q01, action.q99, strict=True))
         text = f"{action.dimensions} dimensions{f', {still} of them constant' if still else ''}"
@@ -229,19 +227,19 @@ def _norm_keys(folder: _Folder) -> Iterator[Finding]:
             yield _standstill(action)
 
 
-def _published(key: str, action: NormStats) -> Finding:
+def _published(key: str, action: NormStats) -> Check:
     low, high = KNOWN_STATS[key]
     same = np.allclose([action.q01[:6], action.q99[:6]], [low, high], atol=1e-5)
     return _expect(f"published statistics of {key}", "the same" if same else "different", bool(same), True)
 
 
-def _gripper(key: str, action: NormStats) -> Finding:
+def _gripper(key: str, action: NormStats) -> Check:
     span = (action.q01[-1], action.q99[-1])
     text = f"{span[0]:g} to {span[1]:g} in the data; written as it is, 1 open, 0 closed"
     return _expect(f"gripper of {key}", text, span, (0.0, 1.0))
 
 
-def _standstill(action: NormStats) -> Finding:
+def _standstill(action: NormStats) -> Check:
     """Whether the near-zero action that people reported is what the middle bin of every dimension decodes to."""
     middle = (np.array(action.q01[:6]) + np.array(action.q99[:6])) / 2
     same = bool(np.allclose(middle, REPORTED_STANDSTILL, rtol=0.02))
@@ -249,17 +247,17 @@ def _standstill(action: NormStats) -> Finding:
     return _expect("near-zero actions of 7B-D-0812", text, same, True)
 
 
-def _depth(folder: _Folder) -> Iterator[Finding]:
+def _depth(folder: _Folder) -> Iterator[Check]:
     if (folder.path / DEPTH).is_file():
         yield _ok("depth decoder", DEPTH)
     elif (folder.path / RELEASED_DEPTH).is_file():
         yield _ok("depth decoder", f"{RELEASED_DEPTH}; its tensors are kept as {DEPTH} when it is first used")
     else:
         text = f"none: depth codes come without pictures; copy {RELEASED_DEPTH} here from MolmoAct-7B-D-0812"
-        yield Finding("depth decoder", Verdict.NOTE, text)
+        yield Check("depth decoder", Verdict.NOTE, text)
 
 
-def _chat(folder: _Folder) -> Iterator[Finding]:
+def _chat(folder: _Folder) -> Iterator[Check]:
     """Which way of saying whose turn it is the folder was saved with; prompts here say "User: ... Assistant:"."""
     texts = []
     for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "processor_config.json"):
@@ -271,13 +269,13 @@ def _chat(folder: _Folder) -> Iterator[Finding]:
         roles = "Assistant:" in template
         yield _expect("chat template", "names the roles" if roles else "does not name the roles", roles, True)
     else:
-        yield Finding("chat template", Verdict.NOTE, 'none in the folder; "User: ... Assistant:" is asked')
+        yield Check("chat template", Verdict.NOTE, 'none in the folder; "User: ... Assistant:" is asked')
 
 
-def _open_questions(folder: _Folder) -> Iterator[Finding]:
+def _open_questions(folder: _Folder) -> Iterator[Check]:
     """What no file of a checkpoint can settle."""
     if _is_qwen(folder):
-        yield Finding(
+        yield Check(
             "not in any file",
             Verdict.NOTE,
             "the exact wording of answers (every known one is allowed, the model chooses), the convention of rotations "

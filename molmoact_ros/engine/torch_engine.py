@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.base import Asking, EngineTimings, Mode, Prompt, choose_key
-from molmoact_ros.engine.decoding.batching import GatheredPasses
+from molmoact_ros.engine.base import BaseEngine, EngineTimings, Prompt, ReasoningMode, choose_key
+from molmoact_ros.engine.decoding.batching import BatchingRunner
 from molmoact_ros.engine.decoding.constrained import decode
-from molmoact_ros.engine.decoding.cpu_kernel import NativePasses, can_run
-from molmoact_ros.engine.decoding.cuda_graphs import StaticPasses
-from molmoact_ros.engine.decoding.decoder import CachedDecoder, Passes, TorchPasses
-from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, Memory
+from molmoact_ros.engine.decoding.cpu_kernel import CpuKernelRunner, can_run
+from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, TorchModelRunner
+from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, AnswerCache
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
     Checkpoint,
@@ -43,13 +43,16 @@ VISIONS = ("torch", "onnx")
 STAGES = ("preprocess", "vision", "prefill", "depth", "trace", "actions")
 
 
-class Steps(Protocol):
+class InferenceEngine(Protocol):
     """What takes reasoning steps."""
 
     timings: EngineTimings
 
     def reason(
-        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+        self,
+        observation: Observation,
+        mode: ReasoningMode = ReasoningMode.FULL,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Iterator[Reasoning]:
         """Yield the reasoning as its parts complete; the last one is complete.
 
@@ -58,7 +61,7 @@ class Steps(Protocol):
         ...
 
 
-class Engine(Steps, Protocol):
+class Engine(InferenceEngine, Protocol):
     """What every back end does."""
 
     digest: str
@@ -80,7 +83,7 @@ class Engine(Steps, Protocol):
         ...
 
 
-class TorchEngine(Asking):
+class TorchEngine(BaseEngine):
     """Runs a checkpoint in torch, on CPU or GPU."""
 
     def __init__(self, checkpoint: Checkpoint, unnorm_key: str | None = None) -> None:
@@ -129,34 +132,37 @@ class TorchEngine(Asking):
             )
         return engine
 
-    def _passes(self) -> Passes:
+    def _passes(self) -> ModelRunner:
         capacity = self.config.llm_config.max_position_embeddings
         if self.device.type == "cuda":
             ids = np.union1d(*(grammar.ids for grammar in self.grammars.values()))
-            return StaticPasses(self.model, capacity, ids)
-        return NativePasses(self.model, capacity) if can_run(self.model) else TorchPasses(self.model, capacity)
+            return CudaGraphRunner(self.model, capacity, ids)
+        return CpuKernelRunner(self.model, capacity) if can_run(self.model) else TorchModelRunner(self.model, capacity)
 
     def together(self, count: int) -> list[TorchEngine]:
         """`count` engines over these weights, one for each robot and thread, whose passes are made together."""
         passes, engines = self.decoder.passes, [copy(self) for _ in range(count)]
-        gathered = GatheredPasses(passes)
+        gathered = BatchingRunner(passes)
         for engine in engines:
             engine.decoder = CachedDecoder(gathered)
-            if isinstance(passes, StaticPasses) and self.decoder.cache.recorded:  # this one was warmed up
+            if isinstance(passes, CudaGraphRunner) and self.decoder.cache.recorded:  # this one was warmed up
                 passes.prepare(engine.decoder.cache, ignore)
             engine.forget()
         return engines
 
     def warm_up(self, progress: Progress = ignore) -> None:
         """On a GPU record all passes (see StaticPasses.prepare); then run one step on blank images."""
-        if isinstance(self.decoder.passes, StaticPasses):
+        if isinstance(self.decoder.passes, CudaGraphRunner):
             self.decoder.passes.prepare(self.decoder.cache, progress)
         for _ in self._steps(self.blank()):
             pass
         self.forget()
 
     def reason(
-        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+        self,
+        observation: Observation,
+        mode: ReasoningMode = ReasoningMode.FULL,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Iterator[Reasoning]:
         """Yield the reasoning as depth codes, trace and actions complete; `mode` says which of them the model decodes.
 
@@ -168,7 +174,10 @@ class TorchEngine(Asking):
 
     @torch.inference_mode()
     def _steps(
-        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+        self,
+        observation: Observation,
+        mode: ReasoningMode = ReasoningMode.FULL,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Iterator[Reasoning]:
         measured, given = self.given(observation, mode, self.draft.measured)
         asked = self.ask(observation)
@@ -201,7 +210,7 @@ class TorchEngine(Asking):
         return self.model.embed(torch.from_numpy(asked.ids).to(self.device).unsqueeze(0), features)[0]
 
     def _say(
-        self, steered: bool, measured: Memory | None, given: Memory, wanted: Callable[[], bool]
+        self, steered: bool, measured: AnswerCache | None, given: AnswerCache, wanted: Callable[[], bool]
     ) -> Iterator[Reasoning]:
         grammar, lasts, counts = self.grammars[steered], self.lasts[steered], self.timings.counts
         guides = [*lasts, *([] if measured is None else [measured])]

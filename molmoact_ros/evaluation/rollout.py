@@ -15,7 +15,7 @@ import numpy as np
 
 from molmoact_ros.control.action_chunk import ActionChunk
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.torch_engine import Steps
+from molmoact_ros.engine.torch_engine import InferenceEngine
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.sim.scene import Scene, Task, sample_scene
@@ -51,7 +51,7 @@ def observe(cell: Workcell, instruction: str, now: float, trace: np.ndarray | No
 
 
 def run_episode(
-    cell: Workcell, engine: Steps, controller: Controller, scene: Scene,
+    cell: Workcell, engine: InferenceEngine, controller: Controller, scene: Scene,
     watch: Callable[[Observation, Reasoning], None] | None = None,
 ) -> EpisodeResult:  # fmt: skip
     """One episode from the arm's home until the task is done or TIMEOUT. `watch` sees every complete step."""
@@ -89,7 +89,7 @@ def move(cell: Workcell, controller: Controller, now: float) -> None:
 
 
 def plan_chunk(
-    engine: Steps, observation: Observation, result: EpisodeResult,
+    engine: InferenceEngine, observation: Observation, result: EpisodeResult,
     watch: Callable[[Observation, Reasoning], None] | None = None,
 ) -> ActionChunk | None:  # fmt: skip
     """One reasoning step; None when the engine refuses, which is noted in `result`."""
@@ -110,7 +110,7 @@ class _Enough(Exception):
 
 
 def closed_loop(
-    robot: Path, engine: Steps, steps: int, seed: int, watch: Callable[[Observation, Reasoning], None]
+    robot: Path, engine: InferenceEngine, steps: int, seed: int, watch: Callable[[Observation, Reasoning], None]
 ) -> None:
     """Lock-step episodes from scene `seed` on, until `watch` has seen `steps` complete steps."""
     cell, seen = Workcell(robot), 0
@@ -129,7 +129,7 @@ def closed_loop(
             return
 
 
-def film(robot: Path, count: int, seed: int = 0) -> list[Observation]:
+def sample_observations(robot: Path, count: int, seed: int = 0) -> list[Observation]:
     """`count` observations in a row, 0.2 s apart, along the expert's path: what an engine sees live."""
     cell = Workcell(robot)
     scene = sample_scene(seed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from molmoact_ros.control.action_chunk import ActionChunk, still
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.torch_engine import Steps
+from molmoact_ros.engine.torch_engine import InferenceEngine
 from molmoact_ros.evaluation.rollout import LATENCY, PERIOD, TIMEOUT, EpisodeResult, move, observe, plan_chunk
 from molmoact_ros.reasoning.trace import pixels_from_trace, trace_from_pixels
 from molmoact_ros.reasoning.trace_progress import NEAR, apart, remaining
@@ -82,7 +82,7 @@ def steered_task(cell: Workcell, seed: int) -> SteeredTask:
     return SteeredTask(seed, scene, instruction, goal.name, trace_from_pixels(points, k.width, k.height))
 
 
-def follow_strokes(robot: Path, engine: Steps, count: int, seed: int) -> Iterator[SteeredResult]:
+def follow_strokes(robot: Path, engine: InferenceEngine, count: int, seed: int) -> Iterator[SteeredResult]:
     """Yield how the strokes of the seeds `seed`, `seed` + 1, ... were followed. `robot`: the arm's MJCF file."""
     cell = Workcell(robot)
     for number in range(seed, seed + count):
@@ -104,7 +104,7 @@ def report(results: Sequence[SteeredResult]) -> dict[str, Any]:
 
 
 def run_stroke(
-    cell: Workcell, engine: Steps, controller: Controller, task: SteeredTask, timeout: float = TIMEOUT
+    cell: Workcell, engine: InferenceEngine, controller: Controller, task: SteeredTask, timeout: float = TIMEOUT
 ) -> SteeredResult:
     """One stroke from the arm's home until its end was seen, and REST longer, or until `timeout` s."""
     cell.reset(task.scene)

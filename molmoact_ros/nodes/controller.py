@@ -15,8 +15,8 @@ from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
 
 from molmoact_ros.control.action_chunk import ActionChunk as Chunk
-from molmoact_ros.control.action_chunk import Space
-from molmoact_ros.control.clock_monitor import ClockWatch
+from molmoact_ros.control.action_chunk import ActionSpace
+from molmoact_ros.control.clock_monitor import ClockMonitor
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.control.teleop import wrong_age
@@ -25,7 +25,7 @@ from molmoact_ros.nodes.control.arm_sinks import Sink, make_gripper, make_sink
 from molmoact_ros.nodes.control.config import STATED, ControllerNodeConfig
 from molmoact_ros.nodes.control.diagnostics import report
 from molmoact_ros.nodes.control.gripper_sinks import Gripper
-from molmoact_ros.nodes.control.publisher_monitor import Strangers
+from molmoact_ros.nodes.control.publisher_monitor import PublisherMonitor
 from molmoact_ros.nodes.control.safety_status import safety_status
 from molmoact_ros.nodes.control.stop_latch import StopLatch
 from molmoact_ros.nodes.control.teleop_inputs import DISCOVERY, TeleopInputs
@@ -35,9 +35,9 @@ from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.bounded_subscription import subscribe, unpacked
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.lifecycle import ManagedNode
-from molmoact_ros.ros.logging import Notes
+from molmoact_ros.ros.logging import ThreadedLog
 from molmoact_ros.ros.parameters import declare
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.realtime_loop import Loop, Timing, own_threads, real_time
 from molmoact_ros.ros.spin import run
 from molmoact_ros.srv import ApprovePlan
@@ -47,7 +47,7 @@ STATUS_RATE: Final = 10.0
 """Hz of SafetyStatus, besides every change of state."""
 AT_REST: Final = 1e-4
 """rad/s under which a joint counts as standing."""
-TURN: Final = 0.00005
+GIL_SWITCH_INTERVAL: Final = 0.00005
 """s for which the loop waits at most while a message is handled in Python."""
 LATE: Final = 0.5
 """s by which a cycle may be late before the arm holds."""
@@ -65,7 +65,7 @@ class ControllerNode(ManagedNode):
         self._lock = threading.Lock()
         self._period = 1.0 / self.config.rate
         self.timing = Timing(self._period)
-        self._notes = Notes(self)
+        self._notes = ThreadedLog(self)
         self._latch = StopLatch(self)
         self._stopped = self._written = self._latch.reason() if self.config.keep_stop else ""
         self._loop: Loop | None = None
@@ -85,17 +85,17 @@ class ControllerNode(ManagedNode):
         self._moving, self._told = False, (State.IDLE, "")
         self._taken_at = time.monotonic()
         self._warnings: list[str] = []
-        self._clocks = ClockWatch(bool(self.get_parameter("use_sim_time").value))
+        self._clocks = ClockMonitor(bool(self.get_parameter("use_sim_time").value))
         self._chunk_frames = {"", arms[0].base_frame} if len(arms) == 1 else {""}
         self._keys = {"", *STATED, *config.unnorm_keys}
         self._safety_status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         # What comes often, and what must count whatever the executor does, is asked for by the loop: being woken for
         # each message costs more than the cycle itself.
-        self._joints = Polled(self, JointState, config.joint_states, qos.HEARTBEAT)
-        self._engine = Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.HEARTBEAT)
-        self._stop = Polled(self, Empty, "~/stop", qos.RELIABLE)
-        self._presence = Polled(self, Header, "~/presence", qos.HEARTBEAT)
+        self._joints = PollingSubscription(self, JointState, config.joint_states, qos.HEARTBEAT)
+        self._engine = PollingSubscription(self, EngineStatus, f"{config.policy}/engine_status", qos.HEARTBEAT)
+        self._stop = PollingSubscription(self, Empty, "~/stop", qos.RELIABLE)
+        self._presence = PollingSubscription(self, Header, "~/presence", qos.HEARTBEAT)
         chunks = f"{config.policy}/action_chunk"
         subscribe(self, ActionChunk, chunks, self._on_chunk, qos.RELIABLE, self._refuse)
         subscribe(self, ActionChunk, f"{config.policy}/pending_chunk", self._on_pending, qos.RELIABLE, self._refuse)
@@ -109,7 +109,7 @@ class ControllerNode(ManagedNode):
         ]
         commands = [sink.topic for sink in self._sinks if sink.topic]
         alone = (config.joint_states, chunks)
-        self._strangers = Strangers(self, alone, commands)
+        self._strangers = PublisherMonitor(self, alone, commands)
         if self._stopped:
             self._controller.stop(f"{self._stopped} (kept; resume resets it)")
         self.create_timer(1.0 / STATUS_RATE, self._tell_status, clock=STEADY)
@@ -238,7 +238,7 @@ class ControllerNode(ManagedNode):
             actions = conversions.chunk_actions(message)
         except RefusedStep:
             actions = np.zeros((0, 0))  # which the controller refuses as it should
-        space = Space(message.action_space) if message.action_space in set(Space) else Space.DELTA_EE
+        space = ActionSpace(message.action_space) if message.action_space in set(ActionSpace) else ActionSpace.DELTA_EE
         return Chunk(actions, message.dt, stamp, message.plan_id, space)
 
     def _on_chunk(self, message: ActionChunk, sent: float) -> None:
@@ -398,7 +398,7 @@ class ControllerNode(ManagedNode):
 
 def main() -> None:
     """Start the node."""
-    run(ControllerNode, TURN)
+    run(ControllerNode, GIL_SWITCH_INTERVAL)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from rclpy.task import Future
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.msg import ActionChunk, EngineStatus
-from molmoact_ros.nodes.planning.controller_client import ControllerLink
-from molmoact_ros.nodes.planning.execute_server import PERIOD, Goal, Goals, Result
+from molmoact_ros.nodes.planning.controller_client import ControllerClient
+from molmoact_ros.nodes.planning.execute_server import PERIOD, ExecuteServer, Goal, Result
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY, ClockJumps
 from molmoact_ros.ros.parameters import declare
@@ -24,7 +24,7 @@ from molmoact_ros.ros.spin import run
 from molmoact_ros.sim.tray_workcell import INSTRUCTION
 from molmoact_ros.srv import SceneTruth
 from molmoact_ros.training.expert import STEP
-from molmoact_ros.training.tray_expert import State, chunk, see
+from molmoact_ros.training.tray_expert import TrayPhase, chunk, see
 
 OVERDUE: Final = 0.5
 """s after which an answer of the simulator is not waited for any more, nor used: it is of an old scene."""
@@ -47,13 +47,13 @@ class ExpertNode(Node):
         self._planning, self._number = False, 0  # of the last plan
         self._asked, self._answer = 0.0, Future()  # when the simulator was asked, and for what
         self._answer.set_result(None)
-        self._clock_watch, self._link = ClockJumps(), ControllerLink(self, self.config.controller)
+        self._clock_watch, self._link = ClockJumps(), ControllerClient(self, self.config.controller)
         self._chunks = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
         self._status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
         self._truth = self.create_client(SceneTruth, f"{self.config.sim}/scene_truth")
         self.create_timer(PERIOD, self._beat, clock=STEADY)
         self.create_timer(self.config.period, self._look, clock=STEADY)
-        self._goals: Goals | None = None
+        self._goals: ExecuteServer | None = None
         self.sees = True  # as Planner.sees: goals are taken when all is connected
 
     def destroy_node(self) -> None:
@@ -91,7 +91,7 @@ class ExpertNode(Node):
     def _beat(self) -> None:
         if self._goals is None:
             if self._connected():  # a goal that came before would begin with a silent planner
-                self._goals = Goals(self, self._link, self)
+                self._goals = ExecuteServer(self, self._link, self)
                 self.get_logger().info(f"ready: the scripted expert knows {INSTRUCTION!r}")
         else:
             self._watch_clock(self._goals)
@@ -102,7 +102,7 @@ class ExpertNode(Node):
         status.header.stamp = self.get_clock().now().to_msg()
         self._status.publish(status)
 
-    def _watch_clock(self, goals: Goals) -> None:
+    def _watch_clock(self, goals: ExecuteServer) -> None:
         by = self._clock_watch.moved(self.get_clock().now().nanoseconds * 1e-9, time.monotonic())
         if by:
             goals.end(Result.HELD, f"the clock was set by {by:.1f} s")
@@ -129,7 +129,7 @@ class ExpertNode(Node):
         self._chunks.publish(conversions.chunk_message(actions, STEP, "scripted expert", self._number, head))
 
 
-def seen(truth: SceneTruth.Response) -> State:
+def seen(truth: SceneTruth.Response) -> TrayPhase:
     """What the expert knows, from the simulator's answer."""
 
     def turn(pose) -> Rotation:  # type: ignore[no-untyped-def]

@@ -48,7 +48,7 @@ class FoxgloveNode(ContainedNode):
         try:
             import foxglove
 
-            from molmoact_ros.panel.approval import Gate
+            from molmoact_ros.panel.approval import ApprovalView
             from molmoact_ros.panel.auth import token
         except ImportError as error:
             raise RuntimeError(f"{error.name} is not installed; pip install 'molmoact_ros[foxglove]'") from None
@@ -65,7 +65,7 @@ class FoxgloveNode(ContainedNode):
             name="MolmoAct ROS", host=hidden, port=0, capabilities=[], server_listener=watchers,
             message_backlog_size=BACKLOG, context=self._sinks,
         )  # fmt: skip
-        self._gate = Gate(f"ws://{hidden}:{self._server.port}", config.origins, secret)
+        self._gate = ApprovalView(f"ws://{hidden}:{self._server.port}", config.origins, secret)
         try:
             port = self._gate.start(config.host, config.port)
         except OSError:

@@ -8,7 +8,7 @@ from pydantic import Field
 from sensor_msgs.msg import Joy
 
 from molmoact_ros.control.teleop_devices import Joystick, JoystickLayout
-from molmoact_ros.nodes.teleop.client import Device, DeviceConfig
+from molmoact_ros.nodes.teleop.client import TeleopClient, TeleopClientConfig
 from molmoact_ros.robots.franka import OPENING_MAX
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.parameters import declare
@@ -20,13 +20,13 @@ AHEAD: Final = 0.05
 """s by which the clock of the joystick's computer may be ahead."""
 
 
-class JoystickConfig(DeviceConfig, JoystickLayout):
+class JoystickConfig(TeleopClientConfig, JoystickLayout):
     """Parameters of the joystick."""
 
     joy: str = Field("joy", description="topic of the joystick; its autorepeat_rate must be 10 Hz at least")
 
 
-class JoystickNode(Device):
+class JoystickNode(TeleopClient):
     """Speaks once for each message, so that a joystick that falls silent lets go."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from molmoact_ros.control.teleop_devices import HELP, Keyboard, Speeds
-from molmoact_ros.nodes.teleop.client import STATES, Device, DeviceConfig, name_of
+from molmoact_ros.nodes.teleop.client import STATES, TeleopClient, TeleopClientConfig, name_of
 from molmoact_ros.ros.discovery import default_discovery
 from molmoact_ros.ros.parameters import declare
 from molmoact_ros.utils.child_process import ended_by_signals
@@ -29,11 +29,11 @@ GONE: Final = "\x04"
 """End of transmission: the terminal is gone."""
 
 
-class KeyboardConfig(DeviceConfig, Speeds):
+class KeyboardConfig(TeleopClientConfig, Speeds):
     """Parameters of the keyboard."""
 
 
-class KeyboardNode(Device):
+class KeyboardNode(TeleopClient):
     """Takes keys as they come and says what they mean, every PERIOD."""
 
     def __init__(self) -> None:

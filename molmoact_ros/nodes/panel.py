@@ -20,11 +20,11 @@ from std_srvs.srv import Trigger
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.control.teleop_devices import AGAIN, Speeds
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
-from molmoact_ros.nodes.teleop.client import STATES, Device, DeviceConfig, name_of
+from molmoact_ros.nodes.teleop.client import STATES, TeleopClient, TeleopClientConfig, name_of
 from molmoact_ros.nodes.visualization import panel_images
 from molmoact_ros.panel.auth import token
 from molmoact_ros.panel.image_stream import Encoder, View
-from molmoact_ros.panel.protocol import Answer, Stroke
+from molmoact_ros.panel.protocol import DrawnStroke, PanelReply
 from molmoact_ros.panel.server import PanelServer
 from molmoact_ros.robots.franka import OPENING_MAX
 from molmoact_ros.ros import qos
@@ -32,7 +32,7 @@ from molmoact_ros.ros.action_client import ThreadsafeActionClient
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.contained import contained, settle
 from molmoact_ros.ros.parameters import declare
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.sim.scene import OBJECTS, PREPOSITION
 from molmoact_ros.srv import ApprovePlan, EditTrace
@@ -60,7 +60,7 @@ KNOWN: Final = [f"put the {name} {at} the {target}" for name in OBJECTS for targ
 """What the nano model was taught to do."""
 
 
-class PanelConfig(DeviceConfig, Speeds):
+class PanelConfig(TeleopClientConfig, Speeds):
     """Parameters of the panel. The token is none: anybody on the graph could read it."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to serve on; 0.0.0.0: to the whole network")
@@ -72,7 +72,7 @@ class PanelConfig(DeviceConfig, Speeds):
     timeout: float = Field(120.0, gt=0, description="time for one instruction, s")
 
 
-class PanelNode(Device):
+class PanelNode(TeleopClient):
     """Callbacks run on the executor's thread; what a browser says comes on the web server's."""
 
     def __init__(self) -> None:
@@ -91,10 +91,10 @@ class PanelNode(Device):
         self._traces, self._goals = 0, 0  # heard, and given
         self._ended: dict[str, Any] = {}  # how the last goal did
         self._heard = {"safety": -math.inf, "engine": -math.inf}
-        self._plans: list[tuple[Polled, Callable[[Any], None]]] = [
-            (Polled(self, EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
-            (Polled(self, Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
-            (Polled(self, ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), self._on_chunk),
+        self._plans: list[tuple[PollingSubscription, Callable[[Any], None]]] = [
+            (PollingSubscription(self, EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
+            (PollingSubscription(self, Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
+            (PollingSubscription(self, ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), self._on_chunk),
         ]
         self._looking: dict[View, Subscription] = {}
         self._encoder = Encoder(panel_images.encode, panel_images.begin)
@@ -173,13 +173,13 @@ class PanelNode(Device):
 
     # What the browser says
 
-    def press(self, name: str) -> Future[Answer]:
+    def press(self, name: str) -> Future[PanelReply]:
         """A service of Trigger, or `end`."""
         if name == "end":
             self._say.publish(String())
-            return _now(Answer(ok=True))
+            return _now(PanelReply(ok=True))
         if name in ("reset", "resume") and (refusal := self._why_not(name)):
-            return _now(Answer(ok=False, message=refusal))
+            return _now(PanelReply(ok=False, message=refusal))
         if name == "stop":
             self.say_stop()
         return self._call(self._triggers["resume" if name == "reset" else name], Trigger.Request())
@@ -199,65 +199,67 @@ class PanelNode(Device):
             return f"pressed again within {AGAIN:g} s; wait a moment, and press once"
         return ""
 
-    def approve(self, plan: int) -> Future[Answer]:
+    def approve(self, plan: int) -> Future[PanelReply]:
         """The plan that an operator has looked at: to the controller, where it is asked for approval, then the policy.
 
         Where another plan waits by now, both refuse, and say so.
         """
         asked = [client for client in self._approvals if client.service_is_ready()]
         if not asked or asked[-1] is not self._approvals[-1]:
-            return _now(Answer(ok=False, message=f"nobody answers at {self._approvals[-1].service_name}"))
-        answer: Future[Answer] = Future()
+            return _now(PanelReply(ok=False, message=f"nobody answers at {self._approvals[-1].service_name}"))
+        answer: Future[PanelReply] = Future()
         self._approve_at(asked, ApprovePlan.Request(plan_id=plan), answer)
         return answer
 
-    def _approve_at(self, clients: list[Any], request: ApprovePlan.Request, answer: Future[Answer]) -> None:
+    def _approve_at(self, clients: list[Any], request: ApprovePlan.Request, answer: Future[PanelReply]) -> None:
         def take(done: RosFuture) -> None:
             reply = done.result()
             if reply.success and clients[1:]:
                 self._approve_at(clients[1:], request, answer)
             else:
-                settle(answer, Answer(ok=reply.success, message=reply.message[:LONGEST]))
+                settle(answer, PanelReply(ok=reply.success, message=reply.message[:LONGEST]))
 
         self.when_done(clients[0].call_async(request), take)
 
-    def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
+    def instruct(self, text: str, stroke: DrawnStroke | None, move: bool) -> Future[PanelReply]:
         """As a goal, which starts the controller, or as a word, which does not."""
         self._trace = None  # of another task
         if not move:
             if not self._say.get_subscription_count():
-                return _now(Answer(ok=False, message=f"no policy hears {self._say.topic_name}; is it running?"))
+                return _now(PanelReply(ok=False, message=f"no policy hears {self._say.topic_name}; is it running?"))
             self._say.publish(String(data=text))
-            return _now(Answer(ok=True))
+            return _now(PanelReply(ok=True))
         if not self._execute.server_is_ready():
-            return _now(Answer(ok=False, message=f"no policy answers at {self.config.policy}/execute; is it running?"))
+            return _now(
+                PanelReply(ok=False, message=f"no policy answers at {self.config.policy}/execute; is it running?")
+            )
         goal = ExecuteInstruction.Goal(instruction=text, timeout=self.config.timeout)
         if stroke is not None:
             goal.trace = self._drawn(stroke)
         self._goals += 1
-        number, answer = self._goals, Future[Answer]()
+        number, answer = self._goals, Future[PanelReply]()
         self.when_done(self._execute.send_goal_async(goal), lambda sent: self._on_goal(number, sent, answer))
         return answer
 
-    def _on_goal(self, number: int, sent: RosFuture, answer: Future[Answer]) -> None:
+    def _on_goal(self, number: int, sent: RosFuture, answer: Future[PanelReply]) -> None:
         handle = sent.result()
         if not handle.accepted:
-            settle(answer, Answer(ok=False, message="the policy did not accept it; see its log"))
+            settle(answer, PanelReply(ok=False, message="the policy did not accept it; see its log"))
             return
-        settle(answer, Answer(ok=True))
+        settle(answer, PanelReply(ok=True))
         self.when_done(handle.get_result_async(), lambda result: self._on_result(number, result))
 
     def _on_result(self, number: int, result: RosFuture) -> None:
         if number == self._goals:  # else a newer one has begun
             self._ended = {"goal": number, "message": result.result().result.message[:LONGEST]}
 
-    def draw(self, stroke: Stroke | None) -> Future[Answer]:
+    def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
         """A person's trace, or none."""
         if stroke is None:
             return self._call(self._edit, EditTrace.Request(clear=True))
         return self._call(self._edit, EditTrace.Request(trace=self._drawn(stroke)))
 
-    def _drawn(self, stroke: Stroke) -> Trace:
+    def _drawn(self, stroke: DrawnStroke) -> Trace:
         x, y = np.array(stroke.points).T.tolist()
         trace = Trace(source=Trace.HUMAN, x=x, y=y)
         trace.header.frame_id = f"{self.config.cameras[0]}_color_optical_frame"
@@ -274,21 +276,21 @@ class PanelNode(Device):
         if arm < len(self.config.arms):
             super().let_go(arm)
 
-    def grip(self, arm: int, wide: bool) -> Answer:
+    def grip(self, arm: int, wide: bool) -> PanelReply:
         """Open or close a hand."""
         if arm >= len(self.config.arms):
-            return Answer(ok=False, message="there is no such arm")
+            return PanelReply(ok=False, message="there is no such arm")
         self.say_gripper(arm, OPENING_MAX if wide else 0.0)
-        return Answer(ok=True)
+        return PanelReply(ok=True)
 
-    def _call(self, client: Any, request: Any) -> Future[Answer]:
+    def _call(self, client: Any, request: Any) -> Future[PanelReply]:
         if not client.service_is_ready():
-            return _now(Answer(ok=False, message=f"nobody answers at {client.service_name}; is the node running?"))
-        answer: Future[Answer] = Future()
+            return _now(PanelReply(ok=False, message=f"nobody answers at {client.service_name}; is the node running?"))
+        answer: Future[PanelReply] = Future()
 
         def take(done: RosFuture) -> None:
             reply = done.result()
-            settle(answer, Answer(ok=reply.success, message=reply.message[:LONGEST]))
+            settle(answer, PanelReply(ok=reply.success, message=reply.message[:LONGEST]))
 
         self.when_done(client.call_async(request), take)
         return answer
@@ -359,8 +361,8 @@ def _known(value: float) -> float | None:
     return round(value, 5) if math.isfinite(value) else None
 
 
-def _now(answer: Answer) -> Future[Answer]:
-    future: Future[Answer] = Future()
+def _now(answer: PanelReply) -> Future[PanelReply]:
+    future: Future[PanelReply] = Future()
     future.set_result(answer)
     return future
 

@@ -27,7 +27,7 @@ from molmoact_ros.bags.bag import BagMessage
 from molmoact_ros.bags.image_codec import COMPRESSED
 from molmoact_ros.bags.message_arrays import unpacked
 from molmoact_ros.bags.recorded_parameters import parameters
-from molmoact_ros.bags.recording import Names, Recording, parse_remap
+from molmoact_ros.bags.recording import Recording, TopicNames, parse_remap
 from molmoact_ros.msg import EngineStatus
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
@@ -71,7 +71,7 @@ class PlayerConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Cue:
+class PlaybackEvent:
     """Something to be done at a time of the bag, ns: a message to publish, or what a person said then."""
 
     at: int
@@ -89,7 +89,7 @@ class PlayerNode(Node):
         self._looked = -math.inf
         self._failure = ""  # why the thread has ended before the bag
         self._recording = Recording(
-            Path(self.config.bag), Names(remap=parse_remap([rule for rule in self.config.remap if rule]))
+            Path(self.config.bag), TopicNames(remap=parse_remap([rule for rule in self.config.remap if rule]))
         )
         self._going = threading.Event()
         if not self.config.paused:
@@ -211,7 +211,7 @@ class PlayerNode(Node):
             self._tell_time(self._now)
             time.sleep(0.1)
 
-    def _cues(self) -> Iterator[Cue]:
+    def _cues(self) -> Iterator[PlaybackEvent]:
         """Everything that is to be done, by time."""
         told, state = "", 0
         names = self._recording.names
@@ -222,15 +222,15 @@ class PlayerNode(Node):
                 said = self._recording.decode(message).instruction
                 if said != told:
                     told = said
-                    yield Cue(message.stamp_ns, instruction=said)
+                    yield PlaybackEvent(message.stamp_ns, instruction=said)
             elif message.topic == safety:
                 now = self._recording.decode(message).state
                 if now != state:
                     service = {POLICY: "resume" if state == STOPPED else "start", STOPPED: "stop"}.get(now, "")
                     state = now
-                    yield Cue(message.stamp_ns, service=service)
+                    yield PlaybackEvent(message.stamp_ns, service=service)
             else:
-                yield Cue(message.stamp_ns, message)
+                yield PlaybackEvent(message.stamp_ns, message)
 
     def _until(self, at: int) -> None:
         """Tell the time until it is `at`, ns of the bag's clock; pauses take none of it."""
@@ -254,7 +254,7 @@ class PlayerNode(Node):
             self._refuse_controllers()
         self._clock_topic.publish(Clock(clock=conversions.time_message(now * 1e-9)))
 
-    def _do(self, cue: Cue, shift: int) -> None:
+    def _do(self, cue: PlaybackEvent, shift: int) -> None:
         if cue.message is not None:
             publisher, kind = self._topics[cue.message.topic]
             data = cue.message.data

@@ -17,18 +17,18 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from molmoact_ros.engine.base import Mode
+from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.msg import EngineStatus, Trace
-from molmoact_ros.nodes.planning.approval_gate import Gatekeeper
+from molmoact_ros.nodes.planning.approval_gate import ApprovalGate
 from molmoact_ros.nodes.planning.config import LIVE, PolicyConfig, load_engine
-from molmoact_ros.nodes.planning.controller_client import ControllerLink
-from molmoact_ros.nodes.planning.engine_status import EngineReport
-from molmoact_ros.nodes.planning.execute_server import PERIOD, Goal, Goals, Result
-from molmoact_ros.nodes.planning.inference_thread import Plan, Reasoner
+from molmoact_ros.nodes.planning.controller_client import ControllerClient
+from molmoact_ros.nodes.planning.engine_status import EngineStatusPublisher
+from molmoact_ros.nodes.planning.execute_server import PERIOD, ExecuteServer, Goal, Result
+from molmoact_ros.nodes.planning.inference_thread import InferenceThread, ReasonedPlan
 from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS, MOST_JOINTS, FrameBuffer
-from molmoact_ros.nodes.planning.operator_trace import Drawings
-from molmoact_ros.nodes.planning.plan_publisher import PlanTopics
+from molmoact_ros.nodes.planning.operator_trace import OperatorTrace
+from molmoact_ros.nodes.planning.plan_publisher import PlanPublisher
 from molmoact_ros.nodes.planning.trace_input import TraceInput
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
@@ -37,7 +37,7 @@ from molmoact_ros.ros.clocks import STEADY, ClockJumps
 from molmoact_ros.ros.lifecycle import ManagedNode
 from molmoact_ros.ros.live_parameters import LiveParameters
 from molmoact_ros.ros.parameters import declare
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.realtime_loop import own_threads, real_time
 from molmoact_ros.ros.spin import run
 
@@ -62,16 +62,20 @@ class PolicyNode(ManagedNode):
         cameras = [self.resolve_topic_name(f"{camera}/color/image_raw") for camera in config.cameras]
         frames = FrameBuffer(cameras, config.slop, config.max_age, config.noisy_cameras, config.joint_slop)
         front = config.cameras[0]
-        self._clock_watch, self._link = ClockJumps(), ControllerLink(self, config.controller)
-        self._plans = PlanTopics(self, self._engine, front, config.base_frame, config.action_dt)
-        self._drawings = Drawings(self, front, config.joint_states, config.drawing_max_age, config.drawing_timeout)
-        self._reasoner = Reasoner(self._engine, frames, self._now, self, config.period)
-        self._gate = Gatekeeper(self, self._link, self._reasoner.lock, self._reasoner.again, self._veto)
+        self._clock_watch, self._link = ClockJumps(), ControllerClient(self, config.controller)
+        self._plans = PlanPublisher(self, self._engine, front, config.base_frame, config.action_dt)
+        self._drawings = OperatorTrace(self, front, config.joint_states, config.drawing_max_age, config.drawing_timeout)
+        self._reasoner = InferenceThread(self._engine, frames, self._now, self, config.period)
+        self._gate = ApprovalGate(self, self._link, self._reasoner.lock, self._reasoner.again, self._veto)
         for topic in cameras:
             self.create_subscription(Image, topic, partial(self._on_image, topic), qos.SENSOR)
-        self._joints = Polled(self, JointState, config.joint_states, qos.sensor(MOST_JOINTS), LARGEST_JOINTS)
+        self._joints = PollingSubscription(
+            self, JointState, config.joint_states, qos.sensor(MOST_JOINTS), LARGEST_JOINTS
+        )
         alone = (*cameras, self.resolve_topic_name(config.joint_states))
-        self._report = EngineReport(self, str(config.folder), self._reasoner, self._drawings, self._gate, alone)
+        self._report = EngineStatusPublisher(
+            self, str(config.folder), self._reasoner, self._drawings, self._gate, alone
+        )
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
         self._settings.use(
             {"mode": self._use_mode, "approve": self._gate.use, "approve_seconds": self._gate.use_seconds}
@@ -81,7 +85,7 @@ class PolicyNode(ManagedNode):
         self.create_timer(PERIOD, self._look_after_all, clock=STEADY)
         self.create_timer(1.0, lambda: self._report.diagnose(self._joints.refusal), clock=STEADY)
         self._reasoner.start()
-        self._goals = Goals(self, self._link, self)
+        self._goals = ExecuteServer(self, self._link, self)
         self._configured = True
 
     def activate(self) -> None:
@@ -130,11 +134,11 @@ class PolicyNode(ManagedNode):
 
     def _use_mode(self, name: str) -> None:
         """Ask for so much from the next step on. Depth is listened to while it is wanted: it is as large as colour."""
-        mode = Mode(name)
-        if mode is Mode.GROUNDED and self._depth is None:
+        mode = ReasoningMode(name)
+        if mode is ReasoningMode.GROUNDED and self._depth is None:
             topic = f"{self.config.cameras[0]}/aligned_depth_to_color/image_raw"
             self._depth = self.create_subscription(Image, topic, self._reasoner.add_depth, qos.SENSOR)
-        elif mode is not Mode.GROUNDED and self._depth is not None:
+        elif mode is not ReasoningMode.GROUNDED and self._depth is not None:
             self.destroy_subscription(self._depth)
             self._depth = None
         self._reasoner.mode = mode
@@ -152,7 +156,7 @@ class PolicyNode(ManagedNode):
         """What is left of a person's trace, int64 [n, 2] in 0..255."""
         return self._drawings.trace
 
-    def on_plan(self, plan: Plan) -> None:
+    def on_plan(self, plan: ReasonedPlan) -> None:
         """Publish what this step has completed; each part once."""
         self._plans.reasoning(plan)
         chunk = self._plans.chunk(plan)

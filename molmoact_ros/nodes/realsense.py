@@ -14,19 +14,19 @@ from pydantic import BaseModel, BeforeValidator, Field
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
-from molmoact_ros.cameras.camera_thread import Keeper
-from molmoact_ros.cameras.clock_sync import CameraClock, Moment, stamped
+from molmoact_ros.cameras.camera_thread import CameraThread
+from molmoact_ros.cameras.clock_sync import CameraClock, HostTime, stamped
 from molmoact_ros.cameras.presets import preset_of
 from molmoact_ros.cameras.realsense import (
     FARTHEST,
+    CameraFrame,
     FoundCamera,
-    Picture,
     RealSense,
     Settings,
-    chosen,
-    found,
-    library,
+    import_pyrealsense2,
+    list_devices,
     recorded,
+    select_device,
 )  # fmt: skip
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
@@ -90,7 +90,7 @@ class RealSenseNode(Node):
         serials = [config.serial for config in configs.values() if config.serial]
         if len(set(serials)) < len(serials):
             raise ValueError("two cameras have the same serial number; give each its own (molmoact-ros cameras)")
-        context = library().context()
+        context = import_pyrealsense2().context()
         finder = _Finder(context, plugged_in or context.query_devices)
         self._cameras = [_Camera(self, name, config, finder) for name, config in configs.items()]
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
@@ -122,7 +122,7 @@ class _Finder:
             if config.file:
                 camera = recorded(self._context, Path(config.file))
             else:
-                camera = chosen(found(self._plugged_in()), config.serial, config.model)
+                camera = select_device(list_devices(self._plugged_in()), config.serial, config.model)
             return RealSense(camera, config.settings(camera))
 
 
@@ -143,7 +143,7 @@ class _Camera:
         self._trouble = "not looked for yet"
         self._frames = self._lost = self._opened = 0
         self._reported = (monotonic(), 0)
-        self.keeper = Keeper(name, lambda: finder.open(config), self)
+        self.keeper = CameraThread(name, lambda: finder.open(config), self)
 
     def on_open(self, camera: RealSense) -> None:
         self._camera, self._clock, self._number, self._trouble = camera, CameraClock(), -1, ""
@@ -158,9 +158,9 @@ class _Camera:
             self._node.get_logger().error(f"{self._name}: {reason}")
         self._camera, self._trouble = None, reason
 
-    def on_picture(self, picture: Picture) -> None:
+    def on_picture(self, picture: CameraFrame) -> None:
         if picture.is_new:
-            arrived = Moment.now(lambda: float(self._node.get_clock().now().nanoseconds * 1e-9))
+            arrived = HostTime.now(lambda: float(self._node.get_clock().now().nanoseconds * 1e-9))
             self._clock, self._stamp = stamped(self._clock, picture.taken, picture.is_global, arrived)
             self._frames += 1
             if 0 <= self._number < picture.number:
@@ -171,7 +171,7 @@ class _Camera:
             head = conversions.header(self._stamp, self._frame)
             self._depth.publish(conversions.image_message(picture.aligned_depth(), "16UC1", head))
 
-    def _publish_color(self, picture: Picture) -> None:
+    def _publish_color(self, picture: CameraFrame) -> None:
         assert self._camera is not None
         head = conversions.header(self._stamp, self._frame)
         self._color.publish(conversions.image_message(picture.color, "rgb8", head))

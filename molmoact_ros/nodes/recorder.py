@@ -25,7 +25,7 @@ from molmoact_ros.ros import qos
 from molmoact_ros.ros.diagnostics import status
 from molmoact_ros.ros.message_types import message_class, offered
 from molmoact_ros.ros.parameters import declare
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.provenance import machine
 
@@ -56,11 +56,11 @@ class RecorderConfig(BaseModel):
     reserve: int = Field(16, ge=0, description="MiB of the disk set aside for what is no picture")
 
 
-class Listener(NamedTuple):
+class RecordedTopic(NamedTuple):
     """How a topic is heard."""
 
     type_name: str
-    polled: Polled
+    polled: PollingSubscription
     quality: QoSProfile
 
 
@@ -82,7 +82,7 @@ class RecorderNode(Node):
             self.config.reserve * MIB, self.get_logger().error,
         )  # fmt: skip
         self._topics: dict[str, int] = {}  # how many publishers each had when it was last looked at
-        self._polled: dict[str, Listener] = {}
+        self._polled: dict[str, RecordedTopic] = {}
         self._taken = self._clocks()  # when it was last taken, ns: by the machine's clock, by ROS'
         self._nodes: set[str] = set()  # whose parameters are known, or asked for
         self._asking: dict[str, tuple[Client, Client]] = {}
@@ -129,7 +129,7 @@ class RecorderNode(Node):
         except ValueError as error:
             self.get_logger().warning(f"{topic} is not recorded: {type_name} is not installed here ({error})")
             return
-        self._polled[topic] = Listener(type_name, Polled(self, kind, topic, quality), quality)
+        self._polled[topic] = RecordedTopic(type_name, PollingSubscription(self, kind, topic, quality), quality)
 
     def _listen_again(self, topic: str) -> None:
         """Ask for less where a publisher that came later offers less: else not one message of it would be heard."""
@@ -155,7 +155,9 @@ class RecorderNode(Node):
         assert kind is not None
         self._take()
         listener.polled.close()
-        self._polled[topic] = Listener(listener.type_name, Polled(self, kind, topic, quality), quality)
+        self._polled[topic] = RecordedTopic(
+            listener.type_name, PollingSubscription(self, kind, topic, quality), quality
+        )
 
     def _take(self) -> None:
         """Hand on what has come, oldest first, stamped with when the middleware heard it."""

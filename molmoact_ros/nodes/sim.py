@@ -20,7 +20,7 @@ from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.robots.franka import HOME_Q, Arm
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.parameters import declare
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.ros.transforms import transform_message
 from molmoact_ros.sim.base_workcell import SimArm
@@ -76,7 +76,7 @@ class SimNode(Node):
         self._joint_states = self.create_publisher(JointState, "joint_states", qos.RELIABLE)
         self._tf_static = self.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
         self._tf_static.publish(self._camera_frames())
-        self._commands: list[tuple[Polled, tuple[str, ...], TrajectoryFollower]] = []
+        self._commands: list[tuple[PollingSubscription, tuple[str, ...], TrajectoryFollower]] = []
         self._joint_names = [name for drive in self._drives for name in (*drive.arm.joints, *drive.arm.fingers)]
         for drive in self._drives:
             self._listen(drive.arm, "arm", drive.arm.joints, drive.joints)
@@ -101,7 +101,9 @@ class SimNode(Node):
 
     def _listen(self, arm: Arm, part: str, joints: tuple[str, ...], follower: TrajectoryFollower) -> None:
         topic = f"{arm.prefix}{arm.robot}_{part}_controller/joint_trajectory"
-        self._commands.append((Polled(self, JointTrajectory, topic, qos.RELIABLE, LARGEST), joints, follower))
+        self._commands.append(
+            (PollingSubscription(self, JointTrajectory, topic, qos.RELIABLE, LARGEST), joints, follower)
+        )
 
     def destroy_node(self) -> None:
         """Stop both threads, then the node."""

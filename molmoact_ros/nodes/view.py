@@ -23,9 +23,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from visualization_msgs.msg import Marker, MarkerArray
 
 from molmoact_ros.control.action_chunk import ActionChunk as Chunk
-from molmoact_ros.control.action_chunk import Space, split
+from molmoact_ros.control.action_chunk import ActionSpace, split
 from molmoact_ros.control.pose import Pose
-from molmoact_ros.control.trajectory import Path, Target
+from molmoact_ros.control.trajectory import ChunkTrajectory, Target
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes.teleop.client import STATES, name_of
 from molmoact_ros.nodes.visualization import markers
@@ -36,7 +36,7 @@ from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.contained import ContainedNode
 from molmoact_ros.ros.parameters import declare
-from molmoact_ros.ros.polling import LazyPolled
+from molmoact_ros.ros.polling import LazyPollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.paths import robot_model
 from molmoact_ros.visualization.deproject import lift
@@ -94,8 +94,8 @@ class ViewNode(ContainedNode):
         self._markers = self.create_publisher(MarkerArray, "~/markers", qos.RELIABLE)
         model_overlay = f"{config.policy}/model_overlay"
         self._model = self.create_publisher(CompressedImage, f"{model_overlay}/compressed", qos.RELIABLE)
-        lazy = partial(LazyPolled, self)
-        self._plans: list[tuple[LazyPolled, Callable[[Any], None]]] = [
+        lazy = partial(LazyPollingSubscription, self)
+        self._plans: list[tuple[LazyPollingSubscription, Callable[[Any], None]]] = [
             (lazy(EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
             (lazy(SafetyStatus, f"{config.controller}/safety_status", qos.RELIABLE), self._on_safety),
             (lazy(Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
@@ -106,7 +106,7 @@ class ViewNode(ContainedNode):
         self._models = lazy(Image, model_overlay, qos.SENSOR)
         self._decodes = lazy(Image, f"{config.policy}/depth_image", qos.SENSOR)
         depth = f"{camera}/aligned_depth_to_color/image_raw"
-        self._in_space: list[tuple[LazyPolled, _Recent]] = [
+        self._in_space: list[tuple[LazyPollingSubscription, _Recent]] = [
             (lazy(Image, depth, qos.sensor(10)), self._depths),
             (lazy(JointState, config.joint_states, qos.sensor(100)), self._joints),
         ]
@@ -259,7 +259,7 @@ class ViewNode(ContainedNode):
             return
         measured = deserialize_message(joints, JointState)
         self._links.update(conversions.joint_positions(measured))
-        space = Space(message.action_space)
+        space = ActionSpace(message.action_space)
         chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
         parts = split(chunk, len(self._arms))
         for number, (arm, part) in enumerate(zip(self._arms, parts, strict=True)):
@@ -267,12 +267,12 @@ class ViewNode(ContainedNode):
             yield from markers.chunk_markers(number, self._targets(arm, part), pending, head)
 
     def _targets(self, arm: Arm, chunk: Chunk) -> list[Target]:
-        if chunk.space is Space.JOINT:
+        if chunk.space is ActionSpace.JOINT:
             return []  # has no hand poses of its own
         base, hand = self._links.pose(arm.base_frame), self._links.pose(arm.tcp_frame)
         here = np.linalg.inv(base) @ hand
         anchor = Target(pose=Pose(here[:3, 3], Rotation.from_matrix(here[:3, :3])))
-        path = Path(chunk.actions, chunk.space, chunk.dt, 0.0, anchor)
+        path = ChunkTrajectory(chunk.actions, chunk.space, chunk.dt, 0.0, anchor)
         ends = [*np.arange(1, len(chunk.actions)) * chunk.dt, path.end]
         return [path.at(end) for end in ends]
 

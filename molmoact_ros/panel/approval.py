@@ -18,7 +18,7 @@ HEARTBEAT: Final = 10.0
 """s between pings; a viewer that answers none is gone."""
 
 
-class Gate:
+class ApprovalView:
     """Passes websocket connections on to the server behind it, at the pace of the slower side."""
 
     def __init__(self, inner: str, origins: Collection[str], token: str) -> None:

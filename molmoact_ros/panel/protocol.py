@@ -17,7 +17,7 @@ class _Word(BaseModel):
     id: int = 0
 
 
-class Stroke(BaseModel):
+class DrawnStroke(BaseModel):
     """A drawn trace: points (right, down) in fractions of the picture, and that picture's stamp.
 
     Points outside are not refused here but by the policy, which says why.
@@ -35,14 +35,14 @@ class Instruct(_Word):
     do: Literal["instruct"]
     text: str = Field(max_length=500)
     move: bool
-    stroke: Stroke | None = None
+    stroke: DrawnStroke | None = None
 
 
 class Draw(_Word):
     """Follow this trace; None: the model's own again."""
 
     do: Literal["draw"]
-    stroke: Stroke | None
+    stroke: DrawnStroke | None
 
 
 class Press(_Word):
@@ -51,7 +51,7 @@ class Press(_Word):
     do: Literal["stop", "hold", "reset", "resume", "veto", "end"]
 
 
-class Approve(_Word):
+class ApproveRequest(_Word):
     """The plan that the operator has looked at may move the arm."""
 
     do: Literal["approve"]
@@ -94,12 +94,12 @@ class LetGo(_Word):
     do: Literal["let_go"]
 
 
-Word = Annotated[Instruct | Draw | Press | Approve | Here | Jog | Grip | LetGo, Field(discriminator="do")]
+Word = Annotated[Instruct | Draw | Press | ApproveRequest | Here | Jog | Grip | LetGo, Field(discriminator="do")]
 WORD: TypeAdapter[Word] = TypeAdapter(Word)
 """Reads a word from JSON. Raises pydantic's ValidationError, a ValueError."""
 
 
-class Answer(BaseModel):
+class PanelReply(BaseModel):
     """Whether it was done; if not, one line that says why."""
 
     ok: bool
@@ -109,16 +109,16 @@ class Answer(BaseModel):
 class Robot(Protocol):
     """Whom the panel speaks for. Called from the web server's thread; answers come from another one."""
 
-    def press(self, name: str) -> Future[Answer]:
+    def press(self, name: str) -> Future[PanelReply]:
         """One of Press."""
 
-    def approve(self, plan: int) -> Future[Answer]:
+    def approve(self, plan: int) -> Future[PanelReply]:
         """Let the plan of this number, and no other, move the arm."""
 
-    def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
+    def instruct(self, text: str, stroke: DrawnStroke | None, move: bool) -> Future[PanelReply]:
         """Take up a task."""
 
-    def draw(self, stroke: Stroke | None) -> Future[Answer]:
+    def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
         """Steer the task, or let the model plan again."""
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
@@ -127,5 +127,5 @@ class Robot(Protocol):
     def let_go(self, arm: int) -> None:
         """Stand, and release the dead-man's switch."""
 
-    def grip(self, arm: int, wide: bool) -> Answer:
+    def grip(self, arm: int, wide: bool) -> PanelReply:
         """Open or close a hand."""

@@ -21,14 +21,14 @@ from molmoact_ros.panel.freshness import Freshness
 from molmoact_ros.panel.image_stream import Picture, View, Viewer
 from molmoact_ros.panel.protocol import (
     WORD,
-    Answer,
-    Approve,
+    ApproveRequest,
     Draw,
     Grip,
     Here,
     Instruct,
     Jog,
     LetGo,
+    PanelReply,
     Press,
     Robot,
     Word,
@@ -200,14 +200,14 @@ class PanelServer:
         except ValidationError as error:
             first = error.errors()[0]
             refusal = f"not understood: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            watcher.answer(0, Answer(ok=False, message=refusal))
+            watcher.answer(0, PanelReply(ok=False, message=refusal))
             return
         if isinstance(word, (Here, Jog)):
             self._hear_timed(watcher, word)
         elif isinstance(word, LetGo):
             self._let_go_of(watcher)
             watcher.must_let_go = False
-            watcher.answer(word.id, Answer(ok=True))
+            watcher.answer(word.id, PanelReply(ok=True))
         elif isinstance(word, Grip):
             watcher.answer(word.id, self._robot.grip(word.arm, word.open))
         else:
@@ -232,16 +232,16 @@ class PanelServer:
         if not watcher.must_let_go:
             watcher.must_let_go = True
             refusal = "the network held your commands back, so the arm stands; let go, and press again"
-            watcher.answer(0, Answer(ok=False, message=refusal))
+            watcher.answer(0, PanelReply(ok=False, message=refusal))
 
     def _let_go_of(self, watcher: _Watcher) -> None:
         if self._jogger is not None and self._jogger.watcher is watcher:
             self._jogger.let_go()
 
-    def _ask(self, word: Word) -> Future[Answer]:
+    def _ask(self, word: Word) -> Future[PanelReply]:
         if isinstance(word, Press):
             return self._robot.press(word.do)
-        if isinstance(word, Approve):
+        if isinstance(word, ApproveRequest):
             return self._robot.approve(word.plan)
         if isinstance(word, Instruct):
             return self._robot.instruct(word.text, word.stroke, word.move)
@@ -251,7 +251,7 @@ class PanelServer:
     def _jog(self, watcher: _Watcher, word: Jog) -> None:
         jogger = self._jogger
         if jogger is not None and (jogger.watcher is not watcher or jogger.arm != word.arm):
-            watcher.answer(word.id, Answer(ok=False, message="somebody else moves the arm; wait until they let go"))
+            watcher.answer(word.id, PanelReply(ok=False, message="somebody else moves the arm; wait until they let go"))
             return
         if jogger is None:
             jogger = self._jogger = _Jogger(watcher, word.arm, self._let_go)
@@ -302,11 +302,11 @@ class _Watcher:
         self._state = text
         self._news.set()
 
-    def answer(self, number: int, answer: Answer) -> None:
+    def answer(self, number: int, answer: PanelReply) -> None:
         self._answers.append(json.dumps({"answer": number, **answer.model_dump()}))
         self._news.set()
 
-    def later(self, number: int, future: Future[Answer]) -> None:
+    def later(self, number: int, future: Future[PanelReply]) -> None:
         """Answer when the robot's side has."""
 
         async def wait() -> None:
@@ -357,11 +357,11 @@ class _Jogger:
         self._let_go(self.arm)
 
 
-async def _answered(future: Future[Answer]) -> Answer:
+async def _answered(future: Future[PanelReply]) -> PanelReply:
     try:
         return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
     except TimeoutError:
-        return Answer(ok=False, message=f"no answer in {PATIENCE:g} s; look at the state, and at the nodes' logs")
+        return PanelReply(ok=False, message=f"no answer in {PATIENCE:g} s; look at the state, and at the nodes' logs")
 
 
 def _described(view: View) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from molmoact_ros.bags.plans import Answer
+from molmoact_ros.bags.plans import RecordedAnswer
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.reasoning.trace import pixels_from_trace
-from molmoact_ros.replay.control import ControlReplay, Motion
-from molmoact_ros.utils.checks import Finding, Verdict
+from molmoact_ros.replay.control import ControlReplay, ReplayedMotion
+from molmoact_ros.utils.checks import Check, Verdict
 
 PICTURE: Final = (640, 480)
 """Pixels in which distances between traces are told, whatever the camera's."""
@@ -77,7 +77,7 @@ class Comparison:
     figures: by name, for JSON and the report.
     """
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Check] = field(default_factory=list)
     first: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -87,7 +87,7 @@ class Comparison:
         return not any(finding.verdict is Verdict.FAIL for finding in self.findings)
 
 
-def difference(then: Answer, now: Answer) -> Difference:
+def difference(then: RecordedAnswer, now: RecordedAnswer) -> Difference:
     """Of one step's answers."""
     unequal = None
     if then.tokens is not None and now.tokens is not None:
@@ -127,7 +127,7 @@ def _along(points: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(at, way, points[:, k]) for k in range(2)], axis=1)
 
 
-def _actions(then: Answer, now: Answer) -> np.ndarray:
+def _actions(then: RecordedAnswer, now: RecordedAnswer) -> np.ndarray:
     """Mean absolute difference of each dimension over the steps that both have."""
     if then.actions is None or now.actions is None or then.actions.shape[1] != now.actions.shape[1]:
         width = 7 if now.actions is None else now.actions.shape[1]
@@ -136,7 +136,7 @@ def _actions(then: Answer, now: Answer) -> np.ndarray:
     return np.asarray(np.abs(then.actions[:steps] - now.actions[:steps]).mean(axis=0))
 
 
-def _first(then: Answer, now: Answer, unequal: int | None) -> str:
+def _first(then: RecordedAnswer, now: RecordedAnswer, unequal: int | None) -> str:
     """What differs first, in the order in which it is said."""
     if now.refused:
         return f"it is refused: {now.refused}"
@@ -171,11 +171,11 @@ def _first(then: Answer, now: Answer, unequal: int | None) -> str:
 
 
 def compare_answers(
-    pairs: Sequence[tuple[Answer, Answer]], exact: bool, thresholds: Thresholds, why_not: str = ""
+    pairs: Sequence[tuple[RecordedAnswer, RecordedAnswer]], exact: bool, thresholds: Thresholds, why_not: str = ""
 ) -> Comparison:
     """Answers then and now. exact: their tokens have to be equal; else `why_not` says why only distances count."""
     if not pairs:
-        return Comparison([Finding("plans", Verdict.NOTE, "nothing to compare")])
+        return Comparison([Check("plans", Verdict.NOTE, "nothing to compare")])
     rows = [difference(then, now) for then, now in pairs]
     out = Comparison(figures={"plans": len(rows)})
     begin = rows[0].stamp
@@ -184,14 +184,14 @@ def compare_answers(
             out.first = f"step {k + 1} of {len(rows)} (plan {row.plan_id}, {row.stamp - begin:.2f} s): {row.first}"
             break
     refused = [now.refused for _, now in pairs if now.refused]
-    out.findings.append(Finding.check("answers", not refused, refused[0] if refused else f"{len(rows)} of {len(rows)}"))
+    out.findings.append(Check.check("answers", not refused, refused[0] if refused else f"{len(rows)} of {len(rows)}"))
     compared = [row.tokens for row in rows if row.tokens is not None]
     unequal = sum(compared)
     if exact:
         text = f"{unequal} of {sum(len(then.tokens or ()) for then, _ in pairs)} differ, in {len(rows)} answers"
-        out.findings.append(Finding.check("tokens", unequal <= thresholds.tokens, text))
+        out.findings.append(Check.check("tokens", unequal <= thresholds.tokens, text))
     else:
-        out.findings.append(Finding("tokens", Verdict.NOTE, f"not compared one by one: {why_not}"))
+        out.findings.append(Check("tokens", Verdict.NOTE, f"not compared one by one: {why_not}"))
     out.figures |= {"unequal_tokens": unequal, "tokens_compared": bool(compared), "exact": exact}
     _distances(rows, thresholds, out)
     _times(pairs, thresholds, out)
@@ -208,10 +208,10 @@ def _distances(rows: Sequence[Difference], t: Thresholds, out: Comparison) -> No
     known = actions[np.isfinite(actions).all(axis=1)]
     if not np.isnan(depth):
         text = f"{depth:.1%} agree, at least {t.depth_agreement:.0%}"
-        out.findings.append(Finding.check("depth codes", depth >= t.depth_agreement, text))
+        out.findings.append(Check.check("depth codes", depth >= t.depth_agreement, text))
     if not np.isnan(trace):
         out.findings.append(
-            Finding.check("trace", trace <= t.trace_px, f"{trace:.1f} px apart, at most {t.trace_px:g} px")
+            Check.check("trace", trace <= t.trace_px, f"{trace:.1f} px apart, at most {t.trace_px:g} px")
         )  # fmt: skip
     figures: dict[str, Any] = {"depth_agreement": depth, "trace_px": trace}
     if len(known):
@@ -223,13 +223,13 @@ def _distances(rows: Sequence[Difference], t: Thresholds, out: Comparison) -> No
         }
         for name, (value, limit, unit) in kinds.items():
             text = f"{value:.5f} {unit} apart in the worst dimension, at most {limit:g}"
-            out.findings.append(Finding.check(f"actions: {name.split('_')[0]}", bool(value <= limit), text))
+            out.findings.append(Check.check(f"actions: {name.split('_')[0]}", bool(value <= limit), text))
             figures[name] = float(value)
         figures["actions"] = each.tolist()
     out.figures |= figures
 
 
-def _times(pairs: Sequence[tuple[Answer, Answer]], t: Thresholds, out: Comparison) -> None:
+def _times(pairs: Sequence[tuple[RecordedAnswer, RecordedAnswer]], t: Thresholds, out: Comparison) -> None:
     both = [(then.seconds, now.seconds) for then, now in pairs if then.seconds and now.seconds]
     if not both:
         return
@@ -238,7 +238,7 @@ def _times(pairs: Sequence[tuple[Answer, Answer]], t: Thresholds, out: Compariso
     text = f"{now * 1e3:.0f} ms at the median, recorded {then * 1e3:.0f} ms: {ratio:.2f} times"
     fine = not t.step_time_ratio or ratio <= t.step_time_ratio
     verdict = (Verdict.OK if fine else Verdict.FAIL) if t.step_time_ratio else Verdict.NOTE
-    out.findings.append(Finding("step time", verdict, text))
+    out.findings.append(Check("step time", verdict, text))
     out.figures |= {"step_seconds": now, "recorded_step_seconds": then}
 
 
@@ -252,7 +252,7 @@ def compare_control(replay: ControlReplay, t: Thresholds) -> Comparison:
     out = Comparison()
     broken = {name: count for name, count in replay.broken.items() if count}
     text = ", ".join(f"{name} in {count} cycles" for name, count in broken.items()) or "none"
-    out.findings.append(Finding.check("limits broken", not broken, text))
+    out.findings.append(Check.check("limits broken", not broken, text))
     out.figures |= {"broken": replay.broken}
     firsts: list[tuple[float, str]] = []
     for arm, then, now, measured in zip(replay.arms, replay.recorded, replay.again, replay.measured, strict=True):
@@ -263,34 +263,37 @@ def compare_control(replay: ControlReplay, t: Thresholds) -> Comparison:
     over = {n: (a, b) for n, (a, b) in hits.items() if n != "refused" and b > a * t.limit_hits_ratio + _MORE}
     text = ", ".join(f"{name} {b} instead of {a} times" for name, (a, b) in over.items())
     if then.limits:
-        out.findings.append(Finding.check("limits that bit", not over, text or "about as often"))
+        out.findings.append(Check.check("limits that bit", not over, text or "about as often"))
     out.figures["limit_hits"] = hits
     fine = len(now.refused) <= then.limits.get("refused", 0) + 1
     text = now.refused[0] if now.refused else "none"
     if not then.limits:
-        out.findings.append(Finding("chunks refused", Verdict.NOTE, text))
+        out.findings.append(Check("chunks refused", Verdict.NOTE, text))
     else:
-        out.findings.append(
-            Finding.check("chunks refused", fine, f"{len(now.refused)}: {text}" if now.refused else text)
-        )
+        out.findings.append(Check.check("chunks refused", fine, f"{len(now.refused)}: {text}" if now.refused else text))
     if firsts:
         out.first = min(firsts)[1]
     return out
 
 
 def _compare_motion(
-    name: str, then: Motion, now: Motion, measured: tuple[np.ndarray, np.ndarray], t: Thresholds, out: Comparison,
+    name: str,
+    then: ReplayedMotion,
+    now: ReplayedMotion,
+    measured: tuple[np.ndarray, np.ndarray],
+    t: Thresholds,
+    out: Comparison,
     firsts: list[tuple[float, str]],
-) -> None:  # fmt: skip
+) -> None:
     if not len(now.times):
-        out.findings.append(Finding(name, Verdict.FAIL, "the controller never knew the joints"))
+        out.findings.append(Check(name, Verdict.FAIL, "the controller never knew the joints"))
         return
     begin = now.times[0]
     if len(then.times):
         apart = np.abs(then.joints - _at(now, then.times))
         worst = float(apart.max())
         text = f"{worst:.4f} rad from the recorded ones at most, allowed {t.command_rad:g}"
-        out.findings.append(Finding.check(name, worst <= t.command_rad, text))
+        out.findings.append(Check.check(name, worst <= t.command_rad, text))
         out.figures[f"{name}_rad"] = worst
         if worst > t.command_rad:
             row, joint = np.argwhere(apart > t.command_rad)[0].tolist()
@@ -299,10 +302,10 @@ def _compare_motion(
         jerk, before = _jerk(now), _jerk(then)
         text = f"jerk {jerk:.1f} rad/s^3 at the 90th percentile, recorded {before:.1f}"
         fine = jerk <= t.jerk_ratio * before + 1.0
-        out.findings.append(Finding.check(f"{name}: smoothness", fine, text))
+        out.findings.append(Check.check(f"{name}: smoothness", fine, text))
         out.figures |= {f"{name}_jerk": jerk, f"{name}_recorded_jerk": before}
     else:
-        out.findings.append(Finding(name, Verdict.NOTE, "none were recorded; compared with the measured joints alone"))
+        out.findings.append(Check(name, Verdict.NOTE, "none were recorded; compared with the measured joints alone"))
     times, joints = measured
     started = next((at for at, state, _ in now.states if state is not State.IDLE), now.times[-1])
     times, joints = times[times >= started], joints[times >= started]  # before that anybody may move the arm
@@ -316,7 +319,7 @@ def _compare_motion(
             before = float(np.abs(joints[inside] - _at(then, times[inside])).max())
             allowed = max(allowed, before + t.command_rad)
     text = f"{worst:.3f} rad from the measured joints at most, allowed {allowed:.3g}"
-    out.findings.append(Finding.check(f"{name}: following", worst <= allowed, text))
+    out.findings.append(Check.check(f"{name}: following", worst <= allowed, text))
     out.figures[f"{name}_following_rad"] = worst
     if worst > allowed:
         row, joint = np.argwhere(apart > allowed)[0].tolist()
@@ -324,7 +327,9 @@ def _compare_motion(
         firsts.append((at, f"at {at:.2f} s joint {joint + 1} is measured {apart[row, joint]:.3f} rad beside"))
 
 
-def _compare_states(then: Motion, now: Motion, out: Comparison, firsts: list[tuple[float, str]]) -> None:
+def _compare_states(
+    then: ReplayedMotion, now: ReplayedMotion, out: Comparison, firsts: list[tuple[float, str]]
+) -> None:
     if not then.states:
         return
     before, later = [s for _, s, _ in then.states], now.states
@@ -333,23 +338,23 @@ def _compare_states(then: Motion, now: Motion, out: Comparison, firsts: list[tup
     after = [s for _, s, _ in later]
     at = next((k for k, (a, b) in enumerate(zip(before, after, strict=False)) if a is not b), None)
     if at is None and len(before) == len(after):
-        out.findings.append(Finding("states", Verdict.OK, " > ".join(state.value for state in after)))
+        out.findings.append(Check("states", Verdict.OK, " > ".join(state.value for state in after)))
         return
     at = min(len(before), len(after)) if at is None else at
     when = later[min(at, len(after) - 1)][0] - now.times[0] if later and len(now.times) else 0.0
     said = f"{after[at].value} ({later[at][2]})" if at < len(after) else "no other state any more"
     was = before[at].value if at < len(before) else f"still {before[-1].value}"
     text = f"at {when:.2f} s the controller is in {said}, recorded: {was}"
-    out.findings.append(Finding("states", Verdict.FAIL, text))
+    out.findings.append(Check("states", Verdict.FAIL, text))
     firsts.append((when, text))
 
 
-def _at(motion: Motion, times: np.ndarray) -> np.ndarray:
+def _at(motion: ReplayedMotion, times: np.ndarray) -> np.ndarray:
     """The commanded joints [t, 7] at other times, linear in between."""
     return np.stack([np.interp(times, motion.times, column) for column in motion.joints.T], axis=1)
 
 
-def _jerk(motion: Motion) -> float:
+def _jerk(motion: ReplayedMotion) -> float:
     """The 90th percentile of the greatest joint's third difference: what a recorder missed looks like a jump."""
     if len(motion.times) < 4:
         return 0.0

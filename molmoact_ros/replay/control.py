@@ -16,9 +16,9 @@ from scipy.ndimage import minimum_filter1d
 
 from molmoact_ros.bags.message_arrays import chunk_actions, seconds
 from molmoact_ros.bags.recording import SAME, Recording
-from molmoact_ros.control.action_chunk import ActionChunk, Space
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace
 from molmoact_ros.control.controller import Controller, ControllerConfig
-from molmoact_ros.control.limit_checker import Checker
+from molmoact_ros.control.limit_checker import LimitChecker
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
@@ -34,7 +34,7 @@ FAULT, RUNNING, WAITING = 3, 1, 2  # of EngineStatus.msg
 
 
 @dataclass
-class Motion:
+class ReplayedMotion:
     """The commands of one arm over the recording: times [t] s, joints [t, 7] rad, and what the controller said.
 
     states: from when on which. limits: how often each limit bit. refused: chunks that were not played.
@@ -55,8 +55,8 @@ class ControlReplay:
     """
 
     arms: Sequence[Arm]
-    recorded: list[Motion]
-    again: list[Motion]
+    recorded: list[ReplayedMotion]
+    again: list[ReplayedMotion]
     measured: list[tuple[np.ndarray, np.ndarray]]
     broken: dict[str, int]
 
@@ -67,7 +67,7 @@ class _Arm:
     def __init__(self, robot: Path, arm: Arm, config: ControllerConfig) -> None:
         self.times: list[float] = []
         self.joints: list[np.ndarray] = []
-        self.checker = Checker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm)
+        self.checker = LimitChecker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm)
         self._moving = False
 
     def take(self, now: float, command: ArmCommand, playing: bool) -> None:
@@ -116,7 +116,9 @@ def replay_control(
             arm.take(now, command, playing)
     broken = {name: sum(arm.checker.broken[name] for arm in again) for name in again[0].checker.broken}
     motions = [
-        Motion(np.array(arm.times), np.array(arm.joints).reshape(-1, JOINTS), states, dict(controller.counts), refused)
+        ReplayedMotion(
+            np.array(arm.times), np.array(arm.joints).reshape(-1, JOINTS), states, dict(controller.counts), refused
+        )
         for arm in again
     ]
     return ControlReplay(arms, recorded, motions, [_measured(joints, arm) for arm in arms], broken)
@@ -209,7 +211,7 @@ def _chunk(message: Any) -> ActionChunk:
         actions = chunk_actions(message)
     except RefusedStep:
         actions = np.zeros((0, 0))  # which the controller refuses as it should
-    space = Space(message.action_space) if message.action_space in set(Space) else Space.DELTA_EE
+    space = ActionSpace(message.action_space) if message.action_space in set(ActionSpace) else ActionSpace.DELTA_EE
     return ActionChunk(actions, message.dt, seconds(message.header.stamp), message.plan_id, space)
 
 
@@ -224,7 +226,7 @@ def _ticks(commanded: np.ndarray, begin: float, end: float, period: float) -> li
     return out
 
 
-def _recorded(recording: Recording, arms: Sequence[Arm], period: float) -> list[Motion]:
+def _recorded(recording: Recording, arms: Sequence[Arm], period: float) -> list[ReplayedMotion]:
     """What was commanded then: the first point of each rolling trajectory is the command of its cycle."""
     status = recording.decoded(f"{recording.names.controller}/safety_status")
     states: list[tuple[float, State, str]] = []
@@ -245,7 +247,7 @@ def _recorded(recording: Recording, arms: Sequence[Arm], period: float) -> list[
             for at, m in commands if m.points and set(arm.joints) <= set(m.joint_names)
         ]  # fmt: skip
         joints = np.array([q for _, q in rows]).reshape(-1, JOINTS)
-        out.append(Motion(cycle_times(np.array([at for at, _ in rows]), period), joints, states, limits))
+        out.append(ReplayedMotion(cycle_times(np.array([at for at, _ in rows]), period), joints, states, limits))
     return out
 
 

@@ -8,23 +8,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from molmoact_ros.bags.plans import Answer
+from molmoact_ros.bags.plans import RecordedAnswer
 from molmoact_ros.bags.recording import Recording, Step
-from molmoact_ros.engine.torch_engine import Engine, Mode
+from molmoact_ros.engine.base import ReasoningMode
+from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 
-STEERED = Mode.STEERED.value
+STEERED = ReasoningMode.STEERED.value
 
 
 def replay_engine(
-    engine: Engine, recording: Recording, steps: Sequence[Step], mode: Mode | None = None,
-    watch: Callable[[Observation, Answer], None] = lambda observation, answer: None,
-) -> Iterator[Answer]:  # fmt: skip
+    engine: Engine, recording: Recording, steps: Sequence[Step], mode: ReasoningMode | None = None,
+    watch: Callable[[Observation, RecordedAnswer], None] = lambda observation, answer: None,
+) -> Iterator[RecordedAnswer]:  # fmt: skip
     """The engine's answer to each step, in order. mode: instead of the recorded ones. `watch` sees the pictures too."""
     for step, observation in recording.observations(steps):
         asked = step.answer
-        wanted = mode or Mode(asked.mode if asked.mode != STEERED else Mode.FULL.value)
+        wanted = mode or ReasoningMode(asked.mode if asked.mode != STEERED else ReasoningMode.FULL.value)
         began = time.perf_counter()
         try:
             *_, said = engine.reason(observation, wanted)
@@ -41,9 +42,9 @@ def replay_engine(
         yield answer
 
 
-def _asked(answer: Answer, digest: str) -> Answer:
+def _asked(answer: RecordedAnswer, digest: str) -> RecordedAnswer:
     """The same step without what was said to it."""
-    return Answer(
+    return RecordedAnswer(
         answer.plan_id, answer.stamp, answer.mode, answer.instruction, digest, answer.frames, answer.drawn,
         dt=answer.dt,
     )  # fmt: skip

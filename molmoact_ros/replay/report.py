@@ -12,7 +12,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from molmoact_ros.bags.plans import Answer
+from molmoact_ros.bags.plans import RecordedAnswer
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.replay.compare import DIMENSIONS, Comparison, Thresholds
@@ -57,7 +57,7 @@ class Pictures:
         self._every = max(1, -(-count // MOST))
         self._seen, self.kept = 0, dict[float, dict[str, str]]()
 
-    def __call__(self, observation: Observation, _: Answer) -> None:
+    def __call__(self, observation: Observation, _: RecordedAnswer) -> None:
         """Keep a step's pictures, if it is one of those shown."""
         if self._seen % self._every == 0:
             front, *others = observation.images
@@ -79,9 +79,14 @@ def as_uri(image: np.ndarray, width: int) -> str:
 
 
 def answers_report(
-    recording: Recording, pairs: Sequence[tuple[Answer, Answer]], pictures: Pictures, comparison: Comparison,
-    thresholds: Thresholds, title: str, about: str,
-) -> Report:  # fmt: skip
+    recording: Recording,
+    pairs: Sequence[tuple[RecordedAnswer, RecordedAnswer]],
+    pictures: Pictures,
+    comparison: Comparison,
+    thresholds: Thresholds,
+    title: str,
+    about: str,
+) -> Report:
     """Of plans: each step's pictures, traces, codes and chunk, and the distances over all."""
     report = Report(title, about, recording.notes, over_title="Distances over the recording")
     if not pairs:
@@ -155,7 +160,7 @@ def _film(recording: Recording, begin: float) -> list[dict[str, Any]]:
     return out
 
 
-def _chunk(then: Answer, now: Answer) -> list[dict[str, Any]]:
+def _chunk(then: RecordedAnswer, now: RecordedAnswer) -> list[dict[str, Any]]:
     actions = {"then": then.actions, "now": now.actions}
     known = {name: of for name, of in actions.items() if of is not None}
     if not known:

@@ -2,7 +2,7 @@
 
 rclpy writes a line while it holds Python's lock (Jazzy's 7.1): where nobody reads stderr, a pipe that is full stops
 every thread of the process, whichever of them logs. So what drives an arm lets its output be lost instead
-(`never_wait`), and its control loop writes none itself (`Notes`).
+(`never_wait`), and its control loop writes none itself (`ThreadedLog`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def never_wait() -> None:
                 os.set_blocking(descriptor, False)
 
 
-class Notes:
+class ThreadedLog:
     """Lines that any thread may add without waiting; a timer of `node` logs them."""
 
     def __init__(self, node: Node) -> None:

@@ -22,7 +22,7 @@ class Taken(NamedTuple):
     sent: int
 
 
-class Polled:
+class PollingSubscription:
     """One such subscription. What waits longer than `quality.depth` messages is lost, as for any reader."""
 
     def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
@@ -60,13 +60,13 @@ class Polled:
         self._node.destroy_subscription(self._subscription)
 
 
-class LazyPolled:
+class LazyPollingSubscription:
     """One that comes and goes with who wants it; there is nothing to take while it is not there."""
 
     def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
         """As Polled's."""
-        self._make = lambda: Polled(node, kind, topic, quality, largest)
-        self._polled: Polled | None = None
+        self._make = lambda: PollingSubscription(node, kind, topic, quality, largest)
+        self._polled: PollingSubscription | None = None
 
     @property
     def wanted(self) -> bool:

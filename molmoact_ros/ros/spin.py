@@ -22,7 +22,7 @@ from molmoact_ros.ros.lifecycle import ManagedNode
 from molmoact_ros.ros.logging import never_wait
 from molmoact_ros.utils.child_process import ENDING
 
-TURN: Final = 0.0005
+GIL_SWITCH_INTERVAL: Final = 0.0005
 """s after which a thread that waits for Python is let in. The default, 5 ms, is longer than a pass of an engine."""
 PAUSE: Final = 0.001
 """s after a callback that raised, so that one that always does leaves the processor to others."""
@@ -36,8 +36,8 @@ class Guarded(Protocol):
         """On the executor's thread, before the error is logged. What this raises ends the process in order."""
 
 
-def run(make: Callable[[], Node | Sequence[Node]], turn: float = TURN) -> None:
-    """Spin a node, or several in one process, until SIGINT, SIGTERM or SIGHUP. turn: as TURN.
+def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTERVAL) -> None:
+    """Spin a node, or several in one process, until SIGINT, SIGTERM or SIGHUP. turn: as GIL_SWITCH_INTERVAL.
 
     A callback that raises ends nothing: the error is logged in one line, and nodes that command (`Guarded`) are told
     first, to hold what moves. A node that cannot start says why in one line; the exit status is then 1. Discovery is

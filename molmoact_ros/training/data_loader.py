@@ -45,7 +45,7 @@ class Batch:
     its last token names, in 0..1 (NaN: it names none); offsets float32 [B * K, S, 3]: where a thing so named is from
     the hand, m along the base's axes; hand float32 [B * K, 3]: where the hand is in the base frame, m; moves float32
     [B * K, 4, 3]: how far along the stroke the hand has moved after `SOON` steps, m (NaN: there is no stroke); windows
-    float32 [B * K, T, 5]: what each token of the front view shows of it, see `Stroke.windows`.
+    float32 [B * K, T, 5]: what each token of the front view shows of it, see `DrawnStroke.windows`.
     """
 
     crops: Tensor

@@ -35,7 +35,7 @@ from molmoact_ros.sim.scene import (
     tasks_for,
 )
 from molmoact_ros.sim.table_workcell import ARM_JOINTS, HOME_Q, Workcell
-from molmoact_ros.training.expert import OPEN, Expert, Plan, State
+from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase, ExpertPlan
 from molmoact_ros.training.trace_augmentation import HEIGHT, ON_TABLE, WIDTH, Stroke, lifted, projected
 from molmoact_ros.utils.child_process import die_with_parent
 
@@ -135,7 +135,7 @@ def _rotation(vector: np.ndarray) -> np.ndarray:
     return quaternion
 
 
-def sample_state(scene: Scene, rng: np.random.Generator) -> State:
+def sample_state(scene: Scene, rng: np.random.Generator) -> ExpertPhase:
     """One moment of the task: where the hand, the fingers and the object are."""
     placed = scene.object(scene.task.object)
     shape = placed.name.split()[1]
@@ -148,11 +148,11 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
         if rng.random() < 0.3:  # on the straight way from where episodes start
             start = np.array([0.42, 0.0, 0.25])
             anywhere = start + rng.uniform() * (thing + [0, 0, 0.1] - start) + rng.normal(0, 0.015, 3)
-        return State(anywhere, OPEN, thing, held=False)
+        return ExpertPhase(anywhere, OPEN, thing, held=False)
     if moment == "stroke":
         hand = _on_a_stroke(scene, rng)
         held = rng.random() < 0.25
-        return State(hand, width if held else OPEN, hand if held else thing, held)
+        return ExpertPhase(hand, width if held else OPEN, hand if held else thing, held)
     if moment in ("near", "low"):
         radius = rng.uniform(0.0, 0.05 if moment == "near" else 0.10)
         angle = rng.uniform(0, 2 * np.pi)
@@ -161,19 +161,21 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
         funnel = rng.uniform(0, 0.02) + rng.uniform(0.5, 1.2) * 2.5 * radius
         height = funnel if moment == "near" else rng.uniform(-0.02, 0.06)
         beside = thing + [radius * np.cos(angle), radius * np.sin(angle), height]
-        return State(beside, OPEN, thing, held=False)
+        return ExpertPhase(beside, OPEN, thing, held=False)
     error = np.array([*rng.uniform(-0.010, 0.010, 2), rng.uniform(-0.008, 0.019)])
     if moment == "grasp":
-        return State(thing + error, float(rng.uniform(width, OPEN)), thing, held=False)
+        return ExpertPhase(thing + error, float(rng.uniform(width, OPEN)), thing, held=False)
     if moment == "miss":
         missed = thing + rng.normal(0, 0.04, 3) if rng.random() < 0.6 else anywhere - [0, 0, rng.uniform(0, 0.2)]
         between = np.linalg.norm(missed[:2] - thing[:2]) < 0.04 and missed[2] < grasp + 0.04  # nothing to miss there
-        return State(missed, OPEN if between else float(rng.uniform(0, 0.05)), thing, held=False)
+        return ExpertPhase(missed, OPEN if between else float(rng.uniform(0, 0.05)), thing, held=False)
     goal = None if scene.task.target is None else scene.object(scene.task.target)
     over = thing if goal is None else np.array([goal.x, goal.y, 0.0])
     if moment == "done" and goal is not None:
         tcp = np.array([over[0], over[1], grasp + rng.uniform(0.04, 0.16)]) + rng.normal(0, 0.012, 3)
-        return State(tcp, float(rng.uniform(width + 0.01, OPEN)), over + [0, 0, grasp], held=False, delivered=True)
+        return ExpertPhase(
+            tcp, float(rng.uniform(width + 0.01, OPEN)), over + [0, 0, grasp], held=False, delivered=True
+        )
     if moment == "place":
         radius = rng.uniform(0, 0.06)
         angle = rng.uniform(0, 2 * np.pi)
@@ -183,7 +185,7 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> State:
         hand = thing + [0, 0, rng.uniform(0, 0.12)]
     else:
         hand = np.array([*anywhere[:2], rng.uniform(grasp + 0.01, 0.24)])
-    return State(hand, width, hand - error, held=True)
+    return ExpertPhase(hand, width, hand - error, held=True)
 
 
 def _on_a_stroke(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -197,7 +199,7 @@ def _on_a_stroke(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return lifted(begin, max(LOWEST, height + rng.normal(0, 0.012)))
 
 
-def other_tasks(scene: Scene, state: State, rng: np.random.Generator) -> list[Task]:
+def other_tasks(scene: Scene, state: ExpertPhase, rng: np.random.Generator) -> list[Task]:
     """ASKED - 1 more tasks that make sense in this moment: another target in mid-carry, else mostly other objects."""
     own = scene.task.object
     names = [own] if state.held else [o.name for o in scene.objects if o.name != own or not state.delivered]
@@ -207,14 +209,14 @@ def other_tasks(scene: Scene, state: State, rng: np.random.Generator) -> list[Ta
     return [pool[i] for i in rng.choice(len(pool), ASKED - 1, replace=False)]
 
 
-def about(scene: Scene, state: State, task: Task) -> State:
+def about(scene: Scene, state: ExpertPhase, task: Task) -> ExpertPhase:
     """The same moment seen by a task that may concern another object."""
     if task.object == scene.task.object:
         return state
     return replace(state, object=scene.object(task.object).point, held=False, delivered=False)
 
 
-def things_in(scene: Scene, state: State) -> np.ndarray:
+def things_in(scene: Scene, state: ExpertPhase) -> np.ndarray:
     """Where each of THINGS is in this moment, float32 [15, 3] as in `Demonstrations`."""
     out = np.full((len(THINGS), 3), np.nan, np.float32)
     for placed in scene.objects + scene.targets:
@@ -243,7 +245,7 @@ class Sampler:
         }  # fmt: skip
         return arrays, texts
 
-    def moment(self, seed: int) -> tuple[Scene, State, np.ndarray, np.random.Generator]:
+    def moment(self, seed: int) -> tuple[Scene, ExpertPhase, np.ndarray, np.random.Generator]:
         """The scene, state and joint positions [7] rad of a seed, and the generator for what follows."""
         rng = np.random.default_rng(seed)
         scene = sample_scene(rng)
@@ -254,7 +256,9 @@ class Sampler:
             if q is not None:
                 return scene, state, q, rng
 
-    def labels(self, scene: Scene, state: State, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def labels(
+        self, scene: Scene, state: ExpertPhase, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """What the expert does in this moment for the scene's own task and for others.
 
         Traces uint8 [ASKED, 3, 2], actions float32 [ASKED, 8, 7] and the instructions.
@@ -264,7 +268,7 @@ class Sampler:
         traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
         return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task in tasks]
 
-    def _pose(self, scene: Scene, state: State, q: np.ndarray) -> None:
+    def _pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
         self.cell.reset(scene, q, state.opening)
         if state.held or state.delivered:
             lift = GRASP_HEIGHT[scene.task.object.split()[1]] - rest_height(scene.task.object)
@@ -282,7 +286,7 @@ class Sampler:
         k = self.cell.cameras["front"]
         return (self.cell.project(things) / (k.width, k.height)).astype(np.float32)
 
-    def _trace(self, plan: Plan) -> np.ndarray:
+    def _trace(self, plan: ExpertPlan) -> np.ndarray:
         k = self.cell.cameras["front"]
         pixels = self.cell.project(plan.trace())
         return trace_from_pixels(pixels, k.width, k.height).astype(np.uint8)

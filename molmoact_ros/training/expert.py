@@ -28,7 +28,7 @@ MAX_STEPS = 140
 
 
 @dataclass(frozen=True)
-class State:
+class ExpertPhase:
     """What the expert knows: hand `tcp` [3], `opening` in m, object centre `object` [3] and whether it is held."""
 
     tcp: np.ndarray
@@ -39,7 +39,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExpertPlan:
     """The expert's future: hand positions [n+1, 3] in m from now on, and gripper commands [n] (1 open, 0 closed)."""
 
     positions: np.ndarray
@@ -81,7 +81,7 @@ def _toward(offset: np.ndarray, limit: float, gain: float = 0.5) -> np.ndarray:
     return offset * min(gain, limit / max(distance, 1e-9))
 
 
-def _approach(state: State, goal: np.ndarray, low: float, high: float) -> np.ndarray:
+def _approach(state: ExpertPhase, goal: np.ndarray, low: float, high: float) -> np.ndarray:
     """Move over `goal` and down a funnel onto it: the height to be at falls from `high` to `low` as the hand aligns."""
     offset = goal[:2] - state.tcp[:2]
     away = float(np.linalg.norm(offset))
@@ -97,9 +97,9 @@ class Expert:
     """Acts for one task in one scene."""
 
     @staticmethod
-    def from_start(scene: Scene, tcp: np.ndarray) -> Plan:
+    def from_start(scene: Scene, tcp: np.ndarray) -> ExpertPlan:
         """The plan of a scene's task with an open hand at `tcp` [3] m and nothing moved yet."""
-        return Expert(scene).plan(State(tcp, OPEN, scene.object(scene.task.object).point, held=False))
+        return Expert(scene).plan(ExpertPhase(tcp, OPEN, scene.object(scene.task.object).point, held=False))
 
     def __init__(self, scene: Scene) -> None:
         task = scene.task
@@ -109,13 +109,13 @@ class Expert:
         )
         self.grasp_height, self.grasp_width = GRASP_HEIGHT[shape], GRASP_WIDTH[shape]
 
-    def act(self, state: State) -> tuple[np.ndarray, float]:
+    def act(self, state: ExpertPhase) -> tuple[np.ndarray, float]:
         """The next step: hand displacement [3] m and gripper command (1 open, 0 closed)."""
         if state.delivered:
             return np.array([0, 0, np.clip(0.5 * (0.2 - state.tcp[2]), 0.0, MAX_RISE)]), 1.0
         return self._deliver(state) if state.held else self._fetch(state)
 
-    def _fetch(self, state: State) -> tuple[np.ndarray, float]:
+    def _fetch(self, state: ExpertPhase) -> tuple[np.ndarray, float]:
         goal = np.array([*state.object[:2], self.grasp_height])
         closing = state.opening < OPEN - 0.012
         if self._around(state, AROUND if closing else ALIGNED):
@@ -124,12 +124,12 @@ class Expert:
             return np.zeros(3), 1.0
         return _approach(state, goal, self.grasp_height, self.grasp_height + HOVER), 1.0
 
-    def _around(self, state: State, near: float) -> bool:
+    def _around(self, state: ExpertPhase, near: float) -> bool:
         """The object is where closing fingers hold it, to within `near` m along the table and in height."""
         along = float(np.linalg.norm(state.object[:2] - state.tcp[:2]))
         return along < near and abs(state.tcp[2] - self.grasp_height) < near
 
-    def _deliver(self, state: State) -> tuple[np.ndarray, float]:
+    def _deliver(self, state: ExpertPhase) -> tuple[np.ndarray, float]:
         if self.target is None:
             return np.array([0, 0, np.clip(0.5 * (CARRY - state.tcp[2]), -MAX_RISE, MAX_RISE)]), 0.0
         low = self.grasp_height + RELEASE_ABOVE
@@ -140,7 +140,7 @@ class Expert:
             return np.array([0, 0, MAX_RISE]), 0.0
         return _approach(state, self.target, low, max(CARRY, low + 0.05)), 0.0
 
-    def plan(self, state: State) -> Plan:
+    def plan(self, state: ExpertPhase) -> ExpertPlan:
         """Play the expert forward in a simple model of the hand until nothing more happens."""
         positions, gripper = [state.tcp], []
         for _ in range(MAX_STEPS):
@@ -152,9 +152,9 @@ class Expert:
             state = after
             if still and len(gripper) >= CHUNK_STEPS:
                 break
-        return Plan(np.array(positions), np.array(gripper))
+        return ExpertPlan(np.array(positions), np.array(gripper))
 
-    def _advance(self, state: State, move: np.ndarray, command: float) -> State:
+    def _advance(self, state: ExpertPhase, move: np.ndarray, command: float) -> ExpertPhase:
         """The hand moves as told; fingers take time; an object between closed fingers moves along, let go it drops."""
         tcp = state.tcp + move
         if command > 0.5:

@@ -119,7 +119,7 @@ def _advance(stroke: Stroke, tcp: np.ndarray, where: float) -> tuple[np.ndarray,
 
 
 def chunk(stroke: Stroke, tcp: np.ndarray, held: bool) -> np.ndarray:
-    """The expert's next actions, float64 [8, 7] as in `Plan.chunk`."""
+    """The expert's next actions, float64 [8, 7] as in `ReasonedPlan.chunk`."""
     actions = np.zeros((CHUNK_STEPS, 7))
     actions[:, :3] = np.diff(follow(stroke, tcp), axis=0)
     actions[:, 6] = 0.0 if held else 1.0

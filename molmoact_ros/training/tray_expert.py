@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.control.action_chunk import Space, join
+from molmoact_ros.control.action_chunk import ActionSpace, join
 from molmoact_ros.sim.tray_workcell import GRASP_HEIGHT, HANDLE, HANDLE_AT
 from molmoact_ros.training.expert import CHUNK_STEPS, FINGER_STEP, OPEN
 
@@ -25,7 +25,7 @@ DOWN = Rotation.from_matrix(np.diag([1.0, -1.0, -1.0]))  # of a hand that points
 
 
 @dataclass(frozen=True)
-class State:
+class TrayPhase:
     """What is known, left hand first: `tcp` [2, 3] m, `turn` [2, 3] rotation vectors that would bring each hand to its
     handle's direction, `opening` [2] m, `grasp` [2, 3] m where the hands are to take the handles.
     """
@@ -42,15 +42,15 @@ class State:
         return bool((near & (self.opening < GRASP_WIDTH + 0.006) & (self.opening > GRASP_WIDTH - 0.006)).all())
 
 
-def see(tcp: np.ndarray, hands: Rotation, opening: np.ndarray, tray: np.ndarray, yaw: float) -> State:
+def see(tcp: np.ndarray, hands: Rotation, opening: np.ndarray, tray: np.ndarray, yaw: float) -> TrayPhase:
     """The state from both hands (`tcp` [2, 3] m, `hands`, `opening` [2] m), and the `tray` [3] m and its `yaw`."""
     wanted = Rotation.from_euler("z", yaw) * DOWN
     turn = (wanted * hands.inv()).as_rotvec()
     at = np.array([[HANDLE_AT[0], side * HANDLE_AT[1], GRASP_HEIGHT] for side in (1.0, -1.0)])
-    return State(np.asarray(tcp), turn, np.asarray(opening), tray + Rotation.from_euler("z", yaw).apply(at))
+    return TrayPhase(np.asarray(tcp), turn, np.asarray(opening), tray + Rotation.from_euler("z", yaw).apply(at))
 
 
-def act(state: State) -> tuple[np.ndarray, np.ndarray]:
+def act(state: TrayPhase) -> tuple[np.ndarray, np.ndarray]:
     """The next step of both hands: displacement and rotation [2, 6] m and rad, and grippers [2] (1 open, 0 closed)."""
     moves = np.zeros((2, 6))
     if state.held:
@@ -81,17 +81,17 @@ def _approach(offset: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return move
 
 
-def chunk(state: State) -> np.ndarray:
+def chunk(state: TrayPhase) -> np.ndarray:
     """The next actions float64 [8, 14], ordered as msg/ActionChunk.msg says: the expert played forward."""
     actions = np.zeros((2, CHUNK_STEPS, 7))
     for step in range(CHUNK_STEPS):
         moves, grip = act(state)
         actions[:, step, :6], actions[:, step, 6] = moves, grip
         state = _advance(state, moves, grip)
-    return join(list(actions), Space.DELTA_EE)
+    return join(list(actions), ActionSpace.DELTA_EE)
 
 
-def _advance(state: State, moves: np.ndarray, grip: np.ndarray) -> State:
+def _advance(state: TrayPhase, moves: np.ndarray, grip: np.ndarray) -> TrayPhase:
     """Hands move as told; fingers take time and stop at a handle; a tray in both hands moves along."""
     near = np.linalg.norm(state.tcp - state.grasp, axis=1) < AROUND
     closed = np.maximum(np.where(near, GRASP_WIDTH, 0.0), state.opening - FINGER_STEP)

@@ -15,7 +15,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """`name`: what was looked at; text: what was found, in one line."""
 
     name: str
@@ -23,6 +23,6 @@ class Finding:
     text: str
 
     @classmethod
-    def check(cls, name: str, fine: bool, text: str) -> Finding:
+    def check(cls, name: str, fine: bool, text: str) -> Check:
         """OK or FAIL."""
         return cls(name, Verdict.OK if fine else Verdict.FAIL, text)

@@ -16,16 +16,17 @@ from molmoact_ros.bags.bag import BagMessage, BagReader, BagWriter
 from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.bags.image_codec import Form
 from molmoact_ros.bags.message_types import Types
-from molmoact_ros.bags.recording import Names, Recording, namespace_rules, parse_remap
+from molmoact_ros.bags.recording import Recording, TopicNames, namespace_rules, parse_remap
 from molmoact_ros.cli.main import main
-from molmoact_ros.engine.torch_engine import Mode, TorchEngine
+from molmoact_ros.engine.base import ReasoningMode
+from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.replay.engine import replay_engine
 
 from ..replay.conftest import Change
 
 THEIR = {"/cam0/image": "/front/color/image_raw", "/cam1/image": "/wrist/color/image_raw",
          "/cam0/depth": "/front/aligned_depth_to_color/image_raw"}  # fmt: skip
-NAMES = Names(remap=THEIR)
+NAMES = TopicNames(remap=THEIR)
 
 
 def frame(number: int, size: tuple[int, int]) -> np.ndarray:
@@ -51,7 +52,9 @@ def foreign(
     return folder
 
 
-def said(nano: TorchEngine, bag: Path, names: Names = NAMES, mode: Mode | None = None) -> list[list[int] | None]:
+def said(
+    nano: TorchEngine, bag: Path, names: TopicNames = NAMES, mode: ReasoningMode | None = None
+) -> list[list[int] | None]:
     nano.forget()
     with Recording(bag, names) as recording:
         steps = recording.steps("put the red cube in the bowl")
@@ -66,7 +69,7 @@ def test_other_names_and_no_camera_info_play(tmp_path: Path, nano: TorchEngine) 
 def test_compressed_without_loss_plays_just_so(tmp_path: Path, nano: TorchEngine) -> None:
     raw = said(nano, foreign(tmp_path / "raw"))
     packed = {f"{old}/compressed": new for old, new in THEIR.items() if "image" in old}
-    names = Names(remap={**packed, "/cam0/depth": THEIR["/cam0/depth"]})
+    names = TopicNames(remap={**packed, "/cam0/depth": THEIR["/cam0/depth"]})
     assert said(nano, foreign(tmp_path / "png", "png"), names) == raw
     with Recording(foreign(tmp_path / "jpeg", "jpeg"), names) as recording:
         assert not recording.lossless
@@ -100,7 +103,7 @@ def test_sqlite3_storage_plays_by_definitions_that_are_here(tmp_path: Path, gold
     assert list(other.glob("*.db3"))
     with Recording(other) as recording:
         assert [answer.tokens for answer in recording.answers()] == recorded
-    assert len(said(nano, other, Names())) == len(recorded)
+    assert len(said(nano, other, TopicNames())) == len(recorded)
     (other / "metadata.yaml").unlink()
     with Recording(other) as recording:
         assert len(recording.steps()) == len(recorded)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molmoact_ros.cameras.clock_sync import APART, MAX_DRIFT, SETTLE, CameraClock, Moment, stamped
+from molmoact_ros.cameras.clock_sync import APART, MAX_DRIFT, SETTLE, CameraClock, HostTime, stamped
 
 ROUNDING = 1e-6  # s: stamps of 1.8e9 s in double precision are 2e-7 s apart
 
@@ -46,7 +46,7 @@ def run(shots: list[Shot], drift: float, is_global: bool = False) -> list[tuple[
         if shot.camera_restarts:
             camera_zero += 4294.967296  # 2^32 us: the D400's counter goes round
         camera = true + system_lead if is_global else (true - camera_zero) * (1.0 + drift)
-        moment = Moment(arrived, arrived + system_lead, arrived + ros_lead)
+        moment = HostTime(arrived, arrived + system_lead, arrived + ros_lead)
         known, stamp = stamped(known, camera, is_global, moment)
         out.append((true + ros_lead, stamp, arrived + ros_lead))
     return out
@@ -92,7 +92,7 @@ def test_global_time_that_lags_behind_a_set_clock_is_not_believed_until_it_has_s
         # The system's clock is set at 5 s; librealsense's follows 2 s later.
         system = steady + 1.7e9 + (jump if k >= 50 else 0.0)
         camera = steady + 1.7e9 + (jump if k >= 70 else 0.0)
-        known, stamp = stamped(known, camera, True, Moment(steady + delay, system + delay, steady + delay))
+        known, stamp = stamped(known, camera, True, HostTime(steady + delay, system + delay, steady + delay))
         errors.append(stamp - steady)
     assert max(abs(e) for e in errors[:50]) < ROUNDING, "exact before"
     # Behind the jump the camera's clock goes on: its stamps are late by the transport, and 0.3 s at no time.
@@ -103,7 +103,7 @@ def test_global_time_that_lags_behind_a_set_clock_is_not_believed_until_it_has_s
 def test_a_recording_of_long_ago_is_stamped_as_it_comes() -> None:
     known = CameraClock()
     for k in range(10):
-        known, stamp = stamped(known, 1.5e9 + k / 30, True, Moment(50.0 + k / 30, 1.7e9 + k / 30, 7.0 + k / 30))
+        known, stamp = stamped(known, 1.5e9 + k / 30, True, HostTime(50.0 + k / 30, 1.7e9 + k / 30, 7.0 + k / 30))
         assert abs(stamp - (7.0 + k / 30)) < 1e-4
 
 
@@ -116,5 +116,5 @@ def test_clocks_are_read_together_though_the_thread_is_kept_waiting() -> None:
         time.sleep(next(delays, 0.0))
         return seen
 
-    moment = Moment.now(slow)
+    moment = HostTime.now(slow)
     assert abs(moment.steady - moment.ros) < 0.004

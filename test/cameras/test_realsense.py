@@ -10,7 +10,15 @@ import pyrealsense2 as rs
 import pytest
 
 from molmoact_ros.cameras.presets import PRESETS, preset_of
-from molmoact_ros.cameras.realsense import FoundCamera, Picture, RealSense, Settings, chosen, found, recorded
+from molmoact_ros.cameras.realsense import (
+    CameraFrame,
+    FoundCamera,
+    RealSense,
+    Settings,
+    list_devices,
+    recorded,
+    select_device,
+)
 
 from .software_camera import (
     BOX,
@@ -31,10 +39,10 @@ RECORDING = Path(__file__).parent / "recording.bag"  # of a SoftwareCamera of 80
 
 
 def opened(camera: SoftwareCamera, settings: Settings = SETTINGS) -> RealSense:
-    return RealSense(found([camera.device])[0], settings)
+    return RealSense(list_devices([camera.device])[0], settings)
 
 
-def shot(camera: SoftwareCamera, running: RealSense) -> Picture:
+def shot(camera: SoftwareCamera, running: RealSense) -> CameraFrame:
     camera.shoot()
     picture = running.read(5.0)
     assert picture is not None
@@ -129,16 +137,16 @@ def test_options_are_set_and_wrong_ones_are_refused() -> None:
 
 def test_a_camera_is_chosen_by_serial_number_or_model() -> None:
     names = {"1": "Intel RealSense D435I", "2": "Intel RealSense D405", "3": "Intel RealSense D405"}
-    cameras = found([SoftwareCamera(serial, name).device for serial, name in names.items()])
-    assert chosen(cameras, "2", "").serial == "2"
-    assert chosen(cameras, "", "D435").serial == "1"
-    assert chosen(cameras, "1", "D455").serial == "1", "one that has no preset takes another's"
+    cameras = list_devices([SoftwareCamera(serial, name).device for serial, name in names.items()])
+    assert select_device(cameras, "2", "").serial == "2"
+    assert select_device(cameras, "", "D435").serial == "1"
+    assert select_device(cameras, "1", "D455").serial == "1", "one that has no preset takes another's"
     with pytest.raises(LookupError, match="several cameras fit.*2 .Intel RealSense D405, USB 3.2.*3 "):
-        chosen(cameras, "", "d405")
+        select_device(cameras, "", "d405")
     with pytest.raises(LookupError, match=r"no camera 9 is plugged in; those that are: 1 \(Intel RealSense D435I"):
-        chosen(cameras, "9", "")
+        select_device(cameras, "9", "")
     with pytest.raises(LookupError, match="no D455 is plugged in; those that are: none"):
-        chosen([], "", "D455")
+        select_device([], "", "D455")
 
 
 def test_presets_are_found_by_the_cameras_name() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molmoact_ros.cameras.synchronizer import Matcher
+from molmoact_ros.cameras.synchronizer import Synchronizer
 
 SLOP, MAX_AGE = 0.05, 0.5
 NAMES = ["front", "wrist", "side"]
@@ -32,7 +32,7 @@ def brute_force(pictures: list[list[float]], now: float) -> tuple[float, ...] | 
 def test_the_freshest_set_is_found_and_no_picture_is_unaccounted_for(drawn: tuple[int, list[Event]]) -> None:
     cameras, events = drawn
     names = NAMES[:cameras]
-    matcher: Matcher[float] = Matcher(names, SLOP, MAX_AGE)
+    matcher: Synchronizer[float] = Synchronizer(names, SLOP, MAX_AGE)
     came: list[list[float]] = [[] for _ in names]
     now, used = 100.0, 0
     for camera, age, pause, use in events:
@@ -65,7 +65,7 @@ def test_the_freshest_set_is_found_and_no_picture_is_unaccounted_for(drawn: tupl
 
 @given(histories(2), st.floats(-5.0, 5.0))
 def test_a_clock_that_is_set_leaves_nothing_that_is_not_current(events: list[Event], jump: float) -> None:
-    matcher: Matcher[float] = Matcher(NAMES[:2], SLOP, MAX_AGE)
+    matcher: Synchronizer[float] = Synchronizer(NAMES[:2], SLOP, MAX_AGE)
     now = 100.0
     for camera, age, pause, _ in events:
         now += pause
@@ -75,7 +75,7 @@ def test_a_clock_that_is_set_leaves_nothing_that_is_not_current(events: list[Eve
 
 
 def test_what_became_of_pictures_is_told_apart() -> None:
-    matcher: Matcher[str] = Matcher(["front", "wrist"], SLOP, MAX_AGE)
+    matcher: Synchronizer[str] = Synchronizer(["front", "wrist"], SLOP, MAX_AGE)
     for camera, stamp, item in (
         ("front", 10.00, "skipped"), ("wrist", 10.02, "skipped"),
         ("front", 10.10, "used"), ("wrist", 10.12, "used"), ("wrist", 10.20, "alone"),

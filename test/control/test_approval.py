@@ -9,17 +9,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from molmoact_ros.control.approval import NOT_HEARD, SETTLE, TOO_SOON, Approve, Gate, RefusedApproval
+from molmoact_ros.control.approval import NOT_HEARD, SETTLE, TOO_SOON, ApprovalMode, PlanGate, RefusedApproval
 
 
-def gate(how: Approve) -> Gate[str]:
-    out: Gate[str] = Gate()
+def gate(how: ApprovalMode) -> PlanGate[str]:
+    out: PlanGate[str] = PlanGate()
     out.how, out.seconds = how, 2.0
     return out
 
 
 def test_a_required_approval_never_comes_by_itself() -> None:
-    plans = gate(Approve.REQUIRED)
+    plans = gate(ApprovalMode.REQUIRED)
     plans.show("plan", 1, 10.0)
     assert not plans.due(1e6) and plans.left(1e6) == -1.0
     plans.approve(11.0)
@@ -27,7 +27,7 @@ def test_a_required_approval_never_comes_by_itself() -> None:
 
 
 def test_a_timed_plan_is_due_when_its_time_is_over_unless_it_was_dropped() -> None:
-    plans = gate(Approve.TIMED)
+    plans = gate(ApprovalMode.TIMED)
     plans.show("plan", 1, 10.0)
     assert not plans.due(11.9) and plans.left(11.5) == 0.5 and plans.due(12.0)
     assert plans.drop(12.0) == "plan"
@@ -36,11 +36,11 @@ def test_a_timed_plan_is_due_when_its_time_is_over_unless_it_was_dropped() -> No
 
 def test_nothing_to_approve() -> None:
     with pytest.raises(RefusedApproval, match="no plan waits"):
-        gate(Approve.REQUIRED).approve(10.0)
+        gate(ApprovalMode.REQUIRED).approve(10.0)
 
 
 def test_an_approval_that_was_meant_for_another_plan_does_not_count() -> None:
-    plans = gate(Approve.REQUIRED)
+    plans = gate(ApprovalMode.REQUIRED)
     plans.show("first", 1, 10.0)
     plans.drop(11.0)
     plans.show("second", 2, 11.2)
@@ -50,7 +50,7 @@ def test_an_approval_that_was_meant_for_another_plan_does_not_count() -> None:
 
 
 def test_a_plan_that_has_to_wait_is_made_of_an_arm_that_stands() -> None:
-    plans = gate(Approve.REQUIRED)
+    plans = gate(ApprovalMode.REQUIRED)
     assert plans.may_look(10.0)
     plans.show("plan", 1, 10.0)
     assert not plans.may_look(10.1), "one plan at a time"
@@ -66,15 +66,15 @@ def test_a_plan_that_has_to_wait_is_made_of_an_arm_that_stands() -> None:
 
 
 def test_without_a_gate_every_picture_may_be_planned_on() -> None:
-    plans = gate(Approve.NEVER)
+    plans = gate(ApprovalMode.NEVER)
     plans.moves(10.0)
     assert plans.may_look(10.0)
-    plans.how = Approve.TIMED
+    plans.how = ApprovalMode.TIMED
     assert not plans.may_look(10.1), "the arm moves by what was sent before"
 
 
 def test_m4_an_approval_names_its_plan() -> None:
-    plans = gate(Approve.REQUIRED)
+    plans = gate(ApprovalMode.REQUIRED)
     plans.show("first", 1, 10.0)
     plans.show("second", 2, 11.0)
     with pytest.raises(RefusedApproval, match="plan 1 does not wait, plan 2 does"):
@@ -90,7 +90,7 @@ class Approvals(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate: Gate[int] = Gate()
+        self.gate: PlanGate[int] = PlanGate()
         self.now, self.stamp, self.number = 100.0, 1000.0, 0
         self.shown: int | None = None  # what waits, by this model
         self.since, self.dropped = -inf, -inf
@@ -101,15 +101,15 @@ class Approvals(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now, self.stamp = self.now + seconds, self.stamp + seconds
 
-    @rule(how=st.sampled_from(Approve))
-    def choose(self, how: Approve) -> None:
+    @rule(how=st.sampled_from(ApprovalMode))
+    def choose(self, how: ApprovalMode) -> None:
         self.gate.how = how
         self.drop()
 
     @rule()
     def plan(self) -> None:
         self.number += 1
-        if self.gate.how is Approve.NEVER:
+        if self.gate.how is ApprovalMode.NEVER:
             self.gate.moves(self.now)
             self.sent = self.now
         elif self.gate.may_look(self.stamp):
@@ -145,7 +145,11 @@ class Approvals(RuleBasedStateMachine):
 
     @rule()
     def look_after(self) -> None:
-        due = self.shown is not None and self.gate.how is Approve.TIMED and self.now - self.since >= self.gate.seconds
+        due = (
+            self.shown is not None
+            and self.gate.how is ApprovalMode.TIMED
+            and self.now - self.since >= self.gate.seconds
+        )
         assert self.gate.due(self.now) == due
         if due:
             self.release()
@@ -171,7 +175,7 @@ class Approvals(RuleBasedStateMachine):
     def what_waits_is_what_was_shown(self) -> None:
         assert self.gate.waiting == self.shown and self.gate.plan_id == (self.shown or 0)
         assert (self.gate.left(self.now) == 0.0) if self.shown is None else True
-        if self.gate.how is not Approve.NEVER and self.now - self.sent <= NOT_HEARD:
+        if self.gate.how is not ApprovalMode.NEVER and self.now - self.sent <= NOT_HEARD:
             assert not self.gate.may_look(self.stamp), "the controller has not been heard of the last chunk"
 
 

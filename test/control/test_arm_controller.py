@@ -7,13 +7,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control import arm_controller as rules
-from molmoact_ros.control.action_chunk import ActionChunk, Space
-from molmoact_ros.control.arm_controller import LEASH_M, LEASH_RAD, ArmConfig, ArmController
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace
+from molmoact_ros.control.arm_controller import MAX_TARGET_LEAD_M, MAX_TARGET_LEAD_RAD, ArmConfig, ArmController
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.limiter import Motion
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.control.supervisor import State
-from molmoact_ros.control.teleop import TeleopConfig, Wish
+from molmoact_ros.control.teleop import TeleopCommand, TeleopConfig
 from molmoact_ros.control.trajectory import Target
 from molmoact_ros.robots.franka import HOME_Q, OPENING_MAX, SINGLE
 from molmoact_ros.utils.paths import robot_model
@@ -343,7 +343,9 @@ def test_a_twist_moves_the_hand_as_it_says() -> None:
         assert np.linalg.norm(moved) == pytest.approx(0.6 * np.sqrt(0.005), rel=0.15)
 
 
-@pytest.mark.parametrize(("away", "goes"), [(LEASH_M - 0.0011, True), (LEASH_M - 0.0009, False), (0.3, False)])
+@pytest.mark.parametrize(
+    ("away", "goes"), [(MAX_TARGET_LEAD_M - 0.0011, True), (MAX_TARGET_LEAD_M - 0.0009, False), (0.3, False)]
+)
 def test_a_twists_target_runs_ahead_of_the_hand_no_further_than_its_leash(away: float, goes: bool) -> None:
     arm = at(BENT)
     pose = hand(arm)
@@ -355,7 +357,9 @@ def test_a_twists_target_runs_ahead_of_the_hand_no_further_than_its_leash(away: 
     np.testing.assert_allclose(back.position - ahead.position, [0, -0.001, 0], atol=1e-9)
 
 
-@pytest.mark.parametrize(("away", "goes"), [(LEASH_RAD - 0.0031, True), (LEASH_RAD - 0.0029, False), (0.8, False)])
+@pytest.mark.parametrize(
+    ("away", "goes"), [(MAX_TARGET_LEAD_RAD - 0.0031, True), (MAX_TARGET_LEAD_RAD - 0.0029, False), (0.8, False)]
+)
 def test_a_twists_target_turns_ahead_of_the_hand_no_further_than_its_leash(away: float, goes: bool) -> None:
     arm = at(BENT)
     pose = hand(arm)
@@ -372,8 +376,8 @@ def test_one_that_cannot_be_followed_stays_on_its_leash_while_it_is_pulled() -> 
     pose = start = hand(arm)
     for _ in range(400):
         pose = arm._pulled(pose, np.array([0.25, 0, 0, 0, 0, 1.0]))
-    assert LEASH_M - 0.003 < np.linalg.norm(pose.position - start.position) <= LEASH_M
-    assert LEASH_RAD - 0.011 < np.linalg.norm(turned(pose.rotation, start.rotation)) <= LEASH_RAD
+    assert MAX_TARGET_LEAD_M - 0.003 < np.linalg.norm(pose.position - start.position) <= MAX_TARGET_LEAD_M
+    assert MAX_TARGET_LEAD_RAD - 0.011 < np.linalg.norm(turned(pose.rotation, start.rotation)) <= MAX_TARGET_LEAD_RAD
 
 
 def test_a_person_who_rests_has_the_arm_brake_and_begins_anew_where_it_stands() -> None:
@@ -382,9 +386,9 @@ def test_a_person_who_rests_has_the_arm_brake_and_begins_anew_where_it_stands() 
         arm.teleop.twist([0.2, 0, 0, 0, 0, 0], k * DT)
         arm.step(State.TELEOP, k * DT, k * DT, 1.0)
     stop = arm.limiter.stop
-    assert arm._from_person(Wish(twist=np.zeros(6))) is None and arm._pose is None
+    assert arm._from_person(TeleopCommand(twist=np.zeros(6))) is None and arm._pose is None
     np.testing.assert_array_equal(arm._wanted.q, stop)
-    wanted = arm._from_person(Wish(twist=np.array([0, 0.1, 0, 0, 0, 0])))
+    wanted = arm._from_person(TeleopCommand(twist=np.array([0, 0.1, 0, 0, 0, 0])))
     assert wanted is not None and arm._pose is not None
     np.testing.assert_allclose(arm._pose.position, hand(arm, stop).position + [0, 0.001, 0], atol=1e-9)
     np.testing.assert_array_equal(arm._began, arm._pose.position)
@@ -393,8 +397,8 @@ def test_a_person_who_rests_has_the_arm_brake_and_begins_anew_where_it_stands() 
 
 def test_a_persons_joints_are_wanted_as_they_are() -> None:
     arm = at(BENT)
-    arm._from_person(Wish(twist=np.array([0, 0.1, 0, 0, 0, 0])))
-    wanted = arm._from_person(Wish(joints=HOME_Q, opening=0.02))
+    arm._from_person(TeleopCommand(twist=np.array([0, 0.1, 0, 0, 0, 0])))
+    wanted = arm._from_person(TeleopCommand(joints=HOME_Q, opening=0.02))
     assert wanted is not None and arm.opening == 0.02 and arm._pose is None
     np.testing.assert_array_equal(wanted.q, HOME_Q)
     assert not wanted.dq.any() and not wanted.ddq.any()
@@ -428,7 +432,7 @@ def test_a_twist_moves_no_hand_out_of_the_box_and_not_back_out_once_it_came_in()
     arm = at(BENT, surroundings=box(place + [-0.05, -0.05, -0.2], place + [-0.01, 0.05, 0.05]))  # 10 mm outside
     for way in (-0.5, 0.5):
         for _ in range(2):
-            arm._from_person(Wish(twist=np.array([way, 0, 0, 0, 0, 0])))
+            arm._from_person(TeleopCommand(twist=np.array([way, 0, 0, 0, 0, 0])))
         assert arm._pose is not None
         np.testing.assert_allclose(arm._pose.position, place + [-0.01, 0, 0], atol=1e-12)
 
@@ -527,7 +531,7 @@ def test_at_the_end_of_a_path_the_arm_rests() -> None:
 def test_joints_at_the_end_of_a_path_are_held_as_they_are() -> None:
     arm = at(BENT)
     actions = np.tile([*(BENT + 0.02), 1.0], (2, 1))
-    arm.player.load(ActionChunk(actions, 0.1, 0.0, space=Space.JOINT), 0.0)
+    arm.player.load(ActionChunk(actions, 0.1, 0.0, space=ActionSpace.JOINT), 0.0)
     for k in range(80):
         command = arm.step(State.POLICY, k * DT, 0.0, 1.0)
     np.testing.assert_allclose(command.position, BENT + 0.02, atol=1e-9)

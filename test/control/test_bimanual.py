@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from molmoact_ros.benchmarks.fuzz import CROWDED, fuzz
-from molmoact_ros.control.action_chunk import ActionChunk, Space
-from molmoact_ros.control.collision import Guard, Surroundings
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace
+from molmoact_ros.control.collision import CollisionChecker, Surroundings
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.control.limit_checker import Between, Checker
+from molmoact_ros.control.limit_checker import DistanceChecker, LimitChecker
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.robots.franka import HOME_Q, PAIR
 from molmoact_ros.utils.paths import robot_model
@@ -64,9 +64,9 @@ def test_a_plan_is_played_by_both_arms_or_none() -> None:
     place, turn = np.tile(pose.position, (4, 1)), np.tile(pose.rotation.as_euler("xyz"), (4, 1))
     far, grippers = place + [0, 0.2, 0], np.zeros((4, 2))
     bad, good = np.hstack([place, far, turn, turn, grippers]), np.hstack([place, place, turn, turn, grippers])
-    assert not controller.on_chunk(ActionChunk(bad, 0.1, 0.0, space=Space.EE), 0.01)
+    assert not controller.on_chunk(ActionChunk(bad, 0.1, 0.0, space=ActionSpace.EE), 0.01)
     assert "begins far" in controller.last_refusal and not controller.arms[0].player.loaded
-    assert controller.on_chunk(ActionChunk(good, 0.1, 0.0, space=Space.EE), 0.01)
+    assert controller.on_chunk(ActionChunk(good, 0.1, 0.0, space=ActionSpace.EE), 0.01)
 
 
 def test_arms_wait_for_each_other() -> None:
@@ -109,8 +109,8 @@ def test_a_person_moves_one_arm_while_the_other_stands() -> None:
 
 
 def test_the_guard_measures_the_distance_between_arms_as_the_checker_does() -> None:
-    surroundings, between = Surroundings(arm_distance=0.1), Between(ROBOT, PAIR)
-    guard = Guard(ROBOT, surroundings, PAIR[0], PAIR[1:])
+    surroundings, between = Surroundings(arm_distance=0.1), DistanceChecker(ROBOT, PAIR)
+    guard = CollisionChecker(ROBOT, surroundings, PAIR[0], PAIR[1:])
     rng, near = np.random.default_rng(5), 0
     for _ in range(60):
         q = np.tile(HOME_Q, 2) + rng.uniform(-0.4, 0.4, 14)
@@ -144,8 +144,8 @@ def test_arms_driven_at_each_other_never_touch(seed: int) -> None:
     """Chunks that push the hands together, people at one arm, stops: every limit holds at every cycle."""
     controller, rng = started(), np.random.default_rng(seed)
     config = controller.config
-    between = Between(ROBOT, PAIR)
-    checkers = [Checker(ROBOT, DT, config.fractions, config.surroundings, arm) for arm in PAIR]
+    between = DistanceChecker(ROBOT, PAIR)
+    checkers = [LimitChecker(ROBOT, DT, config.fractions, config.surroundings, arm) for arm in PAIR]
     kept, closest, push = config.surroundings.arm_distance, np.inf, np.zeros((2, 3))
     for k in range(900):
         now = k * DT

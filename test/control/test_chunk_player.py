@@ -9,8 +9,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control import chunk_player
-from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, Space, check_chunk, join, split, still
-from molmoact_ros.control.chunk_player import BLEND, BLEND_MAX, DECAY, HISTORY, ChunkPlayer, Mode
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, RefusedChunk, check_chunk, join, split, still
+from molmoact_ros.control.chunk_player import BLEND, BLEND_MAX, DECAY, HISTORY, ChunkMode, ChunkPlayer
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.control.trajectory import Target
 from molmoact_ros.robots.franka import HOME_Q
@@ -20,15 +20,15 @@ DT = 0.1
 
 
 def chunk(
-    dx: float = 0.02, stamp: float = 0.0, steps: int = 8, space: Space = Space.DELTA_EE, **more: float
+    dx: float = 0.02, stamp: float = 0.0, steps: int = 8, space: ActionSpace = ActionSpace.DELTA_EE, **more: float
 ) -> ActionChunk:
     """A straight way along x: steps, or poses from START on, or a motion of joint 1 from HOME_Q on."""
     actions = np.zeros((steps, space.dimensions))
     way = dx * np.arange(1, steps + 1)
-    if space is Space.JOINT:
+    if space is ActionSpace.JOINT:
         actions[:, :7] = HOME_Q
         actions[:, 0] += way
-    elif space is Space.EE:
+    elif space is ActionSpace.EE:
         actions[:, :3], actions[:, 3:6] = START.position, START.rotation.as_euler("xyz")
         actions[:, 0] += way
     else:
@@ -37,7 +37,7 @@ def chunk(
     return ActionChunk(actions, more.get("dt", DT), stamp, round(more.get("plan_id", 7)), space)
 
 
-def player(mode: Mode = "realtime", now: float = 0.0) -> ChunkPlayer:
+def player(mode: ChunkMode = "realtime", now: float = 0.0) -> ChunkPlayer:
     out = ChunkPlayer(mode)
     out.reset(START, HOME_Q, now)
     return out
@@ -93,9 +93,9 @@ BEGINS = "chunk 7 begins far from where the arm was at its picture; check its fr
         (chunk(stamp=-1.0), "chunk 7 ended 0.20 s ago; the engine is too slow", False),
         (changed(chunk(), 5, 2, 0.051), FAST, False),
         (changed(chunk(), 5, 4, -0.251), FAST, False),
-        (changed(chunk(0.0, space=Space.EE), 7, 1, 0.051), FAST, False),
-        (changed(chunk(0.0, space=Space.JOINT), 7, 6, HOME_Q[6] - 0.251), FAST, False),
-        (chunk(-0.051, space=Space.EE), FAST, False),
+        (changed(chunk(0.0, space=ActionSpace.EE), 7, 1, 0.051), FAST, False),
+        (changed(chunk(0.0, space=ActionSpace.JOINT), 7, 6, HOME_Q[6] - 0.251), FAST, False),
+        (chunk(-0.051, space=ActionSpace.EE), FAST, False),
     ],
 )  # fmt: skip
 def test_a_chunk_that_must_not_be_played_is_refused_with_its_reason(bad: ActionChunk, why: str, insane: bool) -> None:
@@ -109,8 +109,9 @@ def test_a_chunk_that_must_not_be_played_is_refused_with_its_reason(bad: ActionC
     [
         chunk(0.05), chunk(dt=0.04), chunk(0.002, dt=0.005), chunk(0.01, dt=1.0), chunk(stamp=0.05), chunk(stamp=-0.79),
         changed(chunk(), 0, 6, -0.1), changed(chunk(), 0, 6, 1.1), changed(chunk(), 5, 4, 0.249),
-        chunk(0.05, space=Space.EE), chunk(0.25, space=Space.JOINT), chunk(0.25, space=Space.JOINT, steps=1),
-        chunk(0.0, space=Space.EE, steps=1), changed(chunk(0.0, space=Space.JOINT), 4, 7, 0.0),
+        chunk(0.05, space=ActionSpace.EE), chunk(0.25, space=ActionSpace.JOINT),
+        chunk(0.25, space=ActionSpace.JOINT, steps=1),
+        chunk(0.0, space=ActionSpace.EE, steps=1), changed(chunk(0.0, space=ActionSpace.JOINT), 4, 7, 0.0),
     ],
 )  # fmt: skip
 def test_a_chunk_just_within_every_bound_is_played(good: ActionChunk) -> None:
@@ -154,15 +155,15 @@ def test_absolute_rotations_are_judged_from_step_to_step_whatever_their_angles()
     turns = [Rotation.from_rotvec([0, 0, angle]) * START.rotation for angle in (0.0, 0.2, 0.4)]
     actions = np.zeros((3, 7))
     actions[:, :3], actions[:, 3:6] = START.position, [turn.as_euler("xyz") for turn in turns]
-    check_chunk(ActionChunk(actions, DT, 0.0, 7, Space.EE), 0.0)
+    check_chunk(ActionChunk(actions, DT, 0.0, 7, ActionSpace.EE), 0.0)
     actions[2, 3:6] = (Rotation.from_rotvec([0, 0, 0.26]) * turns[1]).as_euler("xyz")
     with pytest.raises(RefusedChunk, match="faster"):
-        check_chunk(ActionChunk(actions, DT, 0.0, 7, Space.EE), 0.0)
+        check_chunk(ActionChunk(actions, DT, 0.0, 7, ActionSpace.EE), 0.0)
 
 
 def aside(metres: float) -> ActionChunk:
     """One absolute pose so far from START."""
-    return changed(chunk(0.0, space=Space.EE, steps=1), 0, 1, metres)
+    return changed(chunk(0.0, space=ActionSpace.EE, steps=1), 0, 1, metres)
 
 
 def turned(angle: float, steps: int = 1) -> ActionChunk:
@@ -171,7 +172,7 @@ def turned(angle: float, steps: int = 1) -> ActionChunk:
     actions[:, :3] = START.position
     for k in range(steps):
         actions[k, 3:6] = (Rotation.from_rotvec([0, angle * (k + 1) / steps, 0]) * START.rotation).as_euler("xyz")
-    return ActionChunk(actions, DT, 0.0, 7, Space.EE)
+    return ActionChunk(actions, DT, 0.0, 7, ActionSpace.EE)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +181,8 @@ def turned(angle: float, steps: int = 1) -> ActionChunk:
         (aside(0.1), aside(0.1001)),
         (turned(0.499), turned(0.501)),
         (turned(2.79, 14), turned(2.81, 14)),
-        (chunk(0.5, space=Space.JOINT, steps=1), chunk(0.501, space=Space.JOINT, steps=1)),
-        (chunk(-0.499, space=Space.JOINT, steps=1), chunk(-0.501, space=Space.JOINT, steps=1)),
+        (chunk(0.5, space=ActionSpace.JOINT, steps=1), chunk(0.501, space=ActionSpace.JOINT, steps=1)),
+        (chunk(-0.499, space=ActionSpace.JOINT, steps=1), chunk(-0.501, space=ActionSpace.JOINT, steps=1)),
     ],
 )  # fmt: skip
 def test_absolute_actions_begin_where_the_arm_was(good: ActionChunk, bad: ActionChunk) -> None:
@@ -223,14 +224,14 @@ def test_each_arm_gets_its_own_columns() -> None:
     left, right = split(ActionChunk(row, DT, 1.5, 4), 2)
     np.testing.assert_array_equal(left.actions, [[0, 1, 2, 6, 7, 8, 12]])
     np.testing.assert_array_equal(right.actions, [[3, 4, 5, 9, 10, 11, 13]])
-    assert (left.dt, left.stamp, left.plan_id, left.space) == (DT, 1.5, 4, Space.DELTA_EE)
-    np.testing.assert_array_equal(join([left.actions, right.actions], Space.EE), row)
+    assert (left.dt, left.stamp, left.plan_id, left.space) == (DT, 1.5, 4, ActionSpace.DELTA_EE)
+    np.testing.assert_array_equal(join([left.actions, right.actions], ActionSpace.EE), row)
     row = np.arange(16)[None]
-    left, right = split(ActionChunk(row, DT, 1.5, 4, Space.JOINT), 2)
+    left, right = split(ActionChunk(row, DT, 1.5, 4, ActionSpace.JOINT), 2)
     np.testing.assert_array_equal(left.actions, [[*range(7), 14]])
     np.testing.assert_array_equal(right.actions, [[*range(7, 14), 15]])
     assert left.actions.dtype == np.float64
-    np.testing.assert_array_equal(join([left.actions, right.actions], Space.JOINT), row)
+    np.testing.assert_array_equal(join([left.actions, right.actions], ActionSpace.JOINT), row)
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (3, 15), (0, 14), (14,), (2, 3, 14)])
@@ -283,7 +284,7 @@ def test_joints_given_at_a_hand_over_are_kept_as_they_were() -> None:
     playing, joints = ChunkPlayer(), HOME_Q.copy()
     playing.reset(START, joints, 0.0)
     joints[:] = 9.0
-    playing.load(chunk(0.1, space=Space.JOINT), 0.0)
+    playing.load(chunk(0.1, space=ActionSpace.JOINT), 0.0)
     np.testing.assert_allclose(np.asarray(playing.target().joints), HOME_Q)
 
 
@@ -338,8 +339,8 @@ def test_how_late_chunks_come_is_noted() -> None:
 # Seams
 
 
-@pytest.mark.parametrize("space", [Space.DELTA_EE, Space.JOINT])
-def test_a_new_chunk_goes_on_with_place_speed_and_acceleration_of_the_old_one(space: Space) -> None:
+@pytest.mark.parametrize("space", [ActionSpace.DELTA_EE, ActionSpace.JOINT])
+def test_a_new_chunk_goes_on_with_place_speed_and_acceleration_of_the_old_one(space: ActionSpace) -> None:
     playing = player()
     playing.load(chunk(0.04, steps=4, space=space), 0.0)
     now = play(playing, 0.0, 0.38)  # where it slows down already
@@ -355,7 +356,7 @@ def test_a_new_chunk_goes_on_with_place_speed_and_acceleration_of_the_old_one(sp
 
     before = [values(k * h) for k in range(3)]
     new = chunk(0.04, stamp=now - 0.1, space=space)
-    if space is Space.JOINT:
+    if space is ActionSpace.JOINT:
         new.actions[:, 0] += 0.15
         new.actions[:, 3] += 0.02 * np.arange(8)
     else:
@@ -370,7 +371,7 @@ def test_a_new_chunk_goes_on_with_place_speed_and_acceleration_of_the_old_one(sp
     np.testing.assert_allclose(bends[1], bends[0], atol=0.5)
     path = playing.prepare(replace(new, stamp=now - 0.0999), now)
     end, reached = path.at(path.end), playing.target(9.0)
-    if space is Space.JOINT:
+    if space is ActionSpace.JOINT:
         np.testing.assert_allclose(np.asarray(reached.joints), np.asarray(end.joints), atol=1e-9)
     else:
         assert x(reached) == pytest.approx(x(end), abs=1e-9), "and the gap is closed"
@@ -380,16 +381,16 @@ def test_a_new_chunk_goes_on_with_place_speed_and_acceleration_of_the_old_one(sp
 def test_a_wide_gap_closes_in_more_time_than_a_small_one(gap: float, seconds: float) -> None:
     """Joints that are told to go back to where they are, plus a gap: the new path stands still, only the gap closes."""
     playing = player()
-    playing.load(chunk(0.0, space=Space.JOINT, steps=20), 0.0)
+    playing.load(chunk(0.0, space=ActionSpace.JOINT, steps=20), 0.0)
     now = play(playing, 0.0, 0.05)
-    new = chunk(0.0, stamp=now, space=Space.JOINT, steps=20)
+    new = chunk(0.0, stamp=now, space=ActionSpace.JOINT, steps=20)
     new.actions[:, 2] += gap
     new.actions[0, 2] = HOME_Q[2]
     new = replace(new, actions=new.actions)
-    a = chunk_player._difference(playing.target(), Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0]), Space.JOINT)
+    a = chunk_player._difference(playing.target(), Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0]), ActionSpace.JOINT)
     assert a[2] == pytest.approx(-gap)
-    path = chunk_player.Path(
-        new.actions, Space.JOINT, DT, playing.time - 0.5, Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0])
+    path = chunk_player.ChunkTrajectory(
+        new.actions, ActionSpace.JOINT, DT, playing.time - 0.5, Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0])
     )
     path.at = lambda time: Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0], gripper=1.0)  # type: ignore[method-assign]
     playing.take(new, path, now)
@@ -405,7 +406,7 @@ def test_a_wide_gap_closes_in_more_time_than_a_small_one(gap: float, seconds: fl
 
 
 def test_between_hand_and_joints_nothing_is_blended() -> None:
-    for first, second in ((Space.DELTA_EE, Space.JOINT), (Space.JOINT, Space.DELTA_EE)):
+    for first, second in ((ActionSpace.DELTA_EE, ActionSpace.JOINT), (ActionSpace.JOINT, ActionSpace.DELTA_EE)):
         playing = player()
         playing.load(chunk(0.02, space=first), 0.0)
         now = play(playing, 0.0, 0.3)
@@ -446,7 +447,7 @@ def test_what_is_left_of_a_gap_is_the_polynomial_that_ends_at_rest() -> None:
 def test_a_difference_leads_from_the_one_to_the_other() -> None:
     turn = Rotation.from_rotvec([0.1, 0.2, -0.3])
     a, b = Target(Pose(START.position + [0, 0.1, 0], turn * START.rotation)), Target(START)
-    by = chunk_player._difference(a, b, Space.EE)
+    by = chunk_player._difference(a, b, ActionSpace.EE)
     np.testing.assert_allclose(by, [0, 0.1, 0, 0.1, 0.2, -0.3], atol=1e-12)
     moved = chunk_player._moved(replace(b, gripper=0.3), by)
     assert moved.pose is not None and a.pose is not None and moved.gripper == 0.3

@@ -14,14 +14,14 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.benchmarks.chunk_seams import seams
 from molmoact_ros.benchmarks.fuzz import fuzz
-from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, Space, join, split, still
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, RefusedChunk, join, split, still
 from molmoact_ros.control.chunk_player import BLEND_MAX, ChunkPlayer
-from molmoact_ros.control.collision import NAMES, Guard, Surroundings, Workspace
+from molmoact_ros.control.collision import NAMES, CollisionChecker, Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.latency import Latency
-from molmoact_ros.control.limit_checker import Checker
-from molmoact_ros.control.limiter import Fractions, Limiter, Motion
+from molmoact_ros.control.limit_checker import LimitChecker
+from molmoact_ros.control.limiter import Limiter, LimitScaling, Motion
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.control.supervisor import TRANSITIONS, Event, State, Supervisor
 from molmoact_ros.control.teleop import TeleopConfig
@@ -130,16 +130,16 @@ def test_a_seam_keeps_position_and_speed_and_the_end_is_held() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.floats(-0.02, 0.02), min_size=6, max_size=6), st.floats(0.0, 0.4), st.floats(0.05, 0.8),
-    st.sampled_from([Space.DELTA_EE, Space.EE]),
+    st.sampled_from([ActionSpace.DELTA_EE, ActionSpace.EE]),
 )  # fmt: skip
-def test_no_seam_jumps(moves: list[float], late: float, after: float, space: Space) -> None:
+def test_no_seam_jumps(moves: list[float], late: float, after: float, space: ActionSpace) -> None:
     playing = Playing()
     playing.player.load(chunk(moves[0], stamp=0.0), 0.0)
     first = playing.run(after)
     actions = np.zeros((8, 7))
     actions[:, :3], actions[:, 3:6] = moves[:3], np.array(moves[3:]) * 5
     stamp = max(0.005, playing.now - late)
-    if space is Space.EE:
+    if space is ActionSpace.EE:
         there = playing.player._at(stamp).target.pose
         assert there is not None
         actions[:, :3] = there.position + np.cumsum(actions[:, :3], axis=0)
@@ -164,7 +164,7 @@ def test_joint_actions_are_played_as_they_are() -> None:
     controller = started()
     actions = np.zeros((8, 8))
     actions[:, :7] = HOME_Q + np.linspace(0.02, 0.16, 8)[:, None] * [1, 0, 0, 0, 0, 0, -1]
-    assert controller.on_chunk(ActionChunk(actions, 0.1, 0.0, space=Space.JOINT), 0.0)
+    assert controller.on_chunk(ActionChunk(actions, 0.1, 0.0, space=ActionSpace.JOINT), 0.0)
     np.testing.assert_allclose(run(controller, 0.0, 1.5)[-1], actions[-1, :7], atol=1e-6)
 
 
@@ -175,7 +175,7 @@ def test_absolute_actions_bring_the_hand_where_they_say() -> None:
     actions = np.zeros((8, 7))
     actions[:, :3] = np.linspace(pose.position, goal, 9)[1:]
     actions[:, 3:6] = pose.rotation.as_euler("xyz")
-    assert controller.on_chunk(ActionChunk(actions, 0.1, 0.0, space=Space.EE), 0.0), controller.last_refusal
+    assert controller.on_chunk(ActionChunk(actions, 0.1, 0.0, space=ActionSpace.EE), 0.0), controller.last_refusal
     assert np.linalg.norm(hand(controller, run(controller, 0.0, 1.6)[-1]) - goal) < 1e-3
 
 
@@ -184,12 +184,12 @@ def test_absolute_actions_bring_the_hand_where_they_say() -> None:
     [
         (ActionChunk(np.zeros((8, 6)), 0.1, 0.0), "shape"),
         (ActionChunk(np.zeros((0, 7)), 0.1, 0.0), "shape"),
-        (ActionChunk(np.zeros((8, 7)), 0.1, 0.0, space=Space.JOINT), "shape"),
+        (ActionChunk(np.zeros((8, 7)), 0.1, 0.0, space=ActionSpace.JOINT), "shape"),
         (ActionChunk(np.full((8, 7), np.nan), 0.1, 0.0), "NaN"),
         (ActionChunk(np.zeros((8, 7)), float("inf"), 0.0), "NaN"),
         (ActionChunk(np.full((8, 7), 0.9), 0.1, 0.0), "faster"),
         (ActionChunk(np.array([[0, 0, 0, 0.2, 0, 0, 0]] * 16), 0.1, 0.0), "turns"),
-        (ActionChunk(np.full((8, 7), 0.2), 0.1, 0.0, space=Space.EE), "begins far"),
+        (ActionChunk(np.full((8, 7), 0.2), 0.1, 0.0, space=ActionSpace.EE), "begins far"),
         (ActionChunk(np.zeros((8, 7)), 0.1, 5.0), "future"),
         (ActionChunk(np.zeros((8, 7)), 0.1, -5.0), "ago"),
         (ActionChunk(np.zeros((8, 7)), 0.0, 0.0), "steps of"),
@@ -220,10 +220,10 @@ def test_a_plan_for_two_arms_holds_translations_then_rotations_then_grippers() -
     np.testing.assert_array_equal(right.actions[0], [3, 4, 5, 9, 10, 11, 13])
     with pytest.raises(RefusedChunk, match="shape"):
         split(ActionChunk(actions, 0.1, 0.0), 1)
-    left, right = split(ActionChunk(np.arange(16.0)[None], 0.1, 0.0, space=Space.JOINT), 2)
+    left, right = split(ActionChunk(np.arange(16.0)[None], 0.1, 0.0, space=ActionSpace.JOINT), 2)
     np.testing.assert_array_equal(left.actions[0], [*range(7), 14])
     np.testing.assert_array_equal(right.actions[0], [*range(7, 14), 15])
-    for space, width in ((Space.DELTA_EE, 7), (Space.EE, 7), (Space.JOINT, 8)):
+    for space, width in ((ActionSpace.DELTA_EE, 7), (ActionSpace.EE, 7), (ActionSpace.JOINT, 8)):
         parts = [np.random.default_rng(n).normal(size=(3, width)) for n in (0, 1)]
         again = split(ActionChunk(join(parts, space), 0.1, 0.0, space=space), 2)
         np.testing.assert_array_equal([chunk.actions for chunk in again], parts)
@@ -298,9 +298,9 @@ OPEN_BOX = Workspace(low=(-2.0, -2.0, -2.0), high=(2.0, 2.0, 2.0))
 )
 def test_no_wanted_position_ever_breaks_a_limit(wanted: list[list[float]], speed: float) -> None:
     surroundings = Surroundings(workspace=OPEN_BOX)
-    limiter = Limiter(FR3, Fractions(), Guard(ROBOT, surroundings), DT)
+    limiter = Limiter(FR3, LimitScaling(), CollisionChecker(ROBOT, surroundings), DT)
     limiter.reset(HOME_Q)
-    checker = Checker(ROBOT, DT, Fractions(), surroundings)
+    checker = LimitChecker(ROBOT, DT, LimitScaling(), surroundings)
     for target in wanted:
         for _ in range(12):
             motion = limiter.step(Motion(np.array(target), np.full(7, speed), np.full(7, speed)))
@@ -308,7 +308,7 @@ def test_no_wanted_position_ever_breaks_a_limit(wanted: list[list[float]], speed
 
 
 def test_the_checker_sees_every_kind_of_breach() -> None:
-    checker = Checker(ROBOT, DT, Fractions(), Surroundings())
+    checker = LimitChecker(ROBOT, DT, LimitScaling(), Surroundings())
     assert not any(checker.command(HOME_Q) for _ in range(5))
     assert {"velocity", "acceleration", "jerk"} <= set(checker.command(HOME_Q + 0.05))
     assert checker.command(np.full(7, np.nan)) == ["finite"]
@@ -323,7 +323,7 @@ def test_the_checker_sees_every_kind_of_breach() -> None:
 
 def test_the_guard_misses_nothing_that_exact_distances_show() -> None:
     surroundings = Surroundings()
-    guard, checker = Guard(ROBOT, surroundings), Checker(ROBOT, DT, Fractions(), surroundings)
+    guard, checker = CollisionChecker(ROBOT, surroundings), LimitChecker(ROBOT, DT, LimitScaling(), surroundings)
     rng, seen = np.random.default_rng(8), dict.fromkeys(("workspace", "table", "self_collision"), 0)
     joints = rng.uniform(FR3.position_min, FR3.position_max, (4000, 7))
     for q, breaches in zip(joints, guard.breach(joints), strict=True):
@@ -340,8 +340,8 @@ def test_rounding_does_not_add_up_to_a_breach() -> None:
     border = np.array([-1.46240428, -1.12091717, 1.42944247, -3.0121, -2.12188558, 1.76324254, 0.25434042])
     along = np.array([4.472e-5, -2.846e-5, -6.565e-6, 0.0, 3.142e-5, 4.812e-5, -2.697e-5])  # rad a cycle
     surroundings = Surroundings(workspace=OPEN_BOX)
-    guard = Guard(ROBOT, surroundings)
-    limiter = Limiter(FR3, Fractions(), guard, DT)
+    guard = CollisionChecker(ROBOT, surroundings)
+    limiter = Limiter(FR3, LimitScaling(), guard, DT)
     limiter.reset(border - 14 * along)
     assert guard.breach(limiter.motion.q[None])[0, 2] < 1e-6
     for k in range(100):
@@ -355,7 +355,7 @@ def test_an_arm_that_stands_too_low_may_go_up_but_not_down() -> None:
     for _ in range(300):
         low = kinematics.solve(low, Pose(np.array([0.45, 0.0, 0.008]), down.rotation), DT)
     for z, moves in ((0.004, False), (0.1, True)):
-        limiter = Limiter(FR3, Fractions(), Guard(ROBOT, Surroundings()), DT)
+        limiter = Limiter(FR3, LimitScaling(), CollisionChecker(ROBOT, Surroundings()), DT)
         limiter.reset(low)
         wanted = low
         for _ in range(100):
@@ -522,7 +522,7 @@ def test_each_fault_holds_in_motion_within_its_deadline(event: Event, deadline: 
 def test_a_person_takes_over_in_mid_motion_within_50_ms_and_hands_back_within_all_limits() -> None:
     config = ControllerConfig(teleop=TeleopConfig(hand_back=True))
     controller = started(config)
-    checker = Checker(ROBOT, DT, config.fractions, config.surroundings)
+    checker = LimitChecker(ROBOT, DT, config.fractions, config.surroundings)
     person, states, path = controller.arms[0].teleop, [], []
     for k in range(300):
         now = k * DT

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from molmoact_ros.control.action_chunk import ActionChunk, Space
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.limiter import Motion
 from molmoact_ros.control.supervisor import Event, State
@@ -252,7 +252,7 @@ def test_a_plan_is_taken_by_all_arms_or_none() -> None:
         hands[0].position, hands[1].position + [0, 0.3, 0],
         *(hand.rotation.as_euler("xyz") for hand in hands), [1.0, 1.0],
     ])  # fmt: skip
-    bad = ActionChunk(np.tile(row, (4, 1)), 0.1, loop.now, 5, Space.EE)
+    bad = ActionChunk(np.tile(row, (4, 1)), 0.1, loop.now, 5, ActionSpace.EE)
     assert not loop.controller.on_chunk(bad, loop.now, loop.at) and "begins far" in loop.controller.last_refusal
     assert not any(arm.player.loaded for arm in loop.controller.arms)
 

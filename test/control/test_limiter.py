@@ -7,23 +7,23 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from molmoact_ros.control.collision import Guard, Surroundings, Workspace
-from molmoact_ros.control.limiter import CAREFUL, CREEP, HEADROOM, Fractions, Limiter, Motion
+from molmoact_ros.control.collision import CollisionChecker, Surroundings, Workspace
+from molmoact_ros.control.limiter import CAREFUL, CREEP, HEADROOM, Limiter, LimitScaling, Motion
 from molmoact_ros.robots.franka import FR3, HOME_Q, PAIR
 from molmoact_ros.utils.paths import robot_model
 
 ROBOT = robot_model()
 DT = 0.01
 OPEN = Surroundings(workspace=Workspace(low=(-2.0, -2.0, -2.0), high=(2.0, 2.0, 2.0)), table=None, self_distance=0.0)
-FRACTIONS = Fractions(speed=0.5, acceleration=0.8, jerk=0.2, margin=0.1)
+FRACTIONS = LimitScaling(speed=0.5, acceleration=0.8, jerk=0.2, margin=0.1)
 SPEED, PUSH, JERK = 0.5 * FR3.velocity_max, np.full(7, 8.0), np.full(7, 1000.0)
 LOW, HIGH = FR3.position_min + 0.1, FR3.position_max - 0.1
 AXES = np.eye(7)
 ZERO = np.zeros(7)
 
 
-def new(q: np.ndarray = HOME_Q, surroundings: Surroundings = OPEN, fractions: Fractions = FRACTIONS) -> Limiter:
-    limiter = Limiter(FR3, fractions, Guard(ROBOT, surroundings), DT)
+def new(q: np.ndarray = HOME_Q, surroundings: Surroundings = OPEN, fractions: LimitScaling = FRACTIONS) -> Limiter:
+    limiter = Limiter(FR3, fractions, CollisionChecker(ROBOT, surroundings), DT)
     limiter.reset(q)
     return limiter
 
@@ -266,7 +266,7 @@ def test_each_joints_speed_acceleration_and_jerk(joint: int, sign: int) -> None:
     assert judged(limiter, *steps) == set()
     assert judged(limiter, steps[0], Motion(HOME_Q, ZERO, axis * -6.001)) == {"jerk"}
     for n in (1, 2):
-        limiter = new(fractions=Fractions(jerk=0.02, margin=0.1))
+        limiter = new(fractions=LimitScaling(jerk=0.02, margin=0.1))
         assert judged(limiter, *[Motion(HOME_Q, ZERO, axis * k * 1.001) for k in range(1, n + 1)]) == {"jerk"}
         assert judged(limiter, *[Motion(HOME_Q, ZERO, axis * k * 0.999) for k in range(1, n + 1)]) == set()
 
@@ -281,7 +281,7 @@ def test_the_fr3s_own_law_of_speed_near_the_ends_of_its_joints(joint: int, side:
     q[joint] = (FR3.position_max if sign > 0 else FR3.position_min)[joint] - sign * 0.02
     room = abs((law.q_upper if sign > 0 else law.q_lower)[joint] - q[joint])
     allowed = np.sqrt(law.gain[joint] * room) - law.offset[joint]
-    limiter = new(q, fractions=Fractions(speed=0.5, acceleration=0.8, jerk=0.2, margin=0.0))
+    limiter = new(q, fractions=LimitScaling(speed=0.5, acceleration=0.8, jerk=0.2, margin=0.0))
     assert 0.05 < allowed < SPEED[joint]
     assert judged(limiter, Motion(q, sign * AXES[joint] * (allowed - 1e-5), ZERO)) == set()
     assert judged(limiter, Motion(q, sign * AXES[joint] * (allowed + 1e-5), ZERO)) == {"velocity"}
@@ -303,7 +303,7 @@ def test_the_range_holds_for_who_is_inside_and_outside_of_it(sign: int) -> None:
 
 def test_the_hands_speed_is_limited_at_every_cycle() -> None:
     limiter = new()
-    guard = Guard(ROBOT, OPEN)
+    guard = CollisionChecker(ROBOT, OPEN)
     steps = [HOME_Q + AXES[0] * by for by in (0.002, 0.006, 0.007)]
     way = np.linalg.norm(np.diff([guard.hand(q) for q in [HOME_Q, *steps]], axis=0), axis=1) / DT
     motions = [Motion.at_rest(q) for q in steps]
@@ -329,7 +329,7 @@ def test_the_surroundings_are_kept_and_what_is_broken_becomes_no_worse(
     name: str, joint: int, surroundings: Surroundings
 ) -> None:
     limiter = new(HOME_Q, surroundings)
-    guard = Guard(ROBOT, surroundings)
+    guard = CollisionChecker(ROBOT, surroundings)
     index = list(limiter.counts).index(name) - 5
     way = AXES[joint] * 0.01
     path = [HOME_Q + way * k for k in range(60)]
@@ -345,7 +345,9 @@ def test_the_surroundings_are_kept_and_what_is_broken_becomes_no_worse(
 
 
 def test_an_arm_keeps_clear_of_one_that_comes_nearer_though_it_stands_itself() -> None:
-    guard = Guard(ROBOT, Surroundings(workspace=OPEN.workspace, table=None, arm_distance=0.05), PAIR[0], PAIR[1:])
+    guard = CollisionChecker(
+        ROBOT, Surroundings(workspace=OPEN.workspace, table=None, arm_distance=0.05), PAIR[0], PAIR[1:]
+    )
     limiter = Limiter(FR3, FRACTIONS, guard, DT)
     limiter.reset(HOME_Q)
     near = next(
@@ -365,7 +367,7 @@ def test_an_arm_keeps_clear_of_one_that_comes_nearer_though_it_stands_itself() -
 
 
 def test_joints_go_in_proportion_where_the_hand_would_be_too_fast() -> None:
-    limiter, guard = new(), Guard(ROBOT, OPEN)
+    limiter, guard = new(), CollisionChecker(ROBOT, OPEN)
     wanted = Motion.at_rest(HOME_Q + AXES[0] * 0.008 - AXES[3] * 0.004)
     np.testing.assert_array_equal(limiter._joint_speeds(wanted), SPEED)
     hand = np.linalg.norm(guard.hand(wanted.q) - guard.hand(HOME_Q)) / DT
@@ -383,7 +385,7 @@ def test_joints_go_in_proportion_where_the_hand_would_be_too_fast() -> None:
 
 @pytest.mark.parametrize("limit", [0.1, 0.3])
 def test_the_hand_goes_as_fast_as_it_may_and_no_faster(limit: float) -> None:
-    limiter, guard = new(), Guard(ROBOT, OPEN)
+    limiter, guard = new(), CollisionChecker(ROBOT, OPEN)
     path = follow(limiter, HOME_Q + AXES[0] * 1.0, 60, hand_speed=limit)
     hands = np.array([guard.hand(motion.q) for motion in path])
     speed = np.linalg.norm(np.diff(hands, axis=0), axis=1) / DT
@@ -391,7 +393,7 @@ def test_the_hand_goes_as_fast_as_it_may_and_no_faster(limit: float) -> None:
 
 
 def test_a_lower_limit_of_the_hands_speed_slows_it_down_without_a_stop() -> None:
-    limiter, guard = new(), Guard(ROBOT, OPEN)
+    limiter, guard = new(), CollisionChecker(ROBOT, OPEN)
     path = follow(limiter, HOME_Q + AXES[0] * 2.0, 40)
     path += follow(limiter, HOME_Q + AXES[0] * 2.0, 60, hand_speed=0.1)
     hands = np.array([guard.hand(motion.q) for motion in path])

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, Space, check_chunk
-from molmoact_ros.control.clock_monitor import BACK, JUMP, STILL, ClockWatch
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, RefusedChunk, check_chunk
+from molmoact_ros.control.clock_monitor import BACK, JUMP, STILL, ClockMonitor
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.supervisor import FAULTS, POLICY_FAULTS, Event, State
@@ -323,19 +323,19 @@ def test_h1_silence_counts_while_the_ros_clock_stands_still(what: str) -> None:
 
 @given(st.floats(0.3, 3.0), st.floats(-0.0009, 0.0009))
 def test_h1_a_clock_that_is_slewed_is_followed(seconds: float, slew: float) -> None:
-    watch = ClockWatch(simulated=False)
+    watch = ClockMonitor(simulated=False)
     assert not any(watch.look(1e9 + k * DT * (1 + slew), k * DT) for k in range(round(seconds / DT)))
 
 
 @given(st.sampled_from([True, False]), st.floats(0, 1), st.floats(0, 1e9))
 def test_h1_a_clock_that_stands_still_or_goes_back_is_noticed(simulated: bool, ran: float, began: float) -> None:
-    watch, k = ClockWatch(simulated), 0
+    watch, k = ClockMonitor(simulated), 0
     for k in range(round(ran / DT) + 1):
         assert watch.look(began + k * DT, k * DT) == ""
     frozen = began + k * DT
     looks = [watch.look(frozen, (k + n) * DT) for n in range(1, 60)]
     assert any(looks) and looks.index(next(filter(None, looks))) * DT <= max(STILL, JUMP) + 2 * DT
-    back = ClockWatch(simulated)
+    back = ClockMonitor(simulated)
     back.look(1000.0, 0.0)
     assert back.look(1000.0 - BACK - 0.1, DT)
 
@@ -343,7 +343,7 @@ def test_h1_a_clock_that_stands_still_or_goes_back_is_noticed(simulated: bool, r
 @given(st.floats(0.03, 0.5))
 def test_h1_drift_of_a_real_clock_adds_up(rate: float) -> None:
     for sign in (1, -1):
-        watch = ClockWatch(simulated=False)
+        watch = ClockMonitor(simulated=False)
         assert any(watch.look(k * DT * (1 + sign * rate), k * DT) for k in range(round(2 * JUMP / rate / DT)))
 
 
@@ -471,11 +471,11 @@ def test_h6_a_reset_leads_to_hold_and_only_then_something_starts() -> None:
 
 
 @pytest.mark.parametrize("dt", [0.02, 0.05, 0.1, 0.5])
-@pytest.mark.parametrize("space", [Space.DELTA_EE, Space.JOINT])
-def test_h8_a_step_is_judged_by_its_speed(dt: float, space: Space) -> None:
+@pytest.mark.parametrize("space", [ActionSpace.DELTA_EE, ActionSpace.JOINT])
+def test_h8_a_step_is_judged_by_its_speed(dt: float, space: ActionSpace) -> None:
     actions = np.zeros((4, space.dimensions))
     for factor, good in ((0.99, True), (1.02, False)):
-        if space is Space.JOINT:
+        if space is ActionSpace.JOINT:
             actions[:, 0] = np.arange(4) * 2.5 * dt * factor
         else:
             actions[:, 0] = 0.5 * dt * factor

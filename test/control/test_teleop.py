@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from molmoact_ros.control.teleop import FUTURE, Teleop, TeleopConfig, Wish, wrong_age
+from molmoact_ros.control.teleop import FUTURE, Teleop, TeleopCommand, TeleopConfig, wrong_age
 from molmoact_ros.robots.franka import HOME_Q, OPENING_MAX
 
 TIMEOUT = 0.5
@@ -98,8 +98,12 @@ def test_a_twist_keeps_its_direction_and_its_speed_is_limited_in_each_part() -> 
 
 
 def test_only_what_asks_for_motion_moves() -> None:
-    assert not Wish().moves and not Wish(twist=np.zeros(6)).moves and not Wish(opening=0.02).moves
-    assert Wish(joints=HOME_Q).moves and Wish(twist=np.array([0, 0, 0, 0, 0, 1e-3])).moves
+    assert (
+        not TeleopCommand().moves
+        and not TeleopCommand(twist=np.zeros(6)).moves
+        and not TeleopCommand(opening=0.02).moves
+    )
+    assert TeleopCommand(joints=HOME_Q).moves and TeleopCommand(twist=np.array([0, 0, 0, 0, 0, 1e-3])).moves
 
 
 def test_joints_are_kept_as_they_were_given() -> None:

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep, DecodeCounts, decode
-from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, DraftConfig, Memory
+from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, AnswerCache, DraftConfig
 from molmoact_ros.engine.model.checkpoint import CheckpointError, load_checkpoint
 from molmoact_ros.engine.model.depth_vq import DepthVq, relative_depth
 from molmoact_ros.engine.model.molmoact import MolmoAct
-from molmoact_ros.engine.torch_engine import Mode, TorchEngine
+from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.reasoning.answer import RefusedStep, Segment
 from molmoact_ros.reasoning.observation import Observation
@@ -58,7 +59,7 @@ def test_guesses_change_the_passes_and_never_the_answer(engine: TorchEngine, see
     asked = engine.ask(look(seed))
     embeddings = engine.embed(asked, engine.see(asked.pictures))
 
-    def answer(lasts: list[Memory]) -> tuple[list[int], Memory, DecodeCounts]:
+    def answer(lasts: list[AnswerCache]) -> tuple[list[int], AnswerCache, DecodeCounts]:
         counts = DecodeCounts()
         engine.decoder.rewind(0)
         engine.decoder.append(embeddings)
@@ -69,7 +70,7 @@ def test_guesses_change_the_passes_and_never_the_answer(engine: TorchEngine, see
     same, _, same_counts = answer([said])
     values = {k: v if rng.random() < 0.7 else int(rng.integers(128)) for k, v in said.values.items()}
     turns = {k: v for k, v in said.turns.items() if rng.random() < 0.9}
-    wrong, _, _ = answer([Memory(values, set(values), turns), said])
+    wrong, _, _ = answer([AnswerCache(values, set(values), turns), said])
     assert plain == same == wrong
     assert same_counts.passes < plain_counts.passes < len(plain)  # what is forced costs no pass
     assert (
@@ -82,24 +83,24 @@ def test_measured_depth_may_stand_for_the_depth_codes(engine: TorchEngine) -> No
     seen = look(5)
     depth = np.linspace(0.4, 2.0, 240 * 320, dtype=np.float32).reshape(240, 320)
     with pytest.raises(RefusedStep, match="grounded needs a front camera with depth"):
-        list(engine.reason(seen, Mode.GROUNDED))
-    *_, said = engine.reason(Observation(seen.images, seen.instruction, 0.0, depth=depth), Mode.GROUNDED)
+        list(engine.reason(seen, ReasoningMode.GROUNDED))
+    *_, said = engine.reason(Observation(seen.images, seen.instruction, 0.0, depth=depth), ReasoningMode.GROUNDED)
     assert engine.depth_vq is not None and said.depth_codes is not None and said.actions is not None
     wanted = engine.depth_vq.encode(torch.from_numpy(relative_depth(depth))[None, None])[0]
     np.testing.assert_array_equal(said.depth_codes, wanted)
-    assert engine.timings.mode is Mode.GROUNDED and engine.timings.counts.segments[Segment.DEPTH].passes == 0
+    assert engine.timings.mode is ReasoningMode.GROUNDED and engine.timings.counts.segments[Segment.DEPTH].passes == 0
 
 
 def test_reasoning_is_reused_for_some_steps(engine: TorchEngine) -> None:
     engine.forget()
-    *_, first = engine.reason(look(6), Mode.REUSE)
+    *_, first = engine.reason(look(6), ReasoningMode.REUSE)
     for seed in range(engine.run.reuse_steps):
-        *_, said = engine.reason(look(seed), Mode.REUSE)
+        *_, said = engine.reason(look(seed), ReasoningMode.REUSE)
         np.testing.assert_array_equal(said.depth_codes, first.depth_codes)
         np.testing.assert_array_equal(said.trace, first.trace)
         counts = engine.timings.counts.segments
         assert counts[Segment.DEPTH].passes == counts[Segment.TRACE].passes == 0
-    *_, again = engine.reason(look(8), Mode.REUSE)
+    *_, again = engine.reason(look(8), ReasoningMode.REUSE)
     assert engine.timings.counts.segments[Segment.DEPTH].passes > 0
     plain = TorchEngine.reason(engine, look(8))
     np.testing.assert_array_equal(again.depth_codes, [*plain][-1].depth_codes)

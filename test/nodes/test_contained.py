@@ -23,7 +23,7 @@ from molmoact_ros.nodes.foxglove import FoxgloveNode
 from molmoact_ros.nodes.joystick import JoystickNode
 from molmoact_ros.nodes.keyboard import KeyboardNode
 from molmoact_ros.nodes.panel import PanelNode, engine_state, safety_state
-from molmoact_ros.nodes.planning.gripper_projection import HandView
+from molmoact_ros.nodes.planning.gripper_projection import GripperProjection
 from molmoact_ros.nodes.view import ViewNode
 from molmoact_ros.nodes.visualization import panel_images
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -204,7 +204,7 @@ def test_h7_keyboard_and_joystick_take_anything(
 @MANY
 @given(RANDOMS)
 def test_h7_the_gripper_is_somewhere_in_the_picture_or_not_known(view: ViewNode, rng: random.Random) -> None:
-    hand = HandView(view, "front", "joint_states")
+    hand = GripperProjection(view, "front", "joint_states")
     for _ in range(3):
         hand._frames.add(anything(TFMessage, rng))
     pose = conversions.header(0.0, SINGLE.base_frame)

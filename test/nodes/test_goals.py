@@ -18,8 +18,8 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.msg import SafetyStatus
-from molmoact_ros.nodes.planning.controller_client import ControllerLink
-from molmoact_ros.nodes.planning.execute_server import ANSWER, DISCOVERY, PERIOD, SILENT, Goal, Goals, Result
+from molmoact_ros.nodes.planning.controller_client import ControllerClient
+from molmoact_ros.nodes.planning.execute_server import ANSWER, DISCOVERY, PERIOD, SILENT, ExecuteServer, Goal, Result
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.background_node import BackgroundNode
 from molmoact_ros.ros.clocks import STEADY
@@ -65,8 +65,8 @@ class Planning(BackgroundNode):
     def __init__(self, context: Any) -> None:
         super().__init__("policy", context)
         self.log: list[str] = []
-        self.link = ControllerLink(self, "controller")
-        self.goals = Goals(self, self.link, self)
+        self.link = ControllerClient(self, "controller")
+        self.goals = ExecuteServer(self, self.link, self)
         self.create_timer(PERIOD, self.goals.look_after, clock=STEADY)
         self.begin()
 

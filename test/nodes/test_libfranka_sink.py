@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.nodes.control.arm_sinks import make_sink
 from molmoact_ros.robots.franka import Arm
-from molmoact_ros.robots.libfranka.client import ArmSettings, Mode, own_priority
+from molmoact_ros.robots.libfranka.client import ArmSettings, RobotMode, own_priority
 from molmoact_ros.robots.libfranka.process import set_up
 from molmoact_ros.ros import qos
 from molmoact_ros.sim.franka_sim import FrankaSim
@@ -64,7 +64,7 @@ def test_c3_libfranka_a_reflex_is_a_fault_and_recover_moves_nothing(
         controller = node(robot_address=robot.address)
         sink: Any = make_sink("libfranka", controller, Arm())
         try:
-            assert peer.until(lambda: sink._arm.state().mode is Mode.IDLE)
+            assert peer.until(lambda: sink._arm.state().mode is RobotMode.IDLE)
             motion = policy_motion(3, sink._arm.state().q_d, 0.01)
 
             def drive(seconds: float) -> None:
@@ -90,7 +90,7 @@ def test_c3_libfranka_a_reflex_is_a_fault_and_recover_moves_nothing(
             assert peer.until(lambda: sink.fault() == "")
             drive(0.3)
             state = sink._arm.state()
-            assert state.mode is Mode.IDLE and np.array_equal(state.q_d, stands.q_d), "nobody is in control"
+            assert state.mode is RobotMode.IDLE and np.array_equal(state.q_d, stands.q_d), "nobody is in control"
             assert np.abs(state.q - stands.q).max() < 0.02, "the simulator's servo does not hold quite still"
             assert "begins where the arm stands" in state.message and state.refused > 10
             goal = state.q + np.eye(7)[6] * 0.02
@@ -124,7 +124,7 @@ def test_m10_the_robot_knows_load_and_tool_before_it_is_driven(
     with FrankaSim(robot_model(), tmp_path / "franka_sim.log") as robot:
         sink: Any = make_sink("libfranka", node(robot_address=robot.address, **SETTINGS), Arm())
         try:
-            assert peer.until(lambda: sink._arm.state().mode is Mode.IDLE), sink.fault()
+            assert peer.until(lambda: sink._arm.state().mode is RobotMode.IDLE), sink.fault()
             told = Path(f"/proc/{sink._arm.pid}/cmdline").read_bytes().split(b"\0")[6].decode()
         finally:
             sink.close()

@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.cameras.synchronizer import FATES
+from molmoact_ros.cameras.synchronizer import OUTCOMES
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.reasoning.observation import Observation
@@ -60,7 +60,7 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
     assert robot.until(lambda: robot.observation().get("/front/color/image_raw used", "0") != "0")
     told = {name: float(value) for name, value in robot.observation().items()}
     for camera in ("front", "wrist"):
-        counts = {fate: told[f"/{camera}/color/image_raw {fate}"] for fate in FATES}
+        counts = {fate: told[f"/{camera}/color/image_raw {fate}"] for fate in OUTCOMES}
         assert sum(counts.values()) <= 2 * counts["received"], "no more fates than frames"
         assert 2 <= counts["used"] < counts["skipped"], "it plans less often than the cameras film"
     assert told["apart_s"] <= told["slop_s"] and told["joints_apart_s"] <= told["joint_slop_s"]

@@ -19,7 +19,7 @@ from molmoact_ros.bringup.profiles import environment
 from molmoact_ros.nodes.recorder import ros_time
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.background_node import BackgroundNode
-from molmoact_ros.ros.polling import LazyPolled, Polled, Taken
+from molmoact_ros.ros.polling import LazyPollingSubscription, PollingSubscription, Taken
 
 from .conftest import PATIENCE, Peer
 
@@ -30,7 +30,7 @@ def said(taken: list[Taken]) -> list[str]:
 
 def test_messages_wait_until_they_are_asked_for_and_wake_nobody(peer: Peer) -> None:
     out = peer.node.create_publisher(String, "/words", qos.RELIABLE)
-    polled = Polled(peer.node, String, "/words", qos.RELIABLE)
+    polled = PollingSubscription(peer.node, String, "/words", qos.RELIABLE)
     assert peer.until(lambda: out.get_subscription_count() == 1)
     began = time.time_ns()
     for word in "one", "two", "three":
@@ -59,7 +59,7 @@ def test_a_simulated_clocks_stamps_keep_the_order(steps: list[int], first: int, 
 
 def test_one_that_nobody_wants_is_not_there(peer: Peer) -> None:
     out = peer.node.create_publisher(String, "/more_words", qos.SENSOR)
-    polled = LazyPolled(peer.node, String, "/more_words", qos.SENSOR)
+    polled = LazyPollingSubscription(peer.node, String, "/more_words", qos.SENSOR)
     assert polled.take() == [] and out.get_subscription_count() == 0
     polled.want(True)
     assert peer.until(out.get_subscription_count)
@@ -72,7 +72,7 @@ def test_one_that_nobody_wants_is_not_there(peer: Peer) -> None:
 
 def test_m6_a_message_that_is_too_large_is_left_out_unread(peer: Peer) -> None:
     out = peer.node.create_publisher(String, "/long_words", qos.RELIABLE)
-    polled = Polled(peer.node, String, "/long_words", qos.RELIABLE, largest=1000)
+    polled = PollingSubscription(peer.node, String, "/long_words", qos.RELIABLE, largest=1000)
     assert peer.until(lambda: out.get_subscription_count() == 1)
     for word in ("one", "x" * 1_000_000, "two"):
         out.publish(String(data=word))

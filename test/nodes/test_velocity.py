@@ -27,7 +27,7 @@ from molmoact_ros.nodes.control.velocity_sink import ACCELERATION
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3, HOME_Q, Arm
 from molmoact_ros.ros import qos
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 
 from .conftest import Peer
 from .driven import VELOCITY, command, connected
@@ -78,7 +78,7 @@ def test_h4_a_stall_of_the_sender_breaks_no_limit_on_the_wire(peer: Peer, node: 
     """A sender that is away for 60 to 200 ms again and again; the measured joints jump, too, so that the pull does."""
     rng, controller = np.random.default_rng(seed), node()
     sink: Any = make_sink("forward_velocity", controller, Arm())
-    wire = Polled(peer.node, Float64MultiArray, TOPIC, qos.KEPT)
+    wire = PollingSubscription(peer.node, Float64MultiArray, TOPIC, qos.KEPT)
     publisher = peer.node.create_publisher(JointState, "/joint_states", qos.RELIABLE)
     connected(peer, controller, TOPIC)
     began, gap = time.monotonic(), 0

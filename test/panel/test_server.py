@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from molmoact_ros.panel.auth import token
 from molmoact_ros.panel.freshness import Freshness
 from molmoact_ros.panel.image_stream import Picture, View
-from molmoact_ros.panel.protocol import WORD, Answer, Jog, Stroke
+from molmoact_ros.panel.protocol import WORD, DrawnStroke, Jog, PanelReply
 from molmoact_ros.panel.server import HELD_BACK, JOG_SILENCE, PanelServer
 from molmoact_ros.utils.secret import is_loopback
 
@@ -37,16 +37,16 @@ class Writer:
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
 
-    def press(self, name: str) -> Future[Answer]:
+    def press(self, name: str) -> Future[PanelReply]:
         return self._note("press", name)
 
-    def approve(self, plan: int) -> Future[Answer]:
+    def approve(self, plan: int) -> Future[PanelReply]:
         return self._note("approve", plan)
 
-    def instruct(self, text: str, stroke: Stroke | None, move: bool) -> Future[Answer]:
+    def instruct(self, text: str, stroke: DrawnStroke | None, move: bool) -> Future[PanelReply]:
         return self._note("instruct", text, stroke, move)
 
-    def draw(self, stroke: Stroke | None) -> Future[Answer]:
+    def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
         return self._note("draw", stroke)
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
@@ -55,13 +55,13 @@ class Writer:
     def let_go(self, arm: int) -> None:
         self._note("let_go", arm)
 
-    def grip(self, arm: int, wide: bool) -> Answer:
+    def grip(self, arm: int, wide: bool) -> PanelReply:
         return self._note("grip", arm, wide).result()
 
-    def _note(self, *what: Any) -> Future[Answer]:
+    def _note(self, *what: Any) -> Future[PanelReply]:
         self.told.append(what)
-        answer: Future[Answer] = Future()
-        answer.set_result(Answer(ok=True))
+        answer: Future[PanelReply] = Future()
+        answer.set_result(PanelReply(ok=True))
         return answer
 
 
@@ -242,7 +242,7 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
                 assert await heard(socket, "answer") == {"answer": number, "ok": True, "message": ""}
 
     open_panel.use(visit)
-    drawn = Stroke(points=[(0.5, 0.5), (2.0, 0.5)], sec=3, nanosec=4)
+    drawn = DrawnStroke(points=[(0.5, 0.5), (2.0, 0.5)], sec=3, nanosec=4)
     assert open_panel.robot.told == [
         ("approve", 7), ("press", "reset"), ("press", "resume"),
         ("instruct", "wave", None, True), ("draw", drawn), ("draw", None), ("press", "veto"), ("grip", 0, True),

@@ -16,7 +16,7 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from safetensors.torch import load_file, save_file
 
-from molmoact_ros.bags.plans import Answers, pairs
+from molmoact_ros.bags.plans import RecordedAnswers, pairs
 from molmoact_ros.bags.recording import SAME, Recording
 from molmoact_ros.cli.main import main
 from molmoact_ros.cli.replay import inexact
@@ -34,15 +34,15 @@ THRESHOLDS = Thresholds(command_rad=0.01, following_rad=0.15)
 """Stricter than for live bags: in lock-step every cycle is known."""
 
 
-def answers(engine: TorchEngine, bag: Path) -> Answers:
+def answers(engine: TorchEngine, bag: Path) -> RecordedAnswers:
     engine.forget()
     with Recording(bag) as recording:
-        return Answers(machine(engine.digest), list(replay_engine(engine, recording, recording.steps())))
+        return RecordedAnswers(machine(engine.digest), list(replay_engine(engine, recording, recording.steps())))
 
 
 @pytest.fixture(scope="module")
-def then(nano: TorchEngine) -> Answers:
-    known = Answers.load(GOLDEN / "pick.answers.json")
+def then(nano: TorchEngine) -> RecordedAnswers:
+    known = RecordedAnswers.load(GOLDEN / "pick.answers.json")
     assert known.about["checkpoint"] == nano.digest, (
         "the nano model was trained again: look at what `molmoact-ros replay test/golden/bags/pick --engine --against "
         "test/golden/bags/pick.answers.json --report report.html` shows, then run scripts/golden-bags --answers"
@@ -51,11 +51,11 @@ def then(nano: TorchEngine) -> Answers:
 
 
 @pytest.fixture(scope="module")
-def now(nano: TorchEngine, golden: Path) -> Answers:
+def now(nano: TorchEngine, golden: Path) -> RecordedAnswers:
     return answers(nano, golden)
 
 
-def test_the_model_says_what_it_said(then: Answers, now: Answers, golden: Path) -> None:
+def test_the_model_says_what_it_said(then: RecordedAnswers, now: RecordedAnswers, golden: Path) -> None:
     both = pairs(then.answers, now.answers, SAME)
     assert len(both) == len(then.answers) >= 6
     with Recording(golden) as recording:
@@ -64,7 +64,7 @@ def test_the_model_says_what_it_said(then: Answers, now: Answers, golden: Path) 
     assert comparison.good, comparison.findings
 
 
-def test_twice_the_same_is_the_same_to_the_last_token(nano: TorchEngine, golden: Path, now: Answers) -> None:
+def test_twice_the_same_is_the_same_to_the_last_token(nano: TorchEngine, golden: Path, now: RecordedAnswers) -> None:
     again = answers(nano, golden)
     assert [a.tokens for a in again.answers] == [a.tokens for a in now.answers]
     comparison = compare_answers(pairs(now.answers, again.answers, SAME), True, THRESHOLDS)
@@ -72,7 +72,7 @@ def test_twice_the_same_is_the_same_to_the_last_token(nano: TorchEngine, golden:
 
 
 def test_a_changed_checkpoint_is_found_and_its_first_divergence_named(
-    tmp_path: Path, golden: Path, now: Answers, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, golden: Path, now: RecordedAnswers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -92,7 +92,7 @@ def test_a_changed_checkpoint_is_found_and_its_first_divergence_named(
     )  # fmt: skip
     said = json.loads(figures.read_text())
     assert status == 2 and not said["good"]
-    shared = Answers.load(tmp_path / "then.json")
+    shared = RecordedAnswers.load(tmp_path / "then.json")
     step = next(row for row in said["rows"] if row["first"])
     assert said["first"].startswith(f"step {step['plan_id']} of {len(shared.answers)} (plan {step['plan_id']}, ")
     assert said["first"] in capsys.readouterr().out.replace("\n", " ")
@@ -100,7 +100,7 @@ def test_a_changed_checkpoint_is_found_and_its_first_divergence_named(
     assert "http" not in report.read_text().replace("http://www.w3.org/2000/svg", ""), "the report is self-contained"
 
 
-def test_a_shifted_camera_is_caught(nano: TorchEngine, changed: Callable[[Change], Path], now: Answers) -> None:
+def test_a_shifted_camera_is_caught(nano: TorchEngine, changed: Callable[[Change], Path], now: RecordedAnswers) -> None:
     def shift(topic: str, message: Any) -> Any:
         if topic.startswith("/front/color"):
             pixels = cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
@@ -218,15 +218,15 @@ def test_the_distance_between_traces_is_frechets() -> None:
     assert frechet(line, corner) == pytest.approx(50, abs=3)
 
 
-def test_answers_come_back_from_json(tmp_path: Path, now: Answers) -> None:
+def test_answers_come_back_from_json(tmp_path: Path, now: RecordedAnswers) -> None:
     now.save(tmp_path / "answers.json")
-    back = Answers.load(tmp_path / "answers.json")
+    back = RecordedAnswers.load(tmp_path / "answers.json")
     for a, b in zip(now.answers, back.answers, strict=True):
         assert replace(a, depth=None, trace=None, actions=None) == replace(b, depth=None, trace=None, actions=None)
         np.testing.assert_array_equal(a.actions, b.actions)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="does not hold answers"):
-        Answers.load(tmp_path / "other.json")
+        RecordedAnswers.load(tmp_path / "other.json")
 
 
 def test_thresholds_are_checked(tmp_path: Path) -> None:

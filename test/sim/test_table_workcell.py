@@ -11,7 +11,7 @@ from molmoact_ros.sim.camera_renderer import D435_FRONT
 from molmoact_ros.sim.scene import GRASP_HEIGHT, GRASP_WIDTH, OBJECTS, REST_HEIGHT, TARGETS, Task, sample_scene
 from molmoact_ros.sim.table_workcell import HOME_Q, Workcell
 from molmoact_ros.training.expert import STEP, Expert
-from molmoact_ros.training.expert import State as Known
+from molmoact_ros.training.expert import ExpertPhase as Known
 from molmoact_ros.utils.paths import robot_model
 
 

@@ -11,7 +11,7 @@ from molmoact_ros.control.controller import Controller
 from molmoact_ros.robots.franka import HOME_Q, PAIR
 from molmoact_ros.sim.tray_workcell import LIFTED, TrayCell, sample_tray
 from molmoact_ros.training.expert import STEP
-from molmoact_ros.training.tray_expert import State, act, chunk, see
+from molmoact_ros.training.tray_expert import TrayPhase, act, chunk, see
 from molmoact_ros.utils.paths import robot_model
 
 
@@ -20,7 +20,7 @@ def cell() -> TrayCell:
     return TrayCell(robot_model())
 
 
-def known(cell: TrayCell) -> State:
+def known(cell: TrayCell) -> TrayPhase:
     tray = cell.data.body("tray").xmat.reshape(3, 3)
     return see(
         np.array([arm.tcp_position for arm in cell.arms]),
@@ -116,7 +116,7 @@ def test_one_arm_alone_cannot_keep_it_level(cell: TrayCell, hand: int) -> None:
 def test_the_expert_waits_with_closing_until_both_hands_are_there() -> None:
     grasp = np.array([[0.5, 0.165, 0.046], [0.5, -0.165, 0.046]])
     away = np.array([[0.0, 0.0, 0.0], [0.0, -0.05, 0.1]])
-    there = State(grasp, np.zeros((2, 3)), np.full(2, 0.08), grasp)
-    one = State(grasp + away, np.zeros((2, 3)), np.full(2, 0.08), grasp)
+    there = TrayPhase(grasp, np.zeros((2, 3)), np.full(2, 0.08), grasp)
+    one = TrayPhase(grasp + away, np.zeros((2, 3)), np.full(2, 0.08), grasp)
     assert not act(there)[1].any() and act(one)[1].all()
     assert not act(there)[0].any()

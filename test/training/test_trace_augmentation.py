@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from molmoact_ros.cli.main import main
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.base import EngineTimings, Mode
+from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.model.image_processor import ImageProcessor, resize
 from molmoact_ros.evaluation.trace_rollout import report, run_stroke, steered_task
 from molmoact_ros.reasoning.action_tokens import NormStats
@@ -172,7 +172,10 @@ class Steady:
         self.timings, self.digest, self.actions = EngineTimings(), "", actions
 
     def reason(
-        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Callable[[], bool] = lambda: True
+        self,
+        observation: Observation,
+        mode: ReasoningMode = ReasoningMode.FULL,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Iterator[Reasoning]:
         yield Reasoning(None, None, self.actions(observation), True)
 

@@ -14,7 +14,7 @@ from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.sim.scene import sample_scene
 from molmoact_ros.training.data_loader import BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
-from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, State
+from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, ExpertPhase
 from molmoact_ros.training.nano_model import initialise, nano_config, ordered_tokens
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
@@ -199,13 +199,13 @@ def test_a_name_knows_how_far_its_thing_is_from_the_hand(
 def test_closing_once_begun_goes_on_around_the_object(opening: float) -> None:
     scene = sample_scene(3)
     thing = scene.object(scene.task.object).point
-    off = State(thing + [0.01, 0.0, 0.012], opening, thing, held=False)
+    off = ExpertPhase(thing + [0.01, 0.0, 0.012], opening, thing, held=False)
     move, gripper = Expert(scene).act(off)
     if opening == OPEN:
         assert gripper == 1.0 and np.linalg.norm(move) > 0, "not aligned yet"
     else:
         assert gripper == 0.0 and not move.any()
-    far = State(thing + [0.05, 0.0, 0.0], opening, thing, held=False)
+    far = ExpertPhase(thing + [0.05, 0.0, 0.0], opening, thing, held=False)
     assert Expert(scene).act(far)[1] == 1.0, "nothing there to close on"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from molmoact_ros.engine.decoding.decoder import Part, Passes
+from molmoact_ros.engine.decoding.decoder import ModelRunner, SequenceSlice
 
 PATIENCE = 0.005
 """Seconds that a pass waits for others to join: about one pass of the released model on a fast GPU."""
@@ -25,7 +25,7 @@ PATIENCE = 0.005
 class _Ticket:
     """Parts that wait for a pass, then their hidden states or why there are none."""
 
-    parts: Sequence[Part]
+    parts: Sequence[SequenceSlice]
     states: list[Any] | None = None
     error: Exception | None = None
 
@@ -34,10 +34,10 @@ class _Ticket:
         return self.states is not None or self.error is not None
 
 
-class GatheredPasses:
+class BatchingRunner:
     """Passes (see passes.Passes) for several threads, each with a sequence of its own."""
 
-    def __init__(self, passes: Passes, patience: float = PATIENCE) -> None:
+    def __init__(self, passes: ModelRunner, patience: float = PATIENCE) -> None:
         self._passes, self._patience = passes, patience
         self.capacity = passes.capacity
         self._changed = threading.Condition()
@@ -77,7 +77,7 @@ class GatheredPasses:
                 self._asking -= 1
                 self._pass_if_all_wait()
 
-    def run(self, parts: Sequence[Part]) -> list[Any]:
+    def run(self, parts: Sequence[SequenceSlice]) -> list[Any]:
         """One pass, with what other threads ask for; hidden states of these parts."""
         ticket = _Ticket(parts)
         with self._changed:

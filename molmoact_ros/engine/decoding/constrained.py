@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
-from molmoact_ros.engine.decoding.speculative import NARROW, DraftConfig, Memory, Tracker, Tree, given_ids, grow
+from molmoact_ros.engine.decoding.speculative import NARROW, AnswerCache, DraftConfig, Tracker, Tree, given_ids, grow
 from molmoact_ros.reasoning.answer import Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 
 FIRST_GUESS, LONGEST_GUESS = 2, 100  # values guessed in a row
-NOTHING = Memory()
+NOTHING = AnswerCache()
 
 
 class CancelledStep(Exception):
@@ -64,7 +64,7 @@ class Decoder(Protocol):
 class _Answer:
     """An answer as it grows: its tokens, the grammar's state, and what has not been fed yet."""
 
-    def __init__(self, grammar: AnswerGrammar, lasts: Sequence[Memory], given: Memory) -> None:
+    def __init__(self, grammar: AnswerGrammar, lasts: Sequence[AnswerCache], given: AnswerCache) -> None:
         self.grammar, self.state, self.given = grammar, grammar.start, given
         self.tokens: list[int] = []
         self.pending: list[int] = []
@@ -93,9 +93,9 @@ class _Answer:
 
 
 def decode(
-    decoder: Decoder, grammar: AnswerGrammar, lasts: Sequence[Memory], counts: DecodeCounts,
-    config: DraftConfig = NARROW, given: Memory = NOTHING, wanted: Callable[[], bool] = lambda: True,
-) -> Iterator[tuple[Segment, list[int], Memory]]:  # fmt: skip
+    decoder: Decoder, grammar: AnswerGrammar, lasts: Sequence[AnswerCache], counts: DecodeCounts,
+    config: DraftConfig = NARROW, given: AnswerCache = NOTHING, wanted: Callable[[], bool] = lambda: True,
+) -> Iterator[tuple[Segment, list[int], AnswerCache]]:  # fmt: skip
     """Decode one answer behind the prompt that `decoder` already holds.
 
     Yields (segment just completed, tokens so far, what they say) at each change of segment; the last is END, with all

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.decoding.decoder import Part
+from molmoact_ros.engine.decoding.decoder import SequenceSlice
 from molmoact_ros.engine.model.molmoact import DecoderBlock, MolmoAct, rope_tables
 from molmoact_ros.engine.model.quantization import is_quantised
 
@@ -91,12 +91,12 @@ class _Cache:
     values: np.ndarray
 
 
-def _share(part: Part, parents: np.ndarray) -> _Part:
+def _share(part: SequenceSlice, parents: np.ndarray) -> _Part:
     places = (array.ctypes.data for array in (parents, part.cache.keys, part.cache.values))
     return _Part(len(part.x), part.length, *places)
 
 
-class NativePasses:
+class CpuKernelRunner:
     """Passes of a model that `can_run` here (see passes.Passes)."""
 
     def __init__(self, model: MolmoAct, capacity: int) -> None:
@@ -152,7 +152,7 @@ class NativePasses:
         """The same of embeddings [T, hidden]."""
         return x.numpy()
 
-    def run(self, parts: Sequence[Part]) -> list[np.ndarray]:
+    def run(self, parts: Sequence[SequenceSlice]) -> list[np.ndarray]:
         """One pass, or more where there is no room for so many tokens at once; each part's states [T - first, hidden].
 
         Raises ValueError for a sequence that is longer than the cache.

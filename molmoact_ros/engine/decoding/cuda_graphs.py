@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from molmoact_ros.engine.decoding.decoder import Cache, Part, TorchPasses, read
+from molmoact_ros.engine.decoding.decoder import Cache, SequenceSlice, TorchModelRunner, attend
 from molmoact_ros.engine.decoding.speculative import parents_mask
 from molmoact_ros.engine.model.checkpoint import CheckpointError, cache_folder
 from molmoact_ros.engine.model.molmoact import DecoderAttention, DecoderBlock, MolmoAct
@@ -97,7 +97,7 @@ class _Tables:
         return self._scores[:count].numpy().copy()
 
 
-class StaticPasses:
+class CudaGraphRunner:
     """Passes (see passes.Passes) of fixed shapes; `run` gives scores float32 [T - first, ids] on the host.
 
     What has none of these shapes, several sequences or a very long guess, goes through TorchPasses, kernel by kernel.
@@ -105,7 +105,7 @@ class StaticPasses:
 
     def __init__(self, model: MolmoAct, capacity: int, ids: np.ndarray) -> None:
         """`capacity`: the longest sequence in tokens. ids: int64 [n] ascending, all that may be chosen among."""
-        self.capacity, self._torch = capacity, TorchPasses(model, capacity)
+        self.capacity, self._torch = capacity, TorchModelRunner(model, capacity)
         self._parts, self._layers = model.model.transformer, model.layers
         head, c = model.lm_head.weight, model.config.llm_config
         self._ids, self._head = ids, head[torch.from_numpy(ids).to(head.device)]
@@ -161,7 +161,7 @@ class StaticPasses:
                 cache.recorded[width, length] = _record(partial(self._scores, cache, tables.given, length, fused), pool)
                 progress(done, len(shapes))
 
-    def run(self, parts: Sequence[Part]) -> list[np.ndarray]:
+    def run(self, parts: Sequence[SequenceSlice]) -> list[np.ndarray]:
         """One pass; scores float32 [T - first, ids] of each part."""
         for part in parts:
             if not part.length:
@@ -175,13 +175,13 @@ class StaticPasses:
                 return [self._answer(part)]
         return [self._on_host(hidden) for hidden in self._torch.run([self._embedded(part) for part in parts])]
 
-    def _embedded(self, part: Part) -> Part:
+    def _embedded(self, part: SequenceSlice) -> SequenceSlice:
         return part if isinstance(part.x, Tensor) else replace(part, x=self._torch.embed(part.x.tolist()))
 
     def _on_host(self, hidden: Tensor) -> np.ndarray:
         return F.linear(hidden, self._head).float().cpu().numpy()
 
-    def _answer(self, part: Part) -> np.ndarray:
+    def _answer(self, part: SequenceSlice) -> np.ndarray:
         """A pass over ids in the smallest shape that holds them."""
         width = next(width for width in WIDTHS if width >= len(part.x))
         length = next(length for length in self._lengths if length >= part.length + width)
@@ -204,7 +204,7 @@ class StaticPasses:
             x = layer(block, x, cos, sin, slots, mask, keys, values)
         return F.linear(self._parts.ln_f(x), self._head).float()
 
-    def _prompt(self, part: Part) -> Tensor:
+    def _prompt(self, part: SequenceSlice) -> Tensor:
         """A pass over embeddings at the beginning of a sequence: causal, of any length, kernel by kernel."""
         count, x = len(part.x), part.x
         cos, sin = self._torch.cos[:count], self._torch.sin[:count]
@@ -243,14 +243,14 @@ def layer(
     """One layer of the decoder over x [T, hidden], rotated by cos, sin [T, head_dim]; its keys and values go into
     `slots`, int64 [T], of [kv_heads, room, head_dim]. mask: added to the scores of the first L slots, [T, L]."""
 
-    def attend(x: Tensor) -> Tensor:
+    def attention(x: Tensor) -> Tensor:
         q, k, v = block.self_attn.heads(x, cos, sin)
         keys.index_copy_(1, slots, k)
         values.index_copy_(1, slots, v)
         length = mask.shape[1]
-        return block.self_attn.attn_out(read(q, keys[:, :length], values[:, :length], mask))
+        return block.self_attn.attn_out(attend(q, keys[:, :length], values[:, :length], mask))
 
-    return block(x, attend)
+    return block(x, attention)
 
 
 def _mask(readable: Tensor, start: Tensor, length: int) -> Tensor:

@@ -23,11 +23,11 @@ from molmoact_ros.reasoning.answer import RefusedStep
 
 
 @dataclass(frozen=True)
-class Part:
+class SequenceSlice:
     """One sequence's share of a pass: embeddings x [T, hidden] behind the `length` tokens that its cache holds.
 
     parents: for each token the one of this part before it, -1 for the last held. first: where the hidden states begin
-    that are wanted. cache, x: as the `Passes` that runs it made them.
+    that are wanted. cache, x: as the `ModelRunner` that runs it made them.
     """
 
     cache: Any
@@ -37,7 +37,7 @@ class Part:
     first: int = 0
 
 
-class Passes(Protocol):
+class ModelRunner(Protocol):
     """Makes passes through one model's decoder."""
 
     capacity: int  # tokens of the longest sequence
@@ -51,7 +51,7 @@ class Passes(Protocol):
     def given(self, x: Tensor) -> Any:
         """The same of embeddings [T, hidden] that were made elsewhere."""
 
-    def run(self, parts: Sequence[Part]) -> list[Any]:
+    def run(self, parts: Sequence[SequenceSlice]) -> list[Any]:
         """One pass: keys and values go into the caches; what `best` chooses by, [T - first, ...]: hidden states after
         the final norm, or scores."""
 
@@ -69,7 +69,7 @@ class Passes(Protocol):
 class CachedDecoder:
     """One sequence that grows (a `decode.Decoder`); its keys and values are kept in buffers allocated once."""
 
-    def __init__(self, passes: Passes) -> None:
+    def __init__(self, passes: ModelRunner) -> None:
         self.passes, self.cache = passes, passes.cache()
         self.length = 0
         self._after: Any = None  # what the last pass gave
@@ -80,8 +80,8 @@ class CachedDecoder:
         self.length = length
 
     def append(self, x: Tensor, first: int = -1) -> Any:
-        """Append embeddings [T, hidden] to the sequence; what `Passes.run` gives from token `first` on, of the last
-        alone when not given. Raises RefusedStep when the sequence would outgrow the cache."""
+        """Append embeddings [T, hidden] to the sequence; what `ModelRunner.run` gives from token `first` on, of the
+        last alone when not given. Raises RefusedStep when the sequence would outgrow the cache."""
         first = len(x) - 1 if first < 0 else first
         self._run(self.passes.given(x), range(-1, len(x) - 1), first)
         self.length, self._root = self.length + len(x), len(x) - first
@@ -100,7 +100,7 @@ class CachedDecoder:
             raise RefusedStep(
                 f"the step needs {end} tokens but the cache holds {self.passes.capacity}; shorten the instruction"
             )
-        (self._after,) = self.passes.run([Part(self.cache, self.length, x, parents, first)])
+        (self._after,) = self.passes.run([SequenceSlice(self.cache, self.length, x, parents, first)])
 
     def choose(self, node: int, allowed: np.ndarray) -> int:
         """The best of the `allowed` ids, int64 [k], after a token of the last pass."""
@@ -130,12 +130,12 @@ class Cache:
 class _Share:
     """A part in a pass: its rows, and what is added to its scores (None: nothing, one token reads all)."""
 
-    part: Part
+    part: SequenceSlice
     rows: slice
     mask: Tensor | None
 
 
-class TorchPasses:
+class TorchModelRunner:
     """Passes in torch, on CPU or GPU."""
 
     def __init__(self, model: MolmoAct, capacity: int) -> None:
@@ -161,7 +161,7 @@ class TorchPasses:
         """The same of embeddings [T, hidden]."""
         return x
 
-    def run(self, parts: Sequence[Part]) -> list[Tensor]:
+    def run(self, parts: Sequence[SequenceSlice]) -> list[Tensor]:
         """One pass; hidden states [T - first, hidden] of each part."""
         shares, places, row = [], [], 0
         for part in parts:
@@ -183,15 +183,15 @@ class TorchPasses:
         self, layer: int, attention: DecoderAttention, shares: Sequence[_Share], cos: Tensor, sin: Tensor, x: Tensor
     ) -> Tensor:
         q, k, v = attention.heads(x, cos, sin)
-        read = [self._read(layer, s, q[:, s.rows], k[:, s.rows], v[:, s.rows]) for s in shares]
-        return attention.attn_out(read[0] if len(read) == 1 else torch.cat(read))
+        attend = [self._read(layer, s, q[:, s.rows], k[:, s.rows], v[:, s.rows]) for s in shares]
+        return attention.attn_out(attend[0] if len(attend) == 1 else torch.cat(attend))
 
     def _read(self, layer: int, share: _Share, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What a part's tokens read, [T, heads * head_dim], their keys and values kept."""
         cache, start, t = share.part.cache, share.part.length, q.shape[1]
         keys, values, end = cache.keys[layer], cache.values[layer], start + t
         keys[:, start:end], values[:, start:end] = k, v
-        return read(q, keys[:, :end], values[:, :end], share.mask)
+        return attend(q, keys[:, :end], values[:, :end], share.mask)
 
     def best(self, hidden: Tensor, allowed: np.ndarray) -> int:
         """The best of the `allowed` ids, int64 [k], after a token; -1 when their scores are not finite."""
@@ -213,7 +213,7 @@ class TorchPasses:
             tensor[:, :, target] = tensor[:, :, source]
 
 
-def read(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """What queries [heads, T, head_dim] read of keys and values [kv_heads, L, head_dim]: [T, heads * head_dim].
 
     mask: added to the scores, [T, L]; None: nothing. Query heads that share a key head are rows of one matrix, so that
@@ -232,7 +232,7 @@ def _listed(places: slice | np.ndarray) -> np.ndarray:
     return np.arange(places.start, places.stop) if isinstance(places, slice) else places
 
 
-def _branches(part: Part) -> tuple[Tensor | None, slice | np.ndarray]:
+def _branches(part: SequenceSlice) -> tuple[Tensor | None, slice | np.ndarray]:
     """What is added to the scores of a part, [T, length + T] of 0 and -inf (None: nothing), and the places of its
     tokens in the sequence: a slice for a chain, else int64 [T]."""
     count, end = len(part.parents), part.length + len(part.parents)

@@ -35,7 +35,7 @@ WIDE = DraftConfig(nodes=112, around=True, patient=True, measured=True)  # 128 w
 
 
 @dataclass
-class Memory:
+class AnswerCache:
     """What an answer said: the index of each value by its place, the places where the guess had been right, and for
     each state in which no value begins the token that followed."""
 
@@ -43,24 +43,24 @@ class Memory:
     held: set[Key] = field(default_factory=set)
     turns: dict[int, int] = field(default_factory=dict)
 
-    def reasoning(self, grammar: AnswerGrammar) -> Memory:
+    def reasoning(self, grammar: AnswerGrammar) -> AnswerCache:
         """What was said before the actions."""
         values = {key: value for key, value in self.values.items() if key[0] is not Segment.ACTION}
         turns = {state: token for state, token in self.turns.items() if grammar.segment(state) is not Segment.ACTION}
-        return Memory(values, turns=turns)
+        return AnswerCache(values, turns=turns)
 
 
-def depth_memory(codes: np.ndarray) -> Memory:
+def cache_of_depth(codes: np.ndarray) -> AnswerCache:
     """As if an answer had said these depth codes, integers [10, 10]."""
-    return Memory({(Segment.DEPTH, cell): int(code) for cell, code in enumerate(codes.flat)})
+    return AnswerCache({(Segment.DEPTH, cell): int(code) for cell, code in enumerate(codes.flat)})
 
 
 class Tracker:
     """Follows an answer token by token and notes what it says, value by value."""
 
-    def __init__(self, grammar: AnswerGrammar, lasts: Sequence[Memory]) -> None:
+    def __init__(self, grammar: AnswerGrammar, lasts: Sequence[AnswerCache]) -> None:
         """`lasts`: what the answers before said, the newest first."""
-        self.grammar, self.lasts, self.said = grammar, list(lasts), Memory()
+        self.grammar, self.lasts, self.said = grammar, list(lasts), AnswerCache()
         self.slot: Slot | None = None  # the value that is being spelt, and its ids so far
         self.ids: tuple[int, ...] = ()
 
@@ -178,7 +178,7 @@ def _add_branches(tree: Tree, node: int, branches: Sequence[Sequence[int]], most
             at = tree.add(at, token)
 
 
-def given_ids(grammar: AnswerGrammar, state: int, given: Memory) -> tuple[int, ...]:
+def given_ids(grammar: AnswerGrammar, state: int, given: AnswerCache) -> tuple[int, ...]:
     """The ids that follow in `state` where an answer is given there: a value's spelling or a turn; none elsewhere."""
     slot = grammar.slot(state)
     if slot is not None:

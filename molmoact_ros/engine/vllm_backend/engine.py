@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from molmoact_ros.engine.base import Asking, Mode, Wanted
+from molmoact_ros.engine.base import BaseEngine, ReasoningMode, Wanted
 from molmoact_ros.engine.decoding.constrained import CancelledStep
-from molmoact_ros.engine.decoding.speculative import Memory, Tracker, given_ids
+from molmoact_ros.engine.decoding.speculative import AnswerCache, Tracker, given_ids
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
     PROCESSOR,
@@ -61,7 +61,7 @@ class Stream(Protocol):
         ...
 
 
-class ServedEngine(Asking):
+class VllmEngine(BaseEngine):
     """Asks a stream, and believes nothing that does not follow the grammar.
 
     An answer that is not complete after `timeout` s, or breaks off, is dropped whole: none of its actions is told.
@@ -93,7 +93,7 @@ class ServedEngine(Asking):
         self._stream.close()
 
     def reason(
-        self, observation: Observation, mode: Mode = Mode.FULL, wanted: Wanted = lambda: True
+        self, observation: Observation, mode: ReasoningMode = ReasoningMode.FULL, wanted: Wanted = lambda: True
     ) -> Iterator[Reasoning]:
         """Yield the reasoning as its parts complete; see `Engine.reason`."""
         self.check(observation)
@@ -176,7 +176,7 @@ async def _end(step: asyncio.Task[Sequence[int]] | None, stream: AsyncIterator[S
         await stream.aclose()  # type: ignore[attr-defined]
 
 
-def known_beginning(grammar: AnswerGrammar, given: Memory) -> list[int]:
+def known_beginning(grammar: AnswerGrammar, given: AnswerCache) -> list[int]:
     """The tokens with which an answer must begin: what the grammar forces or is given, up to the first choice."""
     state, tokens = grammar.start, list[int]()
     while ids := grammar.forced_run(state) or given_ids(grammar, state, given):

@@ -32,7 +32,7 @@ DOORS = "molmoact_ros.engine.vllm_backend.plugin.doors.OnlyOpenDoors"
 DRAFTED = 24  # most tokens that a draft may have
 CAMERAS = 4  # most pictures of a request, where run.json does not say
 CPU_MEMORY = 0.2  # of a computer without GPU, which has other things to do
-CHAT_TEMPLATE = Path(__file__).parent / "vllm_plugin" / "chat.jinja"
+CHAT_TEMPLATE = Path(__file__).parent / "plugin" / "chat.jinja"
 
 
 def engine_arguments(

@@ -6,10 +6,10 @@ import math
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from molmoact_ros.control.chunk_player import Mode
+from molmoact_ros.control.chunk_player import ChunkMode
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import ControllerConfig
-from molmoact_ros.control.limiter import Fractions
+from molmoact_ros.control.limiter import LimitScaling
 from molmoact_ros.control.teleop import TeleopConfig
 from molmoact_ros.robots.franka import Arm, arms_at
 
@@ -34,7 +34,7 @@ class ControllerNodeConfig(BaseModel):
     agreeing: int = Field(3, ge=1, le=20, description="joint states in a row that agree before they are believed")
     rate: float = Field(100.0, ge=10, le=1000, description="cycles/s")
     priority: int = Field(20, ge=0, le=90, description="real-time priority where the system allows it; 0: none")
-    mode: Mode = Field("realtime", description="how chunks are joined: realtime, naive or ensemble")
+    mode: ChunkMode = Field("realtime", description="how chunks are joined: realtime, naive or ensemble")
     unnorm_keys: list[str] = Field(
         [""], description="un-normalisation keys that somebody has checked to mean what msg/ActionChunk.msg says"
     )
@@ -91,7 +91,7 @@ class ControllerNodeConfig(BaseModel):
             approve=self.approve, presence_timeout=self.presence_timeout, cartesian_speed=self.cartesian_speed,
             joints_deadline=self.joints_deadline, silence_deadline=self.silence_deadline,
             engine_deadline=self.engine_deadline, camera_deadline=self.camera_deadline,
-            fractions=Fractions(speed=self.speed, acceleration=self.acceleration, jerk=self.jerk),
+            fractions=LimitScaling(speed=self.speed, acceleration=self.acceleration, jerk=self.jerk),
             surroundings=Surroundings(
                 workspace=self.workspace, table=None if math.isnan(self.table) else self.table,
                 table_distance=self.table_distance, self_distance=self.self_distance, arm_distance=self.arm_distance,

@@ -23,7 +23,7 @@ from molmoact_ros.robots.franka import OPENING_MAX, Arm
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.action_client import ThreadsafeActionClient
 from molmoact_ros.ros.arm_topics import joint_states, of_arm
-from molmoact_ros.ros.logging import Notes
+from molmoact_ros.ros.logging import ThreadedLog
 from molmoact_ros.ros.parameters import declare
 
 SAME_OPENING: Final = 1e-3
@@ -67,7 +67,7 @@ class _Gripper:
         self._goal: float | None = None  # None: to be told in any case
         self._before: float | None = None  # what it was told last, also before a hold
         self._closing = True
-        self._notes = Notes(node)
+        self._notes = ThreadedLog(node)
         self._config = declare(node, GripperConfig, arm.prefix, gripper_topic=self._usual_topic(arm))
         self._measured = Measured(node, arm.fingers, joint_states(node))
 

@@ -16,12 +16,12 @@ from std_srvs.srv import Trigger
 from molmoact_ros.nodes.control.measured_joints import Measured
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import Arm
-from molmoact_ros.robots.libfranka.client import ArmSettings, LibfrankaArm, Mode, RobotState
+from molmoact_ros.robots.libfranka.client import ArmSettings, LibfrankaArm, RobotMode, RobotState
 from molmoact_ros.robots.libfranka.interpolator import RefusedCommand
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.arm_topics import joint_states, of_arm
 from molmoact_ros.ros.clocks import STEADY
-from molmoact_ros.ros.logging import Notes
+from molmoact_ros.ros.logging import ThreadedLog
 from molmoact_ros.ros.parameters import declare
 
 RATE: Final = 100.0
@@ -117,8 +117,8 @@ class LibfrankaSink:
         config = declare(node, LibfrankaConfig, arm.prefix, finger_states=topic)
         if not config.robot_address:
             raise ValueError(f"the sink libfranka needs the parameter {arm.prefix}robot_address")
-        self._node, self._description, self._notes = node, arm, Notes(node)
-        self._mode, self._refused = Mode.CONNECTING, 0
+        self._node, self._description, self._notes = node, arm, ThreadedLog(node)
+        self._mode, self._refused = RobotMode.CONNECTING, 0
         self._fingers = Measured(node, arm.fingers, config.finger_states)
         self._publisher = node.create_publisher(JointState, joint_states(node), qos.RELIABLE)
         record = Path(config.record) if config.record else None
@@ -136,7 +136,7 @@ class LibfrankaSink:
     def fault(self) -> str:
         """Why the robot or the process behind it has stopped, by the newest state there is."""
         state = self._arm.state()
-        if state.mode not in (Mode.FAULT, Mode.ENDED):
+        if state.mode not in (RobotMode.FAULT, RobotMode.ENDED):
             return ""
         return " ".join(state.message.split()) or "it does not say why"
 
@@ -153,15 +153,15 @@ class LibfrankaSink:
         if state.mode is not self._mode:
             self._mode = state.mode
             self._tell_mode(state)
-        if state.mode not in (Mode.CONNECTING, Mode.ENDED):
+        if state.mode not in (RobotMode.CONNECTING, RobotMode.ENDED):
             self._publish(state)
 
     def _tell_mode(self, state: RobotState) -> None:
-        if state.mode not in (Mode.FAULT, Mode.ENDED):
+        if state.mode not in (RobotMode.FAULT, RobotMode.ENDED):
             self._notes.note(f"the robot is {state.mode.name.lower()}", LoggingSeverity.INFO)
             return
         service = f"{self._node.get_fully_qualified_name()}/{self._description.prefix}recover"
-        how = f"; call {service} when it is safe" if state.mode is Mode.FAULT else ""
+        how = f"; call {service} when it is safe" if state.mode is RobotMode.FAULT else ""
         self._notes.note(f"the robot has stopped: {state.message}{how}")
 
     def _publish(self, state: RobotState) -> None:

@@ -12,7 +12,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 from molmoact_ros.ros import qos
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 
 FRESH: Final = 0.1
 """s; older joint states are not used."""
@@ -25,7 +25,7 @@ class Measured:
 
     def __init__(self, node: Node, joints: Sequence[str], topic: str) -> None:
         self._joints, self._positions, self._heard = joints, np.zeros(len(joints)), -np.inf
-        self._messages = Polled(node, JointState, topic, qos.sensor(RECENT))
+        self._messages = PollingSubscription(node, JointState, topic, qos.sensor(RECENT))
 
     def positions(self, within: float = FRESH) -> np.ndarray | None:
         """Their positions [n], rad or m, if they are no older than `within` s."""

@@ -12,7 +12,7 @@ from rclpy.serialization import deserialize_message
 
 from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.ros import qos
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.publishers import crowded, publisher_name
 
 REMEMBERED: Final = 100
@@ -21,13 +21,13 @@ GONE: Final = 1.0
 """s without a status of another controller after which it counts as gone: it has 10 a second."""
 
 
-class Strangers:
+class PublisherMonitor:
     """Looks at publishers by topic, and listens to the node's own status topic for what this node has not said."""
 
     def __init__(self, node: Node, alone: Sequence[str], commands: Sequence[str]) -> None:
         """alone: topics that should have one publisher; commands: topics on which only this node should publish."""
         self._node, self._alone, self._commands = node, alone, commands
-        self._status = Polled(node, SafetyStatus, "~/safety_status", qos.HEARTBEAT)
+        self._status = PollingSubscription(node, SafetyStatus, "~/safety_status", qos.HEARTBEAT)
         self._own: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)
         self._heard = float("-inf")
 

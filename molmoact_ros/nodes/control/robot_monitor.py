@@ -14,7 +14,7 @@ from rclpy.node import Node
 
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.message_types import message_class
-from molmoact_ros.ros.polling import Polled
+from molmoact_ros.ros.polling import PollingSubscription
 
 EVERY: Final = 0.02
 """s between looks at a topic: reading franka_ros2's message in Python takes 0.4 ms."""
@@ -30,7 +30,7 @@ class RobotWatch:
 
     def __init__(self, node: Node, kind: type, topic: str, judge: Callable[[Any], str]) -> None:
         self._topic, self._judge = topic, judge
-        self._messages = Polled(node, kind, topic, qos.SENSOR)
+        self._messages = PollingSubscription(node, kind, topic, qos.SENSOR)
         self._reason, self._looked, self._heard = "", -np.inf, np.inf  # inf: never
 
     def fault(self) -> str:

@@ -12,26 +12,26 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from molmoact_ros.control.action_chunk import still
-from molmoact_ros.control.approval import Approve, Gate, RefusedApproval
+from molmoact_ros.control.approval import ApprovalMode, PlanGate, RefusedApproval
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
-from molmoact_ros.nodes.planning.controller_client import ControllerLink
+from molmoact_ros.nodes.planning.controller_client import ControllerClient
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.srv import ApprovePlan
 
 
-class Gatekeeper:
+class ApprovalGate:
     """Publishes action chunks, at once or when they may move the arm.
 
     Its services answer on the executor's thread; all else is called under `lock`, the reasoner's.
     """
 
     def __init__(
-        self, node: Node, link: ControllerLink, lock: threading.RLock, again: Callable[[], None],
+        self, node: Node, link: ControllerClient, lock: threading.RLock, again: Callable[[], None],
         vetoed: Callable[[str], None],
     ) -> None:  # fmt: skip
         """again: plan anew, since what waited was dropped; vetoed: end the task and hold, for this reason."""
         self._node, self._link, self._lock, self._again, self._vetoed = node, link, lock, again, vetoed
-        self._gate: Gate[ActionChunk] = Gate()
+        self._gate: PlanGate[ActionChunk] = PlanGate()
         self._state_at_show = SafetyStatus.IDLE
         self._released: ActionChunk | None = None
         self._rested = -inf  # when it was ended, by the images' clock, s
@@ -46,7 +46,7 @@ class Gatekeeper:
     def use(self, how: str) -> None:
         """Gate like this from the next plan on. What waits is dropped, and made again: nobody's word releases it."""
         with self._lock:
-            self._gate.how = Approve(how)
+            self._gate.how = ApprovalMode(how)
             if self.drop():
                 self._again()
 
@@ -70,7 +70,7 @@ class Gatekeeper:
     def take(self, chunk: ActionChunk) -> None:
         """The actions of a new plan."""
         gate, now = self._gate, time.monotonic()
-        if gate.how is Approve.NEVER:
+        if gate.how is ApprovalMode.NEVER:
             gate.moves(now)
             self._publish(chunk)
         elif gate.may_look(conversions.seconds(chunk.header.stamp)):

@@ -10,8 +10,8 @@ from typing import Any, Final
 from pydantic import Field
 from rclpy.logging import get_logger
 
-from molmoact_ros.control.approval import Approve
-from molmoact_ros.engine.base import Mode
+from molmoact_ros.control.approval import ApprovalMode
+from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.robots.franka import BASE_FRAME
@@ -71,16 +71,16 @@ def _not_a_time(value: Any) -> str:
     return "" if fits else f"{value!r} s is no time to look at a plan; give up to 600"
 
 
-CHOICES = (Mode.FULL.value, Mode.GROUNDED.value, Mode.REUSE.value)
+CHOICES = (ReasoningMode.FULL.value, ReasoningMode.GROUNDED.value, ReasoningMode.REUSE.value)
 """Modes that may be asked for; a drawn trace always steers."""
 
 LIVE: Final = {
     "mode": LiveParameter(
-        Mode.FULL.value, "full, grounded or reuse: how much the model is asked for", partial(_choice, CHOICES)
+        ReasoningMode.FULL.value, "full, grounded or reuse: how much the model is asked for", partial(_choice, CHOICES)
     ),
     "approve": LiveParameter(
-        Approve.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)",
-        partial(_choice, [how.value for how in Approve]),
+        ApprovalMode.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)",
+        partial(_choice, [how.value for how in ApprovalMode]),
     ),
     "approve_seconds": LiveParameter(3.0, "how long a plan is shown before it moves the arm, s", _not_a_time),
 }  # fmt: skip

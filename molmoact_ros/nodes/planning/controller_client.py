@@ -15,7 +15,7 @@ PLAYING = (SafetyStatus.POLICY, SafetyStatus.TELEOP)
 """States in which a task goes on."""
 
 
-class ControllerLink:
+class ControllerClient:
     """Never blocks.
 
     safety: the last SafetyStatus; count: how many have come; heard_at: when the last did, s of the steady clock.

@@ -9,19 +9,19 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from molmoact_ros.msg import EngineStatus
-from molmoact_ros.nodes.planning.approval_gate import Gatekeeper
-from molmoact_ros.nodes.planning.inference_thread import Plan, Reasoner
-from molmoact_ros.nodes.planning.operator_trace import Drawings
+from molmoact_ros.nodes.planning.approval_gate import ApprovalGate
+from molmoact_ros.nodes.planning.inference_thread import InferenceThread, ReasonedPlan
+from molmoact_ros.nodes.planning.operator_trace import OperatorTrace
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.diagnostics import status
 from molmoact_ros.ros.publishers import crowded
 
 
-class EngineReport:
+class EngineStatusPublisher:
     """Any thread may report."""
 
     def __init__(
-        self, node: Node, checkpoint: str, reasoner: Reasoner, drawings: Drawings, gate: Gatekeeper,
+        self, node: Node, checkpoint: str, reasoner: InferenceThread, drawings: OperatorTrace, gate: ApprovalGate,
         alone: Sequence[str],
     ) -> None:  # fmt: skip
         """alone: topics on which only one node should publish."""
@@ -34,7 +34,7 @@ class EngineReport:
         self._message = ""  # why it does not go on
         self._note = ""  # what somebody should look at though it goes on
 
-    def take(self, plan: Plan) -> None:
+    def take(self, plan: ReasonedPlan) -> None:
         """A plan is complete."""
         now = self._node.get_clock().now().nanoseconds * 1e-9
         with self._lock:

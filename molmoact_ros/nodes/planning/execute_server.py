@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from molmoact_ros.action import ExecuteInstruction
-from molmoact_ros.nodes.planning.controller_client import ControllerLink
+from molmoact_ros.nodes.planning.controller_client import ControllerClient
 
 Goal: TypeAlias = ExecuteInstruction.Goal
 Result: TypeAlias = ExecuteInstruction.Result
@@ -72,10 +72,10 @@ class _Goal:
         return self.inherited or self.asked is not None
 
 
-class Goals:
+class ExecuteServer:
     """The action server. trouble: why the planner gives the goal up, one line; any thread may write it."""
 
-    def __init__(self, node: Node, link: ControllerLink, planner: Planner) -> None:
+    def __init__(self, node: Node, link: ControllerClient, planner: Planner) -> None:
         self._log, self._link, self._planner = node.get_logger(), link, planner
         self._goal: _Goal | None = None
         self.trouble = ""

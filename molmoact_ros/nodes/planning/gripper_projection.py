@@ -13,7 +13,7 @@ from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS
 from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.ros import conversions, qos
-from molmoact_ros.ros.polling import LazyPolled
+from molmoact_ros.ros.polling import LazyPollingSubscription
 from molmoact_ros.ros.transforms import StaticFrames
 from molmoact_ros.utils.paths import robot_model
 
@@ -21,7 +21,7 @@ LARGEST: Final = 1 << 20
 """Bytes of a message: thousands of frames on /tf_static."""
 
 
-class HandView:
+class GripperProjection:
     """Listens only between `open` and `close`."""
 
     def __init__(self, node: Node, camera: str, joint_states: str) -> None:
@@ -30,9 +30,9 @@ class HandView:
         self._frames, self._info = StaticFrames(), CameraInfo()
         self._measured: JointState | None = None
         self._optical = conversions.optical_frame(camera)
-        self._transforms = LazyPolled(node, TFMessage, "/tf_static", qos.TF_STATIC, LARGEST)
-        self._infos = LazyPolled(node, CameraInfo, f"{camera}/color/camera_info", qos.SENSOR, LARGEST)
-        self._joints = LazyPolled(node, JointState, joint_states, qos.SENSOR, LARGEST_JOINTS)
+        self._transforms = LazyPollingSubscription(node, TFMessage, "/tf_static", qos.TF_STATIC, LARGEST)
+        self._infos = LazyPollingSubscription(node, CameraInfo, f"{camera}/color/camera_info", qos.SENSOR, LARGEST)
+        self._joints = LazyPollingSubscription(node, JointState, joint_states, qos.SENSOR, LARGEST_JOINTS)
 
     def open(self) -> None:
         """Listen from now on."""

@@ -13,8 +13,9 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, JointState
 
+from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
-from molmoact_ros.engine.torch_engine import Engine, EngineTimings, Mode
+from molmoact_ros.engine.torch_engine import Engine, EngineTimings
 from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, FrameSet
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
@@ -25,14 +26,14 @@ LOOK_AGAIN = 0.1
 
 
 @dataclass(frozen=True)
-class Task:
+class PlanningTask:
     """What is asked."""
 
     instruction: str
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReasonedPlan:
     """One reasoning step: its number, what it saw, and how far it has come. seconds: since the step began.
 
     joints: those heard nearest to the picture; None when there were none within the tolerance.
@@ -49,7 +50,7 @@ class Plan:
     tokens: tuple[int, ...] = ()
 
 
-class Listener(Protocol):
+class PlanListener(Protocol):
     """Hears the reasoner and is asked by it, in its thread and under its lock.
 
     Nothing is told of a task any more once it was replaced.
@@ -61,7 +62,7 @@ class Listener(Protocol):
     def drawn(self) -> np.ndarray | None:
         """A person's trace that the next step follows, int [n, 2] in 0..255; None lets the model plan its own."""
 
-    def on_plan(self, plan: Plan) -> None:
+    def on_plan(self, plan: ReasonedPlan) -> None:
         """A part of a step is complete, or all of it (`plan.reasoning.complete`)."""
 
     def on_waiting(self, reason: str) -> None:
@@ -71,11 +72,16 @@ class Listener(Protocol):
         """A step was refused. fatal: the task is given up, because no step of it could work."""
 
 
-class Reasoner(threading.Thread):
+class InferenceThread(threading.Thread):
     """Takes steps while there is a task; `close` ends it."""
 
     def __init__(
-        self, engine: Engine, frames: FrameBuffer, clock: Callable[[], float], listener: Listener, period: float = 0.0
+        self,
+        engine: Engine,
+        frames: FrameBuffer,
+        clock: Callable[[], float],
+        listener: PlanListener,
+        period: float = 0.0,
     ) -> None:
         """`clock`: ROS time in seconds. period: least seconds between the pictures of two complete steps of a task."""
         super().__init__(name="reasoner", daemon=True)
@@ -83,27 +89,27 @@ class Reasoner(threading.Thread):
         # Guards the task and the frames. Listeners are told under it, so a task that was halted is not heard of again.
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
-        self._task: Task | None = None
+        self._task: PlanningTask | None = None
         self._open, self._worked = True, False
         self._plan_id, self._seen = 0, 0.0
-        self.mode = Mode.FULL
+        self.mode = ReasoningMode.FULL
         self._period, self._planned = period, -inf  # when the last plan's picture was taken
 
     @property
-    def task(self) -> Task | None:
+    def task(self) -> PlanningTask | None:
         """What is being done."""
         return self._task
 
     def follow(self, instruction: str) -> None:
         """Take up an instruction in place of any other."""
-        self._set(Task(instruction))
+        self._set(PlanningTask(instruction))
         self._worked = False
 
     def again(self) -> None:
         """Drop the step in progress and begin a new one at once: what it follows has changed."""
         with self._changed:
             if self._task is not None:
-                self._set(Task(self._task.instruction))
+                self._set(PlanningTask(self._task.instruction))
 
     def halt(self) -> None:
         """Forget the task: nothing is told after this returns."""
@@ -148,7 +154,7 @@ class Reasoner(threading.Thread):
         with self._changed:
             return self._frames.age(self._clock())
 
-    def _set(self, task: Task | None) -> None:
+    def _set(self, task: PlanningTask | None) -> None:
         with self._changed:
             self._task, self._planned = task, -inf
             self._changed.notify_all()
@@ -183,14 +189,14 @@ class Reasoner(threading.Thread):
         return None
 
     def _lacks_depth(self, frames: FrameSet) -> bool:
-        return self.mode is Mode.GROUNDED and frames.depth is None
+        return self.mode is ReasoningMode.GROUNDED and frames.depth is None
 
     def _is_due(self, stamp: float) -> bool:
         # `clock_set` sees to a clock that went back; a step too small for that must not keep us waiting either.
         paced = not 0 <= stamp - self._planned < self._period
         return stamp != self._seen and paced and self._listener.may_plan_on(stamp)
 
-    def _step(self, task: Task, frames: FrameSet, trace: np.ndarray | None) -> None:
+    def _step(self, task: PlanningTask, frames: FrameSet, trace: np.ndarray | None) -> None:
         began = time.monotonic()
         self._plan_id += 1
         try:
@@ -201,7 +207,9 @@ class Reasoner(threading.Thread):
             for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
                 seconds, timings = time.monotonic() - began, self._engine.timings
                 tokens = tuple(self._engine.tokens) if reasoning.complete else ()
-                plan = Plan(self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens)
+                plan = ReasonedPlan(
+                    self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens
+                )
                 if not self._tell(task, plan):
                     return
         except CancelledStep:
@@ -212,7 +220,7 @@ class Reasoner(threading.Thread):
         except Exception as error:  # whatever an engine raises, the arm gets no chunk and people hear why
             self._refuse(task, f"the engine failed ({type(error).__name__}: {error}); restart the policy", fatal=True)
 
-    def _tell(self, task: Task, plan: Plan) -> bool:
+    def _tell(self, task: PlanningTask, plan: ReasonedPlan) -> bool:
         with self._changed:
             if self._task is not task:
                 return False
@@ -221,7 +229,7 @@ class Reasoner(threading.Thread):
             self._listener.on_plan(plan)
             return True
 
-    def _refuse(self, task: Task, reason: str, fatal: bool) -> None:
+    def _refuse(self, task: PlanningTask, reason: str, fatal: bool) -> None:
         with self._changed:
             if self._task is task:
                 if fatal:

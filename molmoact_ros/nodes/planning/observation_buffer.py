@@ -10,7 +10,7 @@ from typing import Final
 
 from sensor_msgs.msg import Image, JointState
 
-from molmoact_ros.cameras.synchronizer import MOST, Kept, Matcher, nearest
+from molmoact_ros.cameras.synchronizer import MOST, Stamped, Synchronizer, nearest
 from molmoact_ros.ros.conversions import seconds
 
 MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
@@ -46,7 +46,7 @@ class FrameSet:
     joints: JointState | None = None
     apart: float = 0.0
     joints_apart: float = inf
-    kept: tuple[Kept[Image], ...] = ()
+    kept: tuple[Stamped[Image], ...] = ()
 
 
 class FrameBuffer:
@@ -60,9 +60,9 @@ class FrameBuffer:
         noisy: no two frames are equal, unless the camera is frozen. joint_slop: greatest difference of the joints', s.
         """
         self._noisy, self._max_age, self._slop = noisy, max_age, slop
-        self._frames: Matcher[Image] = Matcher(topics, slop, max_age)
-        self._depth: deque[Kept[Image]] = deque(maxlen=MOST)
-        self._joints: deque[Kept[JointState]] = deque(maxlen=MOST_JOINTS)
+        self._frames: Synchronizer[Image] = Synchronizer(topics, slop, max_age)
+        self._depth: deque[Stamped[Image]] = deque(maxlen=MOST)
+        self._joints: deque[Stamped[JointState]] = deque(maxlen=MOST_JOINTS)
         self._joint_slop = joint_slop
         self._previous: dict[str, Image] = {}
         self._wrong: dict[str, str] = {}  # why a camera's last image was refused
@@ -73,11 +73,11 @@ class FrameBuffer:
     def add_depth(self, image: Image) -> None:
         """Take the front camera's depth; one whose size is wrong is left out."""
         if not wrong_size(image):
-            self._depth.append(Kept(seconds(image.header.stamp), image))
+            self._depth.append(Stamped(seconds(image.header.stamp), image))
 
     def add_joints(self, joints: JointState) -> None:
         """Take joint states."""
-        self._joints.append(Kept(seconds(joints.header.stamp), joints))
+        self._joints.append(Stamped(seconds(joints.header.stamp), joints))
 
     def add(self, topic: str, image: Image, now: float) -> None:
         """Take a frame at `now`, s.

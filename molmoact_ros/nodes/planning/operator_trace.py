@@ -8,19 +8,19 @@ import numpy as np
 from rclpy.node import Node
 
 from molmoact_ros.msg import EngineStatus, Trace
-from molmoact_ros.nodes.planning.gripper_projection import HandView
+from molmoact_ros.nodes.planning.gripper_projection import GripperProjection
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.trace_steering import DONE, Steering
 from molmoact_ros.ros import conversions
 
 
-class Drawings:
+class OperatorTrace:
     """The person's trace in use, and where the gripper is on it. Under the reasoner's lock."""
 
     def __init__(self, node: Node, camera: str, joint_states: str, max_age: float, timeout: float) -> None:
         """camera: name of the front one; joint_states: topic; max_age, timeout: s, as Steering has them."""
         self._node = node
-        self._steering, self._hand = Steering(max_age, timeout), HandView(node, camera, joint_states)
+        self._steering, self._hand = Steering(max_age, timeout), GripperProjection(node, camera, joint_states)
         self._frame, self._log = conversions.optical_frame(camera), node.get_logger()
 
     @property

@@ -7,12 +7,12 @@ from sensor_msgs.msg import Image
 
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, Trace
-from molmoact_ros.nodes.planning.inference_thread import Plan
+from molmoact_ros.nodes.planning.inference_thread import ReasonedPlan
 from molmoact_ros.reasoning.trace import draw_training_overlay
 from molmoact_ros.ros import conversions, qos
 
 
-class PlanTopics:
+class PlanPublisher:
     """`publish` is called on the reasoner's thread, `show` on the executor's."""
 
     def __init__(self, node: Node, engine: Engine, camera: str, base_frame: str, dt: float) -> None:
@@ -24,9 +24,9 @@ class PlanTopics:
         self._model_overlay = node.create_publisher(Image, "~/model_overlay", qos.RELIABLE)
         self._answer_tokens = node.create_publisher(AnswerTokens, "~/answer_tokens", qos.RELIABLE)
         self._published: dict[str, int] = {}  # the last plan of which each part was published
-        self._to_show: Plan | None = None
+        self._to_show: ReasonedPlan | None = None
 
-    def reasoning(self, plan: Plan) -> None:
+    def reasoning(self, plan: ReasonedPlan) -> None:
         """Publish depth codes and the model's trace, each once a plan."""
         said, head = plan.reasoning, conversions.header(plan.observation.stamp, self._frame)
         if said.depth_codes is not None and self._is_new(plan, "depth"):
@@ -35,7 +35,7 @@ class PlanTopics:
         if said.trace is not None and self._is_new(plan, "trace"):
             self._trace.publish(conversions.trace_message(said.trace, Trace.MODEL, plan.plan_id, head))
 
-    def chunk(self, plan: Plan) -> ActionChunk | None:
+    def chunk(self, plan: ReasonedPlan) -> ActionChunk | None:
         """The plan's actions, which nobody but the gate publishes; None before they are complete."""
         actions = plan.reasoning.actions
         if not plan.reasoning.complete or actions is None:
@@ -47,7 +47,7 @@ class PlanTopics:
             chunk.joint_names, chunk.joint_positions = plan.joints.name, plan.joints.position
         return chunk
 
-    def complete(self, plan: Plan) -> None:
+    def complete(self, plan: ReasonedPlan) -> None:
         """Publish what is left of a whole plan; its images are for `show`."""
         mode, seen = plan.timings.mode.value, plan.observation
         head = conversions.header(seen.stamp, self._frame)
@@ -58,7 +58,7 @@ class PlanTopics:
             self._trace.publish(conversions.trace_message(seen.trace, Trace.HUMAN, plan.plan_id, head))
         self._to_show = plan
 
-    def _is_new(self, plan: Plan, part: str) -> bool:
+    def _is_new(self, plan: ReasonedPlan, part: str) -> bool:
         """Whether this part of this plan was not published yet; from now on it counts as published."""
         if self._published.get(part) == plan.plan_id:
             return False

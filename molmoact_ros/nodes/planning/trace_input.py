@@ -6,10 +6,10 @@ import numpy as np
 from rclpy.node import Node
 
 from molmoact_ros.msg import Trace
-from molmoact_ros.nodes.planning.approval_gate import Gatekeeper
-from molmoact_ros.nodes.planning.engine_status import EngineReport
-from molmoact_ros.nodes.planning.inference_thread import Reasoner
-from molmoact_ros.nodes.planning.operator_trace import Drawings
+from molmoact_ros.nodes.planning.approval_gate import ApprovalGate
+from molmoact_ros.nodes.planning.engine_status import EngineStatusPublisher
+from molmoact_ros.nodes.planning.inference_thread import InferenceThread
+from molmoact_ros.nodes.planning.operator_trace import OperatorTrace
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.ros import qos
 from molmoact_ros.srv import EditTrace
@@ -19,7 +19,12 @@ class TraceInput:
     """Its callbacks run on the executor's thread, and change the plan under the inference thread's lock."""
 
     def __init__(
-        self, node: Node, drawings: Drawings, reasoner: Reasoner, gate: Gatekeeper, report: EngineReport
+        self,
+        node: Node,
+        drawings: OperatorTrace,
+        reasoner: InferenceThread,
+        gate: ApprovalGate,
+        report: EngineStatusPublisher,
     ) -> None:
         self._log, self._drawings, self._reasoner = node.get_logger(), drawings, reasoner
         self._gate, self._report = gate, report

@@ -27,7 +27,7 @@ def name_of(names: Mapping[int, str], number: int) -> str:
     return names.get(number, f"unknown ({number})")
 
 
-class DeviceConfig(BaseModel):
+class TeleopClientConfig(BaseModel):
     """Parameters of every device."""
 
     controller: str = Field("controller", description="node name of the controller")
@@ -35,7 +35,7 @@ class DeviceConfig(BaseModel):
     in_tool: bool = Field(False, description="directions are the hand's own, not those of the arm's base")
 
 
-class Device(ContainedNode):
+class TeleopClient(ContainedNode):
     """Publishes twists, grippers and the dead-man's switch of one of some arms; stop, resume and presence for all.
 
     All of them are stamped now: the controller refuses what is old, such as a bag that is played back.
@@ -46,7 +46,7 @@ class Device(ContainedNode):
         self.safety = SafetyStatus()
         self._resumes = Debounce()
 
-    def connect(self, config: DeviceConfig) -> None:
+    def connect(self, config: TeleopClientConfig) -> None:
         """Create the topics."""
         there = config.controller
         self._arms, self._in_tool = [Arm(prefix) for prefix in config.arms], config.in_tool

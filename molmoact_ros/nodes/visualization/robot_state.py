@@ -15,7 +15,7 @@ from molmoact_ros.robots.franka import Arm
 from molmoact_ros.robots.urdf import urdf
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
-from molmoact_ros.ros.polling import LazyPolled
+from molmoact_ros.ros.polling import LazyPollingSubscription
 from molmoact_ros.ros.transforms import transform_message
 from molmoact_ros.utils.paths import robot_model
 
@@ -28,7 +28,7 @@ class RobotFrames:
     def __init__(self, node: Node, arms: Sequence[Arm], joint_states: str, rate: float) -> None:
         """joint_states: topic; rate: frames are told so often a second, to those who listen."""
         self._node, self._links, self._arms = node, Links(robot_model(), arms), tuple(arms)
-        self._joints = LazyPolled(node, JointState, joint_states, qos.SENSOR)
+        self._joints = LazyPollingSubscription(node, JointState, joint_states, qos.SENSOR)
         self._description: Any = None
         self._tf: Any = None
         self._static: Any = None

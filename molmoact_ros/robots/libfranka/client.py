@@ -41,7 +41,7 @@ class Kind(IntEnum):
     RECOVER = 2
 
 
-class Mode(IntEnum):
+class RobotMode(IntEnum):
     """What the process is doing."""
 
     CONNECTING = 0
@@ -60,7 +60,7 @@ class RobotState(NamedTuple):
     """
 
     stamp: float
-    mode: Mode
+    mode: RobotMode
     q: np.ndarray
     dq: np.ndarray
     q_d: np.ndarray
@@ -79,7 +79,9 @@ class RobotState(NamedTuple):
         """What `pack` made."""
         stamp, mode, *joints, rate, missed, refused = STATE.unpack_from(data)
         q, dq, q_d = np.array(joints).reshape(3, 7)
-        return cls(stamp, Mode(mode), q, dq, q_d, rate, missed, refused, data[STATE.size :].decode(errors="replace"))
+        return cls(
+            stamp, RobotMode(mode), q, dq, q_d, rate, missed, refused, data[STATE.size :].decode(errors="replace")
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class LibfrankaArm:
         far.close()
         zero = np.zeros(7)
         self._reading = threading.Lock()  # never held while anything is waited for
-        self._state = RobotState(-np.inf, Mode.CONNECTING, zero, zero, zero, 0.0, 0, 0, "")
+        self._state = RobotState(-np.inf, RobotMode.CONNECTING, zero, zero, zero, 0.0, 0, 0, "")
 
     @property
     def pid(self) -> int:
@@ -164,7 +166,7 @@ class LibfrankaArm:
                 self._state = RobotState.unpack(newest)
             elif self._process.poll() is not None:
                 why = self._state.message or f"its process ended with status {self._process.returncode}"
-                self._state = self._state._replace(mode=Mode.ENDED, message=why)
+                self._state = self._state._replace(mode=RobotMode.ENDED, message=why)
             return self._state
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3
-from molmoact_ros.robots.libfranka.client import COMMAND, ArmSettings, Kind, Mode, RobotState, real_time_note
+from molmoact_ros.robots.libfranka.client import COMMAND, ArmSettings, Kind, RobotMode, RobotState, real_time_note
 from molmoact_ros.robots.libfranka.interpolator import CYCLE, Interpolator, RefusedCommand, checked
 
 PRIORITY: Final = 80
@@ -82,7 +82,7 @@ class Link:
             self._socket.send(state.pack())
 
 
-class Recorder:
+class CommandLog:
     """Every cycle's numbers, in memory until the end; a file of arrays with one row a cycle."""
 
     FIELDS: Final = {"time": 1, "cycles": 1, "sent": 7, "q_d": 7, "q": 7, "success_rate": 1, "open": 1, "braking": 1}
@@ -107,17 +107,17 @@ class Recorder:
         np.savez_compressed(self._file, message=np.array(self.message), **arrays)
 
 
-class Arm:
+class PylibfrankaArm:
     """The robot, either idle (it holds by itself, and is only listened to) or in control (a position every cycle)."""
 
     def __init__(
-        self, franka: ModuleType, address: str, link: Link, settings: ArmSettings, recorder: Recorder | None
+        self, franka: ModuleType, address: str, link: Link, settings: ArmSettings, recorder: CommandLog | None
     ) -> None:
         self._franka, self._link, self._recorder = franka, link, recorder
         real_time = franka.RealtimeConfig.kEnforce if not real_time_note() else franka.RealtimeConfig.kIgnore
         self._robot = franka.Robot(address, real_time)
         set_up(self._robot, settings)
-        self._mode, self._message = Mode.IDLE, ""
+        self._mode, self._message = RobotMode.IDLE, ""
         self._missed = self._refused = self._cycle = 0
         self._read, self._prompt = 0.0, True  # when the last state was read, s, and whether soon after the one before
         self._last = np.zeros(7), np.zeros(7)  # the position that the robot followed last, and its velocity
@@ -129,11 +129,11 @@ class Arm:
             state = self._robot.read_once()
             if arm is None or np.abs(arm.position - state.q_d).max() > SAME[0]:
                 arm = Interpolator(np.array(state.q_d))
-            if self._mode is not Mode.FAULT and (why := stopped(self._franka, state)):
+            if self._mode is not RobotMode.FAULT and (why := stopped(self._franka, state)):
                 self._fault(why)
             self._report(state)
             self._listen(arm, state)
-            if not arm.resting and self._mode is not Mode.FAULT:
+            if not arm.resting and self._mode is not RobotMode.FAULT:
                 self._control(arm)
                 arm = None
 
@@ -143,12 +143,12 @@ class Arm:
         """
         while (message := self._link.receive()) is not None:
             kind, command = message
-            if kind is Kind.RECOVER and self._mode is Mode.FAULT:
+            if kind is Kind.RECOVER and self._mode is RobotMode.FAULT:
                 self._recover()
                 while self._link.receive() is not None:
                     pass
                 return
-            if kind is Kind.COMMAND and self._mode is not Mode.FAULT:
+            if kind is Kind.COMMAND and self._mode is not RobotMode.FAULT:
                 try:
                     if idle is not None and arm.resting:
                         begins_at(checked(command), np.array(idle.q), np.array(idle.q_d))
@@ -164,7 +164,7 @@ class Arm:
             state, _ = self._next(active)
             self._last = np.array(state.q_d), np.zeros(7)
             arm.correct(np.array(state.q_d), np.zeros(7), np.zeros(7), cycles=0)
-            self._mode = Mode.MOVING
+            self._mode = RobotMode.MOVING
             missed = self._missed
             self._one_cycle(active, arm)
             self._missed = missed  # while the control was being started, nothing was to be answered
@@ -173,7 +173,7 @@ class Arm:
             last = self._franka.JointPositions(arm.position.tolist())
             last.motion_finished = True
             active.writeOnce(last)
-            self._mode = Mode.IDLE
+            self._mode = RobotMode.IDLE
         except (self._franka.ControlException, self._franka.CommandException) as error:
             self._fault(str(error))
 
@@ -194,7 +194,7 @@ class Arm:
             self._missed += max(1, cycles - 1)
             arm.correct(q_d, dq_d, ddq_d, cycles - 1)
         self._last = q_d if cycles > 1 else sent, dq_d
-        self._mode = Mode.BRAKING if arm.braking else Mode.MOVING
+        self._mode = RobotMode.BRAKING if arm.braking else RobotMode.MOVING
         self._report(state)
         if self._recorder is not None:
             rate = state.control_command_success_rate
@@ -236,7 +236,7 @@ class Arm:
 
     def _fault(self, errors: str) -> None:
         """The next state says it. It is not printed: where nobody reads that, this process would wait."""
-        self._mode, self._message, self._cycle = Mode.FAULT, errors, -1
+        self._mode, self._message, self._cycle = RobotMode.FAULT, errors, -1
         if self._recorder is not None:
             self._recorder.message = errors
 
@@ -244,7 +244,7 @@ class Arm:
         """A person has asked for it; what the robot says against it is told."""
         try:
             self._robot.automatic_error_recovery()
-            self._mode, self._message = Mode.IDLE, ""
+            self._mode, self._message = RobotMode.IDLE, ""
         except (self._franka.CommandException, self._franka.ControlException) as error:
             self._message = str(error)
 
@@ -313,15 +313,15 @@ def main() -> int:
     import pylibfranka
 
     address, descriptor, settings, *record = sys.argv[1:]
-    link, recorder = Link(int(descriptor)), Recorder(Path(record[0])) if record else None
+    link, recorder = Link(int(descriptor)), CommandLog(Path(record[0])) if record else None
     run_in_real_time()
     try:
-        Arm(pylibfranka, address, link, ArmSettings.from_json(settings), recorder).run()
+        PylibfrankaArm(pylibfranka, address, link, ArmSettings.from_json(settings), recorder).run()
     except (RuntimeError, pylibfranka.FrankaException) as error:
         # pylibfranka's exceptions are RuntimeErrors, all but one.
         message = f"no connection to the robot at {address}: {' '.join(str(error).split())}"
         zero = np.zeros(7)
-        link.send(RobotState(time.monotonic(), Mode.ENDED, zero, zero, zero, 0.0, 0, 0, message))
+        link.send(RobotState(time.monotonic(), RobotMode.ENDED, zero, zero, zero, 0.0, 0, 0, message))
         print(f"error: {message}", file=sys.stderr, flush=True)
         return 1
     finally:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from molmoact_ros.benchmarks.throughput import bench_batch
-from molmoact_ros.engine.decoding.batching import GatheredPasses
-from molmoact_ros.engine.decoding.decoder import CachedDecoder, Part, TorchPasses
+from molmoact_ros.engine.decoding.batching import BatchingRunner
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, SequenceSlice, TorchModelRunner
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.paths import default_checkpoint
@@ -23,7 +23,7 @@ ROBOTS = 3
 def engine(request: pytest.FixtureRequest) -> TorchEngine:
     engine = TorchEngine.load(default_checkpoint(), threads=1)
     if request.param == "torch":
-        engine.decoder = CachedDecoder(TorchPasses(engine.model, 512))
+        engine.decoder = CachedDecoder(TorchModelRunner(engine.model, 512))
     return engine
 
 
@@ -58,7 +58,7 @@ def test_robots_together_hear_what_each_would_hear_alone(engine: TorchEngine) ->
         engine.forget()
         assert said[robot] == answers(engine, robot)
     gathered = together[0].decoder.passes
-    assert isinstance(gathered, GatheredPasses) and gathered.shares > gathered.passes > 0
+    assert isinstance(gathered, BatchingRunner) and gathered.shares > gathered.passes > 0
 
 
 def test_who_is_busy_elsewhere_holds_nobody_up(engine: TorchEngine) -> None:
@@ -69,10 +69,10 @@ def test_who_is_busy_elsewhere_holds_nobody_up(engine: TorchEngine) -> None:
 
 
 def test_a_pass_that_fails_is_told_to_all_and_the_next_one_is_made() -> None:
-    class Fails(TorchPasses):
+    class Fails(TorchModelRunner):
         broken = True
 
-        def run(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        def run(self, parts: Sequence[SequenceSlice]) -> list[torch.Tensor]:
             if self.broken:
                 raise MemoryError("out of memory")
             return super().run(parts)

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from molmoact_ros.engine.decoding import cuda_graphs
-from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, StaticPasses
-from molmoact_ros.engine.decoding.decoder import CachedDecoder, Part, Passes, TorchPasses
+from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, CudaGraphRunner
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, SequenceSlice, TorchModelRunner
 from molmoact_ros.engine.decoding.speculative import WIDE, DraftConfig, Tree
 from molmoact_ros.engine.model.checkpoint import CheckpointError
 from molmoact_ros.engine.model.molmoact import MolmoAct
@@ -41,16 +41,16 @@ def short_lengths() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def static(short_lengths: None) -> dict[str, StaticPasses]:
-    return {kind: StaticPasses(made, CAPACITY, ALL) for kind, made in MODELS.items()}
+def static(short_lengths: None) -> dict[str, CudaGraphRunner]:
+    return {kind: CudaGraphRunner(made, CAPACITY, ALL) for kind, made in MODELS.items()}
 
 
-def scores(made: MolmoAct, passes: Passes, prompt: Sequence[int], said: Sequence[int], tree: Tree) -> np.ndarray:
+def scores(made: MolmoAct, passes: ModelRunner, prompt: Sequence[int], said: Sequence[int], tree: Tree) -> np.ndarray:
     """Scores of all ids after the prompt, after each token that was said behind it, and of the tree behind that."""
     decoder, found = CachedDecoder(passes), []
     for grow in (lambda: decoder.append(made.embed(torch.tensor(prompt), None)), lambda: decoder.feed(said, tree)):
         grow()
-        found.append(decoder._after if isinstance(passes, StaticPasses) else made.logits(decoder._after).numpy())
+        found.append(decoder._after if isinstance(passes, CudaGraphRunner) else made.logits(decoder._after).numpy())
     return np.concatenate(found)
 
 
@@ -58,9 +58,9 @@ def scores(made: MolmoAct, passes: Passes, prompt: Sequence[int], said: Sequence
 @pytest.mark.parametrize("kind", MODELS)
 @given(ids, ids, trees())
 def test_fixed_shapes_give_what_torch_gives(
-    static: dict[str, StaticPasses], kind: str, prompt: list[int], said: list[int], tree: Tree
+    static: dict[str, CudaGraphRunner], kind: str, prompt: list[int], said: list[int], tree: Tree
 ) -> None:
-    wanted = scores(MODELS[kind], TorchPasses(MODELS[kind], CAPACITY), prompt, said, tree)
+    wanted = scores(MODELS[kind], TorchModelRunner(MODELS[kind], CAPACITY), prompt, said, tree)
     found = scores(MODELS[kind], static[kind], prompt, said, tree)
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
@@ -70,7 +70,7 @@ def engine() -> TorchEngine:
     return TorchEngine.load(default_checkpoint(), threads=1)
 
 
-def by(engine: TorchEngine, passes: Callable[[], Passes], width: DraftConfig) -> list[list[int]]:
+def by(engine: TorchEngine, passes: Callable[[], ModelRunner], width: DraftConfig) -> list[list[int]]:
     """Answers to some pictures in a row, by passes and with guesses of a width."""
     usual = engine.decoder, engine.draft
     engine.decoder, engine.draft, said = CachedDecoder(passes()), width, []
@@ -86,8 +86,8 @@ def by(engine: TorchEngine, passes: Callable[[], Passes], width: DraftConfig) ->
 def test_answers_are_those_of_torchs_passes(engine: TorchEngine, width: DraftConfig) -> None:
     grammar_ids = np.union1d(*(grammar.ids for grammar in engine.grammars.values()))
     assert 128 < len(grammar_ids) < engine.config.llm_config.vocab_size
-    found = by(engine, lambda: StaticPasses(engine.model, 512, grammar_ids), width)
-    assert found == by(engine, lambda: TorchPasses(engine.model, 512), NO_GUESSES)
+    found = by(engine, lambda: CudaGraphRunner(engine.model, 512, grammar_ids), width)
+    assert found == by(engine, lambda: TorchModelRunner(engine.model, 512), NO_GUESSES)
     assert engine.timings.counts.tokens > 150
 
 
@@ -95,20 +95,20 @@ def test_answers_with_the_released_vocabulary_are_equal_too(released: Path) -> N
     engine = TorchEngine.load(released, threads=1, unnorm_key="molmoact")
     every = np.union1d(*(grammar.ids for grammar in engine.grammars.values()))
     assert len(every) == 293  # rows of the head, instead of 152,064
-    found = by(engine, lambda: StaticPasses(engine.model, 2048, every), WIDE)
-    assert found == by(engine, lambda: TorchPasses(engine.model, 2048), WIDE)
+    found = by(engine, lambda: CudaGraphRunner(engine.model, 2048, every), WIDE)
+    assert found == by(engine, lambda: TorchModelRunner(engine.model, 2048), WIDE)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_kept_branch_is_as_if_it_had_been_said(static: dict[str, StaticPasses], kind: str) -> None:
+def test_a_kept_branch_is_as_if_it_had_been_said(static: dict[str, CudaGraphRunner], kind: str) -> None:
     kept, plain = kept_and_said(static[kind])
     np.testing.assert_allclose(kept._after, plain._after, rtol=1e-4, atol=1e-3)
     assert kept.length == plain.length == 5
 
 
 @torch.inference_mode()
-def test_what_has_no_fixed_shape_is_computed_all_the_same(static: dict[str, StaticPasses]) -> None:
+def test_what_has_no_fixed_shape_is_computed_all_the_same(static: dict[str, CudaGraphRunner]) -> None:
     passes, made = static["qwen"], MODELS["qwen"]
     rng = np.random.default_rng(0)
     said = [rng.integers(0, VOCABULARY, n).tolist() for n in (1, 7, 3)]
@@ -116,11 +116,11 @@ def test_what_has_no_fixed_shape_is_computed_all_the_same(static: dict[str, Stat
     parts = []
     for n, tokens in enumerate(said, start=1):
         cache = passes.cache()
-        passes.run([Part(cache, 0, passes.embed([5] * n), range(-1, n - 1))])
-        parts.append(Part(cache, n, passes.embed(tokens), range(-1, len(tokens) - 1)))
+        passes.run([SequenceSlice(cache, 0, passes.embed([5] * n), range(-1, n - 1))])
+        parts.append(SequenceSlice(cache, n, passes.embed(tokens), range(-1, len(tokens) - 1)))
     for together, by_itself in zip(passes.run(parts), alone, strict=True):  # several sequences
         np.testing.assert_allclose(together, by_itself, rtol=1e-4, atol=1e-3)
-    long = StaticPasses(made, WIDTHS[-1] + 40, ALL)
+    long = CudaGraphRunner(made, WIDTHS[-1] + 40, ALL)
     many = rng.integers(0, VOCABULARY, WIDTHS[-1] + 20).tolist()
     whole, halves = CachedDecoder(long), CachedDecoder(long)
     whole.feed(many, Tree())  # wider than any
@@ -149,21 +149,21 @@ def test_passes_of_the_whole_7b_touch_nothing_but_the_device(monkeypatch: pytest
     monkeypatch.setattr(cuda_graphs, "LENGTHS", (1024, 1536, 2048))
     with torch.device("meta"):  # where there are shapes and no numbers, so none can be waited for
         made = MolmoAct(released_config(olmo=False, tiny=False)).to(torch.bfloat16)
-    passes = StaticPasses(made, 4096, np.arange(293))
+    passes = CudaGraphRunner(made, 4096, np.arange(293))
     cache, prompt = passes.cache(), torch.zeros(988, 3584, dtype=torch.bfloat16, device="meta")
     assert len(passes.shapes) == 20
     with Watch() as watch:
         for width, length in passes.shapes:
             found = passes._scores(cache, passes._tables[width].given, length, cuda_graphs.layer)
             assert found.shape == (width, 293) and found.dtype == torch.float32
-        assert passes._prompt(Part(cache, 0, prompt, range(-1, 987), 987)).shape == (1, 3584)
+        assert passes._prompt(SequenceSlice(cache, 0, prompt, range(-1, 987), 987)).shape == (1, 3584)
         passes.move(cache, 1000, 998)
         cache.clear()
     assert watch.devices == {"meta"}
 
 
 @torch.inference_mode()
-def test_nothing_in_a_pass_waits_for_a_number(static: dict[str, StaticPasses]) -> None:
+def test_nothing_in_a_pass_waits_for_a_number(static: dict[str, CudaGraphRunner]) -> None:
     passes = static["qwen"]
     cache, tables = passes.cache(), passes._tables[32]
     tables.send(np.arange(5), 3, [-1, 0, 0, 1, 2])
@@ -181,7 +181,7 @@ def test_nothing_in_a_pass_waits_for_a_number(static: dict[str, StaticPasses]) -
 
 
 @torch.inference_mode()
-def test_a_layer_is_traced_whole_and_once_for_all_layers(static: dict[str, StaticPasses]) -> None:
+def test_a_layer_is_traced_whole_and_once_for_all_layers(static: dict[str, CudaGraphRunner]) -> None:
     passes, graphs = static["qwen"], []
 
     def note(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -201,7 +201,7 @@ def test_a_layer_is_traced_whole_and_once_for_all_layers(static: dict[str, Stati
 
 
 @torch.inference_mode()
-def test_nan_of_one_answer_does_not_spoil_the_next(static: dict[str, StaticPasses]) -> None:
+def test_nan_of_one_answer_does_not_spoil_the_next(static: dict[str, CudaGraphRunner]) -> None:
     decoder = CachedDecoder(static["qwen"])
     prompt = MODELS["qwen"].embed(torch.tensor([3, 1, 4]), None)
     for embeddings, tokens in ((torch.full_like(prompt, torch.nan), 60), (prompt, 1)):
@@ -223,12 +223,12 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @torch.inference_mode()
-def test_what_is_too_long_unknown_or_not_finite_is_refused(static: dict[str, StaticPasses]) -> None:
+def test_what_is_too_long_unknown_or_not_finite_is_refused(static: dict[str, CudaGraphRunner]) -> None:
     decoder = CachedDecoder(static["qwen"])
     decoder.feed([1] * CAPACITY, Tree())
     with pytest.raises(RefusedStep, match=f"needs {CAPACITY + 1} tokens"):
         decoder.feed([1], Tree())
-    few = CachedDecoder(StaticPasses(MODELS["qwen"], CAPACITY, ALL[::2]))
+    few = CachedDecoder(CudaGraphRunner(MODELS["qwen"], CAPACITY, ALL[::2]))
     few.feed([1], Tree())
     assert few.choose(-1, ALL[:20:4]) in ALL[:20:4]
     with pytest.raises(ValueError, match="no scores"):
@@ -236,7 +236,7 @@ def test_what_is_too_long_unknown_or_not_finite_is_refused(static: dict[str, Sta
     broken = model()
     with torch.no_grad():
         broken.layers[1].mlp.ff_out.weight[0, 0] = torch.nan
-    decoder = CachedDecoder(StaticPasses(broken, CAPACITY, ALL))
+    decoder = CachedDecoder(CudaGraphRunner(broken, CAPACITY, ALL))
     decoder.feed([1], Tree())
     with pytest.raises(RefusedStep, match="NaN or infinity"):
         decoder.choose(-1, ALL[:4])

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molmoact_ros.engine.decoding.cpu_kernel import NativePasses, can_run
-from molmoact_ros.engine.decoding.decoder import CachedDecoder, Part, Passes, TorchPasses
+from molmoact_ros.engine.decoding.cpu_kernel import CpuKernelRunner, can_run
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, SequenceSlice, TorchModelRunner
 from molmoact_ros.engine.decoding.speculative import Tree
 from molmoact_ros.engine.model.config import LlmConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
@@ -42,7 +42,7 @@ def model(seed: int = 0, **changed: object) -> MolmoAct:
 
 
 MODEL = model()
-NATIVE, TORCH = NativePasses(MODEL, CAPACITY), TorchPasses(MODEL, CAPACITY)
+NATIVE, TORCH = CpuKernelRunner(MODEL, CAPACITY), TorchModelRunner(MODEL, CAPACITY)
 
 
 @st.composite
@@ -57,7 +57,7 @@ def trees(draw: st.DrawFn) -> Tree:
 ids = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=40)
 
 
-def states(passes: Passes, prompt: Sequence[int], said: Sequence[int], tree: Tree) -> np.ndarray:
+def states(passes: ModelRunner, prompt: Sequence[int], said: Sequence[int], tree: Tree) -> np.ndarray:
     """Hidden states of what was said behind a prompt, and of the tree behind that."""
     decoder = CachedDecoder(passes)
     decoder.append(MODEL.embed(torch.tensor(prompt), None))
@@ -90,7 +90,7 @@ def test_what_is_guessed_changes_no_bit_of_what_is_said(
     np.testing.assert_array_equal(states(NATIVE, prompt, said, tree)[len(said) + node], plain._after[0])
 
 
-def kept_and_said(passes: Passes) -> tuple[CachedDecoder, CachedDecoder]:
+def kept_and_said(passes: ModelRunner) -> tuple[CachedDecoder, CachedDecoder]:
     """Two sequences of the same five tokens: a kept branch of a tree stands in the one, all was said in the other."""
     tree = Tree()
     first, side = tree.add(-1, 3), tree.add(-1, 4)
@@ -108,7 +108,7 @@ def kept_and_said(passes: Passes) -> tuple[CachedDecoder, CachedDecoder]:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("passes", [NATIVE, TORCH], ids=["native", "torch"])
-def test_a_kept_branch_is_as_if_it_had_been_said(passes: Passes) -> None:
+def test_a_kept_branch_is_as_if_it_had_been_said(passes: ModelRunner) -> None:
     kept, plain = kept_and_said(passes)
     np.testing.assert_allclose(torch.as_tensor(kept._after), torch.as_tensor(plain._after), atol=1e-5)
     assert kept.length == plain.length == 5
@@ -116,16 +116,16 @@ def test_a_kept_branch_is_as_if_it_had_been_said(passes: Passes) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("passes", [NATIVE, TORCH], ids=["native", "torch"])
-def test_sequences_share_a_pass(passes: Passes) -> None:
+def test_sequences_share_a_pass(passes: ModelRunner) -> None:
     rng = np.random.default_rng(0)
     said = [rng.integers(0, VOCABULARY, n).tolist() for n in (1, 7, 3)]
     alone = [states(passes, [5] * n, tokens, Tree()) for n, tokens in enumerate(said, start=1)]
     parts = []
     for n, tokens in enumerate(said, start=1):
         cache = passes.cache()
-        passes.run([Part(cache, 0, passes.embed([5] * n), range(-1, n - 1))])
-        parts.append(Part(cache, n, passes.embed(tokens), range(-1, len(tokens) - 1)))
-    full = Part(passes.cache(), 0, passes.embed([5] * CAPACITY), range(-1, CAPACITY - 1))
+        passes.run([SequenceSlice(cache, 0, passes.embed([5] * n), range(-1, n - 1))])
+        parts.append(SequenceSlice(cache, n, passes.embed(tokens), range(-1, len(tokens) - 1)))
+    full = SequenceSlice(passes.cache(), 0, passes.embed([5] * CAPACITY), range(-1, CAPACITY - 1))
     *others, last = passes.run([*parts, full])  # more than there is room for at once
     assert len(last) == CAPACITY and len(others) == len(parts)
     for together, by_itself in zip(passes.run(parts), alone, strict=True):
@@ -135,8 +135,8 @@ def test_sequences_share_a_pass(passes: Passes) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("passes", [NativePasses, TorchPasses])
-def test_what_is_too_long_or_not_finite_is_refused(passes: type[NativePasses] | type[TorchPasses]) -> None:
+@pytest.mark.parametrize("passes", [CpuKernelRunner, TorchModelRunner])
+def test_what_is_too_long_or_not_finite_is_refused(passes: type[CpuKernelRunner] | type[TorchModelRunner]) -> None:
     decoder = CachedDecoder(passes(MODEL, CAPACITY))
     decoder.feed([1] * CAPACITY, Tree())
     with pytest.raises(RefusedStep, match=f"needs {CAPACITY + 1} tokens"):

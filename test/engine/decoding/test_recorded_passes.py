@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from molmoact_ros.engine.decoding.constrained import DecodeCounts, decode
-from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, DraftConfig, Memory, Tree, depth_memory
+from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, AnswerCache, DraftConfig, Tree, cache_of_depth
 from molmoact_ros.reasoning.action_tokens import NormStats, values_from_bins
 from molmoact_ros.reasoning.answer import Segment
 from molmoact_ros.reasoning.answer_templates import Wording, answer_text, forms
@@ -49,7 +49,7 @@ def grammar(qwen_codec: TextCodec) -> AnswerGrammar:
     return AnswerGrammar(qwen_codec, EOS, stats, forms(False, (1, 8), tuple(Wording)))
 
 
-def answers(grammar: AnswerGrammar, episodes: range) -> Iterator[tuple[bool, list[int], Memory]]:
+def answers(grammar: AnswerGrammar, episodes: range) -> Iterator[tuple[bool, list[int], AnswerCache]]:
     """Whether an episode begins, the answer's ids, and what the measured depth would have said."""
     data = np.load(RECORDED)
     before = -1
@@ -59,14 +59,14 @@ def answers(grammar: AnswerGrammar, episodes: range) -> Iterator[tuple[bool, lis
             text = answer_text(
                 data["depth"][row], trace[trace[:, 0] >= 0].astype(int), values_from_bins(data["bins"][row])
             )
-            yield episode != before, [*grammar.codec.encode(text), EOS], depth_memory(data["measured"][row])
+            yield episode != before, [*grammar.codec.encode(text), EOS], cache_of_depth(data["measured"][row])
         before = episode
 
 
 def count(grammar: AnswerGrammar, width: DraftConfig, episodes: range) -> dict[str, list[int]]:
     """Passes of each answer, in all and by segment; each answer comes out as it was recorded."""
     passes: dict[str, list[int]] = {}
-    lasts: list[Memory] = []
+    lasts: list[AnswerCache] = []
     for begins, ids, measured in answers(grammar, episodes):
         lasts = [] if begins else lasts
         counts, guides = DecodeCounts(), [*lasts, measured] if width.measured else lasts

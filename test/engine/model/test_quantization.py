@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from molmoact_ros.cli.main import main
-from molmoact_ros.engine.decoding.cuda_graphs import StaticPasses
-from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchPasses
+from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
+from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchModelRunner
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import CheckpointError
 from molmoact_ros.engine.model.quantization import misfit, quantise, stored
@@ -34,13 +34,13 @@ def test_answers_keep_their_form_with_a_quarter_of_the_weights(dtype: torch.dtyp
     assert sum(map(stored, weights(usual))) == sum(w.numel() for w in weights(usual)) * dtype.itemsize
     assert sum(map(stored, weights(small))) == sum(w.numel() for w in weights(usual)) + scales
     assert stored(small.model.lm_head.weight) == stored(usual.model.lm_head.weight)
-    assert isinstance(small.decoder.passes, TorchPasses)  # what is compiled knows only whole numbers
+    assert isinstance(small.decoder.passes, TorchModelRunner)  # what is compiled knows only whole numbers
     rng = np.random.default_rng(0)
     pictures = tuple(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(2))
     *_, said = small.reason(Observation(pictures, "put the red cube in the bowl", 0.0))
     assert said.complete and said.actions is not None and said.actions.shape == (8, 7)
     ids = np.union1d(*(grammar.ids for grammar in small.grammars.values()))
-    tokens, small.decoder = small.tokens, CachedDecoder(StaticPasses(small.model, 512, ids))
+    tokens, small.decoder = small.tokens, CachedDecoder(CudaGraphRunner(small.model, 512, ids))
     small.forget()
     *_, same = small.reason(Observation(pictures, "put the red cube in the bowl", 0.0))
     if dtype is torch.float32:  # in bfloat16 two scores are equal now and then

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from molmoact_ros.cli.main import main
+from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import CheckpointError
-from molmoact_ros.engine.torch_engine import Mode, TorchEngine
+from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.engine.vllm_backend.client import ServerStream
-from molmoact_ros.engine.vllm_backend.engine import ServedEngine, known_beginning, served_name
+from molmoact_ros.engine.vllm_backend.engine import VllmEngine, known_beginning, served_name
 from molmoact_ros.engine.vllm_backend.local import engine_arguments, server_command, server_environment
 from molmoact_ros.engine.vllm_backend.plugin.doors import OnlyOpenDoors
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -97,8 +98,8 @@ def server() -> Iterator[Answering]:
 
 
 @pytest.fixture
-def served(server: Answering) -> ServedEngine:
-    return ServedEngine(default_checkpoint(), ServerStream(server.url, NAME), NAME, timeout=5.0)
+def served(server: Answering) -> VllmEngine:
+    return VllmEngine(default_checkpoint(), ServerStream(server.url, NAME), NAME, timeout=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def look(depth: bool = False) -> Observation:
     )
 
 
-def test_the_contract_is_that_of_torch(server: Answering, served: ServedEngine, torchs: TorchEngine) -> None:
+def test_the_contract_is_that_of_torch(server: Answering, served: VllmEngine, torchs: TorchEngine) -> None:
     said = list(torchs.reason(look()))
     tokens = torchs.tokens
     cuts = [0, 2, 60, 104, 120, 121, len(tokens)]
@@ -126,19 +127,19 @@ def test_the_contract_is_that_of_torch(server: Answering, served: ServedEngine, 
     # Depth codes are told of before the trace, and this before the actions.
     order = [(r.depth_codes is not None, r.trace is not None, r.actions is not None) for r in heard]
     assert order == sorted(order) and (True, False, False) in order and (True, True, False) in order
-    assert served.timings.mode is Mode.FULL and served.timings.counts.tokens == len(tokens)
+    assert served.timings.mode is ReasoningMode.FULL and served.timings.counts.tokens == len(tokens)
     (asked,) = server.asked
     assert asked["model"] == NAME and asked["temperature"] == 0 and asked["return_token_ids"]
     *pictures, words = asked["messages"][0]["content"]
     assert len(pictures) == 2 and words["text"].startswith("The task is put the red cube in the bowl. What")
 
 
-def test_given_parts_are_in_the_grammar(server: Answering, served: ServedEngine, torchs: TorchEngine) -> None:
-    list(torchs.reason(look(depth=True), Mode.GROUNDED))
+def test_given_parts_are_in_the_grammar(server: Answering, served: VllmEngine, torchs: TorchEngine) -> None:
+    list(torchs.reason(look(depth=True), ReasoningMode.GROUNDED))
     server.send = events(torchs.tokens)
-    (*_, said) = served.reason(look(depth=True), Mode.GROUNDED)
+    (*_, said) = served.reason(look(depth=True), ReasoningMode.GROUNDED)
     assert said.depth_codes is not None and served.tokens == torchs.tokens
-    grammar, (_, given) = served.grammars[False], served.given(look(depth=True), Mode.GROUNDED, guess=False)
+    grammar, (_, given) = served.grammars[False], served.given(look(depth=True), ReasoningMode.GROUNDED, guess=False)
     beginning = known_beginning(grammar, given)
     assert beginning == torchs.tokens[: len(beginning)] and len(beginning) > 100
     assert " ".join(f"<[{token}]>" for token in beginning) in server.asked[-1]["structured_outputs"]["grammar"]
@@ -157,7 +158,7 @@ def test_given_parts_are_in_the_grammar(server: Answering, served: ServedEngine,
         (status(400), "refuses .HTTP 400.: not now"),
     ],
 )
-def test_what_is_not_an_answer_is_dropped(server: Answering, served: ServedEngine, send: Send, words: str) -> None:
+def test_what_is_not_an_answer_is_dropped(server: Answering, served: VllmEngine, send: Send, words: str) -> None:
     server.send = send
     with pytest.raises(RefusedStep, match=words):
         list(served.reason(look()))
@@ -165,7 +166,7 @@ def test_what_is_not_an_answer_is_dropped(server: Answering, served: ServedEngin
 
 
 def test_a_server_that_failed_is_left_alone_for_a_while(
-    server: Answering, served: ServedEngine, torchs: TorchEngine
+    server: Answering, served: VllmEngine, torchs: TorchEngine
 ) -> None:
     server.send = status(503)
     for _ in range(3):
@@ -178,7 +179,7 @@ def test_a_server_that_failed_is_left_alone_for_a_while(
     assert list(served.reason(look()))[-1].complete
 
 
-def test_another_model_is_refused(server: Answering, served: ServedEngine) -> None:
+def test_another_model_is_refused(server: Answering, served: VllmEngine) -> None:
     server.name = "molmoact-0"
     with pytest.raises(RefusedStep, match="serves molmoact-0, not this checkpoint"):
         list(served.reason(look()))
@@ -302,7 +303,7 @@ def hang(handler: BaseHTTPRequestHandler) -> None:
 
 
 def test_a_silent_server_is_given_up(server: Answering) -> None:
-    served = ServedEngine(default_checkpoint(), ServerStream(server.url, NAME), NAME, timeout=0.3)
+    served = VllmEngine(default_checkpoint(), ServerStream(server.url, NAME), NAME, timeout=0.3)
     server.send = hang
     began = time.monotonic()
     with pytest.raises(RefusedStep, match=r"no whole answer came within 0\.3 s"):
@@ -310,7 +311,7 @@ def test_a_silent_server_is_given_up(server: Answering) -> None:
     assert time.monotonic() - began < 2
 
 
-def test_a_step_that_is_not_wanted_ends_though_the_server_is_silent(server: Answering, served: ServedEngine) -> None:
+def test_a_step_that_is_not_wanted_ends_though_the_server_is_silent(server: Answering, served: VllmEngine) -> None:
     server.send = hang
     until = time.monotonic() + 0.2
     with pytest.raises(CancelledStep):

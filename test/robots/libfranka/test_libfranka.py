@@ -15,7 +15,7 @@ import pytest
 from molmoact_ros.benchmarks.libfranka import PERIOD, bench
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import HOME_Q
-from molmoact_ros.robots.libfranka.client import COMMAND, Kind, LibfrankaArm, Mode, RobotState
+from molmoact_ros.robots.libfranka.client import COMMAND, Kind, LibfrankaArm, RobotMode, RobotState
 from molmoact_ros.robots.libfranka.interpolator import RefusedCommand
 from molmoact_ros.sim.franka_sim import FrankaSim, python
 from molmoact_ros.utils.paths import robot_model
@@ -36,7 +36,7 @@ def until(arm: LibfrankaArm, happened: Callable[[RobotState], bool]) -> RobotSta
 
 def connected(robot: FrankaSim, record: Path | None = None) -> LibfrankaArm:
     arm = LibfrankaArm(robot.address, record)
-    until(arm, lambda state: state.mode is Mode.IDLE)
+    until(arm, lambda state: state.mode is RobotMode.IDLE)
     return arm
 
 
@@ -58,7 +58,7 @@ def test_nothing_moves_before_a_command(robot: FrankaSim) -> None:
     with connected(robot) as arm:
         first = arm.state()
         later = until(arm, lambda state: state.stamp > first.stamp + 0.3)
-        assert later.mode is Mode.IDLE and np.abs(later.q - first.q).max() < 1e-3
+        assert later.mode is RobotMode.IDLE and np.abs(later.q - first.q).max() < 1e-3
         assert arm.state().success_rate == 0, "nobody is in control"
 
 
@@ -66,8 +66,8 @@ def test_nothing_moves_before_a_command(robot: FrankaSim) -> None:
 def test_a_motion_without_a_reflex(tmp_path: Path) -> None:
     with simulator(tmp_path) as robot, connected(robot, tmp_path / "record.npz") as arm:
         last = drive(arm, 2.0)
-        until(arm, lambda state: state.mode is Mode.BRAKING)
-        end = until(arm, lambda state: state.mode is Mode.MOVING)
+        until(arm, lambda state: state.mode is RobotMode.BRAKING)
+        end = until(arm, lambda state: state.mode is RobotMode.MOVING)
         # It brakes behind the last command, and so ends a little beyond it.
         assert np.abs(end.q - last.position).max() < 0.2 and np.abs(end.q - end.q_d).max() < 0.02
         assert not robot.refusals() and not end.message and end.refused == 0
@@ -81,10 +81,10 @@ def test_a_motion_without_a_reflex(tmp_path: Path) -> None:
 def test_silence_brakes_and_the_next_commands_go_on(tmp_path: Path) -> None:
     with simulator(tmp_path) as robot, connected(robot) as arm:
         drive(arm, 0.6)
-        until(arm, lambda state: state.mode is Mode.BRAKING)
-        until(arm, lambda state: state.mode is Mode.MOVING)
+        until(arm, lambda state: state.mode is RobotMode.BRAKING)
+        until(arm, lambda state: state.mode is RobotMode.MOVING)
         drive(arm, 0.6, seed=1)
-        assert arm.state().mode is Mode.MOVING and not arm.state().message
+        assert arm.state().mode is RobotMode.MOVING and not arm.state().message
         assert not robot.refusals()
 
 
@@ -106,7 +106,7 @@ def test_unsafe_commands_are_refused_at_both_ends(robot: FrankaSim) -> None:
         for unsafe, why in ((q * np.nan, "finite"), (q + 0.5, "begins where the arm stands")):
             arm._send(COMMAND.pack(Kind.COMMAND, *unsafe, *zero, *zero, 0.08, PERIOD))
             state = until(arm, lambda state, why=why: why in state.message)  # type: ignore[misc]
-        assert state.refused == 2 and state.mode is Mode.IDLE
+        assert state.refused == 2 and state.mode is RobotMode.IDLE
         assert arm.state().success_rate == 0, "nobody is in control"
 
 
@@ -120,20 +120,20 @@ def test_a_fault_is_named_and_lifted_only_on_request(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(arm.pid, signal.SIGCONT)
-        state = until(arm, lambda state: state.mode is Mode.FAULT)
+        state = until(arm, lambda state: state.mode is RobotMode.FAULT)
         assert "communication_constraints_violation" in state.message
         still = until(arm, lambda s: s.stamp > state.stamp + 1.0)
         drive(arm, 0.3)
-        assert arm.state().mode is Mode.FAULT and np.abs(arm.state().q - still.q).max() < 0.01
+        assert arm.state().mode is RobotMode.FAULT and np.abs(arm.state().q - still.q).max() < 0.01
         arm.recover()
-        until(arm, lambda state: state.mode is Mode.IDLE)
+        until(arm, lambda state: state.mode is RobotMode.IDLE)
         drive(arm, 0.3)
-        assert until(arm, lambda state: state.mode is not Mode.IDLE).mode is not Mode.FAULT
+        assert until(arm, lambda state: state.mode is not RobotMode.IDLE).mode is not RobotMode.FAULT
 
 
 def test_no_robot() -> None:
     with LibfrankaArm("127.99.99.99") as arm:
-        state = until(arm, lambda state: state.mode is Mode.ENDED)
+        state = until(arm, lambda state: state.mode is RobotMode.ENDED)
         assert "127.99.99.99" in state.message and "\n" not in state.message
         with pytest.raises(ConnectionError, match=r"127\.99\.99\.99"):
             arm.send(ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, PERIOD))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from molmoact_ros.engine.base import REMEMBERED
-from molmoact_ros.engine.decoding.speculative import DraftConfig, Memory, Tracker, grow
+from molmoact_ros.engine.decoding.speculative import AnswerCache, DraftConfig, Tracker, grow
 from molmoact_ros.engine.model.checkpoint import CONFIG, read_config, read_run_config, read_tokenizer, text_codec
 from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -42,7 +42,7 @@ class AnswerDrafts:
             steered: AnswerGrammar(codec, end, stats, forms(steered, run.chunk_steps, run.wordings))
             for steered in (False, True)
         }
-        self._lasts: dict[bool, deque[Memory]] = {steered: deque(maxlen=REMEMBERED) for steered in (False, True)}
+        self._lasts: dict[bool, deque[AnswerCache]] = {steered: deque(maxlen=REMEMBERED) for steered in (False, True)}
         self._tails = {
             tuple(codec.encode(prompt_template(cameras, steered).rpartition("{T}")[2])[-TAIL:]): steered
             for cameras in (1, 2)
