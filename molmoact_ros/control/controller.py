@@ -50,7 +50,7 @@ class Controller:
         )
         self.supervisor, self.consent = Supervisor(), Consent()
         self.refused, self.last_refusal = 0, ""
-        self._refusal = ""  # why start or resume did not move on
+        self.refusal = ""  # why start or resume did not move on
         self._moving_since = 0.0
         self._chunk_due = -np.inf  # when the newest chunk is over
         self._chunk_since: float | None = None  # when the first chunk since the hand-over was taken
@@ -169,24 +169,19 @@ class Controller:
         """What was wrong until now is right again; the arm stays where it is."""
         self._levels.pop(event, None)
 
-    @property
-    def refusal(self) -> str:
-        """Why the last start or resume did not move on, in one line; empty when it did."""
-        return self._refusal
-
     def _go(self, event: Event, now: float, steady: float) -> bool:
         before = self.supervisor.state
         if before is State.STOPPED:
-            self._refusal = "" if event is Event.RESUME else "the arm is stopped; resume it (the reset of a stop) first"
+            self.refusal = "" if event is Event.RESUME else "the arm is stopped; resume it (the reset of a stop) first"
             return self.supervisor.on(event, "the stop is reset")
         if before is State.POLICY:
-            self._refusal, self._moving_since = "", steady
+            self.refusal, self._moving_since = "", steady
             return True
-        self._refusal = self._not_startable(event, now, steady)
-        if not self._refusal and self.supervisor.on(event):
+        self.refusal = self._not_startable(event, now, steady)
+        if not self.refusal and self.supervisor.on(event):
             self._handed_back = before is State.TELEOP
             self._hand_over(now, steady, before)
-        return not self._refusal
+        return not self.refusal
 
     def _not_startable(self, event: Event, now: float, steady: float) -> str:
         """Why the policy may not move the arms now, in one line; empty: it may."""

@@ -14,25 +14,23 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
 
-from molmoact_ros.control.action_chunk import ActionChunk as Chunk
-from molmoact_ros.control.action_chunk import ActionSpace
 from molmoact_ros.control.clock_monitor import ClockMonitor
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.control.teleop import wrong_age
-from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus
+from molmoact_ros.msg import EngineStatus, SafetyStatus
 from molmoact_ros.nodes.control.arm_sinks import Sink, make_gripper, make_sink
-from molmoact_ros.nodes.control.config import STATED, ControllerNodeConfig
+from molmoact_ros.nodes.control.chunk_inputs import ChunkInputs
+from molmoact_ros.nodes.control.config import ControllerNodeConfig
 from molmoact_ros.nodes.control.diagnostics import report
 from molmoact_ros.nodes.control.gripper_sinks import Gripper
 from molmoact_ros.nodes.control.publisher_monitor import PublisherMonitor
 from molmoact_ros.nodes.control.safety_status import safety_status
 from molmoact_ros.nodes.control.stop_latch import StopLatch
 from molmoact_ros.nodes.control.teleop_inputs import DISCOVERY, TeleopInputs
-from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.ros import conversions, qos
-from molmoact_ros.ros.bounded_subscription import subscribe, unpacked
+from molmoact_ros.ros.bounded_subscription import unpacked
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.lifecycle import ManagedNode
 from molmoact_ros.ros.logging import ThreadedLog
@@ -81,13 +79,10 @@ class ControllerNode(ManagedNode):
         self._sinks = [make_sink(config.sink, self, arm) for arm in arms]
         self._grippers = [make_gripper(config.gripper, self, arm) for arm in arms]
         self._gripper_goals: list[float | None] = [None for _ in arms]  # the last sent; None: send the next in any case
-        self._chunk: Chunk | None = None
         self._moving, self._told = False, (State.IDLE, "")
         self._taken_at = time.monotonic()
         self._warnings: list[str] = []
         self._clocks = ClockMonitor(bool(self.get_parameter("use_sim_time").value))
-        self._chunk_frames = {"", arms[0].base_frame} if len(arms) == 1 else {""}
-        self._keys = {"", *STATED, *config.unnorm_keys}
         self._safety_status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         # What comes often, and what must count whatever the executor does, is asked for by the loop: being woken for
@@ -96,9 +91,9 @@ class ControllerNode(ManagedNode):
         self._engine = PollingSubscription(self, EngineStatus, f"{config.policy}/engine_status", qos.HEARTBEAT)
         self._stop = PollingSubscription(self, Empty, "~/stop", qos.RELIABLE)
         self._presence = PollingSubscription(self, Header, "~/presence", qos.HEARTBEAT)
-        chunks = f"{config.policy}/action_chunk"
-        subscribe(self, ActionChunk, chunks, self._on_chunk, qos.RELIABLE, self._refuse)
-        subscribe(self, ActionChunk, f"{config.policy}/pending_chunk", self._on_pending, qos.RELIABLE, self._refuse)
+        self._chunks = ChunkInputs(
+            self, config.policy, self._controller, self._lock, config.unnorm_keys, self._notes, self._refuse
+        )
         for name, answer in (
             ("start", self._on_start), ("resume", self._on_resume), ("hold", self._on_hold), ("stop", self._on_stop),
         ):  # fmt: skip
@@ -108,7 +103,7 @@ class ControllerNode(ManagedNode):
             TeleopInputs(self, arm, self._lock, config.teleop_timeout, self._refuse) for arm in self._controller.arms
         ]
         commands = [sink.topic for sink in self._sinks if sink.topic]
-        alone = (config.joint_states, chunks)
+        alone = (config.joint_states, f"{config.policy}/action_chunk")
         self._strangers = PublisherMonitor(self, alone, commands)
         if self._stopped:
             self._controller.stop(f"{self._stopped} (kept; resume resets it)")
@@ -219,53 +214,7 @@ class ControllerNode(ManagedNode):
         age = message.camera_age if looks else 0.0
         self._controller.on_engine(steady, fault, age, message.state == EngineStatus.PENDING)
 
-    # In, by the executor
-
-    def _chunk_of(self, message: ActionChunk) -> Chunk:
-        """The chunk. Raises RefusedStep where its frame or its key is not this arm's."""
-        frame, key = message.header.frame_id, message.unnorm_key
-        if frame not in self._chunk_frames:
-            raise RefusedStep(
-                f"its actions are in the frame {frame!r}; plan in {' or '.join(map(repr, self._chunk_frames))}"
-            )
-        if key not in self._keys:
-            raise RefusedStep(
-                f"nobody has said what the numbers of the key {key!r} mean (units, frame, rotations, signs): check "
-                "them against msg/ActionChunk.msg, then list the key in the controller's parameter unnorm_keys"
-            )
-        stamp = conversions.seconds(message.header.stamp)
-        try:
-            actions = conversions.chunk_actions(message)
-        except RefusedStep:
-            actions = np.zeros((0, 0))  # which the controller refuses as it should
-        space = ActionSpace(message.action_space) if message.action_space in set(ActionSpace) else ActionSpace.DELTA_EE
-        return Chunk(actions, message.dt, stamp, message.plan_id, space)
-
-    def _on_chunk(self, message: ActionChunk, sent: float) -> None:
-        try:
-            chunk = self._chunk_of(message)
-        except RefusedStep as refusal:
-            with self._lock:
-                self._controller.refuse(str(refusal))
-            self._refuse(f"chunk not played: {refusal}")
-            return
-        with self._lock:
-            played = self._controller.on_chunk(chunk, self._now(), time.monotonic())
-            reason = self._controller.last_refusal
-        if played:
-            self._chunk = chunk
-        else:
-            self._notes.note(f"chunk not played: {reason}", LoggingSeverity.WARN)
-
-    def _on_pending(self, message: ActionChunk, sent: float) -> None:
-        try:
-            chunk = self._chunk_of(message)
-        except RefusedStep:
-            return  # it will be refused when it is to be played
-        with self._lock:
-            self._controller.consent.show(chunk)
-
-    # People
+    # People, on the executor's thread
 
     def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """The policy begins a task. A stop is not lifted by this."""
@@ -380,7 +329,7 @@ class ControllerNode(ManagedNode):
         """Publish how it stands; under the lock."""
         if (self._controller.supervisor.state, self._controller.supervisor.reason) != self._told:
             self._note_change()
-        status = safety_status(self._controller, self._chunk, self._now())
+        status = safety_status(self._controller, self._chunks.played, self._now())
         status.header.stamp = self.get_clock().now().to_msg()
         status.warnings = [*self._warnings, *self._controller.notes(self._now(), time.monotonic())]
         self._strangers.said(status)
