@@ -154,7 +154,7 @@ class BagWriter:
         name = f"{self._folder.name}_{len(self._before.files) + 1}.mcap"
         new = McapFile(self._folder / name)
         old, index = self._file, self._file.index
-        self._before.add(self._file_name, index)
+        self._before.add_file(self._file_name, index)
         self._before_bytes += old.size
         self._file, self._file_name = new, name
         for topic in self._channels:
@@ -208,7 +208,7 @@ class BagWriter:
     def _write_metadata(self) -> None:
         self._described = len(self._channels)
         contents = deepcopy(self._before)
-        contents.add(self._file_name, self._file.index)
+        contents.add_file(self._file_name, self._file.index)
         write_metadata(self._folder, contents, self.about)
 
 

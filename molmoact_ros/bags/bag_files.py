@@ -44,7 +44,7 @@ class Contents:
     counts: Counter[str] = field(default_factory=Counter)
     topics: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, name: str, index: Index) -> None:
+    def add_file(self, name: str, index: Index) -> None:
         """Note a file with this index."""
         self.files.append((name, index.span, index.counts.total()))
         for number, channel in index.channels.items():
@@ -66,7 +66,7 @@ class Contents:
             schemas=summary.schemas, channels=summary.channels, counts=Counter(of.channel_message_counts),
             span=(of.message_start_time, of.message_end_time),
         )  # fmt: skip
-        self.add(path.name, index)
+        self.add_file(path.name, index)
 
 
 def write_metadata(folder: Path, contents: Contents, about: Mapping[str, str]) -> None:
@@ -106,7 +106,7 @@ def repair(bag: Path) -> bool:
     contents = Contents()
     for file in files if torn else []:
         try:
-            contents.add(file.name, mend(file)) if file in torn else contents.read(file)
+            contents.add_file(file.name, mend(file)) if file in torn else contents.read(file)
         except BlockingIOError:
             raise ValueError(f"{bag} is still being recorded; end the recorder first") from None
         except Exception as error:  # whatever a reader meets in broken bytes

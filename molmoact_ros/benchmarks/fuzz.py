@@ -123,7 +123,7 @@ class _Round:
         controller, clock = self.controller, self.clock
         clock.pass_by(1.0 / controller.config.rate)
         self.result.jumps += clock.play()
-        if wrong := clock.watch.look(clock.now, clock.steady):
+        if wrong := clock.watch.check_clocks(clock.now, clock.steady):
             controller.fault(Event.CLOCK_JUMPED, wrong)
         if self.rng.random() > 0.002:
             controller.on_engine(clock.steady)
@@ -133,7 +133,7 @@ class _Round:
         commands = controller.step(clock.now, missed, clock.steady)
         assert commands is not None
         asked = [person.asks(clock.steady) for person in self.people]
-        self.result.moving += self.judge.take(commands, missed, braking, clock.steady, asked)
+        self.result.moving += self.judge.judge_commands(commands, missed, braking, clock.steady, asked)
         state = controller.supervisor.state.value
         self.result.states[state] = self.result.states.get(state, 0) + 1
         for number, command in enumerate(commands):

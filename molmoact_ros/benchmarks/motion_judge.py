@@ -72,7 +72,7 @@ class MotionJudge:
         kept = self._controller.config.surroundings.arm_distance
         return np.inf if self._between is None else self._between.distance(np.concatenate(self._last), 2 * kept)
 
-    def take(
+    def judge_commands(
         self, commands: Sequence[ArmCommand], missed: int, braking: Sequence[np.ndarray], steady: float,
         asked: Sequence[bool],
     ) -> bool:  # fmt: skip

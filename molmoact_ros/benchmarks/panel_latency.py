@@ -101,7 +101,7 @@ class Stopwatch(BackgroundNode):
         self._plans.append((info["source_timestamp"], conversions.seconds(message.header.stamp)))
 
     def _take(self) -> None:
-        self._commands += [taken.sent for taken in self._sent.take()]
+        self._commands += [taken.sent for taken in self._sent.take_serialized()]
 
     def _on_safety(self, message: SafetyStatus) -> None:
         self.safety = message

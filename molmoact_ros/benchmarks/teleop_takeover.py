@@ -52,7 +52,7 @@ class Jump:
         """Nothing beyond the limits, and something judged."""
         return self.commands > 0 and max(self.speed, self.acceleration, self.jerk) < 1.0 + 1e-3
 
-    def add(self, other: Jump) -> None:
+    def add_command(self, other: Jump) -> None:
         """Take the greater of both."""
         for name in ("speed", "acceleration", "jerk"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
@@ -155,7 +155,7 @@ def _take(running: Graph, ear: Ear, takes: Takes) -> float:
         return float("inf")
     rig.until(lambda: False, AFTER)
     for kept, start, end in ((takes.over, began - 0.1, released), (takes.back, released, back + AFTER)):
-        kept.add(jump([c for c in list(ear.commands) if start <= c.at < end], fractions))
+        kept.add_command(jump([c for c in list(ear.commands) if start <= c.at < end], fractions))
     ear.commands.clear()
     ear.states.clear()
     return taken - began

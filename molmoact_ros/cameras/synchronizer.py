@@ -49,7 +49,7 @@ class Track(Generic[T]):
         """Whether `stamp` is neither too old at `now` nor, beyond the tolerance, in the future; s."""
         return -self.slop <= now - stamp <= self._max_age
 
-    def add(self, stamp: float, item: T) -> Stamped[T]:
+    def add_frame(self, stamp: float, item: T) -> Stamped[T]:
         """Keep something of the moment `stamp`, s."""
         kept = Stamped(stamp, item)
         self.kept.append(kept)
@@ -75,7 +75,7 @@ class Synchronizer(Generic[T]):
         self.counts = {name: Counter(dict.fromkeys(OUTCOMES, 0)) for name in cameras}
         self.last = dict.fromkeys(cameras, -inf)  # stamp of the last picture that came, current or not
 
-    def add(self, camera: str, stamp: float, item: T, now: float) -> None:
+    def add_frame(self, camera: str, stamp: float, item: T, now: float) -> None:
         """Take a picture of the moment `stamp` that came at `now`, s."""
         number, counts = self._names.index(camera), self.counts[camera]
         self.last[camera] = stamp
@@ -85,7 +85,7 @@ class Synchronizer(Generic[T]):
         if not track.is_current(stamp, now):
             counts["late"] += 1
             return
-        kept = track.add(stamp, item)
+        kept = track.add_frame(stamp, item)
         for other, others in enumerate(self._tracks):
             for near in others.kept if other != number else ():
                 if abs(near.stamp - stamp) <= track.slop:

@@ -88,7 +88,7 @@ class ArmController:
     def update(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> None:
         """Take a measurement: joints [7] rad and the gripper's opening in m; what cannot be true is ignored."""
         known = self.measured is not None
-        if self.measurement.take(q, opening, stamp, heard) and not known:
+        if self.measurement.take_sample(q, opening, stamp, heard) and not known:
             assert self.measured is not None
             self.limiter.reset(self.measured)
             self.settle(stamp)

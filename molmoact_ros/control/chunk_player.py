@@ -70,7 +70,7 @@ class ChunkPlayer:
 
     def load(self, chunk: ActionChunk, now: float) -> None:
         """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
-        self.take(chunk, self.prepare(chunk, now), now)
+        self.take_chunk(chunk, self.prepare(chunk, now), now)
 
     def prepare(self, chunk: ActionChunk, now: float) -> ChunkTrajectory:
         """The path of a chunk that may be played at `now`, s. Raises RefusedChunk for any other; changes nothing."""
@@ -83,13 +83,13 @@ class ChunkPlayer:
         _check_first_step(chunk, actions, anchor.target)
         return ChunkTrajectory(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
 
-    def take(self, chunk: ActionChunk, path: ChunkTrajectory, now: float) -> None:
+    def take_chunk(self, chunk: ActionChunk, path: ChunkTrajectory, now: float) -> None:
         """Switch to a path that was prepared just now."""
         if self.mode == "realtime":
             self._blend_into(path)
         self._paths = [*(self._paths if self.mode == "ensemble" else []), path][-8:]
         self._stamp = chunk.stamp
-        self.latency.add(now - chunk.stamp)
+        self.latency.add_sample(now - chunk.stamp)
 
     def _at(self, now: float) -> _Commanded:
         """What was commanded at `now`, s."""

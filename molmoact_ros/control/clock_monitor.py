@@ -25,7 +25,7 @@ class ClockMonitor:
         self._last: tuple[float, float] | None = None
         self._offset, self._moved = 0.0, 0.0  # ROS time less the steady one, as it should be; when ROS time moved last
 
-    def look(self, ros: float, steady: float) -> str:
+    def check_clocks(self, ros: float, steady: float) -> str:
         """What is wrong with the clocks at this look, in a few words; empty: nothing. Both times in s."""
         if self._last is None:
             self._last, self._offset, self._moved = (ros, steady), ros - steady, steady

@@ -97,7 +97,7 @@ class Controller:
                 self.fault(Event.CHUNK_INSANE, str(refusal))
             return False
         for arm, part, path in zip(self.arms, parts, paths, strict=True):
-            arm.player.take(part, path, now)
+            arm.player.take_chunk(part, path, now)
         self.consent.used(chunk)
         self._chunk_due = steady + chunk.end - now
         self._chunk_since = steady if self._chunk_since is None else self._chunk_since

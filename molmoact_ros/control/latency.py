@@ -20,7 +20,7 @@ class Latency:
         """The engine begins anew: its next plan counts as warm-up. Earlier samples stay."""
         self._warm = False
 
-    def add(self, seconds: float) -> None:
+    def add_sample(self, seconds: float) -> None:
         """A plan has arrived this long after its picture."""
         if self._warm:
             self._samples.append(seconds)

@@ -42,7 +42,7 @@ class Measurement:
         self._candidate: np.ndarray | None = None
         self._candidate_at, self._count = -np.inf, 0
 
-    def take(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> bool:
+    def take_sample(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> bool:
         """Take a sample: joints [7] rad and the gripper's opening in m. False where it is not believed."""
         q = np.asarray(q, np.float64)
         if heard - self._refused_at > DOUBTED:

@@ -169,13 +169,13 @@ class ControllerNode(ManagedNode):
     def _take(self) -> None:
         """What has come since the last cycle, all but chunks and people's words."""
         since, self._taken_at = self._taken_at, time.monotonic()
-        if self._stop.take():
+        if self._stop.take_serialized():
             self._controller.stop("by a person, on the topic stop")
         for polled, kind, take in (
             (self._presence, Header, self._on_presence), (self._engine, EngineStatus, self._on_engine),
             (self._joints, JointState, self._on_joints),
         ):  # fmt: skip
-            taken = polled.take()
+            taken = polled.take_serialized()
             for number, message in enumerate(taken, 1):
                 # Each came at some time since the last cycle: no clock that somebody sets says when.
                 steady = since + number / len(taken) * (self._taken_at - since)
@@ -273,7 +273,7 @@ class ControllerNode(ManagedNode):
 
     def _watch(self, late: float) -> None:
         controller = self._controller
-        controller.level(Event.CLOCK_JUMPED, self._clocks.look(self._now(), time.monotonic()))
+        controller.level(Event.CLOCK_JUMPED, self._clocks.check_clocks(self._now(), time.monotonic()))
         controller.level(Event.ROBOT_STOPPED, next((why for sink in self._sinks if (why := sink.fault())), ""))
         if late > LATE:
             controller.fault(Event.LATE, f"by {late:.2f} s")

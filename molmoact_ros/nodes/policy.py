@@ -77,8 +77,8 @@ class PolicyNode(ManagedNode):
             self, str(config.folder), self._reasoner, self._drawings, self._gate, alone
         )
         self._depth: Subscription | None = None  # of the front camera, where a mode wants it
-        self._settings.use(
-            {"mode": self._use_mode, "approve": self._gate.use, "approve_seconds": self._gate.use_seconds}
+        self._settings.connect_setters(
+            {"mode": self._use_mode, "approve": self._gate.set_mode, "approve_seconds": self._gate.set_seconds}
         )
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self._traces = TraceInput(self, self._drawings, self._reasoner, self._gate, self._report)
@@ -161,10 +161,10 @@ class PolicyNode(ManagedNode):
         self._plans.reasoning(plan)
         chunk = self._plans.chunk(plan)
         if chunk is not None:
-            self._gate.take(chunk)
+            self._gate.take_chunk(chunk)
             self._plans.complete(plan)
             self._goals.count_plan()
-            self._report.take(plan)
+            self._report.take_plan(plan)
 
     def on_waiting(self, reason: str) -> None:
         """A camera is silent."""
@@ -179,7 +179,7 @@ class PolicyNode(ManagedNode):
     def _on_image(self, topic: str, image: Image) -> None:
         for joints in self._joints.messages():
             self._reasoner.add_joints(joints)
-        self._reasoner.add(topic, image)
+        self._reasoner.add_image(topic, image)
 
     # What people say
 
@@ -244,7 +244,7 @@ class PolicyNode(ManagedNode):
             self._forget_task("a new instruction was given")
             self._goals.trouble = ""  # of the task before
             if drawing is not None:
-                self._drawings.take(self._traces.check(drawing), drawing)
+                self._drawings.take_trace(self._traces.check(drawing), drawing)
             self._reasoner.follow(text)
             self._report.report(EngineStatus.RUNNING, "")
 

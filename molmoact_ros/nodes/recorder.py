@@ -165,7 +165,7 @@ class RecorderNode(Node):
         messages = [
             BagMessage(topic, listener.type_name, data, ros_time(heard, since, self._taken))
             for topic, listener in self._polled.items()
-            for data, heard, _ in listener.polled.take()
+            for data, heard, _ in listener.polled.take_serialized()
         ]
         for message in sorted(messages, key=lambda message: message.stamp_ns):
             self._recorder.put(message)

@@ -150,7 +150,7 @@ class SimNode(Node):
 
     def _take_commands(self) -> None:
         for polled, joints, follower in self._commands:
-            for data, heard, _ in polled.take():
+            for data, heard, _ in polled.take_serialized():
                 self._command(deserialize_message(data, JointTrajectory), heard * 1e-9, joints, follower)
             if polled.refusal:
                 self.get_logger().error(polled.refusal, throttle_duration_sec=1.0)

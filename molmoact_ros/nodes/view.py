@@ -152,7 +152,7 @@ class ViewNode(ContainedNode):
         """Take in what has come, and show it."""
         shift = self.get_clock().now().nanoseconds - time.time_ns()  # of a simulated clock; else next to nothing
         for polled, recent in self._in_space:
-            for data, heard, _ in polled.take():
+            for data, heard, _ in polled.take_serialized():
                 recent.add((heard + shift) * 1e-9, data)
         self._info = self._infos.newest() or self._info
         pictures = (self._decodes, self._on_decoded), (self._models, self._on_model_overlay)

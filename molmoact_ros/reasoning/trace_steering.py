@@ -101,7 +101,7 @@ class Steering:
             raise RefusedStep("somebody drew on a newer picture meanwhile; look at their line, and draw again")
         return simplified(stroke)
 
-    def take(self, trace: np.ndarray, picture: float, now: float) -> None:
+    def take_trace(self, trace: np.ndarray, picture: float, now: float) -> None:
         """Follow a checked trace, in place of any other."""
         replaced = self.end("replaced by a newer drawing", now)
         self.trace, self._picture, self._since = trace, picture, now

@@ -31,7 +31,7 @@ class LiveParameters:
             node.declare_parameter(name, parameter.default, descriptor)
         node.add_on_set_parameters_callback(self._on_set)
 
-    def use(self, uses: Mapping[str, Callable[[Any], None]]) -> None:
+    def connect_setters(self, uses: Mapping[str, Callable[[Any], None]]) -> None:
         """Use the values there are, and every new one, like this. Raises ValueError for one that is wrong."""
         for name, use in uses.items():
             value = self._node.get_parameter(name).value

@@ -33,7 +33,7 @@ class PollingSubscription:
             kind, topic, lambda data: None, quality, callback_group=_Quiet(), raw=True
         )  # fmt: skip
 
-    def take(self) -> list[Taken]:
+    def take_serialized(self) -> list[Taken]:
         """What has come since the last time, oldest first."""
         taken, reader = [], self._subscription.handle
         with reader:
@@ -48,11 +48,11 @@ class PollingSubscription:
 
     def messages(self) -> list[Any]:
         """The same, deserialised."""
-        return [deserialize_message(taken.data, self._kind) for taken in self.take()]
+        return [deserialize_message(taken.data, self._kind) for taken in self.take_serialized()]
 
     def newest(self) -> Any:
         """The last of them, deserialised, or None."""
-        taken = self.take()
+        taken = self.take_serialized()
         return deserialize_message(taken[-1].data, self._kind) if taken else None
 
     def close(self) -> None:
@@ -81,9 +81,9 @@ class LazyPollingSubscription:
             self._polled.close()
             self._polled = None
 
-    def take(self) -> list[Taken]:
+    def take_serialized(self) -> list[Taken]:
         """As Polled.take."""
-        return [] if self._polled is None else self._polled.take()
+        return [] if self._polled is None else self._polled.take_serialized()
 
     def messages(self) -> list[Any]:
         """As Polled.messages."""

@@ -30,7 +30,7 @@ class StaticFrames:
     def __init__(self) -> None:
         self._parents: dict[str, tuple[str, np.ndarray]] = {}  # of each frame, and its pose [4, 4] in it
 
-    def add(self, message: TFMessage) -> None:
+    def add_transforms(self, message: TFMessage) -> None:
         """Take what a publisher says."""
         for said in message.transforms:
             t, q = said.transform.translation, said.transform.rotation

@@ -38,7 +38,7 @@ def test_the_freshest_set_is_found_and_no_picture_is_unaccounted_for(drawn: tupl
     for camera, age, pause, use in events:
         now += pause
         stamp = now - age
-        matcher.add(names[camera], stamp, stamp, now)
+        matcher.add_frame(names[camera], stamp, stamp, now)
         if -SLOP <= now - stamp <= MAX_AGE:
             came[camera].append(stamp)
         expected = brute_force(came, now)
@@ -69,7 +69,7 @@ def test_a_clock_that_is_set_leaves_nothing_that_is_not_current(events: list[Eve
     now = 100.0
     for camera, age, pause, _ in events:
         now += pause
-        matcher.add(NAMES[camera], now - age, now - age, now)
+        matcher.add_frame(NAMES[camera], now - age, now - age, now)
     found = matcher.newest(now + jump)
     assert found is None or all(-SLOP <= now + jump - kept.stamp <= MAX_AGE for kept in found)
 
@@ -81,7 +81,7 @@ def test_what_became_of_pictures_is_told_apart() -> None:
         ("front", 10.10, "used"), ("wrist", 10.12, "used"), ("wrist", 10.20, "alone"),
         ("front", 9.0, "late"), ("wrist", 12.0, "of the future"),
     ):  # fmt: skip
-        matcher.add(camera, stamp, item, 10.2)
+        matcher.add_frame(camera, stamp, item, 10.2)
     found = matcher.newest(10.2)
     assert found is not None and [kept.item for kept in found] == ["used", "used"]
     for kept in found:

@@ -393,7 +393,7 @@ def test_a_wide_gap_closes_in_more_time_than_a_small_one(gap: float, seconds: fl
         new.actions, ActionSpace.JOINT, DT, playing.time - 0.5, Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0])
     )
     path.at = lambda time: Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0], gripper=1.0)  # type: ignore[method-assign]
-    playing.take(new, path, now)
+    playing.take_chunk(new, path, now)
 
     def left(ahead: float) -> float:
         joints = playing.target(ahead).joints
@@ -412,7 +412,7 @@ def test_between_hand_and_joints_nothing_is_blended() -> None:
         now = play(playing, 0.0, 0.3)
         new = chunk(0.02, stamp=now, space=second)
         path = playing.prepare(new, now)
-        playing.take(new, path, now)
+        playing.take_chunk(new, path, now)
         for ahead in (0.0, 0.1):
             mine, its = playing.target(ahead), path.at(playing.time + ahead)
             assert (mine.joints is None) == (its.joints is None)

@@ -242,13 +242,13 @@ def test_a_still_plan_moves_nothing_and_leaves_the_fingers() -> None:
 
 def test_latency_leaves_the_warm_up_out_and_shrugs_at_outliers() -> None:
     latency = Latency()
-    latency.add(9.0)
+    latency.add_sample(9.0)
     assert np.isnan(latency.seconds)
     for seconds in (0.1, 0.12, 5.0, 0.11):
-        latency.add(seconds)
+        latency.add_sample(seconds)
     assert latency.seconds == pytest.approx(0.115)
     latency.restart()
-    latency.add(9.0)
+    latency.add_sample(9.0)
     assert latency.seconds == pytest.approx(0.115)
 
 

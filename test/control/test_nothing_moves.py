@@ -324,27 +324,27 @@ def test_h1_silence_counts_while_the_ros_clock_stands_still(what: str) -> None:
 @given(st.floats(0.3, 3.0), st.floats(-0.0009, 0.0009))
 def test_h1_a_clock_that_is_slewed_is_followed(seconds: float, slew: float) -> None:
     watch = ClockMonitor(simulated=False)
-    assert not any(watch.look(1e9 + k * DT * (1 + slew), k * DT) for k in range(round(seconds / DT)))
+    assert not any(watch.check_clocks(1e9 + k * DT * (1 + slew), k * DT) for k in range(round(seconds / DT)))
 
 
 @given(st.sampled_from([True, False]), st.floats(0, 1), st.floats(0, 1e9))
 def test_h1_a_clock_that_stands_still_or_goes_back_is_noticed(simulated: bool, ran: float, began: float) -> None:
     watch, k = ClockMonitor(simulated), 0
     for k in range(round(ran / DT) + 1):
-        assert watch.look(began + k * DT, k * DT) == ""
+        assert watch.check_clocks(began + k * DT, k * DT) == ""
     frozen = began + k * DT
-    looks = [watch.look(frozen, (k + n) * DT) for n in range(1, 60)]
+    looks = [watch.check_clocks(frozen, (k + n) * DT) for n in range(1, 60)]
     assert any(looks) and looks.index(next(filter(None, looks))) * DT <= max(STILL, JUMP) + 2 * DT
     back = ClockMonitor(simulated)
-    back.look(1000.0, 0.0)
-    assert back.look(1000.0 - BACK - 0.1, DT)
+    back.check_clocks(1000.0, 0.0)
+    assert back.check_clocks(1000.0 - BACK - 0.1, DT)
 
 
 @given(st.floats(0.03, 0.5))
 def test_h1_drift_of_a_real_clock_adds_up(rate: float) -> None:
     for sign in (1, -1):
         watch = ClockMonitor(simulated=False)
-        assert any(watch.look(k * DT * (1 + sign * rate), k * DT) for k in range(round(2 * JUMP / rate / DT)))
+        assert any(watch.check_clocks(k * DT * (1 + sign * rate), k * DT) for k in range(round(2 * JUMP / rate / DT)))
 
 
 # H2, H3: where motion begins

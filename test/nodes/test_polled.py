@@ -36,11 +36,11 @@ def test_messages_wait_until_they_are_asked_for_and_wake_nobody(peer: Peer) -> N
     for word in "one", "two", "three":
         out.publish(String(data=word))
     peer.spin(0.5)  # an executor that were woken would have taken them
-    now, taken = time.time_ns(), polled.take()
+    now, taken = time.time_ns(), polled.take_serialized()
     assert said(taken) == ["one", "two", "three"]
     stamps = [heard for _, heard, _ in taken]
     assert began <= stamps[0] <= stamps[1] <= stamps[2] <= now - 0.3e9, "stamped when heard, not when taken"
-    assert polled.take() == []
+    assert polled.take_serialized() == []
     polled.close()
     assert peer.until(lambda: out.get_subscription_count() == 0)
 
@@ -60,14 +60,14 @@ def test_a_simulated_clocks_stamps_keep_the_order(steps: list[int], first: int, 
 def test_one_that_nobody_wants_is_not_there(peer: Peer) -> None:
     out = peer.node.create_publisher(String, "/more_words", qos.SENSOR)
     polled = LazyPollingSubscription(peer.node, String, "/more_words", qos.SENSOR)
-    assert polled.take() == [] and out.get_subscription_count() == 0
+    assert polled.take_serialized() == [] and out.get_subscription_count() == 0
     polled.want(True)
     assert peer.until(out.get_subscription_count)
     for word in "old", "new":
         out.publish(String(data=word))
-    assert peer.until(lambda: "new" in said(polled.take()))
+    assert peer.until(lambda: "new" in said(polled.take_serialized()))
     polled.want(False)
-    assert peer.until(lambda: out.get_subscription_count() == 0) and polled.take() == []
+    assert peer.until(lambda: out.get_subscription_count() == 0) and polled.take_serialized() == []
 
 
 def test_m6_a_message_that_is_too_large_is_left_out_unread(peer: Peer) -> None:

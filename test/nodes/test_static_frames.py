@@ -24,7 +24,7 @@ def same(found: np.ndarray | None, wanted: np.ndarray) -> bool:
 def told(*frames: tuple[str, str, np.ndarray]) -> StaticFrames:
     out = StaticFrames()
     for parent, child, at in frames:
-        out.add(TFMessage(transforms=[transform_message(Header(frame_id=parent), child, at)]))
+        out.add_transforms(TFMessage(transforms=[transform_message(Header(frame_id=parent), child, at)]))
     return out
 
 
@@ -46,5 +46,5 @@ def test_what_nothing_joins_has_no_pose() -> None:
 def test_rings_and_empty_rotations_harm_nobody() -> None:
     frames = told(("a", "b", pose(1)), ("b", "a", pose(2)))
     frames.pose("a", "base")
-    frames.add(TFMessage(transforms=[TransformStamped(child_frame_id="c")]))
+    frames.add_transforms(TFMessage(transforms=[TransformStamped(child_frame_id="c")]))
     assert frames.pose("c", "base") is None

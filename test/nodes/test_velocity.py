@@ -94,7 +94,7 @@ def test_h4_a_stall_of_the_sender_breaks_no_limit_on_the_wire(peer: Peer, node: 
         time.sleep(PERIOD)
     sink.close()
     peer.spin(0.2)
-    taken = wire.take()
+    taken = wire.take_serialized()
     heard = [deserialize_message(data, Float64MultiArray) for data, _, _ in taken]
     values, at = np.array([m.data for m in heard]), np.array([sent for _, _, sent in taken]) * 1e-9
     assert gap >= 3 and len(heard) > 100 and np.abs(values).max() > 0.5, "it was driven"

@@ -203,7 +203,7 @@ def test_frames_and_description_come_from_the_view_unless_somebody_else_tells_th
     described = peer.listen(String, "/robot_description", qos.STATE)
     moving = peer.listen(TFMessage, "/tf", qos.TF)
     still: StaticFrames = StaticFrames()
-    peer.node.create_subscription(TFMessage, "/tf_static", still.add, qos.TF_STATIC)
+    peer.node.create_subscription(TFMessage, "/tf_static", still.add_transforms, qos.TF_STATIC)
     assert peer.until(lambda: described and moving)
     assert "<robot" in described[-1].data
     assert {t.child_frame_id for t in moving[-1].transforms} >= {f"fr3_link{n}" for n in range(1, 8)}

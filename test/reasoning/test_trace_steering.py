@@ -91,11 +91,11 @@ def test_the_picture_of_a_plan_that_waits_is_never_stale() -> None:
 
 def test_of_two_drawings_the_one_on_the_newer_picture_counts() -> None:
     steering = Steering(10.0, 30.0)
-    steering.take(steering.check(LINE, NOW - 1, NOW), NOW - 1, NOW)
+    steering.take_trace(steering.check(LINE, NOW - 1, NOW), NOW - 1, NOW)
     with pytest.raises(RefusedStep, match="newer picture"):
         steering.check(LINE, NOW - 2, NOW + 1)
     again = steering.check(LINE[::-1], NOW - 1, NOW + 1)  # the same picture: the later drawing
-    steering.take(again, NOW - 1, NOW + 1.5)
+    steering.take_trace(again, NOW - 1, NOW + 1.5)
     np.testing.assert_array_equal(steering.trace, again)
     assert steering.message == "replaced by a newer drawing after 1.5 s, 2 points left"
 
@@ -103,17 +103,17 @@ def test_of_two_drawings_the_one_on_the_newer_picture_counts() -> None:
 def test_a_cleared_drawing_does_not_outlive_its_clearing() -> None:
     steering = Steering(10.0, 30.0)
     assert not steering.end("cleared", NOW), "there is none"
-    steering.take(steering.check(LINE, NOW, NOW), NOW, NOW)
+    steering.take_trace(steering.check(LINE, NOW, NOW), NOW, NOW)
     assert steering.end("cleared", NOW + 2) and steering.trace is None
     assert steering.message == "cleared after 2.0 s, 2 points left"
-    steering.take(steering.check(LINE, NOW - 1, NOW + 3), NOW - 1, NOW + 3)
+    steering.take_trace(steering.check(LINE, NOW - 1, NOW + 3), NOW - 1, NOW + 3)
     assert steering.message == "", "nothing was replaced"
 
 
 def test_a_gripper_on_its_way_drops_points_and_ends_the_drawing() -> None:
     steering = Steering(10.0, 30.0)
     corner = np.array([[0.2, 0.2], [0.5, 0.2], [0.5, 0.8]])
-    steering.take(steering.check(corner, NOW, NOW), NOW, NOW)
+    steering.take_trace(steering.check(corner, NOW, NOW), NOW, NOW)
     lefts = []
     way = np.vstack([np.linspace(a, b, 40) for a, b in pairwise(corner)])
     for k, place in enumerate(way):
@@ -126,7 +126,7 @@ def test_a_gripper_on_its_way_drops_points_and_ends_the_drawing() -> None:
 
 def test_where_nobody_knows_the_gripper_a_drawing_ends_by_its_time() -> None:
     steering = Steering(10.0, 30.0)
-    steering.take(steering.check(LINE, NOW, NOW), NOW, NOW)
+    steering.take_trace(steering.check(LINE, NOW, NOW), NOW, NOW)
     assert not steering.advance(None, NOW + 29)
     assert steering.left == 2 and steering.age(NOW + 29) == 29.0
     assert steering.advance(None, NOW + 30.5)

@@ -107,7 +107,7 @@ class Tree:
         """Whether each token follows the one before it."""
         return all(parent == i - 1 for i, parent in enumerate(self.parents))
 
-    def add(self, parent: int, token: int) -> int:
+    def add_node(self, parent: int, token: int) -> int:
         """The node of `token` behind `parent`; a new one where there is none yet."""
         if (parent, token) not in self.children:
             self.children[parent, token] = len(self.tokens)
@@ -128,7 +128,7 @@ def grow(tracker: Tracker, state: int, config: DraftConfig, reach: int) -> Tree:
             token = _turn(tracker, state)
             if token is None:
                 return tree
-            node, state = tree.add(node, token), grammar.advance(state, token)
+            node, state = tree.add_node(node, token), grammar.advance(state, token)
         else:
             ids = tracker.ids[:spelt]
             values = _likely(slot, ids, tracker.guesses(slot.key, said), config.around)
@@ -138,7 +138,7 @@ def grow(tracker: Tracker, state: int, config: DraftConfig, reach: int) -> Tree:
             reach -= 1
             before = node
             for token in slot.spellings[values[0]][spelt:]:
-                node, state = tree.add(node, token), grammar.advance(state, token)
+                node, state = tree.add_node(node, token), grammar.advance(state, token)
             others = values[1:] if config.around and not sure else []
             _add_branches(tree, before, [slot.spellings[value][spelt:] for value in others], config.nodes)
             said[slot.key] = values[0]
@@ -175,7 +175,7 @@ def _add_branches(tree: Tree, node: int, branches: Sequence[Sequence[int]], most
             return
         at = node
         for token in branch:
-            at = tree.add(at, token)
+            at = tree.add_node(at, token)
 
 
 def given_ids(grammar: AnswerGrammar, state: int, given: AnswerCache) -> tuple[int, ...]:

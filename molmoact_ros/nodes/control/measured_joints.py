@@ -29,7 +29,7 @@ class Measured:
 
     def positions(self, within: float = FRESH) -> np.ndarray | None:
         """Their positions [n], rad or m, if they are no older than `within` s."""
-        for data, heard, _ in reversed(self._messages.take()):
+        for data, heard, _ in reversed(self._messages.take_serialized()):
             message = deserialize_message(data, JointState)
             known = dict(zip(message.name, message.position, strict=False))
             if all(np.isfinite(known.get(joint, np.nan)) for joint in self._joints):

@@ -37,7 +37,7 @@ class PublisherMonitor:
 
     def another_controller(self) -> bool:
         """Another controller of this name runs; dead ones, which the graph remembers for a while, do not count."""
-        for data, _, _ in self._status.take():
+        for data, _, _ in self._status.take_serialized():
             stamp = deserialize_message(data, SafetyStatus).header.stamp
             if (stamp.sec, stamp.nanosec) not in self._own:
                 self._heard = time.monotonic()

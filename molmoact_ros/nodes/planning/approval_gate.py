@@ -43,14 +43,14 @@ class ApprovalGate:
 
     # What the policy is told to do
 
-    def use(self, how: str) -> None:
+    def set_mode(self, how: str) -> None:
         """Gate like this from the next plan on. What waits is dropped, and made again: nobody's word releases it."""
         with self._lock:
             self._gate.how = ApprovalMode(how)
             if self.drop():
                 self._again()
 
-    def use_seconds(self, seconds: float) -> None:
+    def set_seconds(self, seconds: float) -> None:
         """Show each plan for so long, where time releases it."""
         with self._lock:
             self._gate.seconds = float(seconds)
@@ -67,7 +67,7 @@ class ApprovalGate:
         taken before the last plan was ended; s."""
         return stamp > self._rested and self._gate.may_look(stamp)
 
-    def take(self, chunk: ActionChunk) -> None:
+    def take_chunk(self, chunk: ActionChunk) -> None:
         """The actions of a new plan."""
         gate, now = self._gate, time.monotonic()
         if gate.how is ApprovalMode.NEVER:
@@ -135,7 +135,7 @@ class ApprovalGate:
         self._publish(conversions.chunk_message(actions, played.dt, played.unnorm_key, 0, head))
         self._rested = conversions.seconds(stamp)
 
-    def tell(self, status: EngineStatus) -> None:
+    def write_status(self, status: EngineStatus) -> None:
         """Write what waits into the status of a policy that has something to do."""
         waiting = self._gate.waiting
         status.pending_plan_id, status.pending_seconds = self._gate.plan_id, self._gate.left(time.monotonic())

@@ -34,7 +34,7 @@ class EngineStatusPublisher:
         self._message = ""  # why it does not go on
         self._note = ""  # what somebody should look at though it goes on
 
-    def take(self, plan: ReasonedPlan) -> None:
+    def take_plan(self, plan: ReasonedPlan) -> None:
         """A plan is complete."""
         now = self._node.get_clock().now().nanoseconds * 1e-9
         with self._lock:
@@ -69,8 +69,8 @@ class EngineStatusPublisher:
             told.header.stamp = self._node.get_clock().now().to_msg()
             told.instruction, told.message = task.instruction if task else "", self._message
             told.camera_age = self._reasoner.camera_age()
-            self._drawings.tell(told)
-            self._gate.tell(told)
+            self._drawings.write_status(told)
+            self._gate.write_status(told)
             if task is None and told.state != EngineStatus.FAULT:
                 told.state, told.message, self._message = EngineStatus.IDLE, "", ""
             told.message = told.message or self._note

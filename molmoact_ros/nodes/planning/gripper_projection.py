@@ -49,7 +49,7 @@ class GripperProjection:
 
     def _take(self) -> None:
         for transforms in self._transforms.messages():
-            self._frames.add(transforms)
+            self._frames.add_transforms(transforms)
         self._info = self._infos.newest() or self._info
         self._measured = self._joints.newest() or self._measured
 

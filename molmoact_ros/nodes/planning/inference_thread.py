@@ -122,10 +122,10 @@ class InferenceThread(threading.Thread):
             self._set(None)
         self.join()
 
-    def add(self, topic: str, image: Image) -> None:
+    def add_image(self, topic: str, image: Image) -> None:
         """Take a frame."""
         with self._changed:
-            self._frames.add(topic, image, self._clock())
+            self._frames.add_image(topic, image, self._clock())
             self._changed.notify_all()
 
     def add_depth(self, image: Image) -> None:
@@ -179,7 +179,7 @@ class InferenceThread(threading.Thread):
             frames = self._frames.newest(self._clock())
             if frames is not None and self._is_due(frames.stamp) and not self._lacks_depth(frames):
                 self._seen = frames.stamp
-                return self._frames.use(frames)
+                return self._frames.mark_used(frames)
             self._changed.wait(LOOK_AGAIN)
         newest = self._frames.newest(self._clock())
         if self._task is task and newest is None:

@@ -79,7 +79,7 @@ class FrameBuffer:
         """Take joint states."""
         self._joints.append(Stamped(seconds(joints.header.stamp), joints))
 
-    def add(self, topic: str, image: Image, now: float) -> None:
+    def add_image(self, topic: str, image: Image, now: float) -> None:
         """Take a frame at `now`, s.
 
         One that equals the one before to the last bit is no news: no sensor is that free of noise. One whose size is
@@ -92,7 +92,7 @@ class FrameBuffer:
         if not self._noisy or previous is None or previous.data != image.data:
             self._news[topic] = stamp
         self._previous[topic] = image
-        self._frames.add(topic, stamp, image, now)
+        self._frames.add_frame(topic, stamp, image, now)
 
     def clear(self) -> None:
         """Keep nothing: the clock of the stamps was set."""
@@ -116,7 +116,7 @@ class FrameBuffer:
         depth, apart = nearest(self._depth, stamp, self._slop), max(abs(k.stamp - stamp) for k in kept)
         return FrameSet(tuple(k.item for k in kept), stamp, depth.item if depth else None, apart=apart, kept=kept)
 
-    def use(self, frames: FrameSet) -> FrameSet:
+    def mark_used(self, frames: FrameSet) -> FrameSet:
         """A step is taken on these: count them. The same, with the joints of that moment."""
         for kept in frames.kept:
             kept.used = True

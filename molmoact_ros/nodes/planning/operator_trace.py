@@ -44,9 +44,9 @@ class OperatorTrace:
         picture, now = conversions.seconds(message.header.stamp), self._node.get_clock().now().nanoseconds * 1e-9
         return self._steering.check(conversions.stroke(message), picture, now, shown)
 
-    def take(self, trace: np.ndarray, message: Trace) -> None:
+    def take_trace(self, trace: np.ndarray, message: Trace) -> None:
         """Follow the checked trace of a drawing, int64 [n, 2] in 0..255, from now on."""
-        self._steering.take(trace, conversions.seconds(message.header.stamp), time.monotonic())
+        self._steering.take_trace(trace, conversions.seconds(message.header.stamp), time.monotonic())
         self._hand.open()
 
     def refuse(self, reason: str) -> None:
@@ -74,7 +74,7 @@ class OperatorTrace:
             self._hand.close()
         return ended
 
-    def tell(self, status: EngineStatus) -> None:
+    def write_status(self, status: EngineStatus) -> None:
         """Write how it stands into the status."""
         drawn = self._steering
         status.trace_source = Trace.MODEL if drawn.trace is None else Trace.HUMAN

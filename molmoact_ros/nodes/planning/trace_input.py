@@ -64,7 +64,7 @@ class TraceInput:
         with self._reasoner.lock:
             if self._reasoner.task is None:
                 raise RefusedStep("there is no instruction to steer; give one first")
-            self._drawings.take(self.check(message), message)
+            self._drawings.take_trace(self.check(message), message)
             self.plan_again()
         self._report.publish()
 

@@ -179,7 +179,7 @@ class Interpolator:
         """Whether it brakes because no command followed."""
         return self._braking
 
-    def take(self, command: ArmCommand) -> None:
+    def take_command(self, command: ArmCommand) -> None:
         """Play a command after those before it. Raises RefusedCommand, and then nothing is changed."""
         command = checked(command)
         due, rate = self._schedule(command.period)

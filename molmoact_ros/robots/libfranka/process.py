@@ -92,7 +92,7 @@ class CommandLog:
         self._rows = np.zeros((RECORDED, sum(self.FIELDS.values())))
         self.message = ""
 
-    def add(self, *numbers: float) -> None:
+    def add_sample(self, *numbers: float) -> None:
         """One cycle: the fields' numbers in their order."""
         self._rows[self._count % RECORDED] = numbers
         self._count += 1
@@ -152,7 +152,7 @@ class PylibfrankaArm:
                 try:
                     if idle is not None and arm.resting:
                         begins_at(checked(command), np.array(idle.q), np.array(idle.q_d))
-                    arm.take(command)
+                    arm.take_command(command)
                     self._message = ""
                 except RefusedCommand as refusal:
                     self._refused, self._message = self._refused + 1, f"command refused: {refusal}"
@@ -198,7 +198,7 @@ class PylibfrankaArm:
         self._report(state)
         if self._recorder is not None:
             rate = state.control_command_success_rate
-            self._recorder.add(self._read, cycles, *sent, *q_d, *state.q, rate, self._link.open, arm.braking)
+            self._recorder.add_sample(self._read, cycles, *sent, *q_d, *state.q, rate, self._link.open, arm.braking)
 
     def _next(self, active: Any) -> tuple[Any, int]:
         """Wait for the robot's next state; and how many cycles after the last one it is."""

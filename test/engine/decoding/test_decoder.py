@@ -50,7 +50,7 @@ def trees(draw: st.DrawFn) -> Tree:
     """Trees of up to a dozen tokens, in any shape that a guess may have."""
     tree = Tree()
     for _ in range(draw(st.integers(0, 12))):
-        tree.add(draw(st.integers(-1, len(tree.tokens) - 1)), draw(st.integers(0, VOCABULARY - 1)))
+        tree.add_node(draw(st.integers(-1, len(tree.tokens) - 1)), draw(st.integers(0, VOCABULARY - 1)))
     return tree
 
 
@@ -93,9 +93,9 @@ def test_what_is_guessed_changes_no_bit_of_what_is_said(
 def kept_and_said(passes: ModelRunner) -> tuple[CachedDecoder, CachedDecoder]:
     """Two sequences of the same five tokens: a kept branch of a tree stands in the one, all was said in the other."""
     tree = Tree()
-    first, side = tree.add(-1, 3), tree.add(-1, 4)
-    tree.add(first, 5)
-    last = tree.add(side, 6)
+    first, side = tree.add_node(-1, 3), tree.add_node(-1, 4)
+    tree.add_node(first, 5)
+    last = tree.add_node(side, 6)
     kept, plain = CachedDecoder(passes), CachedDecoder(passes)
     kept.feed([1, 2], tree)
     kept.keep([side, last])

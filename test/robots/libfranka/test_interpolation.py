@@ -184,7 +184,7 @@ def test_what_is_played_faster_is_so_in_speed_and_acceleration() -> None:
 def test_the_first_command_is_due_in_two_periods_and_those_that_come_in_time_a_period_later_each() -> None:
     arm = Interpolator(HOME_Q)
     assert arm.resting and not arm.braking
-    arm.take(STAND)
+    arm.take_command(STAND)
     assert arm._due == pytest.approx(2 * PERIOD) and arm._rate == 1.0 and not arm.resting
     for _ in range(20):
         np.testing.assert_array_equal(arm.step(), HOME_Q)
@@ -210,10 +210,10 @@ def test_who_comes_late_or_early_is_played_a_little_slower_or_faster(lead: float
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_command_may_be_as_far_as_the_joint_can_go_until_it_is_due_and_a_little_more(sign: int) -> None:
     way = 0.1 + 2.62 * 2 * PERIOD
-    Interpolator(HOME_Q).take(replace(STAND, position=HOME_Q + sign * AXES[2] * (way - 1e-6)))
+    Interpolator(HOME_Q).take_command(replace(STAND, position=HOME_Q + sign * AXES[2] * (way - 1e-6)))
     arm = Interpolator(HOME_Q)
     with pytest.raises(RefusedCommand) as refusal:
-        arm.take(replace(STAND, position=HOME_Q + sign * AXES[2] * (way + 1e-6)))
+        arm.take_command(replace(STAND, position=HOME_Q + sign * AXES[2] * (way + 1e-6)))
     assert str(refusal.value) == "joint 3 would have to jump 0.100 rad; begin where the arm is"
     assert arm.resting and arm._due == -np.inf and arm._heard_at == -np.inf
 
@@ -232,21 +232,21 @@ def test_an_arm_that_is_elsewhere_is_led_on_by_a_stream_that_goes_on(
     arm._now, arm._heard, arm._heard_at = 5.0, HOME_Q + AXES[6] * 1.0, 5.0 - silence
     command = replace(STAND, position=arm._heard + AXES[6] * (step + np.sign(step) * 5.26 * PERIOD))
     if goes_on:
-        arm.take(command)
+        arm.take_command(command)
         assert not arm.resting and arm._heard_at == 5.0
         np.testing.assert_array_equal(arm._heard, command.position)
     else:
         with pytest.raises(RefusedCommand, match="jump"):
-            arm.take(command)
+            arm.take_command(command)
 
 
 def test_a_later_command_takes_the_place_of_those_due_no_earlier() -> None:
     arm = Interpolator(HOME_Q)
-    arm.take(STAND)
+    arm.take_command(STAND)
     arm._due = 0.02  # so that the next one is due at the same time
-    arm.take(replace(STAND, position=HOME_Q + AXES[0] * 0.001))
+    arm.take_command(replace(STAND, position=HOME_Q + AXES[0] * 0.001))
     assert len(arm._queue) == 1 and arm._queue[0].position[0] == 0.001
-    arm.take(replace(STAND, position=HOME_Q + AXES[0] * 0.002))
+    arm.take_command(replace(STAND, position=HOME_Q + AXES[0] * 0.002))
     assert [target.position[0] for target in arm._queue] == [0.001, 0.002]
 
 
@@ -255,7 +255,7 @@ def test_a_later_command_takes_the_place_of_those_due_no_earlier() -> None:
 
 def test_a_command_is_reached_when_it_is_due_and_what_follows_is_braked() -> None:
     arm, speed = Interpolator(HOME_Q), AXES[0] * 0.05
-    arm.take(replace(STAND, position=HOME_Q + AXES[0] * 0.001, velocity=speed))
+    arm.take_command(replace(STAND, position=HOME_Q + AXES[0] * 0.001, velocity=speed))
     for _ in range(39):
         arm.step()
     np.testing.assert_allclose(arm.position, HOME_Q + AXES[0] * (0.001 - 0.05 * CYCLE), atol=1e-6)
@@ -278,11 +278,11 @@ def test_a_command_is_reached_when_it_is_due_and_what_follows_is_braked() -> Non
 
 def test_a_braking_arm_takes_up_what_comes_at_once() -> None:
     arm = Interpolator(HOME_Q)
-    arm.take(replace(STAND, position=HOME_Q + AXES[0] * 0.004, velocity=AXES[0] * 0.2))
+    arm.take_command(replace(STAND, position=HOME_Q + AXES[0] * 0.004, velocity=AXES[0] * 0.2))
     for _ in range(45):
         arm.step()
     assert arm.braking
-    arm.take(replace(STAND, position=HOME_Q + AXES[0] * 0.012, velocity=AXES[0] * 0.2))
+    arm.take_command(replace(STAND, position=HOME_Q + AXES[0] * 0.012, velocity=AXES[0] * 0.2))
     assert not arm.braking
     for _ in range(10):
         arm.step()
@@ -295,7 +295,7 @@ def test_a_jump_is_made_good_within_the_limits_without_going_beyond() -> None:
     path, speeds = [], []
     for k in range(500):
         if k % 20 == 0:
-            arm.take(replace(STAND, position=goal))
+            arm.take_command(replace(STAND, position=goal))
         path.append(arm.step())
         speeds.append(arm.velocity[6])
     reached = next(k for k, q in enumerate(path) if abs(q[6] - goal[6]) < 1e-6)
@@ -328,7 +328,7 @@ def test_a_correction_is_where_the_robot_is_and_a_standing_one_stays() -> None:
 
 def test_after_a_correction_the_way_leads_to_the_same_command() -> None:
     arm = Interpolator(HOME_Q)
-    arm.take(replace(STAND, position=HOME_Q + AXES[0] * 0.002))
+    arm.take_command(replace(STAND, position=HOME_Q + AXES[0] * 0.002))
     for _ in range(10):
         arm.step()
     arm.correct(arm.position + AXES[0] * 1e-5, arm.velocity, arm.acceleration, 2)

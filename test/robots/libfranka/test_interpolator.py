@@ -60,7 +60,7 @@ def test_the_path_is_the_commanded_one() -> None:
     commands = stream(1, 4.0, period)
     arm, robot, path = Interpolator(HOME_Q), Robot(HOME_Q), []
     for command in commands:
-        arm.take(command)
+        arm.take_command(command)
         for _ in range(10):
             robot.follow(arm.step())
             path.append(robot.q)
@@ -96,7 +96,7 @@ def test_no_limit_is_broken(
                 mad: Any = {rng.choice(["position", "velocity", "acceleration"]): rng.normal(0, 3, 7)}
                 command = replace(command, **mad)
             with suppress(RefusedCommand):
-                arm.take(command)
+                arm.take_command(command)
         position = arm.step()
         cycle += 1
         if rng.random() < lost * 0.2:
@@ -117,7 +117,7 @@ def test_lost_packets_do_not_lead_away_from_the_path(seed: int, packets: int) ->
     commands, rng = stream(seed, 3.0, 0.01, acceleration=0.8), np.random.default_rng(seed)
     arm, robot = Interpolator(HOME_Q), Robot(HOME_Q)
     for number, command in enumerate(commands):
-        arm.take(command)
+        arm.take_command(command)
         for _ in range(10):
             position = arm.step()
             if rng.random() < 0.01:
@@ -136,7 +136,7 @@ def test_silence_brakes_and_holds(seed: int, cut: float) -> None:
     commands = stream(seed, cut, period, speed=0.9)
     arm, robot = Interpolator(HOME_Q), Robot(HOME_Q)
     for command in commands:
-        arm.take(command)
+        arm.take_command(command)
         for _ in range(20):
             robot.follow(arm.step())
     speed = np.abs(robot.dq).max()
@@ -163,14 +163,14 @@ def test_a_stream_goes_on_after_the_arm_had_to_brake() -> None:
     ]
     arm, robot = Interpolator(fast[0].position), Robot(fast[0].position)
     for command in fast[:50]:
-        arm.take(command)
+        arm.take_command(command)
         for _ in range(20):
             robot.follow(arm.step())
     while not arm.resting:
         robot.follow(arm.step())
     assert robot.q[6] - fast[49].position[6] > 0.2
     for command in fast[50:]:
-        arm.take(command)
+        arm.take_command(command)
         for _ in range(20):
             robot.follow(arm.step())
     while not arm.resting:
@@ -200,7 +200,7 @@ def test_what_is_unsafe_is_refused_and_changes_nothing(reason: str) -> None:
     arm = Interpolator(HOME_Q)
     good = ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, 0.02)
     with pytest.raises(RefusedCommand, match=reason):
-        arm.take(replace(good, **BAD[reason]))
+        arm.take_command(replace(good, **BAD[reason]))
     assert arm.resting and np.array_equal(arm.step(), HOME_Q)
 
 
@@ -208,9 +208,9 @@ def test_no_speed_toward_a_joints_end() -> None:
     at_end = HOME_Q.copy()
     at_end[0] = FR3.position_max[0] - 0.005
     arm = Interpolator(at_end)
-    arm.take(ArmCommand(at_end, np.zeros(7), np.zeros(7), 0.08, 0.02))
+    arm.take_command(ArmCommand(at_end, np.zeros(7), np.zeros(7), 0.08, 0.02))
     with pytest.raises(RefusedCommand, match="joint 1's velocity"):
-        arm.take(ArmCommand(at_end, np.eye(7)[0] * 0.1, np.zeros(7), 0.08, 0.02))
+        arm.take_command(ArmCommand(at_end, np.eye(7)[0] * 0.1, np.zeros(7), 0.08, 0.02))
 
 
 STANDING = ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, 0.02)
@@ -220,16 +220,16 @@ STANDING = ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, 0.02)
 def test_a_stream_goes_on_only_after_a_short_silence(seconds: float, goes_on: bool) -> None:
     """Within a second it may go on from its last command, though the arm is elsewhere; later it begins at the arm."""
     arm, elsewhere = Interpolator(HOME_Q), HOME_Q + np.eye(7)[6] * 0.5
-    arm.take(STANDING)
+    arm.take_command(STANDING)
     arm.correct(elsewhere, np.zeros(7), np.zeros(7), cycles=0)
     while not arm.resting:
         arm.step()
     arm.correct(elsewhere, np.zeros(7), np.zeros(7), cycles=round(seconds / CYCLE) - round(arm._now / CYCLE))
     if goes_on:
-        arm.take(STANDING)
+        arm.take_command(STANDING)
     else:
         with pytest.raises(RefusedCommand, match="joint 7 would have to jump"):
-            arm.take(STANDING)
+            arm.take_command(STANDING)
 
 
 @pytest.mark.parametrize("way", [1.0, -1.0])
@@ -240,7 +240,7 @@ def test_a_lost_packets_velocity_is_that_of_half_a_cycle_ago(way: float) -> None
         robot.ddq = np.eye(7)[0] * way * 2.5 * min(1.0, cycle / 10)
         robot.lose(1)
     arm = Interpolator(HOME_Q)
-    arm.take(ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, 0.02))
+    arm.take_command(ArmCommand(HOME_Q, np.zeros(7), np.zeros(7), 0.08, 0.02))
     arm.correct(robot.q, robot.dq, robot.ddq, cycles=40)
     assert arm.velocity == pytest.approx(robot.dq + robot.ddq * CYCLE / 2, abs=1e-12)
     assert arm.position == pytest.approx(robot.q) and arm.acceleration == pytest.approx(robot.ddq)
@@ -273,7 +273,7 @@ def test_the_ends_of_the_range_hold_through_gaps_and_lost_packets(joint: int, lo
         rate, bend = 0.3 * 2 * np.pi / 1.5, 2 * np.pi / 1.5
         if rng.random() > 0.03:  # else it is lost
             try:
-                arm.take(ArmCommand(start - axis * inward * way, -axis * inward * rate * np.sin(phase),
+                arm.take_command(ArmCommand(start - axis * inward * way, -axis * inward * rate * np.sin(phase),
                                     -axis * inward * rate * bend * np.cos(phase), 0.08, period))  # fmt: skip
             except RefusedCommand:
                 refused += 1
