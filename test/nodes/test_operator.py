@@ -430,12 +430,12 @@ def test_two_robots_in_namespaces_have_a_panel_a_view_and_a_joystick_each(
             for heard in (*instructions.values(), *stops.values()):
                 heard.clear()
             assert pages[space].until(lambda s=space: peer.node.count_publishers(f"{s}/policy/instruction"))  # type: ignore[misc]
-            assert pages[space].ask({"do": "stop"})["ok"]
+            assert any(pages[space].ask({"do": "stop"})["ok"] for _ in range(5)), "once it has found the service"
             assert pages[space].ask({"do": "instruct", "text": "wave", "move": False})["ok"]
             assert pages[space].until(lambda s=space: instructions[s] and stops[s])  # type: ignore[misc]
             peer.spin(0.3)
             assert not instructions[other] and not stops[other] and not stops[""]
-            assert sides[space].asked == ["stop"]
+            assert set(sides[space].asked) == {"stop"}
             sides[space].asked.clear()
         topics = {name for name, _ in peer.node.get_topic_names_and_types()}
         names = [("view", "/left"), ("joystick", "/right")]

@@ -62,12 +62,21 @@ def live(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live
 
 
 def test_c4_a_replayed_graph_leaves_a_live_robot_alone(live: LiveArm, tmp_path: Path) -> None:
-    arguments = ["replay", str(GOLDEN), "--graph", "--rate", "2", "--out", str(tmp_path / "out")]
+    """Once it has played: on a busy machine the replayed policy may be late for a bag of a few seconds."""
     live.safety.clear()
+    assert any(SafetyStatus.POLICY in replayed_states(live, tmp_path / str(k)) for k in range(3)), "it was started"
+    assert len(live.safety) > 10 and {message.state for message in live.safety} == {SafetyStatus.IDLE}
+    assert {name for name, messages in live.heard.items() if messages} == set()
+
+
+def replayed_states(live: LiveArm, folder: Path) -> list[int]:
+    """The states of the replayed controller, which commanded no robot, in a domain of its own."""
+    folder.mkdir()
+    arguments = ["replay", str(GOLDEN), "--graph", "--rate", "2", "--out", str(folder / "out")]
     seen: set[str] = set()
-    with (tmp_path / "log").open("w") as log:
+    with (folder / "log").open("w") as log:
         replay = subprocess.Popen(
-            [sys.executable, "-m", "molmoact_ros.cli.main", *arguments], stdout=log, stderr=log, cwd=tmp_path
+            [sys.executable, "-m", "molmoact_ros.cli.main", *arguments], stdout=log, stderr=log, cwd=folder
         )
 
         def over() -> bool:
@@ -79,16 +88,14 @@ def test_c4_a_replayed_graph_leaves_a_live_robot_alone(live: LiveArm, tmp_path: 
         finally:
             replay.terminate()
             replay.wait(30)
-    words = (tmp_path / "log").read_text()
+    words = (folder / "log").read_text()
     assert ended and replay.returncode in (0, 2), words
-    with BagReader(tmp_path / "out" / "bag") as reader:
+    with BagReader(folder / "out" / "bag") as reader:
         states = [reader.decode(message).state for message in reader.messages(["/controller/safety_status"])]
         commands = [topic for topic in reader.topics() if "joint_trajectory" in topic]
-    assert SafetyStatus.POLICY in states, "the replayed controller was started, as in the bag"
     assert not commands, "and commanded no robot"
     assert seen <= {"peer", "controller"}, "no node of the replay was in the live robot's domain"
-    assert len(live.safety) > 10 and {message.state for message in live.safety} == {SafetyStatus.IDLE}
-    assert {name for name, messages in live.heard.items() if messages} == set()
+    return states
 
 
 def test_c4_a_replay_takes_a_domain_in_which_nothing_runs(live: LiveArm, domain: int) -> None:
