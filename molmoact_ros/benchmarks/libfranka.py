@@ -249,7 +249,7 @@ def _orphan_drift(address: str) -> float:
 
 
 def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}/cmdline").exists() and b"libfranka_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return Path(f"/proc/{pid}/cmdline").exists() and b"libfranka.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _until(happened: Callable[[], bool], seconds: float, otherwise: str) -> None:

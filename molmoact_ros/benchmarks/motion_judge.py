@@ -60,7 +60,7 @@ class MotionJudge:
         self._plan = False
 
     def rest(self, joints: Sequence[np.ndarray]) -> None:
-        """The arms stand there, and nothing is sent."""
+        """The arms stand at `joints`, [7] rad each, and nothing is sent."""
         for checker, q in zip(self._checkers, joints, strict=True):
             checker.rest(q)
         self._last, self._still = [np.array(q) for q in joints], [True for _ in joints]

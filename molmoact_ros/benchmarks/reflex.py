@@ -138,6 +138,6 @@ def _process(controller: int) -> int:
     """The id of the 1 kHz process that the controller has started. Raises RuntimeError."""
     for task in Path(f"/proc/{controller}/task").iterdir():
         for child in (task / "children").read_text().split():
-            if b"libfranka_process" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"libfranka.process" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
     raise RuntimeError("the controller has no 1 kHz process")

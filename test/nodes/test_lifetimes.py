@@ -248,7 +248,7 @@ import os
 from rclpy.node import Node
 from std_msgs.msg import Int32
 from std_srvs.srv import Trigger
-from molmoact_ros.nodes.process import run
+from molmoact_ros.ros.spin import run
 
 class Failing(Node):
     def __init__(self):

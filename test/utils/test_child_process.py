@@ -17,9 +17,9 @@ PATIENCE = 30.0
 """s after which something that should happen has not."""
 PARENT = """
 import sys
-from molmoact_ros import children
-with children.ended_by_signals():
-    sys.exit(children.run([sys.executable, "-c", *sys.argv[2:]], float(sys.argv[1])))
+from molmoact_ros.utils import child_process
+with child_process.ended_by_signals():
+    sys.exit(child_process.run([sys.executable, "-c", *sys.argv[2:]], float(sys.argv[1])))
 """
 CHILD = """
 import os, pathlib, signal, sys, time

@@ -188,7 +188,7 @@ def test_the_first_command_is_due_in_two_periods_and_those_that_come_in_time_a_p
     assert arm._due == pytest.approx(2 * PERIOD) and arm._rate == 1.0 and not arm.resting
     for _ in range(20):
         np.testing.assert_array_equal(arm.step(), HOME_Q)
-    arm.take(STAND)
+    arm.take_command(STAND)
     assert arm._due == pytest.approx(3 * PERIOD) and arm._rate == pytest.approx(1.0)
     assert arm._heard_at == pytest.approx(PERIOD)
 

@@ -22,7 +22,7 @@ from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.replay.engine import replay_engine
 
-from ..replay.conftest import Change
+from .conftest import Change
 
 THEIR = {"/cam0/image": "/front/color/image_raw", "/cam1/image": "/wrist/color/image_raw",
          "/cam0/depth": "/front/aligned_depth_to_color/image_raw"}  # fmt: skip
