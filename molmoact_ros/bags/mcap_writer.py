@@ -107,7 +107,8 @@ def _records(records: Iterable[McapRecord]) -> bytes:
     out = RecordBuilder()
     for record in records:
         record.write(out)
-    return out.end()
+    result: bytes = out.end()
+    return result
 
 
 class McapFile:

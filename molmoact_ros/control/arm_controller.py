@@ -243,7 +243,8 @@ class ArmController:
         moved = _norm(pose.position - before[0])
         turned = 2.0 * min(_norm(self._target[1] - before[1]), _norm(self._target[1] + before[1]))
         part = min(1.0, ELBOW_PER_M * moved + ELBOW_PER_RAD * turned)
-        return self._wanted.q + part * (self._anchor - self._wanted.q)
+        result: np.ndarray = self._wanted.q + part * (self._anchor - self._wanted.q)
+        return result
 
     def _inside(self, pose: Pose, start: np.ndarray) -> Pose:
         """`pose` clipped into the box, which is stretched to `start` [3] m: clipping brings nothing inside."""

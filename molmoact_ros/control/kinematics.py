@@ -84,4 +84,5 @@ class Kinematics:
             velocity = mink.solve_ik(self._configuration, tasks, dt, "daqp", limits=self._limits)
         except mink.MinkError:
             return q.copy()
-        return q + velocity[:JOINTS] * dt
+        result: np.ndarray = q + velocity[:JOINTS] * dt
+        return result

@@ -148,7 +148,8 @@ class DistanceChecker:
         """Distance in m, or `up_to` where it is more, for the joints of one and the other, `q` [14] rad."""
         self._data.qpos[self._joints] = q
         mujoco.mj_kinematics(self._model, self._data)
-        return min(mujoco.mj_geomDistance(self._model, self._data, a, b, up_to, None) for a, b in self._pairs)
+        result: float = min(mujoco.mj_geomDistance(self._model, self._data, a, b, up_to, None) for a, b in self._pairs)
+        return result
 
 
 def _corners(model: mujoco.MjModel, geom: int) -> tuple[np.ndarray, float]:

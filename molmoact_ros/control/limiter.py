@@ -128,7 +128,8 @@ class Limiter:
         allowed = HEADROOM * self._hand_speed
         if hand <= allowed:
             return self._velocity
-        return np.maximum(np.abs(eager) * allowed / hand, CREEP)
+        result: np.ndarray = np.maximum(np.abs(eager) * allowed / hand, CREEP)
+        return result
 
     def _toward(self, wanted: Motion, limit: np.ndarray, beside: np.ndarray | None) -> list[Motion] | None:
         """The next cycle toward `wanted` and the braking behind it; None when that is not let through.

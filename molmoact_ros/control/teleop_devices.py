@@ -158,4 +158,5 @@ class Joystick:
         at = np.array([axes[k] if k >= 0 else 0.0 for k in layout.axes]) * layout.signs
         at = np.where(np.isfinite(at), np.clip(at, -1.0, 1.0), 0.0)
         at = np.sign(at) * np.clip((np.abs(at) - layout.dead_zone) / (1.0 - layout.dead_zone), 0.0, 1.0)
-        return at * np.repeat([layout.linear, layout.angular], 3)
+        result: np.ndarray = at * np.repeat([layout.linear, layout.angular], 3)
+        return result

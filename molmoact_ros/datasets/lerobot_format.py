@@ -32,4 +32,5 @@ def import_parquet() -> Callable[[Path], Any]:
     import_pyarrow()
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table
+    result: Callable[[Path], Any] = pyarrow.parquet.read_table
+    return result

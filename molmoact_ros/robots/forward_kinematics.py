@@ -67,4 +67,5 @@ class Links:
 
     def in_parent(self, frame: str) -> np.ndarray:
         """Homogeneous transform [4, 4] of a frame in its parent."""
-        return np.linalg.inv(self.pose(self.parents[frame])) @ self.pose(frame)
+        result: np.ndarray = np.linalg.inv(self.pose(self.parents[frame])) @ self.pose(frame)
+        return result

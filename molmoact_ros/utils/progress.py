@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Progress = Callable[[int, int], None]
 """Told of long work how many parts of how many are done."""
@@ -18,7 +19,7 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """What shows how many of how many are done, as a bar; nothing where there is nothing to do."""
     from tqdm import tqdm
 
-    bars: list[tqdm] = []
+    bars: list[tqdm[Any]] = []
 
     def tick(done: int, of: int) -> None:
         if not bars:

@@ -12,7 +12,7 @@ from molmoact_ros.control import chunk_player
 from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, RefusedChunk, check_chunk, join, split, still
 from molmoact_ros.control.chunk_player import BLEND, BLEND_MAX, DECAY, HISTORY, ChunkMode, ChunkPlayer
 from molmoact_ros.control.pose import Pose
-from molmoact_ros.control.trajectory import Target
+from molmoact_ros.control.trajectory import ChunkTrajectory, Target
 from molmoact_ros.robots.franka import HOME_Q
 
 START = Pose(np.array([0.4, 0.0, 0.3]), Rotation.from_rotvec([2.0, 1.0, -0.5]))
@@ -389,7 +389,7 @@ def test_a_wide_gap_closes_in_more_time_than_a_small_one(gap: float, seconds: fl
     new = replace(new, actions=new.actions)
     a = chunk_player._difference(playing.target(), Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0]), ActionSpace.JOINT)
     assert a[2] == pytest.approx(-gap)
-    path = chunk_player.ChunkTrajectory(
+    path = ChunkTrajectory(
         new.actions, ActionSpace.JOINT, DT, playing.time - 0.5, Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0])
     )
     path.at = lambda time: Target(joints=HOME_Q + [0, 0, gap, 0, 0, 0, 0], gripper=1.0)  # type: ignore[method-assign]

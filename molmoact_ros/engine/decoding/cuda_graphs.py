@@ -216,7 +216,8 @@ class CudaGraphRunner:
 
         for i, block in enumerate(self._layers):
             x = block(x, partial(attend, i, block.self_attn))
-        return self._parts.ln_f(x[part.first :])
+        result: Tensor = self._parts.ln_f(x[part.first :])
+        return result
 
     def best(self, after: np.ndarray, allowed: np.ndarray) -> int:
         """The best of the `allowed` ids, int64 [k], by scores [ids]; -1 when they are not finite."""
@@ -248,9 +249,11 @@ def layer(
         keys.index_copy_(1, slots, k)
         values.index_copy_(1, slots, v)
         length = mask.shape[1]
-        return block.self_attn.attn_out(attend(q, keys[:, :length], values[:, :length], mask))
+        result: Tensor = block.self_attn.attn_out(attend(q, keys[:, :length], values[:, :length], mask))
+        return result
 
-    return block(x, attention)
+    result: Tensor = block(x, attention)
+    return result
 
 
 def _mask(readable: Tensor, start: Tensor, length: int) -> Tensor:
@@ -266,7 +269,7 @@ def _mask(readable: Tensor, start: Tensor, length: int) -> Tensor:
 def _record(run: Callable[[], Tensor], pool: Any) -> _Recorded:
     """A pass as a graph. What it sets up at its first call (compiling, workspaces) must be done before, on a stream of
     its own."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):

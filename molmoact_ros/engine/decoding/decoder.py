@@ -184,7 +184,8 @@ class TorchModelRunner:
     ) -> Tensor:
         q, k, v = attention.heads(x, cos, sin)
         attend = [self._read(layer, s, q[:, s.rows], k[:, s.rows], v[:, s.rows]) for s in shares]
-        return attention.attn_out(attend[0] if len(attend) == 1 else torch.cat(attend))
+        result: Tensor = attention.attn_out(attend[0] if len(attend) == 1 else torch.cat(attend))
+        return result
 
     def _read(self, layer: int, share: _Share, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What a part's tokens read, [T, heads * head_dim], their keys and values kept."""

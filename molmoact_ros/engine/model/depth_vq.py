@@ -23,7 +23,8 @@ def relative_depth(depth: np.ndarray) -> np.ndarray:
         return np.zeros((INPUT, INPUT), np.float32)
     inverse = np.where(valid, 1.0 / np.where(valid, depth, 1.0), 0.0)
     low, high = inverse[valid].min(), inverse[valid].max()
-    return (np.clip(inverse - low, 0.0, None) / max(high - low, 1e-6)).astype(np.float32)
+    result: np.ndarray = (np.clip(inverse - low, 0.0, None) / max(high - low, 1e-6)).astype(np.float32)
+    return result
 
 
 class _ResBlock(nn.Module):
@@ -36,7 +37,8 @@ class _ResBlock(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.net(x)
+        result: Tensor = x + self.net(x)
+        return result
 
 
 class _Codebook(nn.Module):
@@ -83,7 +85,8 @@ class DepthVq(nn.Module):
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes int64 [B, 10, 10] to relative depth float [B, 1, 320, 320], unclamped."""
-        return self.decoder(F.embedding(codes, self._vq_vae._embedding).movedim(-1, 1))
+        result: Tensor = self.decoder(F.embedding(codes, self._vq_vae._embedding).movedim(-1, 1))
+        return result
 
     def picture(self, codes: np.ndarray) -> np.ndarray:
         """Codes, integers [10, 10], as relative depth float32 [320, 320], nearer larger; scaled by its own minimum and

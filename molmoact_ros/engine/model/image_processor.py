@@ -197,7 +197,8 @@ def scale_frame(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:
     """RGB uint8 [H, W, 3] scaled to `size` (rows, columns) by area averaging; the aspect ratio is not kept."""
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    result: np.ndarray = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    return result
 
 
 def normalise(images: np.ndarray, mode: str = "siglip") -> np.ndarray:

@@ -46,7 +46,8 @@ class _ImageAttention(nn.Module):
         if self.float32:
             q, k = q.float(), k.float()
         weights = torch.einsum("nqhd,nkhd->nhqk", q / self.head_dim**0.5, k).softmax(dim=-1)
-        return self.wo(torch.einsum("nhqk,nkhd->nqhd", weights.to(v.dtype), v).flatten(2))
+        result: Tensor = self.wo(torch.einsum("nhqk,nkhd->nqhd", weights.to(v.dtype), v).flatten(2))
+        return result
 
 
 class _VitMlp(nn.Module):
@@ -57,7 +58,8 @@ class _VitMlp(nn.Module):
         self.act = _ACTIVATIONS[c.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(self.act(self.w1(x)))
+        result: Tensor = self.w2(self.act(self.w1(x)))
+        return result
 
 
 class _VitBlock(nn.Module):
@@ -70,7 +72,8 @@ class _VitBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.attention_norm(x)
         x = x + self.attention(normed, normed)
-        return x + self.feed_forward(self.ffn_norm(x))
+        result: Tensor = x + self.feed_forward(self.ffn_norm(x))
+        return result
 
 
 class _VitBlocks(nn.Module):
@@ -119,7 +122,8 @@ class Projector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] to [..., text_hidden]."""
-        return self.w2(self.act(self.w1(x)) * self.w3(x))
+        result: Tensor = self.w2(self.act(self.w1(x)) * self.w3(x))
+        return result
 
 
 class VisionBackbone(nn.Module):
@@ -148,7 +152,8 @@ class VisionBackbone(nn.Module):
         index = pooled_idx.clamp(min=0).flatten(1).unsqueeze(-1).expand(-1, -1, patches.shape[-1])
         windows = (patches.gather(1, index).unflatten(1, (-1, 4)) * present).flatten(0, 1)
         pooled = self.image_pooling_2d(windows.mean(1, keepdim=True), windows).squeeze(1)
-        return self.image_projector(pooled).unflatten(0, (batch, -1))
+        result: Tensor = self.image_projector(pooled).unflatten(0, (batch, -1))
+        return result
 
 
 class RmsNorm(nn.Module):
@@ -199,7 +204,7 @@ class DecoderAttention(nn.Module):
             q, k, v = projected.split(self.split, -1)
             projected = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=-1)
         heads = projected.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)
-        both, v = heads.split(self.rotated, dim=-3)
+        both, v = heads.split(self.rotated, dim=-3)  # type: ignore[no-untyped-call]
         q, k = rotate(both, cos, sin).split(self.counts, dim=-3)
         return q, k, v
 
@@ -207,7 +212,8 @@ class DecoderAttention(nn.Module):
         """What the queries read, projected: [B, S, hidden]. `mask` bool, True where a key may be read."""
         grouped = k.shape[1] != q.shape[1]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-        return self.attn_out(out.transpose(1, 2).flatten(2))
+        result: Tensor = self.attn_out(out.transpose(1, 2).flatten(2))
+        return result
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[B, S, hidden] to the same, causal."""
@@ -223,7 +229,8 @@ class _Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.ff_proj(x).chunk(2, dim=-1)
-        return self.ff_out(self.act(gate) * value)
+        result: Tensor = self.ff_out(self.act(gate) * value)
+        return result
 
 
 class DecoderBlock(nn.Module):
@@ -244,9 +251,11 @@ class DecoderBlock(nn.Module):
         """[..., S, hidden] to the same. `attend`: self-attention, by whatever cache and mask the caller keeps."""
         if self.norm_after:
             x = x + self.attn_norm(attend(x))
-            return x + self.ff_norm(self.mlp(x))
-        x = x + attend(self.attn_norm(x))
-        return x + self.mlp(self.ff_norm(x))
+            x = x + self.ff_norm(self.mlp(x))
+        else:
+            x = x + attend(self.attn_norm(x))
+            x = x + self.mlp(self.ff_norm(x))
+        return x
 
 
 class _Embedding(nn.Module):
@@ -295,14 +304,15 @@ class MolmoAct(nn.Module):
 
     def image_features(self, crops: Tensor, pooled_idx: Tensor) -> Tensor:
         """Normalised crops float [B, N, P, patch_dim], indices int64 [B, T, 4] (-1 missing) to [B, T, hidden]."""
-        return self.model.vision_backbone(crops, pooled_idx)
+        result: Tensor = self.model.vision_backbone(crops, pooled_idx)
+        return result
 
     def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
         """Token embeddings [B, S, hidden]; image features are ADDED to the patch tokens, in order.
 
         Raises ValueError when there are not as many features as patch tokens.
         """
-        x = self.model.transformer.wte(input_ids)
+        x: Tensor = self.model.transformer.wte(input_ids)
         if features is None:
             return x
         where = (input_ids == self.config.image_patch_id).unsqueeze(-1).expand_as(x)
@@ -326,8 +336,10 @@ class MolmoAct(nn.Module):
             cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
         for block in self.layers:
             x = block(x, partial(block.self_attn, cos=cos, sin=sin))
-        return self.model.transformer.ln_f(x)
+        result: Tensor = self.model.transformer.ln_f(x)
+        return result
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., vocab] of the next token."""
-        return self.lm_head(hidden)
+        result: Tensor = self.lm_head(hidden)
+        return result

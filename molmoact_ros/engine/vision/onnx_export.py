@@ -112,7 +112,8 @@ def _smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     import cv2
 
     coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    result: np.ndarray = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return result
 
 
 class _FixedTower(nn.Module):
@@ -123,7 +124,8 @@ class _FixedTower(nn.Module):
         self.backbone, self.dtype = backbone.to(dtype), dtype
 
     def forward(self, crops: Tensor, indices: Tensor) -> Tensor:
-        return self.backbone(crops.to(self.dtype)[None], indices[None])[0].float()
+        result: Tensor = self.backbone(crops.to(self.dtype)[None], indices[None])[0].float()
+        return result
 
 
 def export(tower: Tower, precision: Precision, folder: Path | None = None) -> Path:

@@ -13,9 +13,9 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, JointState
 
-from molmoact_ros.engine.base import ReasoningMode
+from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
-from molmoact_ros.engine.torch_engine import Engine, EngineTimings
+from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, FrameSet
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation

@@ -134,14 +134,16 @@ def _too_fast(q: np.ndarray, v: np.ndarray, a: np.ndarray) -> np.ndarray:
     outward = np.maximum(a * way, 0.0)
     fastest = np.abs(v) + outward**2 / (2 * jerk)  # the acceleration has to be let go of first
     low, high = FR3.velocity_bounds(q + v * (hardest + outward) / jerk)  # while the braking builds up
-    return fastest > np.where(way > 0, high, -low) + ROUNDING
+    result: np.ndarray = fastest > np.where(way > 0, high, -low) + ROUNDING
+    return result
 
 
 def _stand(q: np.ndarray, v: np.ndarray, a: np.ndarray) -> np.ndarray:
     """Where the joints would stand if they began to brake in this state, or before that; [7] rad."""
     hardest, jerk = PLANNED[0] * FR3.acceleration_max, PLANNED[1] * FR3.jerk_max
     outward = np.maximum(a * np.sign(v), 0.0)
-    return q + v * np.abs(v) / (2 * hardest) + v * (hardest + outward) / jerk
+    result: np.ndarray = q + v * np.abs(v) / (2 * hardest) + v * (hardest + outward) / jerk
+    return result
 
 
 def _moved_on(target: _Target, seconds: float) -> _Target:

@@ -67,17 +67,18 @@ class _Attention(nn.Module):
 
     def _norm(self, norm: RMSNorm, x: Tensor) -> Tensor:
         """The norm is over all heads together, of which this process may have some."""
-        if self.shards == 1:
-            return norm(x)
-        whole = norm(tensor_model_parallel_all_gather(x.contiguous()))
-        return split_tensor_along_last_dim(whole, self.shards)[self.rank]
+        whole: Tensor = norm(x if self.shards == 1 else tensor_model_parallel_all_gather(x.contiguous()))
+        if self.shards > 1:
+            whole = split_tensor_along_last_dim(whole, self.shards)[self.rank]
+        return whole
 
     def forward(self, positions: Tensor, x: Tensor) -> Tensor:
         q, k, v = self.qkv_proj(x)[0].split(self.split, dim=-1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self._norm(self.q_norm, q), self._norm(self.k_norm, k)
         q, k = self.rotary_emb(positions, q, k)
-        return self.o_proj(self.attn(q, k, v))[0]
+        result: Tensor = self.o_proj(self.attn(q, k, v))[0]
+        return result
 
 
 class _Mlp(nn.Module):
@@ -92,7 +93,8 @@ class _Mlp(nn.Module):
         self.act = SiluAndMul()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_up_proj(x)[0]))[0]
+        result: Tensor = self.down_proj(self.act(self.gate_up_proj(x)[0]))[0]
+        return result
 
 
 class _Block(nn.Module):
@@ -108,9 +110,11 @@ class _Block(nn.Module):
     def forward(self, positions: Tensor, x: Tensor) -> Tensor:
         if self.norm_after:
             x = x + self.attn_norm(self.self_attn(positions, x))
-            return x + self.ff_norm(self.mlp(x))
-        x = x + self.self_attn(positions, self.attn_norm(x))
-        return x + self.mlp(self.ff_norm(x))
+            x = x + self.ff_norm(self.mlp(x))
+        else:
+            x = x + self.self_attn(positions, self.attn_norm(x))
+            x = x + self.mlp(self.ff_norm(x))
+        return x
 
 
 @support_torch_compile(
@@ -133,7 +137,8 @@ class _Decoder(nn.Module):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         for layer in self.layers:
             x = layer(positions, x)
-        return self.norm(x)
+        result: Tensor = self.norm(x)
+        return result
 
 
 class _Language(nn.Module):
@@ -150,7 +155,8 @@ class _Language(nn.Module):
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         """Embeddings [S, hidden] of ids [S]."""
-        return self.model.embed_tokens(input_ids)
+        result: Tensor = self.model.embed_tokens(input_ids)
+        return result
 
 
 @MULTIMODAL_REGISTRY.register_processor(PictureProcessor, info=PictureInfo, dummy_inputs=DummyPictures)
@@ -201,11 +207,13 @@ class ServedMolmoAct(nn.Module, SupportsMultiModal):
         inputs_embeds: Tensor | None = None, **_: object,
     ) -> Tensor:  # fmt: skip
         """Hidden states [S, hidden] after the final norm."""
-        return self.language.model(input_ids, positions, intermediate_tensors, inputs_embeds)
+        result: Tensor = self.language.model(input_ids, positions, intermediate_tensors, inputs_embeds)
+        return result
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Scores [S, vocab] of the next token."""
-        return self.logits_processor(self.language.lm_head, hidden_states)
+        result: Tensor | None = self.logits_processor(self.language.lm_head, hidden_states)
+        return result
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Take a checkpoint's tensors, by their own names [...]; the names of the parameters that were set."""
@@ -241,7 +249,7 @@ def _decoder_parts(name: str, tensor: Tensor, c: LlmConfig) -> Iterator[tuple[st
         name = name.replace(old, new)
     if ".att_proj." in name:
         sizes = [c.num_attention_heads * c.head_dim] + [c.num_key_value_heads * c.head_dim] * 2
-        for shard, part in zip("qkv", tensor.split(sizes), strict=True):
+        for shard, part in zip("qkv", torch.split(tensor, sizes), strict=True):
             yield name.replace(".att_proj.", ".qkv_proj."), shard, part
     elif ".ff_proj." in name:
         value, gate = tensor.chunk(2)  # vLLM has them the other way round
