@@ -204,8 +204,8 @@ class DecoderAttention(nn.Module):
             q, k, v = projected.split(self.split, -1)
             projected = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=-1)
         heads = projected.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)
-        both, v = heads.split(self.rotated, dim=-3)  # type: ignore[no-untyped-call]
-        q, k = rotate(both, cos, sin).split(self.counts, dim=-3)
+        both, v = heads.split(self.rotated, dim=-3)
+        q, k = rotate(both, cos, sin).split(self.counts, dim=-3)  # type: ignore[no-untyped-call]
         return q, k, v
 
     def output(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
