@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,7 @@ class ArmController:
         elif state is State.TELEOP:
             wanted, speed = self._from_person(self.teleop.wish(steady)), self._config.teleop.linear
         motion = self.limiter.step(wanted, beside, speed)
-        self.player.commanded(self.kinematics.forward(motion.q), motion.q, now)
+        self.player.commanded(partial(self.kinematics.forward, motion.q), motion.q, now)
         self._told.append((now, motion.q))
         opening = self.measurement.opening if self.opening is None else self.opening
         return ArmCommand(motion.q, motion.dq, motion.ddq, opening, self._dt)

@@ -8,7 +8,9 @@ plan that arrives late goes on exactly behind what was executed since its pictur
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -36,11 +38,16 @@ DECAY = 0.01  # of the temporal ensemble's weights, exp(-DECAY * age), oldest fi
 PROBE = 0.005  # s between the samples from which the gap's speed and acceleration are taken
 
 
-@dataclass(frozen=True)
 class _Commanded:
-    now: float
-    time: float  # path time
-    target: Target  # both pose and joints
+    """What the arm was told at `now`, s, and at the path time `time`. The pose is computed when it is asked for."""
+
+    def __init__(self, now: float, time: float, pose: Callable[[], Pose], joints: np.ndarray) -> None:
+        self.now, self.time, self._pose, self._joints = now, time, pose, joints
+
+    @cached_property
+    def target(self) -> Target:
+        """Both pose and joints."""
+        return Target(self._pose(), self._joints)
 
 
 class ChunkPlayer:
@@ -55,16 +62,19 @@ class ChunkPlayer:
 
     def reset(self, pose: Pose, joints: np.ndarray, now: float) -> None:
         """Forget every chunk; the hand is at `pose`, the joints at `joints` [7] rad, and they stay there."""
-        self._commanded = deque([_Commanded(now, self.time, Target(pose, joints.copy()))])
+        self._commanded = deque([_Commanded(now, self.time, lambda: pose, joints.copy())])
         self._paths, self._stamp, self._blended = [], -np.inf, -np.inf
 
     def advance(self, seconds: float) -> None:
         """Execute this much more of the path; at the end, and without a path, time stands still."""
         self.time = min(self.time + seconds, max(self.time, self._end))
 
-    def commanded(self, pose: Pose, joints: np.ndarray, now: float) -> None:
-        """Remember what the arm was told at `now`, s: the hand's `pose` and `joints` [7] rad."""
-        self._commanded.append(_Commanded(now, self.time, Target(pose, joints)))
+    def commanded(self, pose: Callable[[], Pose], joints: np.ndarray, now: float) -> None:
+        """Remember what the arm was told at `now`, s: `joints` [7] rad, and what computes the hand's pose for them.
+
+        Of the commands of a plan one is asked for its pose: the one at which the next plan begins.
+        """
+        self._commanded.append(_Commanded(now, self.time, pose, joints))
         while self._commanded[0].now < now - HISTORY:
             self._commanded.popleft()
 

@@ -41,7 +41,7 @@ class Kinematics:
         """`robot`: the MJCF file; speed: fraction of the velocity limits. Raises ValueError when it cannot be read."""
         model = arms_spec(robot, [arm], arm).compile()
         low, high = model.jnt_range[:JOINTS].T + [[LIMIT_MARGIN], [-LIMIT_MARGIN]]
-        self._configuration = mink.Configuration(model)
+        self._configuration, self._data = mink.Configuration(model), mujoco.MjData(model)
         self._q, self._site = np.zeros(model.nq), model.site(arm.tcp_frame).id
         self._jacobian, self._turn = np.zeros((6, model.nv)), np.zeros(4)
         self._hand = mink.FrameTask(arm.tcp_frame, "site", position_cost=1.0, orientation_cost=0.5, lm_damping=1e-6)
@@ -55,8 +55,9 @@ class Kinematics:
 
     def forward(self, q: np.ndarray) -> Pose:
         """Pose of the hand for joints `q` float64 [7] rad."""
-        self._configuration.update(self._full(q))
-        data = self._configuration.data
+        data = self._data
+        data.qpos[:JOINTS] = q
+        mujoco.mj_kinematics(self._configuration.model, data)  # all that a pose needs of what mink's update computes
         mujoco.mju_mat2Quat(self._turn, data.site_xmat[self._site])
         return Pose(data.site_xpos[self._site].copy(), Rotation.from_quat(self._turn, scalar_first=True))
 

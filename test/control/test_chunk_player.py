@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,10 @@ from molmoact_ros.robots.franka import HOME_Q
 
 START = Pose(np.array([0.4, 0.0, 0.3]), Rotation.from_rotvec([2.0, 1.0, -0.5]))
 DT = 0.1
+
+
+def always(pose: Pose) -> Callable[[], Pose]:
+    return lambda: pose
 
 
 def chunk(
@@ -49,7 +54,7 @@ def play(player: ChunkPlayer, now: float, seconds: float, pace: float = 1.0) -> 
         now += 0.01
         player.advance(0.01 * pace)
         target = player.target()
-        player.commanded(target.pose or START, HOME_Q if target.joints is None else target.joints, now)
+        player.commanded(always(target.pose or START), HOME_Q if target.joints is None else target.joints, now)
     return now
 
 
@@ -256,7 +261,7 @@ def test_without_a_chunk_the_arm_stays_where_it_was_told_to_be_and_time_stands_s
     assert not playing.loaded and playing.remaining == -np.inf and playing.hand_speed == 0.0
     playing.advance(1.0)
     assert playing.time == 0.0 and x(playing.target()) == x(playing.target(0.5)) == 0.4
-    playing.commanded(replace(START, position=START.position + 0.1), HOME_Q, 0.1)
+    playing.commanded(lambda: replace(START, position=START.position + 0.1), HOME_Q, 0.1)
     target = playing.target()
     assert x(target) == 0.5 and target.gripper is None and target.joints is None
 
@@ -313,7 +318,7 @@ def test_commands_are_remembered_for_three_seconds() -> None:
     """In sixty-fourths of a second, which add up without rounding."""
     playing = player()
     for k in range(1, 321):
-        playing.commanded(START, HOME_Q, k / 64)
+        playing.commanded(lambda: START, HOME_Q, k / 64)
     long, now = chunk(0.0, steps=60, dt=0.125), 5.0
     playing.prepare(replace(long, stamp=now - HISTORY - 0.125), now)
     with pytest.raises(RefusedChunk, match="before the arm was started"):
@@ -323,7 +328,7 @@ def test_commands_are_remembered_for_three_seconds() -> None:
 def test_a_chunk_begins_at_the_newest_command_that_its_picture_can_show() -> None:
     playing = player()
     for k in range(1, 4):
-        playing.commanded(replace(START, position=START.position + [0.1 * k, 0, 0]), HOME_Q, k / 10)
+        playing.commanded(always(replace(START, position=START.position + [0.1 * k, 0, 0])), HOME_Q, k / 10)
     for stamp, at in ((0.3, 0.7), (0.2, 0.6), (0.25, 0.6), (0.199, 0.5), (-0.05, 0.4)):
         anchor = playing.prepare(chunk(stamp=stamp), 0.3).anchor
         assert x(anchor) == pytest.approx(at), stamp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -33,6 +34,10 @@ DT = 0.01
 START = Pose(np.array([0.4, 0.0, 0.25]), Rotation.identity())
 
 
+def always(pose: Pose) -> Callable[[], Pose]:
+    return lambda: pose
+
+
 def chunk(dx: float = 0.01, stamp: float = 0.0, gripper: float = 1.0, plan_id: int = 0) -> ActionChunk:
     actions = np.zeros((8, 7))
     actions[:, 0], actions[:, 6] = dx, gripper
@@ -59,7 +64,7 @@ class Playing:
             self.player.advance(DT)
             target = self.player.target()
             assert target.pose is not None
-            self.player.commanded(target.pose, HOME_Q, self.now)
+            self.player.commanded(always(target.pose), HOME_Q, self.now)
             out.append(target.pose.position)
         return np.array(out)
 
@@ -109,7 +114,7 @@ def test_a_slowed_arm_skips_less_than_the_clock_says() -> None:
     for _ in range(30):
         playing.now += DT
         playing.player.advance(DT / 2)
-        playing.player.commanded(START, HOME_Q, playing.now)
+        playing.player.commanded(lambda: START, HOME_Q, playing.now)
     playing.player.load(chunk(stamp=0.1, plan_id=1), playing.now)
     assert playing.player.remaining == pytest.approx(0.9 - 0.1, abs=1e-6)
 
