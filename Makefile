@@ -31,38 +31,54 @@ setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
 $(VENV)/requirements: pyproject.toml scripts/system-packages
-	scripts/system-packages $(PYTHON)
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -c 'import torch' 2>/dev/null || $(PIP) install --quiet torch==2.13.0
-	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["build-system"]["requires"], \
-	    *p["project"]["dependencies"], *p["project"]["optional-dependencies"]["dev"], \
-	    *p["project"]["optional-dependencies"]["libfranka"], *p["project"]["optional-dependencies"]["foxglove"], sep="\n")' > $@.txt
-	$(PIP) install --quiet -r $@.txt
-	$(PIP) install --quiet --no-deps dashscope==2.0.2  # for tests: it ships Qwen's vocabulary; what it does needs no more
-	touch $@
+	@echo "set-up: system packages"
+	@scripts/system-packages $(PYTHON)
+	@echo "set-up: an environment in $(VENV)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "set-up: torch"
+	@$(PY) -c 'import torch' 2>/dev/null || $(PIP) install --quiet torch==2.13.0
+	@echo "set-up: ROS 2 and the other packages that run"
+	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
+	    print(*p["build-system"]["requires"], *p["project"]["dependencies"], sep="\n")' > $@.txt
+	@$(PIP) install --quiet -r $@.txt
+	@touch $@
+
+# What tests and checks need beside it. dashscope ships Qwen's vocabulary; what it does needs no more.
+$(VENV)/test-requirements: $(VENV)/requirements
+	@echo "set-up: what the tests need"
+	@scripts/system-packages $(PYTHON) tests
+	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	    print(*p["dev"], *p["libfranka"], *p["foxglove"], sep="\n")' > $@.txt
+	@$(PIP) install --quiet -r $@.txt
+	@$(PIP) install --quiet --no-deps dashscope==2.0.2
+	@touch $@
 
 # The interfaces, compiled, and the package around them.
 $(VENV)/interfaces: $(VENV)/requirements $(BUILD_FILES)
-	$(PIP) install --quiet --no-build-isolation --no-deps .
-	touch $@
+	@echo "set-up: the package and its ROS interfaces, compiled"
+	@$(PIP) install --quiet --no-build-isolation --no-deps .
+	@touch $@
 
 # What needs no compiler is only copied.
 $(VENV)/installed: $(VENV)/interfaces $(SOURCES)
-	$(PY) -m cmake --install build/cmake --component sources --prefix $(VENV) > build/install.log
-	touch $@
+	@echo "set-up: the package's sources"
+	@$(PY) -m cmake --install build/cmake --component sources --prefix $(VENV) > build/install.log
+	@touch $@
 
 # What tests need beside it: the actions of the grippers' drivers, and the simulated robot behind libfranka's protocol.
 $(VENV)/test-interfaces: $(VENV)/requirements scripts/test-interfaces $(shell find test/interfaces -type f)
-	scripts/test-interfaces $(VENV)
-	touch $@
+	@echo "set-up: interfaces that tests need"
+	@scripts/test-interfaces $(VENV)
+	@touch $@
 
 # It pins numpy and MuJoCo of old, so it has an environment of its own. 1.1.7 serves version 10 of the protocol, which
 # libfranka speaks from 0.18 on.
 franka-sim: $(FRANKA_SIM)/installed
 $(FRANKA_SIM)/installed:
-	test -x $(FRANKA_SIM)/bin/python || $(PYTHON) -m venv $(FRANKA_SIM)
-	$(FRANKA_SIM)/bin/python -m pip --disable-pip-version-check install --quiet franka-sim==1.1.7
-	touch $@
+	@echo "set-up: the simulated robot in $(FRANKA_SIM)"
+	@test -x $(FRANKA_SIM)/bin/python || $(PYTHON) -m venv $(FRANKA_SIM)
+	@$(FRANKA_SIM)/bin/python -m pip --disable-pip-version-check install --quiet franka-sim==1.1.7
+	@touch $@
 
 # Both run outside the repository's root where they must: there the source folder would shadow the installed package.
 demo: setup
@@ -70,12 +86,12 @@ demo: setup
 
 # One thread of arithmetic: threads that wait for each other by spinning are slow where nodes want the cores too. Two files
 # of tests at a time: those of nodes mostly wait. A file's tests stay together, since they share a graph.
-test: setup franka-sim $(VENV)/test-interfaces
+test: setup franka-sim $(VENV)/test-requirements $(VENV)/test-interfaces
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS) --dist loadfile
 
 # vLLM pins torch and much else, so it has an environment of its own; rclpy fits in too. Its torchvision and the like are
 # CUDA builds that do not load beside torch's CPU build, and nothing here needs them.
-$(VLLM)/requirements: $(VENV)/requirements pyproject.toml
+$(VLLM)/requirements: $(VENV)/test-requirements pyproject.toml
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -c 'import torch' 2>/dev/null || $(VLLM)/bin/python -m pip install --quiet torch==2.13.0
 	$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
@@ -95,7 +111,7 @@ test-vllm: setup $(VLLM)/installed
 	MOLMOACT_VLLM=$(CURDIR)/$(VLLM) OMP_NUM_THREADS=1 $(VENV)/bin/pytest -s test/nodes/test_server.py
 	cd build && OMP_NUM_THREADS=1 $(CURDIR)/$(VLLM)/bin/molmoact-ros bench vllm --steps $(STEPS) --seed 5000 --json vllm.json
 
-$(VENV)/mutation: $(VENV)/requirements
+$(VENV)/mutation: $(VENV)/test-requirements
 	$(PY) -c 'import tomllib; \
 	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["mutation"], sep="\n")' > $@.txt
 	$(PIP) install --quiet -r $@.txt
@@ -107,7 +123,7 @@ mutation: setup $(VENV)/mutation
 colcon: setup
 	scripts/colcon-build $(VENV)
 
-lint: setup
+lint: setup $(VENV)/test-requirements
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy

@@ -175,5 +175,6 @@ def run(args: argparse.Namespace) -> int:
     out = (args.out or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}").resolve()
     episode = demo(args.instruction, args.seed, out, checkpoint_of(args), console, args.profile, args.images)
     verdict = "[green]done[/]" if episode.success else f"[red]not done[/] ({episode.message})"
-    console.print(f"{episode.instruction}: {verdict} after {episode.seconds:.1f} s; video, bag and summary in {out}")
+    console.print(f"{episode.instruction}: {verdict} after {episode.seconds:.1f} s; bag and summary beside the video")
+    print(f"video: {out / 'episode.mp4'}", flush=True)  # a line of its own, whole, to be copied
     return 0 if episode.success else 2
