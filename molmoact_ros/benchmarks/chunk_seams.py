@@ -35,7 +35,7 @@ WARM_UP = 3.0  # s dropped at the start, until the first plans have brought the 
 
 @dataclass(frozen=True)
 class Seams:
-    """Values at the seams. jerk: peak, of the hand, m/s^3, and of a joint as part of its limit; error: of the hand, mm."""
+    """Peaks at the seams. jerk: of the hand, m/s^3, and of a joint as part of its limit; error: of the hand, mm."""
 
     mode: str
     latency: float

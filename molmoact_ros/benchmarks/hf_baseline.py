@@ -68,7 +68,7 @@ def _renamed(model: MolmoAct) -> dict[str, Tensor]:
 @torch.inference_mode()
 def greedy(twin: nn.Module, embeddings: Tensor, tokens: int) -> list[int]:
     """`tokens` ids that `generate` returns for a prompt's embeddings [S, hidden]; without a grammar, so no answer."""
-    generate: Callable[..., Tensor] = twin.generate  # nn.Module's attributes are Any
+    generate: Callable[..., Tensor] = twin.generate  # type: ignore[assignment]  # nn.Module's attributes are any
     said = generate(
         inputs_embeds=embeddings.unsqueeze(0), attention_mask=torch.ones(1, len(embeddings), device=embeddings.device),
         max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, use_cache=True, pad_token_id=0,
