@@ -27,8 +27,13 @@ Parameters = dict[str, Any]
 class Profile(BaseModel):
     """The contents of a file in config/profiles.
 
-    nodes: parameters of each node to start, in that order. environment: variables for all of them, beside those of
-    `environment()`.
+    Args of `__init__`:
+        nodes: parameters of each node to start, in that order.
+        environment: variables for all of them, beside those of `environment()`.
+
+    Raises:
+        ValueError: for an unknown field or a wrong type (pydantic), and in `read` for an unknown node.
+        FileNotFoundError: `read` without a profile of that name.
 
     Example:
         profile = Profile.read("sim").with_parameters({"controller": {"speed": 0.3}}).without("view")

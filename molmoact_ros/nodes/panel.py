@@ -162,7 +162,7 @@ class PanelNode(TeleopClient):
     def _state(self) -> dict[str, Any]:
         now = time.monotonic()
         there = {name: now - at < 1.0 for name, at in self._heard.items()}
-        there["engine"] &= self._execute.server_is_ready()  # a policy that is only discovered cannot be instructed yet
+        there["engine"] &= self._execute.server_is_ready()  # without its action server it accepts no goal
         return {
             "safety": safety_state(self.safety) if there["safety"] else None,
             "engine": engine_state(self._engine) if there["engine"] else None,

@@ -43,7 +43,10 @@ from molmoact_ros.ros.spin import run
 
 
 class PolicyNode(ManagedNode):
-    """Callbacks run on the executor's thread; the PlanListener's methods run on the inference thread."""
+    """ROS interface of the policy: wires camera topics, InferenceThread, ApprovalGate and the action server.
+
+    Callbacks run on the executor's thread; the PlanListener's methods run on the inference thread.
+    """
 
     def __init__(self, load: Callable[[PolicyConfig], Engine] = load_engine, **options: Any) -> None:
         """load: opens the engine when the node is configured; options: of rclpy's nodes, such as the namespace."""

@@ -42,6 +42,9 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTE
     A callback that raises ends nothing: the error is logged in one line, after nodes that send commands (`Guarded`)
     have been notified, so that they hold what moves. A node that cannot start logs why in one line; the exit status is
     then 1. Discovery covers this machine alone, unless the user has configured it.
+
+    Example:
+        run(ControllerNode)
     """
     never_wait()
     os.environ.update(default_discovery(os.environ))

@@ -44,7 +44,7 @@ class ChunkInputs:
         subscribe(node, ActionChunk, f"{policy}/pending_chunk", self._on_pending, qos.RELIABLE, refuse)
 
     def _converted(self, message: ActionChunk) -> Chunk:
-        """The chunk without its message. Raises RefusedStep where its frame or its key is not this arm's."""
+        """Convert a message to a chunk. Raises RefusedStep where its frame or its key is not this arm's."""
         frame, key = message.header.frame_id, message.unnorm_key
         if frame not in self._frames:
             raise RefusedStep(f"its actions are in the frame {frame!r}; plan in {' or '.join(map(repr, self._frames))}")

@@ -14,7 +14,7 @@ from molmoact_ros.control.teleop import TeleopConfig
 from molmoact_ros.robots.franka import Arm, arms_at
 
 STATED = ("nano_workcell", "scripted expert")
-"""Un-normalisation keys whose units, frame, rotations and signs follow msg/ActionChunk.msg, since our training does."""
+"""Un-normalisation keys whose units, frame, rotations and signs are msg/ActionChunk.msg's by our own training."""
 
 
 class ControllerNodeConfig(BaseModel):

@@ -39,7 +39,23 @@ class TeleopClient(ContainedNode):
     """Publishes twists, gripper openings and the dead-man's switch of one arm; stop, resume and presence for all arms.
 
     All messages are stamped with the current time: the controller refuses old ones, such as those of a bag that is
-    played back.
+    played back. Subclasses call `connect` once their parameters are declared; arms are numbered as in `config.arms`.
+    `safety` is the last SafetyStatus.
+
+    Args of `__init__`:
+        name: of the node.
+
+    Example:
+        class Pedal(TeleopClient):
+            def __init__(self):
+                super().__init__("pedal")
+                self.connect(declare(self, TeleopClientConfig))
+
+            def on_press(self):
+                self.say_twist(0, np.array([0.05, 0, 0, 0, 0, 0]))  # m/s and rad/s; holds the dead-man's switch
+
+            def on_release(self):
+                self.let_go(0)
     """
 
     def __init__(self, name: str) -> None:
@@ -92,7 +108,7 @@ class TeleopClient(ContainedNode):
         self._presence.publish(self._head())
 
     def say_stop(self) -> None:
-        """Stop through the topic, which needs no response, and so no service that is available."""
+        """Stop through the topic, which needs neither a response nor an available service."""
         self._stop.publish(Empty())
         self._resumes.forget()
 
