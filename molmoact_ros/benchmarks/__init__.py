@@ -1,1 +1,1 @@
-"""What `molmoact-ros bench` measures."""
+"""The benchmarks of `molmoact-ros bench`, one file for each."""

@@ -1,4 +1,4 @@
-"""Whether another back end says what torch says: the same observations of lock-step episodes, put to both."""
+"""Token agreement of another back end with torch: both answer the same observations of lock-step episodes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TIE = 1e-4
 
 @dataclass
 class BackendDifference:
-    """Where two answers part: the step, the token's place in the answer, both tokens, and by how much torch's score of
-    its own is above that of the other, as a share of the largest score."""
+    """The first difference of two answers: the step, the token's position in the answer, both tokens, and by how much
+    torch's score of its own token exceeds that of the other, as a share of the largest score."""
 
     step: int
     place: int
@@ -87,7 +87,7 @@ def _difference(engine: TorchEngine, observation: Observation, step: int, tokens
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     add_steps(parser)
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     engine = TorchEngine.load(checkpoint_of(args), threads=1)
     other = open_engine(EngineOptions(backend="vllm", answer_timeout=120.0), checkpoint_of(args))

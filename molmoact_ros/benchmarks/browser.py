@@ -1,4 +1,4 @@
-"""The panel in a headless Chromium, used as a person uses it: for tests and benches."""
+"""The panel in a headless Chromium, operated by mouse and keyboard: for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ QUIET: Final = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--mute-audio", "--hide-scrollbars",
 )  # fmt: skip
-"""Nothing but the page: Chromium's own calls to the net would hang where there is none."""
+"""Only the page itself: Chromium's own network requests would hang without a network."""
 STEPS: Final = 12
-"""Places of the mouse along each part of a stroke."""
+"""Mouse positions along each segment of a stroke."""
 
 
 def is_there() -> bool:
@@ -33,10 +33,10 @@ def is_there() -> bool:
 
 
 class Browser:
-    """A window on the panel; use it in a `with` block. Times are in s."""
+    """A browser window on the panel, as a `with` block. Times are in s."""
 
     def __init__(self, address: str, size: tuple[int, int] = (1280, 900), dark: bool = False) -> None:
-        """size: of the page, pixels; dark: the device prefers it. Raises RuntimeError where there is no Chromium."""
+        """size: of the page, pixels; dark: prefer the dark colour scheme. Raises RuntimeError without a Chromium."""
         self._address, self._size, self._dark = address, size, dark
 
     def __enter__(self) -> Self:
@@ -72,30 +72,30 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
-    # What is on the page
+    # State of the page
 
     def find(self, name: str) -> WebElement:
         """The element with this id."""
         return self.driver.find_element(By.ID, name)
 
     def text(self, name: str) -> str:
-        """The words of the element with this id."""
+        """The text of the element with this id."""
         return str(self.driver.execute_script("return document.getElementById(arguments[0]).textContent", name))
 
     def frames(self) -> int:
-        """Pictures shown so far."""
+        """Frames displayed so far."""
         return int(self.find("stage").get_attribute("data-frames") or 0)
 
     def state(self) -> str:
-        """The controller's state, as the page has it."""
+        """The controller's state that the page displays."""
         return str(self.find("state").text).lower()
 
     def errors(self) -> list[str]:
-        """What went wrong in the page's own code."""
+        """Errors of the page's own code."""
         return [str(entry["message"]) for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def until(self, happened: Callable[[], Any], patience: float) -> bool:
-        """Look until `happened()`; False when it did not within `patience` s."""
+        """Poll until `happened()`; False when it did not within `patience` s."""
         deadline = time.monotonic() + patience
         while not happened():
             if time.monotonic() > deadline:
@@ -103,16 +103,16 @@ class Browser:
             time.sleep(0.05)
         return True
 
-    # What a person does
+    # Input
 
     def instruct(self, text: str) -> None:
-        """Type it, and press Enter."""
+        """Type an instruction, and press Enter."""
         field = self.find("text")
         field.clear()
         field.send_keys(text, Keys.ENTER)
 
     def draw(self, points: Sequence[tuple[float, float]], touch: bool = False) -> None:
-        """Drag the mouse, or a finger, along a line through points (right, down) in fractions of the picture."""
+        """Drag the mouse, or a finger, along a line through points (right, down) in fractions of the image."""
         picture = self.find("picture")
         width, height = picture.size["width"], picture.size["height"]
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'nearest'})", picture)
@@ -136,12 +136,12 @@ class Browser:
         ActionChains(self.driver).send_keys(key).perform()
 
     def screenshot(self, file: Path) -> None:
-        """Keep what the window shows, as PNG."""
+        """Save the window as PNG."""
         file.write_bytes(self.driver.get_screenshot_as_png())
 
 
 def along(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Places along a line through `points`, STEPS on each part, ends included."""
+    """Points along a line through `points`, STEPS on each segment, ends included."""
     places = [points[0]]
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         places += [(x0 + (x1 - x0) * k / STEPS, y0 + (y1 - y0) * k / STEPS) for k in range(1, STEPS + 1)]

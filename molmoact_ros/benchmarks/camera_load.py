@@ -1,4 +1,4 @@
-"""A node that publishes as two cameras and an arm do, to load a recorder with."""
+"""A node that publishes what two cameras and an arm publish, as a recorder's load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZES: Final = {"front": (480, 640), "wrist": (480, 640)}
 
 
 class CamerasNode(Node):
-    """Publishes four pictures, 30 times a second, and the joints at 100 Hz."""
+    """Publishes four images, 30 times a second, and the joints at 100 Hz."""
 
     def __init__(self) -> None:
         super().__init__("cameras")
@@ -75,7 +75,7 @@ class CamerasNode(Node):
 
 @contextmanager
 def filming(folder: Path) -> Iterator[FaultInjector]:
-    """Two cameras, and chunks that swing an arm from side to side."""
+    """Run two cameras, and a fault injector whose chunks swing an arm from side to side."""
     context = rclpy.Context()
     rclpy.init(context=context)
     rig, file = FaultInjector(context), write_parameters(folder, "cameras", {})
@@ -83,7 +83,7 @@ def filming(folder: Path) -> Iterator[FaultInjector]:
         program = command("camera_load", file, package="molmoact_ros.benchmarks")
         cameras = child_process.start(program, env=environment(), stdout=log, stderr=log, cwd=folder)
         rig.drive()
-        for camera in SIZES:  # somebody hears the pictures in any case, as the policy does
+        for camera in SIZES:  # the images have a subscriber in any case, as they have with the policy
             PollingSubscription(rig, Image, f"/{camera}/color/image_raw", qos.SENSOR)
         try:
             yield rig

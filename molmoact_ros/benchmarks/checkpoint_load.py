@@ -1,4 +1,4 @@
-"""How long a checkpoint takes to load, and how much memory beside the result."""
+"""Time to load a checkpoint, and peak memory beyond the result."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from molmoact_ros.utils.paths import checkpoint_of
 
 def bench_load(folder: Path, dtype: str = "") -> dict[str, float]:
     """Load a folder into host memory once. seconds; result: GB of the model's tensors; above: GB by which this process'
-    peak exceeds them and what it had before, pages of the mapped file included; largest: GB of the largest weight file.
+    peak exceeds the result and the memory before, pages of the mapped file included; largest: GB of the largest weight
+    file.
 
-    Only the first call in a process says something, since a process' peak never falls.
+    Only the first call in a process is meaningful, since a process' peak never falls.
     """
     if sys.platform != "linux":
         raise RuntimeError("memory is measured on Linux only")
@@ -42,19 +43,19 @@ def bench_load(folder: Path, dtype: str = "") -> dict[str, float]:
 
 
 def _peak() -> int:
-    """Bytes that this process had in memory at its most, so far."""
+    """Peak memory of this process so far, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_dtype(parser)
     add_checkpoint(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     figures = bench_load(checkpoint_of(args), args.dtype)
     Console().print(

@@ -1,4 +1,4 @@
-"""Seeded nonsense for the controller: chunks, an operator's words, and clocks that somebody sets."""
+"""Seeded malformed input for the controller: chunks, teleoperation, and clocks that are set."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from molmoact_ros.robots.franka import JOINTS
 
 
 class ClockGames:
-    """ROS time and a steady one, s. ROS time is set, stands still, runs through the same again, and drifts."""
+    """ROS time and a steady clock, s. ROS time is set, stands still, repeats itself, and drifts."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.steady, self.now, self.watch = 0.0, 1000.0, ClockMonitor(simulated=bool(rng.integers(2)))
         self._rng, self._rate, self._until = rng, 1.0, 0.0
 
     def pass_by(self, seconds: float) -> None:
-        """So much of the steady time goes by."""
+        """Advance the steady clock by `seconds`."""
         self.steady += seconds
         self.now += seconds * self._rate
 
     def play(self) -> bool:
-        """Now and then a game; whether one began."""
+        """Sometimes start a clock fault; whether one began."""
         rng, began = self._rng, False
         if self.steady > self._until:
             self._rate = 1.0
@@ -40,7 +40,7 @@ class ClockGames:
 
 
 class Operator:
-    """Somebody at a device: words for a while, then silence. Knows what they asked for last, and when."""
+    """A simulated operator: sends messages for a while, then none. Knows its last request for motion, and its time."""
 
     def __init__(self, rng: np.random.Generator, arm: ArmController) -> None:
         self._rng, self._arm = rng, arm
@@ -49,7 +49,7 @@ class Operator:
         self._asked = -np.inf
 
     def speak(self, steady: float) -> int:
-        """Say a word where it is time for one; how many were said."""
+        """Send a message where one is due; returns how many were sent."""
         rng, teleop = self._rng, self._arm.teleop
         if steady > self._until:
             if rng.random() < 0.004:
@@ -78,12 +78,13 @@ class Operator:
         self._value = rng.normal(0, 1, 7) * rng.choice([0.0, 1e-9, 0.1, 0.1, 1.0, 100.0, np.nan])
 
     def asks(self, steady: float) -> bool:
-        """They have asked for motion within the time-out, and not for something else since."""
+        """Whether the operator has requested motion within the timeout, and nothing else since."""
         return steady - self._asked <= self._arm.teleop._config.timeout + 1e-9
 
 
 class ChunkFuzzer:
-    """Seeded nonsense. Sound chunks keep a direction for a while, so that the arm is driven against every border."""
+    """Generates seeded chunks, valid and malformed. Valid ones keep a direction for a while, so that they drive the arm
+    against every limit."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng, self._drift, self._last = rng, np.zeros((2, 6)), ActionChunk(np.zeros((8, 7)), 0.1, 0.0)
@@ -165,12 +166,12 @@ class ChunkFuzzer:
         return ActionChunk(chunk.actions, float(self.rng.choice([0.0, -1.0, np.nan, 1e9])), chunk.stamp)
 
     def measure(self, controller: Controller, q: np.ndarray, clock: ClockGames, number: int) -> None:
-        """The joints follow `q`, [7] rad, closely; some measurements are missing, not finite, or elsewhere for once."""
+        """Pass a measurement close to `q`, [7] rad; sometimes one is missing, not finite, or far off for once."""
         draw = self.rng.random()
         if draw < 0.005:
             q = np.full(7, np.nan)
         elif draw < 0.006:
-            q = np.zeros(JOINTS)  # which joint 4 of an FR3 never is
+            q = np.zeros(JOINTS)  # a configuration that joint 4 of an FR3 never reaches
         elif draw < 0.01:
             return
         elif controller.arms[number].limiter.motion.dq.any():

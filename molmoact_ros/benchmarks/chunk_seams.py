@@ -1,4 +1,4 @@
-"""Seams between chunks measured in three ways of playing them, and what a cycle of the controller costs."""
+"""Seams between chunks in three chunk modes, and the cost of a controller cycle."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ STEP, STEPS = 0.1, 8  # MolmoAct's chunk
 PERIOD = 0.3  # s from plan to plan, where the engine is that fast
 STRAYS = 0.001  # m, a step: standard deviation by which each plan differs from the true path
 SEAM = 0.3  # s after a chunk's arrival that count as its seam
-WARM_UP = 3.0  # s left out at the start, until the first plans have brought the hand onto the path
+WARM_UP = 3.0  # s dropped at the start, until the first plans have brought the hand onto the path
 
 
 @dataclass(frozen=True)
 class Seams:
-    """At the seams. jerk: peak of the hand, m/s^3, and of a joint as part of its limit; error: of the hand, mm."""
+    """Peaks at the seams. jerk: of the hand, m/s^3, and of a joint as part of its limit; error: of the hand, mm."""
 
     mode: str
     latency: float
@@ -47,7 +47,7 @@ class Seams:
 
 
 def true_path(time: float) -> np.ndarray:
-    """Where the hand should be at `time`, s: [3] m; from its home on, at 0.05 to 0.2 m/s, in the shape of a bow."""
+    """The hand's reference position at `time`, s: [3] m; from home on, at 0.05 to 0.2 m/s, in the shape of a bow."""
     return np.array([0.48 - 0.06 * np.cos(2.2 * time), 0.12 * np.sin(1.1 * time), 0.25 + 0.03 * np.sin(1.7 * time)])
 
 
@@ -85,7 +85,7 @@ def _seams(robot: Path, mode: ChunkMode, latency: float, seconds: float, seed: i
 
 
 def plan_along(hand: np.ndarray, now: float, rng: np.random.Generator) -> ActionChunk:
-    """A chunk of an engine that errs a little: at `now`, s, from `hand` [3] m back onto the true path and along it."""
+    """A chunk of an engine with small errors: at `now`, s, from `hand` [3] m back onto the true path and along it."""
     strays = np.cumsum(rng.normal(0, STRAYS, (STEPS, 3)), axis=0)
     points = np.array([true_path(now + (k + 1) * STEP) for k in range(STEPS)]) + strays
     actions = np.zeros((STEPS, 7))
@@ -97,7 +97,7 @@ def plan_along(hand: np.ndarray, now: float, rng: np.random.Generator) -> Action
 def cycle_cost(
     robot: Path, cycles: int = 2000, seed: int = 0, arms: Sequence[Arm] = (SINGLE,)
 ) -> dict[str, float]:  # fmt: skip
-    """What a cycle costs in motion: us of processor time (median, p99), and blocks of memory that it keeps."""
+    """Cost of a cycle in motion: us of processor time (median, p99), and blocks of memory that it retains."""
     controller, _ = _started(robot, ControllerConfig(), arms)
     rng, dt = np.random.default_rng(seed), 1.0 / controller.config.rate
     told, took, blocks = [HOME_Q for _ in arms], np.zeros(cycles), 0
@@ -129,7 +129,7 @@ def _started(
 
 
 def _cycle(controller: Controller, now: float) -> list[np.ndarray]:
-    """One cycle of arms that follow at once, beside an engine that is alive; the joints [7] rad of each."""
+    """Run one cycle of arms with perfect tracking, beside a live engine; returns the joints [7] rad of each."""
     controller.on_engine(now)
     commands = controller.step(now)
     assert commands is not None
@@ -142,14 +142,14 @@ LATENCIES = (0.0, 0.1, 0.2, 0.4)  # s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     add_seconds(parser, 20.0)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
     figures, good = _measure(args, Console())
     write_figures(args, figures)
     return 0 if good else 1

@@ -1,4 +1,4 @@
-"""How evenly commands leave the controller while both cores are busy, beside a plain rclpy timer in the same run."""
+"""Jitter of the controller's commands while all cores are busy, beside a plain rclpy timer in the same run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def bench_control(seconds: float, load: int) -> dict[str, Row]:
 
 
 def _measure(package: str, module: str, parameters: dict[str, Any], seconds: float, folder: Path) -> Row:
-    # The deadline is out of the way: it is the stream that is looked at, not the supervisor.
+    # The deadline is out of the way: the benchmark measures the stream, not the supervisor.
     asked = {"joint_states": JOINT_STATES, "joints_deadline": 2.0, **parameters}
     file = write_parameters(folder, "controller", asked)
     context = rclpy.Context()
@@ -94,12 +94,12 @@ def _load(count: int) -> Iterator[None]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     parser.add_argument("--load", type=int, default=2, help="busy processes beside it")
@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
     figures, good = _figures(args, Console())
     write_figures(args, figures)
     return 0 if good else 1

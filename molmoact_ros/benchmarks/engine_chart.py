@@ -1,4 +1,4 @@
-"""The figures of `bench engine` as a picture."""
+"""A chart of the figures of `bench engine`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # a file, whatever display there is
+matplotlib.use("Agg")  # renders to a file, whatever display there is
 import matplotlib.pyplot as plt
 
 from molmoact_ros.benchmarks.engine_step import BASELINE, SEGMENTS, Figures
@@ -14,8 +14,8 @@ from molmoact_ros.engine.torch_engine import STAGES
 
 
 def draw_engine(figures: Figures, title: str, picture: Path) -> None:
-    """Draw the medians of a step's stages beside the baseline's step, and the passes of each segment, into a PNG or
-    SVG file. `figures`: those of engine.bench.bench.
+    """Draw the medians of a step's stages beside the baseline's step, and the forward passes of each segment, into a
+    PNG or SVG file. `figures`: those of engine_step.bench.
     """
     drawing, (steps, passes) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(2, 1), layout="constrained")
     left = 0.0

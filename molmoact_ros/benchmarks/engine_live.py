@@ -1,4 +1,4 @@
-"""The engine timed as it runs live: beside the simulator and the controller, which take their share of the machine."""
+"""Engine timings under live conditions: beside the simulator and the controller, which share the machine."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ from molmoact_ros.utils.provenance import machine
 def bench_engine(
     checkpoint: Path, steps: int, seed: int, alone: bool, vision: str = "torch"
 ) -> tuple[Figures, dict[str, dict[str, float]], str]:
-    """Figures of `steps` reasoning steps, what a pass costs at least and the memory held (see engine.bench), and the
-    checkpoint's digest. seed: the scene looked at. alone: with nothing else running. vision: what runs the tower.
+    """Figures of `steps` reasoning steps, the lower bound of a forward pass and the peak memory (see
+    engine_step.bench), and the checkpoint's digest. seed: of the scene. alone: with nothing else running. vision: what
+    runs the vision tower.
     """
     pictures = sample_observations(robot_model(), steps, seed)
-    engine = TorchEngine.load(checkpoint, threads=1, vision=vision)  # as the simulated workcell's profile has it
+    engine = TorchEngine.load(checkpoint, threads=1, vision=vision)  # as in the simulated workcell's profile
     engine.warm_up()
     costs = {"floor": floor(engine)}
     if alone:
@@ -53,7 +54,7 @@ def bench_engine(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     parser.add_argument("--alone", action="store_true", help="without simulator and controller beside it")
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     figures, costs, digest = bench_engine(checkpoint_of(args), args.steps, args.seed, args.alone, args.vision)
     beside = "alone" if args.alone else "beside the simulator and the controller"

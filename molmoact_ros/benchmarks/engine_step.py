@@ -1,4 +1,4 @@
-"""How long a reasoning step takes, stage by stage, beside transformers' greedy loop over the same weights"""
+"""Latency of a reasoning step, stage by stage, beside transformers' greedy loop over the same weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Figures = dict[str, dict[str, float]]
 
 
 def bench(engine: TorchEngine, observations: Sequence[Observation], tick: Callable[[], None] = lambda: None) -> Figures:
-    """Median and p99 over `observations` of the step and its stages (ms), the decoder's passes, tokens and the share of
-    guesses that held, by segment, and the baseline's step (ms), taken in turn with ours."""
+    """Median and p99 over `observations` of the step and its stages (ms), the decoder's forward passes, tokens and the
+    acceptance rate of drafts, by segment, and the baseline's step (ms); ours and the baseline alternate."""
     twin = transformers_model(engine.model)
     samples: dict[str, list[float]] = {}
 
@@ -57,7 +57,7 @@ def _note_step(engine: TorchEngine, note: Callable[[str, float], None]) -> None:
 
 
 def _baseline(engine: TorchEngine, twin: torch.nn.Module, observation: Observation, tokens: int) -> float:
-    """Milliseconds of the same step with transformers saying the answer, pictures seen by torch."""
+    """Milliseconds of the same step with transformers generating the answer, and torch encoding the images."""
     began = time.perf_counter()
     asked = engine.ask(observation)
     greedy(twin, engine.embed(asked, engine.torch_features(asked.pictures)), tokens)
@@ -66,7 +66,7 @@ def _baseline(engine: TorchEngine, twin: torch.nn.Module, observation: Observati
 
 @torch.inference_mode()
 def floor(engine: TorchEngine, repeats: int = 30) -> dict[str, float]:
-    """What one pass must cost at least: the decoder's weights read once at this machine's own speed of copying.
+    """Lower bound of a forward pass: the decoder's weights read once at this machine's own copy bandwidth.
 
     weights: MB a pass reads (blocks and head); copy: GB/s, read and written, measured on a buffer of that size; floor:
     ms; pass: ms of a pass over one token at the middle of an answer, measured; share: floor / pass.
@@ -88,14 +88,14 @@ def floor(engine: TorchEngine, repeats: int = 30) -> dict[str, float]:
 
 
 def copy_rate(device: torch.device, size: int, repeats: int) -> float:
-    """Bytes/s that a device reads and writes while it copies `size` bytes."""
+    """Bandwidth of a device, bytes/s read and written, while it copies `size` bytes."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / median_seconds(lambda: target.copy_(source), repeats, device)
 
 
 def median_seconds(work: Callable[[], object], repeats: int, device: torch.device, warm: int = 3) -> float:
-    """What `work` takes at the median, until the device is done; the first `warm` times do not count."""
+    """Median duration of `work`, s, until the device is done; the first `warm` runs do not count."""
     times = []
     for _ in range(repeats + warm):
         began = time.perf_counter()
@@ -107,7 +107,7 @@ def median_seconds(work: Callable[[], object], repeats: int, device: torch.devic
 
 
 def memory() -> dict[str, float]:
-    """GB that this process held at most on the host, and on the GPU where there is one."""
+    """Peak memory of this process, GB: on the host, and on the GPU where there is one."""
     held = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
     if torch.cuda.is_available():
         held["gpu"] = torch.cuda.max_memory_allocated() / 1e9

@@ -1,4 +1,4 @@
-"""The graph that faults are done to: the simulator and the controller with a rig between them."""
+"""The graph under test: the simulator and the controller with a fault injector between them."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ from molmoact_ros.ros.action_client import ThreadsafeActionClient
 from molmoact_ros.srv import ResetScene
 
 ArmMode = Literal["IDLE", "HOLD", "POLICY", "TELEOP"]
-JOINTS_DEADLINE: Final = 0.2  # s, as the graph is started here
-LET_GO: Final = 0.4  # s of silence after which a person has let go for certain
+JOINTS_DEADLINE: Final = 0.2  # s, as the graph is configured here
+LET_GO: Final = 0.4  # s of silence after which an operator has certainly released the arm
 SIM: Final = {"front_size": [320, 240], "wrist_size": [212, 120]}
 
 
 class UnreadLog:
-    """A pipe in the place of a node's log, which nobody reads; it must be there before the node is started."""
+    """A pipe in place of a node's log, which nobody reads; create it before the node is started."""
 
     def __init__(self, file: Path) -> None:
         os.mkfifo(file)
         self._descriptor = os.open(file, os.O_RDWR | os.O_NONBLOCK)
 
     def fill(self) -> None:
-        """No byte more goes in."""
+        """Fill the pipe, so that no byte more fits."""
         for size in (4096, 1):
             with suppress(BlockingIOError):
                 while True:
                     os.write(self._descriptor, b"\n" * size)
 
     def drain(self) -> None:
-        """Somebody reads it all."""
+        """Read the pipe until it is empty."""
         with suppress(BlockingIOError):
             while os.read(self._descriptor, 65536):
                 pass
 
     def close(self) -> None:
-        """Whoever writes still is told that nobody reads."""
+        """Close the read end: later writes of the node fail."""
         os.close(self._descriptor)
 
 
 @dataclass
 class Graph:
-    """What faults are done to. began: when the present fault did, s; beside: what a fault has started besides."""
+    """The running graph. began: when the present fault did, s; beside: further processes that a fault has started."""
 
     bringup: Bringup
     rig: FaultInjector
     logs: Path
-    policy: ThreadsafeActionClient | None = None  # None: the rig is in its place
+    policy: ThreadsafeActionClient | None = None  # None: the fault injector is in its place
     unread: UnreadLog | None = None  # the controller's log
     began: float = 0.0
     beside: ExitStack = field(default_factory=ExitStack)
 
     def begin(self, mode: ArmMode = "POLICY") -> None:
-        """Have the arm moving, or standing, in that state, whatever was before. Raises RuntimeError where it is not."""
+        """Bring the arm into motion, or to rest, in `mode`, from any state. Raises RuntimeError where that fails."""
         self.rig.streaming = False
         if mode == "IDLE":
             self.bringup.kill("controller")
@@ -77,15 +77,15 @@ class Graph:
             self._move(mode)
 
     def restart(self, name: str) -> None:
-        """Start a node that has ended, and wait until a controller that hears the joints speaks."""
-        self.rig.safety, self.rig.command_speed = SafetyStatus(), 0.0  # of what has ended
+        """Restart a node that has ended, and wait for the status of a controller that receives joint states."""
+        self.rig.safety, self.rig.command_speed = SafetyStatus(), 0.0  # of the process that has ended
         self.bringup.start(name)
         if not self.rig.until(lambda: self.rig.safety.joints_age > 0, 60.0):
             raise RuntimeError(f"the controller hears no joints after {name} was started again; see its log")
 
     def _move(self, mode: ArmMode) -> None:
         rig, state = self.rig, getattr(SafetyStatus, mode)
-        for _ in range(6):  # a machine that is busy may make its joints stale meanwhile
+        for _ in range(6):  # on a busy machine the joint states may become stale meanwhile
             if mode == "TELEOP":
                 self._stand()
                 rig.streaming = True
@@ -93,7 +93,7 @@ class Graph:
                 rig.call(Trigger, "/controller/hold")
                 rig.call(ResetScene, "/sim/reset_scene", seed=7, instruction="", distractors=-1)
                 time.sleep(0.5)
-                rig.go()  # lifts a stop; the goal's own start does not
+                rig.go()  # resets a stop; the goal's own start does not
                 self._execute()
             else:
                 rig.go()
@@ -105,7 +105,7 @@ class Graph:
         raise RuntimeError(f"the arm does not move in {mode}: {said}; see the nodes' logs")
 
     def _stand(self) -> None:
-        """HOLD, and nobody's hand is there any more. A stop is reset."""
+        """Bring the controller to HOLD, without teleoperation. A stop is reset."""
         rig = self.rig
         rig.streaming = False
         if rig.safety.state in (SafetyStatus.IDLE, SafetyStatus.STOPPED):
@@ -123,7 +123,7 @@ class Graph:
 
 
 def controller_parameters(clock: bool) -> dict[str, Any]:
-    """Of the controller here. clock: it follows the rig's."""
+    """Parameters of the controller here. clock: it follows the fault injector's clock."""
     return {
         "joint_states": JOINT_STATES, "joints_deadline": JOINTS_DEADLINE, "use_sim_time": clock, "keep_stop": False,
     }  # fmt: skip
@@ -134,7 +134,8 @@ def graph(
     policy: bool, clock: bool, logs: Path | None = None, more: dict[str, dict[str, Any]] | None = None,
     unread: bool = False,
 ) -> Iterator[Graph]:  # fmt: skip
-    """The simulator and the controller with the rig between them, and the policy, or the rig in its place.
+    """The simulator and the controller with the fault injector between them, and the policy, or the injector in its
+    place.
 
     more: parameters, and nodes, beside those. unread: the controller writes its log into a pipe that nobody reads.
     """

@@ -1,4 +1,4 @@
-"""Every fault of docs/safety.md in a running graph: does the arm stand within the deadline, and does it stay?"""
+"""Every fault of docs/safety.md in a running graph: does the arm stop within the deadline, and does it stay at rest?"""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from molmoact_ros.utils.arguments import (
 )
 
 STAY: Final = 1.0
-"""s that the arm is watched for while the fault lasts, and again when it is over."""
+"""s for which the arm is monitored during the fault, and again after it."""
 PATIENCE: Final = 3.0
-"""s beyond its deadline after which a fault has not been noticed at all."""
+"""s beyond its deadline after which a fault counts as not detected at all."""
 
 
 def bench_faults(
     times: int, tell: Callable[[Fault], None], skip: Callable[[str], None], only: str = "", logs: Path | None = None
 ) -> list[Fault]:
-    """Inject each fault `times` times, or only those whose name holds `only`.
+    """Inject each fault `times` times, or only those whose name contains `only`.
 
-    `tell` hears of each when it is done, `skip` gets a line for each that cannot be done here.
+    `tell` receives each fault when it is done, `skip` one line for each that cannot be injected here.
     """
     use_environment()
     done: list[Fault] = []
@@ -57,7 +57,7 @@ def bench_faults(
 
 
 def try_fault(fault: Fault, graph: Graph) -> None:
-    """Do it once, and count what came of it. Raises RuntimeError where the arm cannot be brought to move before."""
+    """Inject a fault once, and count the outcome. Raises RuntimeError where the arm does not reach the mode before."""
     rig = graph.rig
     graph.begin(fault.mode)
     fault.times += 1
@@ -65,7 +65,7 @@ def try_fault(fault: Fault, graph: Graph) -> None:
     try:
         fault.inject(graph)
         happened = rig.until(lambda: fault.happened(rig), fault.deadline + PATIENCE)
-    except RuntimeError:  # somebody did not answer
+    except RuntimeError:  # a node did not respond
         happened = False
     seconds = time.monotonic() - graph.began if happened else float("inf")
     fault.seconds.append(seconds)
@@ -82,14 +82,14 @@ def try_fault(fault: Fault, graph: Graph) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     parser.add_argument("--only", default="", help="those whose name holds this")
     add_times(parser, 10)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
     figures, good = _measure(args, Console())
     write_figures(args, figures)
     return 0 if good else 1

@@ -1,4 +1,4 @@
-"""A test rig beside the running graph: it stands between robot and controller, or in the policy's place."""
+"""A fault injector beside the running graph: between robot and controller, or in the policy's place."""
 
 from __future__ import annotations
 
@@ -24,53 +24,53 @@ from molmoact_ros.ros.background_node import BackgroundNode
 JOINT_STATES: Final = "/rig/joint_states"
 CAMERAS: Final = ("rig_front", "rig_wrist")
 STANDING: Final = 0.01
-"""rad/s under which every joint of the real arm counts as standing: a position servo at rest quivers."""
+"""rad/s under which every joint of the arm counts as standing: a position servo at rest quivers."""
 UNTOLD: Final = 1e-3
 """rad or rad/s under which a command counts as the same, or as standing."""
 SWAY: Final = 1.5
-"""rad/s of the hand's way from side to side, WIDTH m to either side."""
+"""Angular frequency of the hand's sway, rad/s; its amplitude is WIDTH m."""
 WIDTH: Final = 0.1
 MIDDLE: Final = 0.15
-"""m/s by which the hand is drawn back to the middle, for each rad that the arm is turned away from it."""
+"""Gain that pulls the hand back to the middle, m/s for each rad that the arm is turned away from it."""
 AGAIN: Final = 0.5
-"""s that a clock that repeats runs through again and again."""
+"""Length of the interval that a repeating clock runs through, s."""
 
 
 class ToldTime:
-    """ROS time as the rig tells it. A clock that is wrong is so until `go_on`, which goes on from where it is."""
+    """ROS time as the injector publishes it. A faulty clock stays so until `go_on`, which continues from its time."""
 
     def __init__(self) -> None:
         self._tell: Callable[[float], float] = lambda real: real
 
     def now(self) -> float:
-        """The time told, s since 1970."""
+        """The published time, s since 1970."""
         return self._tell(time.time())
 
     def jump(self, by: float) -> None:
-        """Set it ahead by so many s."""
+        """Set the time ahead by `by` s."""
         ahead = self.now() - time.time() + by
         self._tell = lambda real: real + ahead
 
     def stand_still(self) -> None:
-        """It does not run any more."""
+        """Stop the time."""
         at = self.now()
         self._tell = lambda real: at
 
     def repeat(self) -> None:
-        """It runs through the last seconds again and again."""
+        """Repeat the last seconds again and again."""
         at, since = self.now(), time.time()
         self._tell = lambda real: at - AGAIN + (real - since) % AGAIN
 
     def go_on(self) -> None:
-        """It runs as it should."""
+        """Run at the normal rate."""
         self.jump(0.0)
 
 
 class FaultInjector(BackgroundNode):
-    """Relays joints, and images after `relay_cameras`; after `drive` it plans in the policy's place.
+    """Relays joint states, and images after `relay_cameras`; after `drive` it plans in the policy's place.
 
-    freeze_joints: the joints that are told stay as they are, as if the arm were blocked. streaming: a person sways the
-    hand. present: an operator's sign of life is given.
+    freeze_joints: the relayed joints stay constant, as if the arm were blocked. streaming: an operator sways the hand.
+    present: an operator's presence is published.
     """
 
     def __init__(self, context: rclpy.Context | None = None) -> None:
@@ -80,14 +80,14 @@ class FaultInjector(BackgroundNode):
         self.relay_joints, self.freeze_joints, self.relay_images, self.freeze_images = True, False, True, False
         self.streaming, self.present, self._push = False, True, 1.0
         self.time = ToldTime()  # of /clock and the stamps here
-        self.heard_idle = 0.0  # when a controller was last heard that nobody has started
-        self.hands = 0  # statuses that said TELEOP
+        self.heard_idle = 0.0  # when a status of a controller in IDLE was last received
+        self.hands = 0  # statuses in TELEOP
         self.spoil: Callable[[ActionChunk], None] = lambda chunk: None
         self._frozen: dict[str, Any] = {}
         self._drive, self._plan = False, 0
-        self.command, self.command_speed = np.zeros(7), 0.0  # where the last trajectory ends, and how fast it begins
-        self.commanded = np.zeros(7)  # where it begins
-        self.relayed = np.zeros(7)  # the joints that were told last
+        self.command, self.command_speed = np.zeros(7), 0.0  # end of the last trajectory, and its initial speed
+        self.commanded = np.zeros(7)  # start of the last trajectory
+        self.relayed = np.zeros(7)  # the joints that were relayed last
         self._joints = self.create_publisher(JointState, JOINT_STATES, qos.RELIABLE)
         self.create_subscription(JointState, "/joint_states", self._on_joints, qos.SENSOR)
         topic = "/fr3_arm_controller/joint_trajectory"
@@ -104,13 +104,13 @@ class FaultInjector(BackgroundNode):
         self.begin()
 
     def now(self) -> float:
-        """ROS time as the rig tells it, s."""
+        """ROS time as the injector publishes it, s."""
         return self.time.now()
 
     # Relays
 
     def relay_cameras(self) -> None:
-        """Stand between the cameras, too, and whoever looks at CAMERAS."""
+        """Relay images between the cameras and the subscribers of CAMERAS."""
         for camera, mine in zip(("front", "wrist"), CAMERAS, strict=True):
             out = self.create_publisher(Image, f"/{mine}/color/image_raw", qos.SENSOR)
             topic = f"/{camera}/color/image_raw"
@@ -147,10 +147,10 @@ class FaultInjector(BackgroundNode):
         if message.state == SafetyStatus.IDLE:
             self.heard_idle = self.heard_safety
 
-    # In the policy's place
+    # As the policy
 
     def drive(self, clock: bool = False) -> None:
-        """Be the policy: a heartbeat, and plans that swing the hand from side to side. clock: be /clock, too."""
+        """Act as the policy: a heartbeat, and plans that swing the hand from side to side. clock: publish /clock."""
         self._chunks = self.create_publisher(ActionChunk, "/policy/action_chunk", qos.RELIABLE)
         self._engine = self.create_publisher(EngineStatus, "/policy/engine_status", qos.STATE)
         self.create_timer(0.1, self._beat)
@@ -178,16 +178,16 @@ class FaultInjector(BackgroundNode):
         self._chunks.publish(chunk)
 
     def _back(self) -> float:
-        """Speed by which the hand goes back to the middle, m/s: what it does in many trials does not add up."""
+        """Speed by which the hand returns to the middle, m/s, so that drift does not accumulate over many trials."""
         return MIDDLE * float(self.q[0])
 
-    # A person
+    # As the operator
 
     def _stream(self) -> None:
         if not self.freeze_joints:
             self._push = -float(np.sign(self.q[0]) or 1.0)
         if self.streaming and self.freeze_joints:
-            # A blocked arm is pushed on across the middle: swaying, it might never be far enough behind.
+            # Push a blocked arm on across the middle: swaying, it might never lag far enough behind.
             self.say_twist(self._push * WIDTH * SWAY)
         elif self.streaming:
             self.say_twist(WIDTH * SWAY * float(np.cos(SWAY * time.monotonic())) - self._back())
@@ -197,13 +197,13 @@ class FaultInjector(BackgroundNode):
             self._presence.publish(conversions.header(self.now(), ""))
 
     def say_twist(self, y: float, z: float = 0.0, ago: float = 0.0) -> None:
-        """Move the hand sideways and up, m/s; said so many s ago."""
+        """Move the hand sideways and up, m/s; the message is stamped `ago` s in the past."""
         message = TwistStamped()
         message.header = conversions.header(self.now() - ago, BASE_FRAME)
         message.twist.linear.y, message.twist.linear.z = y, z
         self._twist.publish(message)
 
-    # For whoever uses it
+    # For callers
 
     def until(self, happened: Callable[[], Any], patience: float) -> bool:
         """Wait until `happened()`; False when it did not within `patience` s."""
@@ -215,7 +215,7 @@ class FaultInjector(BackgroundNode):
         return True
 
     def call(self, kind: Any, name: str, patience: float = 15.0, **request: Any) -> Any:
-        """A service's answer. Raises RuntimeError when there is none."""
+        """Call a service and return its response. Raises RuntimeError when there is none."""
         client = self.create_client(kind, name)
         try:
             if not self.until(client.service_is_ready, patience):
@@ -228,9 +228,9 @@ class FaultInjector(BackgroundNode):
             self.destroy_client(client)
 
     def go(self) -> None:
-        """Say resume until the policy moves the arm; of a stop the first is the reset.
+        """Call resume until the policy moves the arm; with a stop latched, the first call resets it.
 
-        Raises RuntimeError, with the controller's reason, when it will not.
+        Raises RuntimeError, with the controller's reason, when the arm does not move.
         """
         deadline = time.monotonic() + 10.0
         while time.monotonic() < deadline:
@@ -241,30 +241,30 @@ class FaultInjector(BackgroundNode):
         raise RuntimeError(f"the controller does not resume: {answer.message or self.safety.reason}")
 
     def moving(self, state: int = SafetyStatus.POLICY) -> bool:
-        """The arm moves as it is told in that state, by the policy or by a person."""
+        """Whether the arm moves as commanded in that state, by the policy or by teleoperation."""
         return bool(self.safety.state == state and self.speed > 10 * STANDING)
 
     def standing(self) -> bool:
-        """The arm stands, by its own measurement."""
+        """Whether the arm stands, by its joint states."""
         return self.speed < STANDING
 
     def halted(self) -> bool:
-        """The controller says that it holds or is stopped, and the arm is told to stand where it is."""
+        """Whether the controller reports HOLD or STOPPED, and its commands stand still."""
         return self.safety.state in (SafetyStatus.HOLD, SafetyStatus.STOPPED) and self.command_speed < UNTOLD
 
     def stays(self, seconds: float) -> bool:
-        """Watch for a while: the arm is told to stay where it is. (What it leaned on may still give way.)"""
+        """Whether the commands stand still for `seconds`. (An object that the arm leans on may still give way.)"""
         began = self.command
         return not self.until(lambda: np.abs(self.command - began).max() > UNTOLD, seconds)
 
 
 def with_nan(chunk: ActionChunk) -> None:
-    """Spoil one value."""
+    """Replace one value by nan."""
     actions = np.array(chunk.actions)
     actions[10] = np.nan
     chunk.actions = array.array("d", actions.tobytes())
 
 
 def from_the_past(chunk: ActionChunk) -> None:
-    """Stamp it five seconds earlier."""
+    """Shift the stamp five seconds back."""
     chunk.header.stamp = conversions.time_message(conversions.seconds(chunk.header.stamp) - 5.0)

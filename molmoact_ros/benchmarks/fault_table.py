@@ -1,4 +1,4 @@
-"""The faults that are done to a running graph, each with its deadline of docs/safety.md and braking."""
+"""The faults that are injected into a running graph, each with its deadline of docs/safety.md, plus braking."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from molmoact_ros.msg import SafetyStatus
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.message_types import message_class
 
-BRAKING: Final = 0.4  # s: braking, and the measurement on its way back
+BRAKING: Final = 0.4  # s: braking, and the latency of the measurement
 STATUS: Final = 0.1  # s between two statuses of a controller
-FOLLOWING: Final = 0.1  # rad, as the graph is started here: the rig sways the arm by 0.2 to either side
-PRESENCE: Final = 0.5  # s, as the graph is started here
+FOLLOWING: Final = 0.1  # rad, as the graph is configured here: the injector sways the arm by 0.2 to either side
+PRESENCE: Final = 0.5  # s, as the graph is configured here
 HALT: Final = 0.8  # s for which a controller is kept from running
 HOUR: Final = 3600.0
 ROBOT_STATE: Final = "franka_robot_state_broadcaster/robot_state"
@@ -40,8 +40,8 @@ def _nothing(graph: Graph) -> None:
 class Fault:
     """A fault: when the arm must stand (s), and how often it did. worst: s; moved: times it moved again by itself.
 
-    mode: what the arm does before. stands: the arm has to stand by it, and to stay, with the fault and after it; a
-    person's stream goes on all the while. needs: a message type without which it cannot be done.
+    mode: the arm's state before. stands: the arm must stop because of it, and stay at rest, with the fault and after
+    it; an operator streams all the while. needs: a message type without which it cannot be injected.
     """
 
     fault: str
@@ -59,18 +59,18 @@ class Fault:
 
     @property
     def name(self) -> str:
-        """The fault, and what the arm does before."""
+        """The fault, and the arm's state before."""
         return f"{self.fault} ({self.mode})"
 
     @property
     def missed(self) -> int:
-        """Times that it did not hold in time, or moved again."""
+        """Times that the arm did not hold in time, or moved again."""
         return self.times - self.held + self.moved
 
 
 @dataclass
 class Suite:
-    """Faults of one graph; the rest as for `fault_graph.graph`."""
+    """Faults of one graph; the other fields are as in `fault_graph.graph`."""
 
     name: str
     faults: list[Fault]
@@ -81,11 +81,11 @@ class Suite:
 
 
 def _both(fault: str, deadline: float, inject: Act, repair: Act = _nothing, **more: Any) -> list[Fault]:
-    """The fault while the policy moves the arm, and while a person does."""
+    """The fault while the policy moves the arm, and during teleoperation."""
     return [Fault(fault, mode, deadline, inject, repair, **more) for mode in MOVING]
 
 
-# What is done
+# Actions
 
 
 def _set(**values: Any) -> Act:
@@ -116,7 +116,7 @@ def _call(service: str) -> Act:
 
 
 def _block(graph: Graph) -> None:
-    """The arm does not follow; what counts begins when it is as far from its commands as it may be."""
+    """Freeze the joint states; the deadline counts from when the arm is as far from its commands as allowed."""
     rig = graph.rig
     rig.freeze_joints = True
     if not rig.until(lambda: np.abs(rig.commanded - rig.relayed).max() > FOLLOWING, 5.0):
@@ -125,7 +125,7 @@ def _block(graph: Graph) -> None:
 
 
 def _halt(graph: Graph) -> None:
-    """The controller is kept from running for a while, as by a machine that is busy."""
+    """Suspend the controller for a while, as a busy machine would."""
     pid = graph.bringup.pid("controller")
     os.kill(pid, signal.SIGSTOP)
     time.sleep(HALT)
@@ -145,11 +145,11 @@ def _take_over(seconds: float) -> Act:
 
 def _take_over_and_let_go(graph: Graph) -> None:
     _take_over(0.4)(graph)
-    graph.began = time.monotonic()  # what counts begins with the last word
+    graph.began = time.monotonic()  # the deadline counts from the last message
 
 
 def _replay(graph: Graph) -> None:
-    """Twists of an hour ago, as a bag's player would send them."""
+    """Publish twists of an hour ago, as a bag's player would."""
     rig = graph.rig
     rig.hands = 0
     end = time.monotonic() + 1.0
@@ -160,7 +160,7 @@ def _replay(graph: Graph) -> None:
 
 
 def _start_second(graph: Graph) -> None:
-    """Another controller of the same name; what counts begins when it is first heard."""
+    """Start another controller of the same name; the deadline counts from its first status."""
     rig, asked = graph.rig, time.monotonic()
     nodes = {"controller": controller_parameters(clock=False)}
     graph.beside.enter_context(Bringup(Profile(nodes=nodes), graph.logs / "second"))
@@ -174,7 +174,7 @@ def _end_second(graph: Graph) -> None:
 
 
 def _block_log(graph: Graph) -> None:
-    """Nobody reads what the controller writes, and it has much to write; then somebody presses stop."""
+    """Block the controller's log pipe and make the controller log much; then an operator calls stop."""
     assert graph.unread is not None
     graph.unread.fill()
     for number in range(30):
@@ -190,7 +190,7 @@ def _read_log(graph: Graph) -> None:
 
 
 def _kill_shower(name: str, stop: Act) -> Act:
-    """A node ends that only shows; then somebody presses stop, by another way."""
+    """End a display node; then an operator calls stop, by another way."""
 
     def act(graph: Graph) -> None:
         graph.bringup.kill(name)
@@ -218,7 +218,7 @@ def _stop_by_topic(graph: Graph) -> None:
 
 
 def _robot(mode: str) -> Act:
-    """The robot says of itself that it is in that mode, by franka_ros2's message; ten times a second from now on."""
+    """Publish franka_ros2's robot state with that mode, ten times a second from now on."""
 
     def act(graph: Graph) -> None:
         kind: Any = message_class("franka_msgs/msg/FrankaRobotState")
@@ -232,7 +232,7 @@ def _robot(mode: str) -> Act:
     return act
 
 
-# What must happen
+# Expected outcomes
 
 
 def _in_persons_hand(rig: FaultInjector) -> bool:
@@ -247,7 +247,7 @@ def _nobody_took_over(rig: FaultInjector) -> bool:
 
 
 def policy_suite() -> Suite:
-    """With the real policy, and the rig between cameras, joints and the rest."""
+    """With the real policy, and the injector between cameras, joints and the rest."""
     return Suite(
         "policy",
         [
@@ -262,7 +262,7 @@ def policy_suite() -> Suite:
 
 
 def controller_suite() -> Suite:
-    """With the rig in the policy's place: what the controller itself has to notice."""
+    """With the injector in the policy's place: what the controller itself must detect."""
     sound = _set(spoil=lambda chunk: None)
     faults = [
         *_both("joints stale", JOINTS_DEADLINE + BRAKING, _set(relay_joints=False), _set(relay_joints=True)),
@@ -293,7 +293,7 @@ def controller_suite() -> Suite:
 
 
 def clock_suite() -> Suite:
-    """With the rig in the policy's place, and its clock."""
+    """With the injector in the policy's place, and its clock."""
     on: Act = lambda graph: graph.rig.time.go_on()  # noqa: E731
     return Suite(
         "clock",
@@ -313,7 +313,7 @@ def unread_suite() -> Suite:
 
 
 def showing_suite() -> Suite:
-    """With the nodes that only show: what moves goes on without them, and stops by other ways."""
+    """With the display nodes: motion continues without them, and stops by other ways."""
     view = _kill_shower("view", _call("stop"))
     return Suite(
         "showing",
@@ -327,5 +327,5 @@ def showing_suite() -> Suite:
 
 
 def suites() -> list[Suite]:
-    """All of them."""
+    """All suites."""
     return [policy_suite(), controller_suite(), clock_suite(), unread_suite(), showing_suite()]

@@ -1,5 +1,5 @@
-"""The real controller driven with nonsense, from anywhere, by plans, people and clocks; every cycle that comes out is
-judged by the checker, and so is its cause.
+"""Fuzzing of the real controller, from any configuration, by plans, teleoperation and clocks: a checker judges every
+cycle's commands, and their cause.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from molmoact_ros.utils.arguments import (
 from molmoact_ros.utils.paths import robot_model
 
 CROWDED = (Arm("left_", base=(0.0, 0.15, 0.0, 0.0)), Arm("right_", base=(0.0, -0.15, 0.0, 0.0)))
-"""Two arms so near to each other, half as far as in the workcell, that nonsense drives them together all the time."""
+"""Two arms so close to each other, half as far as in the workcell, that malformed input drives them together often."""
 EVERYWHERE: Final = Surroundings(workspace=Workspace(low=(-2.0, -2.0, -2.0), high=(2.0, 2.0, 2.0)))
 
 
 @dataclass
 class Fuzz:
-    """What was sent, what was refused, and what the checker says of every cycle that came out."""
+    """What was sent, what was refused, and the checker's verdict on every cycle's commands."""
 
     seed: int
     actions: int = 0
@@ -52,17 +52,17 @@ class Fuzz:
     states: dict[str, int] = field(default_factory=dict)
 
     def report(self) -> dict[str, object]:
-        """As plain numbers."""
+        """The results as plain numbers."""
         return asdict(self)
 
 
 def fuzz(
     robot: Path, actions: int, seed: int, tick: Callable[[Fuzz], None] = lambda _: None, arms: Sequence[Arm] = (SINGLE,)
 ) -> Fuzz:
-    """Send at least `actions` actions of every kind of nonsense, among sound ones, and check each cycle that comes out.
+    """Send at least `actions` actions of every malformed kind, among valid ones, and check every cycle's commands.
 
-    A part in the usual workspace, one without any, so that table, self-collision and the distance to another arm have
-    to be kept, and two in boxes that may lie anywhere.
+    One part runs in the usual workspace, one without any, so that table, self-collision and the distance to another arm
+    become active limits, and two in boxes at random places.
     """
     rng, result = np.random.default_rng(seed), Fuzz(seed)
     parts = [Surroundings(), EVERYWHERE, *(Surroundings(workspace=_box(rng)) for _ in range(2))]
@@ -78,7 +78,7 @@ def _box(rng: np.random.Generator) -> Workspace:
 
 
 class _Round:
-    """One controller in one place, until enough actions were sent."""
+    """One controller in one workspace, until enough actions were sent."""
 
     def __init__(
         self, robot: Path, config: ControllerConfig, arms: Sequence[Arm], rng: np.random.Generator, result: Fuzz
@@ -108,7 +108,7 @@ class _Round:
                 self._place()
             for _ in range(int(rng.integers(0, 14))):
                 self._cycle(0)
-            if rng.random() < 0.02:  # the caller comes late, and the arms brake meanwhile
+            if rng.random() < 0.02:  # the caller is late, and the arms brake meanwhile
                 missed = int(rng.integers(1, 5))
                 clock.pass_by(missed * controller.arms[0]._dt)
                 self._cycle(missed)
@@ -140,7 +140,7 @@ class _Round:
             self.chunk_fuzzer.measure(controller, command.position, clock, number)
 
     def _press(self) -> None:
-        """Now and then a stop, a hold, a fault that only the caller sees; then somebody goes on."""
+        """Sometimes trigger a stop, a hold, or a fault that only the caller detects; then resume."""
         draw, rng, controller, clock = self.rng.random(), self.rng, self.controller, self.clock
         if draw < 0.01:
             controller.stop()
@@ -161,7 +161,7 @@ class _Round:
                 self._place()
 
     def _place(self) -> None:
-        """Somebody puts the arms elsewhere, anywhere in their ranges, while they stand and nobody moves them."""
+        """Place the arms anywhere in their ranges, while they stand and nothing moves them."""
         controller, clock = self.controller, self.clock
         if controller.supervisor.state in (State.POLICY, State.TELEOP) or self.judge.moving:
             return
@@ -172,7 +172,7 @@ class _Round:
         self.judge.rest(places)
 
     def _somewhere(self, arm: ArmController) -> np.ndarray:
-        """Joints [7] rad anywhere in the arm's ranges, or about home; mostly such that it can be started there."""
+        """Joints [7] rad anywhere in the arm's ranges, or near home; mostly where the controller can be started."""
         rng, box = self.rng, self.controller.config.surroundings.workspace
         about_home = rng.random() < 0.4
         for _ in range(1 if rng.random() < 0.2 else 100):
@@ -185,7 +185,7 @@ class _Round:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     parser.add_argument("--actions", type=int, default=1_000_000, help="how many at least")
@@ -193,7 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
     figures, good = _measure(args, Console())
     write_figures(args, figures)
     return 0 if good else 1

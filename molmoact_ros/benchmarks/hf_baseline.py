@@ -1,4 +1,4 @@
-"""The yardstick: the same weights in Hugging Face's transformers, answering by its own greedy `generate`."""
+"""The baseline: the same weights in Hugging Face's transformers, decoded by its own greedy `generate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from molmoact_ros.engine.model.molmoact import MolmoAct
 
 def transformers_model(model: MolmoAct) -> nn.Module:
     """A `Qwen2ForCausalLM` with the decoder's weights. Raises RuntimeError where transformers is not installed, and
-    ValueError for a decoder that is not of Qwen2's kind."""
+    ValueError for a decoder of another architecture than Qwen2's."""
     try:
         from transformers import Qwen2Config, Qwen2ForCausalLM
     except ImportError as error:
@@ -31,7 +31,7 @@ def transformers_model(model: MolmoAct) -> nn.Module:
     with torch.device("meta"):
         twin = Qwen2ForCausalLM(config)
     weights = _renamed(model)
-    # What is computed, not stored (the rotary frequencies), is the same in a model without layers and words.
+    # Buffers that are computed, not stored (the rotary frequencies), are the same in a model without layers and words.
     empty = deepcopy(config)
     empty.num_hidden_layers, empty.layer_types, empty.vocab_size = 0, [], 1
     buffers = {name: buffer for name, buffer in Qwen2ForCausalLM(empty).named_buffers() if name not in weights}
@@ -43,7 +43,7 @@ def transformers_model(model: MolmoAct) -> nn.Module:
 
 
 def _renamed(model: MolmoAct) -> dict[str, Tensor]:
-    """The decoder's weights under transformers' names; fused matrices are taken apart, nothing is copied."""
+    """The decoder's weights under transformers' names; fused matrices are split into views, nothing is copied."""
     parts = model.model.transformer
     weights = {
         "model.embed_tokens.weight": parts.wte.embedding, "model.norm.weight": parts.ln_f.weight,
@@ -67,7 +67,7 @@ def _renamed(model: MolmoAct) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def greedy(twin: nn.Module, embeddings: Tensor, tokens: int) -> list[int]:
-    """`tokens` ids that `generate` says after a prompt's embeddings [S, hidden]: no grammar, so they make no answer."""
+    """`tokens` ids that `generate` returns for a prompt's embeddings [S, hidden]; without a grammar, so no answer."""
     generate: Callable[..., Tensor] = twin.generate  # type: ignore[assignment]  # nn.Module's attributes are any
     said = generate(
         inputs_embeds=embeddings.unsqueeze(0), attention_mask=torch.ones(1, len(embeddings), device=embeddings.device),

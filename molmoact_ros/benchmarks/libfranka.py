@@ -1,6 +1,6 @@
 """`molmoact-ros bench libfranka`: the 1 kHz process against franka-sim, which enforces limits and counts lost packets.
 
-The commands come from a child process, so that it can be killed in mid-motion, as a controller may be.
+A child process sends the commands, so that it can be killed in mid-motion, as a controller may be.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from molmoact_ros.utils.paths import robot_model
 PERIOD: Final = 0.01
 """s between commands: 100 Hz."""
 PLAN: Final = 0.75
-"""s between plans, as the workcell's policy; each comes before the one before is done."""
+"""s between plans, as the workcell's policy; each arrives before the one before is complete."""
 LATENCY: Final = 0.2
-"""s from a plan's picture to its arrival."""
+"""s from a plan's image to its arrival."""
 FAST: Final = 0.3
 """rad/s; the sender is killed when a joint is at least this fast."""
 STANDS: Final = 1e-3
@@ -56,9 +56,9 @@ STANDS: Final = 1e-3
 class Result:
     """In s, rad and Hz. `velocity`, `acceleration`, `jerk`: the highest commanded, as fractions of the FR3's limits,
     differenced from the positions that were sent, where no cycle was missed. `stop_*`: from the sender's death to the
-    stand, and the furthest joint's way. `standstills`: times that no state came for 2.5 ms and more: the machine's or
-    the simulator's. `errors`: what the robot stopped for, empty for nothing. `orphan_drift`: how far the robot moves in
-    the second second after the 1 kHz process itself was killed. `reflex_*`, `recover_way`: as in Reflex.
+    standstill, and the furthest joint's travel. `standstills`: times without a state for 2.5 ms and more: the machine's
+    or the simulator's. `errors`: why the robot stopped, empty for none. `orphan_drift`: how far the robot moves in the
+    second second after the 1 kHz process itself was killed. `reflex_*`, `recover_way`: as in Reflex.
     """
 
     seconds: float
@@ -84,7 +84,7 @@ class Result:
 
     @property
     def failures(self) -> list[str]:
-        """What must not be, one line each."""
+        """Violated requirements, one line each."""
         return [
             text
             for failed, text in (
@@ -115,7 +115,7 @@ class PlayedChunks:
         self._chunk: ActionChunk | None = None
 
     def step(self, measured: np.ndarray, now: float) -> ArmCommand:
-        """The next command, from the joints measured, [7] rad. Raises RuntimeError when the controller holds."""
+        """The next command, from the measured joints, [7] rad. Raises RuntimeError when the controller holds."""
         controller = self._controller
         controller.update_joints(measured, OPENING_MAX, now)
         controller.on_engine(now)
@@ -134,7 +134,7 @@ class PlayedChunks:
 
 
 def feed(address: str, record: str, seed: str) -> None:
-    """What the child does until it is killed: connect, drive, and say how it goes, a line every 0.1 s."""
+    """Main loop of the child until it is killed: connect, drive, and print its progress, a line every 0.1 s."""
     with LibfrankaArm(address, Path(record)) as arm:
         while (state := arm.state()).mode is not RobotMode.IDLE:
             if state.mode is RobotMode.ENDED:
@@ -148,7 +148,7 @@ def feed(address: str, record: str, seed: str) -> None:
             state = arm.state()
             if number % round(0.1 / PERIOD) == 0 or state.mode is not RobotMode.MOVING:
                 print(arm.pid, state.mode.name, np.abs(command.velocity).max(), state.missed, state.message, flush=True)
-            due = max(due + PERIOD, time.monotonic())  # as a timer: what was missed is not caught up with
+            due = max(due + PERIOD, time.monotonic())  # like a timer: missed periods are not made up for
             time.sleep(max(0.0, due - time.monotonic()))
 
 
@@ -199,14 +199,14 @@ def _drive(address: str, record: Path, seed: int, seconds: float, tell: Callable
 
 
 def figures(cycles: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The numbers of a record, whose arrays have one row a cycle ([n] or [n, 7]), for a Result."""
+    """The figures of a record, whose arrays have one row a cycle ([n] or [n, 7]), for a Result."""
     message = cycles["message"]
-    cycles = {name: rows[1:] for name, rows in cycles.items() if rows.ndim}  # the first was still starting
+    cycles = {name: rows[1:] for name, rows in cycles.items() if rows.ndim}  # the first cycle was still starting
     driven = cycles["open"] > 0
     if driven.sum() < 1000:
         raise RuntimeError(f"the robot was driven for {driven.sum()} cycles only: {message}")
     sent, q_d, times = cycles["sent"], cycles["q_d"], cycles["time"]
-    # Whole: neither this cycle nor the three before it were missed, so differences are what the robot sees.
+    # Whole: neither this cycle nor the three before it were missed, so differences are those that the robot computes.
     missed = (cycles["cycles"] > 1) | (np.abs(q_d - sent).max(axis=1) > 1e-6)
     whole = np.convolve(missed, np.ones(5))[: len(missed)][3:] == 0
     velocity, acceleration, jerk = (np.diff(sent, n, axis=0) / CYCLE**n for n in (1, 2, 3))
@@ -236,7 +236,7 @@ def figures(cycles: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _orphan_drift(address: str) -> float:
-    """How far the robot moves, in rad, between 1 and 2 s from now."""
+    """Distance that the robot moves, in rad, between 1 and 2 s from now."""
     import pylibfranka
 
     time.sleep(1.0)
@@ -261,14 +261,14 @@ def _until(happened: Callable[[], bool], seconds: float, otherwise: str) -> None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     add_seconds(parser, 60.0)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

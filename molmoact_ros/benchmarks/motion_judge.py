@@ -1,4 +1,4 @@
-"""Whether every command keeps its limits, and every motion has a cause."""
+"""Checks that every command respects its limits, and that every motion has a cause."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import HOME_Q, Arm
 
 BRAKING: Final = 1.0
-"""s after its cause has ended within which a motion must have come to rest."""
+"""s after the end of its cause within which a motion must have come to rest."""
 
 STILL: Final = 1e-9
-"""rad by which two commands may differ that command no motion."""
+"""rad; two commands that differ by less command no motion."""
 
 
 class MotionJudge:
-    """Judges what is sent: each arm's limits, the distance between two, and whether a motion has a cause."""
+    """Judges commands: each arm's limits, the distance between two arms, and whether a motion has a cause."""
 
     def __init__(self, robot: Path, controller: Controller, arms: Sequence[Arm]) -> None:
         self._controller, config = controller, controller.config
@@ -42,25 +42,25 @@ class MotionJudge:
 
     @property
     def cycles(self) -> int:
-        """How many were judged."""
+        """Number of judged cycles."""
         return self._checkers[0].cycles
 
     @property
     def broken(self) -> dict[str, int]:
-        """How often each limit was broken, by name, and motion without a cause."""
+        """How often each limit was violated, by name, and how often there was motion without a cause."""
         names = self._checkers[0].broken
         return {name: sum(c.broken[name] for c in self._checkers) for name in names} | self._more
 
     def planned(self) -> None:
-        """A plan was taken up."""
+        """Record that the controller accepted a plan."""
         self._plan = True
 
     def forget_plan(self) -> None:
-        """Somebody starts the arms: plans of before are no cause any more."""
+        """An operator starts the arms: earlier plans are no cause any more."""
         self._plan = False
 
     def rest(self, joints: Sequence[np.ndarray]) -> None:
-        """The arms stand at `joints`, [7] rad each, and nothing is sent."""
+        """Record that the arms stand at `joints`, [7] rad each, and that nothing is sent."""
         for checker, q in zip(self._checkers, joints, strict=True):
             checker.rest(q)
         self._last, self._still = [np.array(q) for q in joints], [True for _ in joints]
@@ -76,9 +76,9 @@ class MotionJudge:
         self, commands: Sequence[ArmCommand], missed: int, braking: Sequence[np.ndarray], steady: float,
         asked: Sequence[bool],
     ) -> bool:  # fmt: skip
-        """One cycle's commands, behind `missed` ones of each arm's `braking` [k, 7] rad; whether anything moves.
+        """Judge one cycle's commands, behind `missed` ones of each arm's `braking` [k, 7] rad; whether anything moves.
 
-        asked: by the person at each arm, motion.
+        asked: whether each arm's operator requests motion.
         """
         controller, config = self._controller, self._controller.config
         state, playing = controller.supervisor.state, controller.supervisor.state in (State.POLICY, State.TELEOP)
@@ -86,7 +86,7 @@ class MotionJudge:
         if not (playing or moves or self.moving):
             self._sent = False
             return False
-        if not self._sent:  # what is sent first begins at the measurement
+        if not self._sent:  # the first command starts at the measurement
             self.rest([arm.measured if arm.measured is not None else HOME_Q for arm in controller.arms])
             self._sent = True
         for k, (n, way) in product(range(missed), enumerate(braking)):
@@ -111,7 +111,7 @@ class MotionJudge:
         return moves
 
     def _has_plan(self, state: State) -> bool:
-        """A plan is being played, or was until just now."""
+        """Whether a plan is being played, or was until just now."""
         remaining = max(arm.player.remaining for arm in self._controller.arms)
         finishing = min(arm._finishing for arm in self._controller.arms)
         return state is State.POLICY and self._plan and (remaining > 0 or finishing < BRAKING)

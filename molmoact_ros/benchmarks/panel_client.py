@@ -1,4 +1,4 @@
-"""Looks at a panel as a page does, without drawing: the network's share of a browser that runs on another computer."""
+"""A panel client without rendering: the network's share of a browser that runs on another computer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import aiohttp
 
 
 def look(address: str, frames: Synchronized[int]) -> None:
-    """Show every picture at once, and hear every state, until the panel ends. frames: counts the pictures."""
+    """Acknowledge every frame at once, and read every state, until the panel ends. frames: counts the frames."""
     asyncio.run(_look(address, frames))
 
 

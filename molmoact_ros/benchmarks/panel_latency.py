@@ -1,4 +1,4 @@
-"""What panel and recorder cost: the time from a camera picture to the first command of its plan, with and without."""
+"""Cost of panel and recorder: the time from a camera image to the first command of its plan, with and without them."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ from molmoact_ros.utils.provenance import machine
 ARMS: Final = ("neither", "panel", "panel and recorder")
 """What runs beside the workcell, in turns."""
 SETTLE: Final = 3.0
-"""s after everything is up, before it counts."""
+"""s of warm-up once everything runs."""
 PERIOD: Final = 0.35
-"""s from plan to plan: half of the profile's, so that there are twice as many to take a percentile of."""
+"""s from plan to plan: half of the profile's, so that a percentile has twice as many samples."""
 DRAWS: Final = 2000
-"""Resamplings for the range of a ratio."""
+"""Bootstrap resamplings for the range of a ratio."""
 INSTRUCTION: Final = "put the red cube in the bowl"
 
 
 @dataclass
 class Beside:
-    """Pictures shown so far, and the processes that run beside the workcell."""
+    """Frames displayed so far, and the processes that run beside the workcell."""
 
     frames: Any
     pids: list[int] = field(default_factory=list)
@@ -67,15 +67,15 @@ class Beside:
 
 
 class Stopwatch(BackgroundNode):
-    """Keeps the arm at work, and times each plan's picture against the first command that is sent after the plan.
+    """Keeps the arm working, and times each plan's image against the first command that is sent after the plan.
 
-    By the middleware's stamps of when plan and command were sent, so that this process may be late to hear them.
+    It uses the middleware's source timestamps of plan and command, so that late reception here does not matter.
     """
 
     def __init__(self, context: rclpy.Context) -> None:
         super().__init__("stopwatch", context)
         self.safety = SafetyStatus()
-        self._plans, self._commands = list[tuple[int, float]](), list[int]()  # sent, ns; picture's stamp, s
+        self._plans, self._commands = list[tuple[int, float]](), list[int]()  # sent, ns; stamp of the image, s
         self.create_subscription(ActionChunk, "/policy/action_chunk", self._on_chunk, qos.RELIABLE)
         topic = "/fr3_arm_controller/joint_trajectory"
         self._sent = PollingSubscription(self, JointTrajectory, topic, qos.KEPT)
@@ -86,12 +86,12 @@ class Stopwatch(BackgroundNode):
         self.begin()
 
     def start(self) -> None:
-        """Measure from now on."""
+        """Start measuring."""
         self._take()
         self._plans, self._commands = [], []
 
     def seconds(self) -> list[float]:
-        """From each plan's picture to its first command, s."""
+        """From each plan's image to its first command, s."""
         self._take()
         commands = np.array(sorted(self._commands))
         firsts = [(np.searchsorted(commands, sent, "right"), taken) for sent, taken in self._plans]
@@ -107,21 +107,21 @@ class Stopwatch(BackgroundNode):
         self.safety = message
 
     def ready(self) -> bool:
-        """Everything is up."""
+        """Whether everything runs."""
         clients = [*self._triggers.values(), self._reset]
         return bool(self.safety.joints_age > 0 and self._say.get_subscription_count()) and all(
             client.service_is_ready() for client in clients
         )
 
     def set_table(self) -> None:
-        """Set the table anew, and have the arm at work."""
+        """Reset the scene, and start a task."""
         self._call(self._triggers["hold"], Trigger.Request())
         self._call(self._reset, ResetScene.Request(seed=7, instruction=INSTRUCTION, distractors=-1))
         self._say.publish(String(data=INSTRUCTION))
         self.keep()
 
     def keep(self) -> None:
-        """Take what has come; go on, where the controller holds."""
+        """Read received messages; resume where the controller holds."""
         self._take()
         if self.safety.state != SafetyStatus.POLICY:
             self._call(self._triggers["resume"], Trigger.Request())
@@ -133,10 +133,10 @@ class Stopwatch(BackgroundNode):
 def bench_panel(times: int, seconds: float, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """Figures by what ran beside the workcell of the profile `sim`, in ms; `times` turns of `seconds` each.
 
-    p50, p99, p99 of each turn, plans, pictures/s that a page was shown, the share of a core that panel and recorder
-    took, and p99's ratio to the first's with the range in which it is in nine of ten resamplings of the plans. The
-    order of the turns is reversed each time, so that what else the machine does falls on all alike. Raises RuntimeError
-    when something does not start.
+    p50, p99, p99 of each turn, plans, frames/s that a page displayed, the share of a core that panel and recorder used,
+    and p99's ratio to the first's with the range that contains it in nine of ten bootstrap resamplings of the plans.
+    The order of the turns is reversed each time, so that other load on the machine affects all alike. Raises
+    RuntimeError when something does not start.
     """
     use_environment()
     found: dict[str, list[list[float]]] = {name: [] for name in ARMS}  # ms, by turn
@@ -177,7 +177,7 @@ def _ratio(alone: np.ndarray, plans: np.ndarray) -> dict[str, Any]:
 
 
 def _measure(watch: Stopwatch, up: Bringup, seconds: float, beside: Beside) -> tuple[float, float]:
-    """One turn, into the stopwatch; pictures/s that were shown, and the share of a core that was taken."""
+    """Run one turn, into the stopwatch; returns displayed frames/s, and the share of a core that was used."""
     watch.set_table()
     _work(watch, up, SETTLE)
     watch.start()
@@ -196,7 +196,7 @@ def _work(watch: Stopwatch, up: Bringup, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _beside(name: str, folder: Path) -> Iterator[Beside]:
-    """What runs beside: nothing, or the panel with a page that looks, or the recorder too."""
+    """Run what is beside the workcell: nothing, or the panel with a page that displays it, or the recorder too."""
     spawn = multiprocessing.get_context("spawn")
     frames = spawn.Value("i", 0)
     if name == "neither":
@@ -215,7 +215,7 @@ def _beside(name: str, folder: Path) -> Iterator[Beside]:
 
 
 def address(up: Bringup, patience: float = 60.0) -> str:
-    """Where the panel of a bring-up is, once it says so. Raises RuntimeError when it does not within `patience` s."""
+    """The address that the panel of a bring-up logs. Raises RuntimeError when it does not within `patience` s."""
     found: list[str] = []
 
     def said() -> bool:
@@ -236,14 +236,14 @@ def _until(happened: Callable[[], bool], up: Bringup, else_: str, patience: floa
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seconds(parser, 20.0)
     add_times(parser, 4)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     console = Console()
     figures = bench_panel(args.times, args.seconds, console.print)

@@ -1,4 +1,4 @@
-"""Recorders killed at random, and what their bags lack."""
+"""Recorders killed at random times, and the messages that their bags lack."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.ros import qos
 
-FOUND: Final = 4.0  # s within which a recorder has found every node: on a busy machine the middleware takes up to three
+FOUND: Final = 4.0  # s until a recorder has discovered every node: on a busy machine the middleware takes up to three
 
-LAST: Final = 1.0  # s before it is killed, of which a recorder may have lost anything
+LAST: Final = 1.0  # s before the kill, of which a recorder may have lost anything
 
 
 @dataclass
 class Kill:
-    """One killed recorder. messages: in its bag; last: s before the kill, of the last one; missing: of those that were
-    heard beside it until LAST s before, how many the bag lacks."""
+    """One killed recorder. messages: in its bag; last: s before the kill, of the last one; missing: how many messages
+    the bag lacks of those received beside it until LAST s before the kill."""
 
     messages: int
     last: float
@@ -40,7 +40,7 @@ class Kill:
 
 
 def kill_recorder(times: int, seed: int, tell: Callable[[Kill], None]) -> list[Kill]:
-    """An episode of the workcell goes on while a recorder is started and killed at random, `times` times."""
+    """Run an episode of the workcell while a recorder is started and killed at random times, `times` times."""
     from rclpy.executors import SingleThreadedExecutor
 
     use_environment()
@@ -109,5 +109,5 @@ def _judge(bag: Path, heard: dict[str, list[tuple[float, bytes]]], begun: float,
 
 
 def _unpadded(data: bytes) -> bytes:
-    """Within one process a message comes without the padding behind it."""
+    """Strip a message's trailing padding: within one process it arrives without."""
     return data.rstrip(b"\0")

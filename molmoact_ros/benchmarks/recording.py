@@ -1,6 +1,6 @@
-"""What recording costs the control loop, what the disk takes, and what a killed recorder leaves.
+"""Cost of recording for the control loop, the disk's write rate, and what a killed recorder leaves.
 
-As a program: two cameras, RGB-D, that publish pictures made beforehand, so that they cost nothing but their transport.
+As a program: two RGB-D cameras that publish pre-made images, so that they cost nothing but their transport.
 """
 
 from __future__ import annotations
@@ -42,20 +42,21 @@ from molmoact_ros.utils.arguments import (
 )
 from molmoact_ros.utils.provenance import machine
 
-WARM: Final = 4.0  # s before anything is measured: the recorder finds topics, and asks for parameters
+WARM: Final = 4.0  # s before the measurement: the recorder discovers topics, and requests parameters
 MEMORY: Final = Path("/dev/shm")
-"""Where Linux keeps files in memory."""
+"""A folder whose files Linux keeps in memory."""
 ARMS: Final[dict[str, tuple[Form | None, bool]]] = {
     "none": (None, False), "raw": ("raw", False), "jpeg": ("jpeg", False), "raw in memory": ("raw", True),
 }  # fmt: skip
-"""What is compared: without a recorder, and with one that writes this form, onto the disk or (True) into memory."""
+"""The compared cases: without a recorder, and with one that writes this form, onto the disk or (True) into memory."""
 
 
 @dataclass
 class Cost:
-    """ms that control cycles were off their time, p50, p99 and max, and of a core that was used; and what was lost.
+    """Deviation of control cycles from their deadlines, ms: p50, p99 and max; share of a core that was used; and
+    losses.
 
-    stolen: of the virtual processors' time, what their host gave to others, such as its own work for the disk.
+    stolen: share of the virtual processors' time that their host gave to others, such as its own work for the disk.
     """
 
     p50: float
@@ -69,10 +70,11 @@ class Cost:
 
 
 def bench_record(seconds: float, turns: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Jitter of the control loop without a recorder and with one, turn about; each turn `seconds` s, at least SPAN.
+    """Jitter of the control loop without a recorder and with one, alternating; each turn `seconds` s, at least SPAN.
 
-    Of each turn the last SPAN s count, which is what the controller tells of: nothing starts in them. chance: that the
-    turns with a recorder would be as late or later if it cost nothing, by the rank test of Mann and Whitney.
+    Of each turn the last SPAN s count, which is the window of the controller's report: nothing starts in them. chance:
+    the probability that the turns with a recorder are as late or later if it cost nothing, by the Mann-Whitney rank
+    test.
     """
     use_environment()
     found: dict[str, list[Cost]] = {arm: [] for arm in ARMS}
@@ -103,7 +105,7 @@ def bench_record(seconds: float, turns: int, tell: Callable[[str], None]) -> dic
 
 
 def _measure(rig: FaultInjector, form: Form | None, seconds: float, folder: Path) -> Cost:
-    """One turn with a controller of its own, whose jitter is its own word of its last SPAN s."""
+    """Run one turn with a new controller, which reports the jitter of its last SPAN s itself."""
     seconds = max(seconds, SPAN)
     bag, row = folder / "bag", dict[str, float]()
 
@@ -138,25 +140,25 @@ def _measure(rig: FaultInjector, form: Form | None, seconds: float, folder: Path
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
+    """Processor time that a process has used, s."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _stolen() -> float:
-    """Seconds of all processors that this machine's host, if it has one, gave to others (proc(5), steal)."""
+    """Time of all processors that this machine's host, if it has one, gave to others, s (proc(5), steal)."""
     return int(Path("/proc/stat").read_text().split(None, 9)[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def _recorded(bag: Path) -> tuple[int, int, int]:
-    """Pictures in the bag, those that the recorder says it lost, and bytes."""
+    """Images in the bag, images that the recorder reports as lost, and bytes."""
     with BagReader(bag) as reader:
         pictures = sum(reader.count(topic) for topic, kind in reader.topics().items() if "Image" in kind)
     return pictures, int(about(bag)["recorder.pictures"]), sum(file.stat().st_size for file in bag.iterdir())
 
 
 def disk_rate(seconds: float) -> dict[str, dict[str, float]]:
-    """MB/s of pictures and pictures/s that one recorder writes to this folder's disk, by form, as fast as it goes."""
+    """Write rate of one recorder to this folder's disk, by form, as fast as it goes: MB/s of images, and images/s."""
     keep_memory()
     types, out = Types(), {}
     rng = np.random.default_rng(0)
@@ -185,7 +187,7 @@ def disk_rate(seconds: float) -> dict[str, dict[str, float]]:
 
 
 def _plain_rate(file: Path, seconds: float) -> float:
-    """MB/s of plain bytes, brought to the disk once a second as the recorder does."""
+    """MB/s of plain bytes, synced to the disk once a second as the recorder does."""
     block, size, began = os.urandom(MIB), 0, time.monotonic()
     synced = began
     with file.open("wb", buffering=0) as out:
@@ -206,7 +208,7 @@ def _picture(types: Types, pixels: np.ndarray) -> BagMessage:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     parser.add_argument("--kills", type=int, default=0, help="instead, kill a recorder at random so often")
@@ -215,7 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     console = Console()
     if args.kills:

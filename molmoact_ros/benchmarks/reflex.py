@@ -1,4 +1,4 @@
-"""A reflex of the robot while the controller's own process plays a policy's chunks: what the supervisor makes of it."""
+"""A reflex of the robot while the controller's own process plays a policy's chunks: how the supervisor handles it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from molmoact_ros.ros import qos
 from molmoact_ros.sim.franka_sim import FrankaSim
 
 STATUS_PERIOD: Final = 0.1
-"""s; by then the supervisor has to say that the arm is held."""
+"""Deadline for the supervisor to report that the arm is held, s."""
 WATCHED: Final = 1.0
 """s after `recover` in which nothing may move."""
 GRIPPER_PERIOD: Final = 1 / 15
 """s; franka_gripper publishes its fingers at 15 Hz, and the controller moves no arm without them."""
 ATTEMPTS: Final = 5
-"""Starts at most: a machine that keeps the robot waiting provokes a reflex before the bench does."""
+"""Largest number of starts: a machine that keeps the robot waiting provokes a reflex before the benchmark does."""
 
 
 @dataclass(frozen=True)
 class Reflex:
-    """held_seconds: from when the software could know of the stop until SafetyStatus says HOLD or STOPPED; inf: never.
+    """held_seconds: from when the software could detect the stop until SafetyStatus reports HOLD or STOPPED; inf:
+    never.
 
-    state: which of them. recover_way: rad that the furthest joint was told to move after `recover` alone.
+    state: which of them. recover_way: rad by which the furthest joint was commanded to move after `recover` alone.
     """
 
     held_seconds: float
@@ -48,7 +49,7 @@ class Reflex:
 
     @property
     def failures(self) -> list[str]:
-        """What must not be, one line each."""
+        """Violated requirements, one line each."""
         late = not self.held_seconds <= STATUS_PERIOD
         return [
             text
@@ -63,8 +64,8 @@ class Reflex:
 def bench_reflex(model: Path, tell: Callable[[str], None]) -> Reflex:
     """Provoke a reflex in mid-motion, then recover. `model`: the robot's MJCF file.
 
-    The process that answers the robot is halted until the robot misses its packets. Everything runs in a ROS domain of
-    its own. Raises RuntimeError where the arm cannot be brought to move.
+    The process that answers the robot is suspended until the robot misses its packets. Everything runs in a ROS domain
+    of its own. Raises RuntimeError where the arm cannot be brought to move.
     """
     use_environment()
     for attempt in range(ATTEMPTS):
@@ -110,7 +111,7 @@ def _provoked(robot: FrankaSim, folder: Path) -> Reflex:
 
 
 def _halt(rig: FaultInjector, robot: FrankaSim, pid: int) -> tuple[float, str]:
-    """Have the robot stop by itself; the time until the supervisor says so, and its state."""
+    """Make the robot stop by itself; the time until the supervisor reports it, and the supervisor's state."""
     os.kill(pid, signal.SIGSTOP)
     try:
         stopped = rig.until(lambda: bool(robot.refusals()), 5.0)
@@ -126,7 +127,7 @@ def _halt(rig: FaultInjector, robot: FrankaSim, pid: int) -> tuple[float, str]:
 
 
 def _recover(rig: FaultInjector) -> float:
-    """Clear the robot's error, and wait while the policy goes on to plan; when that was, s of the monotonic clock."""
+    """Clear the robot's error, and wait while the policy keeps planning; returns when, s of the monotonic clock."""
     rig.until(rig.standing, 2.0)
     recovered = time.monotonic()
     rig.call(Trigger, "/controller/recover")
@@ -135,7 +136,7 @@ def _recover(rig: FaultInjector) -> float:
 
 
 def _process(controller: int) -> int:
-    """The id of the 1 kHz process that the controller has started. Raises RuntimeError."""
+    """The id of the 1 kHz process that the controller has started. Raises RuntimeError where there is none."""
     for task in Path(f"/proc/{controller}/task").iterdir():
         for child in (task / "children").read_text().split():
             if b"libfranka.process" in Path(f"/proc/{child}/cmdline").read_bytes():

@@ -12,7 +12,7 @@ from molmoact_ros.utils.provenance import machine
 
 
 def new_table(title: str, *headings: str) -> Table:
-    """An empty table: words to the left, numbers to the right."""
+    """An empty table: text is left-aligned, numbers are right-aligned."""
     made = Table(title=title)
     for heading in headings:
         made.add_column(heading, justify="left" if heading in ("mode", "driven by", "fault", "what") else "right")
@@ -20,7 +20,7 @@ def new_table(title: str, *headings: str) -> Table:
 
 
 def write_figures(args: argparse.Namespace, figures: Any) -> None:
-    """Write `figures`, and what they were measured on, into the file that `--json` names."""
+    """Write `figures`, and the machine that they were measured on, into the file that `--json` names."""
     if args.json:
         about = machine("") | {name: value for name, value in vars(args).items() if name in ("part", "seed")}
         args.json.write_text(json.dumps(about | {"figures": figures}, indent=1))

@@ -1,7 +1,7 @@
-"""How near a pass comes to reading the weights once: a model of any shape with random weights, on any device.
+"""Ratio of a forward pass to one read of the weights: a model of any shape with random weights, on any device.
 
-Neither how long a pass takes nor what it reads depends on what the weights say. How many passes an answer takes does:
-that is counted elsewhere, on recorded answers, and given.
+Neither the duration of a pass nor its memory traffic depends on the weights' values. The number of passes of an answer
+does: it is counted elsewhere, on recorded answers, and is an argument here.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ from molmoact_ros.utils.progress import Progress, progress_bar
 from molmoact_ros.utils.provenance import machine
 
 COPIED = 2**29
-"""Bytes that are copied to measure a device's speed: more than the caches of processors and GPUs hold."""
-CAMERAS, VIEWS = 2, 2  # each picture stands twice in the prompt: whole, and as its one tile
+"""Bytes copied to measure a device's bandwidth: more than the caches of processors and GPUs hold."""
+CAMERAS, VIEWS = 2, 2  # each image stands twice in the prompt: whole, and as its one tile
 ROOM = 400
-"""Tokens that must fit behind a prompt: an answer by the nano's grammar, and guesses behind its last one."""
+"""Cache positions behind a prompt: an answer by the nano model's grammar, and drafts behind its last token."""
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured. quantization: of the weights ("": none); prompt, tokens: of the prompt and of an answer;
-    passes: for how many of them a step's time is said; repeats: of each measurement."""
+    """A measurement. quantization: of the weights ("": none); prompt, tokens: of the prompt and of an answer; passes:
+    counts for which a step's time is reported; repeats: of each measurement."""
 
     config: MolmoActConfig
     device: torch.device
@@ -72,7 +72,7 @@ class Case:
 
 
 def possible(case: Case) -> list[str]:
-    """The kinds of weights that a case's device can do, "none" among them."""
+    """The quantizations that a case's device supports, "none" among them."""
 
     def fits(kind: str) -> bool:
         try:
@@ -85,7 +85,7 @@ def possible(case: Case) -> list[str]:
 
 
 def device_name(device: torch.device) -> str:
-    """What a device is called."""
+    """The name of a device."""
     return (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -94,7 +94,7 @@ def device_name(device: torch.device) -> str:
 
 
 def random_model(case: Case) -> MolmoAct:
-    """A model of that shape whose numbers stay finite: matrices keep the size of what they multiply."""
+    """A model of that shape whose activations stay finite: its matrices preserve the norm of their input."""
     with torch.device("meta"):
         model = MolmoAct(case.config).to(case.dtype)
     model.to_empty(device=case.device)
@@ -109,18 +109,18 @@ def random_model(case: Case) -> MolmoAct:
 
 
 def nano_grammar(folder: Path) -> AnswerGrammar:
-    """The grammar of a checkpoint, for its loop over an answer; a random model can answer by any."""
+    """The grammar of a checkpoint, for its decoding loop; a random model can answer by any."""
     config, processor = read_config(folder, CONFIG, MolmoActConfig), read_config(folder, PROCESSOR, ProcessorConfig)
     return BaseEngine(config, processor, read_run_config(folder), read_tokenizer(folder), None, None).grammars[False]
 
 
 def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figures:
-    """One kind of weights. GB: weights: read by a pass; device or host: held at most. GB/s: copy: read and written
-    while a large buffer is copied. ms: vision, prefill; floor: weights, and the cache of the prompt, read once at that
-    speed; pass N: over N tokens behind the prompt, and `share N`, floor / pass; loop: a pass of a whole answer with
-    guesses, by `grammar`, all of the host's work in it; step P: vision + prefill + P * loop.
+    """One quantization. GB: weights: read by a pass; device or host: peak. GB/s: copy: read and written while a large
+    buffer is copied. ms: vision, prefill; floor: weights, and the cache of the prompt, read once at that bandwidth;
+    pass N: over N tokens behind the prompt, and `share N`, floor / pass; loop: a pass of a whole answer with drafts, by
+    `grammar`, including all of the host's work; step P: vision + prefill + P * loop.
 
-    Raises CheckpointError for a device that cannot have such weights, and for what does not fit into the model.
+    Raises CheckpointError for a device that does not support such weights, and for what does not fit into the model.
     """
     _check(case, grammar)
     rate = copy_rate(case.device, COPIED, case.repeats)
@@ -207,7 +207,7 @@ def _again(decoder: CachedDecoder, tree: Tree, length: int) -> None:
 
 
 def _loop(decoder: CachedDecoder, grammar: AnswerGrammar, prompt: Tensor, answers: int) -> float:
-    """Milliseconds of a pass in whole answers, each guessed at by the one before it."""
+    """Milliseconds of a pass in whole answers, each drafted from the one before it."""
     lasts: list[AnswerCache] = []
     seconds, passes = 0.0, 0
     for answer in range(answers + 1):
@@ -224,14 +224,14 @@ def _loop(decoder: CachedDecoder, grammar: AnswerGrammar, prompt: Tensor, answer
 @torch.inference_mode()
 def baseline(case: Case) -> Figures:
     """ms: `transformers`: prompt and answer by Hugging Face's greedy generate, over weights of that shape, without the
-    pictures."""
+    images."""
     model = random_model(case)
     twin, prompt = transformers_model(model), _prompt(case, model)
     return {"transformers": 1e3 * median_seconds(lambda: greedy(twin, prompt, case.tokens), 1, case.device, warm=1)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     parser.add_argument(
         "--shape", default="7b-d", help="7b-d, or a checkpoint folder, of which only config.json is read"
@@ -258,7 +258,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     config, device = read_config(shape(args.shape), CONFIG, MolmoActConfig), torch.device(args.device)
     case = Case(

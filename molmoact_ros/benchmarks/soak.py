@@ -1,4 +1,4 @@
-"""Whether the nodes hold as much memory after an hour of work as after ten minutes."""
+"""Whether the nodes use as much memory after an hour of work as after ten minutes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from molmoact_ros.utils.arguments import add_json, add_seed
 from molmoact_ros.utils.provenance import machine
 
 PERIOD: Final = 1.0  # s between samples: the recorder frees memory every five seconds, and beats with whole multiples
-KEPT: Final = 10  # of so many samples one is kept
-BASE: Final = 1 / 6  # of the whole time, when what memory is compared with begins: minute 10 of 60
-WINDOW: Final = 1 / 12  # of the whole time, over which the median is taken: noise decides nothing
-GROWTH: Final = 0.02  # of the memory at the base that may be added
-PROGRESS: Final = 60.0  # s between lines that say how it goes
+KEPT: Final = 10  # one of so many samples is stored
+BASE: Final = 1 / 6  # of the whole time: start of the baseline of memory, minute 10 of 60
+WINDOW: Final = 1 / 12  # of the whole time: window of the median, so that noise decides nothing
+GROWTH: Final = 0.02  # growth that is permitted, as a share of the memory at the base
+PROGRESS: Final = 60.0  # s between lines of progress
 
 
 @dataclass(frozen=True)
 class Sample:
     """A process at `seconds` s of the soak.
 
-    memory: bytes that are its own, and its part of what it shares with others, without pages of files, which the kernel
-    may drop (smaps_rollup of proc(5)). threads, descriptors: how many are open.
+    memory: bytes of its private memory, and its proportional share of shared memory, without file pages, which the
+    kernel may drop (smaps_rollup of proc(5)). threads, descriptors: how many are open.
     """
 
     seconds: float
@@ -46,7 +46,7 @@ class Sample:
 
     @staticmethod
     def of(pid: int, seconds: float) -> Sample:
-        """Of a process that runs. OSError: it does not."""
+        """Sample a process. Raises OSError where it does not run."""
         proc = Path(f"/proc/{pid}")
         lines = (line.split() for line in (proc / "smaps_rollup").read_text().splitlines())
         kib = {words[0]: int(words[1]) for words in lines if words[0].startswith("Pss_")}
@@ -68,12 +68,12 @@ class MemoryVerdict:
 
     @property
     def grew(self) -> bool:
-        """The node holds more than it may at the end."""
+        """Whether the node uses more memory at the end than is permitted."""
         return self.growth > GROWTH
 
 
 def judge(samples: list[Sample], whole: float) -> MemoryVerdict:
-    """Compare the end of `whole` s with the base. ValueError: there are no samples of either."""
+    """Compare the end of `whole` s with the base. Raises ValueError where either has no samples."""
     base = [s for s in samples if BASE * whole <= s.seconds < (BASE + WINDOW) * whole]
     end = [s for s in samples if s.seconds >= (1 - WINDOW) * whole]
     if not base or not end:
@@ -88,11 +88,11 @@ def judge(samples: list[Sample], whole: float) -> MemoryVerdict:
 
 
 class _Over(Exception):
-    """The time is over."""
+    """The soak is over."""
 
 
 class _Watch:
-    """Takes samples when they are due, and keeps the recorder's folder small."""
+    """Samples the nodes when due, and keeps the recorder's folder small."""
 
     def __init__(self, graph: Bringup, nodes: list[str], bag: Path, whole: float, tell: Callable[[str], None]) -> None:
         self._graph, self._bag, self._whole, self._tell = graph, bag, whole, tell
@@ -102,7 +102,7 @@ class _Watch:
         self.samples: dict[str, list[Sample]] = {node: [] for node in nodes}
 
     def __call__(self) -> None:
-        """Called all the time. _Over: the time is over; RuntimeError: a node has ended."""
+        """Call it often. Raises _Over when the time is over, RuntimeError when a node has ended."""
         self._graph.check()
         now = time.monotonic() - self._began
         if now < self._due:
@@ -111,7 +111,7 @@ class _Watch:
         for node, samples in self.samples.items():
             samples.append(Sample.of(self._graph.pid(node), now))
         for file in files_of(self._bag, ".mcap")[:-2] if self._bag.exists() else []:
-            file.unlink()  # finished, and no longer needed: an hour of pictures would fill the disk
+            file.unlink()  # finished, and no longer needed: an hour of images would fill the disk
         if now >= self._next_line:
             self._next_line = now + min(PROGRESS, self._whole / 10)
             held = ", ".join(f"{node} {of[-1].memory / 1e6:.1f}" for node, of in self.samples.items())
@@ -121,15 +121,16 @@ class _Watch:
 
 
 def soak(minutes: float, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run the simulated workcell with view, panel and recorder for so long, one task after the other.
+    """Run the simulated workcell with view, panel and recorder for `minutes`, one task after the other.
 
-    tell: hears how it goes. Gives each node's verdict and some of its samples. RuntimeError: a node ended.
+    tell: receives lines of progress. Returns each node's verdict and some of its samples. Raises RuntimeError when a
+    node ends.
     """
     use_environment()
     whole = minutes * 60
     with tempfile.TemporaryDirectory(prefix="molmoact-", dir=Path.cwd()) as folder:
         bag = Path(folder) / "bag"
-        # Files of the bag begin and end within a window: what one holds until its end is not taken for growth.
+        # Files of the bag begin and end within a window, so that the buffer of an open one does not count as growth.
         recorder = {"bag": str(bag), "max_bag_duration": WINDOW * whole / 2}
         profile = Profile.read("sim").with_parameters({"panel": {"port": 0}, "recorder": recorder})
         with Bringup(profile, Path(folder) / "logs") as graph, Session() as client:
@@ -150,14 +151,14 @@ def soak(minutes: float, seed: int, tell: Callable[[str], None]) -> dict[str, An
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     parser.add_argument("--minutes", type=float, default=60.0, help="how long; the base is at a sixth; default 60")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it and print what came of it; 1 where a node has grown."""
+    """Run the soak and print its results; returns 1 where a node has grown."""
     console = Console()
     figures = soak(args.minutes, args.seed, lambda line: console.print(line, highlight=False))
     verdicts = {node: MemoryVerdict(**of) for node, of in figures["nodes"].items()}

@@ -1,4 +1,4 @@
-"""Whether guessing changes anything: a closed loop in which every answer is decoded again without guesses."""
+"""Whether speculative decoding changes anything: a closed loop that decodes every answer again without drafts."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ WARM = 100  # steps after which a process has allocated what it needs
 
 @dataclass
 class Exactness:
-    """steps: answers compared; unequal: how many differed in a token; wide: how many were compared with wide guesses
-    too; apart: how many torch's own passes, one token at a time, say otherwise (two scores equal to the last digits);
-    passes, plain_passes: mean passes of an answer with guesses and without; grown: MB that this process' peak of memory
-    grew by after the first WARM steps."""
+    """steps: answers compared; unequal: how many differed in a token; wide: how many were compared with wide drafts
+    too; apart: for how many torch's own passes, one token at a time, differ (two scores equal to the last digits);
+    passes, plain_passes: mean forward passes of an answer with drafts and without; grown: MB by which this process'
+    peak memory grew after the first WARM steps."""
 
     steps: int = 0
     unequal: int = 0
@@ -52,7 +52,7 @@ class Exactness:
 def exactness(
     robot: Path, engine: TorchEngine, steps: int, seed: int, tick: Callable[[Exactness], None] = lambda _: None
 ) -> Exactness:
-    """Compare the answers of `steps` steps of lock-step episodes from scene `seed` on; `tick` hears of each."""
+    """Compare the answers of `steps` steps of lock-step episodes from scene `seed` on; `tick` receives each result."""
     found, guessing = Exactness(), engine.draft
     ours, torchs = engine.decoder, CachedDecoder(TorchModelRunner(engine.model, engine.decoder.passes.capacity))
     passes: list[tuple[int, int]] = []
@@ -81,7 +81,7 @@ def exactness(
 def _again(
     engine: TorchEngine, observation: Observation, width: DraftConfig, lasts: dict[bool, deque[AnswerCache]]
 ) -> tuple[list[int], int]:
-    """The answer's tokens with other guesses, and its passes; the newest of `lasts` is the answer itself."""
+    """The answer's tokens with other drafts, and its passes; the newest of `lasts` is the answer itself."""
     engine.draft = width
     engine.lasts = {steered: deque(list(memories)[1:], memories.maxlen) for steered, memories in lasts.items()}
     for _ in engine.reason(observation):
@@ -94,7 +94,7 @@ def _peak() -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     add_steps(parser)
@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     engine = TorchEngine.load(checkpoint_of(args), threads=1)
     with tqdm(total=args.steps, unit="step", mininterval=5) as bar:

@@ -1,4 +1,4 @@
-"""Strokes drawn in the panel, by a browser, and how near the hand's way in the picture comes to them."""
+"""Strokes drawn in the panel, by a browser, and their distance to the hand's path in the image."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
 
 PATIENCE: Final = 15.0
-"""s for the hand to get there."""
+"""s for the hand to reach the stroke's end."""
 REST: Final = 0.5
-"""s for the hand to come to rest once the policy says that the stroke is done."""
+"""s for the hand to come to rest once the policy reports that the stroke is done."""
 HEIGHT: Final = (0.05, 0.15)
-"""m over the table, between which a stroke's end lies in the scene."""
+"""Range of heights over the table, m, in which a stroke's end lies in the scene."""
 BEND: Final = 40.0
-"""Pixels by which a stroke's middle is off the straight line, at most."""
+"""Largest distance of a stroke's middle from the straight line, pixels."""
 
 
 @dataclass(frozen=True)
 class Followed:
     """How a stroke was followed, pixels of 640x480.
 
-    off: the greater of two medians, of the way's distance from the stroke and of the stroke's from the way, so that
-    standing still is not near; end: the hand's least distance from the stroke's end; seconds: of the way.
+    off: the greater of two medians, of the path's distance from the stroke and of the stroke's from the path, so that
+    standing still is not near; end: the hand's least distance from the stroke's end; seconds: of the path.
     """
 
     off: float
@@ -56,7 +56,7 @@ class Followed:
 
 
 def bench_steer(times: int, seed: int, checkpoint: Path, tell: Callable[[Followed], None]) -> list[Followed]:
-    """Draw `times` strokes, each on a new scene. Raises GraphError or RuntimeError where something does not answer."""
+    """Draw `times` strokes, each on a new scene. Raises GraphError or RuntimeError where something does not respond."""
     use_environment()
     cell = Workcell(robot_model())
     cell.reset(sample_scene(seed))
@@ -112,13 +112,13 @@ def _see(page: Browser, happened: Callable[[], bool], else_: str) -> None:
 
 
 def _hand(client: EpisodeClient, cell: Workcell) -> np.ndarray:
-    """Pixel [2] of the tool centre point in the front picture."""
+    """Pixel [2] of the tool centre point in the front image."""
     p = client.truth().grippers[0].position
     return np.asarray(cell.project(np.array([[p.x, p.y, p.z]]))[0])
 
 
 def _stroke(hand: np.ndarray, cell: Workcell, rng: np.random.Generator) -> np.ndarray:
-    """From the hand's pixel to that of a place over the table, with a bend between, float [3, 2]."""
+    """From the hand's pixel to that of a point over the table, with a bend between, float [3, 2]."""
     for _ in range(1000):
         place = np.array([[rng.uniform(*AREA_X), rng.uniform(*AREA_Y), rng.uniform(*HEIGHT)]])
         end = cell.project(place)[0]
@@ -132,7 +132,7 @@ def _stroke(hand: np.ndarray, cell: Workcell, rng: np.random.Generator) -> np.nd
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     add_times(parser, 10)
@@ -140,7 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     checkpoint = checkpoint_of(args)
     done = bench_steer(

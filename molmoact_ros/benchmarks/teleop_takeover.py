@@ -1,4 +1,4 @@
-"""A person takes over in mid-motion and hands back, in a running graph: how soon, and how smoothly."""
+"""Teleoperation takes over in mid-motion and hands back, in a running graph: how soon, and how smoothly."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from molmoact_ros.utils.arguments import (
 )
 
 DEADLINE: Final = 0.05
-"""s from a person's first word to the state TELEOP, as another process hears of it."""
+"""s from the operator's first message to the state TELEOP, as received by another process."""
 TAKE: Final = 0.6
-"""s for which the person moves the arm."""
+"""s for which the operator moves the arm."""
 AFTER: Final = 1.0
-"""s after either change of hands in which its commands are judged; what happens before the next one."""
+"""s after either hand-over in which its commands are judged; less than the time until the next one."""
 WORD: Final = 0.02
-"""s between a person's words."""
+"""s between the operator's messages."""
 PERIOD: Final = 0.01
 """s between commands."""
 
 
 @dataclass
 class Jump:
-    """The greatest step from command to command, as a part of each limit, and for how many all three were judged."""
+    """Greatest step from command to command, as a fraction of each limit, and for how many all three were judged."""
 
     speed: float = 0.0
     acceleration: float = 0.0
@@ -49,11 +49,11 @@ class Jump:
 
     @property
     def kept(self) -> bool:
-        """Nothing beyond the limits, and something judged."""
+        """Whether all steps are within the limits, and some were judged."""
         return self.commands > 0 and max(self.speed, self.acceleration, self.jerk) < 1.0 + 1e-3
 
     def add_command(self, other: Jump) -> None:
-        """Take the greater of both."""
+        """Take the maximum of both."""
         for name in ("speed", "acceleration", "jerk"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self.commands += other.commands
@@ -61,31 +61,32 @@ class Jump:
 
 @dataclass
 class Takes:
-    """What was measured. seconds: of each take-over; over, back: its jumps, and those when the policy goes on."""
+    """Results. seconds: of each take-over; over, back: jumps at take-overs, and when the policy resumes."""
 
     seconds: list[float] = field(default_factory=list)
     over: Jump = field(default_factory=Jump)
     back: Jump = field(default_factory=Jump)
-    lost: int = 0  # takes in which nobody took over, or nobody handed back
+    lost: int = 0  # take-overs without TELEOP, or without a hand-back
 
     @property
     def good(self) -> bool:
-        """Every take in time, every jump within the limits."""
+        """Whether every take-over is in time, and every jump within the limits."""
         return not self.lost and max(self.seconds) < DEADLINE and self.over.kept and self.back.kept
 
 
 @dataclass(frozen=True)
 class Told:
-    """A command as it was heard: `at`, s of the monotonic clock; `q` [7] rad."""
+    """A received command: `at`, s of the monotonic clock; `q` [7] rad."""
 
     at: float
     q: np.ndarray
 
 
 def jump(commands: list[Told], fractions: LimitScaling) -> Jump:
-    """The greatest steps along `commands`, by their positions alone.
+    """The greatest steps along `commands`, from their positions alone.
 
-    Where a command came a cycle or more late, one may have been missed; the step across is judged for its speed only.
+    Where a command arrived a cycle or more late, one may have been missed; the step across is judged for its speed
+    only.
     """
     if len(commands) < 4:
         return Jump()
@@ -104,14 +105,14 @@ def jump(commands: list[Told], fractions: LimitScaling) -> Jump:
 
 
 def bench_teleop(times: int, tell: Callable[[float], None], logs: Path | None = None) -> Takes:
-    """Take over `times` times; `tell` hears how long each took, s."""
+    """Take over `times` times; `tell` receives how long each took, s."""
     use_environment()
     takes = Takes()
     with graph(policy=False, clock=False, logs=logs, more={"controller": {"teleop_hand_back": True}}) as running:
         ear = Ear(running)
         for number in range(times):
             running.begin()
-            time.sleep(0.037 * (number % 10))  # not always at the same place of the motion
+            time.sleep(0.037 * (number % 10))  # not always at the same point of the motion
             seconds = _take(running, ear, takes)
             takes.seconds.append(seconds)
             tell(seconds)
@@ -119,7 +120,7 @@ def bench_teleop(times: int, tell: Callable[[float], None], logs: Path | None = 
 
 
 class Ear:
-    """Hears commands and states as they come, with the time."""
+    """Receives commands and states, with their time of arrival."""
 
     def __init__(self, running: Graph) -> None:
         self.commands: list[Told] = []
@@ -135,12 +136,12 @@ class Ear:
         self.states.append((time.monotonic(), message.state))
 
     def since(self, began: float, state: int) -> float | None:
-        """When `state` was first heard after `began`, s."""
+        """When `state` was first received after `began`, s."""
         return next((at for at, heard in self.states if at >= began and heard == state), None)
 
 
 def _take(running: Graph, ear: Ear, takes: Takes) -> float:
-    """One take; s until the arm was in the person's hand, inf: never."""
+    """One take-over; s until the state is TELEOP, inf: never."""
     rig, fractions = running.rig, LimitScaling()
     began = time.monotonic()
     while time.monotonic() < began + TAKE:
@@ -162,13 +163,13 @@ def _take(running: Graph, ear: Ear, takes: Takes) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_times(parser, 10)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
     figures, good = _measure(args, Console())
     write_figures(args, figures)
     return 0 if good else 1

@@ -1,4 +1,4 @@
-"""How many answers a second one engine gives to several robots at once."""
+"""Answers a second that one engine generates for several robots at once."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def bench_batch(
     engine: TorchEngine, films: Sequence[Sequence[Observation]], counts: Sequence[int],
     tick: Callable[[], None] = lambda: None,
 ) -> list[Row]:  # fmt: skip
-    """One row for each count of robots, each with a film of its own and asking without a pause.
+    """One row for each number of robots, each with observations of its own, which it sends without a pause.
 
-    robots; rate: answers/s of all together; median: ms of a step; together: sequences in a pass, on average; turns:
-    answers/s when the same robots are answered one after another.
+    robots; rate: answers/s of all together; median: ms of a step; together: sequences in a batch, on average; turns:
+    answers/s when the same robots are served one after another.
     """
     return [_row(engine, films[:count], tick) for count in counts]
 
@@ -82,7 +82,7 @@ def _answer(engine: TorchEngine, sample_observations: Sequence[Observation]) -> 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
     parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8], help="how many at once")
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, print what came of it, and give the exit status."""
+    """Run the benchmark, print its results, and return the exit status."""
 
     sys.setswitchinterval(0.0005)  # as in the policy's process
     engine = TorchEngine.load(

@@ -1,4 +1,4 @@
-"""The controller driven by rclpy's timer, as a baseline for its own loop."""
+"""The controller with an rclpy timer, as a baseline for its own realtime loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from molmoact_ros.ros.spin import run
 
 
 class TimerController(ControllerNode):
-    """Driven as rclpy's tutorials do it."""
+    """Runs its cycle in an rclpy timer, as rclpy's tutorials do."""
 
     def _begin_loop(self) -> None:
         self.create_timer(self._period, lambda: self._cycle(0.0))

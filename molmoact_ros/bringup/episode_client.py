@@ -1,4 +1,4 @@
-"""A client of the running graph: sets a scene, gives the instruction, watches until the task is done."""
+"""A client of the running graph: resets the scene, sends the instruction, and waits until the task is done."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from molmoact_ros.msg import DepthTokens, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.srv import ResetScene, SceneTruth
 
-READY_TIMEOUT = 60.0  # s for all nodes to answer after they were started
-SETTLE = 0.5  # s after a reset, so that no camera frame of the old table is in flight
+READY_TIMEOUT = 60.0  # s for all nodes to respond after they were started
+SETTLE = 0.5  # s after a reset, so that no camera frame of the old scene is in flight
 
 
 class GraphError(RuntimeError):
-    """The graph does not do what was asked; one line that says what and where to look."""
+    """The graph does not do what was requested. One line says what failed and where to look."""
 
 
 @dataclass
 class EpisodeMoment:
-    """The newest of everything that the graph publishes; images by camera."""
+    """The newest message of each topic of the graph; images by camera."""
 
     images: dict[str, Image] = field(default_factory=dict)
     depth: Image | None = None
@@ -43,7 +43,7 @@ class EpisodeMoment:
 
 @dataclass
 class Episode:
-    """How an episode went. step_seconds: of each reasoning step; trace, codes: of the first plan, with its frames."""
+    """Outcome of an episode. step_seconds: of each reasoning step; trace, codes: of the first plan, with its frames."""
 
     instruction: str
     seed: int
@@ -58,10 +58,19 @@ class Episode:
 
 
 class EpisodeClient(Node):
-    """Talks to `sim`, `controller` and who plans; call from one thread."""
+    """A client of `sim`, `controller` and the planner; call it from one thread.
+
+    Raises GraphError, in one line, where a node does not respond or refuses a request.
+
+    Example:
+        with Session() as client:
+            client.wait_until_ready(["sim", "controller", "policy"], bringup.check)
+            instruction = client.reset(seed=0)
+            episode = client.run(instruction, 0, timeout=60.0, check=bringup.check)
+    """
 
     def __init__(self, planner: str = "policy", cameras: Iterable[str] = ("front",)) -> None:
-        """planner: node that plans: policy or expert; cameras: whose pictures are kept."""
+        """planner: the node that plans, policy or expert; cameras: whose images are stored."""
         super().__init__("episode")
         self._planner, self._cameras = planner, list(cameras)
         self.now = EpisodeMoment()
@@ -96,7 +105,7 @@ class EpisodeClient(Node):
         self.now.engine = message
 
     def wait_until_ready(self, nodes: Iterable[str], check: Callable[[], None]) -> None:
-        """Wait for those of sim, controller and planner; `check` raises when one has ended. Raises GraphError."""
+        """Wait for `nodes` among sim, controller and planner; `check` raises when one has ended. Raises GraphError."""
         deadline = time.monotonic() + READY_TIMEOUT
         answers = {
             "sim": lambda: self._reset.service_is_ready() and all(c in self.now.images for c in self._cameras),
@@ -111,7 +120,7 @@ class EpisodeClient(Node):
                 raise GraphError(f"no answer from {', '.join(missing)} in {READY_TIMEOUT:g} s; see their logs")
 
     def reset(self, seed: int, instruction: str = "", distractors: int = -1) -> str:
-        """Set the table; the instruction that the scene asks for. Raises GraphError with the simulator's reason."""
+        """Reset the scene and return its instruction. Raises GraphError with the simulator's reason."""
         request = ResetScene.Request(seed=seed, instruction=instruction, distractors=distractors)
         reply = self._wait(self._reset.call_async(request), "the simulator")
         if not reply.success:
@@ -125,7 +134,7 @@ class EpisodeClient(Node):
         self, instruction: str, seed: int, timeout: float, check: Callable[[], None],
         watch: Callable[[Episode, EpisodeMoment], None] = lambda episode, moment: None,
     ) -> Episode:  # fmt: skip
-        """Give the instruction and wait until the task is done or ended. `watch` is called some 30 times a second."""
+        """Send the instruction and wait until the task is done or ended. `watch` is called some 30 times a second."""
         episode, began = Episode(instruction, seed), time.monotonic()
         goal = ExecuteInstruction.Goal(instruction=instruction, timeout=timeout)
         handle = self._wait(self._execute.send_goal_async(goal), f"the {self._planner}")
@@ -146,7 +155,7 @@ class EpisodeClient(Node):
         return episode
 
     def truth(self) -> SceneTruth.Response:
-        """The simulator's own state."""
+        """The simulator's ground truth."""
         return self._wait(self._truth.call_async(SceneTruth.Request()), "the simulator")
 
     def _judge(self, episode: Episode) -> None:
@@ -179,13 +188,13 @@ class EpisodeClient(Node):
 
 
 class Session:
-    """rclpy and one EpisodeClient, of the same arguments, for a `with` block."""
+    """An rclpy context and one EpisodeClient, with its arguments, as a `with` block."""
 
     def __init__(self, planner: str = "policy", cameras: Iterable[str] = ("front",)) -> None:
         self._planner, self._cameras = planner, cameras
 
     def __enter__(self) -> EpisodeClient:
-        # rclpy's handlers end the context under whoever spins: Ctrl-C, or a time limit, then is an error in its midst.
+        # rclpy's handlers would shut the context down during a spin: Ctrl-C, or a time limit, would raise in its midst.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._client = EpisodeClient(self._planner, self._cameras)
         return self._client

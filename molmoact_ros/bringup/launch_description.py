@@ -24,15 +24,15 @@ ARGUMENTS: dict[str, tuple[str, list[str] | None, str]] = {
     "server": ("policy", None, "with backend:=server, its address"),
     "robot_address": ("controller", None, "the robot's address in its own network"),
 }
-"""Arguments, and of each the node whose parameter it is, the values that it may have, and what it is. A profile has
-those of them that it names."""
+"""Launch arguments: for each, the node whose parameter it sets, its permitted values, and its description. A profile
+offers those that it names."""
 
 RESPAWN_DELAY: Final = 2.0
-"""s after which a node that only shows is started again."""
+"""s after which a display node is restarted."""
 
 
 def describe(profile: str) -> LaunchDescription:
-    """The nodes of a profile with their parameters, its arguments, and the environment they need."""
+    """The nodes of a profile with their parameters, its launch arguments, and their environment."""
     read = Profile.read(profile)
     variables = [SetEnvironmentVariable(name, value) for name, value in environment(read.environment).items()]
     arguments = {
@@ -42,7 +42,7 @@ def describe(profile: str) -> LaunchDescription:
         for name, (node, among, about) in ARGUMENTS.items()
         if name in read.nodes.get(node, {})
     }
-    # As files: launch would read the text "031422250347", a serial number, as a number.
+    # As files: launch would parse the text "031422250347", a serial number, as a number.
     folder = Path(tempfile.mkdtemp(prefix="molmoact-"))
 
     def parameters(node: str) -> list[Any]:
@@ -50,7 +50,7 @@ def describe(profile: str) -> LaunchDescription:
         of_node = {name: value for name, value in asked.items() if ARGUMENTS[name][0] == node}
         return [str(write_parameters(folder, node, read.nodes[node])), *([of_node] if of_node else [])]
 
-    # They end with `ros2 launch`, however that ends.
+    # The nodes end with `ros2 launch`, however that ends.
     tied = f"{shlex.quote(sys.executable)} -m molmoact_ros.utils.child_process"
     nodes = [
         Node(

@@ -1,4 +1,4 @@
-"""Profiles: which nodes run with which parameters, and starting and ending them as child processes."""
+"""Child processes of a profile's nodes: start, supervision, restart, shutdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from molmoact_ros.utils import child_process
 
 
 def command(name: str, parameters_file: Path, namespace: str = "", package: str = "molmoact_ros.nodes") -> list[str]:
-    """The command line of a node of `package`, which is in `namespace`, such as /left, unless that is empty."""
+    """The command line of a node of `package`, in `namespace`, such as /left, unless that is empty."""
     arguments = ["--ros-args", "--params-file", str(parameters_file), *enclave_arguments(name)]
     if namespace:
         arguments += ["-r", f"__ns:=/{namespace.strip('/')}"]
@@ -27,16 +27,29 @@ def command(name: str, parameters_file: Path, namespace: str = "", package: str 
 
 
 def write_parameters(folder: Path, name: str, parameters: Parameters) -> Path:
-    """Write a node's ROS parameter file into `folder`, which holds in whatever namespace the node is; its path."""
+    """Write a node's ROS parameter file into `folder`; returns its path. The file matches the node in any namespace."""
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({f"/**/{name}": {"ros__parameters": parameters}} if parameters else {}))
     return file
 
 
 class Bringup:
-    """The processes of a profile; use it in a `with` block, which ends them all however it is left.
+    """The node processes of a profile, as a `with` block that ends them all however it is left.
 
-    Each writes its output to `<logs>/<node>.log`. They end with this process, even when it is killed.
+    Each node writes its output to `<logs>/<node>.log`. The nodes end with this process, even when it is killed.
+
+    Args of `__init__`:
+        profile: which nodes to start, with which parameters and environment.
+        logs: folder of the logs and parameter files; it is created.
+        namespace: of all nodes, such as /left; empty: none.
+
+    Raises:
+        OSError: `__enter__` where a process cannot be started; those started before are then ended.
+        RuntimeError: `check` where a node has ended, with the last line that it wrote.
+
+    Example:
+        with Bringup(Profile.read("sim"), Path("logs")) as bringup:
+            bringup.check()
     """
 
     def __init__(self, profile: Profile, logs: Path, namespace: str = "") -> None:
@@ -59,7 +72,7 @@ class Bringup:
         self.stop()
 
     def start(self, name: str) -> None:
-        """Start one of the profile's nodes, or start it again after it ended."""
+        """Start one of the profile's nodes, or restart it after it ended."""
         file = write_parameters(self._logs, name, self._profile.nodes[name])
         with self.log(name).open("ab") as log:
             self._processes[name] = child_process.start(
@@ -68,25 +81,25 @@ class Bringup:
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
-        """End a node at once, as a crash would."""
+        """Kill a node (SIGKILL), as a crash would."""
         self._processes[name].kill()
         self._processes[name].wait()
 
     def pid(self, name: str) -> int:
-        """The process of a node."""
+        """The process id of a node."""
         return self._processes[name].pid
 
     def log(self, name: str) -> Path:
-        """The file with a node's output."""
+        """The log file of a node."""
         return self._logs / f"{name}.log"
 
     def ended(self) -> dict[str, str]:
-        """The nodes that have ended by themselves, each with the last line it wrote."""
+        """The nodes that have ended on their own, each with the last line that it wrote."""
         gone = [name for name, process in self._processes.items() if process.poll() is not None]
         return {name: self._last_line(name) for name in gone}
 
     def check(self, but: Collection[str] = ()) -> None:
-        """Raise RuntimeError, with the node's own last line, when any has ended, other than those of `but`."""
+        """Raise RuntimeError, with the last line that it wrote, when any node outside `but` has ended."""
         for name, line in self.ended().items():
             if name not in but:
                 raise RuntimeError(f"{name} has ended: {line} (whole log: {self.log(name)})")
@@ -102,25 +115,25 @@ class Bringup:
 
 
 FIRST_DELAY: Final = 1.0
-"""s after which a node that only shows is started again; it doubles with each end in a row."""
+"""s until a display node is restarted; it doubles with each consecutive end."""
 LONGEST_DELAY: Final = 30.0
-"""s, the most of these."""
+"""Upper bound of that delay, s."""
 RAN_WELL: Final = 60.0
-"""s after which an end is the first in a row again."""
+"""s of running after which the delay starts over."""
 
 
 class Restarts:
-    """Starts nodes of SHOWING again when they end. Times are of one clock, s."""
+    """Restarts the nodes of SHOWING when they end. Times are of one clock, s."""
 
     def __init__(self, bringup: Bringup, tell: Callable[[str], None]) -> None:
-        """tell: gets a line for each end."""
+        """tell: receives a line for each end."""
         self._bringup, self._tell = bringup, tell
-        self._due: dict[str, float] = {}  # when those that have ended are started again
+        self._due: dict[str, float] = {}  # when each ended node is restarted
         self._delay: dict[str, float] = {}
-        self._began: dict[str, float] = {}  # when those that were started again were
+        self._began: dict[str, float] = {}  # when each restarted node was started
 
     def check(self, now: float) -> None:
-        """Start what is due. Raises RuntimeError when another node than those of SHOWING has ended."""
+        """Restart the nodes that are due. Raises RuntimeError when a node outside SHOWING has ended."""
         self._bringup.check(but=SHOWING)
         for name, line in self._bringup.ended().items():
             if name not in self._due:
@@ -141,12 +154,12 @@ class Restarts:
         self._began[name] = now
         try:
             self._bringup.start(name)
-        except OSError as error:  # no memory, say: what moves goes on all the same
+        except OSError as error:  # out of memory, for example: nodes that move the arm go on all the same
             self._put_off(name, str(error), now)
 
 
 def up(name: str, logs: Path, overrides: Mapping[str, Parameters] | None = None, namespace: str = "") -> None:
-    """Run a profile until a signal, or until a node ends other than those of SHOWING (RuntimeError)."""
+    """Run a profile until a signal, or until a node outside SHOWING ends (RuntimeError)."""
     with Bringup(Profile.read(name).with_parameters(overrides or {}), logs, namespace) as bringup:
         restarts = Restarts(bringup, _tell)
         with suppress(KeyboardInterrupt):
@@ -156,5 +169,5 @@ def up(name: str, logs: Path, overrides: Mapping[str, Parameters] | None = None,
 
 
 def _tell(line: str) -> None:
-    with suppress(OSError):  # whoever read it is gone
+    with suppress(OSError):  # its reader is gone
         print(line, file=sys.stderr, flush=True)

@@ -18,17 +18,25 @@ NODES: Final = (
 )  # fmt: skip
 
 SHOWING: Final = ("view", "panel", "foxglove")
-"""Nodes that show and let operators speak; what moves does not depend on them."""
+"""Nodes that display state and take operators' input; motion does not depend on them."""
 
 Parameters = dict[str, Any]
 """ROS parameters of one node, by name."""
 
 
 class Profile(BaseModel):
-    """A file in config/profiles.
+    """The contents of a file in config/profiles.
 
-    nodes: parameters of each node to start, in that order. environment: variables for all of them, beside those of
-    `environment()`.
+    Args of `__init__`:
+        nodes: parameters of each node to start, in that order.
+        environment: variables for all of them, beside those of `environment()`.
+
+    Raises:
+        ValueError: for an unknown field or a wrong type (pydantic), and in `read` for an unknown node.
+        FileNotFoundError: `read` without a profile of that name.
+
+    Example:
+        profile = Profile.read("sim").with_parameters({"controller": {"speed": 0.3}}).without("view")
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -37,7 +45,7 @@ class Profile(BaseModel):
 
     @staticmethod
     def read(name: str) -> Profile:
-        """The profile called `name`. Raises FileNotFoundError, naming those there are, or ValueError, in one line."""
+        """Read the profile `name`. Raises FileNotFoundError, naming the existing ones, or ValueError, in one line."""
         file = profile(name)
         try:
             read = Profile.model_validate(yaml.safe_load(file.read_text()))
@@ -48,21 +56,21 @@ class Profile(BaseModel):
         return read
 
     def with_parameters(self, overrides: Mapping[str, Parameters]) -> Profile:
-        """The same with some parameters replaced, and nodes added that it lacks."""
+        """A copy with `overrides` applied; nodes that it lacks are added."""
         names = dict.fromkeys((*self.nodes, *overrides))
         nodes = {name: self.nodes.get(name, {}) | overrides.get(name, {}) for name in names}
         return Profile(nodes=nodes, environment=self.environment)
 
     def without(self, name: str) -> Profile:
-        """The same without a node."""
+        """A copy without a node."""
         rest = {node: parameters for node, parameters in self.nodes.items() if node != name}
         return Profile(nodes=rest, environment=self.environment)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of our nodes: this process', shared memory for images, discovery on this machine only.
+    """The nodes' environment: this process', plus shared memory for images and discovery on this machine only.
 
-    What the user has set stays; `extra` comes before both.
+    Variables that the user has set win over these defaults, and `extra` wins over both.
     """
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(fastdds_profile()),
@@ -74,5 +82,5 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def use_environment() -> None:
-    """Give this process the environment of our nodes; before rclpy is first used in it."""
+    """Apply the nodes' environment to this process; call it before the first use of rclpy."""
     os.environ.update(environment())

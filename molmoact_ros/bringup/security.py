@@ -19,23 +19,23 @@ INSTALL: Final = "SROS2 is not installed here; apt install ros-jazzy-sros2, sour
 
 
 def policy_folder() -> Path:
-    """The committed policies: a file for each node, and what nodes have in common."""
+    """The folder of the committed policies: a file for each node, and what nodes have in common."""
     return share() / "config" / "security" / "policies"
 
 
 def enclave(name: str, namespace: str = "/") -> str:
-    """The path of a node's enclave, which `--enclave` names: its own full name."""
+    """The path of a node's enclave, for `--enclave`: the node's fully qualified name."""
     return f"{namespace.rstrip('/')}/{name}"
 
 
 def enclave_arguments(name: str) -> list[str]:
-    """What a node's process needs among its ROS arguments: its enclave, where security is switched on."""
+    """ROS arguments that select a node's enclave; empty where security is off."""
     secure = os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true"
     return ["--enclave", enclave(name, os.environ.get("ROS_NAMESPACE", "/"))] if secure else []
 
 
 def rules(profile: ElementTree.Element, folder: Path) -> Iterable[ElementTree.Element]:
-    """The topics, services and actions of a policy's profile, those of the files that it includes, too."""
+    """The topics, services and actions of a policy's profile, including those of the files that it includes."""
     for element in profile:
         if element.tag == XINCLUDE:
             yield from ElementTree.parse(folder / element.attrib["href"]).getroot()
@@ -44,7 +44,7 @@ def rules(profile: ElementTree.Element, folder: Path) -> Iterable[ElementTree.El
 
 
 def in_namespace(file: Path, namespace: str) -> None:
-    """Let a policy be that of a node in another namespace: its relative names follow, and its enclave."""
+    """Move a policy to another namespace: its relative names and its enclave follow."""
     tree = ElementTree.parse(file)
     for element in tree.iter("enclave"):
         element.set("path", enclave(element.attrib["path"].lstrip("/"), namespace))
@@ -55,10 +55,10 @@ def in_namespace(file: Path, namespace: str) -> None:
 
 
 def make_keys(keystore: Path, namespace: str = "/") -> list[str]:
-    """Make the keystore, or add to it, with keys and signed permissions of each node; the enclaves' paths.
+    """Create or extend a keystore with keys and signed permissions of each node; returns the enclaves' paths.
 
     The permissions are for the domain that ROS_DOMAIN_ID names. Raises RuntimeError where SROS2 is not installed or
-    fails, and ValueError for a namespace that is none, in one line.
+    fails, and ValueError for an invalid namespace, in one line.
     """
     if not namespace.startswith("/") or not all(part.isidentifier() for part in namespace.split("/")[1:] if part):
         raise ValueError(f"{namespace!r} is no namespace; write it as in /left")
@@ -76,5 +76,5 @@ def make_keys(keystore: Path, namespace: str = "/") -> list[str]:
         if made.returncode:
             last = (made.stderr.strip() or made.stdout.strip() or "it wrote nothing").splitlines()[-1]
             raise RuntimeError(f"ros2 security generate_artifacts failed: {last}")
-    keystore.chmod(0o700)  # the authority's private key is in it
+    keystore.chmod(0o700)  # the certificate authority's private key is in it
     return [enclave(file.stem, namespace) for file in files]

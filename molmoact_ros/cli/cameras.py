@@ -8,11 +8,11 @@ from molmoact_ros.cameras.realsense import import_pyrealsense2, list_devices, pr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """List them, and print their part of a profile; 1 where there are none."""
+    """List the cameras, and print their part of a profile; returns 1 where there are none."""
     cameras = list_devices(import_pyrealsense2().context().query_devices())
     for camera in cameras:
         print(f"# {camera}" + (": USB 2 is slow, plug it into USB 3" if camera.is_slow else ""))

@@ -1,4 +1,4 @@
-"""Commands by name. Only the module of the one that is asked for is imported, so that help is instant."""
+"""Commands by name. Only the module of the selected one is imported, so that help is instant."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from importlib import import_module
 
 @dataclass(frozen=True)
 class Command:
-    """A command. about: one line of help. parts: commands of its own, such as those of `bench`.
+    """A command. about: one line of help. parts: its subcommands, such as those of `bench`.
 
-    module: has `add_arguments(parser)`, and `run(args)`, which gives the exit status.
+    module: has `add_arguments(parser)`, and `run(args)`, which returns the exit status.
     """
 
     about: str
@@ -23,9 +23,9 @@ class Command:
 def add_commands(
     parser: argparse.ArgumentParser, commands: Mapping[str, Command], dest: str, argv: Sequence[str] | None
 ) -> None:
-    """Give `parser` its commands: all of them by name, and arguments to the one with which `argv` begins.
+    """Add the commands to `parser`: all of them by name, and arguments to the one with which `argv` begins.
 
-    argv: None gives every command its arguments, which imports all of them. The chosen command sets `run`.
+    argv: None adds every command's arguments, which imports all modules. The selected command sets `run`.
     """
     added = parser.add_subparsers(dest=dest, required=True, metavar=dest.upper())
     asked = None if argv is None else next((word for word in argv if not word.startswith("-")), "")

@@ -1,4 +1,4 @@
-"""One episode through the ROS graph, shown in the terminal, kept as a video, a bag and a summary."""
+"""One episode through the ROS graph, shown in the terminal, recorded as a video, a bag and a summary."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class VideoRecorder:
         self.last: np.ndarray | None = None
 
     def __call__(self, episode: Episode, moment: EpisodeMoment) -> None:
-        """Add the frame that is due, if any."""
+        """Write the frame that is due, if any."""
         if time.monotonic() < self._due or any(camera not in moment.images for camera in self._cameras):
             return
         self._due = max(self._due + 1 / FPS, time.monotonic() - 0.5)
@@ -57,7 +57,7 @@ class VideoRecorder:
 
 
 class PolicyVideoRecorder(VideoRecorder):
-    """The front camera with the trace, and the depth codes, decoded."""
+    """The front camera with the trace, and the decoded depth tokens."""
 
     def __init__(self, writer: VideoWriter, checkpoint: Path) -> None:
         super().__init__(writer, ["front"])
@@ -114,10 +114,10 @@ def demo(
     instruction: str, seed: int, out: Path, checkpoint: Path, console: Console, profile: str = "sim",
     images: str = "raw",
 ) -> Episode:  # fmt: skip
-    """Run the episode of a simulated profile, whose policy or expert plans. images: how the bag keeps pictures.
+    """Run the episode of a simulated profile, whose policy or expert plans. images: the bag's image format.
 
-    Leaves `episode.mp4`, `last.png`, `bag/`, `summary.json` and `logs/` in a new folder `out`. ValueError for a profile
-    that has no simulator or nobody who plans.
+    Writes `episode.mp4`, `last.png`, `bag/`, `summary.json` and `logs/` into a new folder `out`. Raises ValueError for
+    a profile without a simulator or a planner.
     """
     use_environment()
     graph_profile = Profile.read(profile).with_parameters({"recorder": {"bag": str(out / "bag"), "images": images}})
@@ -160,7 +160,7 @@ def _film(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--instruction", default="", help="what to do; default: what the scene asks for")
     parser.add_argument("--profile", default="sim", help="a file of config/profiles: sim, or bimanual_sim for two arms")
     parser.add_argument("--seed", type=int, default=7, help="which scene")

@@ -9,13 +9,13 @@ from molmoact_ros.utils.checks import Check, Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--checkpoint", type=Path, help="check this folder instead, without loading its weights")
     parser.add_argument("--golden", type=Path, help="compare with the reference's numbers in this folder instead")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a line for each check; 1 where one fails."""
+    """Print a line for each check; returns 1 where one fails."""
     findings = _findings(args)
     for finding in findings:
         print(f"{finding.verdict.value:4} {finding.name}: {finding.text}")
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _findings(args: argparse.Namespace) -> list[Check]:
-    # Each is imported where it is asked for: what is missing here may be what another one needs.
+    # Each is imported where it is used: a package that is missing here may be what another check needs.
     if args.golden:
         from molmoact_ros.doctor.parity import compare
 

@@ -1,4 +1,4 @@
-"""Many episodes through the ROS graph, and the table of how they went."""
+"""Many episodes through the ROS graph, and a table of their outcomes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from molmoact_ros.utils.provenance import machine
 
 
 def swapped(scene: Scene) -> str:
-    """The scene's instruction with another object of the same table in the first one's place."""
+    """The scene's instruction with another object of the same table in place of the first one."""
     other = scene.objects[1].name
     return Task(other, scene.task.target, scene.task.verb).instruction
 
@@ -48,7 +48,7 @@ def evaluate(episodes: int, seed: int, checkpoint: Path, swap: bool) -> Iterator
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """Print the table: a line per kind of task, and all."""
+    """Print the table: a line for each kind of task, and one for all."""
     table = Table(title=f"{len(rows)} episodes")
     for heading in ("task", "episodes", "success", "right object first", "trace error", "depth codes", "step"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
@@ -61,7 +61,7 @@ def show(rows: list[Row], console: Console) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--episodes", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
     asked = parser.add_mutually_exclusive_group()
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the episodes and show how they went."""
+    """Run the episodes and print their outcomes."""
     return _steered(args) if args.steer else _asked(args)
 
 

@@ -1,4 +1,4 @@
-"""The command `export`: the vision tower as ONNX, compared with torch before anybody uses it."""
+"""The command `export`: the vision tower as ONNX, compared with torch before it is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from molmoact_ros.utils.paths import checkpoint_of
 
 
 def export_and_compare(checkpoint: Path, args: argparse.Namespace, console: Console) -> int:
-    """Export, compare on `args.frames` made-up pictures, and print and keep the figures; 1 where they are off."""
+    """Export, compare on `args.frames` synthetic images, print and store the figures; returns 1 where they are off."""
     precision = checked_precision(args.precision)
     with console.status("reading the vision tower"):
         tower = Tower.read(checkpoint, args.frame_size)
@@ -50,7 +50,7 @@ def export_and_compare(checkpoint: Path, args: argparse.Namespace, console: Cons
 
 
 def compare(tower: Tower, vision: OnnxVision, frames: int) -> dict[str, float]:
-    """The largest relative error over made-up pictures, and the median time of a step's pictures, ms, both ways."""
+    """The largest relative error over synthetic images, and the median time of a step's images, ms, both ways."""
     errors: list[float] = []
     seconds: dict[str, list[float]] = {"onnx": [], "torch": []}
 
@@ -71,7 +71,7 @@ def compare(tower: Tower, vision: OnnxVision, frames: int) -> dict[str, float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--precision", default="float32", help="float32, float16, or bfloat16 (TensorRT alone)")
     parser.add_argument("--frame-size", default="", help='size of the pictures, such as 320x240, or "camera"')
     parser.add_argument("--frames", type=int, default=50, help="pictures on which it is compared with torch")
@@ -81,5 +81,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export the vision tower and compare it with torch; 1 where they are too far apart."""
+    """Export the vision tower and compare it with torch; returns 1 where they differ too much."""
     return export_and_compare(checkpoint_of(args), args, Console())

@@ -11,18 +11,18 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 FILES = ("*.json", "*.jinja", "*.safetensors", "vae-final.pt", "README.md", "LICENSE*")
-"""What is fetched. No Python file, and no pickle but the depth VQ-VAE, whose tensors alone are read."""
+"""Files that are downloaded. No Python file, and no pickle but the depth VQ-VAE, of which only tensors are read."""
 
 FETCHED: Final = "fetched.json"
-"""The file in the folder that says of which repository, and of which of its commits, the files are."""
+"""The file in the folder that records the repository and the commit of its files."""
 
 
 def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
     """Download `repository` ("owner/name") into `folder`, with progress bars.
 
-    What is fetched is of one commit: the one that `revision` names now or, without a revision, the one that the folder
-    is of already. FETCHED records it. A connection that breaks is taken up where it broke; a call after one that
-    stopped fetches the missing files.
+    All files are of one commit: the one that `revision` names now or, without a revision, the one that the folder
+    already has. FETCHED records it. An interrupted connection resumes where it broke; a call after an interrupted one
+    downloads the missing files.
 
     Raises ValueError, in one line that says what to do.
     """
@@ -51,13 +51,13 @@ def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
 
 
 def fetched(folder: Path) -> dict[str, str] | None:
-    """The `repository` and the `commit` that a folder is of; None where it was not fetched."""
+    """The `repository` and the `commit` of a folder; None where it was not downloaded by `fetch`."""
     file = folder / FETCHED
     return json.loads(file.read_text()) if file.exists() else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("repository", help="such as allenai/MolmoAct-7B-D-0812")
     parser.add_argument("--out", type=Path, help="folder; default: the repository's name, here")
     parser.add_argument("--revision", help="branch, tag or commit; default: the folder's own, or the newest")

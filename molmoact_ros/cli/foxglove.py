@@ -8,7 +8,7 @@ from molmoact_ros.cli.run_node import run_node
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine's")
     parser.add_argument("--port", type=int, default=8765)
 

@@ -1,4 +1,4 @@
-"""`molmoact-ros from-lerobot`: episodes of a LeRobot data set as bags."""
+"""`molmoact-ros from-lerobot`: converts episodes of a LeRobot dataset into bags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from molmoact_ros.datasets.to_bag import write_bag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the bags")
     parser.add_argument("--episode", type=int, action="append", help="which; repeat; default: all")

@@ -1,4 +1,4 @@
-"""One reasoning step on picture files: what the model says, printed, and pictures of it."""
+"""One reasoning step on image files: prints the model's answer, and draws it into images."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ DEPTH_SIDE = 320  # pixels
 def infer(
     engine: TorchEngine, files: list[Path], instruction: str, trace: np.ndarray | None, out: Path, console: Console
 ) -> Reasoning:
-    """Reason about `files`, front camera first, and print each part as it is complete; pictures go to `out`.
+    """Reason about `files`, front camera first, and print each part once it is complete; images go to `out`.
 
-    trace: a person's, int [n, 2] in 0..255 of the front picture, which the model then follows; None: it plans its own.
-    Raises RefusedStep.
+    trace: an operator's, int [n, 2] in 0..255 of the front image, which the model then follows; None: the model plans
+    its own. Raises RefusedStep.
     """
     images = tuple(read_picture(file) for file in files)
     said = None
@@ -40,7 +40,7 @@ def infer(
     drawn = said.trace if trace is None else trace
     if drawn is not None:
         Image.fromarray(draw_for_people(images[0], drawn)).save(out / "trace.png")
-    if trace is not None:  # what the model was shown
+    if trace is not None:  # the image that the model received
         Image.fromarray(draw_training_overlay(engine.frame(images[0]), trace)).save(out / "overlay.png")
     if said.depth_codes is not None and engine.depth_vq is not None:
         Image.fromarray(colour_depth(engine.depth_vq.picture(said.depth_codes), DEPTH_SIDE)).save(out / "depth.png")
@@ -66,7 +66,7 @@ def _print(said: Reasoning, console: Console) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
     parser.add_argument("--instruction", required=True)
     parser.add_argument("--edit-trace", metavar='"X,Y;X,Y"', help="a trace to follow, 0..255 of the front picture")
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """One reasoning step on picture files."""
+    """Run one reasoning step on image files."""
     console, trace = Console(), None if args.edit_trace is None else trace_from_text(args.edit_trace)
     with console.status("loading the checkpoint"):
         engine = TorchEngine.load(

@@ -76,7 +76,7 @@ COMMANDS: Final = {
 
 
 def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """The parser of what `argv` asks for; None: of every command, whatever that imports."""
+    """The parser for `argv`; None: for every command, which imports all of their modules."""
     parser = argparse.ArgumentParser(
         "molmoact-ros", description="Robot control on ROS 2 by MolmoAct: depth, trace, action.", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -86,7 +86,7 @@ def make_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 1 and one line on standard error when it cannot."""
+    """Run a command; returns 1, with one line on standard error, when it fails."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         args = make_parser(argv).parse_args(argv)

@@ -11,7 +11,7 @@ from molmoact_ros.cli.run_node import ARMS, run_node
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--host", help="address to serve on, default 127.0.0.1; any other one asks for a token")
     parser.add_argument("--port", type=int, help="TCP port, default 8088")
     parser.add_argument("--token-file", help="file that holds the token; default: one in ~/.config/molmoact_ros")

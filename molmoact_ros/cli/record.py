@@ -1,4 +1,4 @@
-"""The command `record`: the recorder's process, and repairing what it leaves when it is killed."""
+"""The command `record`: the recorder's process, and repair of the bag that a killed recorder leaves."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from molmoact_ros.bringup.profiles import environment
 from molmoact_ros.utils import child_process
 
 FLUSH: Final = 60.0
-"""s that the recorder has for writing what waits."""
+"""s for the recorder to write its queue."""
 
 
 def record(bag: Path, parameters: dict[str, Any]) -> int:
-    """Record into a new folder until a signal; the recorder's exit status. A bag that it leaves torn is repaired."""
+    """Record into a new folder until a signal; returns the recorder's exit status. A damaged bag is repaired."""
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
         file = write_parameters(Path(folder), "recorder", {"bag": str(bag), **parameters})
         status = child_process.run(command("recorder", file), FLUSH, env=environment(), cwd=folder)
@@ -29,7 +29,7 @@ def record(bag: Path, parameters: dict[str, Any]) -> int:
 
 
 def repair_bag(bag: Path) -> str:
-    """Repair a bag; one line on what is in it. Raises ValueError where it cannot be."""
+    """Repair a bag; returns one line on its contents. Raises ValueError where it cannot be repaired."""
     torn = repair(bag)
     with BagReader(bag) as reader:
         begin, end = reader.span_ns
@@ -39,7 +39,7 @@ def repair_bag(bag: Path) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--out", type=Path, help="a new folder; default: runs/bag-<time>")
     parser.add_argument(
         "--images", choices=["raw", "png", "jpeg"], default="raw", help="png: without loss; jpeg: colour with loss"

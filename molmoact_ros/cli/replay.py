@@ -1,4 +1,4 @@
-"""The command `replay`: a bag into the engine, the controller or the nodes, compared, reported, and an exit status."""
+"""The command `replay`: a bag through the engine, the controller or the nodes, compared and reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLOURS = {Verdict.OK: "green", Verdict.NOTE: "dim", Verdict.FAIL: "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `molmoact-ros replay` takes."""
+    """Add the command's options to `parser`."""
     parser.add_argument("bag", type=Path, help="folder of a bag, or its .mcap or .db3 file")
     ways = parser.add_mutually_exclusive_group(required=True)
     for way, text in (
@@ -65,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where what was done again is near enough to what was recorded, 2 where it is not."""
+    """Replay; returns 0 where the result is close enough to the recording, 2 where it is not."""
     console = Console()
-    if args.namespace:  # the player is given the same rules
+    if args.namespace:  # the player applies the same rules
         args.remap = [*namespace_rules(args.bag, args.namespace), *args.remap]
     names = TopicNames(
         cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap), slop=args.slop,
@@ -130,7 +130,7 @@ def _engine(args: argparse.Namespace, recording: Recording, thresholds: Threshol
 
 
 def _of_bag(recording: Recording) -> RecordedAnswers:
-    """The answers that were recorded, and what they were made by."""
+    """The recorded answers, and the checkpoint that generated them."""
     answers = recording.answers()
     digests = sorted({answer.checkpoint for answer in answers})
     return RecordedAnswers(about(recording.bag) | {"checkpoint": ", ".join(digests)}, answers)
@@ -141,7 +141,7 @@ def _name(answers: RecordedAnswers) -> str:
 
 
 def inexact(then: RecordedAnswers, now: RecordedAnswers, recording: Recording, mode: str = "") -> str:
-    """Why tokens cannot be asked to be equal; empty: they can."""
+    """Why exact equality of tokens cannot be required; empty: it can."""
     if any(answer.tokens is None for answer in then.answers):
         return "the bag holds no tokens"
     if then.about.get("checkpoint") != now.about["checkpoint"]:

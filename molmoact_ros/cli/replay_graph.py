@@ -25,23 +25,24 @@ from molmoact_ros.nodes.player import OPERATORS
 from molmoact_ros.utils.paths import default_checkpoint
 
 LONGER: Final = 60.0
-"""s more than the bag that all of it may take."""
+"""s that the replay may take beyond the bag's length."""
 CANNOT_APPLY: Final[dict[str, dict[str, Any]]] = {
     "policy": {"autostart": True, "approve": ""},
     "controller": {
         "autostart": True, "approve": False, "presence_timeout": 0.0, "sink": "null", "gripper": "null",
-        "following": 7.0,  # rad, which no joint can lag behind: the recorded arm follows the commands of then
+        "following": 7.0,  # rad, more than a joint can lag behind: the recorded arm follows the recorded commands
     },
 }  # fmt: skip
-"""Parameters that are not taken over from the bag or the profile: no robot is there, and nobody who approves."""
+"""Parameters that override those of the bag and the profile: there is no robot, and no operator to approve."""
 DOMAINS: Final = range(1, 101)
-"""Whose UDP ports are below those that Linux hands out to clients."""
+"""Domains whose UDP ports are below those that Linux hands out to clients."""
 DISCOVERY: Final = 5.0
-"""s in which the nodes that run already are found, on a busy machine, too."""
+"""s to discover the running nodes, even on a busy machine."""
 
 
 def play_through_graph(args: argparse.Namespace, recording: Recording, console: Console) -> Path:
-    """The new bag. Raises RuntimeError, with its last line, when a node ends; ValueError for a profile without any."""
+    """Run the replay and return the new bag. Raises RuntimeError, with its last line, when a node ends; ValueError for
+    a profile without any."""
     use_environment()
     out = (args.out or Path("runs") / f"replay-{datetime.now():%Y%m%d-%H%M%S}").resolve()
     profile = _profile(args, recording, out)
@@ -61,13 +62,13 @@ def play_through_graph(args: argparse.Namespace, recording: Recording, console: 
 
 
 def isolated(domain: int) -> dict[str, str]:
-    """Variables for nodes that meet each other alone: in `domain`, on this computer, without the user's servers."""
+    """Variables that isolate nodes: in `domain`, on this computer, without the user's discovery servers."""
     alone = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_STATIC_PEERS": "", "ROS_DISCOVERY_SERVER": ""}
     return {"ROS_DOMAIN_ID": str(domain), **alone}
 
 
 def free_domains() -> list[int]:
-    """The domains in which no node runs on this computer, without the user's own. Raises RuntimeError for none."""
+    """The domains without a node on this computer, except the user's own. Raises RuntimeError where there is none."""
     tables = [Path("/proc/net") / name for name in ("udp", "udp6")]
     lines = [line for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
     # The ports of domain d begin at 7400 + 250 d: the RTPS standard, 9.6.1.1.
@@ -95,7 +96,7 @@ def refuse_company(domain: int) -> None:
 
 
 def _profile(args: argparse.Namespace, recording: Recording, out: Path) -> dict[str, Parameters]:
-    """The policy and the controller as the profile has them, but as they were where the bag knows it."""
+    """The policy and the controller of the profile, with their recorded parameters where the bag has them."""
     from molmoact_ros.bags.recorded_parameters import parameters
 
     there = Profile.read(args.profile).nodes

@@ -19,7 +19,7 @@ ARMS: Final = {None: [""], "left": ["left_"], "right": ["right_"], "both": ["lef
 
 
 def run_node(name: str, parameters: dict[str, Any]) -> int:
-    """Run it until a signal; its exit status."""
+    """Run a node until a signal; returns its exit status."""
     with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
         file = write_parameters(Path(folder), name, parameters)
         with _terminal_kept():
@@ -28,15 +28,15 @@ def run_node(name: str, parameters: dict[str, Any]) -> int:
 
 @contextmanager
 def _terminal_kept() -> Iterator[None]:
-    """The terminal is put back, also where a node that has changed it is killed."""
+    """Restore the terminal's mode on exit, even where a node that has changed it is killed."""
     try:
         before = termios.tcgetattr(sys.stdin)
-    except (termios.error, OSError, ValueError):  # none
+    except (termios.error, OSError, ValueError):  # no terminal
         yield
         return
     try:
         yield
     finally:
-        with suppress(termios.error):  # it is gone
+        with suppress(termios.error):  # it was closed
             if termios.tcgetattr(sys.stdin) != before:  # to set it from the background would stop this process
                 termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

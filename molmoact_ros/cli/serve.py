@@ -1,4 +1,4 @@
-"""`molmoact-ros serve`: vLLM's server with a checkpoint."""
+"""`molmoact-ros serve`: vLLM's server for a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from molmoact_ros.utils.paths import checkpoint_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this computer's")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(

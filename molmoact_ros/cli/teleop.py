@@ -1,4 +1,4 @@
-"""`molmoact-ros teleop`: a keyboard or a joystick over the policy."""
+"""`molmoact-ros teleop`: a keyboard or a joystick takes over from the policy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from molmoact_ros.cli.run_node import ARMS, run_node
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("device", choices=["keyboard", "joystick"], help="joystick: what ros joy_node publishes at joy")
     parser.add_argument("--arm", choices=["left", "right", "both"], help="of two arms; both: one after the other")
     parser.add_argument("--controller", default="controller", help="node name of the controller")

@@ -1,4 +1,4 @@
-"""`molmoact-ros to-lerobot`: bags as a LeRobot data set."""
+"""`molmoact-ros to-lerobot`: converts bags into a LeRobot dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from molmoact_ros.utils.paths import robot_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("bags", type=Path, nargs="+", metavar="BAG")
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the dataset")
     parser.add_argument("--fps", type=int, default=10, help="frames a second")
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the data set."""
+    """Write the dataset."""
     names = TopicNames(cameras=tuple(args.cameras.split(",")), remap=parse_remap(args.remap))
     with ExitStack() as stack:
         recordings = [stack.enter_context(Recording(bag, names)) for bag in args.bags]

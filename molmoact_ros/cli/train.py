@@ -1,4 +1,4 @@
-"""`molmoact-ros train`: the nano model from nothing."""
+"""`molmoact-ros train`: the nano model from scratch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from molmoact_ros.utils.paths import robot_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
     parser.add_argument("--samples", type=int, default=48_000, help="moments to demonstrate")
     parser.add_argument("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage only")
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or go on where training stopped."""
+    """Train, or resume a training run."""
     config = TrainConfig.model_validate_json(args.config.read_text()) if args.config else TrainConfig()
     train_nano(robot_model(), args.out, args.samples, config, args.start)
     print(f"checkpoint in {args.out / 'checkpoint'}; use it with --checkpoint, or copy it to models/nano")

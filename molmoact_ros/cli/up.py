@@ -10,7 +10,7 @@ from molmoact_ros.utils.arguments import add_images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options to `parser`."""
     parser.add_argument("profile", help="a file of config/profiles without .yaml, or the path of your own with it")
     parser.add_argument("--logs", type=Path, default=Path("runs/logs"))
     parser.add_argument("--namespace", default="", metavar="NS", help="start every node in it, such as /left")
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Start the nodes, until Ctrl-C."""
+    """Run the nodes until Ctrl-C."""
     print(f"starting {args.profile}; logs in {args.logs}; Ctrl-C ends it")
     recorder = {"bag": str(args.record.resolve()), "images": args.images} if args.record else None
     up(args.profile, args.logs.resolve(), {"recorder": recorder} if recorder else None, args.namespace)

@@ -1,1 +1,1 @@
-"""ROS adapters: parameters, topics, time, life cycle. All of rclpy is here."""
+"""ROS nodes: adapters between the packages above and parameters, topics, time and lifecycle."""

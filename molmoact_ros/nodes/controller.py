@@ -1,4 +1,4 @@
-"""The controller at its topics: chunks, a person's hand and joint states in, limited commands out, at a fixed rate."""
+"""The controller node: chunks, teleoperation and joint states in, limited commands out, at a fixed rate."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ from molmoact_ros.srv import ApprovePlan
 from molmoact_ros.utils.paths import robot_model
 
 STATUS_RATE: Final = 10.0
-"""Hz of SafetyStatus, besides every change of state."""
+"""Rate of SafetyStatus, Hz; every change of state is published besides."""
 AT_REST: Final = 1e-4
 """rad/s under which a joint counts as standing."""
 GIL_SWITCH_INTERVAL: Final = 0.00005
-"""s for which the loop waits at most while a message is handled in Python."""
+"""s for which the loop waits at most while Python handles a message."""
 LATE: Final = 0.5
 """s by which a cycle may be late before the arm holds."""
 
 
 class ControllerNode(ManagedNode):
-    """Messages come in on the executor's thread, commands go out on the control loop's; a lock keeps them apart.
+    """ROS interface of Controller. Messages arrive on the executor's thread, the control loop's thread sends commands.
 
-    Nothing in the loop, and nothing under the lock, waits for anybody: log lines and files are the executor's.
+    A lock separates the two. Nothing in the loop, and nothing under the lock, blocks: log lines and files are written
+    on the executor's thread.
     """
 
     def __init__(self) -> None:
@@ -67,13 +68,13 @@ class ControllerNode(ManagedNode):
         self._latch = StopLatch(self)
         self._stopped = self._written = self._latch.reason() if self.config.keep_stop else ""
         self._loop: Loop | None = None
-        self._sinks: list[Sink] = []  # of each arm
+        self._sinks: list[Sink] = []  # one for each arm
         self._grippers: list[Gripper] = []
 
-    # Life cycle
+    # Lifecycle
 
     def configure(self) -> None:
-        """Load the robot and create the topics. A stop that was latched before is latched still."""
+        """Load the robot and create the topics. A stop that was latched before stays latched."""
         config, arms = self.config, self.config.robots
         self._controller = Controller(robot_model(), config.control, arms)
         self._sinks = [make_sink(config.sink, self, arm) for arm in arms]
@@ -85,8 +86,8 @@ class ControllerNode(ManagedNode):
         self._clocks = ClockMonitor(bool(self.get_parameter("use_sim_time").value))
         self._safety_status = self.create_publisher(SafetyStatus, "~/safety_status", qos.STATE)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
-        # What comes often, and what must count whatever the executor does, is asked for by the loop: being woken for
-        # each message costs more than the cycle itself.
+        # The loop polls frequent topics, and those that must count whatever the executor does: a wake-up for each
+        # message costs more than the cycle itself.
         self._joints = PollingSubscription(self, JointState, config.joint_states, qos.HEARTBEAT)
         self._engine = PollingSubscription(self, EngineStatus, f"{config.policy}/engine_status", qos.HEARTBEAT)
         self._stop = PollingSubscription(self, Empty, "~/stop", qos.RELIABLE)
@@ -111,9 +112,9 @@ class ControllerNode(ManagedNode):
         self.create_timer(1.0, self._publish_diagnostics, clock=STEADY)
 
     def activate(self) -> None:
-        """Begin the control loop. The arm stays where it is until somebody says start."""
+        """Start the control loop. The arm stays where it is until `start` is called."""
         self._controller.expect_silence(time.monotonic() + DISCOVERY)
-        # All threads: whoever holds Python's lock keeps the loop waiting, and the middleware brings the joints.
+        # All threads: any one that holds the GIL keeps the loop waiting, and the middleware delivers the joint states.
         real_time(self.config.priority // 2, own_threads())
         self._begin_loop()
         how = f": STOPPED ({self._stopped}); resume resets it" if self._stopped else " until it is told to start"
@@ -136,12 +137,12 @@ class ControllerNode(ManagedNode):
         self._loop = None
 
     def forget(self) -> None:
-        """No more commands, and nothing is left of what `configure` created, but a latched stop."""
+        """Destroy what `configure` created, except a latched stop; no more commands follow."""
         self._close_sinks()
         super().forget()
 
     def destroy_node(self) -> None:
-        """Brake, then the node."""
+        """Brake, then destroy the node."""
         self.deactivate()
         self._close_sinks()
         super().destroy_node()
@@ -154,7 +155,7 @@ class ControllerNode(ManagedNode):
         self._sinks, self._grippers = [], []
 
     def callback_failed(self, error: Exception) -> None:
-        """What fails on the executor's thread stops the arm, too; STOP and the rest still answer."""
+        """Stop the arm when a callback on the executor's thread fails; STOP and the other services still respond."""
         with self._lock:
             self._controller.stop(f"internal error: {error}")
 
@@ -164,10 +165,10 @@ class ControllerNode(ManagedNode):
     def _refuse(self, why: str) -> None:
         self._notes.note(why)
 
-    # In, by the loop
+    # Inputs, polled by the loop
 
     def _take(self) -> None:
-        """What has come since the last cycle, all but chunks and people's words."""
+        """Read what has arrived since the last cycle, except chunks and teleoperation."""
         since, self._taken_at = self._taken_at, time.monotonic()
         if self._stop.take_serialized():
             self._controller.stop("by a person, on the topic stop")
@@ -177,7 +178,7 @@ class ControllerNode(ManagedNode):
         ):  # fmt: skip
             taken = polled.take_serialized()
             for number, message in enumerate(taken, 1):
-                # Each came at some time since the last cycle: no clock that somebody sets says when.
+                # Arrival times are known only to within the last cycle: no clock that somebody can set dates them.
                 steady = since + number / len(taken) * (self._taken_at - since)
                 try:
                     take(unpacked(message.data, kind), steady)
@@ -214,14 +215,14 @@ class ControllerNode(ManagedNode):
         age = message.camera_age if looks else 0.0
         self._controller.on_engine(steady, fault, age, message.state == EngineStatus.PENDING)
 
-    # People, on the executor's thread
+    # Operators' services, on the executor's thread
 
     def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """The policy begins a task. A stop is not lifted by this."""
+        """The policy begins a task. This does not reset a stop."""
         return self._answer(lambda: self._controller.start(self._now(), time.monotonic()), response)
 
     def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """A person lifts a hold, or resets a stop."""
+        """An operator lifts a hold, or resets a stop."""
         return self._answer(lambda: self._controller.resume(self._now(), time.monotonic()), response)
 
     def _on_hold(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -231,7 +232,7 @@ class ControllerNode(ManagedNode):
         return self._answer(lambda: self._controller.stop("by a person"), response)
 
     def _on_approve(self, request: ApprovePlan.Request, response: ApprovePlan.Response) -> ApprovePlan.Response:
-        """A person approves a plan; where this controller asks for nobody's approval, any is fine."""
+        """An operator approves a plan; where this controller requires no approval, any plan is fine."""
         if self.config.approve:
             with self._lock:
                 response.message = self._controller.consent.approve(request.plan_id)
@@ -253,10 +254,10 @@ class ControllerNode(ManagedNode):
         self._keep_stop()
         return response
 
-    # Out
+    # Outputs
 
     def _cycle(self, late: float) -> None:
-        """One cycle, on the control loop's thread. Whatever fails in it stops the arm."""
+        """Run one cycle, on the control loop's thread. Any exception in it stops the arm."""
         self.timing.tick()
         with self._lock:
             try:
@@ -294,7 +295,7 @@ class ControllerNode(ManagedNode):
             self._publish_status()
 
     def _tell_status(self) -> None:
-        """Ten times a second: who else is there, and how it stands."""
+        """Ten times a second: check for another controller, and publish the status."""
         another = self._strangers.another_controller()
         with self._lock:
             self._controller.level(Event.SECOND_CONTROLLER, "stop one of them" if another else "")
@@ -302,7 +303,7 @@ class ControllerNode(ManagedNode):
         self._keep_stop()
 
     def _note_change(self) -> None:
-        """The state or its reason has changed; under the lock."""
+        """Handle a change of the state or its reason; under the lock."""
         supervisor, (before, _) = self._controller.supervisor, self._told
         self._told = (supervisor.state, supervisor.reason)
         if supervisor.state is before:
@@ -311,12 +312,12 @@ class ControllerNode(ManagedNode):
         if supervisor.state in (State.HOLD, State.STOPPED):
             for gripper in self._grippers:
                 gripper.hold()
-            self._gripper_goals = [None for _ in self._gripper_goals]  # told anew when commands go on
+            self._gripper_goals = [None for _ in self._gripper_goals]  # sent again when commands resume
         if State.STOPPED in (supervisor.state, before):
             self._stopped = (self._stopped or supervisor.reason) if supervisor.state is State.STOPPED else ""
 
     def _keep_stop(self) -> None:
-        """Have a latched stop outlive this process; not under the lock, since a disk may be slow."""
+        """Write a latched stop to disk, so it outlives this process; not under the lock, since a disk may be slow."""
         if self._stopped == self._written or not self.config.keep_stop:
             return
         self._written = self._stopped
@@ -326,7 +327,7 @@ class ControllerNode(ManagedNode):
             self._notes.note(f"the stop will not outlive this process: {error}", LoggingSeverity.WARN)
 
     def _publish_status(self) -> None:
-        """Publish how it stands; under the lock."""
+        """Publish the SafetyStatus; under the lock."""
         if (self._controller.supervisor.state, self._controller.supervisor.reason) != self._told:
             self._note_change()
         status = safety_status(self._controller, self._chunks.played, self._now())

@@ -1,6 +1,6 @@
 """The scripted expert of the two-arm workcell in the policy's place: same topics, same action, same messages.
 
-It sees the simulator's own state instead of images, and has neither depth codes nor a trace to show.
+It plans from the simulator's ground truth instead of images, and publishes neither depth tokens nor a trace.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from molmoact_ros.training.expert import STEP
 from molmoact_ros.training.tray_expert import TrayPhase, chunk, see
 
 OVERDUE: Final = 0.5
-"""s after which an answer of the simulator is not waited for any more, nor used: it is of an old scene."""
+"""s after which a response of the simulator is dropped: it is of an old scene."""
 
 
 class ExpertConfig(BaseModel):
-    """Parameters of the expert."""
+    """Parameters of the expert node."""
 
     controller: str = Field("controller", description="node name of the controller; a relative one: in this namespace")
     sim: str = Field("sim", description="node name of the simulator; a relative one: in this namespace")
@@ -39,13 +39,13 @@ class ExpertConfig(BaseModel):
 
 
 class ExpertNode(Node):
-    """One goal at a time; while it lasts, a plan every period from what the simulator says."""
+    """Serves one goal at a time; while it lasts, plans every period from the simulator's ground truth."""
 
     def __init__(self) -> None:
         super().__init__("expert")
         self.config = declare(self, ExpertConfig)
         self._planning, self._number = False, 0  # of the last plan
-        self._asked, self._answer = 0.0, Future()  # when the simulator was asked, and for what
+        self._asked, self._answer = 0.0, Future()  # when the simulator was last called, and its response
         self._answer.set_result(None)
         self._clock_watch, self._link = ClockJumps(), ControllerClient(self, self.config.controller)
         self._chunks = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
@@ -54,38 +54,38 @@ class ExpertNode(Node):
         self.create_timer(PERIOD, self._beat, clock=STEADY)
         self.create_timer(self.config.period, self._look, clock=STEADY)
         self._goals: ExecuteServer | None = None
-        self.sees = True  # as Planner.sees: goals are taken when all is connected
+        self.sees = True  # as Planner.sees: goals are accepted once everything is connected
 
     def destroy_node(self) -> None:
-        """End the goal, then the node."""
+        """End the goal, then destroy the node."""
         if self._goals is not None:
             self._goals.close()
         super().destroy_node()
 
     def callback_failed(self, error: Exception) -> None:
-        """What fails on the executor's thread ends the goal, and the arm holds; the node goes on."""
+        """End the goal when a callback on the executor's thread fails; the arm holds, and the node goes on."""
         if self._goals is not None:
             self._goals.end(Result.FAULT, f"internal error: {error}")
 
     def _connected(self) -> bool:
-        """Simulator and controller hear this node, and it hears them."""
+        """Whether simulator and controller have discovered this node, and it them."""
         hears = self._link.count > 0 and self._truth.service_is_ready() and self._link.is_there
         return hears and self._chunks.get_subscription_count() > 0
 
-    # The goal
+    # Planner: the goal's interface
 
     def check_goal(self, request: Goal) -> str:
-        """As Planner.check_goal."""
+        """See Planner.check_goal."""
         known = request.instruction.strip().lower() == INSTRUCTION
         return "" if known else f"the scripted expert knows only {INSTRUCTION!r}"
 
     def begin_goal(self, request: Goal) -> str:
-        """As Planner.begin_goal."""
+        """See Planner.begin_goal."""
         self._planning, self._number = True, 0
         return ""
 
     def halt(self) -> None:
-        """As Planner.halt."""
+        """See Planner.halt."""
         self._planning = False
 
     def _beat(self) -> None:
@@ -110,7 +110,7 @@ class ExpertNode(Node):
     # Plans
 
     def _look(self) -> None:
-        """Ask the simulator how things stand, unless it still owes an answer."""
+        """Request the ground truth, unless a response is outstanding."""
         now = time.monotonic()
         if not self._planning or (not self._answer.done() and now - self._asked < OVERDUE):
             return
@@ -130,7 +130,7 @@ class ExpertNode(Node):
 
 
 def seen(truth: SceneTruth.Response) -> TrayPhase:
-    """What the expert knows, from the simulator's answer."""
+    """The expert's observation, from the simulator's response."""
 
     def turn(pose) -> Rotation:  # type: ignore[no-untyped-def]
         q = pose.orientation

@@ -1,4 +1,4 @@
-"""The graph's topics on Foxglove's websocket, without a ROS installation: what nobody looks at is not listened to."""
+"""The graph's topics on Foxglove's websocket, without a ROS installation; subscribes only to topics with a viewer."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.secret import is_loopback
 
 BACKLOG = 16
-"""Messages that wait for a slow viewer; older ones are dropped, so that nothing piles up."""
+"""Length of a slow viewer's queue, messages; older ones are dropped, so that no backlog builds up."""
 LOOK = 0.2
-"""s between looks at who watches what."""
+"""s between checks of which client watches which topic."""
 
 
 ORIGINS = ["https://app.foxglove.dev", "file://"]
-"""Foxglove in a browser, and its desktop application. Not "null": any page can make itself one of that."""
+"""Foxglove in a browser, and its desktop application. Not "null": any page can give itself that origin."""
 
 
 class FoxgloveConfig(BaseModel):
-    """Parameters of the bridge. The token is none: anybody on the graph could read it."""
+    """Parameters of the bridge. The token is no parameter: anybody on the graph could read it."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen at; any but this machine's own: token")
     port: int = Field(8765, ge=0, le=65535, description="port; 0: any that is free")
@@ -40,7 +40,7 @@ class FoxgloveConfig(BaseModel):
 
 
 class FoxgloveNode(ContainedNode):
-    """The server's threads say who watches; the executor's listens and hands on."""
+    """The server's threads report which topics are watched; the executor's thread subscribes and forwards."""
 
     def __init__(self) -> None:
         super().__init__("foxglove")
@@ -58,8 +58,8 @@ class FoxgloveNode(ContainedNode):
         self._watchers = watchers
         self._sinks = foxglove.Context()
         secret, file = token(config.host, config.token_file)
-        # The SDK's server asks nobody who they are, so it is not reached but through the gate. It has no capabilities:
-        # nobody can publish, call or set anything by it.
+        # The SDK's server has no authentication, so it is reachable only through the gate. It has no capabilities: no
+        # client can publish, call or set anything through it.
         hidden = hidden_address()
         self._server = foxglove.start_server(
             name="MolmoAct ROS", host=hidden, port=0, capabilities=[], server_listener=watchers,
@@ -80,7 +80,7 @@ class FoxgloveNode(ContainedNode):
         self.get_logger().info(f"ready: open {at}{more} in Foxglove")
 
     def destroy_node(self) -> None:
-        """End the servers, then the node."""
+        """End the servers, then destroy the node."""
         self._gate.close()
         self._server.stop()
         super().destroy_node()
@@ -88,7 +88,7 @@ class FoxgloveNode(ContainedNode):
     def _look_for_topics(self) -> None:
         for topic, types in self.get_topic_names_and_types():
             if topic not in self._channels:
-                self._channels[topic] = None  # whatever comes of it, it is looked at once
+                self._channels[topic] = None  # whatever the result, each topic is tried once
                 self._channels[topic] = self._relay(topic, types[0])
 
     def _relay(self, topic: str, type_name: str) -> _Relay | None:
@@ -112,7 +112,7 @@ class FoxgloveNode(ContainedNode):
 
 
 def hidden_address() -> str:
-    """An address of this machine that no page in a browser here can guess: one of 2^24, at one of thousands of ports.
+    """A loopback address that no page in a local browser can guess: one of 2^24, at one of thousands of ports.
 
     Programs can read it in /proc, but those may join the ROS graph anyway.
     """
@@ -120,17 +120,17 @@ def hidden_address() -> str:
 
 
 class _Relay:
-    """One topic and its channel."""
+    """Forwards one topic to its channel."""
 
     def __init__(self, node: Node, topic: str, kind: type, channel: Any) -> None:
         self._node, self._channel = node, channel
         self._kind, self._topic, self._latecomers = kind, topic, False
         self._subscription: Subscription | None = None
         self._clients: frozenset[int] = frozenset()
-        self._kept: bytes | None = None  # the last one, where latecomers are told it
+        self._kept: bytes | None = None  # the last message, where late joiners receive it
 
     def serve(self, clients: frozenset[int]) -> None:
-        """Listen while there are any; tell those who are new what is kept."""
+        """Subscribe while there are clients; new ones receive the last message."""
         if clients and self._subscription is None:
             quality = offered(self._node, self._topic, depth=5)
             self._latecomers = quality.durability is DurabilityPolicy.TRANSIENT_LOCAL
@@ -154,7 +154,7 @@ class _Relay:
 
 
 class _Watchers:
-    """Which clients watch which topic; told by the server's threads."""
+    """Which clients watch which topic; the server's threads update it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -166,12 +166,12 @@ class _Watchers:
             return {topic: frozenset(clients) for topic, clients in self._clients.items() if clients}
 
     def on_subscribe(self, client: Any, channel: Any) -> None:
-        """A client begins to watch."""
+        """A client subscribes to a channel."""
         with self._lock:
             self._clients.setdefault(channel.topic, set()).add(client.id)
 
     def on_unsubscribe(self, client: Any, channel: Any) -> None:
-        """A client has seen enough, or is gone."""
+        """A client unsubscribes, or has disconnected."""
         with self._lock:
             self._clients.get(channel.topic, set()).discard(client.id)
 

@@ -1,4 +1,4 @@
-"""A joystick (sensor_msgs/Joy, as ros joy_node publishes it) moves an arm while its dead-man's button is held."""
+"""A joystick (sensor_msgs/Joy, as ros joy_node publishes it) moves an arm while its dead-man's switch is held."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.spin import run
 
 OLD: Final = 0.2
-"""s after which a message is not acted on: the controller takes as much silence for letting go."""
+"""Greatest age of a message that is acted on, s: the controller takes silence of that length for a release."""
 AHEAD: Final = 0.05
 """s by which the clock of the joystick's computer may be ahead."""
 
 
 class JoystickConfig(TeleopClientConfig, JoystickLayout):
-    """Parameters of the joystick."""
+    """Parameters of the joystick node."""
 
     joy: str = Field("joy", description="topic of the joystick; its autorepeat_rate must be 10 Hz at least")
 
 
 class JoystickNode(TeleopClient):
-    """Speaks once for each message, so that a joystick that falls silent lets go."""
+    """Publishes once for each message, so that a joystick that falls silent releases the arm."""
 
     def __init__(self) -> None:
         super().__init__("joystick")
@@ -44,7 +44,7 @@ class JoystickNode(TeleopClient):
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         if "stop" in hand.pressed:
-            self.ask("stop")  # however old: a stop too many hurts nobody
+            self.ask("stop")  # however old: a stop too many does no harm
         if not self._is_fresh(message):
             self.get_logger().warning(
                 f"a message of {self.config.joy} is older than {OLD:g} s, or of the future; it moves nothing",
@@ -68,8 +68,8 @@ class JoystickNode(TeleopClient):
                 self.say_gripper(self._arm, opening)
 
     def _is_fresh(self, message: Joy) -> bool:
-        """Whether it was made just now. One without a stamp counts as made when it is received."""
-        # Some drivers fill in no stamp, and would move nothing. A burst of such messages after a delay is believed: at
+        """Whether the message is recent. One without a stamp counts as made when it is received."""
+        # Some drivers fill in no stamp, and would move nothing. A burst of such messages after a delay is accepted: at
         # most the ten that the queue holds.
         stamp = message.header.stamp
         if not (stamp.sec or stamp.nanosec):

@@ -22,19 +22,19 @@ from molmoact_ros.ros.parameters import declare
 from molmoact_ros.utils.child_process import ended_by_signals
 
 PERIOD: Final = 0.05
-"""s between words to the controller, which takes 0.2 s of silence for letting go."""
+"""s between messages to the controller, which takes 0.2 s of silence for a release."""
 WIDEST: Final = 200
 """Characters of the controller's reason on the screen."""
 GONE: Final = "\x04"
-"""End of transmission: the terminal is gone."""
+"""End of transmission: the terminal was closed."""
 
 
 class KeyboardConfig(TeleopClientConfig, Speeds):
-    """Parameters of the keyboard."""
+    """Parameters of the keyboard node."""
 
 
 class KeyboardNode(TeleopClient):
-    """Takes keys as they come and says what they mean, every PERIOD."""
+    """Reads keys as they are pressed, and publishes the resulting motion every PERIOD."""
 
     def __init__(self) -> None:
         super().__init__("keyboard")
@@ -43,7 +43,7 @@ class KeyboardNode(TeleopClient):
         self._keys, self._there = Keyboard(self.config, len(self.config.arms)), False
 
     def press(self, key: str) -> None:
-        """Take a key."""
+        """Handle a key press."""
         before = self._keys.arm
         opening = self._keys.press(key, time.monotonic())
         if self._keys.arm != before and self._there:
@@ -56,7 +56,7 @@ class KeyboardNode(TeleopClient):
             self.say_gripper(self._keys.arm, opening)
 
     def speak(self) -> None:
-        """Say what the keys mean now; nothing where nobody is there."""
+        """Publish what the keys command now; nothing while no operator is present."""
         now = time.monotonic()
         if self._keys.is_present(now):
             self.say_present()
@@ -71,12 +71,12 @@ class KeyboardNode(TeleopClient):
         state = name_of(STATES, safety.state) if safety.header.stamp.sec else "no controller"
         arm = f"{self.config.arms[self._keys.arm].rstrip('_') or 'the'} arm"
         line = f"{arm}, speed x{self._keys.factor:.2f} | {state} {safety.reason[:WIDEST]}"
-        return "".join(c if c.isprintable() else "?" for c in line)  # a terminal obeys what is not
+        return "".join(c if c.isprintable() else "?" for c in line)  # a terminal would execute control characters
 
 
 @contextmanager
 def _keys_at_once() -> Iterator[None]:
-    """The terminal gives each key as it is pressed, and is put back however this is left."""
+    """Put the terminal into cbreak mode: each key arrives as it is pressed. The old mode is restored on exit."""
     if not sys.stdin.isatty():
         raise RuntimeError("the keyboard needs a terminal; start it in one, without a pipe")
     kept = termios.tcgetattr(sys.stdin)
@@ -100,7 +100,7 @@ def _typed(seconds: float) -> Iterator[str]:
 def main() -> None:
     """Read keys until q or a signal. The exit status is 1, with one line, where there is no terminal."""
     os.environ.update(default_discovery(os.environ))
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # ours end it by SIGHUP, too
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # ours end it on SIGHUP, too
     node = None
     try:
         with ended_by_signals():
@@ -135,7 +135,7 @@ def _serve(node: KeyboardNode) -> None:
 
 
 def _spin(node: KeyboardNode) -> bool:
-    """Take one message, if there is any; whether the state was news."""
+    """Handle one message, if there is any; whether the state has changed."""
     before = node.safety
     rclpy.spin_once(node, timeout_sec=0.0)
     return node.safety is not before

@@ -1,4 +1,4 @@
-"""The web panel: a browser's buttons, words and lines for the robot, and what the robot says for the browser."""
+"""The web panel: forwards a browser's buttons, instructions and drawings to the robot, and its state to the browser."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ ENGINE: Final = {
 }
 """Names of the engine's states."""
 SOURCES: Final = {Trace.MODEL: "model", Trace.HUMAN: "person"}
-"""Whose trace it is."""
+"""Names of a trace's sources."""
 SPACES: Final = {getattr(ActionChunk, name): name.lower() for name in ("DELTA_EE_POSE", "EE_POSE", "JOINT_POSITION")}
-"""Names of what a chunk's numbers mean."""
+"""Names of a chunk's action spaces."""
 RATE: Final = 10.0
-"""Hz of the state that browsers are shown."""
+"""Rate of the state that browsers receive, Hz."""
 PRESENCE_RATE: Final = 5.0
-"""Hz of `presence` while an operator's page is there."""
+"""Rate of `presence` while an operator's page is open, Hz."""
 LONGEST: Final = 500
-"""Characters of a text, and points of a trace, that browsers are shown; no node of ours has more."""
+"""Characters of a text, and points of a trace, that browsers receive; no node of ours has more."""
 MOST: Final = 64
-"""Stages and limits of a message, and actions of a chunk, that browsers are shown."""
+"""Stages and limits of a message, and actions of a chunk, that browsers receive."""
 KNOWN: Final = [f"put the {name} {at} the {target}" for name in OBJECTS for target, at in PREPOSITION.items()] + [
     f"pick up the {name}" for name in OBJECTS
 ]
-"""What the nano model was taught to do."""
+"""Instructions that the nano model was trained on."""
 
 
 class PanelConfig(TeleopClientConfig, Speeds):
-    """Parameters of the panel. The token is none: anybody on the graph could read it."""
+    """Parameters of the panel. The token is no parameter: anybody on the graph could read it."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to serve on; 0.0.0.0: to the whole network")
     port: int = Field(8088, ge=0, lt=65536, description="TCP port; 0: any that is free, named in the log")
@@ -73,7 +73,7 @@ class PanelConfig(TeleopClientConfig, Speeds):
 
 
 class PanelNode(TeleopClient):
-    """Callbacks run on the executor's thread; what a browser says comes on the web server's."""
+    """Callbacks run on the executor's thread; a browser's requests arrive on the web server's."""
 
     def __init__(self) -> None:
         super().__init__("panel")
@@ -84,12 +84,12 @@ class PanelNode(TeleopClient):
         self._edit = self.create_client(EditTrace, f"{config.policy}/edit_trace")
         self._triggers["hold"] = self.create_client(Trigger, f"{config.controller}/hold")
         self._triggers["veto"] = self.create_client(Trigger, f"{config.policy}/veto")
-        self._approvals = [  # the controller's first: it plays only what it knows as approved, where it is asked to
+        self._approvals = [  # the controller first: where it requires approval, it plays only approved plans
             self.create_client(ApprovePlan, f"{node}/approve_plan") for node in (config.controller, config.policy)
         ]
         self._engine, self._trace, self._chunk = EngineStatus(), None, None
-        self._traces, self._goals = 0, 0  # heard, and given
-        self._ended: dict[str, Any] = {}  # how the last goal did
+        self._traces, self._goals = 0, 0  # counts: traces received, goals sent
+        self._ended: dict[str, Any] = {}  # the last goal's result
         self._heard = {"safety": -math.inf, "engine": -math.inf}
         self._plans: list[tuple[PollingSubscription, Callable[[Any], None]]] = [
             (PollingSubscription(self, EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
@@ -113,12 +113,12 @@ class PanelNode(TeleopClient):
         self.get_logger().info(f"ready: {at}" + (f", with the token in {file}" if file else ""))
 
     def destroy_node(self) -> None:
-        """Let go of the arm, end the web server, then the node."""
+        """Release the arm, end the web server, then destroy the node."""
         self._server.close()
         self._encoder.close()
         super().destroy_node()
 
-    # What the robot says
+    # State from the robot
 
     def _on_safety(self, message: SafetyStatus) -> None:
         changed = message.state != self.safety.state or message.reason != self.safety.reason
@@ -139,7 +139,7 @@ class PanelNode(TeleopClient):
         self._chunk = message
 
     def _show(self) -> None:
-        """Tell browsers how it stands, and look at what they look at."""
+        """Send browsers the state, and subscribe to the images that they view."""
         for polled, hear in self._plans:
             contained(self, lambda polled=polled, hear=hear: [hear(message) for message in polled.messages()])()
         if self._server.watched():
@@ -162,7 +162,7 @@ class PanelNode(TeleopClient):
     def _state(self) -> dict[str, Any]:
         now = time.monotonic()
         there = {name: now - at < 1.0 for name, at in self._heard.items()}
-        there["engine"] &= self._execute.server_is_ready()  # what is only heard cannot be instructed yet
+        there["engine"] &= self._execute.server_is_ready()  # without its action server it accepts no goal
         return {
             "safety": safety_state(self.safety) if there["safety"] else None,
             "engine": engine_state(self._engine) if there["engine"] else None,
@@ -171,10 +171,10 @@ class PanelNode(TeleopClient):
             "ended": self._ended,
         }  # fmt: skip
 
-    # What the browser says
+    # Requests from the browser
 
     def press(self, name: str) -> Future[PanelReply]:
-        """A service of Trigger, or `end`."""
+        """Call a Trigger service, or `end`."""
         if name == "end":
             self._say.publish(String())
             return _now(PanelReply(ok=True))
@@ -185,10 +185,10 @@ class PanelNode(TeleopClient):
         return self._call(self._triggers["resume" if name == "reset" else name], Trigger.Request())
 
     def _why_not(self, name: str) -> str:
-        """Why a reset or a resume is not passed on; empty where it is. Both are the controller's `resume`.
+        """Why a reset or a resume is not forwarded; empty where it is. Both are the controller's `resume`.
 
-        The page says which of them it showed, so that a stop that was pressed elsewhere meanwhile is not lifted, and a
-        double click does not lead from STOPPED to motion.
+        The page names which of them it displayed, so that a stop that was pressed elsewhere meanwhile is not lifted,
+        and a double click does not lead from STOPPED to motion.
         """
         stopped = self.safety.state == SafetyStatus.STOPPED
         if name == "resume" and stopped:
@@ -200,9 +200,10 @@ class PanelNode(TeleopClient):
         return ""
 
     def approve(self, plan: int) -> Future[PanelReply]:
-        """The plan that an operator has looked at: to the controller, where it is asked for approval, then the policy.
+        """Approve the plan that an operator has inspected: at the controller, where it requires approval, then the
+        policy.
 
-        Where another plan waits by now, both refuse, and say so.
+        Where another plan waits by now, both refuse with that reason.
         """
         asked = [client for client in self._approvals if client.service_is_ready()]
         if not asked or asked[-1] is not self._approvals[-1]:
@@ -222,7 +223,7 @@ class PanelNode(TeleopClient):
         self.when_done(clients[0].call_async(request), take)
 
     def instruct(self, text: str, stroke: DrawnStroke | None, move: bool) -> Future[PanelReply]:
-        """As a goal, which starts the controller, or as a word, which does not."""
+        """Send an instruction: as a goal, which starts the controller, or on the topic, which does not."""
         self._trace = None  # of another task
         if not move:
             if not self._say.get_subscription_count():
@@ -254,7 +255,7 @@ class PanelNode(TeleopClient):
             self._ended = {"goal": number, "message": result.result().result.message[:LONGEST]}
 
     def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
-        """A person's trace, or none."""
+        """Send an operator's trace, or clear it."""
         if stroke is None:
             return self._call(self._edit, EditTrace.Request(clear=True))
         return self._call(self._edit, EditTrace.Request(trace=self._drawn(stroke)))
@@ -267,17 +268,17 @@ class PanelNode(TeleopClient):
         return trace
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
-        """Move a hand, `twist` [6] in shares of full speed."""
+        """Move a hand, `twist` [6] in fractions of full speed."""
         if arm < len(self.config.arms):
             self.say_twist(arm, twist * np.repeat([self.config.linear, self.config.angular], 3))
 
     def let_go(self, arm: int) -> None:
-        """Stand, and release the dead-man's switch."""
+        """Stop the motion, and release the dead-man's switch."""
         if arm < len(self.config.arms):
             super().let_go(arm)
 
     def grip(self, arm: int, wide: bool) -> PanelReply:
-        """Open or close a hand."""
+        """Open or close a gripper."""
         if arm >= len(self.config.arms):
             return PanelReply(ok=False, message="there is no such arm")
         self.say_gripper(arm, OPENING_MAX if wide else 0.0)
@@ -297,7 +298,7 @@ class PanelNode(TeleopClient):
 
 
 def views(config: PanelConfig) -> list[View]:
-    """What can be looked at: the front camera, its depth, the model's depth, and the other cameras."""
+    """The image views: the front camera, its depth, the model's depth, and the other cameras."""
     front, *others = config.cameras
     color, depth = f"{front}/color/image_raw", f"{front}/aligned_depth_to_color/image_raw"
     return [
@@ -343,7 +344,7 @@ def trace_state(message: Trace) -> dict[str, Any]:
 
 
 def chunk_state(message: ActionChunk) -> dict[str, Any]:
-    """An action chunk for browsers; without rows where it is malformed, or not of the kind that they draw."""
+    """An action chunk for browsers; without rows where it is malformed, or not of the action space that they draw."""
     fits = message.steps <= MOST and message.dimensions in (7, 14)
     rows = np.array(message.actions) if fits and message.steps * message.dimensions == len(message.actions) else EMPTY
     sound = rows.size > 0 and np.isfinite(rows).all() and message.action_space == ActionChunk.DELTA_EE_POSE

@@ -1,7 +1,7 @@
-"""Plays a bag onto live topics, with its clock: what cameras and arms published; nodes of today do the rest.
+"""Plays a bag onto live topics, with its clock: its sensor data, which today's nodes process.
 
-Beside a controller it plays only where `allow_controller` says so: its clock, its joints and what operators did then
-would move a live arm. Commands, the recorded ones too, are never played.
+Beside a controller it plays only where `allow_controller` permits it: its clock, its joints and the operators' recorded
+input would move a live arm. It never plays commands, not even recorded ones.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.spin import run
 
 CLOCK_RATE: Final = 200.0
-"""Hz of /clock, of the machine's own time."""
+"""Rate of /clock, in the machine's own time, Hz."""
 GAP: Final = 1.0
-"""s of the clock between the end of the bag and its beginning, when it is played again."""
+"""s of the clock between the end of the bag and its beginning, when it loops."""
 POLICY, HOLD, STOPPED = 1, 2, 3  # of SafetyStatus.msg
 OURS = r"(/\w+)*/(policy|expert|controller|recorder|sim|player)/.*|.*_controller/.*|.*/target_(pose|joint)" \
        r"|/(left|right)_fr3.*|/clock|/rosout|/diagnostics|/parameter_events|.*/_action/.*"  # fmt: skip
-"""What the nodes of today publish themselves, and what moves arms."""
+"""Topics that today's nodes publish themselves, and topics that move arms."""
 COMMANDS = r"molmoact_ros/.*|(trajectory_msgs|control_msgs)/.*|std_msgs/msg/Float64MultiArray" \
            r"|geometry_msgs/msg/(Twist|Pose|Wrench|Accel)(Stamped)?"  # fmt: skip
 """Types of messages that may command something, on whatever topic."""
 OPERATORS = r"/policy/edit_trace|/controller/(teleop/.*|presence|stop)"
-"""What operators published: played where a replay has a domain of its own."""
+"""Operators' topics: played where a replay has a domain of its own."""
 SAFETY = "molmoact_ros/msg/SafetyStatus"
 DISCOVERY: Final = 3.0
-"""s in which the nodes that run already are found, on a busy machine, too; before nothing is published."""
+"""s to discover the running nodes, even on a busy machine; nothing is published before that."""
 LOOK: Final = 0.5
-"""s between looks for a controller that was started meanwhile."""
+"""s between checks for a controller that was started meanwhile."""
 
 
 class PlayerConfig(BaseModel):
-    """Parameters of the player."""
+    """Parameters of the player node."""
 
     bag: str = Field("", min_length=1, description="folder of the bag")
     rate: float = Field(1.0, gt=0, le=100, description="times the recorded speed")
@@ -72,7 +72,7 @@ class PlayerConfig(BaseModel):
 
 @dataclass(frozen=True)
 class PlaybackEvent:
-    """Something to be done at a time of the bag, ns: a message to publish, or what a person said then."""
+    """An event at a time of the bag, ns: a message to publish, or an operator's call."""
 
     at: int
     message: BagMessage | None = None
@@ -81,13 +81,13 @@ class PlaybackEvent:
 
 
 class PlayerNode(Node):
-    """The bag is played by a thread of its own; services on the executor's."""
+    """A thread plays the bag; services run on the executor's thread."""
 
     def __init__(self) -> None:
         super().__init__("player")
         self.config = declare(self, PlayerConfig)
         self._looked = -math.inf
-        self._failure = ""  # why the thread has ended before the bag
+        self._failure = ""  # why the thread ended before the bag
         self._recording = Recording(
             Path(self.config.bag), TopicNames(remap=parse_remap([rule for rule in self.config.remap if rule]))
         )
@@ -96,8 +96,8 @@ class PlayerNode(Node):
             self._going.set()
         self._open = True
         self._clock_topic = self.create_publisher(Clock, "/clock", qos.RELIABLE)
-        self._sees = False  # today's policy has pictures
-        self._awaited = ""  # what is asked of the controller once it does
+        self._sees = False  # today's policy receives images
+        self._awaited = ""  # what is called at the controller once it does
         if self.config.allow_controller:
             self._connect()
         self._commanded = self._recorded_sinks()
@@ -113,7 +113,7 @@ class PlayerNode(Node):
         self.get_logger().info(f"ready: playing {len(self._topics)} topics of {self.config.bag}")
 
     def destroy_node(self) -> None:
-        """End the thread, then the node."""
+        """End the thread, then destroy the node."""
         self._open = False
         self._going.set()
         self._thread.join()
@@ -121,7 +121,7 @@ class PlayerNode(Node):
         super().destroy_node()
 
     def _connect(self) -> None:
-        """Create what a policy and a controller are commanded by."""
+        """Create the clients that command a policy and a controller."""
         self._instruction = self.create_publisher(String, "policy/instruction", qos.RELIABLE)
         self._triggers = {
             name: self.create_client(Trigger, f"controller/{name}") for name in ("start", "hold", "stop", "resume")
@@ -129,7 +129,7 @@ class PlayerNode(Node):
         self.create_subscription(EngineStatus, "policy/engine_status", self._on_engine, qos.RELIABLE)
 
     def _refuse_controllers(self) -> None:
-        """Raise RuntimeError where a controller runs: whoever publishes SafetyStatus."""
+        """Raise RuntimeError where a controller runs, that is, where a node publishes SafetyStatus."""
         for topic, types in self.get_topic_names_and_types():
             if SAFETY in types and self.count_publishers(topic):
                 raise RuntimeError(
@@ -144,13 +144,13 @@ class PlayerNode(Node):
         return not commands and not re.fullmatch(self.config.exclude, topic)
 
     def _recorded_sinks(self) -> set[str]:
-        """Where the recorded controller sent commands, as far as the bag holds its parameters."""
+        """Topics to which the recorded controller sent commands, as far as the bag holds its parameters."""
         then = parameters(self._recording, self._recording.names.controller)
         topics = (value for name, value in then.items() if name.endswith(("sink_topic", "gripper_topic")))
         return {"/" + topic.strip("/") for topic in topics}
 
     def _advertise(self, topic: str, type_name: str) -> dict[str, Any]:
-        """A publisher for a topic of the bag; compressed pictures are published as pictures, since nodes want those."""
+        """A publisher for a topic of the bag; compressed images are published decompressed, as nodes need them."""
         package, _, kind = type_name.split("/")
         try:
             message_type = getattr(import_module(f"{package}.msg"), kind)
@@ -212,7 +212,7 @@ class PlayerNode(Node):
             time.sleep(0.1)
 
     def _cues(self) -> Iterator[PlaybackEvent]:
-        """Everything that is to be done, by time."""
+        """All events, by time."""
         told, state = "", 0
         names = self._recording.names
         status, safety = f"{names.policy}/engine_status", f"{names.controller}/safety_status"
@@ -233,7 +233,7 @@ class PlayerNode(Node):
                 yield PlaybackEvent(message.stamp_ns, message)
 
     def _until(self, at: int) -> None:
-        """Tell the time until it is `at`, ns of the bag's clock; pauses take none of it."""
+        """Publish the clock until it is `at`, ns of the bag's clock; pauses take none of it."""
         step = round(self.config.rate * 1e9 / CLOCK_RATE)
         due = time.monotonic()
         while self._open and self._now < at:
@@ -269,7 +269,7 @@ class PlayerNode(Node):
             self._ask_controller()
 
     def _ask_controller(self) -> None:
-        """What was asked of it then; to move only once the policy of today has pictures, or it would hold at once."""
+        """Repeat the recorded call. One that starts motion waits until today's policy has images, or it would hold."""
         service, engine = self._awaited, "policy/engine_status"
         if service and (self._sees or service == "stop" or not self.count_publishers(engine)):
             self._awaited = ""
@@ -289,7 +289,7 @@ def has_header(kind: Any) -> bool:
 
 
 def restamped(data: bytes, shift: int) -> bytes:
-    """A message that begins with a header, as CDR bytes, with its stamp moved by `shift` ns; a stamp of zero stays."""
+    """A CDR message that begins with a header, with its stamp shifted by `shift` ns; a stamp of zero stays."""
     order: Literal["little", "big"] = "little" if data[1] & 1 else "big"
     seconds = int.from_bytes(data[4:8], order, signed=True)
     stamp = seconds * 10**9 + int.from_bytes(data[8:12], order)

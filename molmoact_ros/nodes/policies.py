@@ -1,4 +1,4 @@
-"""The policies of several robots in one process, over one engine: `/left/policy` and `/right/policy`, say.
+"""The policies of several robots in one process, over one engine: `/left/policy` and `/right/policy`, for example.
 
 Each is in its robot's namespace, and so are its cameras, joints and controller, whose names are relative.
 """
@@ -18,13 +18,13 @@ from molmoact_ros.ros.spin import run
 
 
 class PoliciesConfig(PolicyConfig):
-    """Parameters of all policies, and whose they are."""
+    """Parameters that all policies share, and the robots' namespaces."""
 
     robots: list[str] = Field(["left", "right"], min_length=1, description="namespace of each robot")
 
 
 def make_policies() -> list[Node]:
-    """A node for each robot. Raises ValueError for parameters that do not fit, and what loading an engine raises."""
+    """A node for each robot. Raises ValueError for parameters that do not fit, and what opening an engine raises."""
     asked = rclpy.create_node("policies")
     config = declare(asked, PoliciesConfig)
     shared = [Parameter(name, value=value) for name, value in config.model_dump(exclude={"robots"}).items()]

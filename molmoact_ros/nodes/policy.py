@@ -1,6 +1,6 @@
-"""The policy: camera frames and an instruction in; depth codes, trace and action chunk out, each as it is complete.
+"""The policy: camera frames and an instruction in; depth tokens, trace and action chunk out, each once complete.
 
-A person's drawing steers it, and a gate may hold actions back until they are approved (docs/view.md).
+An operator's drawing steers it, and a gate may hold actions back until they are approved (docs/view.md).
 """
 
 from __future__ import annotations
@@ -43,17 +43,20 @@ from molmoact_ros.ros.spin import run
 
 
 class PolicyNode(ManagedNode):
-    """Callbacks run on the executor's thread; `on_...` of the reasoner on the reasoner's."""
+    """ROS interface of the policy: wires camera topics, InferenceThread, ApprovalGate and the action server.
+
+    Callbacks run on the executor's thread; the PlanListener's methods run on the inference thread.
+    """
 
     def __init__(self, load: Callable[[PolicyConfig], Engine] = load_engine, **options: Any) -> None:
-        """load: makes the engine when the node is configured; options: of rclpy's nodes, such as the namespace."""
+        """load: opens the engine when the node is configured; options: of rclpy's nodes, such as the namespace."""
         super().__init__("policy", **options)
         self.config, self._load = declare(self, PolicyConfig), load
         self._settings = LiveParameters(self, LIVE)
         self._active = False
         self._configured = False
 
-    # Life cycle
+    # Lifecycle
 
     def configure(self) -> None:
         """Load the engine and create the topics."""
@@ -76,7 +79,7 @@ class PolicyNode(ManagedNode):
         self._report = EngineStatusPublisher(
             self, str(config.folder), self._reasoner, self._drawings, self._gate, alone
         )
-        self._depth: Subscription | None = None  # of the front camera, where a mode wants it
+        self._depth: Subscription | None = None  # of the front camera, while a mode needs it
         self._settings.connect_setters(
             {"mode": self._use_mode, "approve": self._gate.set_mode, "approve_seconds": self._gate.set_seconds}
         )
@@ -89,32 +92,32 @@ class PolicyNode(ManagedNode):
         self._configured = True
 
     def activate(self) -> None:
-        """Take instructions from now on."""
+        """Accept instructions from now on."""
         self._active, config = True, self.config
         self._come_first()
         place = config.server if config.backend == "server" else config.device
         self.get_logger().info(f"ready: {config.folder} ({self._engine.digest}) by {config.backend} on {place}")
 
     def _come_first(self) -> None:
-        """A plan that is late is a worse plan: whatever else runs waits, but for the controller."""
+        """Raise the process' priority above all but the controller's: a plan that is late is a worse plan."""
         priority, config = self.config.priority, self.config
         if config.backend == "torch" and config.device == "cpu" and config.threads >= (os.cpu_count() or 1):
             priority = 0  # on all cores at once it would starve the cameras
         real_time(priority, own_threads())
 
     def deactivate(self) -> None:
-        """End the goal, and take no more instructions."""
+        """End the goal, and accept no more instructions."""
         if self._active and self._is_busy:
             self._end_task(Result.CANCELED, "the policy was deactivated")
         self._active = False
 
     def forget(self) -> None:
-        """End the reasoner and drop the engine."""
+        """End the inference thread and drop the engine."""
         self._close()
         super().forget()
 
     def destroy_node(self) -> None:
-        """The arm holds, the reasoner ends, then the node."""
+        """Hold the arm, end the inference thread, then destroy the node."""
         self._close()
         super().destroy_node()
 
@@ -128,12 +131,12 @@ class PolicyNode(ManagedNode):
             self._engine.close()
 
     def callback_failed(self, error: Exception) -> None:
-        """What fails on the executor's thread ends the task, and the arm holds; the node goes on."""
+        """End the task when a callback on the executor's thread fails; the arm holds, and the node goes on."""
         if self._configured and self._is_busy:
             self._end_task(Result.FAULT, f"internal error: {error}")
 
     def _use_mode(self, name: str) -> None:
-        """Ask for so much from the next step on. Depth is listened to while it is wanted: it is as large as colour."""
+        """Set the mode from the next step on. Depth is subscribed only while needed: it is as large as colour."""
         mode = ReasoningMode(name)
         if mode is ReasoningMode.GROUNDED and self._depth is None:
             topic = f"{self.config.cameras[0]}/aligned_depth_to_color/image_raw"
@@ -146,18 +149,18 @@ class PolicyNode(ManagedNode):
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
 
-    # What the reasoner says
+    # PlanListener, on the inference thread
 
     def may_plan_on(self, stamp: float) -> bool:
-        """Not while a plan waits for approval, nor before the arm stands, where plans have to wait."""
+        """False while a plan waits for approval, and, where plans have to wait, before the arm stands."""
         return self._gate.may_plan_on(stamp)
 
     def drawn(self) -> np.ndarray | None:
-        """What is left of a person's trace, int64 [n, 2] in 0..255."""
+        """The rest of an operator's trace, int64 [n, 2] in 0..255."""
         return self._drawings.trace
 
     def on_plan(self, plan: ReasonedPlan) -> None:
-        """Publish what this step has completed; each part once."""
+        """Publish the parts that this step has completed, each once."""
         self._plans.reasoning(plan)
         chunk = self._plans.chunk(plan)
         if chunk is not None:
@@ -167,11 +170,11 @@ class PolicyNode(ManagedNode):
             self._report.take_plan(plan)
 
     def on_waiting(self, reason: str) -> None:
-        """A camera is silent."""
+        """Report that a camera is silent."""
         self._report.report(EngineStatus.WAITING, reason)
 
     def on_refused(self, reason: str, fatal: bool) -> None:
-        """A step gave nothing; a fatal refusal ends the goal."""
+        """Report a refused step; a fatal refusal ends the goal."""
         self._report.report(EngineStatus.FAULT, reason)
         if fatal:
             self._goals.trouble = reason
@@ -181,12 +184,13 @@ class PolicyNode(ManagedNode):
             self._reasoner.add_joints(joints)
         self._reasoner.add_image(topic, image)
 
-    # What people say
+    # Instructions
 
     def _on_instruction(self, message: String) -> None:
-        """Reason about it and publish plans. The controller is not told to start: that takes a goal, or a person.
+        """Reason about an instruction and publish plans, without starting the controller: that takes a goal or an
+        operator.
 
-        Saying again what is being done changes nothing; an empty instruction ends it.
+        Repeating the current instruction changes nothing; an empty one ends it.
         """
         if not message.data.strip():
             self._end_task(Result.CANCELED, "ended by an empty instruction")
@@ -202,10 +206,10 @@ class PolicyNode(ManagedNode):
     def _veto(self, reason: str) -> None:
         self._end_task(Result.HELD, reason)
 
-    # Tasks
+    # Planner: the goal's interface
 
     def check_goal(self, request: Goal) -> str:
-        """As Planner.check_goal."""
+        """See Planner.check_goal."""
         if not self._active:
             return "the policy is not active; activate it first"
         try:
@@ -215,11 +219,11 @@ class PolicyNode(ManagedNode):
         except RefusedStep as refusal:
             return str(refusal)
         if self._report.clear():
-            self.sees = False  # the controller has to hear that first: it would hold for the fault before
+            self.sees = False  # the controller must receive that first, or it would hold for the earlier fault
         return ""
 
     def begin_goal(self, request: Goal) -> str:
-        """As Planner.begin_goal."""
+        """See Planner.begin_goal."""
         try:
             self._follow(request.instruction, request.trace if request.trace.x or request.trace.y else None)
         except RefusedStep as refusal:  # the drawing has become too old
@@ -227,7 +231,7 @@ class PolicyNode(ManagedNode):
         return ""
 
     def halt(self) -> None:
-        """As Planner.halt: nothing of the task is left, no step, no plan that waits, no drawing."""
+        """See Planner.halt: drops the task's step in progress, its pending plan and its drawing."""
         with self._reasoner.lock:
             self._forget_task("the task ended")
 
@@ -236,7 +240,7 @@ class PolicyNode(ManagedNode):
         return self._reasoner.task is not None or bool(self._goals.instruction)
 
     def _follow(self, instruction: str, drawing: Trace | None = None) -> None:
-        """Take up an instruction, with a person's drawing if there is one. Raises RefusedStep."""
+        """Start an instruction, with an operator's drawing if there is one. Raises RefusedStep."""
         text = validate_instruction(instruction)
         if not self._active:
             raise RefusedStep("the policy is not active; activate it first")
@@ -254,7 +258,7 @@ class PolicyNode(ManagedNode):
         self._drawings.end(why)
 
     def _end_task(self, code: int, message: str) -> None:
-        """No more plans, of a goal or without one, and the controller holds at once."""
+        """Stop planning, with or without a goal, and make the controller hold at once."""
         self._goals.end(code, message)
         self.halt()
         self._link.hold()
@@ -270,7 +274,7 @@ class PolicyNode(ManagedNode):
         self._plans.show()
 
     def _watch_clock(self) -> None:
-        """Stamps from before ROS time was set mean nothing after it: the task ends, and nothing stamped is kept."""
+        """After ROS time was set, end the task and drop everything stamped: earlier stamps are invalid."""
         by = self._clock_watch.moved(self._now(), time.monotonic())
         if not by:
             return
@@ -286,12 +290,12 @@ class PolicyNode(ManagedNode):
             self._report.report(EngineStatus.FAULT, reason)
 
     def _look_after_plan(self) -> None:
-        """What waits for approval, and how far the gripper is along a drawing."""
+        """Advance the pending plan, and the gripper's progress along a drawing."""
         with self._reasoner.lock:
             if self._reasoner.task is None:
                 self._forget_task("the task ended")
             self._gate.look_after()
-            # Time stands still for a drawing while its plan waits.
+            # A drawing's timeout stands still while its plan waits.
             if self._gate.shown is None and self._drawings.advance():
                 if self._drawings.done:
                     self._gate.rest()

@@ -41,19 +41,19 @@ except ImportError:  # not on PyPI; without it there is no topic for metadata
 
 
 class RealSenseConfig(BaseModel):
-    """Parameters of the node; those of each camera stand below its name."""
+    """Parameters of the node; those of each camera are prefixed with its name."""
 
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras")
 
 
 def _quoted(serial: object) -> object:
-    if isinstance(serial, int):  # a number in YAML loses its leading zeros
+    if isinstance(serial, int):  # YAML reads a serial as a number, which loses its leading zeros
         raise ValueError('write the serial number in quotes, such as "031422250347"')
     return serial
 
 
 class CameraConfig(BaseModel):
-    """Parameters of one camera; what is left empty or 0 comes from the preset of its model."""
+    """Parameters of one camera; an empty one, or 0, comes from the preset of its model."""
 
     serial: Annotated[str, BeforeValidator(_quoted)] = Field("", description="serial number; empty: the only one")
     model: str = Field("", description="D405, D415, D435 or D455; empty: as the camera calls itself")
@@ -69,7 +69,7 @@ class CameraConfig(BaseModel):
     white_balance: int = Field(0, ge=0, le=10_000, description="K; 0: automatic")
 
     def settings(self, camera: FoundCamera) -> Settings:
-        """How `camera` is to run. Raises ValueError when its model has no preset."""
+        """The settings of `camera`. Raises ValueError when its model has no preset."""
         preset = preset_of(self.model or camera.model)
         return Settings(
             width=self.width or preset.width, height=self.height or preset.height, rate=self.rate or preset.rate,
@@ -80,10 +80,10 @@ class CameraConfig(BaseModel):
 
 
 class RealSenseNode(Node):
-    """Each camera in a thread of its own; a camera that is missing is waited for."""
+    """Runs each camera in a thread of its own, which waits for a missing camera."""
 
     def __init__(self, plugged_in: Callable[[], Iterable[Any]] | None = None) -> None:
-        """plugged_in: librealsense's devices of this moment; by default those on USB."""
+        """plugged_in: returns librealsense's connected devices; by default those on USB."""
         super().__init__("realsense")
         names = declare(self, RealSenseConfig).cameras
         configs = {name: declare(self, CameraConfig, f"{name}.") for name in names}
@@ -100,7 +100,7 @@ class RealSenseNode(Node):
         self.get_logger().info(f"ready: cameras {', '.join(names)}")
 
     def destroy_node(self) -> None:
-        """Close the cameras, then the node."""
+        """Close the cameras, then destroy the node."""
         for camera in self._cameras:
             camera.keeper.close()
         super().destroy_node()
@@ -112,7 +112,7 @@ class RealSenseNode(Node):
 
 
 class _Finder:
-    """Opens cameras, one at a time: two threads must not take the same one."""
+    """Opens cameras one at a time, so that two threads never open the same one."""
 
     def __init__(self, context: Any, plugged_in: Callable[[], Iterable[Any]]) -> None:
         self._context, self._plugged_in, self._lock = context, plugged_in, threading.Lock()
@@ -127,7 +127,7 @@ class _Finder:
 
 
 class _Camera:
-    """The topics of one camera. `on_...` run in the keeper's thread, `status` in the executor's."""
+    """The topics of one camera. `on_...` run in the camera thread, `status` on the executor's."""
 
     def __init__(self, node: Node, name: str, config: CameraConfig, finder: _Finder) -> None:
         self._node, self._name, self._frame = node, name, f"{name}_color_optical_frame"
@@ -138,8 +138,8 @@ class _Camera:
         self._metadata = node.create_publisher(Metadata, f"{name}/color/metadata", qos.RELIABLE) if Metadata else None
         self._camera: RealSense | None = None
         self._clock = CameraClock()
-        self._stamp = 0.0  # of the last colour picture, ROS time, s
-        self._number = -1  # the camera's own count of colour frames
+        self._stamp = 0.0  # of the last colour image, ROS time, s
+        self._number = -1  # the camera's own frame counter, of colour
         self._trouble = "not looked for yet"
         self._frames = self._lost = self._opened = 0
         self._reported = (monotonic(), 0)
@@ -182,7 +182,7 @@ class _Camera:
             self._metadata.publish(Metadata(header=head, json_data=json.dumps(picture.metadata())))
 
     def status(self) -> DiagnosticStatus:
-        """How it runs since the last time this was asked."""
+        """Diagnostics since the last call."""
         (before, frames), now = self._reported, (monotonic(), self._frames)
         self._reported = now
         rate = (now[1] - frames) / max(now[0] - before, 1e-9)

@@ -1,4 +1,4 @@
-"""Writes every topic into an MCAP bag, as it passes, and beside them the parameters of all nodes."""
+"""Writes every topic into an MCAP bag, message by message, and the parameters of all nodes with them."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ KEEP_ALL: Final = QoSProfile(
     depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 LOOK: Final = 0.2
-"""s between looks for new topics and nodes."""
+"""s between discoveries of new topics and nodes."""
 TAKE: Final = 0.05
-"""s between takes of what has come: a camera at 60 Hz brings three pictures meanwhile."""
+"""s between polls of the subscriptions: a camera at 60 Hz sends three images meanwhile."""
 REMINDER: Final = 10.0
-"""s between lines that say how the recording goes."""
+"""s between log lines on the recording's progress."""
 
 
 class RecorderConfig(BaseModel):
-    """Parameters of the recorder."""
+    """Parameters of the recorder node."""
 
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
     exclude: list[str] = Field(
@@ -57,7 +57,7 @@ class RecorderConfig(BaseModel):
 
 
 class RecordedTopic(NamedTuple):
-    """How a topic is heard."""
+    """A recorded topic's type, subscription and QoS."""
 
     type_name: str
     polled: PollingSubscription
@@ -65,12 +65,12 @@ class RecordedTopic(NamedTuple):
 
 
 class RecorderNode(Node):
-    """Looks for new topics and nodes, subscribes to each topic as its publishers offer it, and takes what has come."""
+    """Discovers topics and nodes, subscribes to each topic with its publishers' QoS, and polls the subscriptions."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
         self.config = declare(self, RecorderConfig)
-        # What actions say to each other has types of its own, which no bag of Jazzy holds.
+        # The hidden topics of actions have types of their own, which no bag of Jazzy holds.
         self._exclude = [re.compile(pattern) for pattern in (".*/_action/.*", *self.config.exclude) if pattern]
         folder = Path(self.config.bag)
         writer = BagWriter(
@@ -81,12 +81,12 @@ class RecorderNode(Node):
             writer, folder, self.config.images, self.config.quality, self.config.waiting * MIB,
             self.config.reserve * MIB, self.get_logger().error,
         )  # fmt: skip
-        self._topics: dict[str, int] = {}  # how many publishers each had when it was last looked at
+        self._topics: dict[str, int] = {}  # how many publishers each had at the last discovery
         self._polled: dict[str, RecordedTopic] = {}
-        self._taken = self._clocks()  # when it was last taken, ns: by the machine's clock, by ROS'
-        self._nodes: set[str] = set()  # whose parameters are known, or asked for
+        self._taken = self._clocks()  # time of the last poll, ns: by the machine's clock, by ROS'
+        self._nodes: set[str] = set()  # whose parameters are known, or requested
         self._asking: dict[str, tuple[Client, Client]] = {}
-        # Told for the bag's sake: of each node what it had when it was first seen. Changes are on /parameter_events.
+        # Published for the bag: each node's parameters when it was discovered. Changes are on /parameter_events.
         self._parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self._look()
@@ -98,7 +98,7 @@ class RecorderNode(Node):
         self.get_logger().info(f"ready: recording into {folder}")
 
     def destroy_node(self) -> None:
-        """Finish the bag, then the node."""
+        """Finish the bag, then destroy the node."""
         self._take()
         super().destroy_node()
         self._recorder.close()
@@ -109,7 +109,7 @@ class RecorderNode(Node):
             if topic not in self._topics and any(pattern.fullmatch(topic) for pattern in self._exclude):
                 continue
             count = self.count_publishers(topic)
-            if count and count != self._topics.get(topic):  # without any, nobody knows yet how it will be offered
+            if count and count != self._topics.get(topic):  # without publishers, their QoS is unknown
                 self._record(topic, types[0]) if topic not in self._topics else self._listen_again(topic)
                 self._topics[topic] = count
         names = {f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces()}
@@ -120,7 +120,7 @@ class RecorderNode(Node):
 
     def _record(self, topic: str, type_name: str) -> None:
         kind = message_class(type_name)
-        # A queue of large pictures would be as large as all that may wait for the disk.
+        # A queue of large images would be as large as everything that may wait for the disk.
         quality = offered(self, topic, depth=10 if type_name in PICTURES else 1000)
         try:
             if kind is None:
@@ -132,7 +132,7 @@ class RecorderNode(Node):
         self._polled[topic] = RecordedTopic(type_name, PollingSubscription(self, kind, topic, quality), quality)
 
     def _listen_again(self, topic: str) -> None:
-        """Ask for less where a publisher that came later offers less: else not one message of it would be heard."""
+        """Relax the QoS where a later publisher offers less: otherwise none of its messages would match."""
         listener = self._polled.get(topic)
         if listener is None:
             return
@@ -160,7 +160,7 @@ class RecorderNode(Node):
         )
 
     def _take(self) -> None:
-        """Hand on what has come, oldest first, stamped with when the middleware heard it."""
+        """Pass received messages to the writer, oldest first, stamped with the middleware's reception time."""
         since, self._taken = self._taken, self._clocks()
         messages = [
             BagMessage(topic, listener.type_name, data, ros_time(heard, since, self._taken))
@@ -176,7 +176,7 @@ class RecorderNode(Node):
     # Parameters
 
     def _ask(self, node: str) -> None:
-        """Ask a node for its parameters, once it can be asked, and tell them as if it had just declared them."""
+        """Request a node's parameters, once its services are up, and publish them as if it had just declared them."""
         if node not in self._asking:
             self._asking[node] = (
                 self.create_client(ListParameters, f"{node}/list_parameters"),
@@ -202,7 +202,7 @@ class RecorderNode(Node):
 
         lister.call_async(ListParameters.Request()).add_done_callback(names_came)
 
-    # How it goes
+    # Progress
 
     def _report(self) -> None:
         tally = self._recorder.tally
@@ -225,7 +225,7 @@ class RecorderNode(Node):
 
 
 def ros_time(heard: int, since: tuple[int, int], until: tuple[int, int]) -> int:
-    """A time of the machine's clock by ROS' clock, ns, which may be simulated: by what both said before and after."""
+    """A time of the machine's clock, ns, by ROS' clock, which may be simulated: interpolated between two readings."""
     (began, first), (ended, last) = since, until
     if not first:  # a simulated clock that was not there yet
         return last
@@ -234,7 +234,7 @@ def ros_time(heard: int, since: tuple[int, int], until: tuple[int, int]) -> int:
 
 
 def as_metadata(profile: QoSProfile) -> Qos:
-    """A quality of service as rosbag2's metadata.yaml has it."""
+    """A QoS profile in the format of rosbag2's metadata.yaml."""
     forever: Any = {"sec": 9223372036, "nsec": 854775807}
     return {
         "history": "keep_last", "depth": profile.depth,
@@ -246,7 +246,7 @@ def as_metadata(profile: QoSProfile) -> Qos:
 
 
 def main() -> None:
-    """Start the node. It does not stand back: the controller tells it its commands under a lock that both share."""
+    """Start the node. Its priority is not lowered: the controller publishes to it under a lock that both share."""
     keep_memory()
     run(RecorderNode)
 

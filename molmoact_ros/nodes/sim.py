@@ -34,15 +34,15 @@ from molmoact_ros.utils.paths import robot_model
 OPEN: Final = 0.04
 """Position of one finger when the hand is open, m."""
 TICK: Final = 0.004
-"""Physics advances in steps of this long, s, each with a new wanted position."""
+"""Time step of the physics between two new position targets, s."""
 LARGEST: Final = 1 << 20
-"""Bytes of a trajectory: some ten thousand points."""
+"""Largest trajectory message, bytes: some ten thousand points."""
 CATCH_UP: Final = 0.1
 """When the process was kept from running for longer than this, s, the simulation skips the rest."""
 
 
 class SimConfig(BaseModel):
-    """Parameters of the simulator."""
+    """Parameters of the simulator node."""
 
     workcell: Literal["table", "tray"] = Field("table", description="table: one arm, objects; tray: two arms, a tray")
     seed: int = Field(7, ge=0, lt=2**32, description="seed of the first scene")
@@ -54,7 +54,7 @@ class SimConfig(BaseModel):
     wrist_size: list[int] = Field([424, 240], min_length=2, max_length=2, description="width and height in pixels")
 
     def make_cell(self) -> Workcell | TrayCell:
-        """The workcell, with cameras of the chosen sizes."""
+        """The workcell, with cameras of the configured sizes."""
         front, wrist = D435_FRONT.scaled(*self.front_size), D405_WRIST.scaled(*self.wrist_size)
         return (
             Workcell(robot_model(), front, wrist) if self.workcell == "table" else TrayCell(robot_model(), front, wrist)
@@ -91,7 +91,7 @@ class SimNode(Node):
         self.get_logger().info(f"ready: scene {self._seed}, task: {self._cell.instruction}")
 
     def _camera_frames(self) -> TFMessage:
-        """Where each camera is on the hand or in the workcell, as a calibration would tell it."""
+        """Each camera's pose on the hand or in the workcell, as a calibration would publish it."""
         poses = []
         for camera in self._cell.cameras:
             frame, pose = self._cell.camera_mount(camera)
@@ -106,7 +106,7 @@ class SimNode(Node):
         )
 
     def destroy_node(self) -> None:
-        """Stop both threads, then the node."""
+        """Stop both threads, then destroy the node."""
         self._running.clear()
         for thread in self._threads:
             thread.join()
@@ -159,7 +159,7 @@ class SimNode(Node):
     def _command(
         self, message: JointTrajectory, heard: float, joints: tuple[str, ...], follower: TrajectoryFollower
     ) -> None:
-        """As joint_trajectory_controller: a stamp of zero means now; a malformed trajectory is refused whole."""
+        """Follow a trajectory as joint_trajectory_controller: a stamp of zero means now, a malformed one is refused."""
         try:
             order = [message.joint_names.index(joint) for joint in joints]
             times = np.array([p.time_from_start.sec + p.time_from_start.nanosec * 1e-9 for p in message.points])
@@ -188,7 +188,7 @@ class SimNode(Node):
                 rgb, depth = renderer.render(state)
                 camera.publish_color(rgb, stamp)
                 depths.append(depth)
-            for camera, depth in zip(cameras, depths, strict=True):  # after all colour, which plans are made of
+            for camera, depth in zip(cameras, depths, strict=True):  # after all colour images, which plans are made of
                 camera.publish_depth(depth, stamp)
             due = _sleep_until(due + period)
         for renderer in renderers:
@@ -197,7 +197,7 @@ class SimNode(Node):
     # Services
 
     def _reset(self, seed: int, instruction: str, distractors: int) -> None:
-        """Set the table; raises ValueError for a task that it does not know."""
+        """Reset the scene. Raises ValueError for an unknown task."""
         with self._lock:
             self._cell.begin(seed, None if distractors < 0 else distractors, instruction or None)
             for drive in self._drives:
@@ -239,18 +239,18 @@ class _Drive:
         self.joints, self.finger = TrajectoryFollower(HOME_Q), TrajectoryFollower(np.array([OPEN]))
 
     def home(self) -> None:
-        """Stay at home, the hand open."""
+        """Stay at home, with the hand open."""
         self.joints.hold(HOME_Q)
         self.finger.hold(np.array([OPEN]))
 
     def advance(self, now: float) -> None:
-        """Tell the servos where to be at `now`, s."""
+        """Set the servos' targets at `now`, s."""
         self._sim.command(self.joints.at(now)[0])
         self._sim.grip(2.0 * float(self.finger.at(now)[0][0]))
 
 
 class _Camera:
-    """The three topics of one camera, named as realsense-ros does."""
+    """The three topics of one camera, named as in realsense-ros."""
 
     def __init__(self, node: Node, name: str, intrinsics: CameraIntrinsics) -> None:
         self.name, self.intrinsics = name, intrinsics
@@ -260,9 +260,9 @@ class _Camera:
         self._info = node.create_publisher(CameraInfo, f"{name}/color/camera_info", qos.RELIABLE)
 
     def publish_color(self, rgb: np.ndarray, stamp: float) -> None:
-        """Colour uint8 [H, W, 3] of time `stamp`, s, and the camera's intrinsics."""
+        """Publish colour uint8 [H, W, 3] of time `stamp`, s, and the camera's intrinsics."""
         head = conversions.header(stamp, self._frame)
-        # As little noise as there can be: no sensor gives the same frame twice, and who does counts as frozen.
+        # The least possible noise: no sensor gives the same frame twice, and a camera that does counts as frozen.
         self._frame_count += 1
         rgb = rgb.copy()
         rgb[0, self._frame_count % rgb.shape[1]] ^= 1
@@ -270,14 +270,14 @@ class _Camera:
         self._info.publish(conversions.camera_info(self.intrinsics, head))
 
     def publish_depth(self, depth: np.ndarray, stamp: float) -> None:
-        """Depth float [H, W] m of time `stamp`, s, to those who listen."""
+        """Publish depth float [H, W] m of time `stamp`, s, where it is subscribed."""
         if self._depth.get_subscription_count():
             head = conversions.header(stamp, self._frame)
             self._depth.publish(conversions.image_message(conversions.millimetres(depth), "16UC1", head))
 
 
 def _sleep_until(due: float) -> float:
-    """Sleep until `due` on the monotonic clock, s; when it was, which is now where it has passed already."""
+    """Sleep until `due` on the monotonic clock, s; returns `due`, or now where it has already passed."""
     now = time.monotonic()
     time.sleep(max(0.0, due - now))
     return max(due, now)

@@ -1,6 +1,6 @@
-"""What people look at: the plan in pictures and in space, the robot and its frames.
+"""The plan for viewers: drawn into images and as markers in space, with the robot and its frames.
 
-Topics are listened to only while somebody looks at what is made of them. A picture is made of the newest frame alone,
+Inputs are subscribed only while somebody subscribes to what is made of them. Images are made of the newest frame alone,
 and late ones are dropped.
 """
 
@@ -43,19 +43,19 @@ from molmoact_ros.visualization.deproject import lift
 from molmoact_ros.visualization.overlay import beside, colour_depth, draw_plan, jpeg, write
 
 LOOK: Final = 0.5
-"""s between looks at who listens."""
+"""s between checks for subscribers."""
 TAKE: Final = 0.1
-"""s between takes of depth and joints, while plans are shown in space."""
+"""s between polls of depth and joints, while plans are shown in space."""
 KEPT: Final = 3.0
-"""s for which depth and joints are kept, for plans whose picture was taken a while ago."""
+"""s for which depth and joints are buffered, for plans whose image was taken a while ago."""
 LONGEST: Final = 200
-"""Characters of a line that is written."""
+"""Characters of a line of text."""
 ABOVE: Final = (0.0, 0.0, 0.9)
-"""Where the status is written, m in the base frame."""
+"""Position of the status text, m in the base frame."""
 
 
 class ViewConfig(BaseModel):
-    """Parameters of the view."""
+    """Parameters of the view node."""
 
     camera: str = Field("front", description="name of the front camera")
     policy: str = Field("policy", description="node name of the policy")
@@ -69,7 +69,7 @@ class ViewConfig(BaseModel):
 
 
 class ViewNode(ContainedNode):
-    """One thread; what it cannot keep up with is left out."""
+    """Runs in one thread, and drops what it cannot keep up with."""
 
     def __init__(self) -> None:
         super().__init__("view")
@@ -82,7 +82,7 @@ class ViewNode(ContainedNode):
         self._engine, self._safety = EngineStatus(), SafetyStatus()
         self._trace: Trace | None = None
         self._points = np.zeros((0, 2), np.int64)  # of the trace
-        self._chunks: dict[bool, list[Marker]] = {}  # by whether it waits for approval
+        self._chunks: dict[bool, list[Marker]] = {}  # by whether the chunk waits for approval
         self._decoded: np.ndarray | None = None
         self._info = CameraInfo()
         self._depths, self._joints = _Recent(), _Recent()
@@ -119,16 +119,16 @@ class ViewNode(ContainedNode):
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
-        """What is malformed is not shown, and said so; everything else goes on."""
+        """Drop malformed input and log it; everything else goes on."""
         try:
             yield
-        except Exception as refusal:  # numpy, OpenCV and rclpy each raise their own for what makes no sense
+        except Exception as refusal:  # numpy, OpenCV and rclpy each raise their own for malformed data
             self.get_logger().warning(f"the {what} is not shown: {refusal}", throttle_duration_sec=5.0)
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
 
-    # In
+    # Inputs
 
     def _look_who_listens(self) -> None:
         drawn, space = self._overlay.wanted or self._both.wanted, self._markers.get_subscription_count() > 0
@@ -149,7 +149,7 @@ class ViewNode(ContainedNode):
             self.when_done(self._asks.call_async(GetParameters.Request(names=names)), self._on_box)
 
     def _take(self) -> None:
-        """Take in what has come, and show it."""
+        """Poll the inputs, and show them."""
         shift = self.get_clock().now().nanoseconds - time.time_ns()  # of a simulated clock; else next to nothing
         for polled, recent in self._in_space:
             for data, heard, _ in polled.take_serialized():
@@ -188,10 +188,10 @@ class ViewNode(ContainedNode):
             self._chunks = {pending: list(self._chunk_in_space(message, pending))}
             self._show_markers()
 
-    # Pictures
+    # Images
 
     def _show_frame(self) -> None:
-        """The newest frame with the plan of now; nothing where there is no newer one."""
+        """Publish the newest frame with the current plan; nothing where there is no newer frame."""
         self._take()
         with self._refusing("front camera"):
             if (frame := self._frames.newest()) is None:
@@ -218,7 +218,7 @@ class ViewNode(ContainedNode):
 
     def _on_decoded(self, message: Image) -> None:
         with self._refusing("decoded depth"):
-            depth = self._decoded = conversions.metres(conversions.of_usual_size(message))  # as they are: 32FC1
+            depth = self._decoded = conversions.metres(conversions.of_usual_size(message))  # unscaled: 32FC1
             self._depth_picture.publish(lambda: colour_depth(depth, depth.shape[0]), message.header)
 
     def _on_model_overlay(self, message: Image) -> None:
@@ -226,7 +226,7 @@ class ViewNode(ContainedNode):
             data = jpeg(conversions.rgb_pixels(conversions.of_usual_size(message)), self.config.quality)
             self._model.publish(CompressedImage(header=message.header, format="jpeg", data=data))
 
-    # In space
+    # Markers in space
 
     def _show_markers(self) -> None:
         if self._markers.get_subscription_count():
@@ -253,7 +253,7 @@ class ViewNode(ContainedNode):
         return markers.trace_markers(points, trace.source == Trace.HUMAN, trace.header)
 
     def _chunk_in_space(self, message: ActionChunk, pending: bool) -> Iterator[Marker]:
-        """Where the hands come to, from where they were when the plan's picture was taken."""
+        """The hands' targets, from where the hands were when the plan's image was taken."""
         joints = self._joints.at(conversions.seconds(message.header.stamp))
         if joints is None:
             return
@@ -268,7 +268,7 @@ class ViewNode(ContainedNode):
 
     def _targets(self, arm: Arm, chunk: Chunk) -> list[Target]:
         if chunk.space is ActionSpace.JOINT:
-            return []  # has no hand poses of its own
+            return []  # it has no hand poses of its own
         base, hand = self._links.pose(arm.base_frame), self._links.pose(arm.tcp_frame)
         here = np.linalg.inv(base) @ hand
         anchor = Target(pose=Pose(here[:3, 3], Rotation.from_matrix(here[:3, :3])))
@@ -289,24 +289,24 @@ class ViewNode(ContainedNode):
 
 
 class _Recent:
-    """Messages of the last seconds as bytes, since few are looked at, by the time at which they came."""
+    """Serialised messages of the last seconds, as few are read, with their time of arrival."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, bytes]] = deque()
 
     def add(self, now: float, data: bytes) -> None:
-        """Keep one that came at `now`, s."""
+        """Store one that arrived at `now`, s."""
         self._kept.append((now, data))
         while self._kept[0][0] < now - KEPT:
             self._kept.popleft()
 
     def at(self, stamp: float) -> bytes | None:
-        """The one that came nearest to a time, s; None where none has come."""
+        """The one that arrived nearest to a time, s; None where none has arrived."""
         return min(self._kept, key=lambda one: abs(one[0] - stamp), default=(0.0, None))[1]
 
 
 class _Picture:
-    """A picture's topic, raw and compressed; it is made only where somebody listens to either."""
+    """An image's topic, raw and compressed; the image is made only where either has a subscriber."""
 
     def __init__(self, node: Node, topic: str, quality: int) -> None:
         self._raw = node.create_publisher(Image, topic, qos.RELIABLE)
@@ -315,11 +315,11 @@ class _Picture:
 
     @property
     def wanted(self) -> bool:
-        """Somebody listens."""
+        """Whether there is a subscriber."""
         return bool(self._raw.get_subscription_count() or self._compressed.get_subscription_count())
 
     def publish(self, make: Callable[[], np.ndarray], head: conversions.Header) -> None:
-        """Make the picture, uint8 [H, W, 3] RGB, and publish it to those who listen."""
+        """Make the image, uint8 [H, W, 3] RGB, and publish it where there are subscribers."""
         if not self.wanted:
             return
         picture = make()

@@ -1,1 +1,1 @@
-"""What several nodes share: QoS, parameters, polling, lifecycle, conversions."""
+"""rclpy helpers that several nodes share: QoS, parameters, polling, lifecycle, conversions."""

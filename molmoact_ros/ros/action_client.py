@@ -1,4 +1,4 @@
-"""An action client for nodes with more threads than the executor's."""
+"""An action client for nodes that run more threads than the executor's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rclpy.task import Future
 
 
 class ThreadsafeActionClient(ActionClient):
-    """One whose goals may be sent and cancelled on any thread; answers come on the executor's.
+    """An ActionClient whose goals any thread may send and cancel; responses arrive on the executor's thread.
 
-    rclpy (Jazzy's 7.1) sends a goal before it notes whose it is, so an answer may come before that on another thread.
-    It is then taken for nobody's and dropped, and the goal's future is never done.
+    rclpy (Jazzy's 7.1) sends a goal request before it registers the request's sequence number, so on another thread the
+    response may arrive in between. rclpy then drops it as unknown, and the goal's future never completes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -21,17 +21,17 @@ class ThreadsafeActionClient(ActionClient):
         super().__init__(*args, **kwargs)
 
     def send_goal_async(self, *args: Any, **kwargs: Any) -> Future:
-        """As ActionClient's."""
+        """See ActionClient.send_goal_async."""
         with self._sending:
             return super().send_goal_async(*args, **kwargs)
 
     def _cancel_goal_async(self, *args: Any, **kwargs: Any) -> Future:
-        """What a goal's handle cancels it with."""
+        """Cancel a goal; its goal handle calls this."""
         with self._sending:
             return super()._cancel_goal_async(*args, **kwargs)
 
     async def execute(self, taken_data: dict[str, Any]) -> None:
-        """As ActionClient's, once the goals that are being sent have been noted."""
+        """See ActionClient.execute; waits until the goals in flight are registered."""
         with self._sending:
             pass  # not while callbacks run, which may send another goal
         await super().execute(taken_data)

@@ -1,4 +1,4 @@
-"""Names of an arm's topics. All are relative: a node in a namespace speaks to the robot in the same one."""
+"""Names of an arm's topics. All are relative, so a node in a namespace talks to the robot in the same namespace."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from molmoact_ros.robots.franka import Arm
 
 
 def of_arm(arm: Arm, name: str) -> str:
-    """Under the namespace of a pair's arm: left/<name>, right/<name>; of an arm alone: <name>."""
+    """The topic `name` of an arm: left/<name> or right/<name> for an arm of a pair, <name> for a single arm."""
     return f"{arm.prefix.rstrip('_')}/{name}" if arm.prefix else name
 
 
 def joint_states(node: Node) -> str:
-    """The topic of the robot's joint states: the node's parameter of that name, where it has one."""
+    """The topic of the robot's joint states: the node's parameter `joint_states`, where it has one."""
     return str(node.get_parameter("joint_states").value) if node.has_parameter("joint_states") else "joint_states"

@@ -1,4 +1,4 @@
-"""A node whose messages are handled by a thread of its own: whoever uses it may wait, sleep and start processes."""
+"""A node whose callbacks run on a thread of its own, so that its caller may wait, sleep and start processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 
 class BackgroundNode(Node):
-    """Subclasses call `begin` when they are complete."""
+    """Subclasses call `begin` once they are fully constructed."""
 
     def __init__(self, name: str, context: Context | None = None) -> None:
         super().__init__(name, context=context)
@@ -19,11 +19,11 @@ class BackgroundNode(Node):
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
 
     def begin(self) -> None:
-        """Handle messages from now on."""
+        """Start the thread that runs the callbacks."""
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and the node."""
+        """End the thread and destroy the node."""
         self._executor.shutdown()
         self._thread.join()
         self.destroy_node()

@@ -1,4 +1,4 @@
-"""Callbacks whose failures are logged: one malformed message or late answer must not end a node that people look at."""
+"""Callbacks that log their exceptions: one malformed message or late response must not end a display node."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Value = TypeVar("Value")
 
 
 def contained(node: Node, callback: Callable[..., Any]) -> Callable[..., Any]:
-    """`callback`; what it raises is logged, at most once in five seconds, and goes no further."""
+    """Wrap `callback`: an exception that it raises is logged, at most once in five seconds, and not propagated."""
 
-    @wraps(callback)  # rclpy looks at its signature
+    @wraps(callback)  # rclpy inspects its signature
     def call(*arguments: Any) -> Any:
         try:
             return callback(*arguments)
@@ -30,22 +30,22 @@ def contained(node: Node, callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def settle(future: Future[Value], value: Value) -> None:
-    """Complete a future, unless whoever waited for it has given up."""
+    """Complete a future, unless its waiter has cancelled it."""
     with suppress(InvalidStateError):
         future.set_result(value)
 
 
 class ContainedNode(Node):
-    """A node whose subscriptions, timers and futures are contained. For nodes that command nothing by themselves."""
+    """A node whose subscriptions, timers and futures are contained. For nodes that send no commands on their own."""
 
     def create_subscription(self, kind: Any, topic: str, callback: Any, *arguments: Any, **options: Any) -> Any:
-        """As Node's."""
+        """See Node.create_subscription."""
         return super().create_subscription(kind, topic, contained(self, callback), *arguments, **options)
 
     def create_timer(self, period: float, callback: Any, *arguments: Any, **options: Any) -> Any:
-        """As Node's."""
+        """See Node.create_timer."""
         return super().create_timer(period, contained(self, callback), *arguments, **options)
 
     def when_done(self, future: RosFuture, act: Callable[[RosFuture], None]) -> None:
-        """Call `act` with a future of rclpy's when it is done."""
+        """Call `act` with an rclpy future once it is done."""
         future.add_done_callback(contained(self, act))

@@ -35,51 +35,51 @@ __all__ = [
     "image_pixels", "joint_positions", "metres", "millimetres", "of_usual_size", "optical_frame", "rgb_pixels",
     "seconds", "stroke", "time_message", "tokens_message", "trace_message", "trace_points",
 ]  # fmt: skip
-"""What goes into messages is here; what comes out of them is the same for a bag's, and is in bags/message_arrays.py."""
+"""Conversions to messages are here. Conversions from messages also serve bags and are in bags/message_arrays.py."""
 
 
 def time_message(stamp: float) -> Time:
-    """ROS time from seconds."""
+    """A ROS time message from seconds."""
     whole, nanoseconds = divmod(round(stamp * 1e9), 10**9)
     return Time(sec=whole, nanosec=nanoseconds)
 
 
 def header(stamp: float, frame: str) -> Header:
-    """A header of `stamp` seconds in `frame`."""
+    """A header with stamp `stamp`, s, and frame `frame`."""
     return Header(stamp=time_message(stamp), frame_id=frame)
 
 
 def optical_frame(camera: str) -> str:
-    """A camera's frame, z ahead and y down, as realsense-ros names it."""
+    """A camera's optical frame, z forward and y down, named as in realsense-ros."""
     return f"{camera}_color_optical_frame"
 
 
 def joint_positions(message: JointState) -> dict[str, float]:
-    """Position of each joint by name, rad or m; without those that are no number."""
+    """Position of each joint by name, rad or m; joints whose position is not finite are dropped."""
     pairs = zip(message.name, message.position, strict=False)
     return {name: position for name, position in pairs if math.isfinite(position)}
 
 
 HIGHEST: Final = 4096
-"""Pixels of an image's side that people are shown."""
+"""Largest width or height of an image that is displayed, pixels."""
 
 
 def of_usual_size(message: Image) -> Image:
-    """The image. Raises RefusedStep for one of which pictures would take gigabytes, or that no JPEG holds."""
+    """The image. Raises RefusedStep for one whose rendering would take gigabytes, or that exceeds JPEG's size limit."""
     if max(message.width, message.height) > HIGHEST:
         raise RefusedStep(f"an image of {message.width}x{message.height} is larger than any camera's; it is not shown")
     return message
 
 
 def image_message(pixels: np.ndarray, encoding: str, head: Header) -> Image:
-    """An image of [H, W] or [H, W, C] pixels whose dtype is that of `encoding` (rgb8, 16UC1, 32FC1, ...)."""
+    """An image message from [H, W] or [H, W, C] pixels whose dtype is that of `encoding` (rgb8, 16UC1, 32FC1, ...)."""
     dtype, channels = PIXEL[encoding]
     height, width = pixels.shape[:2]
     if pixels.dtype != dtype or pixels.size != height * width * channels:
         raise ValueError(
             f"{encoding} wants {np.dtype(dtype)} of {channels} channels, not {pixels.dtype} {pixels.shape}"
         )
-    # An array.array is taken over as it is; bytes or a list would be checked element by element.
+    # The message adopts an array.array as it is; it would check bytes or a list element by element.
     data = array.array("B")
     data.frombytes(np.ascontiguousarray(pixels).tobytes())
     step = width * channels * np.dtype(dtype).itemsize
@@ -90,12 +90,12 @@ def image_message(pixels: np.ndarray, encoding: str, head: Header) -> Image:
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:
-    """Depth float [H, W] in m, 0 invalid, as RealSense publishes it: uint16 mm (16UC1)."""
+    """Depth float [H, W] in m, 0 invalid, in the format that RealSense publishes: uint16 mm (16UC1)."""
     return np.round(depth * 1000.0).astype(np.uint16)
 
 
 def camera_info(intrinsics: CameraIntrinsics, head: Header) -> CameraInfo:
-    """The intrinsics, with the distortion that the picture has."""
+    """A CameraInfo message from intrinsics, with the image's distortion model."""
     k = intrinsics
     return CameraInfo(
         header=head, width=k.width, height=k.height, distortion_model=k.model, d=list(k.distortion),
@@ -106,7 +106,7 @@ def camera_info(intrinsics: CameraIntrinsics, head: Header) -> CameraInfo:
 
 
 def depth_tokens_message(codes: np.ndarray, codebook: str, plan_id: int, head: Header) -> DepthTokens:
-    """Depth codes, integers [rows, columns] in 0..127."""
+    """A message of depth tokens, integers [rows, columns] in 0..127."""
     rows, columns = codes.shape
     data = array.array("B", codes.astype(np.uint8).tobytes())
     return DepthTokens(header=head, plan_id=plan_id, rows=rows, columns=columns, codes=data, codebook=codebook)
@@ -116,7 +116,7 @@ def tokens_message(
     tokens: Sequence[int], digest: str, mode: str, observation: Observation, frames: Sequence[Time], plan_id: int,
     head: Header,
 ) -> AnswerTokens:  # fmt: skip
-    """The tokens that a checkpoint answered an observation with; frames: when each of its images was taken."""
+    """The tokens that a checkpoint generated for an observation; frames: the stamps of its images."""
     x, y = ([], []) if observation.trace is None else (observation.trace / MAX_COORDINATE).T.tolist()
     return AnswerTokens(
         header=head, plan_id=plan_id, checkpoint=digest, mode=mode, instruction=observation.instruction,
@@ -125,15 +125,15 @@ def tokens_message(
 
 
 def trace_message(trace: np.ndarray, source: int, plan_id: int, head: Header) -> Trace:
-    """Trace points, integers [n, 2] in 0..255."""
+    """A message of trace points, integers [n, 2] in 0..255."""
     x, y = (checked_trace(trace) / MAX_COORDINATE).T.tolist()
     return Trace(header=head, plan_id=plan_id, source=source, x=x, y=y)
 
 
 def stroke(message: Trace) -> np.ndarray:
-    """A drawing as it came, float64 [n, 2] in fractions of the picture, n up to steering.LONGEST.
+    """An operator's drawing, unprocessed, float64 [n, 2] in fractions of the image, n up to steering.LONGEST.
 
-    Raises RefusedStep when x and y do not pair, and for more points.
+    Raises RefusedStep when x and y differ in length, and for more points.
     """
     if max(len(message.x), len(message.y)) > LONGEST:
         raise RefusedStep(f"the drawing has {max(len(message.x), len(message.y))} points; send at most {LONGEST}")
@@ -145,7 +145,7 @@ def stroke(message: Trace) -> np.ndarray:
 def chunk_message(
     actions: np.ndarray, dt: float, unnorm_key: str, plan_id: int, head: Header, mode: str = ""
 ) -> ActionChunk:
-    """Actions, float [N, D], one each `dt` seconds from the header's stamp on; mode: the engine's."""
+    """A message of actions, float [N, D], one every `dt` seconds from the header's stamp on; mode: the engine's."""
     steps, dimensions = actions.shape
     return ActionChunk(
         header=head, plan_id=plan_id, action_space=ActionChunk.DELTA_EE_POSE, unnorm_key=unnorm_key, dt=dt,

@@ -1,4 +1,4 @@
-"""Which computers' nodes are discovered: this one's alone, unless the user has chosen."""
+"""Which computers' nodes DDS discovers: only those of this one, unless the user has configured it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 DISCOVERY: Final = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY", "ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER")
-"""Variables by which a user chooses which computers' nodes are discovered."""
+"""Environment variables by which a user configures discovery."""
 
 
 def default_discovery(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables that limit discovery to this computer; none where `environ` has any of DISCOVERY."""
+    """Variables that limit discovery to this computer; empty where `environ` already sets any of DISCOVERY."""
     chosen = any(name in environ for name in DISCOVERY)
     return {} if chosen else {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}

@@ -1,4 +1,4 @@
-"""Nodes with a life cycle that start by themselves, unless somebody else manages them."""
+"""Lifecycle nodes that configure and activate themselves, unless a lifecycle manager does."""
 
 from __future__ import annotations
 
@@ -9,55 +9,72 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 
 class ManagedNode(LifecycleNode):
-    """Subclasses say what `configure`, `activate` and `deactivate` do; what `configure` creates goes with a clean-up.
+    """A LifecycleNode that can bring itself up.
 
-    Those three raise ValueError, RuntimeError or OSError, in one line, when they cannot; the transition then fails.
+    Subclasses override `configure`, `activate` and `deactivate`. A clean-up destroys the publishers, subscriptions,
+    services, clients and timers that `configure` created, so `configure` may run again.
+
+    Args of `__init__`:
+        name: of the node.
+        options: of rclpy's nodes, such as `namespace`.
+
+    Raises:
+        ValueError, RuntimeError, OSError: the three methods raise these, in one line, when they fail; the transition
+            then fails, and `begin` raises RuntimeError with that line.
+
+    Example:
+        class Talker(ManagedNode):
+            def configure(self):
+                self._words = self.create_publisher(String, "~/words", 10)
+
+        node = Talker("talker")
+        node.begin()  # unconfigured -> inactive -> active
     """
 
     config: Any  # has `autostart`
 
     def __init__(self, name: str, **options: Any) -> None:
-        """`options`: of rclpy's nodes, such as the namespace."""
+        """options: of rclpy's nodes, such as the namespace."""
         super().__init__(name, **options)
         self._kept: set[Any] = set()
         self._failure = ""
 
     def begin(self) -> None:
-        """Configure and activate. Raises RuntimeError with the reason when that fails."""
+        """Configure and activate the node. Raises RuntimeError with the reason when either fails."""
         done = TransitionCallbackReturn.SUCCESS
         if self.trigger_configure() != done or self.trigger_activate() != done:
             raise RuntimeError(self._failure)
 
     def configure(self) -> None:
-        """Load what takes long and create the topics."""
+        """Load what takes long, and create the topics."""
 
     def activate(self) -> None:
-        """Begin to work."""
+        """Start working."""
 
     def deactivate(self) -> None:
         """Stop working; `activate` may follow."""
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Life cycle: unconfigured to inactive."""
+        """Transition from unconfigured to inactive."""
         self._kept = self._entities()
         return self._try(self.configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Life cycle: inactive to active."""
+        """Transition from inactive to active."""
         super().on_activate(state)
         return self._try(self.activate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Life cycle: active to inactive."""
+        """Transition from active to inactive."""
         super().on_deactivate(state)
         return self._try(self.deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Life cycle: inactive to unconfigured."""
+        """Transition from inactive to unconfigured."""
         return self._try(self.forget)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Life cycle: the end, from any state."""
+        """Transition to finalized, from any state."""
         return self._try(self.deactivate)
 
     def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""Parameters that may be changed while a node runs, unlike those of `parameters.declare`."""
+"""Parameters that may change while a node runs, unlike those of `parameters.declare`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rclpy.parameter import Parameter
 
 @dataclass(frozen=True)
 class LiveParameter:
-    """wrong: what is wrong with a value, in one line, or nothing."""
+    """A parameter's default and check. wrong: why a value is invalid, in one line; empty for a valid one."""
 
     default: Any
     description: str
@@ -21,7 +21,7 @@ class LiveParameter:
 
 
 class LiveParameters:
-    """Declares them; each new value is checked, and used from then on."""
+    """Declares live parameters, validates each new value, and passes it to its setter."""
 
     def __init__(self, node: Node, parameters: Mapping[str, LiveParameter]) -> None:
         self._node, self._parameters = node, parameters
@@ -32,7 +32,7 @@ class LiveParameters:
         node.add_on_set_parameters_callback(self._on_set)
 
     def connect_setters(self, uses: Mapping[str, Callable[[Any], None]]) -> None:
-        """Use the values there are, and every new one, like this. Raises ValueError for one that is wrong."""
+        """Pass each current value, and every new one, to its setter. Raises ValueError for an invalid current value."""
         for name, use in uses.items():
             value = self._node.get_parameter(name).value
             if reason := self._parameters[name].wrong(value):
@@ -41,7 +41,7 @@ class LiveParameters:
         self._uses = uses
 
     def pause(self) -> None:
-        """Use no new value, until `use` looks at them."""
+        """Apply no new value until the next `connect_setters`, which reads the current ones."""
         self._uses = {}
 
     def _on_set(self, parameters: Sequence[Parameter]) -> SetParametersResult:

@@ -1,8 +1,8 @@
-"""Log lines of threads that must not wait.
+"""Logging from threads that must not block.
 
-rclpy writes a line while it holds Python's lock (Jazzy's 7.1): where nobody reads stderr, a pipe that is full stops
-every thread of the process, whichever of them logs. So what drives an arm lets its output be lost instead
-(`never_wait`), and its control loop writes none itself (`ThreadedLog`).
+rclpy writes a log line while it holds the GIL (Jazzy's 7.1): where nobody reads stderr, a full pipe blocks every thread
+of the process, whichever of them logs. So a process that drives an arm drops its output instead (`never_wait`), and its
+control loop writes no line itself (`ThreadedLog`).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from rclpy.node import Node
 from molmoact_ros.ros.clocks import STEADY
 
 EVERY: Final = 0.1
-"""s between looks at what there is to log."""
+"""s between two passes over the queued lines."""
 REPEATED: Final = 1.0
-"""s for which the same line is not logged again, whatever numbers are in it."""
+"""s for which the same line is not logged again, whatever numbers it contains."""
 NUMBER: Final = re.compile(r"[-+]?\d[\d.e+-]*")
 LONGEST: Final = 50
-"""Lines that wait; more than these are lost."""
+"""Size of the queue, lines; further ones are dropped."""
 
 
 def never_wait() -> None:
-    """Lose what is written to stdout and stderr while nobody reads it, instead of waiting for a reader.
+    """Make stdout and stderr non-blocking: what nobody reads is dropped.
 
-    A pipe or a terminal is opened once more for this process alone, since the flag belongs to whoever shares it; a file
-    never waits, and stays as it is.
+    A pipe or a terminal is reopened for this process alone, since O_NONBLOCK belongs to everyone who shares the open
+    file. A regular file never blocks, and stays as it is.
     """
     for descriptor in (1, 2):
         with suppress(OSError):
@@ -42,21 +42,21 @@ def never_wait() -> None:
                 own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
                 os.dup2(own, descriptor)
                 os.close(own)
-            elif stat.S_ISSOCK(kind):  # cannot be opened once more
+            elif stat.S_ISSOCK(kind):  # cannot be reopened
                 os.set_blocking(descriptor, False)
 
 
 class ThreadedLog:
-    """Lines that any thread may add without waiting; a timer of `node` logs them."""
+    """A queue of log lines that any thread may fill without blocking; a timer of `node` logs them."""
 
     def __init__(self, node: Node) -> None:
         self._log = node.get_logger()
         self._lines: deque[tuple[LoggingSeverity, str]] = deque(maxlen=LONGEST)
-        self._logged: dict[str, float] = {}  # when, s
+        self._logged: dict[str, float] = {}  # when each line was logged last, s
         node.create_timer(EVERY, self._write, clock=STEADY)
 
     def note(self, text: str, severity: LoggingSeverity = LoggingSeverity.ERROR) -> None:
-        """Have a line logged soon."""
+        """Queue a line for logging."""
         self._lines.append((severity, text))
 
     def _write(self) -> None:
@@ -67,7 +67,7 @@ class ThreadedLog:
             kind = NUMBER.sub("#", text)
             if kind not in self._logged:
                 self._logged[kind] = now
-                # A line of its own for each: rclpy refuses two severities from one.
+                # Each severity has a source line of its own: rclpy refuses two severities from one.
                 if severity is LoggingSeverity.ERROR:
                     self._log.error(text)
                 elif severity is LoggingSeverity.WARN:

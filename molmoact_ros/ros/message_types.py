@@ -1,4 +1,4 @@
-"""Topics of any type: their message class, and how to listen so that nothing is missed."""
+"""Topics of any type: their message class, and a QoS that loses no message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 
 def message_class(type_name: str) -> type | None:
-    """The class of a type such as `sensor_msgs/msg/Image`; None where it is not installed."""
+    """The class of a message type such as `sensor_msgs/msg/Image`; None where it is not installed."""
     package, _, kind = type_name.split("/")
     try:
         found: type = getattr(import_module(f"{package}.msg"), kind)
@@ -19,7 +19,7 @@ def message_class(type_name: str) -> type | None:
 
 
 def offered(node: Node, topic: str, depth: int) -> QoSProfile:
-    """The best that all publishers of a topic offer, so that nothing is lost and nobody is left out."""
+    """The strictest QoS that all publishers of a topic offer, so that no message is lost and every one matches."""
     offers = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
     reliable = bool(offers) and all(offer.reliability is ReliabilityPolicy.RELIABLE for offer in offers)
     kept = bool(offers) and all(offer.durability is DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)

@@ -1,4 +1,4 @@
-"""ROS parameters from a pydantic model: declared with its defaults, checked by its rules."""
+"""ROS parameters from a pydantic model, which gives their defaults and validates their values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def declare(node: Node, model: type[Model], prefix: str = "", **defaults: object) -> Model:
-    """Declare each field of `model` as a parameter of `node` and read them, as launch and the command line set them.
+    """Declare each field of `model` as a parameter of `node` and read its value, as launch and the command line set it.
 
-    Fields are str, bool, int, float or lists of these, all with defaults; `defaults` come before those of the model,
-    and `prefix` before the parameters' names. Raises ValueError, in one line that names the parameter, when a value
-    does not fit.
+    Fields are str, bool, int, float or lists of these, all with defaults; `defaults` override those of the model, and
+    `prefix` precedes the parameters' names. Raises ValueError, in one line that names the parameter, when a value does
+    not fit.
     """
     values = {}
     for name, field in model.model_fields.items():
         descriptor = ParameterDescriptor(description=field.description or "", read_only=True, dynamic_typing=True)
         default = defaults.get(name, field.default)
-        if not node.has_parameter(prefix + name):  # a node that was cleaned up is configured again
+        if not node.has_parameter(prefix + name):  # a node is configured again after a clean-up
             node.declare_parameter(prefix + name, default, descriptor)
         values[name] = node.get_parameter(prefix + name).value
     try:

@@ -1,7 +1,7 @@
-"""Subscriptions that are asked what has come, instead of waking the node for each message.
+"""Subscriptions that a node polls, instead of being woken for each message.
 
-Waking up costs an executor in Python up to half a millisecond, since it gathers everything that it waits for anew. Who
-only keeps messages, or looks at the newest now and then, saves most of that.
+A wake-up costs a Python executor up to half a millisecond, since it collects everything that it waits for anew. Nodes
+that only store messages, or read the newest now and then, save most of that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rclpy.serialization import deserialize_message
 
 
 class Taken(NamedTuple):
-    """A serialised message. heard, sent: when, by the middleware of either side, ns since 1970."""
+    """A serialised message. heard, sent: reception and source timestamp of the middleware, ns since 1970."""
 
     data: bytes
     heard: int
@@ -23,10 +23,25 @@ class Taken(NamedTuple):
 
 
 class PollingSubscription:
-    """One such subscription. What waits longer than `quality.depth` messages is lost, as for any reader."""
+    """A subscription whose messages stay in the middleware's queue until they are taken.
+
+    The queue holds `quality.depth` messages; older ones are lost, as in any subscription.
+
+    Args of `__init__`:
+        node: owns the subscription; its executor is never woken by it.
+        kind: message class, such as sensor_msgs.msg.JointState.
+        topic: name; a relative one is in the node's namespace.
+        quality: QoS profile, such as qos.SENSOR.
+        largest: bytes of a serialised message beyond which it is dropped unread; `refusal` then gives the reason, in
+            one line. None: no limit.
+
+    Example:
+        joints = PollingSubscription(node, JointState, "joint_states", qos.SENSOR)
+        newest = joints.newest()  # a JointState, or None where none has arrived since the last call
+    """
 
     def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
-        """largest: bytes of a serialised message beyond which it is left out unread; `refusal` then says so."""
+        """largest: bytes of a serialised message beyond which it is dropped unread; `refusal` then gives the reason."""
         self._node, self._kind, self._largest = node, kind, largest
         self.refusal = ""
         self._subscription = node.create_subscription(
@@ -34,7 +49,7 @@ class PollingSubscription:
         )  # fmt: skip
 
     def take_serialized(self) -> list[Taken]:
-        """What has come since the last time, oldest first."""
+        """Messages received since the last call, oldest first."""
         taken, reader = [], self._subscription.handle
         with reader:
             while (message := reader.take_message(self._kind, True)) is not None:
@@ -47,34 +62,34 @@ class PollingSubscription:
         return taken
 
     def messages(self) -> list[Any]:
-        """The same, deserialised."""
+        """Messages received since the last call, oldest first, deserialised."""
         return [deserialize_message(taken.data, self._kind) for taken in self.take_serialized()]
 
     def newest(self) -> Any:
-        """The last of them, deserialised, or None."""
+        """The newest message received since the last call, deserialised, or None."""
         taken = self.take_serialized()
         return deserialize_message(taken[-1].data, self._kind) if taken else None
 
     def close(self) -> None:
-        """Listen no more."""
+        """Destroy the subscription."""
         self._node.destroy_subscription(self._subscription)
 
 
 class LazyPollingSubscription:
-    """One that comes and goes with who wants it; there is nothing to take while it is not there."""
+    """A PollingSubscription that exists only while it is wanted; without it there are no messages."""
 
     def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
-        """As Polled's."""
+        """Args: see PollingSubscription."""
         self._make = lambda: PollingSubscription(node, kind, topic, quality, largest)
         self._polled: PollingSubscription | None = None
 
     @property
     def wanted(self) -> bool:
-        """It is there."""
+        """Whether the subscription exists."""
         return self._polled is not None
 
     def want(self, wanted: bool) -> None:
-        """Listen, or listen no more."""
+        """Create or destroy the subscription."""
         if wanted and self._polled is None:
             self._polled = self._make()
         elif not wanted and self._polled is not None:
@@ -82,20 +97,20 @@ class LazyPollingSubscription:
             self._polled = None
 
     def take_serialized(self) -> list[Taken]:
-        """As Polled.take."""
+        """See PollingSubscription.take_serialized."""
         return [] if self._polled is None else self._polled.take_serialized()
 
     def messages(self) -> list[Any]:
-        """As Polled.messages."""
+        """See PollingSubscription.messages."""
         return [] if self._polled is None else self._polled.messages()
 
     def newest(self) -> Any:
-        """As Polled.newest."""
+        """See PollingSubscription.newest."""
         return None if self._polled is None else self._polled.newest()
 
 
 class _Quiet(CallbackGroup):
-    """What is in it never wakes an executor."""
+    """A callback group whose entities never wake an executor."""
 
     def can_execute(self, entity: Any) -> bool:
         return False

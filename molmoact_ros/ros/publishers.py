@@ -1,4 +1,4 @@
-"""Who publishes on a topic."""
+"""The nodes that publish on a topic."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def crowded(node: Node, topics: Iterable[str]) -> list[str]:
 
 
 def publisher_name(info: Any) -> str:
-    """Its node's name with the namespace."""
+    """The fully qualified name of a publisher's node."""
     return f"{info.node_namespace.rstrip('/')}/{info.node_name}"

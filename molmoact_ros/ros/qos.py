@@ -1,4 +1,4 @@
-"""Qualities of service, one for each kind of topic."""
+"""QoS profiles, one for each kind of topic."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 
 def sensor(depth: int) -> QoSProfile:
-    """Of images and joint states: the last `depth`, whether or not some were lost. Hears reliable publishers too."""
+    """For images and joint states: the last `depth` messages, best effort. Matches reliable publishers too."""
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 SENSOR: Final = sensor(1)
-"""Only the newest matters: images, joint states. Hears reliable publishers too."""
+"""For images and joint states of which only the newest matters. Matches reliable publishers too."""
 
 RELIABLE: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
-"""Every one matters, but only now: commands, chunks, traces."""
+"""For volatile topics of which every message matters: commands, chunks, traces."""
 
 HEARTBEAT: Final = sensor(10)
-"""States that come again and again: hears publishers of every reliability and durability, and no history."""
+"""For states that are published periodically: matches publishers of every reliability and durability; no history."""
 
 KEPT: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
-"""As before, for who may be late to look at them."""
+"""RELIABLE for subscribers that may read late."""
 
 STATE: Final = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -30,7 +30,7 @@ STATE: Final = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-"""The last one is told to latecomers: status, camera info."""
+"""For status and camera info: late joiners receive the last message."""
 
 TF_STATIC: Final = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -38,7 +38,7 @@ TF_STATIC: Final = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-"""/tf_static, as tf2 has it: of every publisher, what it said last."""
+"""/tf_static, as in tf2: the last message of every publisher."""
 
 TF: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE)
-"""/tf, as tf2 has it."""
+"""/tf, as in tf2."""

@@ -1,4 +1,4 @@
-"""A thread that calls a function at a fixed rate, by absolute deadlines, whatever the executor is busy with."""
+"""A thread that calls a function at a fixed rate, by absolute deadlines, independent of the executor."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from typing import Final
 import numpy as np
 
 SPAN: Final = 10.0
-"""s of cycles of which the jitter is told."""
+"""Window over which jitter is reported, s."""
 
 
 class Timing:
-    """When the last cycles were run. Call `tick` in each."""
+    """Jitter of the last cycles' periods. Call `tick` in each cycle."""
 
     def __init__(self, period: float) -> None:
         self._period, self._last = period, float("nan")
         self._periods: deque[float] = deque(maxlen=round(SPAN / period))
 
     def tick(self) -> None:
-        """A cycle is run now."""
+        """Record that a cycle runs now."""
         now = time.monotonic()
-        if now - self._last < 100 * self._period:  # nan, before the first, is not
+        if now - self._last < 100 * self._period:  # false for the first cycle, whose predecessor is nan
             self._periods.append(now - self._last)
         self._last = now
 
     def jitter_ms(self) -> dict[str, float]:
-        """By how many ms the periods differ from what they should be: p50, p99 and max; nan before there are any."""
+        """Absolute deviation of the periods from the nominal one, ms: p50, p99 and max; nan before there are any."""
         off = np.abs(np.array(self._periods) - self._period) * 1e3
         if not len(off):
             return dict.fromkeys(("p50", "p99", "max"), float("nan"))
@@ -41,24 +41,24 @@ class Timing:
 
 
 class Loop:
-    """Runs `cycle(late)` every `period` s, late: s after its time. Cycles that were missed are not made up for."""
+    """Runs `cycle(late)` every `period` s, late: s after its deadline. Missed cycles are not made up for."""
 
     def __init__(self, cycle: Callable[[float], None], period: float, priority: int) -> None:
-        """priority: of SCHED_FIFO, 1..99; 0 or no permission: as any other thread."""
+        """priority: of SCHED_FIFO, 1..99; with 0, or without permission, the thread keeps the default policy."""
         self._cycle, self._period, self._priority = cycle, period, priority
         self.real_time = False
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
-        """Begin. What exists by now is left out of garbage collection, which would halt the loop for tens of ms."""
+        """Start the thread. Freezes existing objects out of garbage collection, which would stall it for tens of ms."""
         gc.collect()
         gc.freeze()
         self._running.set()
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the present cycle."""
+        """End the thread after the current cycle."""
         self._running.clear()
         self._thread.join()
 
@@ -76,9 +76,9 @@ class Loop:
 
 
 def real_time(priority: int, threads: Iterable[int] = (0,)) -> bool:
-    """Put threads, and those they will start, before all others; False where that is not allowed.
+    """Give threads, and those they will start, real-time priority; False where that is not permitted.
 
-    priority: of SCHED_FIFO, 1..99; 0: they stay as they are, which is False too. threads: ids; 0 is the calling one.
+    priority: of SCHED_FIFO, 1..99; 0 changes nothing and returns False too. threads: ids; 0 is the calling thread.
     """
     if priority <= 0:
         return False
@@ -92,5 +92,5 @@ def real_time(priority: int, threads: Iterable[int] = (0,)) -> bool:
 
 
 def own_threads() -> list[int]:
-    """Ids of this process' threads, those of the middleware and of libraries among them."""
+    """Ids of this process' threads, including those of the middleware and of libraries."""
     return [int(task.name) for task in Path("/proc/self/task").iterdir()]

@@ -1,4 +1,4 @@
-"""How every node's process starts, goes on and ends."""
+"""How every node's process starts, spins and shuts down."""
 
 from __future__ import annotations
 
@@ -23,25 +23,28 @@ from molmoact_ros.ros.logging import never_wait
 from molmoact_ros.utils.child_process import ENDING
 
 GIL_SWITCH_INTERVAL: Final = 0.0005
-"""s after which a thread that waits for Python is let in. The default, 5 ms, is longer than a pass of an engine."""
+"""GIL switch interval, s. Python's default, 5 ms, is longer than a forward pass of an engine."""
 PAUSE: Final = 0.001
-"""s after a callback that raised, so that one that always does leaves the processor to others."""
+"""s of sleep after a callback that raised, so that one that always raises leaves the processor to others."""
 
 
 @runtime_checkable
 class Guarded(Protocol):
-    """A node that does more than go on when one of its callbacks raises."""
+    """A node that reacts when one of its callbacks raises."""
 
     def callback_failed(self, error: Exception) -> None:
-        """On the executor's thread, before the error is logged. What this raises ends the process in order."""
+        """Called on the executor's thread, before the error is logged. What this raises ends the process in order."""
 
 
 def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTERVAL) -> None:
     """Spin a node, or several in one process, until SIGINT, SIGTERM or SIGHUP. turn: as GIL_SWITCH_INTERVAL.
 
-    A callback that raises ends nothing: the error is logged in one line, and nodes that command (`Guarded`) are told
-    first, to hold what moves. A node that cannot start says why in one line; the exit status is then 1. Discovery is
-    of this machine alone, unless the user has chosen.
+    A callback that raises ends nothing: the error is logged in one line, after nodes that send commands (`Guarded`)
+    have been notified, so that they hold what moves. A node that cannot start logs why in one line; the exit status is
+    then 1. Discovery covers this machine alone, unless the user has configured it.
+
+    Example:
+        run(ControllerNode)
     """
     never_wait()
     os.environ.update(default_discovery(os.environ))
@@ -61,7 +64,7 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTE
     except KeyboardInterrupt:
         pass
     except Exception as error:
-        if not signals.ended:  # else this is what a signal has made of a library's call
+        if not signals.ended:  # else the error is how a signal surfaces in a library's call
             if not isinstance(error, ValueError | RuntimeError | OSError):
                 raise
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -74,7 +77,7 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTE
 
 
 class _Signals:
-    """What ENDING does here: an exception while the node starts, later a mark, as a callback is not cut off."""
+    """Handler of the signals ENDING: it raises while the node starts, later sets a flag, so no callback is cut off."""
 
     def __init__(self) -> None:
         self.starting, self.ended = True, False
@@ -103,7 +106,7 @@ def _spin(nodes: Sequence[Node], signals: _Signals) -> None:
 
 
 def _contain(nodes: Sequence[Node], error: Exception) -> None:
-    # All of them: which node's callback it was, an executor does not say.
+    # All nodes: an executor does not tell whose callback it was.
     for node in nodes:
         if isinstance(node, Guarded):
             node.callback_failed(error)

@@ -1,4 +1,4 @@
-"""Frames that never move against each other: told on /tf_static, and where one is in another."""
+"""Frames that are fixed to each other: messages for /tf_static, and lookup of one frame in another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tf2_msgs.msg import TFMessage
 
 
 def transform_message(head: Header, child: str, pose: np.ndarray) -> TransformStamped:
-    """A frame's pose [4, 4] in the header's frame, as /tf has it."""
+    """A frame's pose [4, 4] in the header's frame, as a message for /tf."""
     x, y, z = pose[:3, 3].tolist()
     quaternion = np.empty(4)
     mujoco.mju_mat2Quat(quaternion, pose[:3, :3].ravel())  # a tenth of scipy's time, for each link ten times a second
@@ -21,29 +21,35 @@ def transform_message(head: Header, child: str, pose: np.ndarray) -> TransformSt
 
 
 MIN_NORM = 1e-3
-"""Of a quaternion that is one, if not normalised."""
+"""Smallest norm of a quaternion that is a rotation, though perhaps not normalised."""
 
 
 class StaticFrames:
-    """What /tf_static has said."""
+    """The transforms published on /tf_static.
+
+    Example:
+        frames = StaticFrames()
+        frames.add_transforms(message)
+        pose = frames.pose("front_color_optical_frame", "base")  # [4, 4], or None where no static frames join them
+    """
 
     def __init__(self) -> None:
-        self._parents: dict[str, tuple[str, np.ndarray]] = {}  # of each frame, and its pose [4, 4] in it
+        self._parents: dict[str, tuple[str, np.ndarray]] = {}  # of each frame: its parent and its pose [4, 4] in it
 
     def add_transforms(self, message: TFMessage) -> None:
-        """Take what a publisher says."""
+        """Add a publisher's transforms; invalid ones are skipped."""
         for said in message.transforms:
             t, q = said.transform.translation, said.transform.rotation
             place = np.array([q.x, q.y, q.z, q.w, t.x, t.y, t.z])
             if not np.isfinite(place).all() or not MIN_NORM < np.linalg.norm(place[:4]) < 1 / MIN_NORM:
-                continue  # no rotation: a publisher that has filled nothing in, or nonsense
+                continue  # no rotation: a publisher that has left it empty, or malformed data
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix(), [t.x, t.y, t.z]
             self._parents[said.child_frame_id] = said.header.frame_id, pose
 
     def pose(self, frame: str, within: str) -> np.ndarray | None:
         """Homogeneous transform [4, 4] of `frame` in the frame `within`; None where no static frames join them."""
-        # What is above `within` does not matter below it: a far-off or wrong place there would only cost precision.
+        # The pose of `within` in the world is irrelevant: a distant or wrong one would only cost precision.
         root, here = self._to_root(frame, within)
         if root == within:
             return here
@@ -55,7 +61,7 @@ class StaticFrames:
         while frame in self._parents and frame != until:
             frame, step = self._parents[frame]
             pose = step @ pose
-            if frame in seen:  # a ring has no root
+            if frame in seen:  # a cycle has no root
                 break
             seen.add(frame)
         return frame, pose

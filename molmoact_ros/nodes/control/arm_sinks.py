@@ -1,6 +1,6 @@
-"""Where commands go: one sink an arm, one a gripper, chosen by name. docs/sinks.md says which one suits which robot.
+"""Sinks of arm and gripper commands, chosen by name, one for each arm. docs/sinks.md says which suits which robot.
 
-Every sink's `send` is called each control cycle while there is something to command. It waits for nobody.
+The control loop calls every sink's `send` each cycle while there is something to command. `send` never blocks.
 """
 
 from __future__ import annotations
@@ -30,27 +30,35 @@ from molmoact_ros.utils.paths import robot_model
 
 
 class Sink(Protocol):
-    """Takes one arm's commands.
+    """A sink of one arm's commands.
 
     holds_last: without a new message the robot stays at the last position that was sent, with no braking behind it, so
     after a stall the commands go on from there. topic: of the commands; "" where there is none.
+
+    Example:
+        sink = make_sink("joint_trajectory", node, arm)
+        sink.send(command)  # an ArmCommand, each control cycle
+        if reason := sink.fault():
+            ...  # the robot has stopped by itself
     """
 
     holds_last: bool
     topic: str
 
     def send(self, command: ArmCommand) -> None:
-        """Hand a command to the robot's software."""
+        """Pass a command to the robot's software."""
 
     def fault(self) -> str:
-        """Why the robot has stopped by itself, one line; "" while it goes on. Never waits; asked each cycle."""
+        """Why the robot has stopped by itself, one line; "" while it runs. Never blocks; called each cycle."""
 
     def close(self) -> None:
-        """No more commands will come."""
+        """Release the sink; no more commands will follow."""
 
 
 def make_sink(name: str, node: Node, arm: Arm) -> Sink:
-    """The sink `name` for `arm`, as part of `node`. Its parameters are declared on the node, with the arm's prefix.
+    """Create the sink `name` for `arm`, as part of `node`.
+
+    Declares the sink's parameters on the node, with the arm's prefix.
 
     Raises ValueError for an unknown name or a parameter that does not fit, RuntimeError where software is missing.
     """
@@ -59,7 +67,7 @@ def make_sink(name: str, node: Node, arm: Arm) -> Sink:
 
 
 def make_gripper(name: str, node: Node, arm: Arm) -> Gripper:
-    """The same for the arm's gripper: it heeds the commands' `opening` alone."""
+    """The same for the arm's gripper, which uses only the commands' `opening`."""
     gripper: Gripper = _chosen(GRIPPERS, "gripper", name)(node, arm)
     return gripper
 
@@ -71,14 +79,14 @@ def _chosen(kinds: dict[str, Any], what: str, name: str) -> Any:
 
 
 class SinkConfig(BaseModel):
-    """Parameters of the sinks that publish."""
+    """Parameters of the sinks that publish on a topic."""
 
     sink_topic: str = Field("", min_length=1, description="topic of the arm's commands")
     robot_state: str = Field("", description="topic of franka_ros2's robot state; empty: not watched")
 
 
 class _PublishingSink:
-    """Publishes commands for a controller of ros2_control, and watches what is said of the robot."""
+    """Publishes commands for a controller of ros2_control, and monitors the robot's state."""
 
     holds_last = True
 
@@ -90,11 +98,11 @@ class _PublishingSink:
         self._watches: list[RobotWatch] = watch_franka(node, config.robot_state)
 
     def fault(self) -> str:
-        """What is said of the robot on the topics that are watched."""
+        """The first fault on the monitored topics."""
         return next(filter(None, (watch.fault() for watch in self._watches)), "")
 
     def close(self) -> None:
-        """The controller holds what was sent last."""
+        """The controller holds the last command."""
 
     def _header(self) -> Header:
         return Header(stamp=self._node.get_clock().now().to_msg(), frame_id=self._arm.base_frame)
@@ -107,7 +115,7 @@ class ControllerStateConfig(BaseModel):
 
 
 class JointTrajectorySink(_PublishingSink):
-    """For joint_trajectory_controller: each message replaces the one before, and ends in a stand."""
+    """For joint_trajectory_controller: each message replaces the one before, and ends at standstill."""
 
     holds_last = False
 
@@ -119,19 +127,19 @@ class JointTrajectorySink(_PublishingSink):
         self._watches += watch_trajectory_controller(node, config.controller_state)
 
     def send(self, command: ArmCommand) -> None:
-        """The command and braking behind it."""
+        """Send the command, with braking behind it."""
         self._publisher.publish(rolling_trajectory(self._arm.joints, command))
 
 
 class TargetPoseSink(_PublishingSink):
-    """For Cartesian impedance controllers such as crisp_controllers': where the tool centre point is to be."""
+    """For Cartesian impedance controllers such as crisp_controllers': target poses of the tool centre point."""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         super().__init__(node, arm, PoseStamped, of_arm(arm, "target_pose"))
         self._kinematics = Kinematics(robot_model())
 
     def send(self, command: ArmCommand) -> None:
-        """The pose of the commanded joints, in the arm's base frame."""
+        """Send the pose of the commanded joints, in the arm's base frame."""
         target = self._kinematics.forward(command.position)
         x, y, z = map(float, target.position)
         qx, qy, qz, qw = map(float, target.rotation.as_quat())
@@ -140,34 +148,34 @@ class TargetPoseSink(_PublishingSink):
 
 
 class TargetJointSink(_PublishingSink):
-    """For joint impedance controllers such as crisp_controllers', which reads joints by their order."""
+    """For joint impedance controllers such as crisp_controllers', which read joints by their order."""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         super().__init__(node, arm, JointState, of_arm(arm, "target_joint"))
 
     def send(self, command: ArmCommand) -> None:
-        """Positions and velocities."""
+        """Send positions and velocities."""
         position, velocity = command.position.tolist(), command.velocity.tolist()
         names = self._arm.joints
         self._publisher.publish(JointState(header=self._header(), name=names, position=position, velocity=velocity))
 
 
 class ForwardPositionSink(_PublishingSink):
-    """For forward_command_controller with position interfaces. Nothing brakes behind the last message."""
+    """For forward_command_controller with position interfaces. No braking follows the last message."""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         super().__init__(node, arm, Float64MultiArray, f"{arm.prefix}forward_position_controller/commands")
 
     def send(self, command: ArmCommand) -> None:
-        """Positions, in the order of the joints."""
+        """Send positions, in the order of the joints."""
         self._publisher.publish(Float64MultiArray(data=command.position.tolist()))
 
 
 class ForwardVelocitySink(_PublishingSink):
     """For forward_command_controller with velocity interfaces.
 
-    That keeps the last velocity for ever, so a thread of its own ramps silence to zero, whatever the rest of this
-    process does; if the process is killed, nobody does it.
+    That controller holds the last velocity for ever, so without new commands a separate thread ramps it to zero,
+    whatever the rest of this process does. If the process is killed, nothing does.
     """
 
     holds_last = False
@@ -177,15 +185,15 @@ class ForwardVelocitySink(_PublishingSink):
         self._ramp = VelocityRamp(node, arm, self._publisher)
 
     def send(self, command: ArmCommand) -> None:
-        """Velocities, with a little pull toward the commanded positions where the measured ones are known."""
+        """Send velocities, with a small pull toward the commanded positions where the measured ones are known."""
         self._ramp.send(command)
 
     def fault(self) -> str:
-        """As of the others, and when velocities are no longer sent."""
+        """The first fault on the monitored topics, or why velocities are no longer sent."""
         return self._ramp.fault() or super().fault()
 
     def close(self) -> None:
-        """Ramp to zero, and wait for that: nothing may go on moving."""
+        """Ramp to zero and wait for that: no motion may outlast the sink."""
         self._ramp.close()
 
 

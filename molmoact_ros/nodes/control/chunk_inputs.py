@@ -1,4 +1,4 @@
-"""The policy's topics at the controller: chunks to play, and chunks that wait for an operator's approval."""
+"""Subscriptions of the controller to the policy's topics: chunks to play, and chunks that wait for approval."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from molmoact_ros.ros.logging import ThreadedLog
 
 
 class ChunkInputs:
-    """Hands chunks to the controller under `lock`. played: the last one that it took; None before."""
+    """Passes chunks to the controller under `lock`. played: the last one that it accepted; None before."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ChunkInputs:
         log: ThreadedLog,
         refuse: Callable[[str], None],
     ) -> None:
-        """policy: node name of who plans; keys: un-normalisation keys of which somebody has said what they mean."""
+        """policy: node name of the planner; keys: un-normalisation keys whose convention somebody has checked."""
         self._node, self._controller, self._lock, self._log, self._refuse = node, controller, lock, log, refuse
         arms = [arm.arm for arm in controller.arms]
         self._frames = {"", arms[0].base_frame} if len(arms) == 1 else {""}
@@ -44,7 +44,7 @@ class ChunkInputs:
         subscribe(node, ActionChunk, f"{policy}/pending_chunk", self._on_pending, qos.RELIABLE, refuse)
 
     def _converted(self, message: ActionChunk) -> Chunk:
-        """The chunk. Raises RefusedStep where its frame or its key is not this arm's."""
+        """Convert a message to a chunk. Raises RefusedStep where its frame or its key is not this arm's."""
         frame, key = message.header.frame_id, message.unnorm_key
         if frame not in self._frames:
             raise RefusedStep(f"its actions are in the frame {frame!r}; plan in {' or '.join(map(repr, self._frames))}")
@@ -57,7 +57,7 @@ class ChunkInputs:
         try:
             actions = conversions.chunk_actions(message)
         except RefusedStep:
-            actions = np.zeros((0, 0))  # which the controller refuses as it should
+            actions = np.zeros((0, 0))  # malformed, so the controller refuses it
         known = message.action_space in set(ActionSpace)
         space = ActionSpace(message.action_space) if known else ActionSpace.DELTA_EE
         return Chunk(actions, message.dt, stamp, message.plan_id, space)
@@ -83,6 +83,6 @@ class ChunkInputs:
         try:
             chunk = self._converted(message)
         except RefusedStep:
-            return  # it will be refused when it is to be played
+            return  # the controller will refuse it when it is to be played
         with self._lock:
             self._controller.consent.show(chunk)

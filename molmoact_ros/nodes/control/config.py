@@ -1,4 +1,4 @@
-"""Parameters of the controller."""
+"""Parameters of the controller node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATED = ("nano_workcell", "scripted expert")
 
 
 class ControllerNodeConfig(BaseModel):
-    """Parameters of the controller."""
+    """Parameters of the controller node."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -75,17 +75,17 @@ class ControllerNodeConfig(BaseModel):
 
     @property
     def robots(self) -> list[Arm]:
-        """The arms."""
+        """The robot's arms."""
         return arms_at(self.arms, self.bases)
 
     @property
     def workspace(self) -> Workspace:
-        """The box. Raises ValueError where it is none."""
+        """The workspace box. Raises ValueError for an invalid one."""
         return Workspace.model_validate({"low": self.workspace_low, "high": self.workspace_high})
 
     @property
     def control(self) -> ControllerConfig:
-        """The same for the controller proper."""
+        """The same parameters as the controller's own configuration."""
         return ControllerConfig(
             rate=self.rate, mode=self.mode, following=self.following, agreeing=self.agreeing,
             approve=self.approve, presence_timeout=self.presence_timeout, cartesian_speed=self.cartesian_speed,

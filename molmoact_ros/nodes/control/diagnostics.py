@@ -1,4 +1,4 @@
-"""What the controller knows about its inputs and itself, as /diagnostics wants it."""
+"""The controller's /diagnostics: its state, inputs, limits and control loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def report(
 ) -> list[DiagnosticStatus]:
     """One status each for the state, the inputs against their deadlines, the limits and the control loop.
 
-    now: ROS time, steady: of the clock that nobody sets, s.
+    now: ROS time, s. steady: time of the steady clock, which nobody can set, s.
     """
     config, supervisor = controller.config, controller.supervisor
     state = {"reason": supervisor.reason}

@@ -1,4 +1,4 @@
-"""Where grippers' commands go, chosen by name. docs/sinks.md says which one suits which driver."""
+"""Sinks of gripper commands, chosen by name. docs/sinks.md says which one suits which driver."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ from molmoact_ros.ros.logging import ThreadedLog
 from molmoact_ros.ros.parameters import declare
 
 SAME_OPENING: Final = 1e-3
-"""m; less than this is not a new goal for a gripper."""
+"""m; a smaller change is not a new goal for a gripper."""
 SAID_AGAIN: Final = 0.5
-"""s without commands after which a gripper is told its goal again: somebody else may have moved it."""
+"""s without commands after which a gripper's goal is sent again: another client may have moved it."""
 OPENING_FORCE: Final = 10.0
-"""N with which GripperCommand may open at most: ours, a seventh of the hand's 70 N. Fingers that open should press
-against nothing."""
+"""Largest force with which GripperCommand may open, N: ours, a seventh of the hand's 70 N. Opening fingers should not
+press against anything."""
 
 
 class Gripper(Protocol):
-    """Takes the openings of one arm's commands."""
+    """A sink of the openings in one arm's commands."""
 
     def send(self, command: ArmCommand) -> None:
-        """Tell the gripper the command's opening, where that is new."""
+        """Send the command's opening to the gripper, where it is new."""
 
     def hold(self) -> None:
-        """Cancel what the gripper was told last, if it is still at it. It is told anew when commands go on."""
+        """Cancel the goal in progress, if there is one. It is sent again when commands resume."""
 
     def close(self) -> None:
-        """No more commands will come. The gripper keeps what it holds."""
+        """Release the sink; no more commands will follow. The gripper holds its object."""
 
 
 class GripperConfig(BaseModel):
-    """Parameters of the grippers. Forces: Franka Hand datasheet, 70 N continuous."""
+    """Parameters of the gripper sinks. Forces: Franka Hand datasheet, 70 N continuous."""
 
     gripper_topic: str = Field("", min_length=1, description="topic, action, or name of the gripper's driver")
     grasp_force: float = Field(40.0, gt=0, le=70, description="N with which what is grasped is held")
 
 
 class _Gripper:
-    """Tells a gripper its opening where that is new.
+    """Sends a gripper its opening where that is new.
 
-    It closes where an opening is less than the one before and less than half of the stroke, and opens otherwise; what
-    the fingers measure has no part in it, but before the first opening.
+    The gripper closes where an opening is less than the one before and less than half of the stroke, and opens
+    otherwise. The measured width decides only for the first opening.
     """
 
     def __init__(self, node: Node, arm: Arm) -> None:
         self._node, self._heard = node, -np.inf
-        self._goal: float | None = None  # None: to be told in any case
-        self._before: float | None = None  # what it was told last, also before a hold
+        self._goal: float | None = None  # None: send the next one in any case
+        self._before: float | None = None  # the last opening that was sent, also before a hold
         self._closing = True
         self._notes = ThreadedLog(node)
         self._config = declare(node, GripperConfig, arm.prefix, gripper_topic=self._usual_topic(arm))
@@ -75,11 +75,11 @@ class _Gripper:
         raise NotImplementedError
 
     def _go(self, opening: float, measured: float, closing: bool) -> bool:
-        """Bring the fingers from `measured` to `opening` m between them. False: could not be said."""
+        """Move the fingers from `measured` to `opening` m between them. False: the goal could not be sent."""
         raise NotImplementedError
 
     def send(self, command: ArmCommand) -> None:
-        """Tell the gripper where this is another opening than before, or the first command after a pause."""
+        """Send the opening where it differs from the one before, or with the first command after a pause."""
         now = time.monotonic()
         again, self._heard = now - self._heard > SAID_AGAIN, now
         opening = float(np.clip(command.opening, 0.0, OPENING_MAX))
@@ -100,15 +100,15 @@ class _Gripper:
         return self._closing if abs(opening - before) < SAME_OPENING else opening < before
 
     def hold(self) -> None:
-        """Forget the goal, so that it is told again when commands go on."""
+        """Clear the goal, so that it is sent again when commands resume."""
         self._goal = None
 
     def close(self) -> None:
-        """The gripper keeps what it holds."""
+        """The gripper holds its object."""
 
 
 class TrajectoryGripper(_Gripper):
-    """For joint_trajectory_controller on the fingers."""
+    """For joint_trajectory_controller on the finger joints."""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         super().__init__(node, arm)
@@ -124,9 +124,9 @@ class TrajectoryGripper(_Gripper):
         return True
 
     def hold(self) -> None:
-        """Nothing on a topic can be cancelled, so fingers on their way are told to stay where they are.
+        """Command moving fingers to stay where they are, since a topic has no cancel.
 
-        Those that have arrived are left alone: they may hold something.
+        Fingers that have arrived get no command: they may hold an object.
         """
         super().hold()
         fingers = self._measured.positions()
@@ -136,7 +136,7 @@ class TrajectoryGripper(_Gripper):
 
 
 class _Goal:
-    """A goal that was sent, until its result."""
+    """An action goal, from the request to its result."""
 
     def __init__(self) -> None:
         self.handle: Any = None  # once it was accepted
@@ -149,19 +149,19 @@ class _Goal:
 
     def accepted(self, handle: Any) -> None:
         self.handle = handle
-        if self.cancelled:  # before it was known
+        if self.cancelled:  # it was cancelled before it was accepted
             handle.cancel_goal_async()
 
 
 class _ActionGripper(_Gripper):
-    """For drivers with actions. A new goal does not wait for the end of the last; drivers take over."""
+    """For drivers with actions. A new goal does not wait for the result of the last; it preempts it in the driver."""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         super().__init__(node, arm)
         self._goals: list[_Goal] = []  # in progress, the newest last
 
     def hold(self) -> None:
-        """Cancel the goals in progress, also those of which the driver has not said yet that it takes them."""
+        """Cancel the goals in progress, including those that the driver has not accepted yet."""
         super().hold()
         for goal in list(self._goals):
             goal.cancel()
@@ -196,7 +196,7 @@ class _ActionGripper(_Gripper):
             self._notes.note(f"the gripper did not reach its goal{complaint}", LoggingSeverity.WARN)
 
     def _complaint(self, result: Any) -> str:
-        """What is wrong with a result, to go on with a sentence; "" for nothing."""
+        """What is wrong with a result, as the end of a sentence; "" for nothing."""
         raise NotImplementedError
 
 
@@ -224,7 +224,8 @@ class FrankaGripper(_ActionGripper):
         return self._start(self._grasp, goal)
 
     def hold(self) -> None:
-        """The driver heeds a cancelled goal at its feedback's rate, 10 Hz, and its service `stop` at once: both."""
+        """Cancel the goal and call `stop`: the driver checks for a cancel at its feedback's rate, 10 Hz; the service
+        acts at once."""
         if self._goals and self._stop.service_is_ready():
             self._stop.call_async(Trigger.Request())
         super().hold()
@@ -248,7 +249,7 @@ class CommandGripper(_ActionGripper):
     def _go(self, opening: float, measured: float, closing: bool) -> bool:
         force = self._config.grasp_force
         goal = self._kind.Goal()
-        goal.command.position = opening / 2  # of one finger
+        goal.command.position = opening / 2  # position of one finger
         goal.command.max_effort = force if closing else min(force, OPENING_FORCE)
         return self._start(self._action, goal)
 
@@ -266,7 +267,7 @@ GRIPPERS: Final[dict[str, Any]] = {
 
 
 def _interfaces(module: str, what: str, package: str) -> Any:
-    """Actions that are only on a workstation. Raises RuntimeError, saying what to install."""
+    """Action types that exist only on a workstation. Raises RuntimeError, saying what to install."""
     try:
         return importlib.import_module(module)
     except ImportError:

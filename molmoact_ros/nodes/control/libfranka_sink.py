@@ -1,4 +1,4 @@
-"""An arm by pylibfranka, as part of a node."""
+"""A sink that drives an arm by pylibfranka."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from molmoact_ros.ros.logging import ThreadedLog
 from molmoact_ros.ros.parameters import declare
 
 RATE: Final = 100.0
-"""Hz of the joint states."""
+"""Rate of the joint states, Hz."""
 FINGERS_FRESH: Final = 1.0
 """s; franka_gripper publishes its fingers at 15 Hz."""
 Threshold = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
@@ -34,7 +34,7 @@ Inertia = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
 class LibfrankaConfig(BaseModel):
-    """Parameters of the libfranka sink. What is empty stays as the robot has it, from Desk or from its last user.
+    """Parameters of the libfranka sink. An empty one keeps the robot's value, from Desk or from its last client.
 
     Payload of at most 3 kg: FR3 datasheet. The other bounds are ours: beyond them a number is in the wrong unit.
     """
@@ -91,7 +91,7 @@ class LibfrankaConfig(BaseModel):
 
     @property
     def settings(self) -> ArmSettings:
-        """What the robot is told before it is first driven. Raises ValueError where only one threshold is given."""
+        """The settings for the robot before it first moves. Raises ValueError where only one threshold is given."""
         if bool(self.collision_torque) != bool(self.collision_force):
             raise ValueError("collision_torque and collision_force are set together: libfranka takes both at once")
         return ArmSettings(
@@ -105,9 +105,9 @@ class LibfrankaConfig(BaseModel):
 
 
 class LibfrankaSink:
-    """The arm by pylibfranka, without ros2_control. Publishes the joint states, with the fingers' once they are heard.
+    """Drives the arm by pylibfranka, without ros2_control. Publishes the joint states, with the fingers' once received.
 
-    The process behind it brakes by itself where no further command comes.
+    Its 1 kHz process brakes on its own when commands stop.
     """
 
     holds_last, topic = False, ""
@@ -127,21 +127,21 @@ class LibfrankaSink:
         self._timer = node.create_timer(1.0 / RATE, self._tell, clock=STEADY)
 
     def send(self, command: ArmCommand) -> None:
-        """To the process, which interpolates, and brakes where no further one comes."""
+        """Pass a command to the 1 kHz process, which interpolates, and brakes when commands stop."""
         try:
             self._arm.send(command)
         except (RefusedCommand, ConnectionError) as error:
             self._notes.note(str(error))
 
     def fault(self) -> str:
-        """Why the robot or the process behind it has stopped, by the newest state there is."""
+        """Why the robot or the 1 kHz process has stopped, by the newest state."""
         state = self._arm.state()
         if state.mode not in (RobotMode.FAULT, RobotMode.ENDED):
             return ""
         return " ".join(state.message.split()) or "it does not say why"
 
     def close(self) -> None:
-        """The arm comes to rest before this returns."""
+        """Bring the arm to rest, and return then."""
         self._timer.cancel()
         self._arm.close()
 
@@ -175,7 +175,7 @@ class LibfrankaSink:
         self._publisher.publish(message)
 
     def _on_recover(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """A person says that the arm may be used again after the robot stopped by itself."""
+        """Service `recover`: an operator clears the error after the robot stopped by itself."""
         try:
             self._arm.recover()
             response.success, response.message = True, "asked for; the arm stays where it is until it is told to go on"

@@ -1,4 +1,4 @@
-"""What the joint states say of some joints, for sinks and grippers."""
+"""Measured positions of some joints, for sinks and grippers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from molmoact_ros.ros import qos
 from molmoact_ros.ros.polling import PollingSubscription
 
 FRESH: Final = 0.1
-"""s; older joint states are not used."""
+"""Greatest age of joint states that are used, s."""
 RECENT: Final = 50
-"""Joint states that are looked through: fingers and arm may be told apart, the arm more often."""
+"""Joint states that are searched: fingers and arm may be published separately, the arm more often."""
 
 
 class Measured:
-    """The newest positions of some joints."""
+    """The newest measured positions of some joints."""
 
     def __init__(self, node: Node, joints: Sequence[str], topic: str) -> None:
         self._joints, self._positions, self._heard = joints, np.zeros(len(joints)), -np.inf
         self._messages = PollingSubscription(node, JointState, topic, qos.sensor(RECENT))
 
     def positions(self, within: float = FRESH) -> np.ndarray | None:
-        """Their positions [n], rad or m, if they are no older than `within` s."""
+        """Positions [n], rad or m, if they are no older than `within` s; else None."""
         for data, heard, _ in reversed(self._messages.take_serialized()):
             message = deserialize_message(data, JointState)
             known = dict(zip(message.name, message.position, strict=False))

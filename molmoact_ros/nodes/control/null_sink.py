@@ -1,4 +1,4 @@
-"""No robot at all."""
+"""A sink without a robot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from molmoact_ros.robots.franka import Arm
 
 
 class NullSink:
-    """Sends nothing anywhere, for an arm or a gripper: a controller that is replayed commands no robot."""
+    """Discards commands, of an arm or a gripper: a controller in a replay commands no robot."""
 
     holds_last, topic = False, ""
 
@@ -17,7 +17,7 @@ class NullSink:
         pass
 
     def send(self, command: ArmCommand) -> None:
-        """Nothing is sent."""
+        """Discard the command."""
 
     def fault(self) -> str:
         """There is no robot that could stop."""
@@ -27,4 +27,4 @@ class NullSink:
         """There is no goal to cancel."""
 
     def close(self) -> None:
-        """Nothing was begun."""
+        """There is nothing to release."""

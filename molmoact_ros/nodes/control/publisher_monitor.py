@@ -1,4 +1,4 @@
-"""Who else is on the graph: another that commands the arm, publishes where one node should, or bears the same name."""
+"""Detects other nodes that command the arm, publish on a topic that should have one publisher, or bear this name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.publishers import crowded, publisher_name
 
 REMEMBERED: Final = 100
-"""Stamps of our own status: 10 s of them, and every change of state besides."""
+"""Stored stamps of our own status: 10 s of them, and every change of state besides."""
 GONE: Final = 1.0
-"""s without a status of another controller after which it counts as gone: it has 10 a second."""
+"""s without a status of another controller after which it counts as gone: it publishes 10 a second."""
 
 
 class PublisherMonitor:
-    """Looks at publishers by topic, and listens to the node's own status topic for what this node has not said."""
+    """Checks publishers by topic, and the node's own status topic for statuses that this node has not published."""
 
     def __init__(self, node: Node, alone: Sequence[str], commands: Sequence[str]) -> None:
         """alone: topics that should have one publisher; commands: topics on which only this node should publish."""
@@ -32,11 +32,11 @@ class PublisherMonitor:
         self._heard = float("-inf")
 
     def said(self, status: SafetyStatus) -> None:
-        """This node publishes that status."""
+        """Record a status that this node publishes."""
         self._own.append((status.header.stamp.sec, status.header.stamp.nanosec))
 
     def another_controller(self) -> bool:
-        """Another controller of this name runs; dead ones, which the graph remembers for a while, do not count."""
+        """Whether another controller of this name runs; dead ones, which the graph lists for a while, do not count."""
         for data, _, _ in self._status.take_serialized():
             stamp = deserialize_message(data, SafetyStatus).header.stamp
             if (stamp.sec, stamp.nanosec) not in self._own:
@@ -44,7 +44,7 @@ class PublisherMonitor:
         return time.monotonic() - self._heard < GONE
 
     def warnings(self) -> list[str]:
-        """One line for each topic where somebody publishes who should not."""
+        """One line for each topic with a publisher that should not be there."""
         out = []
         for topic in self._commands:
             if others := sorted({publisher_name(info) for info in self._publishers(topic) if not self._is_us(info)}):

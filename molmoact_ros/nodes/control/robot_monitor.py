@@ -1,6 +1,6 @@
-"""Whether the robot behind ros2_control has stopped by itself, as its own software says on topics.
+"""Whether the robot behind ros2_control has stopped by itself, from the states that its own software publishes.
 
-Interfaces that are only on a workstation: where they are not installed, nothing is watched.
+The message types exist only on a workstation: where they are not installed, nothing is monitored.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from molmoact_ros.ros.message_types import message_class
 from molmoact_ros.ros.polling import PollingSubscription
 
 EVERY: Final = 0.02
-"""s between looks at a topic: reading franka_ros2's message in Python takes 0.4 ms."""
+"""s between reads of a topic: deserialising franka_ros2's message in Python takes 0.4 ms."""
 SILENCE: Final = 0.5
-"""s without a message, after there were some, that count as a stop: the controller or the hardware is not run."""
+"""s without a message, after there were some, that count as a stop: the controller or the hardware does not run."""
 DEVIATION: Final = 0.15
-"""rad between where a controller wants a joint and where it is; ours. Both are of one moment, so it may be less than
-the supervisor's `following`, which has to bear the way of a command and of a measurement."""
+"""Greatest difference between a controller's desired and actual joint position, rad; ours. Both have one stamp, so it
+may be less than the supervisor's `following`, which includes the latency of a command and of a measurement."""
 
 
 class RobotWatch:
-    """One topic, and what `judge` finds in its messages: why the robot has stopped, or ""."""
+    """Monitors one topic. judge: returns why the robot has stopped, from a message, or ""."""
 
     def __init__(self, node: Node, kind: type, topic: str, judge: Callable[[Any], str]) -> None:
         self._topic, self._judge = topic, judge
@@ -34,12 +34,12 @@ class RobotWatch:
         self._reason, self._looked, self._heard = "", -np.inf, np.inf  # inf: never
 
     def fault(self) -> str:
-        """Why the robot has stopped by itself, one line; "" while it goes on, and while nothing is known of it."""
+        """Why the robot has stopped by itself, one line; "" while it runs, and while its state is unknown."""
         now = time.monotonic()
         if now - self._looked < EVERY:
             return self._reason
         if now - self._looked > SILENCE and np.isfinite(self._heard):
-            self._heard = now  # nobody looked for as long
+            self._heard = now  # nothing was read for as long
         self._looked = now
         message = self._messages.newest()
         if message is not None:
@@ -50,19 +50,19 @@ class RobotWatch:
 
 
 def watch_franka(node: Node, topic: str) -> list[RobotWatch]:
-    """By franka_ros2's robot state on `topic`; none where franka_msgs is not installed, or the topic is empty."""
+    """Monitor franka_ros2's robot state on `topic`; none where franka_msgs is not installed, or the topic is empty."""
     kind = message_class("franka_msgs/msg/FrankaRobotState")
     return [RobotWatch(node, kind, topic, franka_fault)] if kind and topic else []
 
 
 def watch_trajectory_controller(node: Node, topic: str) -> list[RobotWatch]:
-    """By joint_trajectory_controller's state; none where control_msgs is not installed, or the topic is empty."""
+    """Monitor joint_trajectory_controller's state; none where control_msgs is not installed, or the topic is empty."""
     kind = message_class("control_msgs/msg/JointTrajectoryControllerState")
     return [RobotWatch(node, kind, topic, trajectory_fault)] if kind and topic else []
 
 
 def franka_fault(state: Any) -> str:
-    """Of a franka_msgs/FrankaRobotState: errors by the FCI's names, or a mode in which the robot takes no commands."""
+    """The fault in a franka_msgs/FrankaRobotState: errors by the FCI's names, or a mode that accepts no commands."""
     errors = state.current_errors
     names = [name for name in errors.get_fields_and_field_types() if getattr(errors, name)]
     stopped = {
@@ -75,7 +75,7 @@ def franka_fault(state: Any) -> str:
 
 
 def trajectory_fault(state: Any) -> str:
-    """Of a control_msgs/JointTrajectoryControllerState: a joint that does not go where its controller wants it."""
+    """The fault in a control_msgs/JointTrajectoryControllerState: a joint that does not follow its reference."""
     errors = np.nan_to_num(np.abs(np.array(state.error.positions, np.float64)))
     if not len(errors) or errors.max() <= DEVIATION:
         return ""

@@ -1,4 +1,4 @@
-"""SafetyStatus from what the controller knows."""
+"""The SafetyStatus message of a controller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATES: Final = {
 
 
 def safety_status(controller: Controller, chunk: ActionChunk | None, now: float) -> SafetyStatus:
-    """How the controller stands at `now`, s of ROS time, playing `chunk`; without its header and warnings."""
+    """The controller's status at `now`, s of ROS time, playing `chunk`; without its header and warnings."""
     supervisor, player, status = controller.supervisor, controller.arms[0].player, SafetyStatus()
     status.state = STATES[supervisor.state]
     status.reason = "" if supervisor.state is State.POLICY else supervisor.reason

@@ -1,4 +1,4 @@
-"""A stop that outlives the process: it was latched by a person or by a failure, and only a person resets it."""
+"""A stop that outlives the process: an operator or a failure latched it, and only an operator resets it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rclpy.node import Node
 
 
 class StopLatch:
-    """A small file in ROS_HOME (~/.ros), of this node in this ROS domain."""
+    """A small file in ROS_HOME (~/.ros), one for this node in this ROS domain."""
 
     def __init__(self, node: Node) -> None:
         home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
@@ -18,17 +18,17 @@ class StopLatch:
         self.file = home / "molmoact_ros" / f"stopped.{domain}.{name}"
 
     def reason(self) -> str:
-        """Why it is latched, in one line; empty: it is not."""
+        """Why the stop is latched, in one line; empty: it is not."""
         try:
             return self.file.read_text(errors="replace").strip() or "a stop that was latched before"
         except OSError:
             return ""
 
     def set(self, reason: str) -> None:
-        """Latch. Raises OSError where the file cannot be written."""
+        """Latch the stop. Raises OSError where the file cannot be written."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(f"{reason}\n")
 
     def clear(self) -> None:
-        """A person has reset it."""
+        """Reset the stop, as an operator has requested."""
         self.file.unlink(missing_ok=True)

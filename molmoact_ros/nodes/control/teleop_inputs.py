@@ -1,8 +1,8 @@
-"""A person's words at the controller's topics: each is believed by its age, then handed to the arm that it is for.
+"""Teleoperation topics of the controller: each message's age is checked, then it is passed to its arm.
 
-A word that carries a stamp is as old as that says, so a replayed bag moves nothing. One without a stamp is as old as
-the sender's middleware says, so a network's backlog moves nothing either; somebody who publishes unstamped words of a
-bag anew is not noticed by that, which is why our own devices stamp all theirs.
+A stamped message is as old as its stamp says, so a replayed bag moves nothing. An unstamped one is as old as the
+sender's middleware says, so a network's backlog moves nothing either. That does not detect a node that publishes a
+bag's unstamped messages anew, which is why our own devices stamp all of theirs.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.bounded_subscription import subscribe
 
 DISCOVERY: Final = 1.0
-"""s after the start within which a person is not followed who spoke before it already, until they have let go once:
-nodes need as long to find each other."""
+"""s after the start within which an operator who was streaming before the start is not followed, until they have
+released the dead-man's switch once: nodes need as long to discover each other."""
 
 
 class TeleopInputs:
-    """Subscriptions of one arm's `~/teleop/` topics. Under `lock` the arm's Teleop is told what counts."""
+    """Subscriptions of one arm's `~/teleop/` topics. Valid messages go to the arm's Teleop, under `lock`."""
 
     def __init__(
         self, node: Node, arm: ArmController, lock: Any, timeout: float, refuse: Callable[[str], None]
     ) -> None:
-        """timeout: s for which a word counts; refuse: is told, in one line, of words that do not."""
+        """timeout: greatest age of a message, s; refuse: receives one line about each message that is too old."""
         self._node, self._arm, self._lock, self._timeout, self._refuse = node, arm, lock, timeout, refuse
         self._prefix = f"{node.get_fully_qualified_name()}/teleop/{arm.arm.prefix}"
         for kind, name, take in (
@@ -44,7 +44,7 @@ class TeleopInputs:
             subscribe(node, kind, self._prefix + name, take, qos.RELIABLE, refuse)
 
     def _counts(self, name: str, stamp: Any, sent: float) -> bool:
-        """Whether a word may move the arm. stamp: the message's, or None; sent: by the middleware, s since 1970."""
+        """Whether a message may move the arm. stamp: its own, or None; sent: source timestamp, s since 1970."""
         told = 0.0 if stamp is None else conversions.seconds(stamp)
         age = self._node.get_clock().now().nanoseconds * 1e-9 - told if told else time.time() - sent
         if why := wrong_age(age, self._timeout):
@@ -83,7 +83,7 @@ class TeleopInputs:
                 self._arm.teleop.gripper(message.data, time.monotonic())
 
     def _on_deadman(self, message: Deadman, sent: float) -> None:
-        # To let go always counts.
+        # A release always counts.
         if not message.held or (
             self._is_stamped("deadman_stamped", message) and self._counts("deadman_stamped", message.header.stamp, sent)
         ):

@@ -1,4 +1,4 @@
-"""JointTrajectory messages that arms and fingers are driven with."""
+"""JointTrajectory messages for arms and fingers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3
 
 FINGER_SPEED: Final = 0.075
-"""m/s of one finger: the speed at which the demonstrations open and close the hand."""
+"""Speed of one finger, m/s: that at which the demonstrations open and close the hand."""
 
 
 def rolling_trajectory(joints: Sequence[str], command: ArmCommand) -> JointTrajectory:
-    """The command in its period, and braking to a stand behind it.
+    """The command after one period, and braking to standstill behind it.
 
-    The next one replaces it; should this process end, the arm has been told to come to rest. A stamp of zero: now.
+    The next message replaces it. If this process ends, the arm has already been commanded to come to rest. A stamp of
+    zero: now.
     """
     q, dq, after = command.position, command.velocity, command.period
     braking = float(np.max(np.abs(dq) / FR3.acceleration_max))
@@ -32,14 +33,14 @@ def rolling_trajectory(joints: Sequence[str], command: ArmCommand) -> JointTraje
 
 
 def gripper_trajectory(joint: str, opening: float, measured: float) -> JointTrajectory:
-    """Bring the fingers from `measured` to `opening` m between them, at FINGER_SPEED; `joint` is the one that leads."""
+    """A trajectory from `measured` to `opening` m between the fingers, at FINGER_SPEED; `joint` is the leading one."""
     return JointTrajectory(
         joint_names=[joint], points=[_point(gripper_seconds(opening, measured), np.array([opening / 2]), None)]
     )
 
 
 def gripper_seconds(opening: float, measured: float) -> float:
-    """How long that takes, s."""
+    """Duration of that motion, s."""
     return max(0.05, abs(opening - measured) / 2 / FINGER_SPEED)
 
 

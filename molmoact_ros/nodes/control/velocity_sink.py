@@ -1,6 +1,6 @@
-"""Velocities for a controller that keeps the last one for ever: they always end in zero, and accelerate within bounds.
+"""Velocities for a controller that holds the last one for ever: they always end at zero, within acceleration limits.
 
-One thread sends all of them. It waits for commands, and for nobody else: neither the executor nor the control loop nor
+One thread sends all of them. It waits for commands and for nothing else: neither the executor nor the control loop nor
 a lock of theirs can keep it from ramping to zero.
 """
 
@@ -22,20 +22,20 @@ from molmoact_ros.robots.franka import FR3, Arm
 from molmoact_ros.ros.arm_topics import joint_states
 
 PULL: Final = 2.0
-"""1/s; how strongly velocity commands pull a joint back to the commanded position."""
+"""Gain that pulls a joint back to the commanded position, 1/s."""
 PULL_MAX: Final = 0.1
-"""rad/s; the most that this adds."""
+"""Largest velocity that this gain adds, rad/s."""
 RATE: Final = 100.0
-"""Hz at which a silent velocity is ramped down."""
+"""Rate at which velocities are ramped down without commands, Hz."""
 ACCELERATION: Final = 0.9
-"""Fraction of the FR3's acceleration limit that one message differs by at most from the one before: more than the
-controller's own commands use (0.8), so that what they lost in a gap is caught up with."""
+"""Largest change between two messages, as a fraction of the FR3's acceleration limit: more than the controller's own
+commands use (0.8), so that the velocity catches up after a gap."""
 PATIENCE: Final = 2.0
 """Periods without a further command after which velocities are ramped down."""
 HEARD: Final = Duration(seconds=0.5)
-"""In which the last command, of zero, is acknowledged."""
+"""Time for the acknowledgement of the last command, of zero."""
 END: Final = 3.0
-"""s in which the thread has ended when it is told to; from the highest velocity it takes 0.6."""
+"""s within which the thread ends when it is closed; from the highest velocity it takes 0.6."""
 
 
 def toward(velocity: np.ndarray, wanted: np.ndarray, seconds: float) -> np.ndarray:
@@ -45,23 +45,23 @@ def toward(velocity: np.ndarray, wanted: np.ndarray, seconds: float) -> np.ndarr
 
 
 class VelocityRamp:
-    """Sends one arm's velocities on `publisher`, with a pull toward the commanded positions."""
+    """Publishes one arm's velocities on `publisher`, with a pull toward the commanded positions."""
 
     def __init__(self, node: Node, arm: Arm, publisher: Publisher) -> None:
         self._publisher = publisher
         self._measured = Measured(node, arm.joints, joint_states(node))
-        self._command: tuple[ArmCommand, float] | None = None  # and until when it counts, s
+        self._command: tuple[ArmCommand, float] | None = None  # and until when it is valid, s
         self._news, self._ended, self._failure = threading.Event(), False, ""
         self._thread = threading.Thread(target=self._run, name="velocity", daemon=True)
         self._thread.start()
 
     def send(self, command: ArmCommand) -> None:
-        """Have a command's velocity sent next. It counts for PATIENCE periods."""
+        """Publish a command's velocity next. It is valid for PATIENCE periods."""
         self._command = command, time.monotonic() + PATIENCE * command.period
         self._news.set()
 
     def fault(self) -> str:
-        """Why no velocities are sent any more, or ""."""
+        """Why velocities are no longer published, or ""."""
         return self._failure
 
     def close(self) -> None:
@@ -73,10 +73,10 @@ class VelocityRamp:
     def _run(self) -> None:
         try:
             self._send_all()
-        except Exception as error:  # such as a context that has ended; `fault` says it
+        except Exception as error:  # such as a context that was shut down; `fault` reports it
             self._failure = f"velocities are no longer sent: {error}"
         else:
-            # A publisher that is destroyed takes with it what is still on its way, and the robot goes on.
+            # Destroying a publisher discards messages that are still in flight, and the robot would go on.
             self._publisher.wait_for_all_acked(HEARD)
 
     def _send_all(self) -> None:
@@ -91,7 +91,7 @@ class VelocityRamp:
             wanted, period = np.zeros(7), 1.0 / RATE
             if command is not None and playing:
                 wanted, period = command[0].velocity + self._pull(command[0].position), command[0].period
-            # Of the time since the last message no more counts than one period: a stall of this thread is no licence.
+            # Of the time since the last message only one period counts: a stall of this thread permits no larger step.
             velocity, sent = toward(velocity, wanted, min(now - sent, period)), now
             self._publisher.publish(Float64MultiArray(data=velocity.tolist()))
 

@@ -1,4 +1,4 @@
-"""The gate before motion at the policy's topics: what waits is shown, and released, vetoed or dropped."""
+"""The gate between plans and motion at the policy's topics: it shows a plan, then releases, vetoes or drops it."""
 
 from __future__ import annotations
 
@@ -22,53 +22,54 @@ from molmoact_ros.srv import ApprovePlan
 class ApprovalGate:
     """Publishes action chunks, at once or when they may move the arm.
 
-    Its services answer on the executor's thread; all else is called under `lock`, the reasoner's.
+    Its services run on the executor's thread; call everything else under `lock`, the inference thread's.
     """
 
     def __init__(
         self, node: Node, link: ControllerClient, lock: threading.RLock, again: Callable[[], None],
         vetoed: Callable[[str], None],
     ) -> None:  # fmt: skip
-        """again: plan anew, since what waited was dropped; vetoed: end the task and hold, for this reason."""
+        """again: called to plan anew, since the pending plan was dropped; vetoed: called with the reason, to end the
+        task and hold."""
         self._node, self._link, self._lock, self._again, self._vetoed = node, link, lock, again, vetoed
         self._gate: PlanGate[ActionChunk] = PlanGate()
         self._state_at_show = SafetyStatus.IDLE
         self._released: ActionChunk | None = None
-        self._rested = -inf  # when it was ended, by the images' clock, s
+        self._rested = -inf  # stamp at which it was ended, by the images' clock, s
         self._action_chunk = node.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
         self._pending_chunk = node.create_publisher(ActionChunk, "~/pending_chunk", qos.RELIABLE)
         node.create_service(ApprovePlan, "~/approve_plan", self._on_approve_plan)
         node.create_service(Trigger, "~/approve", self._on_approve)
         node.create_service(Trigger, "~/veto", self._on_veto)
 
-    # What the policy is told to do
+    # Settings
 
     def set_mode(self, how: str) -> None:
-        """Gate like this from the next plan on. What waits is dropped, and made again: nobody's word releases it."""
+        """Gate in this mode from the next plan on. A pending plan is dropped and made anew: no approval releases it."""
         with self._lock:
             self._gate.how = ApprovalMode(how)
             if self.drop():
                 self._again()
 
     def set_seconds(self, seconds: float) -> None:
-        """Show each plan for so long, where time releases it."""
+        """Show each plan for `seconds`, in the mode in which time releases it."""
         with self._lock:
             self._gate.seconds = float(seconds)
 
     def clock_set(self) -> None:
-        """ROS time was set: no stamp from before means anything."""
+        """ROS time was set: stamps from before are invalid."""
         self._gate.clock_set(time.monotonic())
         self._rested = -inf
 
     # Plans
 
     def may_plan_on(self, stamp: float) -> bool:
-        """Not while a plan waits, nor on an image of an arm that moved, where plans have to wait, nor on one that was
-        taken before the last plan was ended; s."""
+        """False while a plan is pending; where plans have to wait, also for an image of a moving arm, and for one that
+        was taken before the last plan was ended; s."""
         return stamp > self._rested and self._gate.may_look(stamp)
 
     def take_chunk(self, chunk: ActionChunk) -> None:
-        """The actions of a new plan."""
+        """Publish the actions of a new plan, or show them for approval."""
         gate, now = self._gate, time.monotonic()
         if gate.how is ApprovalMode.NEVER:
             gate.moves(now)
@@ -77,32 +78,32 @@ class ApprovalGate:
             gate.show(chunk, chunk.plan_id, now)
             self._state_at_show = self._link.safety.state
             self._pending_chunk.publish(chunk)
-        # Else the gate was closed while the step was made, on an image of a moving arm: the next one is shown.
+        # Else the gate closed during the step, whose image is of a moving arm: the next plan is shown.
 
     def drop(self) -> bool:
-        """Forget the plan that waits; False when none does."""
+        """Drop the pending plan; False when there is none."""
         return self._gate.drop(time.monotonic()) is not None
 
     @property
     def shown(self) -> float | None:
-        """When the image of the plan that waits was taken, s; None when none does."""
+        """Stamp of the pending plan's image, s; None when no plan is pending."""
         waiting = self._gate.waiting
         return None if waiting is None else conversions.seconds(waiting.header.stamp)
 
     def look_after(self) -> None:
-        """Ten times a second: drop what does not hold any more, and release what is due."""
+        """Ten times a second: drop a pending plan that is no longer valid, and release one that is due."""
         self._drop_if_moved()
         safety, now = self._link.safety, time.monotonic()
         playing = safety.state == SafetyStatus.POLICY and safety.plan_id and safety.progress < 1.0
         made = conversions.seconds(safety.header.stamp)
-        # No controller moves no arm.
+        # Without a controller, no arm moves.
         heard = (self._link.heard_at, made) if made else (now, conversions.seconds(self._stamp()))
         self._gate.arm(bool(playing) or safety.state == SafetyStatus.TELEOP, *heard)
         if self._gate.due(now):
             self._release()
 
     def _drop_if_moved(self) -> None:
-        """The arm may be elsewhere than in the image of the plan that waits."""
+        """Drop the pending plan when the arm may be elsewhere than in its image."""
         if self._gate.waiting is not None and self._link.safety.state != self._state_at_show:
             self._node.get_logger().warning("the plan that waited is dropped: the controller's state has changed")
             self.drop()
@@ -112,9 +113,10 @@ class ApprovalGate:
         return self._node.get_clock().now().to_msg()
 
     def _release(self) -> None:
-        """The plan that waits moves the arm from now on: the arm stands where it stood in the plan's image.
+        """Let the pending plan move the arm from now on: the arm stands where it stood in the plan's image.
 
-        It is the very chunk that was shown, but for its stamp: a controller that asks for approval compares them.
+        This publishes the very chunk that was shown, but for its stamp: a controller that requires approval compares
+        them.
         """
         chunk = self._gate.release(time.monotonic())
         chunk.header.stamp = self._stamp()
@@ -125,7 +127,7 @@ class ApprovalGate:
         self._action_chunk.publish(chunk)
 
     def rest(self) -> None:
-        """End the plan that is played, where the arm is now. Needs nobody's approval: it moves no arm."""
+        """End the plan in progress, where the arm is now. Needs no approval, since it moves no arm."""
         if self._released is None:
             return
         played, stamp = self._released, self._stamp()
@@ -136,7 +138,7 @@ class ApprovalGate:
         self._rested = conversions.seconds(stamp)
 
     def write_status(self, status: EngineStatus) -> None:
-        """Write what waits into the status of a policy that has something to do."""
+        """Write the pending plan into the status of a policy that has a task."""
         waiting = self._gate.waiting
         status.pending_plan_id, status.pending_seconds = self._gate.plan_id, self._gate.left(time.monotonic())
         if waiting is not None:
@@ -144,7 +146,7 @@ class ApprovalGate:
         elif status.state == EngineStatus.PENDING:
             status.state = EngineStatus.RUNNING
 
-    # What people say
+    # Operators' services
 
     def _on_approve_plan(self, request: ApprovePlan.Request, response: ApprovePlan.Response) -> ApprovePlan.Response:
         return self._approve(response, request.plan_id)
@@ -154,7 +156,7 @@ class ApprovalGate:
         return self._approve(response)
 
     def _approve(self, response, plan_id: int | None = None):  # type: ignore[no-untyped-def]
-        """Release what waits, if it is that; a response that says so."""
+        """Release the pending plan, if it is `plan_id`; returns the response with the outcome."""
         try:
             with self._lock:
                 self._drop_if_moved()
@@ -166,7 +168,7 @@ class ApprovalGate:
         return response
 
     def _on_veto(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """The task ends and the arm holds, whether or not a plan waits: it may just have left."""
+        """End the task and hold the arm, whether or not a plan is pending: it may just have been released."""
         plan = self._gate.plan_id
         response.success, response.message = True, "" if plan else "no plan waits; the task has ended all the same"
         self._vetoed(f"plan {plan} was vetoed by a person" if plan else "vetoed by a person")

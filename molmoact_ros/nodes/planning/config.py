@@ -1,4 +1,4 @@
-"""The policy's parameters, and the engine that they ask for."""
+"""Parameters of the policy node, and the engine that they select."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from molmoact_ros.utils.paths import default_checkpoint
 
 
 class PolicyConfig(EngineOptions):
-    """Parameters of the policy."""
+    """Parameters of the policy node."""
 
     autostart: bool = Field(True, description="configure and activate by itself; false: a life-cycle manager does")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
@@ -48,14 +48,14 @@ class PolicyConfig(EngineOptions):
 
 
 def load_engine(config: PolicyConfig) -> Engine:
-    """The engine that the parameters ask for, warmed up."""
+    """Open the engine that the parameters select, and warm it up."""
     engine = open_engine(config, config.folder)
     engine.warm_up(_tell_progress)
     return engine
 
 
 def _tell_progress(done: int, of: int) -> None:
-    """A line for each quarter."""
+    """Log a line for each quarter."""
     if done * 4 // of > (done - 1) * 4 // of:
         get_logger("policy").info(f"warming up: {done} of {of} passes recorded")
 
@@ -72,7 +72,7 @@ def _not_a_time(value: Any) -> str:
 
 
 CHOICES = (ReasoningMode.FULL.value, ReasoningMode.GROUNDED.value, ReasoningMode.REUSE.value)
-"""Modes that may be asked for; a drawn trace always steers."""
+"""Modes that may be selected; an operator's trace always steers."""
 
 LIVE: Final = {
     "mode": LiveParameter(

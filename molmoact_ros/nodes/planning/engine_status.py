@@ -1,4 +1,4 @@
-"""EngineStatus, the policy's heartbeat, and its line in /diagnostics."""
+"""EngineStatus, the policy's heartbeat, and its status in /diagnostics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from molmoact_ros.ros.publishers import crowded
 
 
 class EngineStatusPublisher:
-    """Any thread may report."""
+    """Publishes EngineStatus; any thread may report to it."""
 
     def __init__(
         self, node: Node, checkpoint: str, reasoner: InferenceThread, drawings: OperatorTrace, gate: ApprovalGate,
@@ -31,11 +31,11 @@ class EngineStatusPublisher:
         mine = [node.resolve_topic_name(f"~/{topic}") for topic in ("engine_status", "action_chunk")]
         self._alone = (*mine, *alone)
         self._status, self._lock = EngineStatus(checkpoint=checkpoint), threading.Lock()
-        self._message = ""  # why it does not go on
-        self._note = ""  # what somebody should look at though it goes on
+        self._message = ""  # why the policy does not continue
+        self._note = ""  # what needs attention although the policy continues
 
     def take_plan(self, plan: ReasonedPlan) -> None:
-        """A plan is complete."""
+        """Record a complete plan."""
         now = self._node.get_clock().now().nanoseconds * 1e-9
         with self._lock:
             self._status.plan_id, self._status.step_seconds = plan.plan_id, plan.seconds
@@ -47,7 +47,7 @@ class EngineStatusPublisher:
         self.report(EngineStatus.RUNNING, "")
 
     def report(self, state: int, message: str) -> None:
-        """From now on it is so; message: one line for people, empty when all is well."""
+        """Set the state from now on; message: one line for the operator, empty when all is well."""
         with self._lock:
             if message and message != self._message:
                 self._node.get_logger().warning(message)
@@ -55,7 +55,7 @@ class EngineStatusPublisher:
         self.publish()
 
     def clear(self) -> bool:
-        """A fault is over, since something new is asked; False when there is none."""
+        """End a fault, since a new request arrived; False when there is none."""
         with self._lock:
             failed = self._status.state == EngineStatus.FAULT
         if failed:
@@ -63,7 +63,7 @@ class EngineStatusPublisher:
         return bool(failed)
 
     def publish(self) -> None:
-        """Ten times a second, and whenever something has changed."""
+        """Publish the status: ten times a second, and whenever it has changed."""
         with self._reasoner.lock, self._lock:
             task, told = self._reasoner.task, self._status
             told.header.stamp = self._node.get_clock().now().to_msg()
@@ -77,9 +77,9 @@ class EngineStatusPublisher:
             self._engine_status.publish(told)
 
     def diagnose(self, refusal: str) -> None:
-        """Once a second: who else publishes, how many frames came, and what became of them.
+        """Once a second: who else publishes, how many frames arrived, and what became of them.
 
-        refusal: why joint states were refused, one line or nothing.
+        refusal: why joint states were refused, one line; empty when they were not.
         """
         note = "; ".join([*crowded(self._node, self._alone), *([refusal] if refusal else [])])
         with self._lock:

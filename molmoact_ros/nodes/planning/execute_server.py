@@ -1,6 +1,6 @@
-"""ExecuteInstruction: one goal at a time, which can be cancelled at every moment and times out from its acceptance on.
+"""ExecuteInstruction: one goal at a time, which can be cancelled at any moment and times out from its acceptance on.
 
-Nothing here waits for anybody: a goal's stages are looked after ten times a second, by a clock that nobody sets.
+Nothing here blocks: a timer advances a goal's stages ten times a second, by a clock that nobody can set.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ Goal: TypeAlias = ExecuteInstruction.Goal
 Result: TypeAlias = ExecuteInstruction.Result
 
 PERIOD: Final = 0.1
-"""s between two looks at a goal."""
+"""s between two checks of a goal."""
 DISCOVERY: Final = 2.0
-"""s for a controller that has just started to be found, for the first images, and for a `hold` to be answered."""
+"""s to discover a controller that has just started, to receive the first images, and to wait for `hold`'s response."""
 ANSWER: Final = 5.0
-"""s for the controller to answer `start`."""
+"""s for the controller to respond to `start`."""
 SILENT: Final = 3.0
-"""s without a SafetyStatus, which comes ten times a second, after which the controller is gone."""
+"""s without a SafetyStatus, which arrives ten times a second, after which the controller is gone."""
 
 
 class Planner(Protocol):
-    """Who plans for a goal. All is called on the executor's thread."""
+    """The planner behind a goal. All methods are called on the executor's thread."""
 
     sees: bool
-    """What plans are made from is there, and the controller was told so; else a goal waits for it up to DISCOVERY."""
+    """The planner's inputs are there, and the controller knows it; else a goal waits for them, up to DISCOVERY."""
 
     def check_goal(self, request: Goal) -> str:
-        """What is wrong with a goal, in one line, or nothing."""
+        """Why a goal is invalid, in one line; empty when it is valid."""
 
     def begin_goal(self, request: Goal) -> str:
-        """Plan from now on, the controller plays; why that cannot be, in one line, or nothing."""
+        """Start planning for the controller to play; why that is impossible, in one line; empty when it has started."""
 
     def halt(self) -> None:
-        """Plan no more."""
+        """Stop planning."""
 
 
 @dataclass
 class _Goal:
-    """One goal in progress. Times are s of the steady clock."""
+    """A goal in progress. Times are s of the steady clock."""
 
     handle: ServerGoalHandle
     accepted: float = field(default_factory=time.monotonic)
     inherited: bool = False  # the goal before it has left the controller playing
     asked: float | None = None  # when `start` was called
-    answered: float = 0.0  # when it was
-    statuses: int | None = None  # that had come by then: from then on the goal is played
-    played: bool = False  # a SafetyStatus has said so
+    answered: float = 0.0  # when its response arrived
+    statuses: int | None = None  # SafetyStatus messages received by then: from then on the goal is played
+    played: bool = False  # a SafetyStatus has confirmed it
     plans: int = 0
-    done: Future = field(default_factory=Future)  # of (code, message)
+    done: Future = field(default_factory=Future)  # result: (code, message)
 
     @property
     def elapsed(self) -> float:
@@ -68,7 +68,7 @@ class _Goal:
 
     @property
     def may_move(self) -> bool:
-        """The controller plays, or may yet play, because of it."""
+        """Whether the controller plays, or may yet play, because of this goal."""
         return self.inherited or self.asked is not None
 
 
@@ -84,24 +84,24 @@ class ExecuteServer:
         )
 
     def close(self) -> None:
-        """End the goal, and take no more."""
+        """End the goal, and accept no more."""
         self.end(Result.CANCELED, "the node was ended")
         self._server.destroy()
 
     @property
     def instruction(self) -> str:
-        """What the goal in progress says; empty without one."""
+        """The instruction of the goal in progress; empty without one."""
         return "" if self._goal is None else str(self._goal.handle.request.instruction)
 
     def count_plan(self) -> None:
-        """The goal in progress has one more complete plan."""
+        """Count one more complete plan of the goal in progress."""
         if self._goal is not None:
             self._goal.plans += 1
 
     def end(self, code: int, message: str, hold: bool = True) -> None:
-        """End the goal, if there is one: no more plans, and the arm holds if it is the goal that moves it.
+        """End the goal in progress, if there is one: planning stops, and the arm holds if this goal moves it.
 
-        hold: False where something else goes on with the arm.
+        hold: False where something else continues to move the arm.
         """
         goal = self._goal
         if goal is not None:
@@ -128,7 +128,7 @@ class ExecuteServer:
         return Result(code=code, message=message, plans=goal.plans, elapsed=goal.elapsed)
 
     def _take(self, goal: _Goal) -> None:
-        """Take up a goal in place of any other: the arm need not hold between two."""
+        """Start a goal in place of any other: the arm need not hold between the two."""
         if self._goal is not None:
             goal.inherited = self._goal.may_move
             self._finish(self._goal, Result.CANCELED, "replaced by a newer instruction")
@@ -145,7 +145,7 @@ class ExecuteServer:
         self.end(Result.REFUSED, reason)
 
     def look_after(self) -> None:
-        """Every PERIOD: whatever ends the goal, or its next stage."""
+        """Every PERIOD: end the goal where something ends it, or advance it to its next stage."""
         goal = self._goal
         if goal is None:
             return
@@ -183,7 +183,7 @@ class ExecuteServer:
     def _on_start(self, goal: _Goal, answer: Future) -> None:
         reply = answer.result()
         if goal is not self._goal:
-            # The goal has ended meanwhile: nobody wants the arm to play, unless a newer goal has asked for it.
+            # The goal has ended meanwhile, so the arm must not play, unless a newer goal has called `start`.
             if reply is not None and reply.success and (self._goal is None or self._goal.asked is None):
                 self._link.hold()
         elif reply is None or not reply.success:
@@ -195,9 +195,9 @@ class ExecuteServer:
             goal.answered, goal.statuses = time.monotonic(), self._link.count
 
     def _is_held(self, goal: _Goal, statuses: int) -> str:
-        """Why the controller does not play, in one line, or nothing.
+        """Why the controller does not play, in one line; empty when it plays.
 
-        The first status after `start` may have been on its way before; the second tells what `start` has done.
+        The first status after `start` may have been in flight before; the second shows what `start` has done.
         """
         link, news = self._link, self._link.count - statuses
         goal.played |= news > 0 and link.is_playing

@@ -1,4 +1,4 @@
-"""Where the gripper is in the front picture: from the joints, the camera's intrinsics and its place in /tf_static."""
+"""Projects the gripper into the front image: from joint states, camera intrinsics and the camera's /tf_static pose."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from molmoact_ros.ros.transforms import StaticFrames
 from molmoact_ros.utils.paths import robot_model
 
 LARGEST: Final = 1 << 20
-"""Bytes of a message: thousands of frames on /tf_static."""
+"""Largest message, bytes: thousands of frames on /tf_static."""
 
 
 class GripperProjection:
-    """Listens only between `open` and `close`."""
+    """Projects the tool centre point into the front image; subscribes only between `open` and `close`."""
 
     def __init__(self, node: Node, camera: str, joint_states: str) -> None:
         """camera: name of the front one; joint_states: topic of the measured joints."""
@@ -35,11 +35,11 @@ class GripperProjection:
         self._joints = LazyPollingSubscription(node, JointState, joint_states, qos.SENSOR, LARGEST_JOINTS)
 
     def open(self) -> None:
-        """Listen from now on."""
+        """Subscribe."""
         self._want(True)
 
     def close(self) -> None:
-        """Listen no more, and forget where the joints were."""
+        """Unsubscribe, and forget the joint positions."""
         self._want(False)
         self._measured = None
 
@@ -54,7 +54,7 @@ class GripperProjection:
         self._measured = self._joints.newest() or self._measured
 
     def place(self) -> np.ndarray | None:
-        """The tool centre point in the front picture [2], in fractions of it; None while it cannot be known."""
+        """The tool centre point in the front image [2], in fractions of its size; None while it is unknown."""
         self._take()
         camera, joints = self._frames.pose(self._optical, self._arm.base_frame), self._measured
         if camera is None or not any(self._info.k) or joints is None or min(self._info.width, self._info.height) < 2:
@@ -62,7 +62,7 @@ class GripperProjection:
         self._links.update(conversions.joint_positions(joints))
         x, y, z = (np.linalg.inv(camera) @ self._links.pose(self._arm.tcp_frame))[:3, 3]
         if not z > 0:
-            return None  # behind the camera, or not a number
+            return None  # behind the camera, or not finite
         k = np.asarray(self._info.k).reshape(3, 3)
         pixel = (k @ [x / z, y / z, 1.0])[:2]
         fractions: np.ndarray = pixel / (self._info.width - 1, self._info.height - 1)

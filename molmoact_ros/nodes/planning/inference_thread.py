@@ -22,22 +22,22 @@ from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.ros.conversions import metres, rgb_pixels
 
 LOOK_AGAIN = 0.1
-"""Seconds after which a camera that stays silent is looked at again."""
+"""Seconds after which a silent camera is checked again."""
 
 
 @dataclass(frozen=True)
 class PlanningTask:
-    """What is asked."""
+    """The instruction to plan for."""
 
     instruction: str
 
 
 @dataclass(frozen=True)
 class ReasonedPlan:
-    """One reasoning step: its number, what it saw, and how far it has come. seconds: since the step began.
+    """One reasoning step: its number, its observation, and its progress. seconds: since the step began.
 
-    joints: those heard nearest to the picture; None when there were none within the tolerance.
-    frames: when each of its images was taken, front first. tokens: of the answer, once that is complete.
+    joints: the joint states nearest to the front image; None when there were none within the tolerance.
+    frames: stamps of its images, front first. tokens: of the answer, once that is complete.
     """
 
     plan_id: int
@@ -51,16 +51,16 @@ class ReasonedPlan:
 
 
 class PlanListener(Protocol):
-    """Hears the reasoner and is asked by it, in its thread and under its lock.
+    """Callbacks of InferenceThread, in its thread and under its lock.
 
-    Nothing is told of a task any more once it was replaced.
+    Once a task was replaced, none of them is called for it any more.
     """
 
     def may_plan_on(self, stamp: float) -> bool:
-        """Whether a step may begin with pictures of that time, s."""
+        """Whether a step may begin on images of that stamp, s."""
 
     def drawn(self) -> np.ndarray | None:
-        """A person's trace that the next step follows, int [n, 2] in 0..255; None lets the model plan its own."""
+        """An operator's trace that the next step follows, int [n, 2] in 0..255; None lets the model plan its own."""
 
     def on_plan(self, plan: ReasonedPlan) -> None:
         """A part of a step is complete, or all of it (`plan.reasoning.complete`)."""
@@ -73,7 +73,22 @@ class PlanListener(Protocol):
 
 
 class InferenceThread(threading.Thread):
-    """Takes steps while there is a task; `close` ends it."""
+    """Runs reasoning steps while there is a task; `close` ends the thread.
+
+    Args of `__init__`:
+        engine: runs the steps.
+        frames: buffer of the cameras' images; the `add_...` methods fill it.
+        clock: returns ROS time, s.
+        listener: receives plans, and decides when a step may begin.
+        period: least time between the front images of two complete steps of a task, s.
+
+    Raises nothing: a refused step and an engine's exception go to `listener.on_refused`.
+
+    Example:
+        inference = InferenceThread(engine, frames, clock, listener)
+        inference.start()
+        inference.follow("put the red cube into the bowl")
+    """
 
     def __init__(
         self,
@@ -83,36 +98,36 @@ class InferenceThread(threading.Thread):
         listener: PlanListener,
         period: float = 0.0,
     ) -> None:
-        """`clock`: ROS time in seconds. period: least seconds between the pictures of two complete steps of a task."""
+        """clock: ROS time, s. period: least time between the front images of two complete steps of a task, s."""
         super().__init__(name="reasoner", daemon=True)
         self._engine, self._frames, self._clock, self._listener = engine, frames, clock, listener
-        # Guards the task and the frames. Listeners are told under it, so a task that was halted is not heard of again.
+        # Guards the task and the frames. Listeners are called under it, so a halted task calls them no more.
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         self._task: PlanningTask | None = None
         self._open, self._worked = True, False
         self._plan_id, self._seen = 0, 0.0
         self.mode = ReasoningMode.FULL
-        self._period, self._planned = period, -inf  # when the last plan's picture was taken
+        self._period, self._planned = period, -inf  # stamp of the last plan's image
 
     @property
     def task(self) -> PlanningTask | None:
-        """What is being done."""
+        """The current task."""
         return self._task
 
     def follow(self, instruction: str) -> None:
-        """Take up an instruction in place of any other."""
+        """Start an instruction in place of any other."""
         self._set(PlanningTask(instruction))
         self._worked = False
 
     def again(self) -> None:
-        """Drop the step in progress and begin a new one at once: what it follows has changed."""
+        """Drop the step in progress and begin a new one at once: its inputs have changed."""
         with self._changed:
             if self._task is not None:
                 self._set(PlanningTask(self._task.instruction))
 
     def halt(self) -> None:
-        """Forget the task: nothing is told after this returns."""
+        """Drop the task; the listener is not called for it after this returns."""
         self._set(None)
 
     def close(self) -> None:
@@ -123,23 +138,23 @@ class InferenceThread(threading.Thread):
         self.join()
 
     def add_image(self, topic: str, image: Image) -> None:
-        """Take a frame."""
+        """Add a frame."""
         with self._changed:
             self._frames.add_image(topic, image, self._clock())
             self._changed.notify_all()
 
     def add_depth(self, image: Image) -> None:
-        """Take the front camera's depth."""
+        """Add a depth image of the front camera."""
         with self._changed:
             self._frames.add_depth(image)
 
     def add_joints(self, joints: JointState) -> None:
-        """Take joint states."""
+        """Add joint states."""
         with self._changed:
             self._frames.add_joints(joints)
 
     def clock_set(self) -> None:
-        """ROS time was set: no stamp from before means anything. Ends no task."""
+        """ROS time was set: stamps from before are invalid. Ends no task."""
         with self._changed:
             self._frames.clear()
             self._planned, self._seen = -inf, 0.0
@@ -150,7 +165,7 @@ class InferenceThread(threading.Thread):
             return self._frames.report()
 
     def camera_age(self) -> float:
-        """Age of the newest frame with news, of the camera where it is oldest, s."""
+        """Age of the newest frame that is not a repetition, of the camera where it is oldest, s."""
         with self._changed:
             return self._frames.age(self._clock())
 
@@ -160,7 +175,7 @@ class InferenceThread(threading.Thread):
             self._changed.notify_all()
 
     def run(self) -> None:
-        """The thread's work."""
+        """Run steps until `close`."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._task is not None or not self._open)
@@ -172,7 +187,7 @@ class InferenceThread(threading.Thread):
                 self._step(task, frames, trace)
 
     def _next_frames(self) -> FrameSet | None:
-        """Frames that no step has seen, as soon as they are due; None after LOOK_AGAIN or when the task changes."""
+        """Frames that no step has used, as soon as they are due; None after LOOK_AGAIN or when the task changes."""
         task = self._task
         waited = time.monotonic()
         while self._open and self._task is task and time.monotonic() - waited < LOOK_AGAIN:
@@ -192,7 +207,7 @@ class InferenceThread(threading.Thread):
         return self.mode is ReasoningMode.GROUNDED and frames.depth is None
 
     def _is_due(self, stamp: float) -> bool:
-        # `clock_set` sees to a clock that went back; a step too small for that must not keep us waiting either.
+        # `clock_set` handles a clock that went back; a step back too small for that must not block planning either.
         paced = not 0 <= stamp - self._planned < self._period
         return stamp != self._seen and paced and self._listener.may_plan_on(stamp)
 
@@ -215,9 +230,9 @@ class InferenceThread(threading.Thread):
         except CancelledStep:
             return
         except RefusedStep as refusal:
-            # The first step of a task shows whether it can be done at all; later ones may meet a bad moment.
+            # The first step of a task shows whether the task is possible at all; later ones may meet a bad moment.
             self._refuse(task, str(refusal), fatal=not self._worked)
-        except Exception as error:  # whatever an engine raises, the arm gets no chunk and people hear why
+        except Exception as error:  # whatever an engine raises, the arm gets no chunk and operators see why
             self._refuse(task, f"the engine failed ({type(error).__name__}: {error}); restart the policy", fatal=True)
 
     def _tell(self, task: PlanningTask, plan: ReasonedPlan) -> bool:

@@ -1,4 +1,4 @@
-"""What the robot sees at one moment, put together from the cameras' and joints' topics."""
+"""The robot's observation at one moment, assembled from the cameras' and joints' topics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sensor_msgs.msg import Image, JointState
 from molmoact_ros.cameras.synchronizer import MOST, Stamped, Synchronizer, nearest
 from molmoact_ros.ros.conversions import seconds
 
-MOST_JOINTS = 512  # joint states that are kept: at 1 kHz half a second
+MOST_JOINTS = 512  # joint states in the buffer: at 1 kHz half a second
 LARGEST_JOINTS: Final = 1 << 16  # bytes of a message: a thousand joints
 MOST_PIXELS: Final = 100_000_000
 MOST_LETTERS: Final = 40  # of an encoding's name
@@ -21,7 +21,7 @@ WIDEST_PIXEL: Final = 16  # bytes: four channels of 32 bits
 
 
 def wrong_size(image: Image) -> str:
-    """What is wrong with an image's size, in one line, or nothing; looks at its fields only, never at its data."""
+    """Why an image's size is invalid, in one line; empty when it is valid. Reads its fields only, never its data."""
     wide, high, step, held = image.width, image.height, image.step, len(image.data)
     if wide * high > MOST_PIXELS or step * high > MOST_PIXELS * WIDEST_PIXEL:
         return f"it claims {wide}x{high} pixels in rows of {step} bytes; at most {MOST_PIXELS // 10**6} MP are read"
@@ -34,9 +34,9 @@ def wrong_size(image: Image) -> str:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """One image of each camera, front first; `stamp`: time of the front one, s.
+    """One image of each camera, front first; `stamp`: stamp of the front image, s.
 
-    depth: the front camera's; joints: those heard nearest to the front image, once the set is used; both within the
+    depth: the front camera's; joints: those nearest to the front image, once the set is used; both within the
     tolerance. apart: greatest difference of an image's stamp to the front one's, joints_apart: of the joints', s.
     """
 
@@ -50,14 +50,15 @@ class FrameSet:
 
 
 class FrameBuffer:
-    """Keeps the last frames of each camera and picks those taken together. Not for several threads at once."""
+    """Buffers the last frames of each camera and picks those taken together. Not thread-safe."""
 
     def __init__(
         self, topics: Sequence[str], slop: float, max_age: float, noisy: bool = True, joint_slop: float = 0.02
     ) -> None:
         """`topics`: front camera first. slop: greatest difference of stamps, s; max_age: of any frame, s.
 
-        noisy: no two frames are equal, unless the camera is frozen. joint_slop: greatest difference of the joints', s.
+        noisy: no two frames are equal, unless the camera is frozen. joint_slop: greatest difference of the joints'
+        stamps, s.
         """
         self._noisy, self._max_age, self._slop = noisy, max_age, slop
         self._frames: Synchronizer[Image] = Synchronizer(topics, slop, max_age)
@@ -66,24 +67,24 @@ class FrameBuffer:
         self._joint_slop = joint_slop
         self._previous: dict[str, Image] = {}
         self._wrong: dict[str, str] = {}  # why a camera's last image was refused
-        self._news = dict.fromkeys(topics, -inf)  # when the last frame was taken that shows something new
+        self._news = dict.fromkeys(topics, -inf)  # stamp of the last frame that differs from the one before
         self._last: FrameSet | None = None
         self._without_joints = 0
 
     def add_depth(self, image: Image) -> None:
-        """Take the front camera's depth; one whose size is wrong is left out."""
+        """Add a depth image of the front camera; one whose size is invalid is dropped."""
         if not wrong_size(image):
             self._depth.append(Stamped(seconds(image.header.stamp), image))
 
     def add_joints(self, joints: JointState) -> None:
-        """Take joint states."""
+        """Add joint states."""
         self._joints.append(Stamped(seconds(joints.header.stamp), joints))
 
     def add_image(self, topic: str, image: Image, now: float) -> None:
-        """Take a frame at `now`, s.
+        """Add a frame at `now`, s.
 
-        One that equals the one before to the last bit is no news: no sensor is that free of noise. One whose size is
-        wrong is refused (`missing` says so).
+        A frame that equals the one before to the last bit is no news: no sensor is that free of noise. One whose size
+        is invalid is refused (`missing` gives the reason).
         """
         self._wrong[topic] = wrong_size(image)
         if self._wrong[topic]:
@@ -95,7 +96,7 @@ class FrameBuffer:
         self._frames.add_frame(topic, stamp, image, now)
 
     def clear(self) -> None:
-        """Keep nothing: the clock of the stamps was set."""
+        """Empty the buffer: the clock of the stamps was set."""
         self._frames.clear()
         self._depth.clear()
         self._joints.clear()
@@ -108,7 +109,7 @@ class FrameBuffer:
         return now - min(self._news.values())
 
     def newest(self, now: float) -> FrameSet | None:
-        """The newest set whose frames are all current at `now`, s; None without one (`missing` says why)."""
+        """The newest set whose frames are all current at `now`, s; None without one (`missing` gives the reason)."""
         kept = self._frames.newest(now)
         if kept is None:
             return None
@@ -117,7 +118,7 @@ class FrameBuffer:
         return FrameSet(tuple(k.item for k in kept), stamp, depth.item if depth else None, apart=apart, kept=kept)
 
     def mark_used(self, frames: FrameSet) -> FrameSet:
-        """A step is taken on these: count them. The same, with the joints of that moment."""
+        """Count a set that a step uses; returns it with the joints of its moment."""
         for kept in frames.kept:
             kept.used = True
         joints = nearest(self._joints, frames.stamp, self._joint_slop)
@@ -128,7 +129,7 @@ class FrameBuffer:
         return self._last
 
     def report(self) -> dict[str, float]:
-        """What became of each camera's frames (FATES), and how far apart the last set's were, s."""
+        """What became of each camera's frames (OUTCOMES), and how far apart the last set's stamps were, s."""
         counts = {f"{topic} {fate}": n for topic, c in self._frames.counts.items() for fate, n in c.items()}
         last = self._last or FrameSet((), 0.0, apart=inf)
         return counts | {
@@ -137,7 +138,7 @@ class FrameBuffer:
         }  # fmt: skip
 
     def missing(self, now: float) -> str:
-        """One line that says which camera is silent, or that their clocks differ."""
+        """One line that names the silent camera, or reports that the cameras' clocks differ."""
         for topic, last in self._frames.last.items():
             if self._wrong.get(topic):
                 return f"an image on {topic} is refused: {self._wrong[topic]}; check the camera"

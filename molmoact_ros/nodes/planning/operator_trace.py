@@ -1,4 +1,4 @@
-"""People's drawings at the policy's topics: checked, followed as the gripper advances, and ended."""
+"""Operators' drawings at the policy's topics: validated, followed as the gripper advances, and ended."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from molmoact_ros.ros import conversions
 
 
 class OperatorTrace:
-    """The person's trace in use, and where the gripper is on it. Under the reasoner's lock."""
+    """The operator's trace in use, and the gripper's progress along it. Call it under the inference thread's lock."""
 
     def __init__(self, node: Node, camera: str, joint_states: str, max_age: float, timeout: float) -> None:
-        """camera: name of the front one; joint_states: topic; max_age, timeout: s, as Steering has them."""
+        """camera: name of the front one; joint_states: topic; max_age, timeout: s, as in Steering."""
         self._node = node
         self._steering, self._hand = Steering(max_age, timeout), GripperProjection(node, camera, joint_states)
         self._frame, self._log = conversions.optical_frame(camera), node.get_logger()
 
     @property
     def trace(self) -> np.ndarray | None:
-        """What is left of it, int64 [n, 2] in 0..255; None without one."""
+        """The rest of the trace, int64 [n, 2] in 0..255; None without one."""
         return self._steering.trace
 
     @property
     def done(self) -> bool:
-        """The last one ended because the gripper came to its end."""
+        """Whether the last trace ended because the gripper reached its end."""
         return self._steering.message.startswith(DONE)
 
     def check(self, message: Trace, shown: float | None = None) -> np.ndarray:
-        """The trace of a drawing that may be followed, int64 [n, 2] in 0..255. Raises RefusedStep for any other.
+        """The trace of a valid drawing, int64 [n, 2] in 0..255. Raises RefusedStep for any other.
 
-        shown: time of the picture of a plan that waits for approval, s.
+        shown: stamp of the image of a plan that waits for approval, s.
         """
         if message.header.frame_id not in ("", self._frame):
             frame = message.header.frame_id[:60]
@@ -45,21 +45,21 @@ class OperatorTrace:
         return self._steering.check(conversions.stroke(message), picture, now, shown)
 
     def take_trace(self, trace: np.ndarray, message: Trace) -> None:
-        """Follow the checked trace of a drawing, int64 [n, 2] in 0..255, from now on."""
+        """Follow a drawing's validated trace, int64 [n, 2] in 0..255, from now on."""
         self._steering.take_trace(trace, conversions.seconds(message.header.stamp), time.monotonic())
         self._hand.open()
 
     def refuse(self, reason: str) -> None:
-        """Say to those who do not wait for an answer why their drawing is not used."""
+        """Publish why a drawing is not used, for senders that do not wait for a response."""
         self._steering.message = f"a drawing was refused: {reason}"
 
     def end(self, why: str) -> bool:
-        """Follow it no more; False when there was none."""
+        """Stop following the trace; False when there was none."""
         self._hand.close()
         return self._steering.end(why, time.monotonic())
 
     def advance(self) -> bool:
-        """Drop what the gripper has passed; True when the drawing ended by that, or by its time."""
+        """Drop the points that the gripper has passed; True when the trace ended by that, or by its timeout."""
         if self.trace is None:
             return False
         hand = self._hand.place()
@@ -75,7 +75,7 @@ class OperatorTrace:
         return ended
 
     def write_status(self, status: EngineStatus) -> None:
-        """Write how it stands into the status."""
+        """Write the trace's state into the status."""
         drawn = self._steering
         status.trace_source = Trace.MODEL if drawn.trace is None else Trace.HUMAN
         status.trace_age, status.trace_points_left = drawn.age(time.monotonic()), drawn.left

@@ -13,7 +13,7 @@ from molmoact_ros.ros import conversions, qos
 
 
 class PlanPublisher:
-    """`publish` is called on the reasoner's thread, `show` on the executor's."""
+    """Publishes the parts of plans. `show` runs on the executor's thread, everything else on the inference thread."""
 
     def __init__(self, node: Node, engine: Engine, camera: str, base_frame: str, dt: float) -> None:
         """camera: name of the front one; base_frame: a single arm's, in which its actions are; dt: of one action, s."""
@@ -23,11 +23,11 @@ class PlanPublisher:
         self._trace = node.create_publisher(Trace, "~/trace", qos.RELIABLE)
         self._model_overlay = node.create_publisher(Image, "~/model_overlay", qos.RELIABLE)
         self._answer_tokens = node.create_publisher(AnswerTokens, "~/answer_tokens", qos.RELIABLE)
-        self._published: dict[str, int] = {}  # the last plan of which each part was published
+        self._published: dict[str, int] = {}  # number of the last plan of which each part was published
         self._to_show: ReasonedPlan | None = None
 
     def reasoning(self, plan: ReasonedPlan) -> None:
-        """Publish depth codes and the model's trace, each once a plan."""
+        """Publish depth tokens and the model's trace, each once a plan."""
         said, head = plan.reasoning, conversions.header(plan.observation.stamp, self._frame)
         if said.depth_codes is not None and self._is_new(plan, "depth"):
             codes = conversions.depth_tokens_message(said.depth_codes, self._engine.codebook, plan.plan_id, head)
@@ -36,11 +36,11 @@ class PlanPublisher:
             self._trace.publish(conversions.trace_message(said.trace, Trace.MODEL, plan.plan_id, head))
 
     def chunk(self, plan: ReasonedPlan) -> ActionChunk | None:
-        """The plan's actions, which nobody but the gate publishes; None before they are complete."""
+        """The plan's actions, which only the gate publishes; None before they are complete."""
         actions = plan.reasoning.actions
         if not plan.reasoning.complete or actions is None:
             return None
-        frame = self._base if actions.shape[1] <= 7 else ""  # of two arms, each has its own
+        frame = self._base if actions.shape[1] <= 7 else ""  # with two arms, each has its own
         head, key = conversions.header(plan.observation.stamp, frame), self._engine.unnorm_key
         chunk = conversions.chunk_message(actions, self._dt, key, plan.plan_id, head, plan.timings.mode.value)
         if plan.joints is not None:
@@ -48,7 +48,7 @@ class PlanPublisher:
         return chunk
 
     def complete(self, plan: ReasonedPlan) -> None:
-        """Publish what is left of a whole plan; its images are for `show`."""
+        """Publish the rest of a complete plan; its images are published by `show`."""
         mode, seen = plan.timings.mode.value, plan.observation
         head = conversions.header(seen.stamp, self._frame)
         self._answer_tokens.publish(
@@ -59,14 +59,14 @@ class PlanPublisher:
         self._to_show = plan
 
     def _is_new(self, plan: ReasonedPlan, part: str) -> bool:
-        """Whether this part of this plan was not published yet; from now on it counts as published."""
+        """Whether this part of this plan was not published before; from now on it counts as published."""
         if self._published.get(part) == plan.plan_id:
             return False
         self._published[part] = plan.plan_id
         return True
 
     def show(self) -> None:
-        """Images of the last plan, for those who look; never in front of actions."""
+        """Publish images of the last plan, for viewers; never before actions."""
         plan, self._to_show = self._to_show, None
         if plan is None:
             return

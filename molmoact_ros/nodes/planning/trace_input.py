@@ -1,4 +1,4 @@
-"""`~/edit_trace`, a topic and a service: an operator's drawing is checked and followed, or refused with a reason."""
+"""`~/edit_trace`, a topic and a service: an operator's drawing is validated and followed, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from molmoact_ros.srv import EditTrace
 
 
 class TraceInput:
-    """Its callbacks run on the executor's thread, and change the plan under the inference thread's lock."""
+    """Callbacks run on the executor's thread, and change the plan under the inference thread's lock."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class TraceInput:
         return self._drawings.check(message, self._gate.shown)
 
     def plan_again(self) -> None:
-        """What is planned is not what is wanted any more; nor is what waits for approval."""
+        """Drop the step in progress and the plan that waits for approval: both follow an outdated trace."""
         self._gate.drop()
         self._reasoner.again()
 

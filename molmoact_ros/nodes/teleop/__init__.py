@@ -1,1 +1,1 @@
-"""What keyboard, joystick and panel share to drive the controller."""
+"""The controller's teleoperation client that keyboard, joystick and panel share."""

@@ -1,4 +1,4 @@
-"""An operator's device at the controller's topics: what keyboard, joystick and panel have in common."""
+"""A client of the controller's teleoperation topics: what keyboard, joystick and panel have in common."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STATES: Final = {getattr(SafetyStatus, name): name.lower() for name in ("IDLE", 
 
 
 def name_of(names: Mapping[int, str], number: int) -> str:
-    """The name of a number in a message; of one that this version does not know, the number itself."""
+    """The name of a constant in a message; the number itself for one that this version does not know."""
     return names.get(number, f"unknown ({number})")
 
 
 class TeleopClientConfig(BaseModel):
-    """Parameters of every device."""
+    """Parameters of every teleoperation device."""
 
     controller: str = Field("controller", description="node name of the controller")
     arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm that is moved")
@@ -36,9 +36,26 @@ class TeleopClientConfig(BaseModel):
 
 
 class TeleopClient(ContainedNode):
-    """Publishes twists, grippers and the dead-man's switch of one of some arms; stop, resume and presence for all.
+    """Publishes twists, gripper openings and the dead-man's switch of one arm; stop, resume and presence for all arms.
 
-    All of them are stamped now: the controller refuses what is old, such as a bag that is played back.
+    All messages are stamped with the current time: the controller refuses old ones, such as those of a bag that is
+    played back. Subclasses call `connect` once their parameters are declared; arms are numbered as in `config.arms`.
+    `safety` is the last SafetyStatus.
+
+    Args of `__init__`:
+        name: of the node.
+
+    Example:
+        class Pedal(TeleopClient):
+            def __init__(self):
+                super().__init__("pedal")
+                self.connect(declare(self, TeleopClientConfig))
+
+            def on_press(self):
+                self.say_twist(0, np.array([0.05, 0, 0, 0, 0, 0]))  # m/s and rad/s; holds the dead-man's switch
+
+            def on_release(self):
+                self.let_go(0)
     """
 
     def __init__(self, name: str) -> None:
@@ -59,7 +76,7 @@ class TeleopClient(ContainedNode):
         self._stop = self.create_publisher(Empty, f"{there}/stop", qos.RELIABLE)
         self._presence = self.create_publisher(Header, f"{there}/presence", qos.RELIABLE)
         self._triggers = {name: self.create_client(Trigger, f"{there}/{name}") for name in ("stop", "resume")}
-        # It comes again and again, so it needs no history, and publishers of any durability are heard.
+        # SafetyStatus is periodic, so it needs no history, and publishers of any durability match.
         self.create_subscription(SafetyStatus, f"{there}/safety_status", self._on_safety, qos.RELIABLE)
 
     def _on_safety(self, message: SafetyStatus) -> None:
@@ -78,25 +95,25 @@ class TeleopClient(ContainedNode):
         self._twists[number].publish(message)
 
     def let_go(self, number: int) -> None:
-        """Stand at once, and release the dead-man's switch."""
+        """Stop the motion at once, and release the dead-man's switch."""
         self.say_twist(number, np.zeros(6))
         self._switches[number].publish(Deadman(header=self._head(), held=False))
 
     def say_gripper(self, number: int, opening: float) -> None:
-        """Bring arm `number`'s fingers to `opening` m."""
+        """Open arm `number`'s fingers to `opening` m."""
         self._grippers[number].publish(GripperOpening(header=self._head(), opening=float(opening)))
 
     def say_present(self) -> None:
-        """An operator is here now; see the controller's `presence_timeout`."""
+        """Publish that an operator is here now; see the controller's `presence_timeout`."""
         self._presence.publish(self._head())
 
     def say_stop(self) -> None:
-        """Stop by the topic, which needs no answer, and so no service that is free."""
+        """Stop through the topic, which needs neither a response nor an available service."""
         self._stop.publish(Empty())
         self._resumes.forget()
 
     def ask(self, name: str) -> None:
-        """Ask for stop or resume; a controller that is not there is said.
+        """Call stop or resume; logs a controller that is not there.
 
         A resume soon after another one counts as the same press: from STOPPED one leads to HOLD and the next to motion.
         """

@@ -1,4 +1,4 @@
-"""The plan in space, as rviz and Foxglove draw it."""
+"""Markers of the plan in space, for rviz and Foxglove."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ HUMAN: Final = tuple(value / 255 for value in (*HUMAN_COLOUR, 255))
 OPEN: Final = (0.2, 0.9, 0.3, 1.0)
 CLOSED: Final = (0.9, 0.2, 0.3, 1.0)
 PENDING: Final = 0.4
-"""Opacity of what waits for approval."""
+"""Opacity of a plan that waits for approval."""
 BOX: Final = (0.7, 0.7, 0.7, 0.5)
 WORDS: Final = (1.0, 1.0, 1.0, 1.0)
 APPROACH: Final = 0.03
-"""Length of the line that shows where a hand points to, m."""
+"""Length of the line that shows a hand's pointing direction, m."""
 
 
 def fresh(markers: Sequence[Marker]) -> MarkerArray:
-    """These, in place of all that were shown before."""
+    """A MarkerArray that replaces all markers shown before."""
     return MarkerArray(markers=[Marker(action=Marker.DELETEALL), *markers])
 
 
 def trace_markers(points: np.ndarray, human: bool, head: Header) -> list[Marker]:
-    """A trace in space, [m, 3] m: a line, a ball where it begins and an arrow where it ends."""
+    """A trace in space, [m, 3] m: a line, with a sphere at its start and an arrow at its end."""
     if len(points) < 2:
         return []
     colour = HUMAN if human else MODEL
@@ -48,7 +48,7 @@ def trace_markers(points: np.ndarray, human: bool, head: Header) -> list[Marker]
 
 
 def chunk_markers(arm: int, targets: Sequence[Target], pending: bool, head: Header) -> list[Marker]:
-    """The hand of an arm after each action: a ball, green where it is open, and a line to where it points."""
+    """An arm's hand after each action: a sphere, green where it is open, and a line along its pointing direction."""
     poses = [(target.pose, target.gripper) for target in targets if target.pose is not None]
     if not poses:
         return []
@@ -65,7 +65,7 @@ def chunk_markers(arm: int, targets: Sequence[Target], pending: bool, head: Head
 
 
 def box_marker(arm: int, low: Sequence[float], high: Sequence[float], head: Header) -> Marker:
-    """The edges of the box from corner `low` to corner `high`, [3] m each, that an arm's hand does not leave."""
+    """The edges of the box from corner `low` to corner `high`, [3] m each, which an arm's hand does not leave."""
     corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
     edges = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
     points = corners[np.array(edges).ravel()]
@@ -73,7 +73,7 @@ def box_marker(arm: int, low: Sequence[float], high: Sequence[float], head: Head
 
 
 def text_marker(text: str, at: Sequence[float], head: Header) -> Marker:
-    """Words that face whoever looks, at `at` [3] m."""
+    """Text that faces the viewer, at `at` [3] m."""
     marker = _marker("status", 0, Marker.TEXT_VIEW_FACING, head, WORDS, (0.0, 0.0, 0.04), np.zeros((0, 3)))
     marker.text = text
     marker.pose.position = Point(x=float(at[0]), y=float(at[1]), z=float(at[2]))

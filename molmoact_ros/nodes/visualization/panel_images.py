@@ -1,4 +1,4 @@
-"""Images as they come over ROS, made into pictures for browsers. Runs in the encoder's process."""
+"""Encodes ROS images as JPEG for browsers. Runs in the encoder's process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUALITY: Final = 80
 
 
 def begin() -> None:
-    """Called once in the process: it ends with the panel, and computes in one thread."""
+    """Initialise the encoder's process: it ends with the panel, and computes in one thread."""
     die_with_parent(os.getppid())
     cv2.setNumThreads(1)
 
@@ -39,7 +39,7 @@ def encode(kind: str, data: bytes) -> Picture:
 
 
 def _depth(message: Image) -> np.ndarray:
-    """Measured depth from blue (far) to red (near), over what most of the picture holds; black where unknown."""
+    """Measured depth from blue (far) to red (near), over the range that most of the image has; black where unknown."""
     depth = metres(message)
     known = (depth > 0) & np.isfinite(depth)
     if not known.any():
@@ -51,7 +51,7 @@ def _depth(message: Image) -> np.ndarray:
 
 
 def _said(message: Image) -> np.ndarray:
-    """The model's depth, 0..1, which is square whatever the camera: stretched to the most usual 4:3."""
+    """The model's depth, 0..1, which is square for any camera: stretched to the most usual 4:3."""
     picture = _coloured(image_pixels(message))
     height = picture.shape[0]
     return cv2.resize(picture, (max(1, height * 4 // 3), height))

@@ -1,4 +1,4 @@
-"""The robot's description and its frames, from the joints, where robot_state_publisher does not tell them."""
+"""The robot's description and its frames, from the joint states, where no robot_state_publisher runs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DESCRIPTION = "robot_description"
 
 
 class RobotFrames:
-    """Publishes what robot_state_publisher does, while nobody else describes a robot: two would fight over /tf."""
+    """Publishes what robot_state_publisher does, while no other node describes a robot: two would fight over /tf."""
 
     def __init__(self, node: Node, arms: Sequence[Arm], joint_states: str, rate: float) -> None:
-        """joint_states: topic; rate: frames are told so often a second, to those who listen."""
+        """joint_states: topic; rate: of the frames, Hz, which are published where somebody subscribes to them."""
         self._node, self._links, self._arms = node, Links(robot_model(), arms), tuple(arms)
         self._joints = LazyPollingSubscription(node, JointState, joint_states, qos.SENSOR)
         self._description: Any = None
@@ -39,7 +39,7 @@ class RobotFrames:
 
     @property
     def wanted(self) -> bool:
-        """Somebody listens to /tf."""
+        """Whether /tf has a subscriber."""
         return self._tf is not None and self._tf.get_subscription_count() > 0
 
     def _look_for_others(self) -> None:
