@@ -82,9 +82,12 @@ class ChunkPlayer:
         """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
         self.take_chunk(chunk, self.prepare(chunk, now), now)
 
-    def prepare(self, chunk: ActionChunk, now: float) -> ChunkTrajectory:
-        """The path of a chunk that may be played at `now`, s. Raises RefusedChunk for any other; changes nothing."""
-        actions = check_chunk(chunk, now)
+    def prepare(self, chunk: ActionChunk, now: float, actions: np.ndarray | None = None) -> ChunkTrajectory:
+        """The path of a chunk that may be played at `now`, s. Raises RefusedChunk for any other; changes nothing.
+
+        actions: float64 [N, D], what `check_chunk` gave for it, where the caller has asked already.
+        """
+        actions = check_chunk(chunk, now) if actions is None else actions
         if chunk.stamp <= self._stamp:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")
         if not self._commanded or chunk.stamp < self._commanded[0].now - chunk.dt:

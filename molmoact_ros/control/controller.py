@@ -82,15 +82,17 @@ class Controller:
         steady = now if steady is None else steady
         try:
             parts = split(chunk, len(self.arms))
-            for part in parts:
-                check_chunk(part, now)
+            actions = [check_chunk(part, now) for part in parts]
             if self.supervisor.state is not State.POLICY:
                 self.last_refusal = f"the arm is in {self.supervisor.state.value}: start or resume it first"
                 return False
             if self.config.approve:
                 self.consent.check(chunk)
             # All or none: no arm begins a plan that another one refuses.
-            paths = [arm.player.prepare(part, now) for arm, part in zip(self.arms, parts, strict=True)]
+            paths = [
+                arm.player.prepare(part, now, checked)
+                for arm, part, checked in zip(self.arms, parts, actions, strict=True)
+            ]
         except RefusedChunk as refusal:
             self.refused, self.last_refusal = self.refused + 1, str(refusal)
             if refusal.insane:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from pydantic import BaseModel, BeforeValidator, Field
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
 
 from molmoact_ros.cameras.camera_thread import CameraThread
 from molmoact_ros.cameras.clock_sync import CameraClock, HostTime, stamped
@@ -29,6 +28,7 @@ from molmoact_ros.cameras.realsense import (
     select_device,
 )  # fmt: skip
 from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.camera_publisher import CameraPublisher
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.diagnostics import status
 from molmoact_ros.ros.parameters import declare
@@ -130,11 +130,7 @@ class _Camera:
     """The topics of one camera. `on_...` run in the camera thread, `status` on the executor's."""
 
     def __init__(self, node: Node, name: str, config: CameraConfig, finder: _Finder) -> None:
-        self._node, self._name, self._frame = node, name, f"{name}_color_optical_frame"
-        self._color = node.create_publisher(Image, f"{name}/color/image_raw", qos.SENSOR)
-        self._info = node.create_publisher(CameraInfo, f"{name}/color/camera_info", qos.RELIABLE)
-        self._depth = node.create_publisher(Image, f"{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
-        self._depth_info = node.create_publisher(CameraInfo, f"{name}/aligned_depth_to_color/camera_info", qos.RELIABLE)
+        self._node, self._name, self._topics = node, name, CameraPublisher(node, name, depth_info=True)
         self._metadata = node.create_publisher(Metadata, f"{name}/color/metadata", qos.RELIABLE) if Metadata else None
         self._camera: RealSense | None = None
         self._clock = CameraClock()
@@ -167,19 +163,19 @@ class _Camera:
                 self._lost += picture.number - self._number - 1
             self._number = picture.number
             self._publish_color(picture)
-        if picture.has_depth and self._depth.get_subscription_count():
-            head = conversions.header(self._stamp, self._frame)
-            self._depth.publish(conversions.image_message(picture.aligned_depth(), "16UC1", head))
+        if picture.has_depth and self._topics.wants_depth:
+            self._topics.publish_depth(picture.aligned_depth(), self._stamp)
 
     def _publish_color(self, picture: CameraFrame) -> None:
         assert self._camera is not None
-        head = conversions.header(self._stamp, self._frame)
-        self._color.publish(conversions.image_message(picture.color, "rgb8", head))
-        info = conversions.camera_info(self._camera.intrinsics, head)
-        self._info.publish(info)
-        self._depth_info.publish(info)
+        self._topics.publish_color(picture.color, self._camera.intrinsics, self._stamp)
         if self._metadata is not None and self._metadata.get_subscription_count():
-            self._metadata.publish(Metadata(header=head, json_data=json.dumps(picture.metadata())))
+            self._metadata.publish(
+                Metadata(
+                    header=conversions.header(self._stamp, conversions.optical_frame(self._name)),
+                    json_data=json.dumps(picture.metadata()),
+                )
+            )
 
     def status(self) -> DiagnosticStatus:
         """Diagnostics since the last call."""

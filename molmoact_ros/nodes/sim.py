@@ -12,13 +12,14 @@ from geometry_msgs.msg import Point, Pose, Quaternion
 from pydantic import BaseModel, Field
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import JointState
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.robots.franka import HOME_Q, Arm
 from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.camera_publisher import CameraPublisher
 from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
@@ -250,30 +251,23 @@ class _Drive:
 
 
 class _Camera:
-    """The three topics of one camera, named as in realsense-ros."""
+    """A rendered camera. No sensor gives the same frame twice, and one that does counts as frozen: a bit of noise."""
 
     def __init__(self, node: Node, name: str, intrinsics: CameraIntrinsics) -> None:
-        self.name, self.intrinsics = name, intrinsics
-        self._frame, self._frame_count = conversions.optical_frame(name), 0
-        self._color = node.create_publisher(Image, f"{name}/color/image_raw", qos.SENSOR)
-        self._depth = node.create_publisher(Image, f"{name}/aligned_depth_to_color/image_raw", qos.SENSOR)
-        self._info = node.create_publisher(CameraInfo, f"{name}/color/camera_info", qos.RELIABLE)
+        self.name, self.intrinsics, self._frame_count = name, intrinsics, 0
+        self._topics = CameraPublisher(node, name)
 
     def publish_color(self, rgb: np.ndarray, stamp: float) -> None:
         """Publish colour uint8 [H, W, 3] of time `stamp`, s, and the camera's intrinsics."""
-        head = conversions.header(stamp, self._frame)
-        # The least possible noise: no sensor gives the same frame twice, and a camera that does counts as frozen.
         self._frame_count += 1
         rgb = rgb.copy()
         rgb[0, self._frame_count % rgb.shape[1]] ^= 1
-        self._color.publish(conversions.image_message(rgb, "rgb8", head))
-        self._info.publish(conversions.camera_info(self.intrinsics, head))
+        self._topics.publish_color(rgb, self.intrinsics, stamp)
 
     def publish_depth(self, depth: np.ndarray, stamp: float) -> None:
         """Publish depth float [H, W] m of time `stamp`, s, where it is subscribed."""
-        if self._depth.get_subscription_count():
-            head = conversions.header(stamp, self._frame)
-            self._depth.publish(conversions.image_message(conversions.millimetres(depth), "16UC1", head))
+        if self._topics.wants_depth:
+            self._topics.publish_depth(conversions.millimetres(depth), stamp)
 
 
 def _sleep_until(due: float) -> float:
