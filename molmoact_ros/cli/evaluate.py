@@ -16,8 +16,8 @@ from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.cli.demo import row
+from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import digest
-from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.evaluation import metrics, trace_rollout
 from molmoact_ros.evaluation.metrics import Row, summary
 from molmoact_ros.evaluation.rollout import TIMEOUT
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _steered(args: argparse.Namespace) -> int:
-    engine, results = TorchEngine.load(checkpoint_of(args), threads=1), []
+    engine, results = open_engine(EngineOptions(), checkpoint_of(args)), []
     strokes = trace_rollout.follow_strokes(robot_model(), engine, args.episodes, args.seed)
     for result in tqdm(strokes, total=args.episodes, unit="stroke", mininterval=5):
         results.append(result)

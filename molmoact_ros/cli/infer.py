@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from molmoact_ros.engine.model.checkpoint import torch_dtype
+from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.image_processor import read_picture
-from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.reasoning.trace import draw_training_overlay, trace_from_text
@@ -23,7 +23,7 @@ DEPTH_SIDE = 320  # pixels
 
 
 def infer(
-    engine: TorchEngine, files: list[Path], instruction: str, trace: np.ndarray | None, out: Path, console: Console
+    engine: Engine, files: list[Path], instruction: str, trace: np.ndarray | None, out: Path, console: Console
 ) -> Reasoning:
     """Reason about `files`, front camera first, and print each part once it is complete; images go to `out`.
 
@@ -87,9 +87,11 @@ def run(args: argparse.Namespace) -> int:
     """Run one reasoning step on image files."""
     console, trace = Console(), None if args.edit_trace is None else trace_from_text(args.edit_trace)
     with console.status("loading the checkpoint"):
-        engine = TorchEngine.load(
-            checkpoint_of(args), args.device, None, torch_dtype(args.dtype), args.unnorm_key, args.frame_size,
-            args.vision, args.precision, args.quantization,
+        options = EngineOptions(
+            device=args.device, threads=0, dtype=args.dtype, unnorm_key=args.unnorm_key or "",
+            frame_size=args.frame_size, vision=args.vision, vision_precision=args.precision,
+            quantization=args.quantization,
         )  # fmt: skip
+        engine = open_engine(options, checkpoint_of(args))
     infer(engine, args.image, args.instruction, trace, args.out, console)
     return 0

@@ -99,17 +99,17 @@ Outcome = tuple[Comparison, Report]
 
 def _engine(args: argparse.Namespace, recording: Recording, thresholds: Thresholds, console: Console) -> Outcome:
     from molmoact_ros.engine.base import ReasoningMode
-    from molmoact_ros.engine.model.checkpoint import torch_dtype
-    from molmoact_ros.engine.torch_engine import TorchEngine
+    from molmoact_ros.engine.factory import EngineOptions, open_engine
     from molmoact_ros.replay.engine import replay_engine
 
     steps = recording.steps(args.instruction, args.period)
     checkpoint = (args.checkpoint or default_checkpoint()).resolve()
     with console.status("loading the checkpoint"):
-        engine = TorchEngine.load(
-            checkpoint, args.device, 1 if args.device == "cpu" else None, torch_dtype(args.dtype), args.unnorm_key,
-            args.frame_size,
+        options = EngineOptions(
+            device=args.device, threads=1 if args.device == "cpu" else 0, dtype=args.dtype,
+            unnorm_key=args.unnorm_key or "", frame_size=args.frame_size,
         )  # fmt: skip
+        engine = open_engine(options, checkpoint)
     mode, pictures = ReasoningMode(args.mode) if args.mode else None, Pictures(len(steps))
     again = list(
         track(

@@ -21,7 +21,7 @@ class EngineOptions(BaseModel):
     dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
     unnorm_key: str = Field("", description="normalisation key; empty: the only one that the checkpoint has")
     frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of torch")
+    threads: int = Field(1, ge=0, le=256, description="CPU threads of torch; 0: as many as it takes")
     vision: str = Field(
         "torch", description="of torch: what runs the vision tower, torch or onnx (`molmoact-ros export`)"
     )
@@ -44,7 +44,7 @@ def open_engine(options: EngineOptions, folder: Path) -> Engine:
     key = options.unnorm_key or None
     if options.backend == "torch":
         return TorchEngine.load(
-            folder, options.device, options.threads, torch_dtype(options.dtype), key, options.frame_size,
+            folder, options.device, options.threads or None, torch_dtype(options.dtype), key, options.frame_size,
             options.vision, options.vision_precision, options.quantization,
         )  # fmt: skip
     if options.backend == "vllm":
