@@ -27,16 +27,12 @@ from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder
 from molmoact_ros.engine.decoding.speculative import WIDE, AnswerCache, Tree
 from molmoact_ros.engine.model.checkpoint import (
-    CONFIG,
-    PROCESSOR,
     CheckpointError,
+    CheckpointFolder,
     default_dtype,
-    read_config,
-    read_run_config,
-    read_tokenizer,
     torch_dtype,
 )
-from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
+from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.quantization import LEAST, check, quantise, stored
 from molmoact_ros.reasoning.grammar import AnswerGrammar
@@ -110,8 +106,8 @@ def random_model(case: Case) -> MolmoAct:
 
 def nano_grammar(folder: Path) -> AnswerGrammar:
     """The grammar of a checkpoint, for its decoding loop; a random model can answer by any."""
-    config, processor = read_config(folder, CONFIG, MolmoActConfig), read_config(folder, PROCESSOR, ProcessorConfig)
-    return BaseEngine(config, processor, read_run_config(folder), read_tokenizer(folder), None, None).grammars[False]
+    files = CheckpointFolder(folder)
+    return BaseEngine(files.config, files.processor, files.run, files.tokenizer, None, None).grammars[False]
 
 
 def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figures:
@@ -260,7 +256,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark, print its results, and return the exit status."""
 
-    config, device = read_config(shape(args.shape), CONFIG, MolmoActConfig), torch.device(args.device)
+    config, device = CheckpointFolder(shape(args.shape)).config, torch.device(args.device)
     case = Case(
         config, device, torch_dtype(args.dtype) or default_dtype(args.device), "", args.prompt, args.tokens,
         args.passes, args.repeats,

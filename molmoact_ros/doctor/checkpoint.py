@@ -24,11 +24,11 @@ from molmoact_ros.engine.model.checkpoint import (
     PROCESSOR,
     RELEASED_DEPTH,
     CheckpointError,
+    CheckpointFolder,
     Weights,
     misfits,
     read_config,
     read_headers,
-    read_run_config,
     read_tokenizer,
     text_codec,
 )
@@ -80,7 +80,7 @@ def inspect(folder: Path) -> list[Check]:
         "processor": lambda: read_config(folder, PROCESSOR, ProcessorConfig),
         "tokenizer": lambda: read_tokenizer(folder),
         "weights": lambda: read_headers(folder),
-        "run": lambda: read_run_config(folder),
+        "run": lambda: CheckpointFolder(folder).run,
     }
     findings, read = [], {}
     for name, look in looks.items():

@@ -16,8 +16,14 @@ from torch import Tensor
 
 from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, TorchModelRunner
-from molmoact_ros.engine.model.checkpoint import CONFIG, PROCESSOR, CheckpointError, fill, read_config, read_headers
-from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
+from molmoact_ros.engine.model.checkpoint import (
+    PROCESSOR,
+    CheckpointError,
+    CheckpointFolder,
+    fill,
+    read_headers,
+)
+from molmoact_ros.engine.model.config import ProcessorConfig
 from molmoact_ros.engine.model.image_processor import ImageProcessor, denormalise, read_picture
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.utils.checks import Check
@@ -67,7 +73,7 @@ def _guarded(look: Callable[[Path, str], Iterator[Check]], path: Path, folder: P
 
 @torch.inference_mode()
 def _compare_checkpoint(path: Path, name: str) -> Iterator[Check]:
-    config = read_config(path.parent, CONFIG, MolmoActConfig)
+    config = CheckpointFolder(path.parent).config
     with torch.device("meta"):
         model = MolmoAct(config)
     fill(model, read_headers(path.parent), "cpu", torch.float32)
@@ -134,7 +140,7 @@ def _compare_picture(path: Path, name: str) -> Iterator[Check]:
     data = dict(np.load(path))
     wanted = data["crops_u8"] if "crops_u8" in data else data["crops"]
     given = path.parent / PROCESSOR
-    config = read_config(path.parent, PROCESSOR, ProcessorConfig) if given.is_file() else PROCESSORS[wanted.shape[1]]
+    config = CheckpointFolder(path.parent).processor if given.is_file() else PROCESSORS[wanted.shape[1]]
     made = ImageProcessor(config)([read_picture(path.with_suffix(".png"))])
     crops = made.crops[made.crop_of]
     if "crops_u8" in data:

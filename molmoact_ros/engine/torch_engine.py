@@ -21,15 +21,12 @@ from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, TorchModelRunner
 from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, AnswerCache
 from molmoact_ros.engine.model.checkpoint import (
-    CONFIG,
     Checkpoint,
     CheckpointError,
+    CheckpointFolder,
     default_dtype,
     load_checkpoint,
-    read_config,
-    read_run_config,
 )
-from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.model.quantization import check, quantise
@@ -119,10 +116,11 @@ class TorchEngine(BaseEngine):
         if threads:
             torch.set_num_threads(threads)
         # What needs no weights is refused before they are read.
-        run = read_run_config(folder).with_frame_size(frame_size)
-        choose_key(list(read_config(folder, CONFIG, MolmoActConfig).norm_stats), unnorm_key)
+        files = CheckpointFolder(folder)
+        run = files.run.with_frame_size(frame_size)
+        choose_key(list(files.config.norm_stats), unnorm_key)
         check(quantization, torch.device(device), dtype or default_dtype(device))
-        checkpoint = load_checkpoint(folder, device, dtype)
+        checkpoint = load_checkpoint(files, device, dtype)
         if quantization:
             quantise(checkpoint.model, quantization)
         engine = TorchEngine(replace(checkpoint, run=run), unnorm_key)

@@ -12,6 +12,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,24 +81,58 @@ class Weights:
         return Weights(tuple(dict.fromkeys(file_of.values())), shapes, dtypes, file_of)
 
 
-def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Checkpoint:
+class CheckpointFolder:
+    """The small files of a checkpoint folder, each parsed once, when it is first needed.
+
+    Every property raises CheckpointError, which names the file and the field that does not fit.
+
+        files = CheckpointFolder(Path("models/nano"))
+        files.config.norm_stats.keys()  # the un-normalisation keys
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def config(self) -> MolmoActConfig:
+        """`config.json`: shapes of the network, and statistics by un-normalisation key."""
+        return read_config(self.path, CONFIG, MolmoActConfig)
+
+    @cached_property
+    def processor(self) -> ProcessorConfig:
+        """`preprocessor_config.json`: how images become patches."""
+        return read_config(self.path, PROCESSOR, ProcessorConfig)
+
+    @cached_property
+    def run(self) -> RunConfig:
+        """`run.json`, or its defaults where the folder has none, as released ones."""
+        return read_config(self.path, RUN, RunConfig) if (self.path / RUN).exists() else RunConfig()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """`tokenizer.json`."""
+        return read_tokenizer(self.path)
+
+
+def load_checkpoint(
+    folder: Path | CheckpointFolder, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Checkpoint:
     """Read a folder, its weights to `device` in `dtype` (default: bfloat16 on a GPU, float32 on a CPU).
 
     Weights go file by file, tensor by tensor: beside the result there is never more in memory than one file. Raises
     CheckpointError naming the file, tensor or field that does not fit.
     """
-    config = read_config(folder, CONFIG, MolmoActConfig)
-    processor, run = read_config(folder, PROCESSOR, ProcessorConfig), read_run_config(folder)
-    tokenizer = read_tokenizer(folder)
+    files = folder if isinstance(folder, CheckpointFolder) else CheckpointFolder(folder)
+    path, config, processor, run, tokenizer = files.path, files.config, files.processor, files.run, files.tokenizer
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise CheckpointError(f"torch finds no GPU for {device!r}; use the device cpu, or install torch with CUDA")
     dtype = dtype or default_dtype(device)
     with torch.device("meta"):
         model = MolmoAct(config)
-    fill(model, read_headers(folder), device, dtype)
-    depth = find_depth_vq(folder)
+    fill(model, read_headers(path), device, dtype)
+    depth = find_depth_vq(path)
     depth_vq, codebook = (load_depth_vq(depth), short_hash(depth)) if depth else (None, "")
-    return Checkpoint(config, processor, run, model.eval(), tokenizer, depth_vq, codebook, digest(folder))
+    return Checkpoint(config, processor, run, model.eval(), tokenizer, depth_vq, codebook, digest(path))
 
 
 def default_dtype(device: str) -> torch.dtype:
@@ -125,11 +160,6 @@ def read_config(folder: Path, name: str, kind: type[Config]) -> Config:
         return kind.model_validate_json((folder / name).read_text())
     except (ValidationError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / name}: {_first(error)}") from None
-
-
-def read_run_config(folder: Path) -> RunConfig:
-    """The folder's run.json, or the defaults where it has none."""
-    return read_config(folder, RUN, RunConfig) if (folder / RUN).exists() else RunConfig()
 
 
 def _first(error: ValidationError | UnicodeDecodeError) -> str:

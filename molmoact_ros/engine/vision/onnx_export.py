@@ -22,16 +22,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from molmoact_ros.engine.model.checkpoint import (
-    CONFIG,
-    PROCESSOR,
     CheckpointError,
+    CheckpointFolder,
     cache_folder,
     fill,
-    read_config,
     read_headers,
-    read_run_config,
 )
-from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
+from molmoact_ros.engine.model.config import RunConfig
 from molmoact_ros.engine.model.image_processor import ImageInputs, ImageProcessor
 from molmoact_ros.engine.model.molmoact import VisionBackbone
 
@@ -79,9 +76,8 @@ class Tower:
     @staticmethod
     def read(folder: Path, frame_size: str = "") -> Tower:
         """Only these weights of a folder; the decoder's are never read. Raises CheckpointError, ValueError."""
-        config = read_config(folder, CONFIG, MolmoActConfig)
-        run = read_run_config(folder).with_frame_size(frame_size)
-        processor = ImageProcessor(read_config(folder, PROCESSOR, ProcessorConfig))
+        files = CheckpointFolder(folder)
+        config, run, processor = files.config, files.run.with_frame_size(frame_size), ImageProcessor(files.processor)
         with torch.device("meta"):
             backbone = VisionBackbone(config.vit_config, config.adapter_config)
         whole = nn.Module()  # its tensors have the names of the checkpoint's

@@ -20,14 +20,11 @@ from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
     PROCESSOR,
     TOKENIZER,
+    CheckpointFolder,
     find_depth_vq,
     load_depth_vq,
-    read_config,
-    read_run_config,
-    read_tokenizer,
     short_hash,
 )
-from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.lark_grammar import lark
@@ -70,10 +67,9 @@ class VllmEngine(BaseEngine):
     def __init__(self, folder: Path, stream: Stream, digest: str, timeout: float, unnorm_key: str | None = None,
                  frame_size: str = "") -> None:  # fmt: skip
         """Reads a checkpoint folder but for its weights. Raises CheckpointError, RefusedStep (the key), ValueError."""
-        depth = find_depth_vq(folder)
+        files, depth = CheckpointFolder(folder), find_depth_vq(folder)
         super().__init__(
-            read_config(folder, CONFIG, MolmoActConfig), read_config(folder, PROCESSOR, ProcessorConfig),
-            read_run_config(folder).with_frame_size(frame_size), read_tokenizer(folder),
+            files.config, files.processor, files.run.with_frame_size(frame_size), files.tokenizer,
             load_depth_vq(depth) if depth else None, unnorm_key,
         )  # fmt: skip
         self.codebook, self.digest = short_hash(depth) if depth else "", digest

@@ -14,14 +14,11 @@ import torch
 from PIL import Image
 
 from molmoact_ros.engine.model.checkpoint import (
-    CONFIG,
     CheckpointError,
-    read_config,
-    read_run_config,
+    CheckpointFolder,
     read_tokenizer,
     text_codec,
 )
-from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.vllm_backend.engine import Request, served_name
 from molmoact_ros.engine.vllm_backend.plugin import TOKENIZER_MODE
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
@@ -40,16 +37,16 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """vLLM's arguments for a checkpoint. quantization: vLLM's name of a method, such as fp8; drafts: whether earlier
     answers are guessed by (it changes no token)."""
-    config = read_config(folder, CONFIG, MolmoActConfig)
+    files = CheckpointFolder(folder)
     gpu = torch.cuda.is_available()
     arguments: dict[str, Any] = {
         "model": str(folder), "dtype": dtype or ("bfloat16" if gpu else "float32"),
         "tensor_parallel_size": tensor_parallel,
-        "max_model_len": config.llm_config.max_position_embeddings, "enforce_eager": not gpu,
+        "max_model_len": files.config.llm_config.max_position_embeddings, "enforce_eager": not gpu,
         "tokenizer_mode": TOKENIZER_MODE,
         # The grammar is over token ids, which only this one understands.
         "structured_outputs_config": {"backend": "guidance"},
-        "limit_mm_per_prompt": {"image": read_run_config(folder).cameras or CAMERAS},
+        "limit_mm_per_prompt": {"image": files.run.cameras or CAMERAS},
         # Pictures come first and are never the same twice.
         "mm_processor_cache_gb": 0, "enable_prefix_caching": False,
     }  # fmt: skip
@@ -108,7 +105,7 @@ class LocalStream:
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         folder = Path(arguments["model"])
         self._encode = text_codec(read_tokenizer(folder)).encode
-        vocabulary = read_config(folder, CONFIG, MolmoActConfig).llm_config.vocab_size
+        vocabulary = CheckpointFolder(folder).config.llm_config.vocab_size
         self._picture = vocabulary + IMAGE_TOKENS.index("<|image|>")
         self._numbers = count()
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from molmoact_ros.engine.base import REMEMBERED
 from molmoact_ros.engine.decoding.speculative import AnswerCache, DraftConfig, Tracker, grow
-from molmoact_ros.engine.model.checkpoint import CONFIG, read_config, read_run_config, read_tokenizer, text_codec
-from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.model.checkpoint import CheckpointFolder, text_codec
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.answer_templates import forms
 from molmoact_ros.reasoning.grammar import AnswerGrammar
@@ -33,8 +32,8 @@ class AnswerDrafts:
         self._config = DraftConfig(
             nodes=vllm_config.speculative_config.num_speculative_tokens, around=False, patient=True, measured=False
         )
-        config, run = read_config(folder, CONFIG, MolmoActConfig), read_run_config(folder)
-        codec = text_codec(read_tokenizer(folder))
+        files = CheckpointFolder(folder)
+        config, run, codec = files.config, files.run, text_codec(files.tokenizer)
         (end,) = codec.encode(END_OF_TEXT)
         # Where a checkpoint has several statistics, only their dimensions matter to the grammar.
         stats = next(iter(config.norm_stats.values())).action

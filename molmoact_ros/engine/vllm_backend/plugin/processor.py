@@ -19,8 +19,7 @@ from vllm.multimodal.processing import (
     PromptUpdateDetails,
 )
 
-from molmoact_ros.engine.model.checkpoint import PROCESSOR, read_config, read_run_config
-from molmoact_ros.engine.model.config import ProcessorConfig
+from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.image_processor import ImageInputs, ImageProcessor
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS, ImageTokens
 
@@ -40,7 +39,7 @@ class PictureInfo(BaseProcessingInfo):
     def processor(self) -> ImageProcessor:
         """The checkpoint's image processor."""
         if not hasattr(self, "_processor"):
-            self._processor = ImageProcessor(read_config(self.folder, PROCESSOR, ProcessorConfig))
+            self._processor = ImageProcessor(CheckpointFolder(self.folder).processor)
         return self._processor
 
     @property
@@ -57,11 +56,11 @@ class PictureInfo(BaseProcessingInfo):
     def size(self) -> tuple[int, int]:
         """Width and height of a camera's frame."""
         rows, columns = self.processor.base
-        return read_run_config(self.folder).frame_size or (columns, rows)
+        return CheckpointFolder(self.folder).run.frame_size or (columns, rows)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Pictures of a request."""
-        return {"image": read_run_config(self.folder).cameras or DEFAULT_CAMERAS}
+        return {"image": CheckpointFolder(self.folder).run.cameras or DEFAULT_CAMERAS}
 
 
 class DummyPictures(BaseDummyInputsBuilder[PictureInfo]):
