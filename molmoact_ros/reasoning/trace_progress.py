@@ -7,9 +7,8 @@ import numpy as np
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, checked_trace
 
 AHEAD = 60.0
-"""Arc length ahead on the trace, pixels, within which the nearest point is searched. This keeps a trace that crosses
-itself or doubles back from being cut short. At four or more updates a second the gripper advances by less per update.
-"""
+"""Arc length ahead on the trace, pixels, within which the nearest point is searched, so that a trace that crosses
+itself or doubles back is not cut short. The gripper advances by less per update at four or more updates a second."""
 DONE = 12.0
 """The trace is done when both its remaining length and the gripper's distance to its end are at most this, pixels."""
 BESIDE = 5.0
