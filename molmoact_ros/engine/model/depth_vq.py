@@ -52,7 +52,7 @@ class _Codebook(nn.Module):
 
 
 class DepthVq(nn.Module):
-    """Encoder, codebook and decoder. hidden: width of the first layer (released: 16). dim: width of a code (512)."""
+    """Encoder, codebook and decoder. hidden: width of the first layer; dim: of a code (released: 16 and 512)."""
 
     def __init__(self, hidden: int = 16, dim: int = 512, codes: int = 128) -> None:
         super().__init__()
