@@ -29,7 +29,7 @@ class FrameListener(Protocol):
         """The camera delivered a frame."""
 
     def on_trouble(self, reason: str) -> None:
-        """The camera is not running; `reason` is one line. Called once per failed attempt."""
+        """The camera is not running; `reason` is one line. Called for each failed attempt and when frames stop."""
 
 
 class CameraThread(threading.Thread):

@@ -211,7 +211,7 @@ class RealSense:
     """A running camera with colour and depth streams. Not thread-safe.
 
     Example:
-        camera = RealSense(select_device(list_devices(context.devices), "", "D435"), settings)
+        camera = RealSense(select_device(list_devices(context.query_devices()), "", "D435"), settings)
         frame = camera.read(0.2)  # None after 0.2 s without a frame
         camera.close()
     """
