@@ -1,1 +1,1 @@
-"""Cameras: what they are, when their pictures were taken, and RealSense cameras through Intel's library."""
+"""Cameras: intrinsics, clock synchronisation, frame synchronisation, and RealSense cameras through librealsense."""

@@ -1,4 +1,4 @@
-"""Keeps one camera running: opens it when it is there, and again after it was unplugged or fell silent."""
+"""A thread that keeps one camera running: it opens the camera, and reopens it after an unplug or a timeout."""
 
 from __future__ import annotations
 
@@ -10,39 +10,47 @@ from typing import Final, Protocol
 from molmoact_ros.cameras.realsense import CameraFrame, RealSense
 
 FIRST: Final = 5.0
-"""A camera that gives no picture for so long after it was opened is opened anew, s: librealsense's own patience."""
+"""Timeout for the first frame after opening, s; the camera is then reopened. It is librealsense's own default."""
 SILENT: Final = 2.0
-"""The same for one that has given pictures, s."""
+"""Timeout for each frame after the first, s; the camera is then reopened."""
 RETRY: Final = 1.0
-"""Time between two looks for a camera that is not there, s."""
+"""Time between two attempts to open a camera, s."""
 GLANCE: Final = 0.2
-"""Time after which a camera that gives no picture is asked again, and whether it is to go on at all, s."""
+"""Timeout of one read, s; between reads the thread checks whether it should end."""
 
 
 class FrameListener(Protocol):
-    """Hears of one camera, in the keeper's thread."""
+    """Callbacks for one camera. They run in the camera thread."""
 
     def on_open(self, camera: RealSense) -> None:
-        """It runs from now on."""
+        """The camera is running."""
 
     def on_picture(self, picture: CameraFrame) -> None:
-        """It has taken a picture."""
+        """The camera delivered a frame."""
 
     def on_trouble(self, reason: str) -> None:
-        """It does not run; `reason` says why in one line. Told at each attempt."""
+        """The camera is not running; `reason` is one line. Called for each failed attempt and when frames stop."""
 
 
 class CameraThread(threading.Thread):
-    """`close` ends it, and closes the camera."""
+    """Runs one camera and passes its frames to a listener.
+
+    Example:
+        thread = CameraThread("front", open_camera, listener)
+        thread.start()
+        thread.close()  # ends the thread and closes the camera
+    """
 
     def __init__(self, name: str, open_camera: Callable[[], RealSense], listener: FrameListener) -> None:
-        """open_camera: finds and starts the camera; LookupError, ValueError, RuntimeError or OSError if it cannot."""
+        """open_camera: finds and starts the camera. It raises LookupError, ValueError, RuntimeError or OSError on
+        failure. listener: receives frames and errors.
+        """
         super().__init__(name=f"camera {name}", daemon=True)
         self._open_camera, self._listener = open_camera, listener
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """The thread's work."""
+        """Open the camera and read frames until `close`."""
         while not self._ended.is_set():
             try:
                 camera = self._open_camera()
@@ -59,7 +67,7 @@ class CameraThread(threading.Thread):
                 camera.close()
 
     def _read(self, camera: RealSense) -> str:
-        """Hand on pictures as long as they come; why they no longer do."""
+        """Pass on frames while they arrive; return the reason why they stopped."""
         heard, patience = monotonic(), FIRST
         try:
             while not self._ended.is_set():
@@ -69,11 +77,11 @@ class CameraThread(threading.Thread):
                     heard, patience = monotonic(), SILENT
                 elif monotonic() - heard > patience:
                     return f"no picture for {patience:g} s; it is opened anew"
-        except (RuntimeError, ValueError) as error:  # librealsense's, when the camera is unplugged
+        except (RuntimeError, ValueError) as error:  # raised by librealsense when the camera is unplugged
             return f"{' '.join(str(error).split())}; it is opened anew as soon as it is there"
         return "closed"
 
     def close(self) -> None:
-        """End the thread; waits for the picture in progress."""
+        """End the thread, after the read in progress."""
         self._ended.set()
         self.join()

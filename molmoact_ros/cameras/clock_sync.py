@@ -1,7 +1,8 @@
-"""When a picture was taken, from what the camera's clock says and from when the picture arrived.
+"""Estimates the ROS time of a frame from the camera's timestamp and the frame's arrival time.
 
-Three clocks of the host are told apart: the steady one never jumps, the system's and ROS' may. A camera's own clock
-drifts and begins anew now and then. So its time is mapped to the steady clock's, which is then read as ROS time.
+The host has three clocks: the steady (monotonic) one never jumps; the system clock and the ROS clock may. A camera's
+own clock drifts and restarts now and then. The camera's time is therefore mapped to the steady clock, and from there to
+ROS time.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from math import inf
 from typing import Final
 
 MAX_DRIFT: Final = 200e-6
-"""Greatest drift of a camera's clock that is believed, s/s: two crystals, each off by less than 100 ppm."""
+"""Maximum relative drift of camera clock and host clock, s/s: two crystals, each off by less than 100 ppm."""
 RESTART: Final = 1.0
-"""A camera whose clock is off by more than this from what was known has a new clock, s."""
+"""A camera clock that deviates from its estimate by more than this has restarted, s."""
 STEP: Final = 0.02
-"""A system clock that moves by more than this between two pictures was set, s; slewing moves it by 500 ppm at most."""
+"""A system clock that jumps by more than this between two frames was set, s; slewing moves it by 500 ppm at most."""
 SETTLE: Final = 10.0
-"""For so long after that, librealsense's global time, which follows the system's clock, is not believed, s."""
+"""Time after such a jump during which librealsense's global time, which follows the system clock, is ignored, s."""
 TOGETHER: Final = 1e-4
-"""Clocks that are read within this time are read at one moment, s."""
+"""Readings of several clocks within this time count as simultaneous, s."""
 READINGS: Final = 5
-"""How often that is tried."""
+"""Attempts to read the clocks simultaneously."""
 APART: Final = 1e-6
-"""Least time between the stamps of two pictures of a camera, s."""
+"""Minimum time between the stamps of two frames of a camera, s."""
 
 
 @dataclass(frozen=True)
 class HostTime:
-    """One moment, as each clock of the host has it, s."""
+    """One instant on each clock of the host, s."""
 
     steady: float
     system: float
@@ -38,9 +39,9 @@ class HostTime:
 
     @classmethod
     def now(cls, ros: Callable[[], float]) -> HostTime:
-        """This moment; `ros` reads ROS' clock, s.
+        """The current time. ros: reads the ROS clock, s.
 
-        A thread may be kept waiting between reading two clocks; then they are read anew.
+        If the thread is preempted between two clocks, they are read again.
         """
         readings = []
         for _ in range(READINGS):
@@ -53,18 +54,18 @@ class HostTime:
 
 @dataclass(frozen=True)
 class ClockFit:
-    """The camera's clock against the host's steady one: at `camera` s it lay `offset` s behind it."""
+    """The offset of the host's steady clock from the camera's clock: `offset` s, at camera time `camera` s."""
 
     offset: float
     camera: float
 
 
 def follow(fit: ClockFit | None, camera: float, arrival: float) -> ClockFit:
-    """Take in that a picture of `camera` s (the camera's clock) arrived at `arrival` s (the steady clock).
+    """Update the fit with a frame of camera time `camera`, s, that arrived at steady time `arrival`, s.
 
-    A picture arrives late, never early. So the least difference seen is nearest to the truth, and it is let grow by as
-    much as the clocks may drift apart. `camera + offset` then never lies before the moment the picture was taken, nor
-    behind its arrival; it is late by no more than the promptest picture was, and 2 * MAX_DRIFT a second since then.
+    A frame arrives late, never early, so the smallest difference seen is the best estimate; it may grow by the maximum
+    drift of the clocks. `camera + offset` therefore lies neither before the capture nor after the arrival. It is late
+    by at most the smallest transport delay seen, plus 2 * MAX_DRIFT a second since then.
     """
     seen = arrival - camera
     if fit is None or camera < fit.camera:
@@ -75,19 +76,20 @@ def follow(fit: ClockFit | None, camera: float, arrival: float) -> ClockFit:
 
 @dataclass(frozen=True)
 class CameraClock:
-    """What is known of one camera's clock, and of the host's clocks at its last picture (stamp: steady time, s)."""
+    """State of one camera's clock estimate, and the host's clocks at its last frame (stamp: steady time, s)."""
 
     fit: ClockFit | None = None
-    lead: float | None = None  # of the system's clock over the steady one, s
-    settled: float = -inf  # steady time from which on the system's clock is believed
+    lead: float | None = None  # system clock minus steady clock, s
+    settled: float = -inf  # steady time from which on the system clock is trusted
     stamp: float = -inf
 
 
 def stamped(known: CameraClock, camera: float, is_global: bool, arrived: HostTime) -> tuple[CameraClock, float]:
-    """What is known with one more picture, and the ROS time at which it was taken, s.
+    """Update the state with one frame; return the new state and the frame's capture time in ROS time, s.
 
-    camera: time of the picture by the camera's clock, s; is_global: that is librealsense's global time, which is the
-    system's. arrived: when it came. Stamps grow as long as ROS' clock does, and never lie behind the arrival.
+    camera: the frame's time on the camera's clock, s. is_global: whether that is librealsense's global time, which is
+    system time. arrived: the arrival time. Stamps increase as long as the ROS clock does, and never lie after the
+    arrival.
     """
     fit = follow(known.fit, camera, arrived.steady)
     lead = arrived.system - arrived.steady

@@ -1,8 +1,8 @@
-"""What each RealSense camera does best: size, rate, depth preset and range, with the source of every number.
+"""Recommended settings of each RealSense camera: size, rate, depth preset and range, with the source of every number.
 
 Tuning guide: "Tuning depth cameras for best performance", dev.intelrealsense.com. Datasheet: "Intel RealSense Product
-Family D400 Series", 337029. All at 30 frames/s, as the librealsense wiki recommends for D415 and D435: the pictures of
-two free-running cameras are then at most 17 ms apart.
+Family D400 Series", 337029. All run at 30 frames/s, as the librealsense wiki recommends for D415 and D435: the frames
+of two free-running cameras are then at most 17 ms apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Preset:
-    """Size in pixels and rate in frames/s of colour and depth; depth is believed between nearest and farthest, m.
+    """Size in pixels and rate in frames/s of colour and depth; depth is valid between nearest and farthest, m.
 
     visual_preset: name of librealsense's depth preset.
     """
@@ -26,8 +26,8 @@ class Preset:
     farthest: float
 
 
-# The depth preset "High Density" loses the fewest pixels (librealsense wiki, "D400 Series Visual Presets"): depth codes
-# describe the whole picture, holes too. The D405 has a tuning of its own as its default.
+# The depth preset "High Density" has the fewest holes (librealsense wiki, "D400 Series Visual Presets"): depth codes
+# describe the whole image, holes included. The D405's default preset is tuned for it.
 PRESETS: Final = {
     # Datasheet, Minimum-Z Depth: 70 mm at 848x480. Product page, ideal range: up to 50 cm; 1 m is ours.
     "D405": Preset(848, 480, 30, "default", 0.07, 1.0),
@@ -42,7 +42,7 @@ PRESETS: Final = {
 
 
 def preset_of(model: str) -> Preset:
-    """The preset of a camera called such as "Intel RealSense D435I". Raises ValueError for one that has none."""
+    """The preset for a device name such as "Intel RealSense D435I". Raises ValueError for one without a preset."""
     for name, preset in PRESETS.items():
         if name in model.upper():
             return preset

@@ -1,4 +1,4 @@
-"""One RealSense camera through Intel's library: found, opened and read. Recordings (.bag, .db3) are cameras too."""
+"""Finds, opens and reads one RealSense camera through librealsense. Recordings (.bag, .db3) work like cameras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 
 
 def import_pyrealsense2() -> Any:
-    """The module pyrealsense2. Raises RuntimeError, saying what to install, where it is missing."""
+    """Import pyrealsense2. Raises RuntimeError that says what to install if it is missing."""
     try:
         import pyrealsense2
     except ImportError as error:
@@ -26,12 +26,12 @@ def import_pyrealsense2() -> Any:
     return pyrealsense2
 
 
-# Finding
+# Device discovery
 
 
 @dataclass(frozen=True)
 class FoundCamera:
-    """A camera that is plugged in. usb: such as "3.2", "2.1", or empty where it is not known."""
+    """A connected camera. usb: the USB version, such as "3.2" or "2.1"; empty if unknown."""
 
     serial: str
     model: str
@@ -40,7 +40,7 @@ class FoundCamera:
 
     @property
     def is_slow(self) -> bool:
-        """Whether it hangs on USB 2, which has room for small or slow pictures only."""
+        """Whether it is connected by USB 2, whose bandwidth suffices for small or slow images only."""
         return self.usb.startswith(("1", "2"))
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class FoundCamera:
 
 
 def list_devices(devices: Iterable[Any]) -> list[FoundCamera]:
-    """What librealsense's devices are; those that do not answer are left out."""
+    """Describe librealsense's devices; skip those that do not respond."""
     rs, cameras = import_pyrealsense2(), []
     for device in devices:
         try:
@@ -57,16 +57,16 @@ def list_devices(devices: Iterable[Any]) -> list[FoundCamera]:
                 device.get_info(info) if device.supports(info) else ""
                 for info in (rs.camera_info.serial_number, rs.camera_info.name, rs.camera_info.usb_type_descriptor)
             )
-        except RuntimeError:  # unplugged between being listed and being asked
+        except RuntimeError:  # unplugged after it was listed
             continue
         cameras.append(FoundCamera(serial, name, usb, device))
     return cameras
 
 
 def select_device(cameras: list[FoundCamera], serial: str, model: str) -> FoundCamera:
-    """The camera with this serial number; where it is "", the only one of this model, such as D405 ("": of any).
+    """The camera with this serial number; for "", the only one of this model, such as D405 ("": any model).
 
-    Raises LookupError, naming those plugged in.
+    Raises LookupError that lists the connected cameras.
     """
     if serial:
         fitting = [camera for camera in cameras if camera.serial == serial]
@@ -82,11 +82,11 @@ def select_device(cameras: list[FoundCamera], serial: str, model: str) -> FoundC
 
 
 NAMES: Final = ("front", "wrist")
-"""What cameras are called in our profiles."""
+"""Camera names in the profiles."""
 
 
 def profile_of(cameras: list[FoundCamera]) -> str:
-    """The part of a profile that names these cameras. A D405 is taken for one at the wrist."""
+    """The YAML section of a profile for these cameras. A D405 counts as a wrist camera."""
     ordered = sorted(cameras, key=lambda camera: "D405" in camera.model)
     names = [NAMES[k] if k < len(NAMES) else f"camera{k + 1}" for k in range(len(ordered))]
     lines = [f'    {name}: {{serial: "{camera.serial}"}}' for name, camera in zip(names, ordered, strict=True)]
@@ -94,29 +94,29 @@ def profile_of(cameras: list[FoundCamera]) -> str:
 
 
 def recorded(context: Any, file: Path) -> FoundCamera:
-    """The camera of a recording. Raises FileNotFoundError, or ValueError when the file is not one."""
+    """The camera of a recording. Raises FileNotFoundError, or ValueError if the file is not a recording."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no recording {file}; `file` names a .bag or .db3 of a RealSense camera")
     try:
-        context.unload_device(str(file))  # where it was played before
+        context.unload_device(str(file))  # in case it was played before
         return list_devices([context.load_device(str(file))])[0]
     except RuntimeError as error:
         raise ValueError(f"{file} is not a recording of a RealSense camera: {_line(error)}") from None
 
 
-# Reading
+# Streaming
 
 
 FARTHEST: Final = 16.0
-"""Librealsense's threshold goes no farther, m."""
+"""Maximum of librealsense's threshold filter, m."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a camera is to run. A visual preset of "" and an emitter of None leave things as the camera has them.
+    """Settings of a camera. A visual preset of "" and an emitter of None keep the camera's current setting.
 
-    width, height: pixels; rate: frames/s; nearest, farthest: m, between which depth is believed. exposure: of colour,
-    us, white_balance: K; 0: automatic. emitter: whether the pattern is projected.
+    width, height: pixels. rate: frames/s. nearest, farthest: range of valid depth, m. exposure: of colour, us;
+    white_balance: K; 0 is automatic for both. emitter: whether the infrared pattern is projected.
     """
 
     width: int = 0
@@ -131,10 +131,10 @@ class Settings:
 
 
 class CameraFrame:
-    """One colour picture, or (is_new false) the depth of the one before, which came after it.
+    """One colour frame or, if is_new is false, the late depth of the previous colour frame.
 
-    number: the camera's own count of colour frames. taken: middle of its exposure by the camera's clock, s; is_global:
-    whether that is librealsense's global time.
+    number: the camera's own count of colour frames. taken: middle of the exposure on the camera's clock, s.
+    is_global: whether that is librealsense's global time.
     """
 
     def __init__(self, frames: Any, is_new: bool, has_depth: bool, align: Any, threshold: Any) -> None:
@@ -147,7 +147,7 @@ class CameraFrame:
         self.is_global = color.frame_timestamp_domain != rs.timestamp_domain.hardware_clock
 
     def metadata(self) -> dict[str, float | str]:
-        """What the camera says of the colour picture, as realsense-ros publishes it."""
+        """The colour frame's metadata, as realsense-ros publishes it."""
         color = self._frames.get_color_frame()
         said = {
             kind.name: color.get_frame_metadata(kind)
@@ -165,7 +165,7 @@ class CameraFrame:
         return pixels[:, :, ::-1] if frame.profile.format() == import_pyrealsense2().format.bgr8 else pixels
 
     def aligned_depth(self) -> np.ndarray:
-        """Depth in the colour picture's pixels, uint16 [H, W] mm, 0 where it is not known."""
+        """Depth aligned to the colour image, uint16 [H, W] mm, 0 where invalid."""
         near = self._threshold.process(self._frames).as_frameset()
         depth = self._align.process(near).get_depth_frame()
         millimetres = np.asanyarray(depth.get_data()) * (depth.get_units() * 1e3)
@@ -173,21 +173,21 @@ class CameraFrame:
 
 
 def _exposure_to_readout(color: Any) -> float:
-    """Seconds from the middle of the exposure to what librealsense calls the frame's time; 0 if it is not said."""
+    """Seconds from the middle of the exposure to librealsense's frame timestamp; 0 without metadata."""
     kinds = import_pyrealsense2().frame_metadata_value
     if color.supports_frame_metadata(kinds.frame_timestamp) and color.supports_frame_metadata(kinds.sensor_timestamp):
         readout, exposure = map(color.get_frame_metadata, (kinds.frame_timestamp, kinds.sensor_timestamp))
         between = float(readout - exposure) * 1e-6
-        return between if 0.0 <= between < 0.5 else 0.0  # the counters go round every 71 minutes
+        return between if 0.0 <= between < 0.5 else 0.0  # the counters wrap every 71 minutes
     return 0.0
 
 
 _RADIAL: Final = ("none", "brown_conrady", "inverse_brown_conrady", "modified_brown_conrady")
-"""Models that are plumb_bob: librealsense projects by all of them with the same terms, to 0.03 px (a test holds it)."""
+"""Models equal to plumb_bob: librealsense projects with the same terms for all of them, to 0.03 px (tested)."""
 
 
 def distortion_model(intrinsics: Any) -> tuple[str, tuple[float, ...]]:
-    """What CameraInfo calls librealsense's distortion, and its coefficients. Raises ValueError for unknown ones."""
+    """The CameraInfo model and coefficients of librealsense's distortion. Raises ValueError for an unknown model."""
     if intrinsics.model.name in _RADIAL:
         return "plumb_bob", tuple(0.0 if intrinsics.model.name == "none" else c for c in intrinsics.coeffs)
     if intrinsics.model.name == "kannala_brandt4":
@@ -196,7 +196,7 @@ def distortion_model(intrinsics: Any) -> tuple[str, tuple[float, ...]]:
 
 
 def _intrinsics(color: Any, settings: Settings) -> CameraIntrinsics:
-    """Those of a colour stream, which must be one that we can read (ValueError)."""
+    """The intrinsics of a colour stream. Raises ValueError for a pixel format other than RGB8 and BGR8."""
     formats = import_pyrealsense2().format
     if color.format() not in (formats.rgb8, formats.bgr8):
         raise ValueError(f"colour comes as {color.format().name}; record it as RGB8")
@@ -208,10 +208,18 @@ def _intrinsics(color: Any, settings: Settings) -> CameraIntrinsics:
 
 
 class RealSense:
-    """A camera that runs, colour and depth. Not for several threads at once."""
+    """A running camera with colour and depth streams. Not thread-safe.
+
+    Example:
+        camera = RealSense(select_device(list_devices(context.query_devices()), "", "D435"), settings)
+        frame = camera.read(0.2)  # None after 0.2 s without a frame
+        camera.close()
+    """
 
     def __init__(self, camera: FoundCamera, settings: Settings) -> None:
-        """Start it. Raises ValueError when it cannot do what is asked, and RuntimeError when it does not answer."""
+        """Start the streams. Raises ValueError for unsupported settings, RuntimeError for a camera that does not
+        respond.
+        """
         rs = import_pyrealsense2()
         self.camera = camera
         self._set_options(settings)
@@ -225,8 +233,8 @@ class RealSense:
             raise
         self._align = rs.align(rs.stream.color)
         self._threshold = rs.threshold_filter(settings.nearest, settings.farthest)
-        self._tolerance = 0.5e3 / video.fps()  # ms: colour and depth of one moment are less than half a period apart
-        self._color, self._depth = -1, -1  # the last frames that were given out, and for which depth was
+        self._tolerance = 0.5e3 / video.fps()  # ms: matching colour and depth frames are less than half a period apart
+        self._color, self._depth = -1, -1  # numbers of the last colour frame returned, and of the last one with depth
 
     def _start(self, settings: Settings) -> Any:
         rs, config = import_pyrealsense2(), import_pyrealsense2().config()
@@ -249,7 +257,7 @@ class RealSense:
             ) from None
 
     def _offers(self) -> str:
-        """Sizes and rates that both colour and depth have."""
+        """Sizes and rates that both colour and depth support."""
         rs = import_pyrealsense2()
         offers: dict[Any, set[tuple[int, int, int]]] = {rs.stream.color: set(), rs.stream.depth: set()}
         for profile in (p for s in self.camera.device.query_sensors() for p in s.get_stream_profiles()):
@@ -283,7 +291,7 @@ class RealSense:
         raise ValueError(f"{self.camera} has no {stream.name} stream")
 
     def _set_or_automatic(self, sensor: Any, name: str, value: int) -> None:
-        """A camera keeps what was set before, so automatic has to be said too."""
+        """Set a value; 0 sets automatic mode explicitly, since a camera keeps earlier settings."""
         automatic = getattr(import_pyrealsense2().option, f"enable_auto_{name}")
         if value:
             self._set(sensor, automatic.name, 0.0)
@@ -301,7 +309,7 @@ class RealSense:
         sensor.set_option(option, value)
 
     def read(self, patience: float) -> CameraFrame | None:
-        """The next picture; None when none came within `patience` s. Raises RuntimeError when the camera is gone."""
+        """The next frame, or None after `patience` s without one. Raises RuntimeError when the camera is gone."""
         deadline = monotonic() + patience
         while (left := deadline - monotonic()) > 0.0:
             came, frames = self._pipeline.try_wait_for_frames(int(left * 1e3) + 1)
@@ -310,7 +318,7 @@ class RealSense:
         return None
 
     def _news(self, frames: Any) -> CameraFrame | None:
-        """What these frames add. The library repeats a frame of one stream beside a new one of the other."""
+        """The new part of a frameset, if any. Librealsense repeats one stream's frame beside a new one of the other."""
         color, depth = frames.get_color_frame(), frames.get_depth_frame()
         if not color:
             return None
@@ -324,7 +332,7 @@ class RealSense:
         return CameraFrame(frames, is_new, has_depth, self._align, self._threshold)
 
     def close(self) -> None:
-        """Stop it; one that was unplugged too."""
+        """Stop the streams; also works for an unplugged camera."""
         with contextlib.suppress(RuntimeError):
             self._pipeline.stop()
 

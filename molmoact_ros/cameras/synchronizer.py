@@ -1,6 +1,6 @@
-"""Which pictures belong together: the newest of the first camera for which every other one has one of that moment.
+"""Synchronises frames of several cameras: the newest frame of the first camera that every other camera matches.
 
-Freshest wins: what is older than a set that was used is of no use any more. What became of every picture is counted.
+The freshest set wins; frames older than a used set are obsolete. The outcome of every frame is counted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 OUTCOMES: Final = ("received", "used", "skipped", "unmatched", "late")
-"""used: in a set that was used. skipped: belonged to a set, a fresher one was used. unmatched: another camera had none
-of that moment. late: too old when it came, or stamped in the future. The rest is still kept."""
+"""used: in a set that was used. skipped: matched, but a fresher set was used. unmatched: another camera had no frame
+within the tolerance. late: too old on arrival, or stamped in the future. All other received frames are still buffered.
+"""
 
 
 @dataclass
 class Stamped(Generic[T]):
-    """Something of the moment `stamp`, s. near: the cameras, by number, that have something of the same moment."""
+    """An item with its stamp, s. near: indices of the cameras with an item within the tolerance of that stamp."""
 
     stamp: float
     item: T
@@ -29,34 +30,34 @@ class Stamped(Generic[T]):
 
 
 def nearest(kept: Iterable[Stamped[T]], stamp: float, slop: float) -> Stamped[T] | None:
-    """What lies nearest to `stamp`, s, and within `slop` s of it."""
+    """The item nearest to `stamp`, s, within `slop` s of it, or None."""
     near = min(kept, key=lambda one: abs(one.stamp - stamp), default=None)
     return near if near is not None and abs(near.stamp - stamp) <= slop else None
 
 
 MOST: Final = 32
-"""Pictures that are kept of a camera at most, however long they stay current."""
+"""Maximum number of buffered frames of a camera, however long they stay current."""
 
 
 class Track(Generic[T]):
-    """The pictures of one camera in the last `max_age` s; `slop`: tolerance of stamps, s."""
+    """Buffer of one camera's frames of the last `max_age` s. slop: tolerance of stamps, s."""
 
     def __init__(self, slop: float, max_age: float) -> None:
         self.slop, self._max_age = slop, max_age
         self.kept: deque[Stamped[T]] = deque()
 
     def is_current(self, stamp: float, now: float) -> bool:
-        """Whether `stamp` is neither too old at `now` nor, beyond the tolerance, in the future; s."""
+        """Whether `stamp` is neither too old at `now` nor in the future by more than the tolerance; s."""
         return -self.slop <= now - stamp <= self._max_age
 
     def add_frame(self, stamp: float, item: T) -> Stamped[T]:
-        """Keep something of the moment `stamp`, s."""
+        """Buffer an item with its stamp, s."""
         kept = Stamped(stamp, item)
         self.kept.append(kept)
         return kept
 
     def forget(self, now: float) -> list[Stamped[T]]:
-        """Let go of what is no longer current at `now`, s, and of the oldest where there is too much."""
+        """Remove and return the items that are not current at `now`, s, and the oldest above the maximum number."""
         gone = [kept for kept in self.kept if not self.is_current(kept.stamp, now)]
         rest = deque(kept for kept in self.kept if self.is_current(kept.stamp, now))
         while len(rest) > MOST:
@@ -66,17 +67,28 @@ class Track(Generic[T]):
 
 
 class Synchronizer(Generic[T]):
-    """Keeps the last pictures of each camera and finds the newest set. Not for several threads at once."""
+    """Buffers the last frames of each camera and finds the newest matching set. Not thread-safe.
+
+    counts: for each camera the number of frames with each of OUTCOMES. last: for each camera the stamp of the last
+    frame that arrived, current or not, s.
+
+        synchronizer = Synchronizer(["front", "wrist"], slop=0.02, max_age=0.5)
+        synchronizer.add_frame("front", 1.000, front, now=1.05)
+        synchronizer.add_frame("wrist", 1.012, wrist, now=1.06)
+        [frame.item for frame in synchronizer.newest(now=1.06)]  # [front, wrist]
+    """
 
     def __init__(self, cameras: Sequence[str], slop: float, max_age: float) -> None:
-        """cameras: the first one leads. slop: greatest difference of stamps to its picture, s; max_age: of any, s."""
+        """cameras: names; the first one leads. slop: maximum difference of stamps to the first camera's frame, s.
+        max_age: maximum age of any frame, s.
+        """
         self._names = list(cameras)
         self._tracks: list[Track[T]] = [Track(slop, max_age) for _ in cameras]
         self.counts = {name: Counter(dict.fromkeys(OUTCOMES, 0)) for name in cameras}
-        self.last = dict.fromkeys(cameras, -inf)  # stamp of the last picture that came, current or not
+        self.last = dict.fromkeys(cameras, -inf)  # stamp of the last frame that arrived, current or not
 
     def add_frame(self, camera: str, stamp: float, item: T, now: float) -> None:
-        """Take a picture of the moment `stamp` that came at `now`, s."""
+        """Add a frame with its stamp that arrived at `now`, s."""
         number, counts = self._names.index(camera), self.counts[camera]
         self.last[camera] = stamp
         counts["received"] += 1
@@ -94,7 +106,7 @@ class Synchronizer(Generic[T]):
         self._forget(now)
 
     def newest(self, now: float) -> tuple[Stamped[T], ...] | None:
-        """The set whose first picture is the newest at `now`, s: one of each camera; None where there is none."""
+        """The matching set with the newest frame of the first camera at `now`, s: one frame per camera, or None."""
         self._forget(now)
         first, *others = self._tracks
         for leader in sorted(first.kept, key=lambda kept: -kept.stamp):
@@ -105,11 +117,11 @@ class Synchronizer(Generic[T]):
         return None
 
     def held(self, camera: str) -> int:
-        """How many pictures are kept of a camera; what became of the others, `counts` says."""
+        """Number of buffered frames of a camera; `counts` has the outcome of the others."""
         return len(self._tracks[self._names.index(camera)].kept)
 
     def clear(self) -> None:
-        """Keep nothing: the clock of the stamps was set."""
+        """Drop all frames, for when the clock of the stamps was set."""
         self._forget(inf)
         self.last = dict.fromkeys(self._names, -inf)
 

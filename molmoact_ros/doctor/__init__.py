@@ -1,1 +1,1 @@
-"""What works here, and whether a checkpoint folder is sound."""
+"""Diagnostics of the environment and of checkpoint folders, and numerical parity with the released model."""

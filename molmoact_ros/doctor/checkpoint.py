@@ -1,7 +1,7 @@
-"""Looks at a checkpoint folder without loading its weights: what is wrong with it, and what it settles.
+"""Checks a checkpoint folder without loading its weights.
 
-What was written about the released checkpoints before anybody here could open one is kept as expectations; where a
-folder says otherwise, that is a note, not a fault.
+Some checks compare the folder with expectations, which were collected about the released checkpoints before one could
+be opened here. A deviation from an expectation is a note, not a failure.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS, ImageTokens
 from molmoact_ros.utils.checks import Check, Verdict
 
-SHOWN = 8  # misfits that are listed; the rest is counted
+SHOWN = 8  # mismatches listed; the rest is counted
 QWEN_WORDS, QWEN_VOCABULARY = 151_643, 152_064  # byte-pair tokens and padded size of the Qwen2.5-7B vocabulary
 QWEN_DEPTH_START, QWEN_IMAGE_1 = 151_665, [1906, 220, 16]
-OLMO_VOCABULARY = 100_864  # expected of 7B-O: 100 278 tokens, padded to the next multiple of 512
+OLMO_VOCABULARY = 100_864  # expected for 7B-O: 100 278 tokens, padded to the next multiple of 512
 REPORTED_STANDSTILL = (-8.64e-06, -6.35e-05, -1.43e-04, -3.95e-04, 1.29e-04, 8.05e-05)
-"""The action that several people got from 7B-D-0812's own example (allenai/molmoact, issues 29, 37, 40)."""
+"""The action that several users got from 7B-D-0812's own example (allenai/molmoact, issues 29, 37, 40)."""
 KNOWN_STATS = {
     "fractal20220817_data": (
         (-0.224535, -0.148200, -0.231590, -0.351799, -0.419301, -0.436435),
@@ -58,12 +58,12 @@ KNOWN_STATS = {
         (0.9375, 0.875893, 0.932143, 0.103929, 0.176786, 0.145714),
     ),
 }
-"""1 % and 99 % quantiles that were published: allenai/SimplerEnv's dataset_statistics.json, and a third party's."""
+"""Published 1 % and 99 % quantiles: allenai/SimplerEnv's dataset_statistics.json, and a third party's."""
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder's files as far as they could be read."""
+    """The parsed files of a folder."""
 
     path: Path
     config: MolmoActConfig
@@ -74,7 +74,7 @@ class _Folder:
 
 
 def inspect(folder: Path) -> list[Check]:
-    """Look at everything; a failed look is a finding, never an exception."""
+    """Run all checks; a check that raises becomes a failed check, never an exception."""
     looks: dict[str, Callable[[], Any]] = {
         "config": lambda: read_config(folder, CONFIG, MolmoActConfig),
         "processor": lambda: read_config(folder, PROCESSOR, ProcessorConfig),
@@ -100,7 +100,7 @@ def _ok(name: str, text: str) -> Check:
 
 
 def _expect(name: str, text: str, found: object, expected: object) -> Check:
-    """A note where a folder says something else than was expected of it."""
+    """A note if a folder deviates from an expectation, else OK."""
     if found == expected:
         return _ok(name, f"{text}, as expected")
     return Check(name, Verdict.NOTE, f"{text}; {expected} was expected")
@@ -195,7 +195,7 @@ def _tokens(folder: _Folder) -> Iterator[Check]:
 
 
 def _answers(folder: _Folder) -> Iterator[Check]:
-    """Whether the tokenizer can spell the forms of answer that run.json allows."""
+    """Whether the tokenizer can spell the answer forms that run.json allows."""
     codec, run = text_codec(folder.tokenizer), folder.run
     end = folder.tokenizer.token_to_id(END_OF_TEXT)
     stats = [dataset.action for dataset in folder.config.norm_stats.values()]
@@ -240,7 +240,7 @@ def _gripper(key: str, action: NormStats) -> Check:
 
 
 def _standstill(action: NormStats) -> Check:
-    """Whether the near-zero action that people reported is what the middle bin of every dimension decodes to."""
+    """Whether the reported near-zero action is the decoded middle bin of every dimension."""
     middle = (np.array(action.q01[:6]) + np.array(action.q99[:6])) / 2
     same = bool(np.allclose(middle, REPORTED_STANDSTILL, rtol=0.02))
     text = f"no motion is written as {', '.join(f'{value:.2e}' for value in middle)}"
@@ -258,7 +258,7 @@ def _depth(folder: _Folder) -> Iterator[Check]:
 
 
 def _chat(folder: _Folder) -> Iterator[Check]:
-    """Which way of saying whose turn it is the folder was saved with; prompts here say "User: ... Assistant:"."""
+    """Whether the folder's chat template names the roles; prompts here use "User: ... Assistant:"."""
     texts = []
     for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "processor_config.json"):
         if (folder.path / name).is_file():
@@ -273,7 +273,7 @@ def _chat(folder: _Folder) -> Iterator[Check]:
 
 
 def _open_questions(folder: _Folder) -> Iterator[Check]:
-    """What no file of a checkpoint can settle."""
+    """Facts that no file of a checkpoint determines."""
     if _is_qwen(folder):
         yield Check(
             "not in any file",

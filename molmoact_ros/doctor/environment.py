@@ -1,4 +1,4 @@
-"""Looks at what this machine has: one finding for each thing that the service needs."""
+"""Checks this machine: one check per requirement of the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from molmoact_ros.utils.checks import Check, Verdict
 
 
 def examine() -> list[Check]:
-    """Look at everything; a failed look is a finding, never an exception."""
+    """Run all checks; a check that raises becomes a failed check, never an exception."""
     looks: dict[str, Callable[[], str]] = {
         "ROS 2": _ros, "interfaces": _interfaces, "rendering": _rendering, "checkpoint": _checkpoint,
     }  # fmt: skip
@@ -24,7 +24,7 @@ def examine() -> list[Check]:
 
 
 def cameras() -> Check:
-    """RealSense cameras, and on which USB. No fault where there are none: the simulator needs none."""
+    """RealSense cameras and their USB versions. Having none is not a failure: the simulator needs none."""
     from molmoact_ros.cameras.realsense import import_pyrealsense2, list_devices
 
     try:
@@ -42,7 +42,7 @@ def cameras() -> Check:
 
 
 def _backends() -> list[Check]:
-    """Which back ends may be used here. None but torch must be."""
+    """The back ends available here. Only torch is required."""
     import torch
 
     from molmoact_ros.engine.vision.onnx_runtime import CPU, providers

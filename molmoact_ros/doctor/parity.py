@@ -1,7 +1,7 @@
-"""Compares what this code computes with numbers that the released model's reference implementation produced.
+"""Numerical parity of this code with the released model's reference implementation.
 
-A golden folder holds, in itself or in folders below it, checkpoints with a `golden.npz` (input ids, picture, logits,
-greedy continuation) and pictures `WxH.png` with a `WxH.npz` (crops and indices that the image processor made of them).
+A golden folder holds, at any depth, checkpoints with a `golden.npz` (input ids, image, logits, greedy continuation) and
+images `WxH.png` with a `WxH.npz` (the image processor's crops and indices).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.utils.checks import Check
 
 LOGITS_LIMIT = 1e-4
-"""Largest difference of float32 logits, and of pixels that are given as floats."""
+"""Tolerance for float32 logits, and for pixels stored as floats."""
 NPZ = "golden.npz"
 
 
 def released_processor(base: int, resize: str, normalize: str) -> ProcessorConfig:
-    """The released image processor for square crops of `base` pixels (facts of allenai/molmoact's processor)."""
+    """The released image processor's configuration for square crops of `base` pixels (from allenai/molmoact)."""
     size = [base, base]
     return ProcessorConfig.model_validate(
         {
@@ -46,11 +46,11 @@ def released_processor(base: int, resize: str, normalize: str) -> ProcessorConfi
 
 
 PROCESSORS = {729: released_processor(378, "siglip", "siglip"), 576: released_processor(336, "default", "openai")}
-"""The released processors (7B-D, 7B-O) by the patches of a crop, for pictures beside which no processor is given."""
+"""The released processors (7B-D, 7B-O) by patches per crop, for images without a processor's file next to them."""
 
 
 def compare(folder: Path) -> list[Check]:
-    """Compare everything in a golden folder. Raises CheckpointError where there is nothing to compare."""
+    """Compare everything in a golden folder. Raises CheckpointError if there is nothing to compare."""
     checkpoints = sorted(folder.rglob(NPZ))
     pictures = sorted(path for path in folder.rglob("*.npz") if path.name != NPZ)
     if not checkpoints and not pictures:
@@ -91,11 +91,11 @@ def _compare_checkpoint(path: Path, name: str) -> Iterator[Check]:
 
 
 def _features(model: MolmoAct, image: np.ndarray, pooled_idx: np.ndarray) -> Tensor:
-    """Features [1, T, hidden]. A golden picture is given once, though it is both the global view and its own tile."""
+    """Features [1, T, hidden]. A golden image is stored once, although it is both the global view and its own tile."""
     crops, pooled = torch.from_numpy(image), torch.from_numpy(pooled_idx)
     crops = crops.view(1, -1, *crops.shape[-2:])
     pooled = pooled.view(1, -1, pooled.shape[-1])
-    pooled = pooled[:, (pooled >= 0).any(-1)[0]]  # what only pads a batch
+    pooled = pooled[:, (pooled >= 0).any(-1)[0]]  # drop the padding of the batch
     wanted = int(pooled.max()) // crops.shape[2] + 1
     if wanted % crops.shape[1]:
         raise ValueError(f"pooled_idx asks for {wanted} crops, image holds {crops.shape[1]}")
@@ -103,7 +103,7 @@ def _features(model: MolmoAct, image: np.ndarray, pooled_idx: np.ndarray) -> Ten
 
 
 def _whole(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
-    """Logits [S, vocab] and the greedy continuation, the whole sequence computed anew for every token."""
+    """Logits [S, vocab] and the greedy continuation, without a cache: every token recomputes the whole sequence."""
     first, said = model.logits(model.run(embeddings))[0], []
     for _ in range(tokens):
         said.append(int(model.logits(model.run(embeddings)[:, -1]).argmax()))
@@ -112,12 +112,12 @@ def _whole(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, li
 
 
 def _cached(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
-    """The same by the decoder that answers in service."""
+    """The same with the key-value cache in torch."""
     return _grown(TorchModelRunner(model, embeddings.shape[1] + tokens), model.logits, embeddings, tokens)
 
 
 def _static(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
-    """The same by the passes of a GPU."""
+    """The same with the fixed-shape passes used on a GPU."""
     everything = np.arange(model.config.llm_config.vocab_size)
     passes = CudaGraphRunner(model, embeddings.shape[1] + tokens, everything)
     return _grown(passes, torch.from_numpy, embeddings, tokens)
@@ -126,7 +126,7 @@ def _static(model: MolmoAct, embeddings: Tensor, tokens: int) -> tuple[Tensor, l
 def _grown(
     passes: ModelRunner, logits: Callable[[Any], Tensor], embeddings: Tensor, tokens: int
 ) -> tuple[Tensor, list[int]]:
-    """Logits [S, vocab] and the greedy continuation; `logits`: of what passes give."""
+    """Logits [S, vocab] and the greedy continuation. logits: converts a runner's result to logits."""
     decoder, said = CachedDecoder(passes), []
     after = decoder.append(embeddings[0], first=0)
     first = logits(after)

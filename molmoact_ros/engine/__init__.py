@@ -1,1 +1,1 @@
-"""Runs the model."""
+"""Inference engines that run the model: torch here, or vLLM."""

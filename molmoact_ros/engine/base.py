@@ -1,4 +1,4 @@
-"""What every back end does the same way: an observation is checked and put as a prompt, and parts may be given."""
+"""The part common to all back ends: they validate an observation, build its prompt and reuse parts of answers."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, refuse_unkno
 from molmoact_ros.reasoning.trace import draw_training_overlay
 
 UNKNOWN = "<unk>"
-REMEMBERED = 3  # answers to guess by
+REMEMBERED = 3  # previous answers to draft from
 
 
 class ReasoningMode(Enum):
-    """How much of its reasoning the model is asked for. A drawn trace always means STEERED."""
+    """The parts of the answer that the model generates. A drawn trace always implies STEERED."""
 
-    FULL = "full"  # depth, trace, actions
-    GROUNDED = "grounded"  # the depth codes are those of the measured depth; trace and actions
-    REUSE = "reuse"  # depth and trace of an earlier step, for a few steps; actions
-    STEERED = "steered"  # a person's trace is drawn on the picture; actions
+    FULL = "full"  # generates depth, trace and actions
+    GROUNDED = "grounded"  # prefills the depth codes of the measured depth; generates trace and actions
+    REUSE = "reuse"  # prefills depth and trace of an earlier step, for a few steps; generates actions
+    STEERED = "steered"  # the operator's trace is drawn on the image; generates actions
 
 
 @dataclass
 class EngineTimings:
-    """Seconds of each stage of one step, the decoder's passes and tokens, and the mode."""
+    """Duration of each stage of one step, s, the decoder's forward passes and tokens, and the mode."""
 
     stages: dict[str, float] = field(default_factory=dict)
     counts: DecodeCounts = field(default_factory=DecodeCounts)
@@ -49,26 +49,42 @@ class EngineTimings:
 
     @property
     def total(self) -> float:
-        """Seconds of the whole step."""
+        """Duration of the whole step, s."""
         return sum(self.stages.values())
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is given: ids int64 [S] of the whole sequence, and the pictures behind its image tokens."""
+    """The model's input: ids int64 [S] of the whole sequence, and the images of its image tokens."""
 
     ids: np.ndarray
     pictures: ImageInputs
 
 
 class BaseEngine:
-    """A checkpoint without its weights: its prompts, its grammars, and what earlier answers said."""
+    """A checkpoint without its weights: prompts, grammars, and a cache of previous answers.
+
+    A back end derives from it and implements `reason`, `warm_up` and the other members of `Engine`.
+
+    Args:
+        config, processor, run: the checkpoint's configuration files.
+        tokenizer: the checkpoint's tokenizer.
+        depth_vq: its depth VQ-VAE; None without one, which excludes the mode GROUNDED.
+        unnorm_key: key of the action statistics in config.json; None: the only one.
+
+    Public state: `timings` of the last step, `tokens` of the last whole answer, and `lasts`, the previous answers under
+    each grammar (steered or not), newest first. A step of a back end begins:
+
+        self.check(observation)
+        measured, given = self.given(observation, mode, guess=True)
+        asked = self.ask(observation)  # ids int64 [S] and images
+    """
 
     def __init__(
         self, config: MolmoActConfig, processor: ProcessorConfig, run: RunConfig, tokenizer: Tokenizer,
         depth_vq: DepthVq | None, unnorm_key: str | None,
     ) -> None:  # fmt: skip
-        """Raises RefusedStep, listing the keys, when the normalisation key is unknown or needed and not given."""
+        """Raises RefusedStep, listing the keys, when the normalisation key is unknown, or None is ambiguous."""
         self.config, self.run, self.tokenizer, self.depth_vq = config, run, tokenizer, depth_vq
         self.codec, self.processor = text_codec(tokenizer), ImageProcessor(processor)
         self.unnorm_key = choose_key(list(config.norm_stats), unnorm_key)
@@ -84,21 +100,21 @@ class BaseEngine:
         return AnswerGrammar(self.codec, self.end, stats, forms(steered, self.run.chunk_steps, self.run.wordings))
 
     def forget(self) -> None:
-        """Guess nothing from earlier answers, and reuse none."""
+        """Clear the cache of previous answers: draft from none and reuse none."""
         self._reused = 0
         self.lasts: dict[bool, deque[AnswerCache]] = {steered: deque(maxlen=REMEMBERED) for steered in (False, True)}
 
     def close(self) -> None:
-        """Let go of what it holds outside this process: nothing."""
+        """Release resources outside this process; here there are none."""
 
     def blank(self) -> Observation:
-        """An observation of the usual shape with nothing on it."""
+        """An observation of the usual shape with black images."""
         width, height = self.run.frame_size or self.processor.base[::-1]
         picture = np.zeros((height, width, 3), np.uint8)
         return Observation((picture,) * (self.run.cameras or 2), "put", 0.0)
 
     def check(self, observation: Observation) -> None:
-        """Raise RefusedStep, in one line that says what to do, for an observation that does not fit."""
+        """Raise RefusedStep, in one line that says what to do, for an observation that does not fit the model."""
         count, wanted = len(observation.images), self.run.cameras
         if not count or (wanted is not None and count != wanted):
             raise RefusedStep(
@@ -109,14 +125,17 @@ class BaseEngine:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise RefusedStep(f"images must be RGB uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
         unknown = self.tokenizer.token_to_id(UNKNOWN)
-        if unknown is not None:  # a small vocabulary; the released one can spell anything
+        if unknown is not None:  # only a small vocabulary has it; the released one encodes any text
             refuse_unknown_words(observation.instruction, self.codec.encode, unknown)
 
     def given(
         self, observation: Observation, mode: ReasoningMode, guess: bool
     ) -> tuple[AnswerCache | None, AnswerCache]:
-        """The codes of the measured depth, where they are wanted (in GROUNDED, or to `guess` by), and what of the
-        answer is given. Notes the step's mode."""
+        """Start a step in `mode`: return the codes of the measured depth and the prefilled part of the answer.
+
+        The codes are None unless the mode is GROUNDED or `guess` is set, that is, they are wanted for drafting. Resets
+        `timings`. Raises RefusedStep for GROUNDED without measured depth or depth decoder.
+        """
         steered = observation.trace is not None
         self.timings = EngineTimings(mode=ReasoningMode.STEERED if steered else mode)
         measured, given = self._measured(observation, mode, guess), NOTHING
@@ -143,7 +162,7 @@ class BaseEngine:
         return cache_of_depth(self.depth_vq.encode(picture)[0].numpy())
 
     def ask(self, observation: Observation) -> Prompt:
-        """The prompt of an observation, a person's trace drawn on its first picture; timed."""
+        """Build the prompt of an observation, with the operator's trace drawn on its first image; timed."""
         began = time.perf_counter()
         pictures = self.processor(self.frames(observation))
         ids = sequence_ids(self.text(observation), pictures.grids, self.codec.encode, self.image_tokens, self.end)
@@ -151,27 +170,27 @@ class BaseEngine:
         return Prompt(ids, pictures)
 
     def frames(self, observation: Observation) -> list[np.ndarray]:
-        """The pictures that the model is shown, uint8 [H, W, 3], a person's trace drawn on the first."""
+        """The model's input images, uint8 [H, W, 3] RGB, with the operator's trace drawn on the first."""
         images = [self.frame(image) for image in observation.images]
         if observation.trace is not None:
             images[0] = draw_training_overlay(images[0], observation.trace)
         return images
 
     def frame(self, image: np.ndarray) -> np.ndarray:
-        """A camera's picture, uint8 [H, W, 3], at the size at which the model is shown it."""
+        """Scale a camera image, uint8 [H, W, 3] RGB, to the model's input frame size."""
         return scale_frame(image, self.run.frame_size)
 
     def text(self, observation: Observation) -> str:
-        """The words of an observation's prompt."""
+        """The prompt text of an observation."""
         return prompt(observation.instruction, len(observation.images), observation.trace is not None)
 
 
 Wanted = Callable[[], bool]
-"""Asked before every pass whether the step is still wanted."""
+"""Callback before every forward pass: whether the step is still wanted. False cancels it."""
 
 
 def choose_key(keys: Sequence[str], wanted: str | None) -> str:
-    """The normalisation key: `wanted`, or the only one there is. Raises RefusedStep, listing the keys."""
+    """The normalisation key: `wanted`, or the only one. Raises RefusedStep that lists the keys."""
     if wanted is None and len(keys) == 1:
         return keys[0]
     if wanted is None or wanted not in keys:

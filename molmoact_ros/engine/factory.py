@@ -1,4 +1,4 @@
-"""Which back end runs the model, and opening it."""
+"""Selects and opens the back end that runs the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from molmoact_ros.utils.secret import server_key
 
 
 class EngineOptions(BaseModel):
-    """How the model is run."""
+    """Options of an engine; they are also parameters of the policy node."""
 
     backend: str = Field("torch", description="torch, vllm (in processes of its own here) or server (vLLM elsewhere)")
     checkpoint: str = Field("", description="folder of the checkpoint; empty: the nano model")
@@ -40,7 +40,7 @@ class EngineOptions(BaseModel):
 
 
 def open_engine(options: EngineOptions, folder: Path) -> Engine:
-    """The engine that `options` ask for, on a checkpoint folder. Raises CheckpointError, RefusedStep, ValueError."""
+    """Open the engine selected by `options` on a checkpoint folder. Raises CheckpointError, RefusedStep, ValueError."""
     key = options.unnorm_key or None
     if options.backend == "torch":
         return TorchEngine.load(
@@ -50,7 +50,7 @@ def open_engine(options: EngineOptions, folder: Path) -> Engine:
     if options.backend == "vllm":
         from molmoact_ros.engine.vllm_backend.local import LocalStream, engine_arguments
 
-        torch_dtype(options.dtype)  # refused early
+        torch_dtype(options.dtype)  # raises before anything is loaded
         arguments = engine_arguments(folder, options.quantization, options.tensor_parallel, dtype=options.dtype)
         local = LocalStream(arguments)
         return VllmEngine(folder, local, digest(folder), options.answer_timeout, key, options.frame_size)

@@ -1,4 +1,4 @@
-"""The engine: an observation goes in, reasoning comes out part by part."""
+"""The torch engine, and the interface of all engines: an observation in, reasoning out, part by part."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.progress import Progress, ignore
 
 VISIONS = ("torch", "onnx")
-"""What runs the vision tower."""
+"""Runtimes of the vision tower."""
 STAGES = ("preprocess", "vision", "prefill", "depth", "trace", "actions")
 
 
 class InferenceEngine(Protocol):
-    """What takes reasoning steps."""
+    """Interface for running reasoning steps."""
 
     timings: EngineTimings
 
@@ -51,15 +51,16 @@ class InferenceEngine(Protocol):
         mode: ReasoningMode = ReasoningMode.FULL,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Iterator[Reasoning]:
-        """Yield the reasoning as its parts complete; the last one is complete.
+        """Run one step: yield the reasoning each time a part completes; the last one is complete.
 
-        wanted: asked before every pass. Raises RefusedStep, and CancelledStep once the step is not wanted any more.
+        wanted: called before every forward pass. Raises CancelledStep once it returns False, and RefusedStep for an
+        invalid observation or result.
         """
         ...
 
 
 class Engine(InferenceEngine, Protocol):
-    """What every back end does."""
+    """Interface of every back end. digest: of the checkpoint. codebook: of its depth decoder, "" without one."""
 
     digest: str
     tokens: list[int]  # of the last whole answer
@@ -68,23 +69,32 @@ class Engine(InferenceEngine, Protocol):
     depth_vq: DepthVq | None
 
     def frame(self, image: np.ndarray) -> np.ndarray:
-        """A camera's picture, uint8 [H, W, 3], at the size at which the model is shown it."""
+        """Scale a camera image, uint8 [H, W, 3] RGB, to the model's input frame size."""
         ...
 
     def warm_up(self, progress: Progress = ignore) -> None:
-        """Do once what would make the first steps slow, and one step on a blank observation. progress: see Progress."""
+        """Do the one-time work that would slow down the first steps, then one step on a blank observation."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds outside this process."""
+        """Release resources outside this process."""
         ...
 
 
 class TorchEngine(BaseEngine):
-    """Runs a checkpoint in torch, on CPU or GPU."""
+    """Runs a checkpoint in torch, on CPU or GPU.
+
+    `vision` maps images to features and `decoder` runs the forward passes: CUDA graphs on a GPU, a compiled kernel for
+    small models on a CPU, plain torch else. Not thread-safe; `together` makes one engine per thread.
+
+        engine = TorchEngine.load(Path("models/nano"))
+        engine.warm_up()
+        for reasoning in engine.reason(observation):
+            print(reasoning.trace)  # None, then int64 [n, 2] once complete
+    """
 
     def __init__(self, checkpoint: Checkpoint, unnorm_key: str | None = None) -> None:
-        """Raises RefusedStep, listing the keys, when the normalisation key is unknown or needed and not given."""
+        """Raises RefusedStep, listing the keys, when the normalisation key is unknown, or None is ambiguous."""
         super().__init__(
             checkpoint.config,
             checkpoint.processor,
@@ -105,9 +115,18 @@ class TorchEngine(BaseEngine):
         unnorm_key: str | None = None, frame_size: str = "", vision: str = "torch", precision: str = "",
         quantization: str = "",
     ) -> TorchEngine:  # fmt: skip
-        """Load a checkpoint folder; threads: CPU threads of torch; frame_size: see `RunConfig.with_frame_size`;
-        vision: torch, or onnx for the exported tower, in `precision` (see `open_vision`); quantization: of the
-        decoder's weights, fp8 or int4 (see `quantise`).
+        """Load a checkpoint folder.
+
+        Args:
+            folder: the checkpoint.
+            device: a torch device, such as cpu or cuda.
+            threads: CPU threads of torch; None keeps torch's setting.
+            dtype: of the weights; None: bfloat16 on a GPU, float32 on a CPU.
+            unnorm_key: key of the action statistics; None: the only one.
+            frame_size: see `RunConfig.with_frame_size`.
+            vision: torch, or onnx for the exported tower.
+            precision: of the exported tower (see `open_vision`).
+            quantization: of the decoder's weights, fp8 or int4 (see `quantise`).
 
         Raises CheckpointError, RefusedStep for the normalisation key, ValueError for the frame size.
         """
@@ -138,18 +157,18 @@ class TorchEngine(BaseEngine):
         return CpuKernelRunner(self.model, capacity) if can_run(self.model) else TorchModelRunner(self.model, capacity)
 
     def together(self, count: int) -> list[TorchEngine]:
-        """`count` engines over these weights, one for each robot and thread, whose passes are made together."""
+        """`count` engines that share these weights, one per robot and thread; their forward passes are batched."""
         passes, engines = self.decoder.passes, [copy(self) for _ in range(count)]
         gathered = BatchingRunner(passes)
         for engine in engines:
             engine.decoder = CachedDecoder(gathered)
-            if isinstance(passes, CudaGraphRunner) and self.decoder.cache.recorded:  # this one was warmed up
+            if isinstance(passes, CudaGraphRunner) and self.decoder.cache.recorded:  # this engine was warmed up
                 passes.prepare(engine.decoder.cache, ignore)
             engine.forget()
         return engines
 
     def warm_up(self, progress: Progress = ignore) -> None:
-        """On a GPU record all passes (see StaticPasses.prepare); then run one step on blank images."""
+        """On a GPU, capture all CUDA graphs (see CudaGraphRunner.prepare); then run one step on blank images."""
         if isinstance(self.decoder.passes, CudaGraphRunner):
             self.decoder.passes.prepare(self.decoder.cache, progress)
         for _ in self._steps(self.blank()):
@@ -162,10 +181,10 @@ class TorchEngine(BaseEngine):
         mode: ReasoningMode = ReasoningMode.FULL,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Iterator[Reasoning]:
-        """Yield the reasoning as depth codes, trace and actions complete; `mode` says which of them the model decodes.
+        """Yield the reasoning as depth codes, trace and actions complete; `mode` selects which the model generates.
 
-        wanted: asked before every pass. Raises CancelledStep once it says no, and RefusedStep, in one line that says
-        what to do, for an observation that does not fit and for a result that is not finite.
+        wanted: called before every forward pass. Raises CancelledStep once it returns False, and RefusedStep, in one
+        line that says what to do, for an observation that does not fit and for a result that is not finite.
         """
         self.check(observation)
         yield from self._steps(observation, mode, wanted)
@@ -189,22 +208,22 @@ class TorchEngine(BaseEngine):
             yield from self._say(observation.trace is not None, measured, given, wanted)
 
     def see(self, pictures: ImageInputs) -> Tensor:
-        """Features [1, T, hidden] of pictures; timed."""
+        """Encode images to features [1, T, hidden]; timed."""
         began = time.perf_counter()
         features = self.vision(pictures)
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # else it would be counted where its result is first waited for
+            torch.cuda.synchronize(self.device)  # else its time would count for the next stage that synchronises
         self.timings.stages["vision"] = time.perf_counter() - began
         return features
 
     @torch.inference_mode()
     def torch_features(self, pictures: ImageInputs) -> Tensor:
-        """Features [1, T, hidden] of pictures, by torch."""
+        """Encode images to features [1, T, hidden] with torch."""
         crops = torch.from_numpy(pictures.crops).to(self.device, self.dtype).unsqueeze(0)
         return self.model.image_features(crops, torch.from_numpy(pictures.indices).to(self.device).unsqueeze(0))
 
     def embed(self, asked: Prompt, features: Tensor) -> Tensor:
-        """Embeddings [S, hidden] of a prompt whose pictures have `features` [1, T, hidden]."""
+        """Embeddings [S, hidden] of a prompt whose images have `features` [1, T, hidden]."""
         return self.model.embed(torch.from_numpy(asked.ids).to(self.device).unsqueeze(0), features)[0]
 
     def _say(

@@ -1,1 +1,1 @@
-"""Rollouts and their metrics, without ROS."""
+"""Policy rollouts and their metrics, without ROS."""

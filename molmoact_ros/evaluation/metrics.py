@@ -1,4 +1,4 @@
-"""Figures of an evaluation: how near the plans come to the expert's, a table, and what machine they were taken on."""
+"""Metrics of an evaluation: agreement of the plans with the expert's, a summary, and the machine's provenance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from molmoact_ros.utils.provenance import machine
 
 @dataclass(frozen=True)
 class Row:
-    """One episode. trace_error: mean pixels of the first plan's trace (640x480); depth_accuracy: equal codes, 0..1."""
+    """Metrics of one episode.
+
+    trace_error: mean error of the first plan's trace, pixels of 640x480. depth_accuracy: fraction of equal depth codes,
+    0..1. seconds: simulated time; step_seconds: time of a reasoning step, s.
+    """
 
     seed: int
     instruction: str
@@ -35,7 +39,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """What sort of task it was: the target's name, or `pick up`."""
+        """The kind of task: the target's name, or `pick up`."""
         return Task.parse(self.instruction).target or "pick up"
 
 
@@ -46,20 +50,20 @@ def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
     wanted = cell.project(Expert.from_start(scene, cell.arm.tcp_position).trace())
     k = cell.cameras["front"]
     got = pixels_from_trace(trace, k.width, k.height)
-    # A trace may have fewer points than the expert's: compare at equal shares of the way.
+    # A trace may have fewer points than the expert's: compare at equal fractions of the path.
     share = np.linspace(0, 1, len(got))
     expected = np.stack([np.interp(share, np.linspace(0, 1, len(wanted)), wanted[:, i]) for i in range(2)], axis=1)
     return float(np.linalg.norm(got - expected, axis=1).mean())
 
 
 def depth_accuracy(vq: DepthVq, codes: np.ndarray, depth: np.ndarray) -> float:
-    """Share of codes [10, 10] that equal those of the measured depth float [H, W] m."""
+    """Fraction of codes [10, 10] that equal those of the measured depth, float [H, W] m."""
     measured = vq.encode(torch.from_numpy(relative_depth(depth))[None, None])[0].numpy()
     return float((measured == codes).mean())
 
 
 def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Figures for each kind of task and for all, by name."""
+    """Metrics by name for each kind of task and for all."""
     kinds = {"all": list(rows)} | {kind: [r for r in rows if r.kind == kind] for kind in sorted({r.kind for r in rows})}
     return {kind: _figures(some) for kind, some in kinds.items()}
 
@@ -78,13 +82,13 @@ def _figures(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def report(rows: Sequence[Row], digest: str, seed: int) -> dict[str, object]:
-    """Everything that `--json` writes."""
+    """The content of the `--json` file."""
     figures = {"seed": seed, **machine(digest), "summary": summary(rows), "episodes": [asdict(r) for r in rows]}
     return {name: _without_nan(value) for name, value in figures.items()}
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with None for every figure that could not be taken: JSON knows no NaN."""
+    """The same with None in place of NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _without_nan(v) for name, v in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""Episodes in lock-step, without ROS: the same workcell, engine and controller, time counted in simulated seconds.
+"""Lock-step rollouts without ROS: the same workcell, engine and controller, with simulated time.
 
-A plan takes effect `LATENCY` after its picture was taken, however long this machine needed for it, and the next one's
-picture is taken `PERIOD` after that picture, as in the profile `sim`.
+A plan takes effect `LATENCY` after its image was captured, however long this machine took for it. The next image is
+captured `PERIOD` after that image, as in the profile `sim`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.demonstrations import HandPoser
 from molmoact_ros.training.expert import OPEN, STEP, Expert
 
-LATENCY = 0.2  # s from picture to plan
-PERIOD = 0.75  # s from picture to picture
+LATENCY = 0.2  # s from image to plan
+PERIOD = 0.75  # s from image to image
 TIMEOUT = 30.0  # s of simulated time for one episode
 
 
 @dataclass
 class EpisodeResult:
-    """How one episode went. step_times: seconds of each reasoning step; seconds: simulated time."""
+    """The outcome of one episode. step_times: time of each reasoning step, s. seconds: simulated time."""
 
     instruction: str
     success: bool = False
@@ -41,12 +41,12 @@ class EpisodeResult:
 
     @property
     def right_object_first(self) -> bool:
-        """The first object lifted is the one that the instruction names."""
+        """Whether the first object lifted is the one that the instruction names."""
         return self.first_touched == Task.parse(self.instruction).object
 
 
 def observe(cell: Workcell, instruction: str, now: float, trace: np.ndarray | None = None) -> Observation:
-    """What the cameras see now; `trace`, int [n, 2] in 0..255: what a person has drawn on the front picture."""
+    """The observation at `now`, s. trace: int [n, 2] in 0..255, the operator's trace on the front image."""
     return Observation((cell.render("front")[0], cell.render("wrist")[0]), instruction, now, trace)
 
 
@@ -54,7 +54,7 @@ def run_episode(
     cell: Workcell, engine: InferenceEngine, controller: Controller, scene: Scene,
     watch: Callable[[Observation, Reasoning], None] | None = None,
 ) -> EpisodeResult:  # fmt: skip
-    """One episode from the arm's home until the task is done or TIMEOUT. `watch` sees every complete step."""
+    """Run one episode from the arm's home until success or TIMEOUT. watch: called after every complete step."""
     cell.reset(scene)
     result = EpisodeResult(scene.task.instruction)
     period = 1.0 / controller.config.rate
@@ -80,7 +80,7 @@ def run_episode(
 
 
 def move(cell: Workcell, controller: Controller, now: float) -> None:
-    """One cycle of the controller at `now`, s: the arm is told, and the workcell goes on."""
+    """Run one control cycle at `now`, s: command the arm and step the workcell."""
     commands = controller.step(now)
     if commands is not None:
         cell.arm.command(commands[0].position)
@@ -92,7 +92,7 @@ def plan_chunk(
     engine: InferenceEngine, observation: Observation, result: EpisodeResult,
     watch: Callable[[Observation, Reasoning], None] | None = None,
 ) -> ActionChunk | None:  # fmt: skip
-    """One reasoning step; None when the engine refuses, which is noted in `result`."""
+    """Run one reasoning step; None if the engine refuses, which `result` records."""
     try:
         *_, reasoning = engine.reason(observation)
     except RefusedStep as refusal:
@@ -112,7 +112,7 @@ class _Enough(Exception):
 def closed_loop(
     robot: Path, engine: InferenceEngine, steps: int, seed: int, watch: Callable[[Observation, Reasoning], None]
 ) -> None:
-    """Lock-step episodes from scene `seed` on, until `watch` has seen `steps` complete steps."""
+    """Run lock-step episodes from scene `seed` on, until `watch` was called for `steps` complete steps."""
     cell, seen = Workcell(robot), 0
 
     def counted(observation: Observation, reasoning: Reasoning) -> None:
@@ -130,7 +130,7 @@ def closed_loop(
 
 
 def sample_observations(robot: Path, count: int, seed: int = 0) -> list[Observation]:
-    """`count` observations in a row, 0.2 s apart, along the expert's path: what an engine sees live."""
+    """`count` consecutive observations, 0.2 s apart, along the expert's path: like an engine's live input."""
     cell = Workcell(robot)
     scene = sample_scene(seed)
     cell.reset(scene)

@@ -1,4 +1,4 @@
-"""Episodes in lock-step in which a person's stroke, not the instruction, says where the arm goes."""
+"""Lock-step rollouts of trace steering: a drawn stroke, not the instruction, determines the motion."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from molmoact_ros.sim.scene import Scene, sample_scene, tasks_for
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.data_loader import NOTHING_SAID
 
-LOOK = 0.1  # s: how often the gripper's way along the stroke is looked at
-REST = 1.0  # s for the arm to come to rest after the end was seen
-BEND = 0.3  # of a stroke's length: how far it bows at most
+LOOK = 0.1  # s: period for updating the progress along the stroke
+REST = 1.0  # s for the arm to come to rest after it reached the end
+BEND = 0.3  # fraction of a stroke's length: its maximum bow
 
 
 @dataclass(frozen=True)
 class SteeredTask:
-    """A stroke to `goal`, int64 [n, 2] in 0..255, with an instruction that says something else or nothing."""
+    """A stroke to `goal`, int64 [n, 2] in 0..255, with an instruction that names another object or none."""
 
     seed: int
     scene: Scene
@@ -37,11 +37,11 @@ class SteeredTask:
 
 @dataclass(frozen=True)
 class SteeredResult:
-    """How a stroke was followed. Pixels are those of the 640x480 front picture.
+    """The outcome of following a stroke. Pixels are those of the 640x480 front image.
 
-    end: the gripper's distance from the stroke's end when it was over, pixels. path: the larger of two medians in
-    pixels: of the gripper's way from the stroke, and of the stroke from the gripper's way. away: m between the hand and
-    where fingers would grasp the goal. finished: the end was seen before the time was up. seconds: simulated time.
+    end: final distance of the gripper from the stroke's end, pixels. path: the larger of two median distances, pixels:
+    of the gripper's path from the stroke, and of the stroke from the gripper's path. away: distance between the gripper
+    and the goal's grasp point, m. finished: whether it reached the end before the timeout. seconds: simulated time.
     """
 
     seed: int
@@ -56,7 +56,7 @@ class SteeredResult:
 
     @property
     def success(self) -> bool:
-        """The arm ended at the stroke's end."""
+        """Whether the gripper ended at the stroke's end."""
         return self.finished and self.end <= NEAR
 
     def __str__(self) -> str:
@@ -66,8 +66,11 @@ class SteeredResult:
 
 
 def steered_task(cell: Workcell, seed: int) -> SteeredTask:
-    """The task of a seed: its scene, a stroke from the gripper at home to one of its objects, straight or bowed, and an
-    instruction about another object, or in every second scene one that names nothing."""
+    """The task of a seed, with a trace int64 [n, 2] in 0..255.
+
+    It has a stroke from the gripper at home to one of the scene's objects, straight or bowed, and an instruction about
+    another object, or in every second scene one that names no object.
+    """
     scene, rng = sample_scene(seed), np.random.default_rng((seed, 6))
     cell.reset(scene)
     goal, other = (scene.objects[i] for i in rng.choice(len(scene.objects), 2, replace=False))
@@ -83,14 +86,15 @@ def steered_task(cell: Workcell, seed: int) -> SteeredTask:
 
 
 def follow_strokes(robot: Path, engine: InferenceEngine, count: int, seed: int) -> Iterator[SteeredResult]:
-    """Yield how the strokes of the seeds `seed`, `seed` + 1, ... were followed. `robot`: the arm's MJCF file."""
+    """Yield the results for the seeds `seed`, `seed` + 1, ... robot: the arm's MJCF file."""
     cell = Workcell(robot)
     for number in range(seed, seed + count):
         yield run_stroke(cell, engine, Controller(robot), steered_task(cell, number))
 
 
 def report(results: Sequence[SteeredResult]) -> dict[str, Any]:
-    """What `eval --steer --json` writes of one stroke or more: a summary, medians in pixels and m, and every stroke."""
+    """The content of `eval --steer --json` for one or more strokes: a summary with medians in pixels and m, and every
+    stroke."""
     summary = {
         "strokes": len(results),
         "success": float(np.mean([r.success for r in results])),
@@ -106,7 +110,7 @@ def report(results: Sequence[SteeredResult]) -> dict[str, Any]:
 def run_stroke(
     cell: Workcell, engine: InferenceEngine, controller: Controller, task: SteeredTask, timeout: float = TIMEOUT
 ) -> SteeredResult:
-    """One stroke from the arm's home until its end was seen, and REST longer, or until `timeout` s."""
+    """Follow one stroke from the arm's home until REST after its end was reached, or until `timeout` s."""
     cell.reset(task.scene)
     k, period = cell.cameras["front"], 1.0 / controller.config.rate
     result, way = EpisodeResult(task.instruction), []
@@ -123,7 +127,7 @@ def run_stroke(
         if cycle % round(LOOK / period) == 0:
             way.append(cell.project(cell.arm.tcp_position[None])[0])
             at_end = left is not None and (left := remaining(left, way[-1], k.width, k.height)) is None
-            if at_end and played is not None:  # the arm rests there, as the policy has it
+            if at_end and played is not None:  # the arm rests there, as with the policy node
                 controller.on_chunk(replace(played, actions=still(played.actions), stamp=now), now)
             if at_end:
                 plan, until = None, min(until, now + REST)

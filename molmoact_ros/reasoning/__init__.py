@@ -1,1 +1,1 @@
-"""What the model is asked, what it says and how to read it: prompts, grammar, depth codes, trace and action symbols."""
+"""The model's input and output language: prompts, answer grammar, depth tokens, traces and action tokens."""

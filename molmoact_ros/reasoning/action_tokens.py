@@ -1,4 +1,4 @@
-"""Action symbols and normalisation: real actions <-> [-1, 1] <-> 256 bins <-> the strings that the model writes."""
+"""Action tokens and normalisation: physical actions <-> [-1, 1] <-> 256 bins <-> symbols that the model generates."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ ACTION_SYMBOLS: tuple[str, ...] = tuple(
 
 N_BINS = len(ACTION_SYMBOLS)
 _BIN_OF_SYMBOL = {symbol: k for k, symbol in enumerate(ACTION_SYMBOLS)}
-# 256 edges leave 255 bins between them; the 256th symbol is written only for +1 and reads as the last bin.
+# 256 edges enclose 255 bins; the 256th symbol encodes only +1 and decodes to the last bin.
 _EDGES = np.linspace(-1.0, 1.0, N_BINS)
 _CENTRES = (_EDGES[:-1] + _EDGES[1:]) / 2
 
 
 def bins_from_values(values: np.ndarray) -> np.ndarray:
-    """Bins, int64 in 0..255, of normalised `values` (any shape; clipped to [-1, 1]). NaN or inf raises RefusedStep."""
+    """Quantise normalised `values` (any shape; clipped to [-1, 1]) to bins, int64 in 0..255.
+
+    Raises RefusedStep for NaN or infinity.
+    """
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
         raise RefusedStep("actions hold NaN or infinity; give finite numbers")
@@ -43,7 +46,7 @@ def values_from_bins(bins: np.ndarray) -> np.ndarray:
 
 
 def bin_from_symbol(symbol: str) -> int:
-    """Bin 0..255 of one symbol; an unknown symbol raises RefusedStep (it never becomes a motion)."""
+    """Bin 0..255 of one symbol. Raises RefusedStep for an unknown symbol, so that it never becomes a motion."""
     try:
         return _BIN_OF_SYMBOL[symbol]
     except KeyError:
@@ -51,15 +54,20 @@ def bin_from_symbol(symbol: str) -> int:
 
 
 def _grippers(dimensions: int) -> int:
-    """How many of an action's last dimensions are grippers: one, or two of two arms (14 values, or 16 with joints)."""
+    """Number of gripper dimensions at the end of an action: one, or two for two arms (14 values, or 16 with joints)."""
     return 2 if dimensions in (14, 16) else 1
 
 
 class NormStats(BaseModel):
     """Statistics of the D action dimensions in the training data, as `norm_stats[key]["action"]` of config.json.
 
-    q01, q99: 1 % and 99 % quantiles in the action's own units, mapped to -1 and +1; mask: which dimensions are
-    normalised. Grippers, the last dimensions, never are: they are written as they are, 1 open .. 0 closed.
+    q01, q99: 1 % and 99 % quantiles in the action's own units, mapped to -1 and +1. mask: which dimensions are
+    normalised. The gripper dimensions, which come last, never are: they keep their range, 1 open .. 0 closed.
+    mean, std, min, max: further statistics in the same units, stored but not used for normalisation. Raises ValueError
+    (pydantic's ValidationError) for lists of different lengths, infinite quantiles, or q01 above q99.
+
+        stats = NormStats.from_actions(actions)  # float [M, D]
+        values_from_bins(bins_from_values(stats.normalise(actions)))  # float [M, D] in [-0.996, 0.996]
     """
 
     model_config = ConfigDict(frozen=True)
@@ -114,14 +122,14 @@ class NormStats(BaseModel):
         """`actions`, float [..., D] in their own units, as float64 in [-1, 1]. RefusedStep on NaN or a wrong D."""
         actions = self._checked(actions)
         low, span = np.array(self.q01), np.array(self.q99) - np.array(self.q01)
-        # A constant dimension carries nothing and becomes 0; the 1e-8 is the released data script's.
+        # A constant dimension carries no information and becomes 0; the released data script adds the 1e-8.
         scaled = np.where(span > 0, 2 * (actions - low) / (span + 1e-8) - 1, 0.0)
         return np.clip(np.where(self.mask, scaled, actions), -1.0, 1.0)
 
     def unnormalise(self, values: np.ndarray) -> np.ndarray:
         """Normalised `values`, float [..., D], as float64 in their own units. RefusedStep on NaN or a wrong D.
 
-        The quantiles count as float32, as in the released model, so that its numbers come out to the last digit.
+        The quantiles are rounded to float32 as in the released model, which reproduces its numbers to the last digit.
         """
         values = self._checked(values)
         low, high = np.array(self.q01, np.float32), np.array(self.q99, np.float32)

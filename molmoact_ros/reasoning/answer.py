@@ -1,4 +1,4 @@
-"""The parts of an answer, and the one error for everything that is not well formed."""
+"""The parts of an answer, and the error for malformed inputs and answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class RefusedStep(ValueError):
-    """An input or an answer that is not well formed. Its message is one line that says what to do."""
+    """A malformed input or answer. The message is one line that says what to do."""
 
 
 class Segment(Enum):
@@ -24,14 +24,14 @@ class Segment(Enum):
 
 @dataclass(frozen=True)
 class Reasoning:
-    """What the model has said so far; a part is None until it is complete, or where the form of the answer lacks it.
+    """The decoded parts of an answer so far. A part is None until it is complete, or if the answer's form lacks it.
 
     depth_codes: uint8 [10, 10], row-major over the front image, each 0..127.
-    trace: int [n, 2], n 1..5, points (x, y) in 0..255 of the front image; the first is the gripper now.
+    trace: int [n, 2], n 1..5, points (x, y) in 0..255 of the front image; the first is the gripper's current position.
     actions: float64 [N, D], un-normalised: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, gripper
         (1 open .. 0 closed).
-    complete: the answer has ended.
-    second_trace: as `trace`, of the right arm's gripper, where the form of the answer has one for each arm.
+    complete: whether the answer has ended.
+    second_trace: as `trace`, for the right arm's gripper, if the answer's form has one trace per arm.
     """
 
     depth_codes: np.ndarray | None

@@ -1,4 +1,4 @@
-"""Reads an answer's text. Strict: what is not exactly one of the known forms is not read at all."""
+"""Parses an answer's text. The parser is strict: it rejects text that does not match a known form exactly."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def _one_of(texts: Sequence[str]) -> str:
 
 
 _CODE = _one_of(DEPTH_TOKENS)
-_SYMBOL = "[^\x00-\x7f]+"  # looked up afterwards, so that an unknown one is named
+_SYMBOL = "[^\x00-\x7f]+"  # looked up afterwards, so that the error names an unknown symbol
 _NUMBER = _one_of([str(n) for n in range(MAX_COORDINATE + 1)])
 _CODES = f"((?:{_CODE}){{{GRID[0] * GRID[1]}}})"
 _POINT = f"{_NUMBER}{re.escape(NEXT_VALUE)}{_NUMBER}"
-# A trace that may still go on is not complete: hence the closing brackets, which belong to the text behind it.
+# A trace that may still continue is not complete, hence the lookahead for the closing brackets of the text after it.
 _TRACE = rf"({_POINT}(?:{re.escape(NEXT_GROUP)}{_POINT}){{0,{MAX_POINTS - 1}}})(?=\]\])"
 
 
 @dataclass(frozen=True)
 class _Form:
-    """The patterns of one form, in order."""
+    """The regular expressions of one answer form, in order."""
 
     depth: re.Pattern[str] | None
     trace: re.Pattern[str] | None
@@ -50,14 +50,14 @@ class _Form:
 
 
 class AnswerReader:
-    """Reads the answers of some forms whose actions have the dimensions of `stats`."""
+    """Parses answers in the given forms; `stats` gives the action dimensions and un-normalises the actions."""
 
     def __init__(self, forms: Sequence[Phrasing], stats: NormStats) -> None:
         self._stats = stats
         self._forms = [_Form.of(form, stats.dimensions) for form in forms]
 
     def read(self, text: str) -> Reasoning:
-        """A whole answer (without its end token). Raises RefusedStep for anything else."""
+        """Parse a whole answer (without its end token). Raises RefusedStep for anything else."""
         for form in self._forms:
             reasoning, end = self._read(form, text)
             if reasoning.actions is not None and end == len(text):
@@ -65,11 +65,11 @@ class AnswerReader:
         raise RefusedStep("the answer is not in a form that the model was trained to give; the step is dropped")
 
     def read_beginning(self, text: str) -> Reasoning:
-        """The parts that are complete in the beginning of an answer. RefusedStep: an unknown action symbol."""
+        """Parse the complete parts of an answer's prefix. Raises RefusedStep for an unknown action symbol."""
         return max((self._read(form, text) for form in self._forms), key=lambda found: found[1])[0]
 
     def _read(self, form: _Form, text: str) -> tuple[Reasoning, int]:
-        """The parts, in order, up to the first that is not there yet; where it would begin."""
+        """The parts, in order, up to the first missing one, and the offset where that one would begin."""
         groups: list[str | None] = []
         end, missing = 0, False
         for pattern in (form.depth, form.trace, form.second_trace, form.actions):

@@ -1,4 +1,4 @@
-"""The words around an answer's values, and the writer of training answers (MolmoAct's text format)."""
+"""Templates of the fixed text around an answer's values, and the formatter of training answers (MolmoAct's format)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NEXT_GROUP = "], ["
 
 
 class Wording(Enum):
-    """How a checkpoint was taught to word its reasoning; actions after a drawn trace are worded the same everywhere."""
+    """The wording that a checkpoint was trained to reason in. The wording of steered answers is always the same."""
 
-    ONE_CAMERA = "one_camera"  # the released checkpoints, asked about one image
-    SEVERAL_CAMERAS = "several_cameras"  # the released checkpoints, asked about several images
-    TWO_ARMS = "two_arms"  # the released fine-tuning script: a trace of the left and one of the right end effector
+    ONE_CAMERA = "one_camera"  # the released checkpoints with one image
+    SEVERAL_CAMERAS = "several_cameras"  # the released checkpoints with several images
+    TWO_ARMS = "two_arms"  # the released fine-tuning script: one trace for the left and one for the right end effector
 
 
 _BASED_ON_ONE = "Based on this information"
@@ -40,7 +40,7 @@ _OPENINGS = {
 
 @dataclass(frozen=True)
 class Phrasing:
-    """The fixed text of one form of answer with `steps` actions. A steered one starts at `to_actions`."""
+    """The fixed text of one answer form with `steps` actions. A steered form starts at `to_actions`."""
 
     to_depth: str | None
     to_trace: str | None
@@ -51,17 +51,17 @@ class Phrasing:
 
     @property
     def steered(self) -> bool:
-        """Whether the answer is to a drawn trace: actions only."""
+        """Whether the answer follows a drawn trace and so holds actions only."""
         return self.to_depth is None
 
     @classmethod
     def steering(cls, steps: int) -> Phrasing:
-        """The form that answers a prompt about a drawn trace."""
+        """The form of answers to a prompt with a drawn trace."""
         return cls(None, None, None, f" {_to_actions(_BASED_ON_TRACE, steps)}", _end(steps), steps)
 
     @classmethod
     def reasoning(cls, wording: Wording, steps: int) -> Phrasing:
-        """The form that names depth and trace before the actions."""
+        """The form with depth and trace before the actions."""
         image, hand, place, based = _OPENINGS[wording]
         second = "]]. The trajectory of the right end effector is [[" if wording is Wording.TWO_ARMS else None
         return cls(
@@ -75,7 +75,7 @@ class Phrasing:
 
 
 def forms(steered: bool, steps: Iterable[int], wordings: Iterable[Wording]) -> tuple[Phrasing, ...]:
-    """Every form of answer with one of these counts of actions and, unless it is `steered`, one of these wordings."""
+    """Every answer form with one of these action counts and, unless it is `steered`, one of these wordings."""
     if steered:
         return tuple(Phrasing.steering(n) for n in steps)
     return tuple(Phrasing.reasoning(wording, n) for wording, n in product(wordings, steps))
@@ -96,10 +96,10 @@ def answer_text(
     wording: Wording = Wording.SEVERAL_CAMERAS,
     second_trace: np.ndarray | None = None,
 ) -> str:
-    """The answer, as the model should write it (without the end token).
+    """Format the target answer for training (without the end token).
 
-    depth_codes: integers [10, 10] in 0..127; trace, second_trace: integers [n, 2] in 0..255, n 1..5; depth and trace
-    None for the steered form; second_trace for TWO_ARMS alone, where None repeats the trace, as the released script
+    depth_codes: integers [10, 10] in 0..127. trace, second_trace: integers [n, 2] in 0..255, n 1..5. Depth and trace
+    are None for the steered form. Only TWO_ARMS uses second_trace; None repeats the trace, as the released script
     does. normalised_actions: float [N, D] in [-1, 1]. Raises RefusedStep for wrong shapes, ranges or NaN.
     """
     bins = bins_from_values(normalised_actions)

@@ -1,4 +1,4 @@
-"""Finite automata over token ids: built with several ways on for the same token, walked with one."""
+"""Finite automata over token ids: built as a nondeterministic automaton, walked as the equivalent deterministic one."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 
 from molmoact_ros.reasoning.answer import RefusedStep, Segment
 
-# Where states of several segments merge, the token that follows belongs to the first of these.
+# Where states of several segments merge, the next token belongs to the first of these.
 _ORDER = (Segment.ACTION, Segment.TRACE, Segment.DEPTH, Segment.TEMPLATE, Segment.END)
 
 
 class Builder:
-    """Collects states and paths of ids between them; one state may have several ways on for one id."""
+    """Builds a nondeterministic automaton: a state may have several transitions for one id."""
 
     def __init__(self) -> None:
         self.segments: list[Segment] = []
         self.moves: list[list[tuple[int, int]]] = []
-        self.silent: dict[int, list[int]] = {}  # states that are reached without a token
+        self.silent: dict[int, list[int]] = {}  # epsilon transitions
 
     def state(self, segment: Segment) -> int:
-        """A new state; the token after it belongs to `segment`."""
+        """Add a state; the token after it belongs to `segment`."""
         self.segments.append(segment)
         self.moves.append([])
         return len(self.segments) - 1
 
     def path(self, start: int, ids: Sequence[int], goal: int) -> None:
-        """A way from `start` to `goal` along `ids`; new states between them belong to the start's segment."""
+        """Add a path from `start` to `goal` along `ids`; the states between them get the start's segment."""
         if not ids:
             self.silent.setdefault(start, []).append(goal)
             return
@@ -39,9 +39,9 @@ class Builder:
 
 
 class Automaton:
-    """The same language with one way on for each id (subset construction). States are 0, the start, and up.
+    """The equivalent deterministic automaton (subset construction). States count from 0, the start.
 
-    A state is worked out when it is first asked for: an answer meets few of the many thousand that there are.
+    States are built lazily, since an answer visits few of many thousands.
     """
 
     def __init__(self, builder: Builder, start: int) -> None:
@@ -55,7 +55,7 @@ class Automaton:
         self._number([start])
 
     def _number(self, states: Sequence[int]) -> int:
-        """The number of the state that stands for `states` and all that follow them silently."""
+        """The number of the state that stands for the epsilon closure of `states`."""
         members, waiting = set(states), list(states)
         while waiting:
             for state in self._builder.silent.get(waiting.pop(), ()):
@@ -70,7 +70,7 @@ class Automaton:
         return self._numbers[key]
 
     def moves(self, state: int) -> dict[int, int]:
-        """The state that each allowed id leads to; none at the end."""
+        """The transitions of a state: the next state for each allowed id. Empty at the end."""
         found = self._moves[state]
         if found is None:
             targets: dict[int, list[int]] = {}
@@ -81,7 +81,7 @@ class Automaton:
         return found
 
     def members(self, state: int) -> frozenset[int]:
-        """The builder's states that this one stands for."""
+        """The builder's states that this state stands for."""
         return self._members[state]
 
     def segment(self, state: int) -> Segment:
@@ -90,14 +90,14 @@ class Automaton:
         return next(segment for segment in _ORDER if segment in segments)
 
     def allowed(self, state: int) -> np.ndarray:
-        """Ids that may come next, int64 [k], ascending; one is forced, none is the end. Equal sets are one array."""
+        """Allowed next ids, int64 [k], ascending. One id is forced; none means the end. Equal sets share one array."""
         if state not in self._allowed_of:
             ids = tuple(self.moves(state))
             self._allowed_of[state] = self._allowed.setdefault(ids, np.array(ids, dtype=np.int64))
         return self._allowed_of[state]
 
     def forced_run(self, state: int) -> list[int]:
-        """The ids that must come next, up to the first real choice or the end. Do not change the list."""
+        """The forced ids up to the first real choice or the end. Do not modify the list."""
         if state not in self._forced:
             run, at = [], state
             while len(moves := self.moves(at)) == 1:
@@ -107,7 +107,7 @@ class Automaton:
         return self._forced[state]
 
     def advance(self, state: int, token: int) -> int:
-        """The state after `token`; raises RefusedStep where it is not allowed."""
+        """The state after `token`. Raises RefusedStep if the token is not allowed."""
         try:
             return self.moves(state)[token]
         except KeyError:

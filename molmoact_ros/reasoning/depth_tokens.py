@@ -1,4 +1,4 @@
-"""Depth codes: the 10x10 grid of vector-quantised depth that the model names before it plans."""
+"""Depth tokens: the 10x10 grid of vector-quantised depth codes that the model generates before the trace."""
 
 from __future__ import annotations
 

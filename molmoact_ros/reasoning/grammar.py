@@ -1,9 +1,9 @@
-"""The answer's grammar over token ids: every answer is well formed, or the step is refused.
+"""The grammar of answers over token ids: every answer is well formed, or the step is refused.
 
-An answer alternates fixed text and slots (a depth code, a coordinate, an action symbol). A byte-pair tokenizer joins
-the end of one with the beginning of the other, so what is a token depends on the neighbours: fixed text is cut where
-the tokenizer always splits it, and the pieces beside a slot are encoded together with each of its values. Only the
-spelling that the tokenizer itself gives is allowed, since the model was trained on no other.
+An answer alternates fixed text and slots (a depth code, a coordinate, an action symbol). A byte-pair tokenizer merges
+across the boundary between them, so token boundaries depend on the neighbours. The grammar therefore cuts fixed text
+where the tokenizer always splits it, and encodes the pieces next to a slot together with each of the slot's values. It
+allows only the tokenizer's own spelling, since the model was trained on no other.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from molmoact_ros.reasoning.trace import MAX_COORDINATE, MAX_POINTS
 Values = tuple[str, ...]
 Ids = tuple[int, ...]
 Key = tuple[Segment, int]
-"""A value's segment and its place in it."""
+"""The segment of a value and its index in that segment."""
 Exit = tuple[str, "_Slot | None", Segment]
-"""Fixed text, the slot behind it (None: the end of the answer), and the segment that the text belongs to."""
+"""Fixed text, the slot after it (None: the end of the answer), and the segment of the text."""
 
 _COORDINATES: Values = tuple(str(n) for n in range(MAX_COORDINATE + 1))
 _NOTHING: Values = ("",)
-_SAMPLES = 40  # pairs of values on which a cut is tried again
+_SAMPLES = 40  # random pairs of values that verify a cut
 
 
 class _Cutter:
-    """Finds where the tokenizer splits the fixed text between two slots, whatever their values are."""
+    """Finds where the tokenizer splits the fixed text between two slots, whatever their values."""
 
     def __init__(self, codec: TextCodec) -> None:
         self._codec = codec
         self._cuts: dict[tuple[Values, str, Values], tuple[str, str, str]] = {}
 
     def cut(self, before: Values, text: str, after: Values) -> tuple[str, str, str]:
-        """`text` as (what joins the value before it, what stands alone, what joins the value after it)."""
+        """Split `text` into the part merged with the value before it, the part on its own, and the part merged with
+        the value after it."""
         key = (before, text, after)
         if key not in self._cuts:
             self._cuts[key] = self._find(before, text, after)
@@ -53,7 +54,7 @@ class _Cutter:
         tail = next((i for i in range(len(text) + 1) if self._splits(one_before, text, i)), None)
         if tail is None:
             raise ValueError(f"the tokenizer makes the answer's grammar ambiguous around {text!r}")
-        # Going left from the end, the cut at `tail` is reached at last.
+        # The search runs left from the end; the cut at `tail` is its last candidate.
         head = next((i for i in range(len(text), tail, -1) if self._splits(one_after, text, i)), tail)
         rng = np.random.default_rng(0)
         some = [(str(rng.choice(before)), str(rng.choice(after))) for _ in range(_SAMPLES)]
@@ -62,7 +63,7 @@ class _Cutter:
         return text[:tail], text[tail:head], text[head:]
 
     def _splits(self, pairs: Iterable[tuple[str, str]], text: str, at: int) -> bool:
-        """Whether the tokenizer splits `text` at a place between each pair of values."""
+        """Whether the tokenizer splits `text` at index `at` for each pair of values around it."""
         encode = self._codec.encode
         left, right = text[:at], text[at:]
         return all(encode(a + text + b) == encode(a + left) + encode(right + b) for a, b in pairs)
@@ -70,11 +71,11 @@ class _Cutter:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a value begins: which one, and how each value is spelt.
+    """The start of a value: which value it is, and how each candidate is spelt.
 
-    key: the segment and the value's place in it (of depth codes 0..99; of coordinates 2 * point + axis; of actions
-    step * dimensions + dimension). spellings: ids of each value in the values' order, with what it shares a token with;
-    values: the index of each spelling.
+    key: the segment and the value's index in it (depth codes 0..99; coordinates 2 * point + axis; actions
+    step * dimensions + dimension). spellings: the ids of each candidate, in order, including the fixed text that it
+    shares tokens with. values: the candidate's index for each spelling.
     """
 
     key: Key
@@ -83,7 +84,7 @@ class Slot:
 
 
 class _Slot:
-    """A place for one of several values, and the fixed texts that may follow it, each with the slot behind it."""
+    """A slot for one of several values, and the fixed texts that may follow it, each with the next slot."""
 
     def __init__(self, grammar: AnswerGrammar, values: Values, key: Key, exits: Sequence[Exit]) -> None:
         self.values, self.key, self._grammar = values, key, grammar
@@ -97,7 +98,7 @@ class _Slot:
             self._behind.append((tail, behind))
 
     def entry(self, head: str) -> int:
-        """The state before the slot, where `head` is still to come in front of its value."""
+        """The state before the slot from which `head` and then the value follow."""
         if head not in self._entries:
             start = self._entries[head] = self._grammar.builder.state(self.key[0])
             for tail, behind in self._behind:
@@ -110,10 +111,25 @@ class _Slot:
 
 
 class AnswerGrammar:
-    """Some forms of answer as one automaton: integer states, `start` to the end, one token a move.
+    """One or more answer forms as an automaton over token ids: integer states from `start` to the end.
 
-    The model itself chooses among the forms, token by token. eos_id: the token that ends every answer. Raises
-    ValueError for a tokenizer that cannot spell the forms or makes them ambiguous.
+    The model chooses among the forms token by token. The grammar masks its logits, drafts forced tokens and parses
+    the result.
+
+    Args:
+        codec: the checkpoint's tokenizer.
+        eos_id: the token that ends every answer.
+        stats: gives the number of action dimensions D and un-normalises the actions.
+        forms: the answer forms, all steered or none.
+
+    Raises ValueError for a tokenizer that cannot spell the forms or makes them ambiguous. Greedy decoding is:
+
+        state, ids = grammar.start, []
+        while not grammar.ended(state):
+            allowed = grammar.allowed(state)  # int64 [k]
+            ids.append(int(allowed[logits(ids)[allowed].argmax()]))
+            state = grammar.advance(state, ids[-1])
+        reasoning = grammar.parse(ids)
     """
 
     def __init__(self, codec: TextCodec, eos_id: int, stats: NormStats, forms: Sequence[Phrasing]) -> None:
@@ -136,20 +152,20 @@ class AnswerGrammar:
 
     @property
     def steered(self) -> bool:
-        """Whether the answers are to a drawn trace: actions only."""
+        """Whether the answers follow a drawn trace and so hold actions only."""
         return self.forms[0].steered
 
     @property
     def ids(self) -> np.ndarray:
-        """Every id that an answer may hold, int64 [n], ascending."""
+        """Every id that may occur in an answer, int64 [n], ascending."""
         return np.unique([token for moves in self.builder.moves for token, _ in moves])
 
     def ended(self, state: int) -> bool:
-        """Whether the answer is complete."""
+        """Whether the answer is complete at `state`."""
         return not len(self.allowed(state))
 
     def slot(self, state: int) -> Slot | None:
-        """The value that begins at a state, if one does."""
+        """The slot that begins at `state`, or None."""
         return next((self.slots[m] for m in self._automaton.members(state) if m in self.slots), None)
 
     def spellings(self, values: Values, head: str, tail: str) -> tuple[tuple[Ids, ...], dict[Ids, int]]:
@@ -161,7 +177,7 @@ class AnswerGrammar:
         return self._spellings[key]
 
     def walk(self, state: int, ids: Iterable[int]) -> list[int]:
-        """The states after each of `ids`, up to the first id that is not allowed (so a draft is cut to what fits)."""
+        """The states after each of `ids`, up to the first id that is not allowed (the valid prefix of a draft)."""
         states = []
         for token in ids:
             following = self._automaton.moves(state).get(token)
@@ -171,7 +187,7 @@ class AnswerGrammar:
         return states
 
     def parse(self, ids: Sequence[int]) -> Reasoning:
-        """The whole answer (with its end token); raises RefusedStep for anything that is not exactly one answer."""
+        """Parse a whole answer (with its end token). Raises RefusedStep for anything but exactly one answer."""
         reasoning = self.parse_partial(ids)
         if not reasoning.complete:
             raise RefusedStep(
@@ -180,7 +196,7 @@ class AnswerGrammar:
         return reasoning
 
     def parse_partial(self, ids: Sequence[int]) -> Reasoning:
-        """The parts that are complete in the beginning `ids` of an answer; raises RefusedStep where it is malformed."""
+        """Parse the complete parts of an answer's prefix `ids`. Raises RefusedStep for a malformed prefix."""
         states = self.walk(self.start, ids)
         if len(states) != len(ids):
             raise RefusedStep(f"the answer breaks its form at token {len(states)}; the step is dropped, ask again")
@@ -188,7 +204,7 @@ class AnswerGrammar:
             return self._reader.read(self.codec.decode(ids[:-1]))
         return self._reader.read_beginning(self.codec.decode(ids))
 
-    # -- the automaton, made from the end of an answer to its beginning ---------------------------------------------
+    # -- the automaton, built from the end of an answer to its beginning --------------------------------------------
 
     def _check_spelling(self, values: Values) -> None:
         spelt = {value: tuple(self.codec.encode(value)) for value in values}
@@ -219,7 +235,7 @@ class AnswerGrammar:
         return slot
 
     def _trace(self, following: Exit, first: int) -> _Slot:
-        """The slot of a trace's first coordinate; `first`: the place from which its coordinates count."""
+        """The slot of a trace's first coordinate. first: the index of that coordinate in the segment."""
         exits = [following]
         for place in reversed(range(first, first + 2 * MAX_POINTS, 2)):
             y = _Slot(self, _COORDINATES, (Segment.TRACE, place + 1), exits)

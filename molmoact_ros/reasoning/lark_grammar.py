@@ -1,4 +1,4 @@
-"""The answer's grammar as a Lark grammar over token ids, as llguidance reads it (vLLM's structured output)."""
+"""The answer grammar in Lark syntax over token ids, for llguidance (vLLM's structured outputs)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Ids = tuple[int, ...]
 
 
 def lark(grammar: AnswerGrammar, beginning: Sequence[int] = ()) -> str:
-    """A grammar of exactly the answers that begin with `beginning`, without the end token.
+    """A Lark grammar of exactly the answers that start with `beginning`, without the end token.
 
-    Nothing but token ids is in it, so that no spelling but the tokenizer's own is allowed. Raises RefusedStep for a
+    It consists of token ids only, so that it allows only the tokenizer's own spelling. Raises RefusedStep for a
     beginning that the grammar does not allow.
     """
     state = grammar.start
@@ -22,7 +22,7 @@ def lark(grammar: AnswerGrammar, beginning: Sequence[int] = ()) -> str:
 
 
 class _Writer:
-    """One rule for each state where ways meet or part; sets of ways that occur again are rules of their own."""
+    """Writes one rule for each state where paths merge or branch; repeated sets of values get rules of their own."""
 
     def __init__(self, grammar: AnswerGrammar) -> None:
         self._builder, self._finish = grammar.builder, grammar.finish
@@ -31,7 +31,7 @@ class _Writer:
 
     def write(self, beginning: Sequence[int], states: Iterable[int]) -> str:
         """The grammar's text."""
-        # Among these are all that are reached silently already.
+        # `states` is closed under epsilon transitions already.
         ways = [way for state in sorted(states) for way in self._ways(state) if way[0] or way[1] == self._finish]
         start = self._alternatives(ways)
         waiting = [joint for _, joint in ways]
@@ -46,7 +46,7 @@ class _Writer:
         return "\n".join([*lines, *(f"{name}: {text}" for text, name in self._shared.items())]) + "\n"
 
     def _ways(self, state: int) -> list[tuple[Ids, int]]:
-        """The ways on from a state: their ids, up to the next state where ways part or that is reached silently."""
+        """The outgoing paths of a state: their ids up to the next state that branches or has epsilon transitions."""
         if state == self._finish:
             return [((), state)]
         ways: list[tuple[Ids, int]] = [((), target) for target in self._builder.silent.get(state, ())]
@@ -61,7 +61,7 @@ class _Writer:
         return ways
 
     def _alternatives(self, ways: Sequence[tuple[Ids, int]]) -> str:
-        """Ways grouped by where they lead."""
+        """The paths as alternatives, grouped by target state."""
         targets: dict[int, list[Ids]] = {}
         for ids, target in ways:
             targets.setdefault(target, []).append(ids)
@@ -72,7 +72,7 @@ class _Writer:
         return " | ".join(texts)
 
     def _values(self, spellings: Sequence[Ids]) -> str:
-        """One of several spellings; what all of them end in is written once."""
+        """One of several spellings, with their common suffix written once."""
         common = 0
         while (
             len(spellings) > 1
@@ -89,7 +89,7 @@ class _Writer:
 
 
 def _tree(spellings: frozenset[Ids]) -> str:
-    """One of several spellings, those that begin alike together; firsts that go on alike are one set."""
+    """One of several spellings as a prefix tree; first tokens with equal subtrees form one set."""
     rests: dict[int, set[Ids]] = {}
     for ids in spellings:
         if ids:
@@ -110,7 +110,7 @@ def _sequence(ids: Ids) -> str:
 
 
 def _token(ids: Sequence[int]) -> str:
-    """One of several tokens, runs of neighbouring ids as ranges."""
+    """One of several tokens, with consecutive ids as ranges."""
     ranges: list[list[int]] = []
     for token in ids:
         if ranges and token == ranges[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""What the robot sees and is told at one moment."""
+"""The model's input at one time step."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Observation:
-    """Frames and instruction of one reasoning step.
+    """Images and instruction of one reasoning step.
 
     images: one uint8 [H, W, 3] RGB array per camera, the front (third-person) camera first, then the wrist.
-    instruction: the task in words.
+    instruction: the task in natural language.
     stamp: time of the front image in seconds (ROS time).
-    trace: int [n, 2] points (x, y), 0..255 of the front image, drawn by a person; None lets the model plan its own.
-    depth: float [H, W] m of the front camera, 0 where there is none; None without a depth camera.
+    trace: the operator's trace, int [n, 2] points (x, y) in 0..255 of the front image; None: the model plans its own.
+    depth: float [H, W] m of the front camera, 0 where invalid; None without a depth camera.
     """
 
     images: tuple[np.ndarray, ...]

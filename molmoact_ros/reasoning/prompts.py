@@ -1,4 +1,4 @@
-"""What the model is asked, word for word as it was trained (MolmoAct's templates)."""
+"""Prompt templates, word for word as in MolmoAct's training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import unicodedata
 from molmoact_ros.reasoning.answer import RefusedStep
 
 MAX_INSTRUCTION = 200
-"""Longest instruction in characters; the robot data sets stay far below."""
+"""Maximum length of an instruction, characters; the robot data sets stay far below."""
 MAX_TYPED = 500
-"""Longest text, white space included, that is looked at to find one."""
+"""Maximum length of the raw text, white space included, before clean-up, characters."""
 
 _STEPS = (
     "The task is {T}. What is the action that the robot should take. To figure out the action that the robot should "
@@ -38,7 +38,10 @@ _STEER_MANY = (
 
 
 def prompt_template(cameras: int, steered: bool) -> str:
-    """The whole prompt for `cameras` images with `{T}` for the instruction; `steered`: the trace is on the image."""
+    """The whole prompt for `cameras` images, with `{T}` for the instruction. steered: the trace is drawn on the image.
+
+    Raises RefusedStep for no camera.
+    """
     if cameras < 1:
         raise RefusedStep("no camera image; start a camera or the simulator first")
     one, many = (_STEER_ONE, _STEER_MANY) if steered else (_REASON_ONE, _REASON_MANY)
@@ -46,12 +49,15 @@ def prompt_template(cameras: int, steered: bool) -> str:
 
 
 def prompt(instruction: str, cameras: int, steered: bool = False) -> str:
-    """The text that asks for `instruction`; raises RefusedStep for an instruction that cannot be asked."""
+    """The prompt for `instruction`. Raises RefusedStep for an invalid instruction."""
     return prompt_template(cameras, steered).replace("{T}", validate_instruction(instruction))
 
 
 def validate_instruction(text: str) -> str:
-    """`text` as the templates want it: single spaces, no final full stop, a lower-case start. Raises RefusedStep."""
+    """`text` as the templates need it: single spaces, no final full stop, a lower-case start.
+
+    Raises RefusedStep for text that is empty, too long, or holds control characters, brackets or bars.
+    """
     if len(text) > MAX_TYPED:
         raise RefusedStep(f"the instruction has {len(text)} characters; say it in at most {MAX_INSTRUCTION}")
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") and not c.isspace() for c in text):

@@ -1,4 +1,4 @@
-"""The sequence that the decoder reads: image tokens first, then the prompt (MolmoAct's layout)."""
+"""The decoder's input sequence: image tokens first, then the prompt (MolmoAct's layout)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Grid = tuple[int, int]
 IMAGE_TOKENS = ("<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>", "<im_low>")
 """Names of the image tokens in id order, from the first id after the vocabulary."""
 END_OF_TEXT = "<|endoftext|>"
-"""Begins a sequence, ends an answer and pads."""
+"""The begin, end and padding token."""
 
 
 @dataclass(frozen=True)
 class TextCodec:
-    """A tokenizer, as the grammar sees it. decode: token ids to text, no token left out."""
+    """The tokenizer functions that the grammar needs. decode: token ids to text, without skipping special tokens."""
 
     encode: Encode
     decode: Callable[[Sequence[int]], str]
@@ -39,11 +39,11 @@ class ImageTokens:
 
     @classmethod
     def after(cls, vocab_size: int) -> ImageTokens:
-        """The ids behind a vocabulary of `vocab_size` (the rows of the language-model head)."""
+        """The ids that follow a vocabulary of `vocab_size` (the rows of the language-model head)."""
         return cls(vocab_size, vocab_size + 1, vocab_size + 2, vocab_size + 3)
 
     def view(self, grid: Grid) -> list[int]:
-        """Ids of one view whose pooled features form `grid` (rows, columns)."""
+        """The ids of one view whose pooled features form `grid` (rows, columns)."""
         rows, columns = grid
         return [self.start, *([self.patch] * columns + [self.column]) * rows, self.end]
 
@@ -51,9 +51,9 @@ class ImageTokens:
 def sequence_ids(
     prompt: str, views: Sequence[Sequence[Grid]], encode: Encode, image: ImageTokens, bos_id: int
 ) -> np.ndarray:
-    """Input ids, int64 [T]: begin, each image's views (named "Image i" when there are several), then the prompt.
+    """Input ids, int64 [T]: the begin token, each image's views (after "Image i" for several images), then the prompt.
 
-    views: for each image the grids (rows, columns) of its views, in the order of their features.
+    views: for each image, the grids (rows, columns) of its views in the order of their features.
     """
     ids = [bos_id]
     for number, grids in enumerate(views, start=1):
@@ -64,7 +64,7 @@ def sequence_ids(
 
 
 def refuse_unknown_words(instruction: str, encode: Encode, unknown_id: int) -> None:
-    """Raise RefusedStep naming the words of `instruction` that a small vocabulary lacks."""
+    """Raise RefusedStep with the words of `instruction` that a small vocabulary lacks."""
     words = validate_instruction(instruction).split()
     unknown = [word for word in words if unknown_id in encode(f" {word}")]
     if unknown:

@@ -1,4 +1,4 @@
-"""The trace: where the gripper will go in the front image; points 0..255 <-> pixels, and how it is drawn."""
+"""The trace: the gripper's planned path in the front image, its conversion to pixels, and the training overlay."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from molmoact_ros.reasoning.answer import RefusedStep
 MAX_POINTS = 5
 MAX_COORDINATE = 255
 TRAINING_COLOUR = (0, 255, 255)
-"""Cyan on RGB: the colour of the overlay that MolmoAct was trained to follow."""
+"""Cyan in RGB: the colour of the overlay in MolmoAct's training data."""
 TRAINING_THICKNESS = 2
 
 
 def checked_trace(trace: np.ndarray) -> np.ndarray:
-    """`trace`, integers [n, 2] in 0..255 with n 1..5, as int64; raises RefusedStep for anything else."""
+    """`trace`, integers [n, 2] in 0..255 with n 1..5, as int64. Raises RefusedStep for anything else."""
     array = np.asarray(trace)
     if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] != 2 or not 1 <= len(array) <= MAX_POINTS:
         raise RefusedStep(f"a trace is 1..{MAX_POINTS} integer points (x, y); got {array.dtype} {list(array.shape)}")
@@ -25,7 +25,7 @@ def checked_trace(trace: np.ndarray) -> np.ndarray:
 
 
 def trace_from_text(text: str) -> np.ndarray:
-    """The trace, int64 [n, 2] in 0..255, of "x,y;x,y". Raises RefusedStep for anything else."""
+    """Parse a trace, int64 [n, 2] in 0..255, from "x,y;x,y". Raises RefusedStep for anything else."""
     try:
         points = [[int(n) for n in point.split(",")] for point in text.split(";")]
         return checked_trace(np.array(points))
@@ -40,7 +40,10 @@ def pixels_from_trace(trace: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def trace_from_pixels(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Trace points, int64 [n, 2] in 0..255, of `pixels` [n, 2] (column, row); points off the image go to its edge."""
+    """Trace points, int64 [n, 2] in 0..255, of `pixels` [n, 2] (column, row), clipped to the image.
+
+    Raises RefusedStep for NaN or infinity.
+    """
     pixels = np.asarray(pixels, dtype=np.float64)
     if not np.isfinite(pixels).all():
         raise RefusedStep("trace pixels hold NaN or infinity; give finite numbers")
@@ -48,9 +51,9 @@ def trace_from_pixels(pixels: np.ndarray, width: int, height: int) -> np.ndarray
 
 
 def draw_training_overlay(image: np.ndarray, trace: np.ndarray) -> np.ndarray:
-    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace` drawn as the steered model expects it.
+    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace`, int [n, 2] in 0..255, as the steered model expects it.
 
-    Plain cyan segments, 2 pixels wide, no markers; a single point draws nothing (MolmoAct's overlay).
+    The overlay is MolmoAct's: plain cyan segments, 2 pixels wide, no markers; a single point draws nothing.
     """
     canvas = np.ascontiguousarray(image).copy()
     trace = checked_trace(trace)

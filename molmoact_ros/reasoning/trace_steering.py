@@ -1,4 +1,4 @@
-"""A person's trace: what may be drawn, whose drawing counts, what is left of it, and how it ended."""
+"""Trace steering by an operator: which drawings are valid, which one is active, what remains of it, how it ended."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from molmoact_ros.reasoning.trace import MAX_COORDINATE, MAX_POINTS
 from molmoact_ros.reasoning.trace_progress import remaining
 
 LONGEST: Final = 1000
-"""Points of a stroke as it comes from a mouse or a finger."""
+"""Maximum number of points of a raw stroke from a mouse or a finger."""
 TOLERANCES: Final = (3.0, 6.0, 12.0)
-"""How far a stroke may be from what is made of it, in 0..255: the first that leaves five points counts (12 is 5 %)."""
+"""Tolerances of the simplification, in 0..255; the first that leaves at most five points applies (12 is 5 %)."""
 SHORTEST: Final = 5.0
-"""Length in 0..255 under which a stroke is a point."""
+"""Minimum length of a stroke, in 0..255; a shorter one counts as a point."""
 WIDTH, HEIGHT = 640, 480
-"""Pixels in which the gripper's way along a drawing is measured, whatever the camera."""
+"""Image size in pixels for measuring progress along a drawing, whatever the camera."""
 DONE: Final = "done"
-"""Why a drawing ended whose end the gripper has reached."""
+"""The end reason of a drawing whose end the gripper has reached."""
 AHEAD: Final = 0.1
-"""s by which a drawing's picture may be from the future: clocks differ a little."""
+"""Tolerance for image stamps in the future, s: clocks differ slightly."""
 
 
 def simplified(stroke: np.ndarray) -> np.ndarray:
-    """The trace, int64 [n, 2] in 0..255 with n 2..5, of a stroke, float [m, 2] in fractions of the picture.
+    """Simplify a stroke, float [m, 2] in fractions of the image, to a trace, int64 [n, 2] in 0..255 with n 2..5.
 
-    Up to five points stay as they are. Of more, those are kept that the stroke cannot do without (Douglas and Peucker).
-    Raises RefusedStep for points outside the picture, for a point where a line is needed, and for too many bends.
+    Up to five points stay as they are; more are reduced by the Douglas-Peucker algorithm. Raises RefusedStep for points
+    outside the image, for a stroke that is only a point, and for too many bends.
     """
     stroke = np.asarray(stroke, np.float64)
     if stroke.ndim != 2 or stroke.shape[1:] != (2,) or not 2 <= len(stroke) <= LONGEST:
@@ -50,9 +50,9 @@ def simplified(stroke: np.ndarray) -> np.ndarray:
 
 
 def _corners(points: np.ndarray, tolerance: float) -> np.ndarray:
-    """Ends, and whatever point is farthest from the line between two kept ones, while that is beyond the tolerance.
+    """The Douglas-Peucker simplification of `points` [n, 2]: both ends, and each point farther than `tolerance` off.
 
-    Ours, since OpenCV's drops the end of an open line that comes back to its beginning.
+    OpenCV's version drops the end of an open line that returns to its start, so it is not used here.
     """
     kept, spans = {0, len(points) - 1}, [(0, len(points) - 1)]
     while spans:
@@ -70,26 +70,27 @@ def _corners(points: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 class Steering:
-    """The drawing in use. Not for several threads at once.
+    """The operator's active drawing. Not thread-safe.
 
-    Times are s: how long a drawing is followed is measured by the steady clock (`take`, `advance`, `end`, `age`), the
-    age of its picture by the pictures' clock (`check`).
+    Times are in s. The monotonic clock measures how long a drawing is followed (`take_trace`, `advance`, `end`, `age`),
+    the clock of the image stamps the age of its image (`check`).
 
-    trace: what is left of the drawing, int64 [n, 2] in 0..255, None without one; message: how the last one ended.
+    trace: the remainder of the drawing, int64 [n, 2] in 0..255, or None without one. message: how the last one ended.
     """
 
     def __init__(self, max_age: float, timeout: float) -> None:
-        """max_age: of the picture that was drawn on, s; timeout: s after which a drawing ends."""
+        """max_age: maximum age of the image that was drawn on, s. timeout: time after which a drawing ends, s."""
         self._max_age, self._timeout = max_age, timeout
-        self._picture, self._since = 0.0, 0.0  # when the picture was taken, and the drawing taken up: of two clocks
+        self._picture, self._since = 0.0, 0.0  # the image's stamp, and the drawing's start on the monotonic clock
         self.trace: np.ndarray | None = None
         self.message = ""
 
     def check(self, stroke: np.ndarray, picture: float, now: float, shown: float | None = None) -> np.ndarray:
-        """The trace that may be followed, of a stroke [m, 2] drawn on the picture of that time, s; else RefusedStep.
+        """Validate a stroke [m, 2] drawn on the image with stamp `picture`, s; return its trace, int64 [n, 2].
 
-        shown: time of the picture of a plan that waits for approval, which is not stale however long it waits. Of two
-        drawings the one on the newer picture counts, of two on the same picture the later one.
+        shown: stamp of the image of a plan that waits for approval; that image is not stale however long it waits. Of
+        two drawings the one on the newer image wins; of two on the same image the later one. Raises RefusedStep for an
+        invalid stroke, and for an image that is missing, stale, in the future or older than the active drawing's.
         """
         if picture <= 0.0:
             raise RefusedStep("the drawing does not say on which picture it was drawn; give the picture's stamp")
@@ -102,14 +103,14 @@ class Steering:
         return simplified(stroke)
 
     def take_trace(self, trace: np.ndarray, picture: float, now: float) -> None:
-        """Follow a checked trace, in place of any other."""
+        """Follow a validated trace, int64 [n, 2] in 0..255, in place of any other."""
         replaced = self.end("replaced by a newer drawing", now)
         self.trace, self._picture, self._since = trace, picture, now
         if not replaced:
             self.message = ""
 
     def end(self, why: str, now: float) -> bool:
-        """Follow no drawing any more; False when there was none."""
+        """Stop following the drawing; False if there was none."""
         if self.trace is None:
             return False
         left = self.left
@@ -118,9 +119,9 @@ class Steering:
         return True
 
     def advance(self, hand: np.ndarray | None, now: float) -> bool:
-        """Drop the points that the gripper has passed; True when the drawing ended by that, or by its time.
+        """Drop the points that the gripper has passed; True if the drawing is done or has timed out.
 
-        hand: where the gripper is in the picture [2], in fractions; None where nobody knows: nothing is passed then.
+        hand: the gripper's position in the image [2], in fractions; None if unknown, which drops nothing.
         """
         if self.trace is None:
             return False
@@ -133,10 +134,10 @@ class Steering:
         return now - self._since > self._timeout and self.end("timed out", now)
 
     def age(self, now: float) -> float:
-        """Since the drawing was taken up, s; 0 without one."""
+        """Time since the drawing became active, s; 0 without one."""
         return 0.0 if self.trace is None else now - self._since
 
     @property
     def left(self) -> int:
-        """Points that the gripper has not passed."""
+        """Number of points that the gripper has not passed."""
         return 0 if self.trace is None else len(self.trace)

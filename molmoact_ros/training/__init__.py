@@ -1,1 +1,1 @@
-"""Demonstrations, training and evaluation of the nano model."""
+"""Demonstrations by scripted experts, and training of the nano model."""

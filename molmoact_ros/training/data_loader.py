@@ -23,29 +23,31 @@ from molmoact_ros.training.demonstrations import THINGS, Demonstrations
 from molmoact_ros.training.nano_model import NORM_KEY, PROCESSOR, ordered_tokens, view_patches
 from molmoact_ros.training.trace_augmentation import HEIGHT, SOON, WIDTH, Stroke, chunk, draw_stroke, overlay, projected
 
-REACH = 8  # ids on either side that share a soft target
+REACH = 8  # ids on either side that a soft target covers
 ACTION_SPREAD, TRACE_SPREAD = 3.0, 1.5  # standard deviations of soft targets, in bins and in coordinates
 ACTION_WEIGHT, TRACE_WEIGHT, DEPTH_WEIGHT, FORCED_WEIGHT = 1.0, 4.0, 0.5, 0.1
 NOTHING_SAID = "move"
-"""The instruction that leaves everything to the stroke."""
-AHEAD = 4  # steps along a stroke: where its name points
+"""The instruction that names nothing, so that only the stroke determines the motion."""
+AHEAD = 4  # steps along a stroke to the point that its name token points to
 
 Sequence = tuple[np.ndarray, np.ndarray, int]
-"""Ids and positions int64 [S] behind the images, and the prompt's length."""
+"""Ids and positions int64 [S] after the images, and the prompt's length."""
 Followed = tuple[Stroke, np.ndarray]
-"""A stroke, and how far the hand that follows it has moved after each step, float [8, 3] m."""
+"""A stroke, and the displacement of the gripper that follows it after each step, float [8, 3] m."""
 
 
 @dataclass
 class Batch:
-    """B moments, K instructions each. crops float32 [B, 2, P, patch_dim]; prefix int64 [B, F]: begin and images;
-    ids, positions, targets int64 [B * K, S]: prompt and answer behind the prefix (target -1: not learnt);
-    news bool [B * K, S]: the target is a value of an action that the action before did not have; points float32
-    [B * K, S, 2]: where in the front view the thing is that a token of the prompt names, or where the stroke leads that
-    its last token names, in 0..1 (NaN: it names none); offsets float32 [B * K, S, 3]: where a thing so named is from
-    the hand, m along the base's axes; hand float32 [B * K, 3]: where the hand is in the base frame, m; moves float32
-    [B * K, 4, 3]: how far along the stroke the hand has moved after `SOON` steps, m (NaN: there is no stroke); windows
-    float32 [B * K, T, 5]: what each token of the front view shows of it, see `DrawnStroke.windows`.
+    """A training batch of B states with K instructions each.
+
+    crops: float32 [B, 2, P, patch_dim]. prefix: int64 [B, F], begin token and images. ids, positions, targets: int64
+    [B * K, S], prompt and answer after the prefix (target -1: no loss). news: bool [B * K, S], whether the target is an
+    action value that differs from the previous action's. points: float32 [B * K, S, 2], image position in the front
+    view, in 0..1, of the object that a prompt token names, or of the stroke's continuation for the prompt's last token
+    (NaN: it names none). offsets: float32 [B * K, S, 3], m, from the gripper to the object so named, along the base
+    frame's axes. hand: float32 [B * K, 3], gripper position in the base frame, m. moves: float32 [B * K, 4, 3],
+    displacement of the gripper along the stroke after `SOON` steps, m (NaN: no stroke). windows: float32 [B * K, T, 5],
+    the part of the stroke that each token of the front view shows, see `Stroke.windows`.
     """
 
     crops: Tensor
@@ -61,12 +63,17 @@ class Batch:
     windows: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """The batch on another device."""
         return Batch(*(t.to(device) for t in vars(self).values()))
 
 
 class BatchMaker:
-    """Turns samples into batches; draws them in a seeded order, epoch after epoch."""
+    """Makes batches from demonstrations in a seeded random order, epoch after epoch.
+
+    Example:
+        maker = BatchMaker(demonstrations, config, tokenizer)
+        batch = next(maker.batches(size=16, asked=3, depth=0.2, seed=0))
+    """
 
     def __init__(self, data: Demonstrations, config: MolmoActConfig, tokenizer: Tokenizer) -> None:
         self.data, self.config = data, config
@@ -89,9 +96,9 @@ class BatchMaker:
         self.pooled, (self.grid,) = torch.from_numpy(pictures.indices), pictures.grids[0]
 
     def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> Sequence:
-        """The reasoning and actions of sample i for one of its instructions.
+        """Prompt and answer of sample i for one of its instructions: ids and positions int64 [S].
 
-        Without codes [10, 10] they are left out, but what follows keeps the place that it has in a whole answer.
+        Without codes [10, 10] the answer omits the depth tokens; later tokens keep their positions of a whole answer.
         """
         depth = np.zeros(GRID, np.int64) if codes is None else codes
         trace, actions = self.data.trace[i, asked].astype(np.int64), self.actions[i, asked]
@@ -102,7 +109,7 @@ class BatchMaker:
         return ids[keep], positions[keep], len(start)
 
     def news(self, ids: np.ndarray) -> np.ndarray:
-        """Which of the ids, int [S] of one sequence, are an action's values that the action before did not have."""
+        """Mask bool [S] of the ids, int [S] of one sequence, that are action values unlike the previous action's."""
         out, places = np.zeros(len(ids), bool), np.flatnonzero(np.isin(ids, self.action_ids))
         values = ids[places].reshape(-1, self.actions.shape[-1])
         new = np.vstack([np.ones_like(values[:1], bool), values[1:] != values[:-1]])
@@ -110,8 +117,10 @@ class BatchMaker:
         return out
 
     def steered_sequence(self, i: int, rng: np.random.Generator) -> tuple[Sequence, Followed]:
-        """A random stroke for sample i and how it is followed, as `sequence` gives it. The instruction is any of the
-        sample's, or says nothing."""
+        """Prompt and answer [S] for following a random stroke in sample i, and the stroke with its displacements.
+
+        The instruction is any of the sample's, or names nothing.
+        """
         data, hand = self.data, self.data.hand[i].astype(float)
         there = {THINGS[k]: data.places[i, k] * (WIDTH, HEIGHT) for k in range(len(THINGS)) if k != data.held[i]}
         there = {name: pixel for name, pixel in there.items() if not np.isnan(pixel).any()}
@@ -126,13 +135,13 @@ class BatchMaker:
         return (ids, len(self.prefix) + np.arange(len(ids)), len(start)), (stroke, actions[:, :3].cumsum(axis=0))
 
     def batch(self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator) -> Batch:
-        """The samples `rows`, int [B], `asked` instructions each; brightness and contrast of images varied a little."""
+        """The batch of samples `rows`, int [B], with `asked` instructions each; brightness and contrast augmented."""
         codes = self.codes(rows) if with_depth and self.codes is not None else [None] * len(rows)
         parts = [self.sequence(int(i), k, c) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
         return self._batch(rows, parts, self.data.images[rows], [None] * len(parts), rng)
 
     def steered_batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
-        """The samples `rows`, int [B], each with a stroke drawn on its front view and followed; images varied too."""
+        """The batch of samples `rows`, int [B], each with a followed stroke on its front view; augmented as `batch`."""
         parts, followed = zip(*(self.steered_sequence(int(i), rng) for i in rows), strict=True)
         images = self.data.images[rows].astype(np.float32)
         for views, (stroke, _) in zip(images, followed, strict=True):
@@ -147,7 +156,7 @@ class BatchMaker:
         followed: list[Followed | None],
         rng: np.random.Generator,
     ) -> Batch:
-        """images [B, 2, rows, columns, 3] in 0..255; parts and followed: of B * K sequences."""
+        """images: [B, 2, rows, columns, 3] in 0..255. parts, followed: one per sequence, B * K of them."""
         asked, length = len(parts) // len(rows), max(len(ids) for ids, _, _ in parts)
         ids, positions = np.full((len(parts), length), self.end), np.zeros((len(parts), length), np.int64)
         targets = np.full((len(parts), length), -1)
@@ -182,7 +191,7 @@ class BatchMaker:
         return Batch(torch.from_numpy(crops.astype(np.float32)), prefix, *map(torch.from_numpy, arrays))
 
     def in_picture(self, windows: Tensor) -> Tensor:
-        """Where in the front view, [N, T, 2] in 0..1, the stroke's middles in `windows` [N, T, 5] are."""
+        """Positions in the front view, [N, T, 2] in 0..1, of the stroke's midpoints in `windows` [N, T, 5]."""
         rows, columns = self.grid
         window = torch.arange(rows * columns, device=windows.device)
         corner = torch.stack([window % columns, window // columns], dim=1)
@@ -191,11 +200,11 @@ class BatchMaker:
     def batches(
         self, size: int, asked: int, depth: float, seed: int, first: int = 0, steered: float = 0.0
     ) -> Iterator[Batch]:
-        """Batches of `size` samples with `asked` instructions each, without end, every sample once an epoch.
+        """Yield batches of `size` samples with `asked` instructions each, endlessly, every sample once per epoch.
 
-        depth: the share of batches that have depth codes in their answers. steered: the share that has strokes on its
-        pictures; a picture with a stroke has one instruction, so these are of twice as many samples, drawn at random.
-        first: the batch to begin with; a seed and a number always give the same batch.
+        depth: fraction of batches with depth codes in their answers. steered: fraction of batches with strokes on their
+        images; an image with a stroke has one instruction, so these have twice as many samples, drawn at random. first:
+        number of the first batch; a seed and a number always give the same batch.
         """
         in_epoch = len(self.data.images) // size
         for number in count(first):
@@ -211,11 +220,11 @@ class BatchMaker:
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """What a token's target is and how much it counts, float32 [vocab] each.
+    """Soft target and loss weight of each token, float32 [vocab] each.
 
-    spread: standard deviation of the target among neighbouring ids of the same kind; 0: only the token itself is right.
-    Action symbols and coordinates are ordered by id, so a near miss is nearly right. weight: coordinates count most, as
-    everything later follows from them; what the grammar forces hardly counts.
+    spread: standard deviation of the target over neighbouring ids of the same kind; 0: a hard target. Action symbols
+    and coordinates are ordered by id, so a near miss is nearly right. weight: coordinates weigh most, since everything
+    later follows from them; tokens that the grammar forces weigh little.
     """
 
     spread: Tensor
@@ -233,11 +242,11 @@ class SoftTargets:
         return SoftTargets(spread, weight)
 
     def to(self, device: torch.device) -> SoftTargets:
-        """The same on a device."""
+        """The targets on another device."""
         return SoftTargets(self.spread.to(device), self.weight.to(device))
 
     def loss(self, logits: Tensor, targets: Tensor, factors: Tensor) -> Tensor:
-        """Weighted mean cross-entropy of logits [M, vocab] for ids int64 [M]. factors [M]: beside the ids' weights."""
+        """Weighted mean cross-entropy of logits [M, vocab] for ids int64 [M]. factors: [M], multiply the weights."""
         logp = torch.log_softmax(logits.float(), dim=-1)
         sigma = self.spread[targets].unsqueeze(1)
         offsets = torch.arange(-REACH, REACH + 1, device=targets.device)
@@ -251,9 +260,9 @@ class SoftTargets:
 
 
 def pointing_loss(scores: Tensor, points: Tensor) -> Tensor:
-    """How far the words that name things are from saying where these are.
+    """Cross-entropy loss of localisation: tokens that name objects should predict the objects' image coordinates.
 
-    scores [M, 2, 256]: of each coordinate, x and y in 256ths of the picture; points [M, 2] in 0..1.
+    scores: [M, 2, 256], of each coordinate, x and y in 256ths of the image. points: [M, 2] in 0..1.
     """
     units = torch.arange(scores.shape[-1], device=scores.device)
     share = torch.softmax(-0.5 * ((units - scores.shape[-1] * points.unsqueeze(-1)) / TRACE_SPREAD) ** 2, dim=-1)

@@ -1,9 +1,9 @@
-"""Demonstrations: labelled moments of the expert at work, drawn in parallel and kept as plain arrays.
+"""Demonstrations: states labelled by the scripted expert, sampled in parallel and stored as plain arrays.
 
-Each sample is one moment of a random scene: two camera images, the instruction, the depth the front camera measures,
-the future path of the hand (trace) and the next chunk of actions. Moments are drawn along and around the expert's
-path, with the hand off course, fingers closed on nothing, or the work already done, so that the model also learns to
-recover. Each moment is labelled for several instructions, so that words, not habit, decide.
+Each sample is one state of a random scene: two camera images, the instruction, the front camera's depth, the future
+path of the gripper (trace) and the next action chunk. States are sampled along and around the expert's path, also with
+the gripper off course, the fingers closed on nothing or the task already done, so that the model learns to recover.
+Each state is labelled for several instructions, so that the instruction, not a prior, determines the actions.
 Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
 """
 
@@ -40,14 +40,14 @@ from molmoact_ros.training.trace_augmentation import HEIGHT, ON_TABLE, WIDTH, St
 from molmoact_ros.utils.child_process import die_with_parent
 
 TRAIN_SEED = 1_000_000
-PART = 2000  # samples in one file
-LOWEST = 0.014  # m: the finger tips' height over the table
-ASKED = 4  # instructions for every moment
-VIEW = (96, 128)  # rows, columns that the nano model sees
+PART = 2000  # samples per file
+LOWEST = 0.014  # m: minimum height of the finger tips above the table
+ASKED = 4  # instructions per state
+VIEW = (96, 128)  # rows, columns of the nano model's input images
 THINGS = OBJECTS + TARGETS
-DEPTH_VIEW = (80, 80)  # stored depth, enlarged to the VQ-VAE's input when it is encoded
+DEPTH_VIEW = (80, 80)  # stored depth, upscaled to the VQ-VAE's input when encoded
 
-# How often each kind of moment is drawn.
+# Probability of each kind of state.
 MOMENTS = {
     "approach": 0.26, "near": 0.15, "low": 0.09, "grasp": 0.06, "miss": 0.04,
     "carry": 0.13, "place": 0.05, "done": 0.04, "stroke": 0.18,
@@ -58,11 +58,11 @@ MOMENTS = {
 class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
-    images uint8 [n, 2, 96, 128, 3] RGB; depth float16 [n, 80, 80] m (0 invalid); instructions int64 [n, ASKED];
-    trace uint8 [n, ASKED, 3, 2]; actions float32 [n, ASKED, 8, 7] (m, rad, gripper); things float32 [n, 15, 3] m,
-    where each of THINGS is in the base frame, and places float32 [n, 15, 2], where in the front view, (x, y) in 0..1,
-    both NaN where there is none; hand float32 [n, 3] m, where the hand is in the base frame; held int64 [n], which of
-    THINGS it holds (-1: nothing).
+    images: uint8 [n, 2, 96, 128, 3] RGB. depth: float16 [n, 80, 80] m (0 invalid). instructions: int64 [n, ASKED].
+    trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7] (m, rad, gripper). things: float32 [n, 15, 3] m,
+    position of each of THINGS in the base frame. places: float32 [n, 15, 2], its position in the front view, (x, y) in
+    0..1. Both are NaN for an object that is not in the scene. hand: float32 [n, 3] m, gripper position in the base
+    frame. held: int64 [n], index in THINGS of the held object (-1: none).
     """
 
     images: np.ndarray
@@ -82,7 +82,7 @@ class Demonstrations:
 
     @staticmethod
     def load(paths: list[Path]) -> Demonstrations:
-        """Join the parts written by several workers."""
+        """Load and concatenate the files written by several workers."""
         parts = [np.load(path) for path in sorted(paths)]
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
@@ -93,14 +93,17 @@ class Demonstrations:
 
 
 class HandPoser:
-    """Joint positions that put the hand at a position, pointing down with a small tilt: damped least squares."""
+    """Inverse kinematics by damped least squares for a gripper that points down with a small tilt."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
         self.model, self.data = model, mujoco.MjData(model)
         self.site = model.site("fr3_hand_tcp").id
 
     def solve(self, position: np.ndarray, tilt: np.ndarray) -> np.ndarray | None:
-        """`q` [7] rad for a TCP position [3] m and a rotation vector [3] rad off straight down; None: out of reach."""
+        """Joint positions [7] rad for a TCP position [3] m and a rotation vector [3] rad from straight down.
+
+        None if the pose is out of reach.
+        """
         wanted = np.zeros(4)
         mujoco.mju_mulQuat(wanted, _rotation(tilt), np.array([0.0, 1.0, 0.0, 0.0]))
         q = HOME_Q.copy()
@@ -136,7 +139,7 @@ def _rotation(vector: np.ndarray) -> np.ndarray:
 
 
 def sample_state(scene: Scene, rng: np.random.Generator) -> ExpertPhase:
-    """One moment of the task: where the hand, the fingers and the object are."""
+    """Sample one state of the task: positions of gripper, fingers and object."""
     placed = scene.object(scene.task.object)
     shape = placed.name.split()[1]
     grasp, width = GRASP_HEIGHT[shape], GRASP_WIDTH[shape]
@@ -145,7 +148,7 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> ExpertPhase:
     moment = str(rng.choice(names, p=odds))
     anywhere = np.array([rng.uniform(*AREA_X), rng.uniform(*AREA_Y), rng.uniform(0.10, 0.32)])
     if moment == "approach":
-        if rng.random() < 0.3:  # on the straight way from where episodes start
+        if rng.random() < 0.3:  # on the straight line from the start of episodes
             start = np.array([0.42, 0.0, 0.25])
             anywhere = start + rng.uniform() * (thing + [0, 0, 0.1] - start) + rng.normal(0, 0.015, 3)
         return ExpertPhase(anywhere, OPEN, thing, held=False)
@@ -156,8 +159,8 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> ExpertPhase:
     if moment in ("near", "low"):
         radius = rng.uniform(0.0, 0.05 if moment == "near" else 0.10)
         angle = rng.uniform(0, 2 * np.pi)
-        # About where the way down leads, or too low for where it is. Were that never shown, a low hand would mean that
-        # the thing is between the fingers.
+        # Near the descent path, or too low for its lateral offset. Without the latter states, a low gripper would imply
+        # that the object is between the fingers.
         funnel = rng.uniform(0, 0.02) + rng.uniform(0.5, 1.2) * 2.5 * radius
         height = funnel if moment == "near" else rng.uniform(-0.02, 0.06)
         beside = thing + [radius * np.cos(angle), radius * np.sin(angle), height]
@@ -167,7 +170,7 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> ExpertPhase:
         return ExpertPhase(thing + error, float(rng.uniform(width, OPEN)), thing, held=False)
     if moment == "miss":
         missed = thing + rng.normal(0, 0.04, 3) if rng.random() < 0.6 else anywhere - [0, 0, rng.uniform(0, 0.2)]
-        between = np.linalg.norm(missed[:2] - thing[:2]) < 0.04 and missed[2] < grasp + 0.04  # nothing to miss there
+        between = np.linalg.norm(missed[:2] - thing[:2]) < 0.04 and missed[2] < grasp + 0.04  # not a miss there
         return ExpertPhase(missed, OPEN if between else float(rng.uniform(0, 0.05)), thing, held=False)
     goal = None if scene.task.target is None else scene.object(scene.task.target)
     over = thing if goal is None else np.array([goal.x, goal.y, 0.0])
@@ -189,7 +192,7 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> ExpertPhase:
 
 
 def _on_a_stroke(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A hand [3] m about where one is that follows a stroke to something on the table, in sight or just beside it."""
+    """A gripper position [3] m near those that occur when following a stroke to a point or object on the table."""
     things = [placed.point for placed in scene.objects + scene.targets]
     anywhere = np.array([rng.uniform(*AREA_X), rng.uniform(*AREA_Y), ON_TABLE])
     end = projected(np.stack([*things, anywhere]))[rng.integers(len(things) + 1)]
@@ -200,7 +203,7 @@ def _on_a_stroke(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def other_tasks(scene: Scene, state: ExpertPhase, rng: np.random.Generator) -> list[Task]:
-    """ASKED - 1 more tasks that make sense in this moment: another target in mid-carry, else mostly other objects."""
+    """ASKED - 1 more tasks that make sense in this state: another target while carrying, else mostly other objects."""
     own = scene.task.object
     names = [own] if state.held else [o.name for o in scene.objects if o.name != own or not state.delivered]
     choices = [task for name in names for task in tasks_for(name) if task != scene.task]
@@ -210,14 +213,14 @@ def other_tasks(scene: Scene, state: ExpertPhase, rng: np.random.Generator) -> l
 
 
 def about(scene: Scene, state: ExpertPhase, task: Task) -> ExpertPhase:
-    """The same moment seen by a task that may concern another object."""
+    """The same state from the view of a task that may concern another object."""
     if task.object == scene.task.object:
         return state
     return replace(state, object=scene.object(task.object).point, held=False, delivered=False)
 
 
 def things_in(scene: Scene, state: ExpertPhase) -> np.ndarray:
-    """Where each of THINGS is in this moment, float32 [15, 3] as in `Demonstrations`."""
+    """The position of each of THINGS in this state, float32 [15, 3] m as in `Demonstrations`."""
     out = np.full((len(THINGS), 3), np.nan, np.float32)
     for placed in scene.objects + scene.targets:
         out[THINGS.index(placed.name)] = state.object if placed.name == scene.task.object else placed.point
@@ -225,14 +228,14 @@ def things_in(scene: Scene, state: ExpertPhase) -> np.ndarray:
 
 
 class Sampler:
-    """Draws labelled moments; owns one workcell."""
+    """Samples labelled states in its own workcell."""
 
     def __init__(self, robot: Path) -> None:
         self.cell = Workcell(robot)
         self.poser = HandPoser(self.cell.model)
 
     def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
-        """One moment: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
+        """One sample: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
         scene, state, q, rng = self.moment(seed)
         self._pose(scene, state, q)
         images, depth = self._look()
@@ -246,7 +249,7 @@ class Sampler:
         return arrays, texts
 
     def moment(self, seed: int) -> tuple[Scene, ExpertPhase, np.ndarray, np.random.Generator]:
-        """The scene, state and joint positions [7] rad of a seed, and the generator for what follows."""
+        """The scene, state and joint positions [7] rad of a seed, and the generator for further sampling."""
         rng = np.random.default_rng(seed)
         scene = sample_scene(rng)
         while True:
@@ -259,9 +262,9 @@ class Sampler:
     def labels(
         self, scene: Scene, state: ExpertPhase, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """What the expert does in this moment for the scene's own task and for others.
+        """The expert's labels in this state for the scene's own task and for others.
 
-        Traces uint8 [ASKED, 3, 2], actions float32 [ASKED, 8, 7] and the instructions.
+        Returns traces uint8 [ASKED, 3, 2], actions float32 [ASKED, 8, 7] and the instructions.
         """
         tasks = [scene.task, *other_tasks(scene, state, rng)]
         plans = [Expert(replace(scene, task=task)).plan(about(scene, state, task)) for task in tasks]
@@ -293,11 +296,11 @@ class Sampler:
 
 
 def collect_all(robot: Path, folder: Path, count: int, workers: int) -> list[Path]:
-    """Draw `count` samples into `folder` in parts of PART, in `workers` processes; parts already there are kept."""
+    """Sample `count` states into files of PART in `folder` with `workers` processes; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = [folder / f"part{i:03d}.npz" for i in range(-(-count // PART))]
     missing = [(robot, TRAIN_SEED + i * PART, PART, part) for i, part in enumerate(parts) if not part.exists()]
-    os.environ["LP_NUM_THREADS"] = "1"  # the software renderer would start a thread a core in every worker
+    os.environ["LP_NUM_THREADS"] = "1"  # else the software renderer starts one thread per core in each worker
     context, done = multiprocessing.get_context("spawn"), len(parts) - len(missing)
     with (
         context.Pool(workers, die_with_parent, (os.getpid(),)) as pool,
@@ -313,7 +316,7 @@ def _collect_part(job: tuple[Path, int, int, Path]) -> None:
 
 
 def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
-    """Draw `count` samples with seeds from `first_seed` on and save them to `out`."""
+    """Sample `count` states with seeds from `first_seed` on and save them to `out`."""
     sampler = Sampler(robot)
     samples = [sampler.sample(first_seed + i) for i in range(count)]
     rows, texts = zip(*samples, strict=True)

@@ -1,7 +1,7 @@
-"""The scripted expert: from the true state of the table, where the hand goes next. The teacher of the nano model.
+"""The scripted expert that demonstrates tasks to the nano model, from the ground-truth state of the workcell.
 
-It has no memory: what it does follows from what can be seen, so a policy that sees the same can learn it, and any
-moment, also an unlucky one, can be labelled. Positions are metres in `fr3_link0`; one step is `STEP` seconds.
+It is memoryless: its actions depend on the observable state only, so a policy can learn them from images, and any
+state can be labelled, also one after a failure. Positions are metres in `fr3_link0`; one step is `STEP` seconds.
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ from molmoact_ros.sim.scene import GRASP_HEIGHT, GRASP_WIDTH, Scene
 
 STEP = 0.1  # s
 CHUNK_STEPS = 8
-OPEN = 0.08  # m between the fingers
+OPEN = 0.08  # m: opening of the open gripper
 MAX_STEP = 0.024  # m horizontally in one step: 0.24 m/s
 MAX_RISE = 0.020  # m vertically in one step
 FINGER_STEP = 0.015  # m of opening in one step
 HOVER = 0.10  # m above the grasp while still away from the object
-CARRY = 0.16  # m: height of the hand while carrying
-ALIGNED = 0.007  # m: off the object by less, the fingers begin to close
-AROUND = 0.02  # m: off by less, they get hold of it
-RELEASE_ABOVE = 0.045  # m above the grasp height at which the object is let go over a target
+CARRY = 0.16  # m: height of the gripper while carrying
+ALIGNED = 0.007  # m: distance from the object below which the fingers start to close
+AROUND = 0.02  # m: distance below which closing fingers grasp it
+RELEASE_ABOVE = 0.045  # m above the grasp height at which the object is released over a target
 MAX_STEPS = 140
 
 
 @dataclass(frozen=True)
 class ExpertPhase:
-    """What the expert knows: hand `tcp` [3], `opening` in m, object centre `object` [3] and whether it is held."""
+    """The expert's state.
+
+    tcp: gripper position [3] m. opening: m. object: object centre [3] m. held: whether the object is grasped.
+    delivered: whether it was released at the target.
+    """
 
     tcp: np.ndarray
     opening: float
@@ -40,7 +44,7 @@ class ExpertPhase:
 
 @dataclass(frozen=True)
 class ExpertPlan:
-    """The expert's future: hand positions [n+1, 3] in m from now on, and gripper commands [n] (1 open, 0 closed)."""
+    """The expert's predicted motion: gripper positions [n+1, 3] m from now on, and commands [n] (1 open, 0 closed)."""
 
     positions: np.ndarray
     gripper: np.ndarray
@@ -55,10 +59,10 @@ class ExpertPlan:
         return actions
 
     def trace(self) -> np.ndarray:
-        """Hand positions [3, 3] m: now, the grasp (halfway, where no grasp is ahead), the end.
+        """Gripper positions [3, 3] m: the current one, the grasp (the midpoint if no grasp is ahead), the end.
 
-        The end is where the object is let go, or where the hand comes to rest when nothing is carried. No point between
-        them: it would give away the next one, and the model would not learn to look for that.
+        The end is the release point, or the rest position if nothing is carried. There are no intermediate points: one
+        would predict the next, and the model would not learn to locate that in the image.
         """
         closed = np.flatnonzero(self.gripper < 0.5)
         ahead = self.gripper[0] > 0.5 and len(closed) > 0
@@ -69,7 +73,7 @@ class ExpertPlan:
 
 
 def _along(path: np.ndarray, points: int) -> np.ndarray:
-    """`points` positions evenly spaced by length along a path [n, 3]."""
+    """Resample a path [n, 3] to `points` positions evenly spaced by arc length."""
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     wanted = np.linspace(0.0, length[-1], points)
     return np.stack([np.interp(wanted, length, path[:, i]) for i in range(3)], axis=1)
@@ -82,23 +86,28 @@ def _toward(offset: np.ndarray, limit: float, gain: float = 0.5) -> np.ndarray:
 
 
 def _approach(state: ExpertPhase, goal: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Move over `goal` and down a funnel onto it: the height to be at falls from `high` to `low` as the hand aligns."""
+    """Move over `goal` and down a funnel onto it: the target height falls from `high` to `low` with the alignment."""
     offset = goal[:2] - state.tcp[:2]
     away = float(np.linalg.norm(offset))
     height = low + float(np.clip((away - ALIGNED) * 2.5, 0.0, high - low))
     rise = height - state.tcp[2]
-    # Too low for where it is: go up first, so that nothing is knocked over.
+    # Too low for its lateral offset: rise first, so that nothing is knocked over.
     freedom = float(np.clip(1.0 - rise / 0.05, 0.0, 1.0))
     vertical = float(np.clip(0.5 * rise, -MAX_RISE, MAX_RISE))
     return np.array([*(_toward(offset, MAX_STEP) * freedom), vertical])
 
 
 class Expert:
-    """Acts for one task in one scene."""
+    """The expert policy for one task in one scene.
+
+    Example:
+        plan = Expert.from_start(scene, tcp)  # tcp: [3] m
+        plan.chunk()  # float64 [8, 7]
+    """
 
     @staticmethod
     def from_start(scene: Scene, tcp: np.ndarray) -> ExpertPlan:
-        """The plan of a scene's task with an open hand at `tcp` [3] m and nothing moved yet."""
+        """The plan for a scene's task with an open gripper at `tcp` [3] m and the objects at their start positions."""
         return Expert(scene).plan(ExpertPhase(tcp, OPEN, scene.object(scene.task.object).point, held=False))
 
     def __init__(self, scene: Scene) -> None:
@@ -110,7 +119,7 @@ class Expert:
         self.grasp_height, self.grasp_width = GRASP_HEIGHT[shape], GRASP_WIDTH[shape]
 
     def act(self, state: ExpertPhase) -> tuple[np.ndarray, float]:
-        """The next step: hand displacement [3] m and gripper command (1 open, 0 closed)."""
+        """The action of the next step: displacement [3] m and gripper command (1 open, 0 closed)."""
         if state.delivered:
             return np.array([0, 0, np.clip(0.5 * (0.2 - state.tcp[2]), 0.0, MAX_RISE)]), 1.0
         return self._deliver(state) if state.held else self._fetch(state)
@@ -119,13 +128,13 @@ class Expert:
         goal = np.array([*state.object[:2], self.grasp_height])
         closing = state.opening < OPEN - 0.012
         if self._around(state, AROUND if closing else ALIGNED):
-            return np.zeros(3), 0.0  # once begun, closing goes on, though the hand has moved a little
-        if closing:  # on nothing: open and try again
+            return np.zeros(3), 0.0  # once started, closing continues although the gripper has moved slightly
+        if closing:  # closed on nothing: open and retry
             return np.zeros(3), 1.0
         return _approach(state, goal, self.grasp_height, self.grasp_height + HOVER), 1.0
 
     def _around(self, state: ExpertPhase, near: float) -> bool:
-        """The object is where closing fingers hold it, to within `near` m along the table and in height."""
+        """Whether the object is between the fingers, to within `near` m along the table and in height."""
         along = float(np.linalg.norm(state.object[:2] - state.tcp[:2]))
         return along < near and abs(state.tcp[2] - self.grasp_height) < near
 
@@ -141,7 +150,7 @@ class Expert:
         return _approach(state, self.target, low, max(CARRY, low + 0.05)), 0.0
 
     def plan(self, state: ExpertPhase) -> ExpertPlan:
-        """Play the expert forward in a simple model of the hand until nothing more happens."""
+        """Roll the expert out in a simple kinematic model until the state stops changing."""
         positions, gripper = [state.tcp], []
         for _ in range(MAX_STEPS):
             move, command = self.act(state)
@@ -155,7 +164,8 @@ class Expert:
         return ExpertPlan(np.array(positions), np.array(gripper))
 
     def _advance(self, state: ExpertPhase, move: np.ndarray, command: float) -> ExpertPhase:
-        """The hand moves as told; fingers take time; an object between closed fingers moves along, let go it drops."""
+        """The model's step: displacement is exact, fingers have a finite speed, and a grasped object moves along until
+        it is released."""
         tcp = state.tcp + move
         if command > 0.5:
             opening = min(OPEN, state.opening + FINGER_STEP)

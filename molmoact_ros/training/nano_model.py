@@ -66,7 +66,7 @@ PROCESSOR = ProcessorConfig(
     overlap_margins=(0, 0), base_image_input_size=VIEW, pad_value=0.0, image_patch_size=PATCH, image_pooling_w=2,
     image_pooling_h=2,
 )  # fmt: skip
-"""One view of each picture, scaled by area averaging."""
+"""One view of each image, scaled by area averaging."""
 RUN = RunConfig(frame_size=None, cameras=2, chunk_steps=(8,), wordings=(Wording.SEVERAL_CAMERAS,))
 
 
@@ -76,7 +76,7 @@ def save_nano(folder: Path, model: MolmoAct, tokenizer: Tokenizer, depth_vq: Dep
 
 
 def view_patches(images: np.ndarray) -> np.ndarray:
-    """Views uint8 [N, rows, columns, 3] of size VIEW to normalised patches float32 [N, P, patch_dim]."""
+    """Convert views uint8 [N, rows, columns, 3] of size VIEW to normalised patches float32 [N, P, patch_dim]."""
     return patches(normalise(images.astype(np.float32) / 255), PATCH)
 
 
@@ -87,9 +87,9 @@ SHARPNESS = 1.5
 
 
 def smooth_rows(count: int, width: int, std: float) -> Tensor:
-    """Random rows float32 [count, width] of a standard deviation that change slowly from each to the next.
+    """Random rows float32 [count, width] with standard deviation `std` that vary smoothly over the rows.
 
-    They mix the lowest `WAVES` cosine and sine waves over the rows, each mixed in at random.
+    They are random mixtures of the lowest `WAVES` cosine and sine waves over the rows.
     """
     angle = torch.pi * torch.arange(count)[:, None] / count * torch.arange(WAVES)
     waves = torch.cat([angle.cos(), angle.sin()], dim=1) / (1 + torch.arange(WAVES)).sqrt().repeat(2)
@@ -98,18 +98,19 @@ def smooth_rows(count: int, width: int, std: float) -> Tensor:
 
 
 def ordered_tokens(tokenizer: Tokenizer) -> list[list[int]]:
-    """Ids of each kind of token that stands for a number, in the numbers' order: x and y of a trace's
-    points; first and later values of an action."""
+    """The ids of each kind of numeric token in numeric order: x and y of trace points; first and later values of an
+    action."""
     numbers = [[str(n) for n in range(MAX_COORDINATE + 1)], list(ACTION_SYMBOLS)]
     vocabulary = tokenizer.get_vocab()
     return [[vocabulary[lead + text] for text in texts] for texts in numbers for lead in ("", NEXT_VALUE)]
 
 
 def look_for_likes(attention: DecoderAttention) -> None:
-    """Attention that begins by looking for tokens like the one that asks and passes on what they hold.
+    """Initialise attention so that each token attends to similar tokens and copies their content.
 
-    Queries are nearly the keys' weights, and the output undoes the values' projection ("mimetic initialisation",
-    Trockman and Kolter 2023, for language models). From random weights a name does not come to find its thing.
+    Query weights are nearly the key weights, and the output projection inverts the value projection ("mimetic
+    initialisation", Trockman and Kolter 2023, for language models). From random weights, training does not learn that a
+    name token attends to its object.
     """
     head, width = attention.head_dim, attention.att_proj.in_features
     queries, keys, values = attention.att_proj.weight.split(attention.split)
@@ -124,10 +125,10 @@ def look_for_likes(attention: DecoderAttention) -> None:
 
 @torch.no_grad()
 def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
-    """Random weights to train from, drawn from torch's generator.
+    """Initialise the weights randomly with torch's generator.
 
-    Matrices have the scale of their inputs (a released model's 0.02 is far too small at this width). Neighbouring
-    numbers and neighbouring patches begin alike: without that, a few thousand steps do not find where things are.
+    Matrices are scaled by their fan-in (a released model's 0.02 is far too small at this width). Neighbouring numbers
+    and neighbouring patches start with similar embeddings: otherwise, a few thousand steps do not teach localisation.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -1,4 +1,4 @@
-"""Second stage of training: the whole model learns to answer."""
+"""Second stage of training: the whole model learns to generate answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets, po
 from molmoact_ros.training.trace_augmentation import SOON
 
 POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 5.0
-NAMING_WEIGHT, PRESENT_WEIGHT, LIKENESS = 10.0, 5.0, 0.5  # as in `vision`
-NEXT = 1.0  # hundreds of pixels along a stroke: what the next actions follow
+NAMING_WEIGHT, PRESENT_WEIGHT, LIKENESS = 10.0, 5.0, 0.5  # as in `stage_vision`
+NEXT = 1.0  # hundreds of pixels along a stroke: the part that the next actions follow
 
 
 class SpaceHead(nn.Module):
-    """Reads metres from hidden states [N, width]: where the hand is, where a thing is from it; and where a stroke is
-    and leads. Thrown away after training."""
+    """Auxiliary head that regresses positions from hidden states [N, width]; it is discarded after training.
+
+    Its targets are the gripper's position, an object's offset from it, and a stroke's position and continuation.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -26,24 +28,27 @@ class SpaceHead(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-4.0))
 
     def loss(self, asking: Tensor, hand: Tensor, naming: Tensor, offsets: Tensor) -> Tensor:
-        """How wrong the prompts' last tokens are about the hand's positions [N, 3] m in the base frame, and the names'
-        tokens about the things' offsets [M, 3] m from the hand: a scalar, in decimetres."""
-        centre = hand.new_tensor([0.5, 0.0, 0.15])  # about the middle of where the hand works
+        """Regression loss, a scalar in decimetres.
+
+        The prompts' last tokens [N, width] predict the gripper's positions [N, 3] m in the base frame; the name tokens
+        [M, width] predict the objects' offsets [M, 3] m from the gripper.
+        """
+        centre = hand.new_tensor([0.5, 0.0, 0.15])  # approximate centre of the workspace
         hand_loss = _decimetres(self.hand(asking), hand - centre)
         return hand_loss + _decimetres(self.thing(naming), offsets) if len(naming) else hand_loss
 
     def moves_loss(self, asking: Tensor, moves: Tensor) -> Tensor:
-        """How wrong the prompts' last tokens [N, width] are about `moves` [N, 4, 3] m: a scalar, in decimetres."""
+        """Regression loss of the prompts' last tokens [N, width] for `moves` [N, 4, 3] m: a scalar in decimetres."""
         return _decimetres(self.moves(asking), moves.flatten(1))
 
     def line_loss(self, front: Tensor, windows: Tensor) -> Tensor:
-        """How wrong the front view's tokens [N, T, width] are about what their `windows` [N, T, 5] show: a scalar."""
+        """Regression loss of the front view's tokens [N, T, width] for their `windows` [N, T, 5]: a scalar."""
         shown = ~windows.isnan().any(-1)
         return F.smooth_l1_loss(self.line(front[shown]).float(), windows[shown], beta=0.1)
 
     def naming_loss(self, front: Tensor, name: Tensor, windows: Tensor) -> Tensor:
-        """How unlike `name` [width] the tokens [N, T, width] are whose windows show where the stroke goes next, and how
-        like it the others: a scalar."""
+        """Classification loss, a scalar: tokens [N, T, width] whose windows show the stroke's next part should be
+        similar to `name` [width], the others dissimilar."""
         scores = (LIKENESS * front @ name + self.bias).float()
         there = (windows[..., -1] < NEXT).float()
         return F.binary_cross_entropy_with_logits(scores, there, pos_weight=scores.new_tensor(PRESENT_WEIGHT))
@@ -54,11 +59,11 @@ def _decimetres(read: Tensor, metres: Tensor) -> Tensor:
 
 
 def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The images' tokens as the layers get them, [B, F, hidden], and hidden states of prompts and answers, [B * K, S,
-    hidden] each: halfway up the layers and at the end; all after the final norm. The images are read once for all K
-    instructions.
+    """Forward pass that computes the images once for all K instructions.
 
-    The same numbers as B * K whole sequences, since what comes later never changes what the images' tokens hold.
+    Returns the images' tokens as input to the layers, [B, F, hidden], and the hidden states of prompts and answers,
+    [B * K, S, hidden] each, after half of the layers and at the end; all after the final norm. The results equal those
+    of B * K whole sequences, since causal attention keeps later tokens from affecting the images' tokens.
     """
     parts, llm = model.model.transformer, model.config.llm_config
     images = model.embed(batch.prefix, model.image_features(batch.crops, pooled.expand(len(batch.crops), -1, -1)))
@@ -85,17 +90,20 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tupl
 def answer_loss(
     model: MolmoAct, head: SpaceHead, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0
 ) -> Tensor:
-    """Weighted soft cross-entropy of the answers' tokens [B * K, S], the pointing of the prompt's names, and what the
-    prompt's tokens know of where the hand and the things are: a scalar.
+    """The training loss, a scalar.
 
-    news: how much more an action's value counts that the action before did not have. Most repeat the one before;
-    copying is learnt at once, and would drown the few values that say where the hand is to go.
+    It sums the weighted soft cross-entropy of the answers' tokens [B * K, S], the localisation loss of the prompt's
+    name tokens, and the auxiliary regression of gripper and object positions.
 
-    The prompt's last token is the phrase that says that a stroke is there: it is the stroke's name. Image tokens that
-    show where the stroke goes next come to resemble it, and it points there.
+    news: weight of an action value that differs from the previous action's. Most values repeat the previous one;
+    copying is learnt quickly and would dominate the few values that determine the motion.
 
-    An answer has to find the named thing in the picture: the name's own token looks for it first, in the lower layers,
-    and the answer reads it there. Few examples teach that chain only if its first link is taught by itself.
+    The prompt's last token is the phrase that announces a stroke and serves as the stroke's name. Image tokens that
+    show the stroke's next part are trained to resemble it, and it is trained to point there.
+
+    An answer has to locate the named object in the image: the name token attends to it first, in the lower layers, and
+    the answer reads the result there. With few examples, training learns this chain only if its first link is
+    supervised directly.
     """
     batch = batch.to(model.lm_head.weight.device)
     seen, halfway, hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
@@ -105,7 +113,7 @@ def answer_loss(
     if names.any():
         places = model.logits(halfway[names])[:, maker.coordinates]
         loss = loss + POINTING_WEIGHT * pointing_loss(places, batch.points[names])
-    # One picture hides how high the hand is, and with it how far in front of a thing: found before it is needed.
+    # A single image leaves the gripper's height ambiguous, and so its distance to an object: supervise both directly.
     last = learnt.int().argmax(dim=1)
     asking = halfway[torch.arange(len(last), device=last.device), last]
     things = ~batch.offsets.isnan().any(-1)

@@ -1,4 +1,4 @@
-"""The depth codebook: trains the VQ-VAE on the front camera's depth and encodes the demonstrations with it."""
+"""Trains the depth VQ-VAE on the front camera's depth, and encodes the demonstrations with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from molmoact_ros.engine.model.checkpoint import DEPTH, load_depth_vq
 from molmoact_ros.engine.model.depth_vq import DepthVq, relative_depth
 from molmoact_ros.training.demonstrations import Demonstrations
 
-HIDDEN, DIM = 4, 64  # first width and code width of the nano's VQ-VAE
+HIDDEN, DIM = 4, 64  # width of the first layer and of a code in the nano's VQ-VAE
 STEPS, BATCH, RATE = 500, 8, 3e-3
 
 
@@ -22,7 +22,7 @@ def _pictures(data: Demonstrations, rows: np.ndarray) -> torch.Tensor:
 
 
 def train_depth_vq(data: Demonstrations, seed: int) -> DepthVq:
-    """A VQ-VAE trained on the demonstrations' depth."""
+    """Train a VQ-VAE on the demonstrations' depth."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = DepthVq(HIDDEN, DIM)
@@ -40,7 +40,7 @@ def train_depth_vq(data: Demonstrations, seed: int) -> DepthVq:
 
 
 def depth_vq(data: Demonstrations, folder: Path, seed: int) -> DepthVq:
-    """The VQ-VAE in `folder`, trained and saved there first when it is missing."""
+    """Load the VQ-VAE in `folder`; train and save it first if it is missing."""
     weights = folder / DEPTH
     if not weights.exists():
         save_file(train_depth_vq(data, seed).state_dict(), weights)
@@ -48,5 +48,5 @@ def depth_vq(data: Demonstrations, folder: Path, seed: int) -> DepthVq:
 
 
 def depth_codes(model: DepthVq, data: Demonstrations, rows: np.ndarray) -> np.ndarray:
-    """Codes int64 [len(rows), 10, 10] of the samples `rows`."""
+    """Depth codes int64 [len(rows), 10, 10] of the samples `rows`."""
     return model.encode(_pictures(data, rows)).numpy()

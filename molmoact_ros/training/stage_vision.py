@@ -1,8 +1,8 @@
-"""First stage of training: image tokens say which thing is there, and where, in the language model's own terms.
+"""First stage of training: vision-language alignment; image tokens identify and locate objects in the decoder's terms.
 
-A released tower was trained on pictures with words before MolmoAct saw it, and demonstrations rest on that. Here the
-same is done for the workcell: the token of the window in which a thing's centre lies comes to resemble the thing's
-name, and to give its place as the coordinates of a trace.
+A released tower was pre-trained on image-text pairs before MolmoAct, which learning from demonstrations relies on. This
+stage does the same for the workcell: the token of the window that contains an object's centre learns to resemble the
+object's name, and to predict its position as trace coordinates.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from molmoact_ros.training.data_loader import BatchMaker, pointing_loss
 from molmoact_ros.training.demonstrations import THINGS, Demonstrations
 from molmoact_ros.training.nano_model import view_patches
 
-NAMING_WEIGHT = 10.0  # most windows hold nothing and cost next to nothing
-PRESENT_WEIGHT = 5.0  # against the many windows where a thing is not
-MEAN_WEIGHT = 0.01  # what all image tokens share tells attention nothing; it would drown the rest
+NAMING_WEIGHT = 10.0  # most windows are empty and contribute little loss
+PRESENT_WEIGHT = 5.0  # balances the many windows without an object
+MEAN_WEIGHT = 0.01  # penalises the image tokens' shared mean: it carries no information and would dominate attention
 
 
 class VisionHead(nn.Module):
-    """What the words do not give: something for the hand, which has no name, to look like; and a bias. Thrown away."""
+    """Auxiliary head: an embedding for the gripper, which has no name token, and a bias. Discarded after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class VisionHead(nn.Module):
         self.scale = 0.5
 
     def forward(self, tokens: Tensor, names: Tensor) -> Tensor:
-        """Image tokens [N, T, width] and names [15, width] to scores [N, T, 16] of each thing and the hand there."""
+        """Scores [N, T, 16] of each object and the gripper for image tokens [N, T, width] and names [15, width]."""
         return self.scale * tokens @ torch.cat([names, self.hand]).T + self.bias
 
 
 def vision_batches(data: Demonstrations, size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Front views as patches float32 [B, 1, P, patch_dim], and where each of THINGS and the hand is in them, float32
-    [B, 16, 2] in 0..1 (NaN: nowhere), without end. first: the batch to begin with."""
+    """Yield batches of front views endlessly: patches float32 [B, 1, P, patch_dim], and the image positions of each of
+    THINGS and the gripper, float32 [B, 16, 2] in 0..1 (NaN: not in view). first: number of the first batch."""
     hand = data.trace[:, 0, :1] / np.float32(MAX_COORDINATE + 1)
     places = np.concatenate([data.places, hand], axis=1)
     places[((places < 0) | (places >= 1)).any(-1)] = np.nan
@@ -55,9 +55,9 @@ def vision_batches(data: Demonstrations, size: int, seed: int, first: int) -> It
 
 
 def vision_loss(model: MolmoAct, head: VisionHead, maker: BatchMaker, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """How badly image tokens name and place what is in their windows: a scalar.
+    """Classification and localisation loss of the image tokens for the objects in their windows: a scalar.
 
-    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, 16, 2], as `vision_batches` gives them.
+    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, 16, 2], from `vision_batches`.
     """
     crops, places = (t.to(model.lm_head.weight.device) for t in batch)
     transformer, grid = model.model.transformer, model.config.vit_config.grid

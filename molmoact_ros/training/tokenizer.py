@@ -20,17 +20,17 @@ from molmoact_ros.reasoning.trace import MAX_COORDINATE
 UNKNOWN = "<unk>"
 COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("cube", "ball", "cylinder")
 WORDS = ("put", "place", "move", "pick", "up", "the", "in", "into", "on", *COLOURS, *SHAPES, "bowl", "plate", "box")
-"""Every word of the simulator's instructions."""
+"""All words of the simulator's instructions."""
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-"""What is said together is one token, as in any vocabulary: a small model need not put it together."""
+"""Words that always occur together form one token, so that a small model need not compose them."""
 _MULTIPLE = 64
-"""The vocabulary is padded to a multiple of this, a size that matrix products like."""
+"""The vocabulary is padded to a multiple of this, an efficient size for matrix products."""
 
 
 def build_tokenizer() -> Tokenizer:
-    """The tokenizer; its base vocabulary is `base_vocab_size` ids, the six image tokens follow.
+    """Build the tokenizer: a base vocabulary of `base_vocab_size` ids, followed by the six image tokens.
 
-    What it does not know becomes `<unk>`, one for each stretch of unknown text.
+    Each stretch of unknown text becomes one `<unk>`.
     """
     pieces = _pieces()
     vocabulary = [END_OF_TEXT, UNKNOWN, *pieces]
@@ -49,7 +49,7 @@ def base_vocab_size(tokenizer: Tokenizer) -> int:
 
 
 def _pieces() -> list[str]:
-    """Every piece of text that is one token, in id order, without repeats."""
+    """Every text that is one token, in id order, without duplicates."""
     coordinates = [str(n) for n in range(MAX_COORDINATE + 1)]
     return list(
         dict.fromkeys(
@@ -70,7 +70,7 @@ def _pieces() -> list[str]:
 
 
 def _phrases() -> list[str]:
-    """The fixed text of every prompt and answer; words bring the space before them, so a phrase gives it up."""
+    """The fixed text of every prompt and answer. A word token includes its leading space; phrases end without one."""
     texts: list[str] = []
     for cameras, steered in product((1, 2), (False, True)):
         before, *rest = prompt_template(cameras, steered).split(" {T}")

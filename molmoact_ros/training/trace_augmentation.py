@@ -1,10 +1,10 @@
-"""Strokes: what a person may draw on the front picture, and the expert that follows it. The teacher of steering.
+"""Random strokes like those an operator draws on the front image, and the scripted expert that follows them.
 
-A stroke says where the hand is to be seen, not how far away it is. The expert moves in the plane of sight through the
-stroke, at a height that follows from the place alone: at `TRAVEL` above the table where the arm can be there, higher
-towards the base, lower at the table's near edge, and down a funnel onto what the stroke ends on. The fingers stay as
-they are. It has no memory, like `Expert`. Pixels are those of the 640x480 front picture, positions metres in
-`fr3_link0`.
+They are the training data of trace steering. A stroke determines the gripper's position in the image, not its depth.
+The expert moves along the viewing rays through the stroke, at a height that depends on the position only: `TRAVEL`
+above the table where the arm reaches it, higher towards the base, lower at the table's near edge, and down a funnel
+onto the stroke's end. The fingers stay as they are. It is memoryless, like `Expert`. Pixels are those of the 640x480
+front image, positions are metres in `fr3_link0`.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from molmoact_ros.training.expert import CHUNK_STEPS, HOVER, MAX_STEP
 
 WIDTH, HEIGHT = D435_FRONT.width, D435_FRONT.height
 POSITION, ROTATION = front_pose()
-METRES = float(np.linalg.norm(POSITION - [0.5, 0.0, 0.1])) / D435_FRONT.fx  # one pixel about the middle of the table
+METRES = float(np.linalg.norm(POSITION - [0.5, 0.0, 0.1])) / D435_FRONT.fx  # one pixel near the middle of the table
 STEP_PIXELS = 11.0  # along the stroke in one step: about 0.15 m/s
 MAX_DROP = 0.018  # m vertically in one step
-TRAVEL = 0.15  # m: height of the hand on its way, where it can be there
-NEAREST, FARTHEST = 0.36, 0.70  # m along x from the base: where the hand points down well
-LOWEST, HIGHEST = 0.02, 0.36  # m
-ON_TABLE, WITH_OBJECT = 0.05, 0.09  # m: where a stroke ends on nothing, and where something is held
+TRAVEL = 0.15  # m: travel height of the gripper, where reachable
+NEAREST, FARTHEST = 0.36, 0.70  # m along x from the base: range in which the gripper can point down well
+LOWEST, HIGHEST = 0.02, 0.36  # m: range of the gripper's height
+ON_TABLE, WITH_OBJECT = 0.05, 0.09  # m: height at a stroke's end on nothing, and while holding an object
 AIM = 18.0  # pixels: a stroke that ends closer to an object ends on it
-SOON = (1, 2, 4, 8)  # steps: the prompt's last token learns to know where the hand is after each
+SOON = (1, 2, 4, 8)  # steps after which the prompt's last token learns to predict the gripper's position
 
 
 def lifted(pixel: np.ndarray, height: float) -> np.ndarray:
-    """The point [3] m at a height that shows at a pixel [2]."""
+    """Deproject a pixel [2] to the point [3] m at a given height, m."""
     return lift(pixel[None], np.array([height]), POSITION, ROTATION, D435_FRONT)[0]
 
 
 def projected(points: np.ndarray) -> np.ndarray:
-    """Pixels [n, 2] of points [n, 3] m."""
+    """Project points [n, 3] m to pixels [n, 2]."""
     return project(points, POSITION, ROTATION, D435_FRONT)
 
 
 def heights(pixel: np.ndarray) -> tuple[float, float]:
-    """The lowest and the highest the hand may be, m, to show at a pixel [2]: between `NEAREST` and `FARTHEST`."""
+    """Minimum and maximum height, m, of a gripper that projects to a pixel [2] between `NEAREST` and `FARTHEST`."""
     ray = sight(pixel[None], ROTATION, D435_FRONT)[0]
     low, high = (POSITION[2] + (x - POSITION[0]) / min(ray[0], -1e-6) * ray[2] for x in (NEAREST, FARTHEST))
     return float(np.clip(low, LOWEST, HIGHEST)), float(np.clip(high, LOWEST, HIGHEST))
@@ -59,29 +59,31 @@ def heights(pixel: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Stroke:
-    """A drawn line, pixels [n, 2], and the height in m at which the hand ends on what it ends on."""
+    """A drawn line, pixels [n, 2], and the gripper's height at its end, m."""
 
     points: np.ndarray
     end_height: float
 
     @property
     def length(self) -> float:
-        """Pixels."""
+        """Arc length, pixels."""
         return float(lengths_of(self.points)[-1])
 
     def at(self, where: float) -> np.ndarray:
-        """Its point [2] `where` pixels along it."""
+        """The point [2] at arc length `where`, pixels."""
         return point_at(self.points, where)
 
     def height(self, where: float) -> float:
-        """The hand's height in m `where` pixels along it."""
+        """The gripper's height, m, at arc length `where`, pixels."""
         left = max(0.0, (self.length - where) * METRES - 0.007)
         over = min(max(TRAVEL, self.end_height + HOVER), self.end_height + 2.5 * left)
         return float(np.clip(over, *heights(self.at(where))))
 
     def windows(self, rows: int, columns: int) -> np.ndarray:
-        """What windows of the picture show of it, float32 [rows * columns, 5], NaN where it is not in sight: its middle
-        there, (x, y) in 0..1 of the window, its direction (x, y), and how far along that is, in hundreds of pixels."""
+        """The stroke's part in each window of the image, float32 [rows * columns, 5], NaN where it does not pass.
+
+        Columns: its midpoint, (x, y) in 0..1 of the window; its direction (x, y); its arc length, hundreds of pixels.
+        """
         ends = lengths_of(self.points)
         along = np.linspace(0.0, ends[-1], max(2, int(ends[-1] / 2)))
         points = np.stack([np.interp(along, ends, self.points[:, axis]) for axis in (0, 1)], axis=1)
@@ -97,7 +99,7 @@ class Stroke:
 
 
 def follow(stroke: Stroke, tcp: np.ndarray, steps: int = CHUNK_STEPS) -> np.ndarray:
-    """Where the hand, now at `tcp` [3] m beside the stroke's beginning, is after each step: [steps + 1, 3] m."""
+    """The gripper's positions [steps + 1, 3] m when it follows a stroke from `tcp` [3] m near the stroke's start."""
     positions, where = [tcp], 0.0
     for _ in range(steps):
         tcp, where = _advance(stroke, tcp, where)
@@ -106,7 +108,7 @@ def follow(stroke: Stroke, tcp: np.ndarray, steps: int = CHUNK_STEPS) -> np.ndar
 
 
 def _advance(stroke: Stroke, tcp: np.ndarray, where: float) -> tuple[np.ndarray, float]:
-    """One step further along the stroke, as far as hand and height can follow; half of what it is off is made good."""
+    """Advance one step along the stroke within the speed and height limits; it corrects half of the lateral error."""
     off = projected(tcp[None])[0] - stroke.at(where)
     most = min(STEP_PIXELS, max(1.5, 0.35 * (stroke.length - where)))
     for share in np.linspace(1.0, 0.0, 11):
@@ -119,7 +121,7 @@ def _advance(stroke: Stroke, tcp: np.ndarray, where: float) -> tuple[np.ndarray,
 
 
 def chunk(stroke: Stroke, tcp: np.ndarray, held: bool) -> np.ndarray:
-    """The expert's next actions, float64 [8, 7] as in `ReasonedPlan.chunk`."""
+    """The expert's next actions, float64 [8, 7] as in `ExpertPlan.chunk`."""
     actions = np.zeros((CHUNK_STEPS, 7))
     actions[:, :3] = np.diff(follow(stroke, tcp), axis=0)
     actions[:, 6] = 0.0 if held else 1.0
@@ -127,7 +129,7 @@ def chunk(stroke: Stroke, tcp: np.ndarray, held: bool) -> np.ndarray:
 
 
 def end_height(end: np.ndarray, objects: dict[str, np.ndarray], held: bool) -> float:
-    """Height in m at which a stroke ends at a pixel [2]. objects: the pixels [2] of those that lie on the table."""
+    """The gripper's height, m, at a stroke's end pixel [2]. objects: pixels [2] of the objects on the table."""
     if held:
         return WITH_OBJECT
     near = [name for name, pixel in objects.items() if np.linalg.norm(pixel - end) < AIM]
@@ -139,9 +141,9 @@ def end_height(end: np.ndarray, objects: dict[str, np.ndarray], held: bool) -> f
 def draw_stroke(
     hand: np.ndarray, objects: dict[str, np.ndarray], targets: list[np.ndarray], held: bool, rng: np.random.Generator
 ) -> Stroke:
-    """A random stroke, as it is left when the gripper shows at the pixel `hand` [2], or somewhat off it.
+    """A random stroke's remainder for a gripper at the pixel `hand` [2], or slightly off the stroke.
 
-    objects, targets: pixels [2] of what lies on the table.
+    objects, targets: pixels [2] of those on the table.
     """
     side = rng.normal(0, 5.0, 2) if rng.random() < 0.8 else rng.normal(0, 15.0, 2)
     begin = hand + side
@@ -149,7 +151,7 @@ def draw_stroke(
     points = np.vstack([begin, *_between(begin, end, rng), end])
     points = np.clip(points, 0, (WIDTH - 1, HEIGHT - 1))
     drawn = pixels_from_trace(trace_from_pixels(points, WIDTH, HEIGHT), WIDTH, HEIGHT).astype(float)
-    # The rest of a trace begins at its point nearest to the gripper.
+    # The remainder of a trace begins at its point nearest to the gripper.
     first = drawn[1] - drawn[0]
     along = float(np.clip(first @ (hand - drawn[0]) / max(1e-9, first @ first), 0, 0.9))
     drawn[0] = np.round(drawn[0] + along * first)
@@ -176,12 +178,12 @@ def _anywhere(rng: np.random.Generator) -> np.ndarray:
 
 
 def _between(begin: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Up to three points on the way: none, detours, or points of a bow."""
+    """Up to three intermediate points: none, detours, or points of a bow."""
     kind, way = rng.random(), end - begin
     aside = np.array([-way[1], way[0]])
     if kind < 0.3:
         return []
-    if kind < 0.5:  # a corner near the gripper: what is left of a longer stroke
+    if kind < 0.5:  # a corner near the gripper: the remainder of a longer stroke
         angle = rng.uniform(0, 2 * np.pi)
         return [begin + rng.uniform(4, 90) * np.array([np.cos(angle), np.sin(angle)])]
     if kind < 0.7:
@@ -192,12 +194,14 @@ def _between(begin: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> li
 
 
 def overlay(view: np.ndarray, trace: np.ndarray) -> np.ndarray:
-    """A small front view, float32 [rows, columns, 3] in 0..255, with `trace` on it as if drawn on the camera's picture.
+    """A downscaled front view, float32 [rows, columns, 3] in 0..255, with `trace`, int [n, 2] in 0..255, as if drawn on
+    the camera image.
 
-    The camera's picture is gone; but drawing mixes every pixel with the line's colour by some share, and area averaging
-    is linear. So the shares are drawn and averaged alone. Exact where the picture is even within one small pixel.
+    The camera image is not stored. But drawing blends each pixel with the line's colour by some alpha, and area
+    averaging is linear. So only the alpha is drawn and averaged. This is exact where the camera image is uniform within
+    one downscaled pixel.
     """
     white = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
-    drawn = draw_training_overlay(white, checked_trace(trace))[..., 0]  # the colour has no red: what is missing is line
+    drawn = draw_training_overlay(white, checked_trace(trace))[..., 0]  # the colour has no red: missing red is line
     share = 1 - cv2.resize(drawn.astype(np.float32), view.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None] / 255
     return view * (1 - share) + np.array(TRAINING_COLOUR, np.float32) * share

@@ -1,8 +1,8 @@
-"""Training of the nano model, in stages, seeded and resumable.
+"""Trains the nano model in stages, seeded and resumable.
 
-1. `vision`: the image tokens learn to say which things are there, and where. 2. `answer`: the whole model learns to
-answer; most batches leave the depth codes out to save time. 3. `action`: the same, but what an action newly says counts
-most, and half of the batches are about a stroke drawn on the picture.
+1. `vision`: the image tokens learn to identify and locate objects. 2. `answer`: the whole model learns to generate
+answers; most batches omit the depth codes to save time. 3. `action`: the same, but action values that differ from the
+previous action's weigh most, and half of the batches have a stroke drawn on the image.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ STAGES = ("vision", "answer", "action")
 
 
 class StageConfig(BaseModel):
-    """How one stage trains. Learning rate: linear warm-up, then cosine down to a twentieth."""
+    """Hyperparameters of one stage. Learning rate: linear warm-up, then cosine decay to a twentieth."""
 
     steps: int
     batch: int
-    asked: int = 1  # instructions for every moment
-    depth: float = 0.2  # share of the batches that have depth codes in their answers
-    news: float = 1.0  # weight of an action's values that the action before did not have
-    steered: float = 0.0  # share of the batches that have strokes on their pictures
+    asked: int = 1  # instructions per state
+    depth: float = 0.2  # fraction of batches with depth codes in their answers
+    news: float = 1.0  # weight of action values that differ from the previous action's
+    steered: float = 0.0  # fraction of batches with strokes on their images
     rate: float
     warm_up: int = 100
 
 
 class TrainConfig(BaseModel):
-    """The whole recipe."""
+    """Hyperparameters of all stages."""
 
     seed: int = 0
     weight_decay: float = 0.05
@@ -61,7 +61,7 @@ class TrainConfig(BaseModel):
 
 
 def rate_at(step: int, stage: StageConfig) -> float:
-    """Learning rate at a step of a stage."""
+    """The learning rate at a step of a stage."""
     if step < stage.warm_up:
         return stage.rate * (step + 1) / stage.warm_up
     progress = min(1.0, (step - stage.warm_up) / max(1, stage.steps - stage.warm_up))
@@ -69,7 +69,7 @@ def rate_at(step: int, stage: StageConfig) -> float:
 
 
 def draw_curves(history: list[dict[str, float | str]], picture: Path) -> None:
-    """Draw the loss of each stage over its steps."""
+    """Plot the loss of each stage over its steps."""
     figure, axes = plt.subplots(1, len(STAGES), figsize=(5 * len(STAGES), 3.5), squeeze=False)
     for stage, ax in zip(STAGES, axes[0], strict=True):
         points = [(entry["step"], entry["loss"]) for entry in history if entry["stage"] == stage]
@@ -82,13 +82,13 @@ def draw_curves(history: list[dict[str, float | str]], picture: Path) -> None:
 
 
 class Trainer:
-    """Holds what is trained, optimiser and progress; `run` goes through the stages and saves as it goes."""
+    """Holds modules, optimiser and progress; `run` trains all stages and saves regularly."""
 
     def __init__(
         self, makers: dict[str, Callable[[int], Iterator[Any]]], config: TrainConfig, out: Path,
         loss: dict[str, Callable[[Any], Tensor]], modules: dict[str, nn.Module],
     ) -> None:  # fmt: skip
-        """For each stage: makers, its batches from a number on; loss; modules, what it trains. out: where to save."""
+        """For each stage, makers: its batches from a number on; loss; modules: what it trains. out: output folder."""
         self.makers, self.config, self.out = makers, config, out
         self.loss, self.modules = loss, nn.ModuleDict(modules)
         self.stage, self.step = STAGES[0], 0
@@ -102,7 +102,7 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), foreach=True)
 
     def save(self) -> None:
-        """Write everything that a later run needs to go on."""
+        """Write everything that a later run needs to resume."""
         state = {
             "modules": self.modules.state_dict(), "optimiser": self.optimiser.state_dict(), "stage": self.stage,
             "step": self.step, "history": self.history,
@@ -113,7 +113,7 @@ class Trainer:
         draw_curves(self.history, self.out / "curves.png")
 
     def resume(self) -> bool:
-        """Take up a saved run; False when there is none."""
+        """Load a saved run; False if there is none."""
         path = self.out / "progress.pt"
         if not path.exists():
             return False
@@ -125,11 +125,11 @@ class Trainer:
         return True
 
     def skip_to(self, stage: str) -> None:
-        """Leave out the stages before one."""
+        """Skip the stages before `stage`."""
         self.stage, self.step, self.optimiser = stage, 0, self._optimiser(stage)
 
     def run(self) -> None:
-        """Train from where we are to the end of the last stage."""
+        """Train from the current step to the end of the last stage."""
         for stage in STAGES[STAGES.index(self.stage) :]:
             if stage != self.stage:
                 self.skip_to(stage)
@@ -155,7 +155,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         device = next(self.modules.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16):  # half the time where the processor knows bfloat16
+        with torch.autocast(device.type, torch.bfloat16):  # halves the time on CPUs with bfloat16
             loss = self.loss[self.stage](batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -167,10 +167,17 @@ class Trainer:
 def train_nano(
     robot: Path, folder: Path, samples: int, config: TrainConfig, start: Path | None = None, workers: int = 2
 ) -> MolmoAct:
-    """Everything from nothing: demonstrations, depth codes, the stages. Goes on where an earlier run stopped.
+    """Train the nano model from scratch: demonstrations, depth codes, all stages. It resumes an interrupted run.
 
-    folder: where demonstrations, progress, the loss curve and at last `checkpoint` are kept. start: a checkpoint whose
-    weights go through the last stage alone, instead of new ones through all. Returns the trained model.
+    Args:
+        robot: the arm's MJCF file.
+        folder: receives demonstrations, progress, the loss curve and finally `checkpoint`.
+        samples: number of demonstrations.
+        config: the hyperparameters.
+        start: a checkpoint to fine-tune in the last stage only, instead of training new weights in all stages.
+        workers: processes that collect demonstrations.
+
+    Returns the trained model.
     """
     torch.manual_seed(config.seed)
     data = Demonstrations.load(collect_all(robot, folder / "demonstrations", samples, workers))
@@ -211,7 +218,7 @@ def train_nano(
         {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": answering, "action": answering},
     )
     if not trainer.resume() and start is not None and begun is not None:
-        shutil.copy(start / DEPTH, folder / DEPTH)  # the codes that the weights know
+        shutil.copy(start / DEPTH, folder / DEPTH)  # the codebook that the weights were trained with
         model.load_state_dict(begun.model.state_dict())
         trainer.skip_to(STAGES[-1])
     trainer.run()

@@ -1,1 +1,1 @@
-"""What every other part may use: paths, child processes, checks, provenance."""
+"""Utilities for all other packages: paths, child processes, checks, provenance."""

@@ -1,4 +1,4 @@
-"""What a look at something found, one line for each thing."""
+"""Results of checks, one line each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """OK: as it should be. NOTE: worth knowing, nothing to mend. FAIL: `text` says what to do."""
+    """OK: passed. NOTE: worth knowing, no action needed. FAIL: the check's `text` says what to do."""
 
     OK = "ok"
     NOTE = "note"
@@ -16,7 +16,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """`name`: what was looked at; text: what was found, in one line."""
+    """The result of one check. name: what was checked. text: the finding in one line."""
 
     name: str
     verdict: Verdict
@@ -24,5 +24,5 @@ class Check:
 
     @classmethod
     def check(cls, name: str, fine: bool, text: str) -> Check:
-        """OK or FAIL."""
+        """A check with verdict OK if `fine`, else FAIL."""
         return cls(name, Verdict.OK if fine else Verdict.FAIL, text)

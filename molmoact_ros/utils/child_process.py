@@ -1,6 +1,6 @@
-"""Child processes: each ends with its parent, however that ends, and none outlives a signal that ends the parent.
+"""Child processes that end with their parent, however it ends; none outlives a signal that ends the parent.
 
-As a program, `python -m molmoact_ros.utils.child_process COMMAND...` becomes COMMAND, tied to its parent in the same
+Run as a program, `python -m molmoact_ros.utils.child_process COMMAND...` execs COMMAND, tied to its parent in the same
 way.
 """
 
@@ -19,17 +19,17 @@ from types import FrameType
 from typing import Any, Final
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a node or a command: Ctrl-C, `kill` or a service manager, and a terminal or a connection that is gone."""
+"""Signals that end a node or a command: Ctrl-C, `kill` or a service manager, a closed terminal or lost connection."""
 PATIENCE: Final = 5.0
-"""s that a child has for braking and ending before it is killed."""
+"""Grace period for a child to stop the robot and exit before it is killed, s."""
 AGAIN: Final = 10.0
-"""s after which another signal interrupts an end that was begun."""
+"""Time after which another signal interrupts a shutdown in progress, s."""
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _libc = ctypes.CDLL(None)
 
 
 class Ended(KeyboardInterrupt):
-    """A signal ends the command. number: which."""
+    """Raised when a signal ends the command. number: the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within, each of ENDING raises Ended in the main thread, so that `with` blocks end what they began.
+    """Context in which each signal of ENDING raises Ended in the main thread, so that `with` blocks clean up.
 
-    One alone: those that come within AGAIN seconds change nothing, as ending has begun. SIGINT stays ignored where it
-    was, as it is for a shell's background jobs; SIGHUP does not. On other threads than the main one, nothing changes.
+    Further signals within AGAIN seconds are ignored, since the shutdown is in progress. SIGINT stays ignored if it was
+    ignored before, as for a shell's background jobs; SIGHUP does not. Outside the main thread, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -68,9 +68,9 @@ def ended_by_signals() -> Iterator[None]:
 def start(command: Sequence[str], terminal: bool = False, **options: Any) -> subprocess.Popen[Any]:
     """Start a child process; `options` are those of `subprocess.Popen`.
 
-    It is sent SIGTERM when the thread that started it ends, even by SIGKILL. It ignores none of ENDING at first,
-    whatever this process ignores. What a terminal sends reaches it through this process alone, except with `terminal`,
-    for children that read from it.
+    The child receives SIGTERM when the thread that started it ends, even by SIGKILL. It starts with none of ENDING
+    ignored, whatever this process ignores. It runs in a new session, so a terminal's signals reach it only through this
+    process; with `terminal`, it stays in this session and can read from the terminal.
     """
     parent = os.getpid()
     return subprocess.Popen(
@@ -79,21 +79,21 @@ def start(command: Sequence[str], terminal: bool = False, **options: Any) -> sub
 
 
 def end(children: Sequence[subprocess.Popen[Any]], patience: float = PATIENCE) -> None:
-    """End children that `start` has started: SIGTERM, and SIGKILL for those that have not ended after `patience` s."""
+    """End children started by `start`: SIGTERM, and SIGKILL for those still running after `patience` s."""
     running = [child for child in children if child.poll() is None]
     for child in running:
         child.send_signal(signal.SIGTERM)
     try:
         _reap(running, patience)
-    except BaseException:  # a signal, which must not leave any of them
+    except BaseException:  # a signal must not leave any child behind
         _reap(running, patience)
         raise
 
 
 def run(command: Sequence[str], patience: float = PATIENCE, terminal: bool = False, **options: Any) -> int:
-    """Run one child in the foreground until it ends; its exit status, as a shell would tell it.
+    """Run one child in the foreground until it ends; return its exit status, as a shell reports it.
 
-    Where a signal ends this process (`ended_by_signals`), the child is ended first; status 0 if it did so in order.
+    If a signal ends this process (`ended_by_signals`), the child is ended first; the status is 0 if SIGTERM ended it.
     """
     child = start(command, terminal, **options)
     try:
@@ -108,14 +108,14 @@ def run(command: Sequence[str], patience: float = PATIENCE, terminal: bool = Fal
 
 
 def die_with_parent(parent: int) -> None:
-    """In a child of the process `parent`: be sent SIGTERM when the parent's thread that started it ends."""
+    """Called in a child of the process `parent`: receive SIGTERM when the parent's thread that started it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it has ended already
+    if os.getppid() != parent:  # the parent has ended already
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _tie(parent: int) -> None:
-    """In the child, before its program begins. A real-time priority of the parent's is not its own."""
+    """Called in the child before exec. It also resets a real-time priority inherited from the parent."""
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     for number in ENDING:
@@ -135,7 +135,7 @@ def _reap(running: Sequence[subprocess.Popen[Any]], patience: float) -> None:
 
 
 def _kill(child: subprocess.Popen[Any]) -> None:
-    """SIGKILL, for a leader of a process group to all in it: what it has started would be left over."""
+    """Send SIGKILL; for a process-group leader, to the whole group, so that its children are not left behind."""
     with suppress(ProcessLookupError):
         if os.getpgid(child.pid) == child.pid:
             os.killpg(child.pid, signal.SIGKILL)

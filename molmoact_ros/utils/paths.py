@@ -1,4 +1,4 @@
-"""Where the installed data is: models, configuration and launch files."""
+"""Paths of the installed data: models, configuration and launch files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 def share() -> Path:
     """The folder with `models`, `config` and `launch`: `<prefix>/share/molmoact_ros`, or a source checkout's root.
 
-    Works for an environment of pip and for a colcon workspace: both keep Python in `<prefix>/lib/python3.x/...`.
-    Raises FileNotFoundError when the installation is not whole.
+    Works for a pip environment and for a colcon workspace: both keep Python in `<prefix>/lib/python3.x/...`.
+    Raises FileNotFoundError when the installation is incomplete.
     """
     for parent in Path(__file__).resolve().parents[1:]:
         for folder in (parent / "share" / "molmoact_ros", parent):
@@ -30,15 +30,15 @@ def default_checkpoint() -> Path:
 
 
 def shape(name: str) -> Path:
-    """The folder with the config.json of a shape of model: 7b-d, or the path of any checkpoint."""
+    """The folder with the config.json of a model shape, such as 7b-d; `name` may also be the path of a checkpoint."""
     folder = share() / "config" / "shapes" / name
     return folder if folder.is_dir() else Path(name)
 
 
 def profile(name: str) -> Path:
-    """The file of a profile; `name` may also be the path of one of your own, such as mine.yaml.
+    """The file of a profile; `name` may also be the path of your own profile, such as mine.yaml.
 
-    Raises FileNotFoundError, naming the profiles there are.
+    Raises FileNotFoundError that lists the known profiles.
     """
     folder = share() / "config" / "profiles"
     file = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
@@ -49,10 +49,10 @@ def profile(name: str) -> Path:
 
 
 def fastdds_profile() -> Path:
-    """Fast DDS settings with shared memory for RGB-D images; FASTRTPS_DEFAULT_PROFILES_FILE names it to ROS 2."""
+    """Fast DDS settings with shared memory sized for RGB-D images; set FASTRTPS_DEFAULT_PROFILES_FILE to this path."""
     return share() / "config" / "fastdds.xml"
 
 
 def checkpoint_of(args: Namespace) -> Path:
-    """The checkpoint folder that a command line asks for."""
+    """The checkpoint folder given on the command line, or the default one."""
     return Path(args.checkpoint or default_checkpoint()).resolve()

@@ -1,4 +1,4 @@
-"""How far long work is: a callback, and a bar for the terminal."""
+"""Progress of long operations: a callback type, and a progress bar for the terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 Progress = Callable[[int, int], None]
-"""Told of long work how many parts of how many are done."""
+"""Callback of a long operation: the number of finished parts and the total number."""
 
 
 def ignore(done: int, of: int) -> None:
-    """For those who do not want to know."""
+    """A callback that does nothing."""
 
 
 @contextmanager
 def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """What shows how many of how many are done, as a bar; nothing where there is nothing to do."""
+    """A callback that shows a progress bar; no bar appears if it is never called."""
     from tqdm import tqdm
 
     bars: list[tqdm[Any]] = []

@@ -1,4 +1,4 @@
-"""What figures and recordings were taken on."""
+"""Provenance of measurements and recordings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def machine(digest: str) -> dict[str, str]:
-    """Processor, versions, and the digest of the checkpoint, if any."""
+    """Processor, package versions, and the checkpoint's digest ("" without one)."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return {

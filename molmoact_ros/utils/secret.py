@@ -1,4 +1,4 @@
-"""Secrets that lie in files: tokens and keys. Only their owner may read them, and they are too long to be guessed."""
+"""Secrets in files: tokens and keys, readable by their owner only and too long to guess."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 SHORTEST: Final = 16
-"""Characters of a secret."""
+"""Minimum length of a secret, characters."""
 KEY_VARIABLE: Final = "MOLMOACT_API_KEY"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """Whether `host` is reachable from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -22,8 +22,10 @@ def is_loopback(host: str) -> bool:
 
 
 def read_secret(file: str | Path, what: str = "token") -> str:
-    """The secret in a file. Raises ValueError for a file that others may read or a secret that can be guessed, OSError
-    where there is none."""
+    """Read the secret in a file.
+
+    Raises ValueError for a file that others may read or a secret that can be guessed, OSError for a missing file.
+    """
     path = Path(file).expanduser()
     if path.stat().st_mode & 0o077:
         raise ValueError(f"others may read the {what} in {path}; run: chmod 600 {path}")
@@ -34,7 +36,7 @@ def read_secret(file: str | Path, what: str = "token") -> str:
 
 
 def made_secret(path: Path) -> str:
-    """The secret in a file, which is made, readable by its owner alone, when it is missing. Raises as `read_secret`."""
+    """Read the secret in a file; create it, readable by its owner only, if it is missing. Raises as `read_secret`."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
@@ -43,7 +45,7 @@ def made_secret(path: Path) -> str:
 
 
 def server_key(file: str) -> str:
-    """The key of a model server: in a file, else in the environment's MOLMOACT_API_KEY; empty where neither is given.
+    """The key of a model server, from the file or else from the environment's MOLMOACT_API_KEY; empty without both.
 
     Raises as `read_secret`.
     """

@@ -1,1 +1,1 @@
-"""Pictures made for people: the plan drawn on the image, points in space, videos."""
+"""Visualisation for operators: the plan overlaid on the image, the trace in 3D, videos."""

@@ -1,4 +1,4 @@
-"""A trace in space: its pixels, lifted through the camera's depth and intrinsics."""
+"""Deprojects a trace to 3D with the camera's depth and intrinsics."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 from molmoact_ros.reasoning.trace import pixels_from_trace
 
 SPACING: Final = 8.0
-"""Pixels between the samples of the line."""
+"""Distance between samples along the trace, pixels."""
 WINDOW: Final = 2
-"""Pixels round a sample in which depth is looked for: the median of what is valid there."""
+"""Half-width of the window around a sample, pixels; its depth is the median of the valid pixels there."""
 
 
 def lift(trace: np.ndarray, depth: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Points float64 [m, 3] m in the camera's optical frame along `trace`, int [n, 2] in 0..255: on what is seen there.
+    """Deproject `trace`, int [n, 2] in 0..255, to the visible surface: points float64 [m, 3], m, in the optical frame.
 
-    depth: float [H, W] m along the optical axis, 0 where there is none; k: float [3, 3], the camera matrix of that
-    image. Where a sample has no depth, that of its neighbours along the line is joined straight; [0, 3] where none has.
+    depth: float [H, W] m along the optical axis, 0 where invalid. k: float [3, 3], the camera matrix of that image.
+    Samples without depth are interpolated linearly from their neighbours along the trace; if none has depth, the result
+    is [0, 3].
     """
     pixels = _samples(pixels_from_trace(trace, depth.shape[1], depth.shape[0]).astype(float))
     z = np.array([_depth_at(depth, *pixel) for pixel in np.round(pixels).astype(int)])

@@ -1,4 +1,4 @@
-"""The plan in the front picture, for people: which way it goes, whose it is and how old."""
+"""Overlays the plan on the front image for operators: its direction, source and age."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from molmoact_ros.reasoning.trace import TRAINING_COLOUR, checked_trace, pixels_from_trace
 
 HUMAN_COLOUR: Final = (255, 170, 0)
-"""Orange on RGB: a person's trace. The model's is cyan, as the released overlay."""
+"""Orange in RGB, for the operator's trace. The model's trace is cyan, as in the released overlay."""
 OLD: Final = 2.0
-"""s after which a trace is drawn in half its brightness: the picture may have moved on."""
+"""Age after which a trace is drawn at half brightness, s: the scene may have changed."""
 _EDGE: Final = (0, 0, 0)
 
 
 def draw_for_people(
     image: np.ndarray, trace: np.ndarray, colour: tuple[int, ...] = TRAINING_COLOUR
 ) -> np.ndarray:  # fmt: skip
-    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace`, int [n, 2] in 0..255: a dark-edged line of `colour`.
+    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace`, int [n, 2] in 0..255, as a dark-edged line of `colour`.
 
-    A dot where it begins, a ring where it ends, an arrow in the middle of every stretch that is long enough for one.
+    A dot marks the start, a ring the end, and an arrow the middle of every segment that is long enough.
     """
     canvas = np.ascontiguousarray(image).copy()
     points = pixels_from_trace(checked_trace(trace), canvas.shape[1], canvas.shape[0])
@@ -37,9 +37,9 @@ def draw_for_people(
 
 
 def draw_plan(image: np.ndarray, trace: np.ndarray, human: bool, age: float, lines: tuple[str, ...] = ()) -> np.ndarray:
-    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace`, int [n, 2] in 0..255, and what is known of it in words.
+    """A copy of `image`, uint8 [H, W, 3] RGB, with `trace`, int [n, 2] in 0..255, and a caption.
 
-    human: a person drew it. age: s since its picture was taken. lines: more words, each in a line of its own.
+    human: whether the operator drew the trace. age: time since its image was captured, s. lines: further caption lines.
     """
     bright = HUMAN_COLOUR if human else TRAINING_COLOUR
     colour = bright if age <= OLD else tuple(value // 2 for value in bright)
@@ -63,10 +63,10 @@ def _arrow(
 
 
 def write(canvas: np.ndarray, lines: tuple[str, ...], colour: tuple[int, ...] = (255, 255, 255)) -> None:
-    """Write lines into the upper left corner of `canvas`, uint8 [H, W, 3] RGB, on dark ground."""
+    """Write lines into the upper left corner of `canvas`, uint8 [H, W, 3] RGB, on a dark background."""
     scale, font = canvas.shape[0] / 900, cv2.FONT_HERSHEY_SIMPLEX
     width, step, margin = max(1, round(1.6 * scale)), round(36 * scale), round(12 * scale)
-    plain = [line.encode("ascii", "replace").decode() for line in lines]  # OpenCV 4's font has no other letters
+    plain = [line.encode("ascii", "replace").decode() for line in lines]  # OpenCV 4's font is ASCII only
     longest = max(cv2.getTextSize(line, font, scale, width)[0][0] for line in plain)
     cv2.rectangle(canvas, (0, 0), (longest + 2 * margin, step * len(plain) + margin), _EDGE, -1)
     for number, line in enumerate(plain):
@@ -74,7 +74,7 @@ def write(canvas: np.ndarray, lines: tuple[str, ...], colour: tuple[int, ...] = 
 
 
 def beside(front: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
-    """The front picture, uint8 [H, W, 3] RGB, and right of it the depth, float [h, w] in 0..1: uint8 [H, W + H, 3]."""
+    """The front image, uint8 [H, W, 3] RGB, with the depth, float [h, w] in 0..1, on its right: uint8 [H, W + H, 3]."""
     height = front.shape[0]
     if depth is not None:
         return np.hstack([front, colour_depth(depth, height)])
@@ -92,6 +92,6 @@ def colour_depth(depth: np.ndarray, side: int) -> np.ndarray:
 
 
 def jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """`pixels`, uint8 [H, W, 3] RGB, as a JPEG file. quality: 1..100."""
+    """Encode `pixels`, uint8 [H, W, 3] RGB, as JPEG. quality: 1..100."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return bytes(data)

@@ -1,4 +1,4 @@
-"""A video of an episode: the front camera with the trace, the decoded depth beside it, the task and state below."""
+"""Video of an episode: the front image with the trace, the decoded depth beside it, instruction and state below."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def compose_frame(
     """One video frame, uint8 [H + 48, W + H, 3] RGB (each size rounded up to even).
 
     front: uint8 [H, W, 3] RGB. trace: int [n, 2] in 0..255 of it. depth: float [h, w] in 0..1, nearer is larger, shown
-    from blue (far) to red (near). Either may be None while the model has not said it. instruction, state: the caption.
+    from blue (far) to red (near). Both are None until the model has generated them. instruction, state: the caption.
     """
     height, width = front.shape[:2]
     size = (height + _CAPTION_HEIGHT + height % 2, width + height + (width + height) % 2, 3)
@@ -41,9 +41,10 @@ def compose_frame(
 
 
 def compose_cameras(front: np.ndarray, others: Sequence[np.ndarray], instruction: str, state: str) -> np.ndarray:
-    """One video frame, uint8 [H + 48, W + w, 3] RGB (rounded up to even): cameras alone, with a caption.
+    """One video frame of camera images and a caption, uint8 [H + 48, W + w, 3] RGB (rounded up to even).
 
-    front: uint8 [H, W, 3] RGB; others: uint8 [h, w, 3] RGB each, one below the other to its right, as wide as fit.
+    front: uint8 [H, W, 3] RGB. others: uint8 [h, w, 3] RGB each, stacked to its right in equal heights, each scaled to
+    its aspect ratio.
     """
     height, width = front.shape[:2]
     side = max((round(picture.shape[1] * height / len(others) / picture.shape[0]) for picture in others), default=0)
@@ -60,17 +61,20 @@ def compose_cameras(front: np.ndarray, others: Sequence[np.ndarray], instruction
 
 
 def _write(frame: np.ndarray, text: str, at: tuple[int, int], width: int) -> None:
-    """Write `text` with its base line's left end `at` (column, row), as large as fits into `width` pixels."""
-    plain = text.encode("ascii", "replace").decode()  # OpenCV 4's font has no other letters
+    """Write `text` with its baseline's left end `at` (column, row), as large as fits into `width` pixels."""
+    plain = text.encode("ascii", "replace").decode()  # OpenCV 4's font is ASCII only
     (full, _), _ = cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
     scale = min(0.7, width / max(full, 1))
     cv2.putText(frame, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, _TEXT_COLOUR, 1, cv2.LINE_AA)
 
 
 class VideoWriter:
-    """An H.264 mp4 file; use it in a `with` block, which leaves a playable file on errors too.
+    """Writes an H.264 mp4 file. A `with` block leaves a playable file on errors too.
 
-    fps: frames per second of play. One thread encodes, so that simulator and engine keep their cores.
+    fps: frame rate of playback, frames/s. A single thread encodes, so that simulator and engine keep their cores.
+
+        with VideoWriter(Path("episode.mp4"), fps=10.0) as video:
+            video.write(frame)  # uint8 [H, W, 3] RGB
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -80,7 +84,9 @@ class VideoWriter:
         self._encoder: Generator[None, np.ndarray | None, None] | None = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Add `frame`, uint8 [H, W, 3] RGB with even H and W; ValueError if it differs in form from the first one."""
+        """Append `frame`, uint8 [H, W, 3] RGB with even H and W. Raises ValueError for another dtype or shape, or for
+        one that differs from the first frame's.
+        """
         if self._encoder is None:
             self._encoder = self._open(frame)
         if frame.shape != self._shape or frame.dtype != np.uint8:
@@ -90,7 +96,7 @@ class VideoWriter:
         self._encoder.send(np.ascontiguousarray(frame))
 
     def close(self) -> None:
-        """Finish the file. A video without frames leaves none."""
+        """Finish the file. Without frames, no file is left."""
         if self._encoder is not None:
             self._encoder.close()
             self._encoder = None

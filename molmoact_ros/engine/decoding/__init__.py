@@ -1,1 +1,1 @@
-"""Token by token: constrained, speculative and batched decoding, CUDA graphs and the CPU kernel."""
+"""Autoregressive decoding: constrained, speculative and batched decoding, CUDA graphs and the CPU kernel."""

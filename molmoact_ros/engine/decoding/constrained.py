@@ -1,7 +1,7 @@
-"""Grammar-constrained greedy decoding.
+"""Grammar-constrained greedy decoding with speculation.
 
-What the grammar forces rides along in the next pass, and a tree of guesses (draft.py) is checked many tokens at a time.
-The answer is the same, token for token, as plain greedy decoding under the same grammar.
+Tokens that the grammar forces join the next forward pass. The pass also verifies a tree of drafted tokens
+(speculative.py). The answer equals that of plain greedy decoding under the same grammar, token for token.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from molmoact_ros.engine.decoding.speculative import NARROW, AnswerCache, DraftC
 from molmoact_ros.reasoning.answer import Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 
-FIRST_GUESS, LONGEST_GUESS = 2, 100  # values guessed in a row
+FIRST_GUESS, LONGEST_GUESS = 2, 100  # values drafted in a row: initial and maximum
 NOTHING = AnswerCache()
 
 
 class CancelledStep(Exception):
-    """The step is not wanted any more."""
+    """Raised when the caller cancels the step."""
 
 
 @dataclass
 class SegmentCounts:
-    """What one segment of an answer cost: passes through the decoder, seconds, tokens guessed and guesses that held."""
+    """Cost of one segment of an answer: forward passes, time in s, tokens drafted (`guessed`) and accepted (`held`)."""
 
     passes: int = 0
     seconds: float = 0.0
@@ -37,32 +37,32 @@ class SegmentCounts:
 
 @dataclass
 class DecodeCounts:
-    """How one answer was decoded, segment by segment; tokens: of the whole answer."""
+    """Cost of one answer by segment. tokens: number of tokens of the whole answer."""
 
     tokens: int = 0
     segments: dict[Segment, SegmentCounts] = field(default_factory=lambda: {s: SegmentCounts() for s in Segment})
 
     @property
     def passes(self) -> int:
-        """Passes through the decoder, the prompt's not counted."""
+        """Forward passes of the decoder, without the prefill."""
         return sum(counts.passes for counts in self.segments.values())
 
 
 class Decoder(Protocol):
-    """What answers are decoded with: one sequence that grows, and guesses behind it that are kept or forgotten."""
+    """Interface of the decoder: one growing sequence, and drafted tokens after it that are accepted or dropped."""
 
     def feed(self, ids: Sequence[int], tree: Tree) -> None:
-        """One pass: append `ids`, one at least, to the sequence, and look at the tree's tokens behind them."""
+        """Run one pass: append `ids`, at least one, to the sequence, and evaluate the tree's tokens after them."""
 
     def choose(self, node: int, allowed: np.ndarray) -> int:
-        """The best of `allowed`, int64 [k], after a token of the tree, or (-1) after the last of the sequence."""
+        """The best of `allowed`, int64 [k], after node `node` of the tree; -1: after the sequence's last token."""
 
     def keep(self, nodes: Sequence[int]) -> None:
-        """Append these tokens of the tree, a branch from its root, to the sequence; forget the others."""
+        """Accept these nodes, a branch from the tree's root, into the sequence; drop the others."""
 
 
 class _Answer:
-    """An answer as it grows: its tokens, the grammar's state, and what has not been fed yet."""
+    """An answer in progress: its tokens, the grammar's state, and the tokens not yet fed to the decoder."""
 
     def __init__(self, grammar: AnswerGrammar, lasts: Sequence[AnswerCache], given: AnswerCache) -> None:
         self.grammar, self.state, self.given = grammar, grammar.start, given
@@ -72,7 +72,7 @@ class _Answer:
         self._force()
 
     def take(self, token: int) -> None:
-        """Append a chosen token and everything behind it that the grammar forces or that is given."""
+        """Append a chosen token and all tokens after it that the grammar forces or that are prefilled."""
         self._append(token)
         self._force()
 
@@ -96,18 +96,26 @@ def decode(
     decoder: Decoder, grammar: AnswerGrammar, lasts: Sequence[AnswerCache], counts: DecodeCounts,
     config: DraftConfig = NARROW, given: AnswerCache = NOTHING, wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[Segment, list[int], AnswerCache]]:  # fmt: skip
-    """Decode one answer behind the prompt that `decoder` already holds.
+    """Decode one answer after the prompt that `decoder` already holds.
 
-    Yields (segment just completed, tokens so far, what they say) at each change of segment; the last is END, with all
-    tokens. lasts: what the answers before said, the newest first, to guess by; they change the speed, never the answer.
-    given: parts of the answer that the model is not asked for. wanted: asked before every pass; CancelledStep is raised
-    once it says no.
+    Yields (completed segment, tokens so far, their values) at each change of segment; the last is END, with all tokens.
+
+    Args:
+        decoder: holds the prompt and its key-value cache.
+        grammar: constrains the answer.
+        counts: receives the cost of each segment.
+        lasts: previous answers to draft from, newest first; they affect the speed, never the answer.
+        config: how wide a pass may be.
+        given: prefilled parts of the answer that the model does not generate.
+        wanted: called before every pass.
+
+    Raises CancelledStep once `wanted` returns False.
     """
     answer, reach = (
         _Answer(grammar, lasts, given),
         dict.fromkeys(Segment, LONGEST_GUESS if config.patient else FIRST_GUESS),
     )
-    if not answer.pending:  # nothing is forced at the beginning
+    if not answer.pending:  # no token is forced at the start
         answer.take(decoder.choose(-1, grammar.allowed(answer.state)))
     while not answer.ended:
         if not wanted():
@@ -115,7 +123,7 @@ def decode(
         began, segment = time.perf_counter(), grammar.segment(answer.state)
         tree = grow(answer.tracker, answer.state, config, reach[segment])
         held = _advance(decoder, answer, tree)
-        # A guess that failed early is a wide pass for little: be shorter next time, and longer after one that held.
+        # A draft rejected early wastes a wide pass: shorten the next one, and lengthen it after full acceptance.
         if not config.patient:
             reach[segment] = reach[segment] + 2 if held == len(tree.tokens) else max(1, held)
         spent = counts.segments[segment]
@@ -128,14 +136,17 @@ def decode(
 
 
 def _advance(decoder: Decoder, answer: _Answer, tree: Tree) -> int:
-    """One pass: feed what is pending and the tree, keep what greedy decoding would have said; how many guesses held."""
+    """Run one pass over the pending tokens and the tree; accept the nodes that greedy decoding chooses.
+
+    Returns the number of accepted nodes.
+    """
     fed, answer.pending = answer.pending, []
     decoder.feed(fed, tree)
     branch: list[int] = []
     node = -1
     while not answer.ended:
         answer.take(decoder.choose(node, answer.grammar.allowed(answer.state)))
-        # What was taken, the forced tokens with it, may stand in the tree already.
+        # The chosen token and the forced tokens after it may be in the tree already.
         while answer.pending and (node, answer.pending[0]) in tree.children:
             node = tree.children[node, answer.pending.pop(0)]
             branch.append(node)

@@ -1,7 +1,7 @@
-"""The decoder for small models on a processor: a pass is one call of compiled code (cpu_kernel.cpp).
+"""Runs the decoder of small models on a CPU: a forward pass is one call of compiled code (cpu_kernel.cpp).
 
-A framework's calls cost more than a small model's arithmetic. And here a token's numbers do not depend on the width of
-the pass, so an answer with guesses equals one without by construction, not by luck of rounding.
+A framework's calls cost more than a small model's arithmetic. Moreover, a token's numerical results do not depend on
+the width of the pass here, so speculation leaves the answer unchanged by construction, not by luck of rounding.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from molmoact_ros.engine.model.molmoact import DecoderBlock, MolmoAct, rope_tabl
 from molmoact_ros.engine.model.quantization import is_quantised
 
 SLOTS = 64
-"""Scores of attention that are computed at once, as in cpu_kernel.cpp: a cache holds a multiple of it."""
+"""Attention scores computed at once, as in cpu_kernel.cpp; a cache's length is a multiple of it."""
 LARGEST = 64_000_000
-"""Parameters of the largest decoder run here. Its matrices are copied; a larger one gains little from fewer calls."""
+"""Maximum parameters of a decoder run here. Matrices are copied, and a larger decoder gains little from fewer calls."""
 MOST_HEAD = 256
-"""Greatest width of an attention head, as in cpu_kernel.cpp."""
+"""Maximum width of an attention head, as in cpu_kernel.cpp."""
 _WHOLE, _FLOAT, _POINTER = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
 
@@ -57,14 +57,14 @@ def _library() -> Any | None:
 
 
 def _lanes() -> int:
-    """Outputs of a packed matrix' panel: as many as this processor computes at once."""
+    """Rows of a packed matrix's panel: the number of outputs that this CPU computes at once (SIMD lanes)."""
     library = _library()
     assert library is not None
     return int(library.molmoact_lanes())
 
 
 def can_run(model: MolmoAct) -> bool:
-    """Whether a model's decoder can be run here: compiled, on a processor in float32, small, of Qwen2's kind."""
+    """Whether the kernel can run a model's decoder: compiled, on the CPU in float32, small, of the Qwen2 family."""
     if _library() is None:
         return False
     c, weight = model.config.llm_config, model.lm_head.weight
@@ -78,7 +78,7 @@ def can_run(model: MolmoAct) -> bool:
 
 
 def _pack(matrix: Tensor) -> np.ndarray:
-    """A matrix [outputs, width] as panels [outputs / lanes, width, lanes]."""
+    """Pack a matrix [outputs, width] into panels [outputs / lanes, width, lanes]."""
     array = matrix.detach().numpy()
     return np.ascontiguousarray(array.reshape(-1, _lanes(), array.shape[1]).transpose(0, 2, 1))
 
@@ -97,14 +97,14 @@ def _share(part: SequenceSlice, parents: np.ndarray) -> _Part:
 
 
 class CpuKernelRunner:
-    """Passes of a model that `can_run` here (see passes.Passes)."""
+    """A ModelRunner for models that pass `can_run`."""
 
     def __init__(self, model: MolmoAct, capacity: int) -> None:
-        """`capacity`: the longest sequence in tokens."""
+        """capacity: maximum sequence length, tokens."""
         self._library: Any = _library()
         c, parts = model.config.llm_config, model.model.transformer
         self.capacity, self._slots = capacity, -(-capacity // SLOTS) * SLOTS
-        self._arrays: list[np.ndarray] = []  # what the structures point to
+        self._arrays: list[np.ndarray] = []  # keeps the arrays alive that the structures point to
         self._embedding, self._head = parts.wte.embedding.detach().numpy(), model.lm_head.weight.detach().numpy()
         cosines, sines = rope_tables(c, self._slots)
         heads, kv_heads = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
@@ -119,13 +119,13 @@ class CpuKernelRunner:
         self._cache_shape = (c.num_hidden_layers, c.num_key_value_heads, c.head_dim, self._slots)
 
     def _keep(self, numbers: Tensor | np.ndarray) -> int:
-        """The address of numbers, which live as long as this does."""
+        """The address of an array, which stays alive as long as this object."""
         array = numbers.detach().numpy() if isinstance(numbers, Tensor) else numbers
         self._arrays.append(np.ascontiguousarray(array))
         return self._arrays[-1].ctypes.data
 
     def _room(self, width: int) -> int:
-        """Room for 32-bit numbers [slots, width]."""
+        """Allocate a float32 buffer [slots, width]; return its address."""
         return self._keep(np.zeros((self._slots, width), np.float32))
 
     def _layer(self, block: DecoderBlock) -> _Layer:
@@ -139,7 +139,7 @@ class CpuKernelRunner:
         )  # fmt: skip
 
     def cache(self) -> _Cache:
-        """Room for one sequence."""
+        """A key-value cache for one sequence."""
         *outer, head_dim, slots = self._cache_shape
         shapes = (*outer, head_dim, slots), (*outer, slots, head_dim)
         return _Cache(*(np.zeros(shape, np.float32) for shape in shapes))
@@ -149,13 +149,13 @@ class CpuKernelRunner:
         return self._embedding[ids]
 
     def given(self, x: Tensor) -> np.ndarray:
-        """The same of embeddings [T, hidden]."""
+        """Input for `run` from embeddings [T, hidden]."""
         return x.numpy()
 
     def run(self, parts: Sequence[SequenceSlice]) -> list[np.ndarray]:
-        """One pass, or more where there is no room for so many tokens at once; each part's states [T - first, hidden].
+        """Run one pass, or several if the tokens exceed the capacity; return each slice's states [T - first, hidden].
 
-        Raises ValueError for a sequence that is longer than the cache.
+        Raises ValueError for a sequence longer than the cache.
         """
         tokens = sum(len(part.x) for part in parts)
         if tokens > self.capacity and len(parts) > 1:
@@ -166,13 +166,13 @@ class CpuKernelRunner:
         parents = [np.array(part.parents, np.int32) for part in parts]
         table = (_Part * len(parts))(*map(_share, parts, parents))
         first = parts[0].first if len(parts) == 1 else 0
-        x = np.concatenate([part.x for part in parts])  # a copy: the states are written over the embeddings
+        x = np.concatenate([part.x for part in parts])  # a copy: the states overwrite the embeddings
         self._library.molmoact_pass(ctypes.byref(self._model), table, len(parts), first, _POINTER(x.ctypes.data))
         ends = np.cumsum([len(part.x) for part in parts])
         return [x[end - len(part.x) + part.first : end] for part, end in zip(parts, ends, strict=True)]
 
     def best(self, hidden: np.ndarray, allowed: np.ndarray) -> int:
-        """The best of the `allowed` ids, int64 [k], after a token; -1 when their scores are not finite."""
+        """The best of the `allowed` ids, int64 [k], after a token; -1 if their scores are not finite."""
         best = self._library.molmoact_best(
             _POINTER(self._head.ctypes.data), self._head.shape[1], _POINTER(allowed.ctypes.data), len(allowed),
             _POINTER(hidden.ctypes.data),
@@ -180,10 +180,10 @@ class CpuKernelRunner:
         return int(allowed[best]) if best >= 0 else -1
 
     def answering(self) -> AbstractContextManager[None]:
-        """Nothing needs to be known of that here."""
+        """A context that does nothing here."""
         return nullcontext()
 
     def move(self, cache: _Cache, source: int, target: int) -> None:
-        """Copy the keys and values at one place of a cache to another."""
+        """Copy the keys and values at one position of a cache to another."""
         cache.keys[..., target] = cache.keys[..., source]
         cache.values[:, :, target] = cache.values[:, :, source]

@@ -1,10 +1,11 @@
-"""Passes for a GPU: a few fixed shapes, each recorded once and replayed, with one transfer there and one back.
+"""Forward passes on a GPU: a few fixed shapes, each captured once as a CUDA graph and replayed, with one transfer each
+way.
 
-A GPU reads all weights for one token as for a hundred; what costs beside that is starting hundreds of small kernels one
-by one, and waiting for results. So a pass is padded to one of a few widths and reads the beginning of the cache to one
-of a few lengths. What it needs goes to the device as one table, and the scores of every id that the grammar knows,
-after every token, come back as another: an answer waits for the device once a pass. On a processor the same is
-computed, without compiling and recording.
+A GPU reads all weights for one token as for a hundred; the other costs are launching hundreds of small kernels and
+waiting for results. So a pass is padded to one of a few widths and attends to a prefix of the cache of one of a few
+lengths. Its inputs go to the device as one table, and the scores of every id in the grammar after every token come back
+as another: an answer synchronises with the device once per pass. On a CPU the same code runs without compilation and
+capture.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from molmoact_ros.engine.model.molmoact import DecoderAttention, DecoderBlock, M
 from molmoact_ros.utils.progress import Progress
 
 WIDTHS = (1, 32, 64, 128, 256)
-"""Tokens of a pass. Nine in ten passes of the released model hold 113 to 128
+"""Widths of a pass, tokens. Nine in ten passes of the released model hold 113 to 128 tokens
 (test/engine/decoding/test_recorded_passes.py)."""
 LENGTHS = (1024, 1536, 2048)
-"""Tokens of the cache that are read, beside all of it: an answer of 7B-D about one picture ends before the first, about
-two near the second."""
+"""Lengths of the cache prefix that a pass attends to, tokens, besides the whole cache. An answer of 7B-D for one image
+ends before the first, for two images near the second."""
 MANY = 1000
-"""More than the compiler will meet: it would suspect a mistake in 20 shapes of each kind of weights."""
+"""Recompilation limit, above what occurs: torch's default takes 20 shapes of each kind of weights for a mistake."""
 COMPILED = "compiled"
-"""Where the compiler keeps its results, in the user's cache."""
+"""Folder of the compiler's results in the user's cache."""
 Shape = tuple[int, int]
 """A width and a length."""
 
 
 @dataclass
 class _Recorded:
-    """A pass as a CUDA graph, and where it leaves its scores, [width, ids]."""
+    """A pass as a CUDA graph, and its output buffer for the scores [width, ids]."""
 
     graph: torch.cuda.CUDAGraph
     scores: Tensor
@@ -53,21 +54,21 @@ class _Recorded:
 
 @dataclass
 class StaticCache(Cache):
-    """Keys and values of one sequence, with room behind it, and the passes recorded on them."""
+    """Keys and values of one sequence, with slots for padding, and the CUDA graphs captured on them."""
 
     recorded: dict[Shape, _Recorded] = field(default_factory=dict)
 
     def clear(self) -> None:
-        """Forget what an earlier answer left: NaN behind a mask would still spoil what is in front of it."""
+        """Zero the cache: a NaN of an earlier answer would spread even from masked positions."""
         self.keys.zero_()
         self.values.zero_()
 
 
 class _Tables:
-    """What passes of one width are given and give, on the host and on the device.
+    """Input and output buffers of passes of one width, on the host and on the device.
 
-    given: int32 [width, 3 + width], a row for each token: its id, its position, its slot in the cache, and which tokens
-    of the pass it may read. scores: float32 [width, ids].
+    given: int32 [width, 3 + width], one row per token: its id, its position, its slot in the cache, and the mask of the
+    tokens in the pass that it may attend to. scores: float32 [width, ids].
     """
 
     def __init__(self, width: int, ids: int, device: torch.device) -> None:
@@ -78,8 +79,10 @@ class _Tables:
         self._rows, self._padding = self._given.numpy(), np.eye(width, dtype=np.int32)
 
     def send(self, ids: np.ndarray, length: int, parents: Sequence[int]) -> None:
-        """Fill in a part: its ids, int64 [T], the tokens before it, and the parents of its tokens. What is padded reads
-        itself, lies behind everything and is never read."""
+        """Send a slice to the device: its ids, int64 [T], the number of tokens before it, and its tokens' parents.
+
+        Padding tokens attend to themselves only, lie after all others, and no token attends to them.
+        """
         readable, count = parents_mask(parents), len(ids)
         rows = self._rows
         rows[:, :2] = 0
@@ -90,7 +93,7 @@ class _Tables:
         self.given.copy_(self._given, non_blocking=True)
 
     def fetch(self, scores: Tensor, count: int) -> np.ndarray:
-        """The first `count` rows of scores [width, ids]; waits for the device."""
+        """Copy the first `count` rows of scores [width, ids] to the host; this waits for the device."""
         self._scores.copy_(scores, non_blocking=True)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
@@ -98,58 +101,61 @@ class _Tables:
 
 
 class CudaGraphRunner:
-    """Passes (see passes.Passes) of fixed shapes; `run` gives scores float32 [T - first, ids] on the host.
+    """A ModelRunner with fixed shapes; `run` returns scores float32 [T - first, ids] on the host.
 
-    What has none of these shapes, several sequences or a very long guess, goes through TorchPasses, kernel by kernel.
+    Passes of other shapes, with several sequences or a very long draft, run eagerly by TorchModelRunner.
     """
 
     def __init__(self, model: MolmoAct, capacity: int, ids: np.ndarray) -> None:
-        """`capacity`: the longest sequence in tokens. ids: int64 [n] ascending, all that may be chosen among."""
+        """capacity: maximum sequence length, tokens. ids: int64 [n] ascending, every id that `best` may choose."""
         self.capacity, self._torch = capacity, TorchModelRunner(model, capacity)
         self._parts, self._layers = model.model.transformer, model.layers
         head, c = model.lm_head.weight, model.config.llm_config
         self._ids, self._head = ids, head[torch.from_numpy(ids).to(head.device)]
-        self._room = -(-(capacity + WIDTHS[-1]) // 64) * 64  # what is padded needs slots too; even, for the kernels
+        self._room = -(-(capacity + WIDTHS[-1]) // 64) * 64  # padding needs slots too; a multiple for the kernels
         self._lengths = (*(length for length in LENGTHS if length < self._room), self._room)
         self._tables = {width: _Tables(width, len(ids), head.device) for width in WIDTHS}
         self._slots_shape = (c.num_hidden_layers, c.num_key_value_heads, self._room, c.head_dim)
-        self._columns: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of the scores, by the ids they are for
+        self._columns: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # columns of the scores, by id() of `allowed`
 
     @property
     def shapes(self) -> list[Shape]:
-        """Every width with every length that it fits into."""
+        """Every pair of a width and a length that it fits into."""
         return [(width, length) for length in self._lengths for width in WIDTHS if width <= length]
 
     def cache(self) -> StaticCache:
-        """Room for one sequence."""
+        """A key-value cache for one sequence."""
         return StaticCache(self._head.new_zeros(self._slots_shape), self._head.new_zeros(self._slots_shape))
 
     def embed(self, ids: Sequence[int]) -> np.ndarray:
-        """The ids themselves, int64 [T]: they are embedded on the device, in the pass."""
+        """The ids themselves, int64 [T]: the pass embeds them on the device."""
         return np.asarray(ids, np.int64)
 
     def given(self, x: Tensor) -> Tensor:
-        """Embeddings [T, hidden] as they are."""
+        """Input for `run` from embeddings [T, hidden]: unchanged."""
         return x
 
     def answering(self) -> AbstractContextManager[None]:
-        """Nothing needs to be known of that here."""
+        """A context that does nothing here."""
         return nullcontext()
 
     def move(self, cache: StaticCache, source: int, target: int) -> None:
-        """Copy the keys and values at one place of a cache to another."""
+        """Copy the keys and values at one position of a cache to another."""
         self._torch.move(cache, source, target)
 
     @torch.inference_mode()
     def prepare(self, cache: StaticCache, progress: Progress) -> None:
-        """Compile and record the passes of all shapes on a cache, where there is a GPU. What the compiler made is kept
-        in the user's cache for the next time. Raises CheckpointError where it has nothing to compile with."""
+        """Compile and capture the passes of all shapes on a cache; without a GPU, do nothing.
+
+        The compiler's results stay in the user's cache folder for the next start. Raises CheckpointError without a C
+        compiler.
+        """
         device = self._head.device
         if device.type != "cuda":
             return
         need_compiler()
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / COMPILED))
-        fused = torch.compile(layer, fullgraph=True, dynamic=False)  # its small sums; once a shape, for all layers
+        fused = torch.compile(layer, fullgraph=True, dynamic=False)  # fuses small ops; once per shape, for all layers
         pool, shapes = torch.cuda.graph_pool_handle(), self.shapes
         with (
             torch.cuda.device(device),
@@ -162,7 +168,7 @@ class CudaGraphRunner:
                 progress(done, len(shapes))
 
     def run(self, parts: Sequence[SequenceSlice]) -> list[np.ndarray]:
-        """One pass; scores float32 [T - first, ids] of each part."""
+        """Run one pass; return the scores float32 [T - first, ids] of each slice."""
         for part in parts:
             if not part.length:
                 part.cache.clear()
@@ -182,7 +188,7 @@ class CudaGraphRunner:
         return F.linear(hidden, self._head).float().cpu().numpy()
 
     def _answer(self, part: SequenceSlice) -> np.ndarray:
-        """A pass over ids in the smallest shape that holds them."""
+        """Run a pass over ids in the smallest shape that fits."""
         width = next(width for width in WIDTHS if width >= len(part.x))
         length = next(length for length in self._lengths if length >= part.length + width)
         tables, recorded = self._tables[width], part.cache.recorded.get((width, length))
@@ -195,7 +201,7 @@ class CudaGraphRunner:
         return tables.fetch(scores, len(part.x))
 
     def _scores(self, cache: StaticCache, given: Tensor, length: int, layer: Callable[..., Tensor]) -> Tensor:
-        """A pass over a table (see _Tables), reading `length` slots of the cache; scores float32 [width, ids]."""
+        """A pass over an input table (see _Tables) and `length` slots of the cache; scores float32 [width, ids]."""
         ids, positions, slots = given[:, :3].long().unbind(1)
         x = self._parts.wte.embedding[ids]
         cos, sin = self._torch.cos[positions], self._torch.sin[positions]
@@ -205,7 +211,7 @@ class CudaGraphRunner:
         return F.linear(self._parts.ln_f(x), self._head).float()
 
     def _prompt(self, part: SequenceSlice) -> Tensor:
-        """A pass over embeddings at the beginning of a sequence: causal, of any length, kernel by kernel."""
+        """The prefill, a pass over embeddings at the start of a sequence: causal, of any length, run eagerly."""
         count, x = len(part.x), part.x
         cos, sin = self._torch.cos[:count], self._torch.sin[:count]
 
@@ -220,20 +226,23 @@ class CudaGraphRunner:
         return result
 
     def best(self, after: np.ndarray, allowed: np.ndarray) -> int:
-        """The best of the `allowed` ids, int64 [k], by scores [ids]; -1 when they are not finite."""
+        """The best of the `allowed` ids, int64 [k], by scores [ids]; -1 if they are not finite.
+
+        Raises ValueError for ids without scores.
+        """
         known = self._columns.get(id(allowed))
         if known is None:
             columns = np.searchsorted(self._ids, allowed)
             if not np.array_equal(self._ids.take(columns, mode="clip"), allowed):
                 raise ValueError("ids are to be chosen among for which no scores are computed")
-            known = self._columns[id(allowed)] = (allowed, columns)  # the array is held: no other takes its id
+            known = self._columns[id(allowed)] = (allowed, columns)  # the reference keeps its id() unique
         scores = after[known[1]]
         best = int(scores.argmax())
         return int(allowed[best]) if isfinite(scores[best]) else -1
 
 
 def need_compiler() -> None:
-    """Raise CheckpointError where there is no C compiler, which torch's own calls to start its kernels."""
+    """Raise CheckpointError without a C compiler, which torch's compiler needs for launching its kernels."""
     if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang") if name):
         raise CheckpointError("passes are compiled for the GPU at the start, by gcc; run: sudo apt-get install gcc")
 
@@ -241,8 +250,11 @@ def need_compiler() -> None:
 def layer(
     block: DecoderBlock, x: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, mask: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """One layer of the decoder over x [T, hidden], rotated by cos, sin [T, head_dim]; its keys and values go into
-    `slots`, int64 [T], of [kv_heads, room, head_dim]. mask: added to the scores of the first L slots, [T, L]."""
+    """One layer of the decoder over x [T, hidden], with rotary tables cos, sin [T, head_dim].
+
+    Its keys and values go into `slots`, int64 [T], of keys and values [kv_heads, room, head_dim]. mask: added to the
+    attention scores of the first L slots, [T, L].
+    """
 
     def attention(x: Tensor) -> Tensor:
         q, k, v = block.self_attn.heads(x, cos, sin)
@@ -257,8 +269,10 @@ def layer(
 
 
 def _mask(readable: Tensor, start: Tensor, length: int) -> Tensor:
-    """What is added to scores, 0 or -inf, [T, length]: what lies before slot `start` is read by all, what lies in the
-    pass as `readable`, bool [T, T], says."""
+    """The additive attention mask, 0 or -inf, [T, length].
+
+    All tokens attend to the slots before `start`; within the pass, `readable`, bool [T, T], decides.
+    """
     count = len(readable)
     place = torch.arange(length, device=readable.device) - start
     within = (place >= 0) & (place < count)
@@ -267,8 +281,8 @@ def _mask(readable: Tensor, start: Tensor, length: int) -> Tensor:
 
 
 def _record(run: Callable[[], Tensor], pool: Any) -> _Recorded:
-    """A pass as a graph. What it sets up at its first call (compiling, workspaces) must be done before, on a stream of
-    its own."""
+    """Capture a pass as a CUDA graph, after two warm-up runs on a side stream for its one-time set-up (compilation,
+    workspaces)."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,7 +1,7 @@
-"""Passes through the decoder, and the sequence that they extend on a static key-value cache.
+"""Forward passes through the decoder, and the sequence that they extend in a static key-value cache.
 
-What makes passes (here in torch; native.py for small models on a processor) is apart from the sequence that is decoded:
-several sequences may share one pass (gather.py).
+Running passes (here in torch; cpu_kernel.py for small models on a CPU; cuda_graphs.py for a GPU) is separate from the
+sequence being decoded: several sequences may share one pass (batching.py).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from molmoact_ros.reasoning.answer import RefusedStep
 
 @dataclass(frozen=True)
 class SequenceSlice:
-    """One sequence's share of a pass: embeddings x [T, hidden] behind the `length` tokens that its cache holds.
+    """One sequence's part of a pass: embeddings x [T, hidden] after the `length` tokens in its cache.
 
-    parents: for each token the one of this part before it, -1 for the last held. first: where the hidden states begin
-    that are wanted. cache, x: as the `ModelRunner` that runs it made them.
+    parents: for each token the index of its predecessor in this slice; -1: the last token in the cache. first: index of
+    the first token whose hidden state is wanted. cache, x: as made by the `ModelRunner` that runs the slice.
     """
 
     cache: Any
@@ -38,57 +38,74 @@ class SequenceSlice:
 
 
 class ModelRunner(Protocol):
-    """Makes passes through one model's decoder."""
+    """Interface for running forward passes through one model's decoder.
 
-    capacity: int  # tokens of the longest sequence
+    A new kind of hardware implements it. The types of caches, inputs and outputs are its own; callers only pass them
+    on.
+    """
+
+    capacity: int  # maximum sequence length, tokens
 
     def cache(self) -> Any:
-        """Room for the keys and values of one sequence."""
+        """A cache for the keys and values of one sequence."""
 
     def embed(self, ids: Sequence[int]) -> Any:
         """Embeddings [T, hidden] of ids of the vocabulary (an answer holds no others)."""
 
     def given(self, x: Tensor) -> Any:
-        """The same of embeddings [T, hidden] that were made elsewhere."""
+        """Input for `run` from embeddings [T, hidden] computed elsewhere."""
 
     def run(self, parts: Sequence[SequenceSlice]) -> list[Any]:
-        """One pass: keys and values go into the caches; what `best` chooses by, [T - first, ...]: hidden states after
-        the final norm, or scores."""
+        """Run one pass and store its keys and values in the caches.
+
+        Returns for each slice the rows [T - first, ...] that `best` chooses by: hidden states after the final norm, or
+        scores.
+        """
 
     def best(self, after: Any, allowed: np.ndarray) -> int:
-        """The best of `allowed`, int64 [k], after a token, by its row of what `run` gave; only their rows of the head
-        are computed. -1 when their scores are not finite."""
+        """The best of `allowed`, int64 [k], after a token, by its row of the result of `run`.
+
+        Only these ids' rows of the head are computed. -1 if their scores are not finite.
+        """
 
     def move(self, cache: Any, source: int, target: int) -> None:
-        """Copy the keys and values at one place of a cache to another."""
+        """Copy the keys and values at one position of a cache to another."""
 
     def answering(self) -> AbstractContextManager[None]:
-        """What a thread is in while it decodes an answer."""
+        """Context of a thread while it decodes an answer."""
 
 
 class CachedDecoder:
-    """One sequence that grows (a `decode.Decoder`); its keys and values are kept in buffers allocated once."""
+    """One growing sequence (a `constrained.Decoder`) whose keys and values live in buffers allocated once.
+
+    Example:
+        decoder = CachedDecoder(TorchModelRunner(model, capacity=2048))
+        decoder.append(embeddings)  # the prompt, [T, hidden]
+        decoder.choose(-1, grammar.allowed(state))  # the best next id
+    """
 
     def __init__(self, passes: ModelRunner) -> None:
         self.passes, self.cache = passes, passes.cache()
         self.length = 0
-        self._after: Any = None  # what the last pass gave
-        self._root = 0  # the place of the tree's root in it
+        self._after: Any = None  # the result of the last pass
+        self._root = 0  # its row of the tree's root
 
     def rewind(self, length: int) -> None:
-        """Forget everything behind `length` tokens."""
+        """Truncate the sequence to `length` tokens."""
         self.length = length
 
     def append(self, x: Tensor, first: int = -1) -> Any:
-        """Append embeddings [T, hidden] to the sequence; what `ModelRunner.run` gives from token `first` on, of the
-        last alone when not given. Raises RefusedStep when the sequence would outgrow the cache."""
+        """Append embeddings [T, hidden] to the sequence; return the result of `ModelRunner.run` from token `first` on.
+
+        first: -1 means the last token. Raises RefusedStep if the sequence would exceed the cache.
+        """
         first = len(x) - 1 if first < 0 else first
         self._run(self.passes.given(x), range(-1, len(x) - 1), first)
         self.length, self._root = self.length + len(x), len(x) - first
         return self._after
 
     def feed(self, ids: Sequence[int], tree: Tree) -> None:
-        """One pass: append `ids`, and look at the tree's tokens behind them. Raises RefusedStep as `append`."""
+        """Run one pass: append `ids`, and evaluate the tree's tokens after them. Raises RefusedStep as `append`."""
         known = len(ids)
         parents = [*range(-1, known - 1), *(known + parent for parent in tree.parents)]
         self._run(self.passes.embed([*ids, *tree.tokens]), parents)
@@ -103,7 +120,10 @@ class CachedDecoder:
         (self._after,) = self.passes.run([SequenceSlice(self.cache, self.length, x, parents, first)])
 
     def choose(self, node: int, allowed: np.ndarray) -> int:
-        """The best of the `allowed` ids, int64 [k], after a token of the last pass."""
+        """The best of the `allowed` ids, int64 [k], after a token of the last pass.
+
+        Raises RefusedStep if the scores are not finite.
+        """
         assert self._after is not None
         best = self.passes.best(self._after[self._root + node], allowed)
         if best < 0:
@@ -111,9 +131,9 @@ class CachedDecoder:
         return best
 
     def keep(self, nodes: Sequence[int]) -> None:
-        """Append these tokens of the tree, a branch from its root, to the sequence; forget the others."""
+        """Accept these nodes, a branch from the tree's root, into the sequence; drop the others."""
         for offset, node in enumerate(nodes):
-            if node != offset:  # on a side branch: its keys and values move beside those it follows
+            if node != offset:  # on a side branch: its keys and values move next to its parent's
                 self.passes.move(self.cache, self.length + node, self.length + offset)
         self.length += len(nodes)
 
@@ -128,7 +148,7 @@ class Cache:
 
 @dataclass
 class _Share:
-    """A part in a pass: its rows, and what is added to its scores (None: nothing, one token reads all)."""
+    """A slice in a pass: its rows, and its additive attention mask (None: no mask, one token attends to all)."""
 
     part: SequenceSlice
     rows: slice
@@ -136,20 +156,20 @@ class _Share:
 
 
 class TorchModelRunner:
-    """Passes in torch, on CPU or GPU."""
+    """A ModelRunner in plain torch, on CPU or GPU."""
 
     def __init__(self, model: MolmoAct, capacity: int) -> None:
-        """`capacity`: the longest sequence in tokens."""
+        """capacity: maximum sequence length, tokens."""
         c = model.config.llm_config
         self.model, self.capacity = model, capacity
         self.parts, self.layers = model.model.transformer, model.layers
         cos, sin = rope_tables(c, capacity)
         self.cos, self.sin = cos.to(model.lm_head.weight), sin.to(model.lm_head.weight)
         self.head_dim, self.kv_heads = c.head_dim, c.num_key_value_heads
-        self._heads: dict[int, tuple[np.ndarray, Tensor]] = {}  # rows of the head by the ids they are for
+        self._heads: dict[int, tuple[np.ndarray, Tensor]] = {}  # rows of the head, by id() of `allowed`
 
     def cache(self) -> Cache:
-        """Room for one sequence."""
+        """A key-value cache for one sequence."""
         shape = (len(self.layers), self.kv_heads, self.capacity, self.head_dim)
         return Cache(self.cos.new_zeros(shape), self.cos.new_zeros(shape))
 
@@ -158,11 +178,11 @@ class TorchModelRunner:
         return self.parts.wte.embedding[list(ids)]
 
     def given(self, x: Tensor) -> Tensor:
-        """The same of embeddings [T, hidden]."""
+        """Input for `run` from embeddings [T, hidden]: unchanged."""
         return x
 
     def run(self, parts: Sequence[SequenceSlice]) -> list[Tensor]:
-        """One pass; hidden states [T - first, hidden] of each part."""
+        """Run one pass; return the hidden states [T - first, hidden] of each slice."""
         shares, places, row = [], [], 0
         for part in parts:
             mask, depths = _branches(part)
@@ -188,38 +208,38 @@ class TorchModelRunner:
         return result
 
     def _read(self, layer: int, share: _Share, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What a part's tokens read, [T, heads * head_dim], their keys and values kept."""
+        """Store a slice's keys and values; return its attention output [T, heads * head_dim]."""
         cache, start, t = share.part.cache, share.part.length, q.shape[1]
         keys, values, end = cache.keys[layer], cache.values[layer], start + t
         keys[:, start:end], values[:, start:end] = k, v
         return attend(q, keys[:, :end], values[:, :end], share.mask)
 
     def best(self, hidden: Tensor, allowed: np.ndarray) -> int:
-        """The best of the `allowed` ids, int64 [k], after a token; -1 when their scores are not finite."""
+        """The best of the `allowed` ids, int64 [k], after a token; -1 if their scores are not finite."""
         known = self._heads.get(id(allowed))
         if known is None:
             rows = self.model.lm_head.weight[torch.from_numpy(allowed)]
-            known = self._heads[id(allowed)] = (allowed, rows)  # the array is held, so that no other takes its id
+            known = self._heads[id(allowed)] = (allowed, rows)  # the reference keeps its id() unique
         scores = torch.mv(known[1], hidden)
         best = int(scores.argmax())
         return int(allowed[best]) if isfinite(scores[best]) else -1
 
     def answering(self) -> AbstractContextManager[None]:
-        """Nothing needs to be known of that here."""
+        """A context that does nothing here."""
         return nullcontext()
 
     def move(self, cache: Cache, source: int, target: int) -> None:
-        """Copy the keys and values at one place of a cache to another."""
+        """Copy the keys and values at one position of a cache to another."""
         for tensor in (cache.keys, cache.values):
             tensor[:, :, target] = tensor[:, :, source]
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """What queries [heads, T, head_dim] read of keys and values [kv_heads, L, head_dim]: [T, heads * head_dim].
+    """Attention of queries [heads, T, head_dim] to keys and values [kv_heads, L, head_dim]: [T, heads * head_dim].
 
-    mask: added to the scores, [T, L]; None: nothing. Query heads that share a key head are rows of one matrix, so that
-    nothing is copied; keys are read in parallel, where a fused kernel would give them to as many units as there are
-    key heads. Softmax in float32, as the released model does.
+    mask: added to the scores, [T, L]; None: no mask. Query heads that share a key head form rows of one matrix, which
+    avoids copies, and all units read keys in parallel, while a fused kernel would use only as many units as there are
+    key heads. The softmax is in float32, as in the released model.
     """
     (kv_heads, length, head_dim), t = keys.shape, q.shape[1]
     scores = torch.matmul(q.reshape(kv_heads, -1, head_dim), keys.transpose(1, 2)) * head_dim**-0.5
@@ -234,8 +254,8 @@ def _listed(places: slice | np.ndarray) -> np.ndarray:
 
 
 def _branches(part: SequenceSlice) -> tuple[Tensor | None, slice | np.ndarray]:
-    """What is added to the scores of a part, [T, length + T] of 0 and -inf (None: nothing), and the places of its
-    tokens in the sequence: a slice for a chain, else int64 [T]."""
+    """The additive mask of a slice, [T, length + T] of 0 and -inf (None: no mask), and its tokens' positions in the
+    sequence: a Python slice for a chain, else int64 [T]."""
     count, end = len(part.parents), part.length + len(part.parents)
     if all(parent == i - 1 for i, parent in enumerate(part.parents)):
         mask = torch.full((count, end), -torch.inf).triu(part.length + 1) if count > 1 else None

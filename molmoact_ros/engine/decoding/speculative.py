@@ -1,7 +1,7 @@
-"""Guesses at what an answer says next, as a tree of tokens that one pass of the decoder can check.
+"""Speculative decoding: drafts the continuation of an answer as a tree of tokens that one forward pass verifies.
 
-Frames are alike, so the last answer is a guess at this one; within a chunk, an action is like the one before it. Beside
-each guessed value its neighbours are tried too: a value that moved by little is then still found in the same pass.
+Consecutive frames are similar, so the last answer drafts this one; within a chunk, an action drafts the next. The tree
+can also hold the neighbours of a drafted value, so that one pass still finds a value that changed slightly.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from molmoact_ros.reasoning.grammar import AnswerGrammar, Key, Slot
 
 @dataclass(frozen=True)
 class DraftConfig:
-    """How wide a pass may be. nodes: most guessed tokens in it; around: whether the neighbours of an uncertain value
-    are tried too; patient: whether guesses stay long after one that failed; measured: whether the codes of the measured
-    depth are worth their encoding as a second guess.
+    """How much a pass may speculate.
 
-    A processor pays for every token; a GPU reads all its weights for one as for a hundred.
+    nodes: maximum drafted tokens in a pass. around: whether the tree includes the neighbours of an uncertain value.
+    patient: whether the draft length stays long after a rejection. measured: whether encoding the measured depth pays
+    off as a second draft of the depth codes.
+
+    A CPU pays for every token; a GPU reads all its weights for one token as for a hundred.
     """
 
     nodes: int
@@ -31,41 +33,44 @@ class DraftConfig:
 
 
 NARROW = DraftConfig(nodes=24, around=False, patient=False, measured=False)
-WIDE = DraftConfig(nodes=112, around=True, patient=True, measured=True)  # 128 with the known tokens before them
+WIDE = DraftConfig(nodes=112, around=True, patient=True, measured=True)  # 128 with the known tokens before the tree
 
 
 @dataclass
 class AnswerCache:
-    """What an answer said: the index of each value by its place, the places where the guess had been right, and for
-    each state in which no value begins the token that followed."""
+    """The content of an answer, for drafting later ones.
+
+    values: the index of each value by its key. held: the keys whose draft was correct. turns: the token that followed
+    in each state where no value begins.
+    """
 
     values: dict[Key, int] = field(default_factory=dict)
     held: set[Key] = field(default_factory=set)
     turns: dict[int, int] = field(default_factory=dict)
 
     def reasoning(self, grammar: AnswerGrammar) -> AnswerCache:
-        """What was said before the actions."""
+        """The part before the actions."""
         values = {key: value for key, value in self.values.items() if key[0] is not Segment.ACTION}
         turns = {state: token for state, token in self.turns.items() if grammar.segment(state) is not Segment.ACTION}
         return AnswerCache(values, turns=turns)
 
 
 def cache_of_depth(codes: np.ndarray) -> AnswerCache:
-    """As if an answer had said these depth codes, integers [10, 10]."""
+    """The cache of an answer that holds only these depth codes, integers [10, 10]."""
     return AnswerCache({(Segment.DEPTH, cell): int(code) for cell, code in enumerate(codes.flat)})
 
 
 class Tracker:
-    """Follows an answer token by token and notes what it says, value by value."""
+    """Follows an answer token by token and records its values."""
 
     def __init__(self, grammar: AnswerGrammar, lasts: Sequence[AnswerCache]) -> None:
-        """`lasts`: what the answers before said, the newest first."""
+        """lasts: the previous answers, newest first."""
         self.grammar, self.lasts, self.said = grammar, list(lasts), AnswerCache()
-        self.slot: Slot | None = None  # the value that is being spelt, and its ids so far
+        self.slot: Slot | None = None  # the value in progress, and its ids so far
         self.ids: tuple[int, ...] = ()
 
     def note(self, state: int, token: int) -> None:
-        """`token` follows in `state`."""
+        """Record that `token` follows in `state`."""
         slot = self.grammar.slot(state)
         if slot is not None:
             self.slot, self.ids = slot, ()
@@ -84,19 +89,20 @@ class Tracker:
             self.said.values[key] = value
 
     def guesses(self, key: Key, said: Mapping[Key, int]) -> list[int]:
-        """Indices of the values that are likely at `key`, the likeliest first, after an answer that `said` so much."""
+        """Indices of the drafted values for `key`, most likely first. said: the answer's values so far."""
         (segment, place), size = key, self.grammar.stats.dimensions
         if segment is not Segment.ACTION:
             return list(dict.fromkeys(m.values[key] for m in self.lasts if key in m.values))
-        if place >= size:  # like the action before
+        if place >= size:  # drafted from the previous action
             return [said[segment, place - size]] if (segment, place - size) in said else []
         ends = [p for last in self.lasts[:1] for s, p in last.values if s is segment and p % size == place]
-        return [self.lasts[0].values[segment, max(ends)]] if ends else []  # like the last action of the chunk before
+        return [self.lasts[0].values[segment, max(ends)]] if ends else []  # from the previous chunk's last action
 
 
 @dataclass
 class Tree:
-    """Tokens to try after what is known: `parents[i]` is the token before token i, -1 the last known one."""
+    """A tree of drafted tokens. parents[i]: the node before node i; -1: the last known token. children: the node of
+    each (parent, token)."""
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -104,11 +110,11 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        """Whether each token follows the one before it."""
+        """Whether the tree has a single branch."""
         return all(parent == i - 1 for i, parent in enumerate(self.parents))
 
     def add_node(self, parent: int, token: int) -> int:
-        """The node of `token` behind `parent`; a new one where there is none yet."""
+        """The node of `token` after `parent`; it is added if missing."""
         if (parent, token) not in self.children:
             self.children[parent, token] = len(self.tokens)
             self.tokens.append(token)
@@ -117,12 +123,12 @@ class Tree:
 
 
 def grow(tracker: Tracker, state: int, config: DraftConfig, reach: int) -> Tree:
-    """A tree of tokens that may follow in `state`, after what `tracker` saw; reach: most values guessed in a row."""
+    """Draft a tree of tokens for `state`, given the answer in `tracker`. reach: maximum values drafted in a row."""
     grammar, tree, node = tracker.grammar, Tree(), -1
     said = dict(tracker.said.values)
     slot, spelt = grammar.slot(state), 0
     if slot is None and tracker.slot is not None and len(grammar.allowed(state)) > 1:
-        slot, spelt = tracker.slot, len(tracker.ids)  # in the middle of a value
+        slot, spelt = tracker.slot, len(tracker.ids)  # in the middle of a value's spelling
     while len(tree.tokens) < config.nodes:
         if slot is None:
             token = _turn(tracker, state)
@@ -147,7 +153,7 @@ def grow(tracker: Tracker, state: int, config: DraftConfig, reach: int) -> Tree:
 
 
 def _turn(tracker: Tracker, state: int) -> int | None:
-    """The token that follows in a state that no value begins in: the only one, or the one that followed before."""
+    """The drafted token for a state where no value begins: the forced one, or the one of a previous answer."""
     allowed = tracker.grammar.allowed(state)
     if len(allowed) == 1:
         return int(allowed[0])
@@ -155,8 +161,11 @@ def _turn(tracker: Tracker, state: int) -> int | None:
 
 
 def _likely(slot: Slot, ids: tuple[int, ...], guesses: Sequence[int], around: bool) -> list[int]:
-    """Values whose spelling goes on after `ids`, the likeliest first: the guesses, and with `around` all the others of
-    an ordered kind, nearest first. In the middle of a value a guess may be ruled out already."""
+    """Candidate values whose spelling continues after `ids`, most likely first.
+
+    They are the guesses and, with `around` or inside a value, all other values of an ordered kind, nearest first.
+    Inside a value, `ids` may rule out a guess already.
+    """
     if not guesses:
         return []
     order = list(guesses)
@@ -169,7 +178,7 @@ def _likely(slot: Slot, ids: tuple[int, ...], guesses: Sequence[int], around: bo
 
 
 def _add_branches(tree: Tree, node: int, branches: Sequence[Sequence[int]], most: int) -> None:
-    """Add branches behind a node, as far as there is room."""
+    """Add branches after a node, up to `most` nodes in the tree."""
     for branch in branches:
         if len(tree.tokens) + len(branch) > most:
             return
@@ -179,7 +188,7 @@ def _add_branches(tree: Tree, node: int, branches: Sequence[Sequence[int]], most
 
 
 def given_ids(grammar: AnswerGrammar, state: int, given: AnswerCache) -> tuple[int, ...]:
-    """The ids that follow in `state` where an answer is given there: a value's spelling or a turn; none elsewhere."""
+    """The prefilled ids that follow in `state`: a value's spelling or a single token; empty if none are prefilled."""
     slot = grammar.slot(state)
     if slot is not None:
         return slot.spellings[given.values[slot.key]] if slot.key in given.values else ()
@@ -187,7 +196,7 @@ def given_ids(grammar: AnswerGrammar, state: int, given: AnswerCache) -> tuple[i
 
 
 def parents_mask(parents: Sequence[int]) -> np.ndarray:
-    """Which tokens of a tree each one may read: bool [T, T], itself and those before it on its branch."""
+    """The attention mask of a tree, bool [T, T]: each token attends to itself and its ancestors."""
     mask = np.eye(len(parents), dtype=bool)
     for i, parent in enumerate(parents):
         if parent >= 0:

@@ -1,1 +1,1 @@
-"""MolmoAct's network, its configuration, checkpoint and image processor."""
+"""The MolmoAct network, its configuration, checkpoint format, image processor, depth VQ-VAE and quantisation."""

@@ -1,7 +1,7 @@
-"""A checkpoint folder, in the released Hugging Face layout or the nano's: checked by its files' headers, then loaded.
+"""Loads checkpoint folders in the released Hugging Face layout or the nano's; file headers are checked first.
 
-No code of the folder is run and no pickle is loaded, except the released depth VQ-VAE, whose tensors alone are read
-(`weights_only`) and kept as safetensors.
+Loading runs no code from the folder and loads no pickle, except the released depth VQ-VAE: only its tensors are
+unpickled (`weights_only`), and they are stored as safetensors.
 """
 
 from __future__ import annotations
@@ -32,22 +32,25 @@ CONFIG, PROCESSOR, RUN, TOKENIZER = "config.json", "preprocessor_config.json", "
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DEPTH, RELEASED_DEPTH = "depth_vq.safetensors", "vae-final.pt"
 DEFAULT_DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
-"""What weights are computed in on each kind of device, unless it is said."""
+"""Default dtype of the weights on each kind of device."""
 _MIB = 2**20
 LONG = 256 * _MIB
-"""Bytes of a weight file above which it is told from others by its ends alone."""
+"""Size above which a weight file is hashed by its length and ends only, bytes."""
 Shape = tuple[int, ...]
 Config = TypeVar("Config", bound=BaseModel)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; its message is one line that says what to do."""
+    """An unusable checkpoint. The message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder holds. `digest`: see the function; depth_vq is None where the folder has no depth decoder, and
-    codebook, the SHA-256 of its file, first 12 hexadecimal digits, is empty then."""
+    """The content of a checkpoint folder.
+
+    digest: see the function. depth_vq: None if the folder has no depth decoder. codebook: first 12 hexadecimal digits
+    of the SHA-256 of the depth decoder's file; empty without one.
+    """
 
     config: MolmoActConfig
     processor: ProcessorConfig
@@ -60,13 +63,13 @@ class Checkpoint:
 
     @property
     def codec(self) -> TextCodec:
-        """The tokenizer, as the grammar sees it."""
+        """The tokenizer functions that the grammar needs."""
         return text_codec(self.tokenizer)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weight files of a folder and what their headers say: each tensor's file, shape and dtype ("F32", "BF16")."""
+    """The weight files of a folder and their headers: each tensor's file, shape and dtype ("F32", "BF16")."""
 
     files: tuple[Path, ...]
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -74,7 +77,7 @@ class Weights:
     file_of: dict[str, Path] = field(default_factory=dict)
 
     def below(self, prefix: str) -> Weights:
-        """Only the tensors whose names begin so."""
+        """Only the tensors whose names start with `prefix`."""
         names = [name for name in self.shapes if name.startswith(prefix)]
         file_of = {name: self.file_of[name] for name in names}
         shapes, dtypes = {n: self.shapes[n] for n in names}, {n: self.dtypes[n] for n in names}
@@ -119,8 +122,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a folder, its weights to `device` in `dtype` (default: bfloat16 on a GPU, float32 on a CPU).
 
-    Weights go file by file, tensor by tensor: beside the result there is never more in memory than one file. Raises
-    CheckpointError naming the file, tensor or field that does not fit.
+    Weights load file by file, tensor by tensor: memory holds at most one file besides the result. Raises
+    CheckpointError that names the file, tensor or field that does not fit.
     """
     files = folder if isinstance(folder, CheckpointFolder) else CheckpointFolder(folder)
     path, config, processor, run, tokenizer = files.path, files.config, files.processor, files.run, files.tokenizer
@@ -136,12 +139,12 @@ def load_checkpoint(
 
 
 def default_dtype(device: str) -> torch.dtype:
-    """What weights are computed in on a device, unless it is said."""
+    """The default dtype of weights on a device."""
     return DEFAULT_DTYPE.get(torch.device(device).type, torch.float32)
 
 
 def torch_dtype(name: str) -> torch.dtype | None:
-    """The dtype called `name`: float32, bfloat16 or float16; None for "". Raises CheckpointError for anything else."""
+    """The torch dtype for float32, bfloat16 or float16; None for "". Raises CheckpointError for any other name."""
     names = {"": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in names:
         raise CheckpointError(f"weights cannot be computed in {name!r}; choose float32, bfloat16 or float16")
@@ -149,7 +152,7 @@ def torch_dtype(name: str) -> torch.dtype | None:
 
 
 def read_config(folder: Path, name: str, kind: type[Config]) -> Config:
-    """One of a folder's JSON files, checked. Raises CheckpointError naming file and field."""
+    """Read and validate one of a folder's JSON files. Raises CheckpointError that names file and field."""
     if not folder.is_dir():
         raise CheckpointError(
             f"no checkpoint at {folder}; give the folder with --checkpoint, or `molmoact-ros fetch` one"
@@ -181,7 +184,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def text_codec(tokenizer: Tokenizer) -> TextCodec:
-    """Encoding without special tokens around the text, decoding without leaving any out."""
+    """A codec that adds no special tokens when encoding and skips none when decoding."""
     return TextCodec(
         lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False),
@@ -189,8 +192,10 @@ def text_codec(tokenizer: Tokenizer) -> TextCodec:
 
 
 def read_headers(folder: Path) -> Weights:
-    """What a folder's weight files hold, from their headers alone. Raises CheckpointError for a file that is not there,
-    is cut off, or does not hold what the index says."""
+    """Read the headers of a folder's weight files.
+
+    Raises CheckpointError for a file that is missing, is truncated, or lacks a tensor that the index assigns to it.
+    """
     names = _indexed(folder) if (folder / INDEX).is_file() else {}
     if not names and not (folder / WEIGHTS).is_file():
         raise CheckpointError(
@@ -209,7 +214,7 @@ def read_headers(folder: Path) -> Weights:
 
 
 def _indexed(folder: Path) -> dict[str, str]:
-    """File name of each tensor, from the index."""
+    """The file name of each tensor, from the index."""
     try:
         names: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
@@ -234,7 +239,7 @@ def _read_header(path: Path, weights: Weights) -> None:
 
 
 def misfits(model: nn.Module, weights: Weights) -> list[str]:
-    """What does not fit between a model (on any device, meta too) and weight files; one line for each tensor."""
+    """Mismatches between a model (on any device, meta too) and weight files; one line per tensor."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     lines = []
     for name, shape in wanted.items():
@@ -247,7 +252,7 @@ def misfits(model: nn.Module, weights: Weights) -> list[str]:
 
 
 def fill(model: nn.Module, weights: Weights, device: str, dtype: torch.dtype) -> None:
-    """Give `model` (on meta) the tensors of weight files. Raises CheckpointError naming what does not fit."""
+    """Load the tensors of weight files into `model` (on meta). Raises CheckpointError that names a mismatch."""
     if lines := misfits(model, weights):
         more = f" (and {len(lines) - 1} more; see `molmoact-ros doctor --checkpoint`)" if len(lines) > 1 else ""
         where = weights.files[0] if len(weights.files) == 1 else weights.files[0].parent
@@ -259,14 +264,16 @@ def fill(model: nn.Module, weights: Weights, device: str, dtype: torch.dtype) ->
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                     raise CheckpointError(f"{path}: {name} holds NaN or infinity; copy or download it again")
-                # A copy, never a view of the mapped file: a page that is read late would stall a step.
+                # A copy, never a view of the memory-mapped file: a late page fault would stall a step.
                 tensors[name] = tensor.to(device, dtype, copy=True)
             model.load_state_dict(tensors, strict=False, assign=True)
 
 
 def find_depth_vq(folder: Path) -> Path | None:
-    """The file of the folder's depth decoder; None where it has none. A released one is converted first: beside itself,
-    or in the user's cache where the folder is not ours to write."""
+    """The file of the folder's depth decoder, or None.
+
+    A released one is converted first, next to itself, or into the user's cache if the folder is not writable.
+    """
     if (folder / DEPTH).is_file() or not (folder / RELEASED_DEPTH).is_file():
         return folder / DEPTH if (folder / DEPTH).is_file() else None
     released = folder / RELEASED_DEPTH
@@ -277,18 +284,18 @@ def find_depth_vq(folder: Path) -> Path | None:
 
 
 def load_depth_decoder(folder: Path) -> DepthVq | None:
-    """The folder's depth VQ-VAE; None where it has none. Raises CheckpointError."""
+    """Load the folder's depth VQ-VAE; None without one. Raises CheckpointError."""
     path = find_depth_vq(folder)
     return None if path is None else load_depth_vq(path)
 
 
 def cache_folder() -> Path:
-    """Where what is made of checkpoints is kept: the user's cache."""
+    """The user's cache folder for files derived from checkpoints."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molmoact_ros"
 
 
 def convert_depth_vq(pickled: Path, target: Path) -> None:
-    """The released VQ-VAE file as safetensors. Only tensors are unpickled. Raises CheckpointError for anything else."""
+    """Convert the released VQ-VAE file to safetensors. It unpickles tensors only; else it raises CheckpointError."""
     try:
         state = torch.load(pickled, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -308,7 +315,7 @@ def convert_depth_vq(pickled: Path, target: Path) -> None:
 
 
 def load_depth_vq(path: Path) -> DepthVq:
-    """The depth VQ-VAE in a safetensors file; its widths are read off the tensors. Raises CheckpointError."""
+    """Load a depth VQ-VAE from a safetensors file; its widths follow from the tensors. Raises CheckpointError."""
     weights = Weights((path,))
     _read_header(path, weights)
     try:
@@ -335,8 +342,10 @@ def save_checkpoint(
 
 
 def digest(folder: Path) -> str:
-    """First 12 hexadecimal digits of a SHA-256 that tells checkpoints apart: of the weight files, of which those that
-    would take long count with their length, first and last MiB."""
+    """First 12 hexadecimal digits of a SHA-256 that identifies a checkpoint by its weight files.
+
+    Files larger than `LONG` contribute only their length and their first and last MiB.
+    """
     total = hashlib.sha256()
     for path in read_headers(folder).files:
         size = path.stat().st_size

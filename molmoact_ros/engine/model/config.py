@@ -1,6 +1,6 @@
-"""The files of a checkpoint folder that say what the model is: sizes, image processing, and how it is run on a robot.
+"""The configuration files of a checkpoint folder: architecture, image processing, and its use on a robot.
 
-Fields that the model's numbers follow from have no defaults: they are read from the file, or named as missing.
+Fields that affect the model's numbers have no defaults: a missing one is an error that names it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.reasoning.answer_templates import Wording
 
 Activation = Literal["gelu_pytorch_tanh", "quick_gelu", "gelu", "silu"]
-MAX_FRAME = 4096  # pixels on a side to which a frame is scaled
+MAX_FRAME = 4096  # maximum side length of a scaled frame, pixels
 
 
 class VitConfig(BaseModel):
-    """The vision transformer (SigLIP2 or CLIP): `vit_config`. Sizes in features, pixels or counts as named."""
+    """`vit_config`: the vision transformer (SigLIP2 or CLIP). Sizes in features, pixels or counts as named."""
 
     model_config = ConfigDict(extra="allow")
     hidden_size: int
@@ -38,7 +38,7 @@ class VitConfig(BaseModel):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches as (rows, columns)."""
+        """The patch grid as (rows, columns)."""
         rows, columns = self.image_default_input_size
         return rows // self.image_patch_size, columns // self.image_patch_size
 
@@ -56,7 +56,7 @@ class VitConfig(BaseModel):
 
 
 class AdapterConfig(BaseModel):
-    """Attention pooling and projector: `adapter_config`."""
+    """`adapter_config`: attention pooling and projector."""
 
     model_config = ConfigDict(extra="allow")
     vit_layers: tuple[int, ...]
@@ -72,7 +72,7 @@ class AdapterConfig(BaseModel):
 
 
 class LlmConfig(BaseModel):
-    """The decoder (Qwen2 or OLMo2): `llm_config`."""
+    """`llm_config`: the decoder (Qwen2 or OLMo2)."""
 
     model_config = ConfigDict(extra="allow")
     hidden_size: int
@@ -87,22 +87,22 @@ class LlmConfig(BaseModel):
     hidden_act: Activation
     max_position_embeddings: int
     rope_theta: float
-    rope_scaling: None  # no released checkpoint stretches its positions
+    rope_scaling: None  # no released checkpoint uses RoPE scaling
     use_qk_norm: bool
-    qk_norm_type: Literal["olmo"]  # over the whole projection, before it is split into heads
+    qk_norm_type: Literal["olmo"]  # over the whole projection, before the split into heads
     layer_norm_eps: float
     norm_after: bool
 
 
 class DatasetStats(BaseModel):
-    """One entry of `norm_stats`; what it holds besides `action` (proprio, counts) is kept and not used."""
+    """One entry of `norm_stats`; its other fields besides `action` (proprio, counts) are stored but not used."""
 
     model_config = ConfigDict(extra="allow")
     action: NormStats
 
 
 class MolmoActConfig(BaseModel):
-    """A checkpoint's `config.json`. Raises pydantic.ValidationError, naming the field, when one does not fit."""
+    """A checkpoint's `config.json`. Raises pydantic.ValidationError that names the invalid field."""
 
     model_config = ConfigDict(extra="allow")
     model_type: Literal["molmoact"]
@@ -124,10 +124,10 @@ class MolmoActConfig(BaseModel):
 
 
 class ProcessorConfig(BaseModel):
-    """How pictures become crops: `preprocessor_config.json`.
+    """`preprocessor_config.json`: how images become crops.
 
     crop_mode: a global view and overlapping tiles, or (the nano's) one view. resize_mode: siglip stretches without
-    antialiasing, default keeps the aspect and pads, area (the nano's) stretches by area averaging.
+    antialiasing, default keeps the aspect ratio and pads, area (the nano's) stretches by area averaging.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -136,7 +136,7 @@ class ProcessorConfig(BaseModel):
     normalize_mode: Literal["siglip", "openai"]
     max_crops: int = Field(ge=1)
     max_multi_image_crops: int = Field(ge=1)
-    overlap_margins: tuple[int, int]  # patches at the left or top, and at the right or bottom, of a tile
+    overlap_margins: tuple[int, int]  # patches at a tile's left or top, and at its right or bottom
     base_image_input_size: tuple[int, int]  # rows, columns
     pad_value: float
     image_patch_size: int
@@ -145,12 +145,12 @@ class ProcessorConfig(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """How a checkpoint is run on a robot: `run.json`, our own file; a released folder has none and gets the defaults.
+    """`run.json`: how to run a checkpoint on a robot. The format is ours; a released folder gets the defaults.
 
-    frame_size: width and height to which camera frames are scaled first; null leaves them as they are. The released
-    robot training used 320x240 (paper, mid- and post-training). cameras: how many the model was trained with; null: it
-    takes any number. chunk_steps: how many actions an answer may have; the model chooses. wordings: how it words them.
-    reuse_steps: how many steps in a row the mode reuse keeps depth and trace for.
+    frame_size: width and height, pixels, to which camera frames are scaled first; null keeps them. The released robot
+    training used 320x240 (paper, mid- and post-training). cameras: number of cameras in training; null: any number.
+    chunk_steps: allowed numbers of actions in an answer; the model chooses. wordings: allowed wordings of an answer.
+    reuse_steps: number of consecutive steps for which the mode reuse keeps depth and trace.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -161,7 +161,7 @@ class RunConfig(BaseModel):
     reuse_steps: int = Field(default=2, ge=1)
 
     def with_frame_size(self, text: str) -> RunConfig:
-        """The same with frames scaled to `text`: "320x240" (width x height), "camera" (as they come), "" (no change).
+        """A copy with the frame size `text`: "320x240" (width x height), "camera" (unscaled), "" (no change).
 
         Raises ValueError for anything else.
         """

@@ -1,4 +1,4 @@
-"""The depth VQ-VAE: a relative depth picture becomes 10x10 codes of 128, and back (released layout, any width)."""
+"""The depth VQ-VAE: encodes a relative depth map as 10x10 codes of 128, and decodes it (released layout, any width)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-INPUT = 320  # pixels on a side (released configuration)
+INPUT = 320  # side length, pixels (released configuration)
 GRID = 10
 
 
 def relative_depth(depth: np.ndarray) -> np.ndarray:
-    """Depth in metres [H, W] (0 or non-finite = invalid) to float32 [320, 320] in 0..1, nearer larger.
+    """Convert depth [H, W], m (0 or non-finite = invalid), to relative depth float32 [320, 320] in 0..1, nearer larger.
 
-    Inverse depth, scaled by its own minimum and maximum over valid pixels; invalid pixels count as farthest.
+    It is the inverse depth, scaled by its minimum and maximum over valid pixels; invalid pixels count as farthest.
     """
     depth = cv2.resize(np.nan_to_num(depth.astype(np.float32)), (INPUT, INPUT), interpolation=cv2.INTER_NEAREST)
     valid = depth > 0
@@ -54,7 +54,7 @@ class _Codebook(nn.Module):
 
 
 class DepthVq(nn.Module):
-    """Encoder, codebook and decoder. `hidden` is the first width (released: 16), `dim` the code's (released: 512)."""
+    """Encoder, codebook and decoder. hidden: width of the first layer; dim: of a code (released: 16 and 512)."""
 
     def __init__(self, hidden: int = 16, dim: int = 512, codes: int = 128) -> None:
         super().__init__()
@@ -73,32 +73,34 @@ class DepthVq(nn.Module):
         self._vq_vae = _Codebook(codes, dim)
 
     def nearest(self, features: Tensor) -> Tensor:
-        """Codes int64 [...] whose vectors are nearest to features [..., dim]."""
+        """Codes int64 [...] whose embeddings are nearest to features [..., dim]."""
         book = self._vq_vae._embedding
         return (book.square().sum(1) - 2 * features @ book.T).argmin(-1)
 
     @torch.inference_mode()
     def encode(self, depth: Tensor) -> Tensor:
-        """Relative depth float [B, 1, 320, 320] in 0..1 to codes int64 [B, 10, 10]."""
+        """Encode relative depth float [B, 1, 320, 320] in 0..1 to codes int64 [B, 10, 10]."""
         return self.nearest(self.encoder(depth).movedim(1, -1))
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes int64 [B, 10, 10] to relative depth float [B, 1, 320, 320], unclamped."""
+        """Decode codes int64 [B, 10, 10] to relative depth float [B, 1, 320, 320], unclamped."""
         result: Tensor = self.decoder(F.embedding(codes, self._vq_vae._embedding).movedim(-1, 1))
         return result
 
     def picture(self, codes: np.ndarray) -> np.ndarray:
-        """Codes, integers [10, 10], as relative depth float32 [320, 320], nearer larger; scaled by its own minimum and
-        maximum to 0..1, as the released script shows it."""
+        """Decode codes, integers [10, 10], to relative depth float32 [320, 320], nearer larger, for display.
+
+        It is scaled by its own minimum and maximum to 0..1, as in the released script.
+        """
         depth = self.decode(torch.from_numpy(codes.astype(np.int64)).unsqueeze(0))[0, 0].numpy()
         picture: np.ndarray = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-8)
         return picture
 
     def training_loss(self, depth: Tensor, decay: float = 0.99, commitment: float = 0.25) -> Tensor:
-        """Reconstruction and commitment loss of a batch [B, 1, 320, 320]; moves the codebook by its running mean.
+        """Reconstruction and commitment loss of a batch [B, 1, 320, 320]; updates the codebook by moving average.
 
-        Codes that nothing chooses any more are put onto features of this batch.
+        Unused codes are reinitialised to features of this batch.
         """
         features = self.encoder(depth).movedim(1, -1)
         codes = self.nearest(features)

@@ -24,9 +24,9 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class _ImageAttention(nn.Module):
-    """Attention without order: of patches among each other, or of a window's mean to its patches.
+    """Attention without positions: among patches, or from a pooling window's mean to its patches.
 
-    Written out in the released model's order of operations: a fused kernel's rounding, small as it is, comes out at the
+    It keeps the released model's order of operations: the small rounding differences of a fused kernel reach the
     logits ten times as large.
     """
 
@@ -39,7 +39,7 @@ class _ImageAttention(nn.Module):
         self.wo = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size)
 
     def forward(self, query: Tensor, x: Tensor) -> Tensor:
-        """[N, Q, features] and what it reads [N, K, features] to [N, Q, hidden]."""
+        """Queries [N, Q, features] over keys and values [N, K, features] to [N, Q, hidden]."""
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in (self.wq(query), self.wk(x), self.wv(x)))
         if self.shared > 1:
             k, v = k.repeat_interleave(self.shared, dim=2), v.repeat_interleave(self.shared, dim=2)
@@ -83,7 +83,7 @@ class _VitBlocks(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """SigLIP2 or CLIP tower. Blocks after the last one whose features are used do not exist."""
+    """SigLIP2 or CLIP tower, without the blocks after the last one whose features are used."""
 
     def __init__(self, c: VitConfig, taps: tuple[int, ...]) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class VisionTransformer(nn.Module):
 
 
 class Projector(nn.Module):
-    """Gated projection from pooled features to the decoder's width, no biases."""
+    """Gated projection from pooled features to the decoder's width, without biases."""
 
     def __init__(self, c: AdapterConfig) -> None:
         super().__init__()
@@ -127,10 +127,10 @@ class Projector(nn.Module):
 
 
 class VisionBackbone(nn.Module):
-    """Tower, pooling and projector: crops to the features that are added to the image tokens.
+    """Tower, pooling and projector: from crops to the features that are added to the image tokens.
 
-    `pad_embed` (7B-O) is loaded and never used: the released model adds it only where padding masks are given, and
-    gives none when it answers.
+    `pad_embed` (7B-O) is loaded but never used: the released model adds it only with padding masks, and passes none at
+    inference.
     """
 
     def __init__(self, vit: VitConfig, adapter: AdapterConfig) -> None:
@@ -144,7 +144,7 @@ class VisionBackbone(nn.Module):
     def forward(self, crops: Tensor, pooled_idx: Tensor) -> Tensor:
         """Crops [B, N, P, patch_dim] and indices int64 [B, T, 4] into N*P (-1 missing) to features [B, T, hidden].
 
-        Four patch features become one by attention; the query is their mean, in which missing ones count as zeros.
+        Attention pools four patch features into one; the query is their mean, with missing patches as zeros.
         """
         batch = crops.shape[0]
         patches = self.image_vit(crops.flatten(0, 1)).unflatten(0, (batch, -1)).flatten(1, 2)
@@ -157,7 +157,7 @@ class VisionBackbone(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """Root-mean-square norm, computed in float32 and rounded before it is scaled, as the released model does."""
+    """Root-mean-square norm, computed in float32 and rounded before scaling, as in the released model."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -170,8 +170,10 @@ class RmsNorm(nn.Module):
 
 
 def rope_tables(c: LlmConfig, positions: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines float32 [positions, head_dim] for half-split rotary embedding; the first half of the sines is
-    negative, for the first half of a head takes the second one's, negated."""
+    """Cosines and sines float32 [positions, head_dim] for half-split rotary embedding.
+
+    The first half of the sines is negated, since the first half of a head takes the negated second half.
+    """
     frequency = 1.0 / c.rope_theta ** (torch.arange(0, c.head_dim, 2, dtype=torch.float32) / c.head_dim)
     angle = torch.arange(positions, dtype=torch.float32)[:, None] * frequency
     sin = angle.sin()
@@ -179,7 +181,7 @@ def rope_tables(c: LlmConfig, positions: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., S, head_dim] (half-split layout)."""
+    """Apply rotary embedding to x [..., S, head_dim] (half-split layout)."""
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
@@ -209,14 +211,14 @@ class DecoderAttention(nn.Module):
         return q, k, v
 
     def output(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """What the queries read, projected: [B, S, hidden]. `mask` bool, True where a key may be read."""
+        """The projected attention output [B, S, hidden]. mask: bool, True where a key may be attended to."""
         grouped = k.shape[1] != q.shape[1]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
         result: Tensor = self.attn_out(out.transpose(1, 2).flatten(2))
         return result
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[B, S, hidden] to the same, causal."""
+        """Causal self-attention, [B, S, hidden] to the same."""
         return self.output(*self.heads(x, cos, sin), causal=True)
 
 
@@ -234,7 +236,7 @@ class _Mlp(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """One layer of the decoder: norms before attention and MLP (Qwen2), or behind them (OLMo2)."""
+    """One layer of the decoder: norms before attention and MLP (Qwen2), or after them (OLMo2)."""
 
     self_attn: DecoderAttention
     mlp: _Mlp
@@ -248,7 +250,7 @@ class DecoderBlock(nn.Module):
         self.attn_norm, self.ff_norm = (RmsNorm(c.hidden_size, c.layer_norm_eps) for _ in range(2))
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """[..., S, hidden] to the same. `attend`: self-attention, by whatever cache and mask the caller keeps."""
+        """[..., S, hidden] to the same. attend: self-attention with the caller's cache and mask."""
         if self.norm_after:
             x = x + self.attn_norm(attend(x))
             x = x + self.ff_norm(self.mlp(x))
@@ -259,7 +261,7 @@ class DecoderBlock(nn.Module):
 
 
 class _Embedding(nn.Module):
-    """Two tables: the vocabulary, and behind it the tokens that are only ever read (they frame images)."""
+    """Two tables: the vocabulary, then the input-only tokens that frame images."""
 
     def __init__(self, c: LlmConfig) -> None:
         super().__init__()
@@ -289,7 +291,13 @@ class _Backbones(nn.Module):
 
 
 class MolmoAct(nn.Module):
-    """The whole model, from the nano's few million parameters to the released 7B by its configuration."""
+    """The whole model, from the nano's few million parameters to the released 7B depending on its configuration.
+
+    ids int64 [B, S] and features [B, T, hidden], one for each patch token, give the next token's scores:
+
+        features = model.image_features(crops, pooled_idx)  # [B, T, hidden]
+        scores = model.logits(model(ids, features))  # [B, S, vocab]
+    """
 
     def __init__(self, config: MolmoActConfig) -> None:
         super().__init__()
@@ -303,14 +311,16 @@ class MolmoAct(nn.Module):
         return [block for block in self.model.transformer.blocks if isinstance(block, DecoderBlock)]
 
     def image_features(self, crops: Tensor, pooled_idx: Tensor) -> Tensor:
-        """Normalised crops float [B, N, P, patch_dim], indices int64 [B, T, 4] (-1 missing) to [B, T, hidden]."""
+        """Encode crops float [B, N, P, patch_dim], normalised, with indices int64 [B, T, 4] (-1 missing) to features
+        [B, T, hidden].
+        """
         result: Tensor = self.model.vision_backbone(crops, pooled_idx)
         return result
 
     def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
-        """Token embeddings [B, S, hidden]; image features are ADDED to the patch tokens, in order.
+        """Token embeddings [B, S, hidden] for int64 ids [B, S]; image features are ADDED to the patch tokens, in order.
 
-        Raises ValueError when there are not as many features as patch tokens.
+        Raises ValueError if the numbers of features and patch tokens differ.
         """
         x: Tensor = self.model.transformer.wte(input_ids)
         if features is None:
@@ -324,7 +334,7 @@ class MolmoAct(nn.Module):
     def forward(self, input_ids: Tensor, features: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states [B, S, hidden] after the final norm for int64 ids [B, S]; causal.
 
-        positions: int64 [B, S], where each token stands in the full sequence; 0..S-1 when not given.
+        positions: int64 [B, S], the position of each token in the full sequence; None: 0..S-1.
         """
         return self.run(self.embed(input_ids, features), positions)
 

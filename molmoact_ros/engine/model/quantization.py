@@ -1,4 +1,4 @@
-"""The decoder's weights in 8 or 4 bits, by torchao: a pass takes as long as its weights take to be read."""
+"""Quantises the decoder's weights to 8 or 4 bits with torchao: reading weights dominates the time of a forward pass."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from molmoact_ros.engine.model.checkpoint import CheckpointError
 from molmoact_ros.engine.model.molmoact import MolmoAct
 
 LEAST = {"fp8": (8, 9), "int4": (8, 0)}
-"""The least compute capability of a GPU, whose kernels torchao calls."""
+"""Minimum compute capability of a GPU for torchao's kernels."""
 GROUP = 128
-"""Weights of a row that share a scale, in int4."""
+"""Group size of int4: consecutive weights of a row that share a scale."""
 DIVISOR = {"fp8": 16, "int4": GROUP}
-"""What the length of a matrix' rows must be a multiple of."""
+"""Divisor that the row length of each matrix must be a multiple of."""
 
 
 def check(kind: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise CheckpointError where weights of a kind ("": as they are) cannot be used on a device."""
+    """Raise CheckpointError if weights of this kind ("": not quantised) cannot run on `device` in `dtype`."""
     if not kind:
         return
     if kind not in LEAST:
         raise CheckpointError(f"weights cannot be quantised to {kind!r}; choose one of: {', '.join(LEAST)}")
-    gpu = device.type == "cuda" and torch.cuda.is_available()  # where there is none, loading says so
+    gpu = device.type == "cuda" and torch.cuda.is_available()  # without one, loading raises
     if reason := misfit(kind, torch.cuda.get_device_capability(device) if gpu else None, dtype):
         raise CheckpointError(reason)
 
 
 def misfit(kind: str, capability: tuple[int, int] | None, dtype: torch.dtype) -> str:
-    """Why weights of a kind cannot be used by a GPU of a compute capability (None: a processor) that computes in
-    `dtype`, and what to do; nothing where they can."""
+    """Why weights of this kind cannot run on a GPU of this compute capability (None: a CPU) in `dtype`, and what to do.
+
+    Empty if they can.
+    """
     if capability is None:
         return "int4 weights need a GPU; on a processor choose fp8, or leave them as they are" if kind == "int4" else ""
     if capability < LEAST[kind]:
@@ -40,11 +42,11 @@ def misfit(kind: str, capability: tuple[int, int] | None, dtype: torch.dtype) ->
 
 
 def quantise(model: MolmoAct, kind: str) -> None:
-    """Turn the matrices of the decoder's layers into a kind that was checked; all else stays as it is.
+    """Quantise the matrices of the decoder's layers to a kind that passed `check`; other weights stay unchanged.
 
-    fp8: a scale for each row. A GPU rounds what is multiplied by them too, and multiplies in float8; a processor turns
-    them back. int4: a scale and a zero for each GROUP of a row, turned back while they are multiplied. Raises
-    CheckpointError where torchao is not installed, and for a matrix that it would leave out without a word.
+    fp8: one scale per row. A GPU also quantises the activations and multiplies in float8; a CPU dequantises the
+    weights. int4: one scale and zero point per GROUP of a row, dequantised inside the matrix multiplication. Raises
+    CheckpointError without torchao, and for a matrix that torchao would silently skip.
     """
     for name, module in model.model.transformer.blocks.named_modules():
         if isinstance(module, nn.Linear) and module.in_features % DIVISOR[kind]:
@@ -62,7 +64,7 @@ def quantise(model: MolmoAct, kind: str) -> None:
         )
     except ImportError as error:
         raise CheckpointError(f"{error}; {kind} weights need: pip install 'molmoact_ros[quantization]'") from None
-    # torchao's recommended settings would change the precision of float32 everywhere.
+    # torchao's recommended inductor settings would change the precision of float32 globally.
     if kind == "int4":
         config = Int4WeightOnlyConfig(GROUP, set_inductor_config=False, int4_packing_format="tile_packed_to_4d")
     elif model.lm_head.weight.device.type == "cuda":
@@ -74,12 +76,12 @@ def quantise(model: MolmoAct, kind: str) -> None:
 
 
 def is_quantised(weight: Tensor) -> bool:
-    """Whether a matrix [rows, columns] was made by `quantise`."""
+    """Whether a matrix [rows, columns] was quantised by `quantise`."""
     return type(weight) is not nn.Parameter
 
 
 def stored(weight: Tensor) -> int:
-    """Bytes of a tensor [...] in memory."""
+    """Size of a tensor [...] in memory, bytes."""
     if not is_quantised(weight) or not hasattr(weight, "__tensor_flatten__"):
         return weight.numel() * weight.element_size()
     names, _ = weight.__tensor_flatten__()

@@ -1,1 +1,1 @@
-"""The vision tower exported to ONNX, and run by ONNX Runtime."""
+"""Export of the vision tower to ONNX, and its inference with ONNX Runtime."""

@@ -1,6 +1,6 @@
-"""Exports the vision tower and its connector to ONNX, for fixed shapes, and says where the export of a checkpoint lies.
+"""Exports the vision tower and its connector to ONNX with fixed shapes, and locates the export of a checkpoint.
 
-An export is for the weights it was made of: its folder is named by their hash, by the shapes and by the precision.
+An export belongs to the weights it was made from: its folder's name has their hash, the shapes and the precision.
 """
 
 from __future__ import annotations
@@ -35,16 +35,19 @@ from molmoact_ros.engine.model.molmoact import VisionBackbone
 Precision = Literal["float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 GRAPH_DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.float32}
-"""Type of the weights in the graph. bfloat16 is the builder's choice in TensorRT, from float32 weights: ONNX Runtime's
-own kernels lack several operators in it."""
+"""dtype of the weights in the graph. For bfloat16 the graph is float32 and TensorRT's builder chooses the precision:
+ONNX Runtime's own kernels lack several bfloat16 operators."""
 TOWER = "model.vision_backbone."
 GRAPH, ABOUT = "vision.onnx", "about.json"
 OPSET = 20
-DEFAULT_CAMERAS = 2  # where run.json does not say how many
+DEFAULT_CAMERAS = 2  # if run.json does not set it
 
 
 class Exported(BaseModel):
-    """What an export is, `about.json` beside it; crops, patches, patch_dim, tokens, hidden: its shapes."""
+    """Metadata of an export, stored as `about.json` next to it. crops, patches, patch_dim, tokens, hidden: its shapes.
+
+    weights: hash of the vision weights. torch, onnx: versions that made it.
+    """
 
     model_config = ConfigDict(extra="forbid")
     weights: str
@@ -59,13 +62,13 @@ class Exported(BaseModel):
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """The name of the export's folder."""
         return f"{self.weights}-{self.crops}x{self.patches}x{self.patch_dim}-{self.tokens}-{self.precision}"
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A checkpoint's vision tower and connector in float32, what it is given, and the hash of its weights."""
+    """A checkpoint's vision tower and connector in float32, its preprocessing, and the hash of its weights."""
 
     backbone: VisionBackbone
     processor: ImageProcessor
@@ -75,25 +78,25 @@ class Tower:
 
     @staticmethod
     def read(folder: Path, frame_size: str = "") -> Tower:
-        """Only these weights of a folder; the decoder's are never read. Raises CheckpointError, ValueError."""
+        """Load only the vision weights of a folder, never the decoder's. Raises CheckpointError, ValueError."""
         files = CheckpointFolder(folder)
         config, run, processor = files.config, files.run.with_frame_size(frame_size), ImageProcessor(files.processor)
         with torch.device("meta"):
             backbone = VisionBackbone(config.vit_config, config.adapter_config)
-        whole = nn.Module()  # its tensors have the names of the checkpoint's
+        whole = nn.Module()  # gives its tensors the checkpoint's names
         whole.model = nn.Module()
         whole.model.vision_backbone = backbone
         fill(whole, read_headers(folder).below(TOWER), "cpu", torch.float32)
         return Tower(backbone.eval(), processor, run, config.adapter_config.text_hidden_size, weights_hash(folder))
 
     def pictures(self, seed: int) -> ImageInputs:
-        """Smooth pictures made up from `seed`, one for each camera, as the model would be given them."""
+        """Smooth random images from `seed`, one per camera, as inputs of the model: crops [C, P, patch_dim]."""
         rng = np.random.default_rng(seed)
         width, height = self.run.frame_size or self.processor.base[::-1]
         return self.processor([_smooth(rng, height, width) for _ in range(self.run.cameras or DEFAULT_CAMERAS)])
 
     def exported(self, pictures: ImageInputs, precision: Precision) -> Exported:
-        """The export for pictures of this shape."""
+        """Metadata of the export for images of this shape."""
         import onnx
 
         (crops, patches, patch_dim), tokens = pictures.crops.shape, len(pictures.indices)
@@ -104,7 +107,8 @@ class Tower:
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A picture uint8 [height, width, 3] of soft blots: closer to a camera's than noise, which a tower hardly sees."""
+    """A random image uint8 [height, width, 3] of soft blobs: more like a camera's than noise, to which a tower hardly
+    responds."""
     import cv2
 
     coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -125,8 +129,9 @@ class _FixedTower(nn.Module):
 
 
 def export(tower: Tower, precision: Precision, folder: Path | None = None) -> Path:
-    """Write a tower's graph; the folder it is in, which is `folder` or below the cache. An export that is there already
-    is left as it is. Raises CheckpointError where ONNX is not installed.
+    """Export a tower; return the export's folder, which is `folder` or below the cache.
+
+    An existing export stays as it is. Raises CheckpointError if ONNX is not installed.
     """
     try:
         import onnx  # noqa: F401
@@ -149,7 +154,7 @@ def export(tower: Tower, precision: Precision, folder: Path | None = None) -> Pa
 
 
 def write_graph(backbone: VisionBackbone, pictures: ImageInputs, precision: Precision, path: Path) -> None:
-    """A tower's graph for pictures of this shape, its weights in a file beside it (`PATH.data`)."""
+    """Write a tower's graph for images of this shape, with its weights in a file next to it (`PATH.data`)."""
     inputs = (torch.from_numpy(pictures.crops), torch.from_numpy(pictures.indices))
     with warnings.catch_warnings(), _quiet("torch.onnx"), torch.inference_mode():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
@@ -161,7 +166,7 @@ def write_graph(backbone: VisionBackbone, pictures: ImageInputs, precision: Prec
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """A logger says errors alone for a while: the exporter tells of packages that nobody asked for."""
+    """Context that limits a logger to errors: the exporter logs about missing packages that are not needed."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -188,5 +193,5 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Largest difference of two arrays of the same shape [...], over the largest absolute value wanted."""
+    """Largest difference of two arrays of the same shape [...], divided by the largest absolute value of `wanted`."""
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())

@@ -1,4 +1,4 @@
-"""Runs an exported vision tower by ONNX Runtime: TensorRT, CUDA or the processor, whichever is installed."""
+"""Runs an exported vision tower with ONNX Runtime on TensorRT, CUDA or the CPU, whichever is available."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from molmoact_ros.engine.vision.onnx_export import ABOUT, GRAPH, PRECISIONS, Exp
 from molmoact_ros.reasoning.answer import RefusedStep
 
 LIMITS: dict[str, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest relative error against torch with which an export is used; where torch's own type is coarser, its limit."""
-CHECKED = 2  # pictures on which it is measured before use
+"""Maximum relative error of an export against torch; if torch's own dtype is coarser, that dtype's limit applies."""
+CHECKED = 2  # input sets on which the error is measured before use
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 NVINFER = ("libnvinfer.so.10", "libnvonnxparser.so.10")
-"""What ONNX Runtime's TensorRT provider is linked with (onnxruntime-gpu 1.31)."""
+"""Libraries that ONNX Runtime's TensorRT provider is linked with (onnxruntime-gpu 1.31)."""
 Options = dict[str, str]
 Features = Callable[[ImageInputs], Tensor]
-"""Pictures to features [1, T, hidden]."""
+"""From images to features [1, T, hidden]."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """One of ONNX Runtime's execution providers. about: what of it is here, or lacks; usable: whether all is here."""
+    """An execution provider of ONNX Runtime. usable: whether it runs here. about: its version, or what is missing."""
 
     name: str
     usable: bool
@@ -39,7 +39,7 @@ class Provider:
 
 
 def providers() -> list[Provider]:
-    """The providers that a tower may be run by, the fastest first, and what each lacks here."""
+    """The candidate providers, fastest first, and what each lacks here; empty without ONNX Runtime."""
     if importlib.util.find_spec("onnxruntime") is None:
         return []
     import onnxruntime
@@ -60,7 +60,7 @@ def providers() -> list[Provider]:
 
 
 def tensorrt_version() -> str | None:
-    """The version of the TensorRT library that the loader finds; None where there is none."""
+    """The version of the TensorRT library that the dynamic loader finds, or None."""
     try:
         libraries = [ctypes.CDLL(name) for name in NVINFER]
     except OSError:
@@ -70,7 +70,7 @@ def tensorrt_version() -> str | None:
 
 
 def options(provider: str, precision: Precision, export: Path) -> Options:
-    """What a provider is told. TensorRT keeps its engine on disk: building one takes minutes."""
+    """A provider's options. TensorRT caches its engine on disk: building one takes minutes."""
     if provider != TENSORRT:
         return {}
     folder = str(engine_cache(export))
@@ -82,8 +82,10 @@ def options(provider: str, precision: Precision, export: Path) -> Options:
 
 
 def engine_cache(export: Path) -> Path:
-    """Where TensorRT's engines of an export are kept: they are for one GPU and one version of everything. The export's
-    own name says the weights, the shapes and the precision."""
+    """The cache folder of an export's TensorRT engines. They are specific to a GPU and to all versions.
+
+    The export's own name identifies the weights, the shapes and the precision.
+    """
     import onnxruntime
 
     major, minor = torch.cuda.get_device_capability()
@@ -94,17 +96,19 @@ def engine_cache(export: Path) -> Path:
 
 
 class OnnxVision:
-    """An exported tower, ready to see."""
+    """An exported vision tower, ready for inference."""
 
     def __init__(self, export: Path, like: Tensor) -> None:
-        """export: a folder that `vision_export.export` wrote; like: a tensor of the device and type that features are
-        wanted in. Raises CheckpointError, in one line."""
+        """export: a folder written by `onnx_export.export`. like: a tensor with the device and dtype of the features.
+
+        Raises CheckpointError, in one line.
+        """
         self.about = read_about(export)
         self._session, self.provider = _open(export, self.about.precision)
         self._like = like
 
     def __call__(self, pictures: ImageInputs) -> Tensor:
-        """Features [1, T, hidden] of pictures. Raises RefusedStep for pictures of another shape."""
+        """Encode images to features [1, T, hidden]. Raises RefusedStep for images of another shape."""
         wanted = (self.about.crops, self.about.tokens)
         if (len(pictures.crops), len(pictures.indices)) != wanted:
             raise RefusedStep(
@@ -117,7 +121,7 @@ class OnnxVision:
 
 
 def read_about(export: Path) -> Exported:
-    """What an export says of itself. Raises CheckpointError."""
+    """Read an export's metadata. Raises CheckpointError."""
     if not (export / ABOUT).is_file() or not (export / GRAPH).is_file():
         raise CheckpointError(f"there is no exported vision tower in {export}; make it with `molmoact-ros export`")
     try:
@@ -129,12 +133,12 @@ def read_about(export: Path) -> Exported:
 
 
 def _open(export: Path, precision: Precision) -> tuple[Any, str]:
-    """A session, and the provider that runs it: the first usable one that takes the graph."""
+    """Open a session on the first usable provider that accepts the graph; return it and the provider's name."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    if not torch.cuda.is_available():  # beside the decoder, which has torch's threads
+    if not torch.cuda.is_available():  # share the cores with the decoder's torch threads
         settings.intra_op_num_threads = torch.get_num_threads()
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     usable = [provider.name for provider in providers() if provider.usable]
@@ -147,21 +151,21 @@ def _open(export: Path, precision: Precision) -> tuple[Any, str]:
         chosen = [(name, options(name, precision, export)), *([] if name == CPU else [(CPU, {})])]
         try:
             session = onnxruntime.InferenceSession(str(export / GRAPH), settings, providers=chosen)
-        except Exception as error:  # the library raises kinds of its own
+        except Exception as error:  # the library raises its own exception types
             reason = str(error).splitlines()[0]
             continue
-        if session.get_providers()[0] == name:  # else it fell back in silence
+        if session.get_providers()[0] == name:  # else it fell back silently
             return session, name
         reason = f"{name} could not be started"
     raise CheckpointError(f"ONNX Runtime cannot run {export / GRAPH}: {reason}")
 
 
 def open_vision(folder: Path, torchs: Features, like: Tensor, precision: str = "", frame_size: str = "") -> OnnxVision:
-    """The exported tower of a checkpoint, checked against torch's.
+    """Open a checkpoint's exported tower and check it against torch.
 
-    torchs: what torch makes of pictures, [1, T, hidden]; like: a tensor of the type and device wanted; precision:
-    empty for float32 on a processor and float16 on a GPU. Raises CheckpointError where ONNX Runtime is not installed,
-    nothing was exported, or the two differ by more than LIMITS.
+    torchs: the tower in torch, images to features [1, T, hidden]. like: a tensor with the dtype and device of the
+    features. precision: empty for float32 on a CPU and float16 on a GPU. Raises CheckpointError if ONNX Runtime is not
+    installed, no export exists, or the two differ by more than LIMITS.
     """
     if not providers():
         raise CheckpointError("ONNX Runtime is not installed; `pip install 'molmoact_ros[onnx]'`, or see with torch")
@@ -185,7 +189,7 @@ def open_vision(folder: Path, torchs: Features, like: Tensor, precision: str = "
 
 
 def checked_precision(name: str) -> Precision:
-    """The precision called so. Raises CheckpointError."""
+    """The precision with this name. Raises CheckpointError for an unknown name."""
     for known in PRECISIONS:
         if known == name:
             return known
@@ -193,7 +197,7 @@ def checked_precision(name: str) -> Precision:
 
 
 def error_against(vision: Features, torchs: Features, tower: Tower, count: int) -> float:
-    """The largest relative error on `count` made-up pictures [C, P, patch_dim]; infinite where one is not finite."""
+    """The largest relative error on `count` random inputs [C, P, patch_dim]; infinite if a feature is not finite."""
     worst = 0.0
     for seed in range(count):
         pictures = tower.pictures(seed)

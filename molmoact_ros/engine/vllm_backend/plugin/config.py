@@ -1,4 +1,4 @@
-"""A checkpoint's config.json and tokenizer.json as transformers hands them to vLLM."""
+"""A checkpoint's config.json and tokenizer.json in the form that transformers passes to vLLM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL_TYPE, ARCHITECTURE = "molmoact", "MolmoActForActionReasoning"
 
 
 class ServedConfig(PretrainedConfig):
-    """config.json with the decoder's sizes under the names by which vLLM plans its caches."""
+    """config.json with the decoder's sizes under the names from which vLLM sizes its caches."""
 
     model_type = MODEL_TYPE
 
@@ -31,12 +31,12 @@ class ServedConfig(PretrainedConfig):
         super().__init__(**fields)
 
     def get_text_config(self, *_: object, **__: object) -> PretrainedConfig:
-        """The decoder's."""
+        """The decoder's configuration."""
         return self.text_config
 
     @property
     def checked(self) -> MolmoActConfig:
-        """The same, as the rest of this package knows it."""
+        """The validated configuration as used by the rest of this package."""
         return MolmoActConfig.model_validate(self.to_dict())
 
 
@@ -49,7 +49,7 @@ def _decoder(llm: dict[str, Any]) -> dict[str, Any]:
 
 
 class PlainTokenizer(PreTrainedTokenizerFast):
-    """A folder's tokenizer.json, whatever lies beside it."""
+    """A folder's tokenizer.json, independent of other tokenizer files next to it."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         ends = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
@@ -57,22 +57,22 @@ class PlainTokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *_: object, **__: object) -> PreTrainedTokenizerFast:
-        """The folder's, with the properties that vLLM keeps at hand beside it."""
+        """The folder's tokenizer, with the properties that vLLM caches."""
         return get_cached_tokenizer(cls(tokenizer_file=str(Path(folder) / TOKENIZER)))
 
     @property
     def backend_tokenizer(self) -> Tokenizer:
-        """What llguidance, which asks for it, should take for the vocabulary: see `named_by_ids`."""
+        """The vocabulary for llguidance, which reads this property: see `named_by_ids`."""
         return named_by_ids(self._tokenizer)
 
 
 @cache
 def named_by_ids(tokenizer: Tokenizer) -> Tokenizer:
-    """The same ids under the names #[0], #[1], and so on; the special tokens keep theirs.
+    """A tokenizer with the same ids under the names #[0], #[1], and so on; special tokens keep their names.
 
-    Our grammars are over ids, so the names do not matter, but their lengths do: where llguidance (1.7) takes back
-    drafted tokens, it counts the bytes of their names, though it has read each as one byte and [id]. With these names
-    both are the same. The decoder is one that it knows how to turn into bytes.
+    Our grammars are over ids, so names do not matter, but their lengths do: when llguidance (1.7) rolls back drafted
+    tokens, it counts the bytes of their names, although it consumed each as one byte and [id]. With these names both
+    counts agree. The decoder is one that llguidance can convert to bytes.
     """
     special = {i: token for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     size = tokenizer.get_vocab_size(with_added_tokens=True)

@@ -1,4 +1,4 @@
-"""What vLLM's server answers: what a policy asks for, and nothing else that it has."""
+"""Restricts vLLM's server to the endpoints that a policy needs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Final
 Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Any, Any], Awaitable[None]]
 OPEN: Final = ("/v1/chat/completions", "/v1/models", "/health")
-"""Paths that are answered. vLLM asks for the key at /v1 alone: /invocations, /pause and others would do without."""
+"""Allowed paths. vLLM requires the key under /v1 only: /invocations, /pause and others would work without it."""
 
 
 class OnlyOpenDoors:
-    """ASGI middleware, as `--middleware` of vLLM takes it: other paths are not found, and websockets not accepted."""
+    """ASGI middleware for vLLM's `--middleware`: other paths return 404, and websockets are refused."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Pass it on, or say that there is nothing."""
+        """Forward the request, or refuse it."""
         if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":

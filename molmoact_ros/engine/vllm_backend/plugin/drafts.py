@@ -1,7 +1,7 @@
-"""Drafts for vLLM's speculative decoding (`method="custom_class"`): forced tokens, and what the last answers said.
+"""Drafts for vLLM's speculative decoding (`method="custom_class"`): forced tokens and the last answers.
 
-The same guesses as the torch back end's (engine/decoding/speculative.py), as a chain; vLLM verifies them, so that no
-token changes.
+They are those of the torch back end (engine/decoding/speculative.py), as a chain. vLLM verifies them, so no token
+changes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.prompts import prompt_template
 from molmoact_ros.reasoning.tokens import END_OF_TEXT
 
-TAIL = 8  # of a prompt's last tokens by which its end is found
+TAIL = 8  # number of a prompt's last tokens by which its end is found
 
 
 class AnswerDrafts:
-    """Proposes how each running answer goes on."""
+    """Drafts the continuation of each running answer."""
 
     def __init__(self, vllm_config: Any) -> None:
         folder = Path(vllm_config.model_config.model)
@@ -35,7 +35,7 @@ class AnswerDrafts:
         files = CheckpointFolder(folder)
         config, run, codec = files.config, files.run, text_codec(files.tokenizer)
         (end,) = codec.encode(END_OF_TEXT)
-        # Where a checkpoint has several statistics, only their dimensions matter to the grammar.
+        # If a checkpoint has several statistics, only their dimensions matter to the grammar.
         stats = next(iter(config.norm_stats.values())).action
         self._grammars = {
             steered: AnswerGrammar(codec, end, stats, forms(steered, run.chunk_steps, run.wordings))
@@ -49,14 +49,16 @@ class AnswerDrafts:
         }
 
     def load_model(self, *_: object, **__: object) -> None:
-        """There is none."""
+        """Nothing to load: there is no draft model."""
 
     def propose(
         self, sampled_token_ids: list[list[int]], num_tokens_no_spec: np.ndarray, token_ids_cpu: np.ndarray,
         slot_mappings: object = None,
     ) -> list[list[int]]:  # fmt: skip
-        """A draft for each sequence: num_tokens_no_spec int [B], token_ids_cpu int [B, length]. One that is still being
-        read has sampled nothing and gets none."""
+        """A draft for each sequence. num_tokens_no_spec: int [B]; token_ids_cpu: int [B, length].
+
+        A sequence still in prefill has sampled no token and gets no draft.
+        """
         return [
             self._draft(token_ids_cpu[row, : num_tokens_no_spec[row]]) if sampled else []
             for row, sampled in enumerate(sampled_token_ids)
@@ -70,17 +72,17 @@ class AnswerDrafts:
             for token in tokens[start:].tolist():
                 tracker.note(state, token)
                 state = grammar.advance(state, token)
-        except RefusedStep:  # not one of our answers: somebody chats with the model
+        except RefusedStep:  # not an answer of this format: someone chats with the model
             return []
         rest = grammar.forced_run(state)
         if rest and rest[-1] == grammar.eos_id:
-            # Everything is said, and vLLM does not show the end of an answer: now is the time to remember it.
+            # The answer is complete up to forced tokens. vLLM does not report an answer's end, so store it now.
             self._lasts[steered].appendleft(tracker.said)
             return rest
         return grow(tracker, state, self._config, self._config.nodes).tokens[: self._config.nodes]
 
     def _answer_of(self, tokens: np.ndarray) -> tuple[int, bool]:
-        """Where the answer begins in a sequence int [T], and whether it is to a drawn trace."""
+        """The index at which the answer begins in a sequence int [T], and whether it follows a drawn trace."""
         found = (-1, False)
         for tail, steered in self._tails.items():
             windows = (

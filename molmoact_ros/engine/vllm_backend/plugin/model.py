@@ -1,7 +1,7 @@
-"""MolmoAct in vLLM's layers: the decoder of both families, sharded and quantised by vLLM; the vision tower is torch's.
+"""MolmoAct in vLLM's layers: vLLM shards and quantises the decoder of both families; the vision tower is the torch one.
 
-Tensor names are the released checkpoint's (engine/model/molmoact.py). Shapes: S tokens of all sequences of a batch
-together.
+Tensor names are the released checkpoint's (engine/model/molmoact.py). Shapes: S is the number of tokens of all
+sequences of a batch together.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Attention(nn.Module):
         )  # fmt: skip
 
     def _norm(self, norm: RMSNorm, x: Tensor) -> Tensor:
-        """The norm is over all heads together, of which this process may have some."""
+        """Norm over all heads together; with tensor parallelism this process has only some of them."""
         whole: Tensor = norm(x if self.shards == 1 else tensor_model_parallel_all_gather(x.contiguous()))
         if self.shards > 1:
             whole = split_tensor_along_last_dim(whole, self.shards)[self.rank]
@@ -98,7 +98,7 @@ class _Mlp(nn.Module):
 
 
 class _Block(nn.Module):
-    """Norms before attention and MLP (Qwen2), or behind them (OLMo2)."""
+    """Norms before attention and MLP (Qwen2), or after them (OLMo2)."""
 
     def __init__(self, c: LlmConfig, cache: CacheConfig | None, quant: QuantizationConfig | None, prefix: str) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _Decoder(nn.Module):
         super().__init__()
         c: LlmConfig = vllm_config.model_config.hf_config.checked.llm_config
         cache, quant = vllm_config.cache_config, vllm_config.quant_config
-        # The vocabulary and behind it the tokens that are only ever read.
+        # The vocabulary, then the input-only tokens.
         self.embed_tokens = VocabParallelEmbedding(c.vocab_size + c.additional_vocab_size, c.hidden_size)
         self.layers = nn.ModuleList(_Block(c, cache, quant, f"{prefix}.layers.{i}") for i in range(c.num_hidden_layers))
         self.norm = RMSNorm(c.hidden_size, eps=c.layer_norm_eps)
@@ -142,7 +142,7 @@ class _Decoder(nn.Module):
 
 
 class _Language(nn.Module):
-    """Decoder and head: what vLLM calls the language model."""
+    """Decoder and head: the language model in vLLM's terms."""
 
     model: _Decoder
 
@@ -163,7 +163,7 @@ class _Language(nn.Module):
 class ServedMolmoAct(nn.Module, SupportsMultiModal):
     """The whole model, as vLLM runs it."""
 
-    allow_patterns_overrides = ("model*.safetensors",)  # the depth VQ-VAE lies beside them
+    allow_patterns_overrides = ("model*.safetensors",)  # excludes the depth VQ-VAE next to them
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class ServedMolmoAct(nn.Module, SupportsMultiModal):
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
-        """What stands for a picture in a chat; our chat template writes it itself."""
+        """The placeholder of an image in a chat; our chat template inserts it itself."""
         return "<|image|>" if modality == "image" else None
 
     def get_language_model(self) -> nn.Module:
@@ -184,7 +184,7 @@ class ServedMolmoAct(nn.Module, SupportsMultiModal):
         return self.language
 
     def embed_multimodal(self, crops: object = None, indices: object = None, **_: object) -> MultiModalEmbeddings:
-        """Features [T, hidden] of each picture: crops [C, P, patch_dim] and indices [T, 4] of each."""
+        """Encode each image to features [T, hidden] from its crops [C, P, patch_dim] and indices [T, 4]."""
         if not isinstance(crops, (Tensor, list)) or not isinstance(indices, (Tensor, list)):
             return []
         dtype = self.vision.image_projector.w2.weight.dtype
@@ -194,7 +194,7 @@ class ServedMolmoAct(nn.Module, SupportsMultiModal):
         self, input_ids: Tensor, multimodal_embeddings: MultiModalEmbeddings | None = None, *,
         is_multimodal: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Token embeddings [S, hidden] of ids [S]; features are ADDED to those of the patch tokens, in order."""
+        """Token embeddings [S, hidden] of ids [S]; image features are ADDED to the patch tokens, in order."""
         embeddings = self.language.embed_input_ids(input_ids)
         if multimodal_embeddings is None or not len(multimodal_embeddings) or is_multimodal is None:
             return embeddings
@@ -216,7 +216,7 @@ class ServedMolmoAct(nn.Module, SupportsMultiModal):
         return result
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Take a checkpoint's tensors, by their own names [...]; the names of the parameters that were set."""
+        """Load a checkpoint's tensors [...] by name; return the names of the parameters set."""
         parameters = dict(self.named_parameters())
         loaded = set()
         for name, shard, tensor in _parts(weights, self.config.llm_config):
@@ -228,7 +228,7 @@ class ServedMolmoAct(nn.Module, SupportsMultiModal):
 
 
 def _parts(weights: Iterable[tuple[str, Tensor]], c: LlmConfig) -> Iterator[tuple[str, str | int | None, Tensor]]:
-    """Each tensor's parameter, which shard of it, and the values; what is fused otherwise is taken apart."""
+    """The parameter, shard and values for each tensor; tensors that vLLM fuses differently are split."""
     tables: dict[str, Tensor] = {}
     for name, tensor in weights:
         if name.startswith(VISION):
@@ -252,7 +252,7 @@ def _decoder_parts(name: str, tensor: Tensor, c: LlmConfig) -> Iterator[tuple[st
         for shard, part in zip("qkv", torch.split(tensor, sizes), strict=True):
             yield name.replace(".att_proj.", ".qkv_proj."), shard, part
     elif ".ff_proj." in name:
-        value, gate = tensor.chunk(2)  # vLLM has them the other way round
+        value, gate = tensor.chunk(2)  # vLLM has them in the opposite order
         for index, part in enumerate((gate, value)):
             yield name.replace(".ff_proj.", ".gate_up_proj."), index, part
     else:

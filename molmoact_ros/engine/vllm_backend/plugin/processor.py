@@ -1,4 +1,4 @@
-"""Pictures on their way into vLLM: our image processor (numpy and torch alone), and the tokens that stand for them."""
+"""Image preprocessing for vLLM: this package's image processor (numpy and torch only), and the image tokens."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from molmoact_ros.engine.model.image_processor import ImageInputs, ImageProcesso
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS, ImageTokens
 
 DEFAULT_CAMERAS = 4
-"""Most pictures of a request, where run.json does not say how many the model was trained with."""
+"""Maximum images of a request, if run.json does not set the number of cameras in training."""
 
 
 class PictureInfo(BaseProcessingInfo):
-    """What vLLM asks about the model's pictures."""
+    """The model's image properties that vLLM queries."""
 
     @property
     def folder(self) -> Path:
-        """The checkpoint."""
+        """The checkpoint folder."""
         return Path(self.ctx.model_config.model)
 
     @property
@@ -44,41 +44,42 @@ class PictureInfo(BaseProcessingInfo):
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the head; the image tokens come behind them."""
+        """Rows of the head; the image tokens' ids follow them."""
         return int(self.get_hf_config().llm_config["vocab_size"])
 
     @property
     def placeholder(self) -> int:
-        """The token that stands for a picture in a request."""
+        """The placeholder token of an image in a request."""
         return self.vocabulary + IMAGE_TOKENS.index("<|image|>")
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of a camera's frame."""
+        """Width and height of an input frame, pixels."""
         rows, columns = self.processor.base
         return CheckpointFolder(self.folder).run.frame_size or (columns, rows)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
-        """Pictures of a request."""
+        """Maximum images of a request."""
         return {"image": CheckpointFolder(self.folder).run.cameras or DEFAULT_CAMERAS}
 
 
 class DummyPictures(BaseDummyInputsBuilder[PictureInfo]):
-    """Requests by which vLLM measures the memory it needs."""
+    """Dummy requests with which vLLM profiles its memory."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """A prompt with so many pictures."""
+        """A prompt with this many images."""
         return "<|image|>" * mm_counts.get("image", 0)
 
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
-        """As many blank pictures."""
+        """The same number of blank images."""
         width, height = self.info.size
         images = self._get_dummy_images(width=width, height=height, num_images=mm_counts.get("image", 0))
         return {"image": images}
 
 
 class PictureProcessor(BaseMultiModalProcessor[PictureInfo]):
-    """All pictures of a request together: the released processor lets a picture's rim reach into the one before it."""
+    """Processes all images of a request together: in the released processor an image's padding refers to the previous
+    image."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         images = [np.asarray(image.convert("RGB")) for image in hf_data["images"]]
@@ -104,7 +105,7 @@ class PictureProcessor(BaseMultiModalProcessor[PictureInfo]):
         return [PromptReplacement(modality="image", target=[self.info.placeholder], replacement=views)]
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
-        """What a picture's features depend on: itself and the pictures before it."""
+        """Hashes of all inputs of an image's features: the image itself and the images before it."""
         hashes = super()._get_mm_hashes(inputs)
         seen = hashlib.sha256()
         chained = []
@@ -114,13 +115,13 @@ class PictureProcessor(BaseMultiModalProcessor[PictureInfo]):
         return {**hashes, "image": chained} if chained else hashes
 
     def _cached_apply_hf_processor(self, inputs: Any, timing_ctx: Any) -> Any:
-        """Never from vLLM's cache of processed pictures: that would process some of a request without the others."""
+        """Bypass vLLM's cache of processed images, which would process some images of a request without the others."""
         return self._apply_hf_processor(inputs, timing_ctx)
 
 
 def each_picture(inputs: ImageInputs) -> Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Of each picture the crops [C, P, patch_dim] that its tokens read, indices [T, 4] into these, and the grids of its
-    views, int64 [views, 2]."""
+    """Split inputs by image: the crops [C, P, patch_dim] that its tokens use, indices [T, 4] into these, and the grids
+    of its views, int64 [views, 2]."""
     patches, start, parts = inputs.crops.shape[1], 0, []
     for grids in inputs.grids:
         count = sum(rows * columns for rows, columns in grids)
