@@ -1,4 +1,4 @@
-"""MCAP bags that `ros2 bag` and Foxglove open, written and read without a ROS installation."""
+"""Reading and writing of MCAP bags, compatible with `ros2 bag` and Foxglove, without a ROS installation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class BagWriter:
         self._waiting: list[tuple[int, int, bytes]] = []
         self.waiting_bytes, self._described = 0, 0
         folder.mkdir(parents=True)
-        self._before, self._before_bytes = Contents(), 0  # the files that are finished
+        self._before, self._before_bytes = Contents(), 0  # of the finished files
         self._file_name = f"{folder.name}.mcap"
         self._file = McapFile(folder / self._file_name)
         if self.about:

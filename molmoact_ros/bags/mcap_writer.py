@@ -121,7 +121,7 @@ class McapFile:
         with suppress(OSError):  # a file system without O_DIRECT
             self._direct = _Direct(path)
         self.index, self.size = Index(), 0
-        self._told: set[int] = set()  # channels that a chunk in the file describes
+        self._told: set[int] = set()  # channels whose records are in a chunk of the file
         try:
             self._append(MAGIC + _records([Header("ros2", f"molmoact_ros {version('molmoact_ros')}")]))
         except OSError:

@@ -21,7 +21,7 @@ _TO_RGB: Final = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "rgba8": [0, 1, 2], "bgr
 
 
 def seconds(stamp: Any) -> float:
-    """ROS time in seconds."""
+    """Convert a builtin_interfaces/Time to seconds."""
     return float(stamp.sec + stamp.nanosec * 1e-9)
 
 

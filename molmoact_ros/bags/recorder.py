@@ -226,7 +226,7 @@ class Recorder:
             self._make_room(error)
             with suppress(OSError):
                 self._bag.flush()
-        except Exception as error:  # one message that cannot be in a bag must not end the recording
+        except Exception as error:  # one invalid message must not end the recording
             self._lose(f"a message cannot be recorded: {error}", messages=-1, others=1)
 
     def _make_room(self, error: OSError) -> None:

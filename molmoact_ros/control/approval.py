@@ -89,7 +89,7 @@ class PlanGate(Generic[Plan]):
         return max(0.0, self._shown + self.seconds - now) if self.how is ApprovalMode.TIMED else -1.0
 
     def moves(self, now: float) -> None:
-        """A chunk was sent to the controller."""
+        """A chunk was sent to the controller: the arm counts as moving until a status says otherwise."""
         self._sent, self._stands_since = now, inf
 
     def arm(self, moving: bool, now: float, stamp: float) -> None:

@@ -92,7 +92,7 @@ class ArmController:
 
     @property
     def measured_at(self) -> float:
-        """Their stamp, s."""
+        """Stamp of that measurement, s."""
         return self.measurement.stamp
 
     def update(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> None:

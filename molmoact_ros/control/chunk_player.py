@@ -158,7 +158,7 @@ class ChunkPlayer:
 
     @property
     def remaining(self) -> float:
-        """Seconds of path left; 0 at the end; -inf: there is none."""
+        """Path time left, s; 0 at the end; -inf without a path."""
         return max(0.0, self._end - self.time) if self._paths else -np.inf
 
 

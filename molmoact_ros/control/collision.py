@@ -55,10 +55,20 @@ class CollisionChecker:
     MuJoCo's contacts serve for the table. Contacts between two boxes that do not touch yet are wrong or missing, so
     self-collision and other arms use geometric distances: exact, and computed only for pairs whose bounding spheres
     are near.
+
+        guard = CollisionChecker(Path("models/fr3/fr3.xml"), Surroundings())
+        workspace, table, self_collision, arm_distance = guard.breach(q[None])[0]  # m, for joints [7] rad
     """
 
     def __init__(self, robot: Path, surroundings: Surroundings, arm: Arm = SINGLE, others: Sequence[Arm] = ()) -> None:
-        """`robot`: the MJCF file; others: the arms beside this one."""
+        """Load the model.
+
+        Args:
+            robot: an arm's MJCF file. Raises FileNotFoundError when it is missing.
+            surroundings: workspace, table and clearances.
+            arm: the arm to check.
+            others: the arms beside it.
+        """
         self._model = _model(robot, surroundings, arm, others)
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(arm.tcp_frame).id

@@ -28,5 +28,5 @@ class Latency:
 
     @property
     def seconds(self) -> float:
-        """The estimate, s; nan before there is one."""
+        """The median, s; nan before the first sample."""
         return float(np.median(self._samples)) if self._samples else float("nan")

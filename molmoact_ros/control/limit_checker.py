@@ -107,7 +107,7 @@ class LimitChecker:
         return out
 
     def _places(self, q: np.ndarray) -> dict[str, float]:
-        """By how much each limit of place is broken, m or rad; those that are kept are left out."""
+        """Violations of position, workspace and clearance limits by name, m or rad; limits that hold are absent."""
         model, data, rules, out = self._model, self._data, self._surroundings, {}
         data.qpos[:JOINTS] = q
         mujoco.mj_kinematics(model, data)
@@ -135,7 +135,7 @@ class DistanceChecker:
     """The distance between two arms, all geoms of one against all of the other."""
 
     def __init__(self, robot: Path, arms: Sequence[Arm]) -> None:
-        """`robot`: an arm's MJCF file; arms: the two."""
+        """`robot`: an arm's MJCF file; arms: the two arms."""
         self._model = arms_spec(robot, arms).compile()
         self._data = mujoco.MjData(self._model)
         body = [self._model.body(i).name for i in self._model.geom_bodyid]

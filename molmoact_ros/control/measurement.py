@@ -19,7 +19,7 @@ SLACK: Final = 1.2
 LOOK_BACK: Final = 0.05
 """s over which the measured speed is averaged."""
 FORGOTTEN: Final = 0.2
-"""s after which a sample says nothing about how the arm moves now."""
+"""s after which a sample no longer counts for the measured speed."""
 DOUBTED: Final = 0.5
 """s for which a rejection is reported: samples of another robot arrive between accepted ones."""
 

@@ -61,7 +61,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.HOLD, Event.START): State.POLICY,
     (State.HOLD, Event.RESUME): State.POLICY,
     (State.TELEOP, Event.RESUME): State.POLICY,
-    (State.STOPPED, Event.RESUME): State.HOLD,  # a reset moves nothing, and a new instruction alone lifts no stop
+    (State.STOPPED, Event.RESUME): State.HOLD,  # a reset moves nothing, and an instruction does not clear a stop
     (State.IDLE, Event.TELEOP): State.TELEOP,
     (State.POLICY, Event.TELEOP): State.TELEOP,
     (State.HOLD, Event.TELEOP): State.TELEOP,

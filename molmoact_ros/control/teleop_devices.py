@@ -27,7 +27,7 @@ TAP = 0.25  # s for which one press moves the arm; a held key repeats faster
 THERE = 1.0  # s after the last press for which the operator counts as present, so that teleoperation stays active
 FASTER, SPEEDS = 1.25, (0.2, 2.0)  # speed factor per press, and the range of the product
 BITE = 0.02  # m by which one press opens or closes the hand
-AGAIN = 1.0  # s between two presses that count as two; a held key repeats after 0.7 s at most
+AGAIN = 1.0  # s between two deliberate presses, at least; a held key repeats after 0.7 s at most
 
 
 class Debounce:

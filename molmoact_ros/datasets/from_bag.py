@@ -20,8 +20,6 @@ from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import HAND, Demonstration
 from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, SINGLE
 
-# Bag -> demonstration
-
 
 def of_bag(recording: Recording, robot: Path, fps: int, task: str = "") -> Demonstration:
     """Convert a recording of one arm to a demonstration.
@@ -131,9 +129,3 @@ def _gripper(recording: Recording, ticks: np.ndarray, measured: np.ndarray) -> n
     times = np.array([at for at, _ in goals])
     last = np.searchsorted(times, ticks, side="right") - 1
     return np.array([goals[k][1] if k >= 0 else measured[row] for row, k in enumerate(last)])
-
-
-# Demonstrations -> dataset
-
-
-# Dataset -> demonstrations -> bag

@@ -26,8 +26,8 @@ NICE: Final = 10
 class View:
     """An image topic that can be shown.
 
-    kind: colour, depth (m) or said (the model's depth, 0..1). drawable: pixels are those of the front camera, so that a
-    trace can be drawn on it.
+    kind: "color", "depth" (m) or "said" (the model's depth, 0..1). drawable: pixels are those of the front camera, so
+    that a trace can be drawn on it.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Encoder:
 
 
 def _stand_back(begin: Callable[[], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the panel, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the panel, which ends this process
     os.setsid()  # with autogroup scheduling, niceness counts only within a session
     os.nice(NICE)
     with contextlib.suppress(OSError):  # a kernel without autogroups

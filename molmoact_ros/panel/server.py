@@ -62,7 +62,7 @@ class PanelServer:
 
     A server for one camera:
 
-        view = View("front", "Front camera", "/front/color/image_raw", "colour", drawable=True)
+        view = View("front", "Front camera", "/front/color/image_raw", "color", drawable=True)
         server = PanelServer(robot, [view], about={}, token="")
         port = server.start("127.0.0.1", 0)
         server.show_state({"state": "idle"})

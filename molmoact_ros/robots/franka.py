@@ -104,7 +104,7 @@ class Arm:
 
     @property
     def joints(self) -> tuple[str, ...]:
-        """Names of the seven joints, from the base on."""
+        """Names of the seven joints, base first."""
         return tuple(f"{self.prefix}{self.robot}_joint{i}" for i in range(1, JOINTS + 1))
 
     @property
@@ -136,5 +136,5 @@ def arms_at(prefixes: Sequence[str], bases: Sequence[float]) -> list[Arm]:
 
 SINGLE = Arm()
 PAIR = (Arm("left_", base=(0.0, 0.3, 0.0, 0.0)), Arm("right_", base=(0.0, -0.3, 0.0, 0.0)))
-"""Two arms fixed side by side to one table, both looking ahead; our own arrangement (the paper gives no distances)."""
+"""Two arms fixed side by side to one table, both facing forward; our own arrangement (the paper gives no distances)."""
 BASE_FRAME = SINGLE.base_frame

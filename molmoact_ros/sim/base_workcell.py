@@ -153,7 +153,7 @@ class Cell(ABC):
         return view.xpos.copy(), view.xmat.reshape(3, 3).copy()
 
     def camera_mount(self, camera: str) -> tuple[str, np.ndarray]:
-        """The frame that a camera is fixed to, and the pose [4, 4] of its optical frame (z ahead, y down) in it."""
+        """The parent frame of a camera, and the pose [4, 4] of its optical frame (z forward, y down) in it."""
         view = self.model.camera(camera)
         body, rotation, pose = self.model.body(view.bodyid[0]), np.empty(9), np.eye(4)
         mujoco.mju_quat2Mat(rotation, view.quat)
@@ -165,7 +165,7 @@ class Cell(ABC):
         return project(points, *self.camera_pose(camera), self.cameras[camera])
 
     def close(self) -> None:
-        """Free the renderers."""
+        """Free the renderers' GL contexts."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
@@ -174,7 +174,7 @@ class Cell(ABC):
 def furnish(
     spec: mujoco.MjSpec, cameras: dict[str, CameraIntrinsics], position: np.ndarray, look_at: np.ndarray
 ) -> None:
-    """Add table, floor, light and the front camera, at `position` [3] m and looking at `look_at` [3] m, to the arms."""
+    """Add table, floor, light and the front camera to a model; it is at `position` [3] m, aimed at `look_at` [3] m."""
     spec.option.timestep = TIMESTEP
     world, visual = spec.worldbody, spec.visual
     visual.headlight.ambient = [0.45, 0.45, 0.45]

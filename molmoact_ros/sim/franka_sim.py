@@ -17,7 +17,7 @@ from typing import Final, Self
 from molmoact_ros.utils import child_process
 
 ENVIRONMENT: Final = Path(".venv-franka-sim")
-"""Beside this package's own environment, unless MOLMOACT_FRANKA_SIM names another."""
+"""Virtual environment beside this package's own, unless MOLMOACT_FRANKA_SIM names another."""
 PORT: Final = 1337
 """libfranka's fixed port, so every server has an address of its own in 127.0.0.0/8."""
 START: Final = 60.0

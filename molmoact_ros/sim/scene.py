@@ -27,7 +27,7 @@ FLOOR = 0.01  # height of a target's floor, m
 GRASP_WIDTH = {"cube": 0.044, "ball": 0.050, "cylinder": 0.042}
 TARGET_RADIUS = 0.075
 
-# The part of the table that the arm reaches with the hand pointing down and the front camera sees, m.
+# The part of the table that is in view of the front camera and in reach with the hand pointing down, m.
 AREA_X = (0.36, 0.68)
 AREA_Y = (-0.28, 0.28)
 

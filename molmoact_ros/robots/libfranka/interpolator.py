@@ -46,7 +46,7 @@ AHEAD: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 FOLLOWED: Final = 0.02
 """s after a command is due for which the trajectory to a later meeting is executed without a further command."""
 SAMPLES: Final = np.linspace(0.0, 1.0, 17)
-"""Where a polynomial is checked, as fractions of its duration."""
+"""Times at which a polynomial is checked, as fractions of its duration."""
 
 
 class RefusedCommand(ValueError):
