@@ -1,6 +1,6 @@
 """Teleoperation: twists, joint targets and gripper commands, valid while the operator's stream is alive.
 
-Times are seconds on a steady clock, at which a command arrived: timeouts are measured by a clock that nobody sets.
+Times are seconds on a steady clock, at which a command arrived: timeouts need a clock that is never set.
 """
 
 from __future__ import annotations
