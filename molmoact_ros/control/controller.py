@@ -2,6 +2,12 @@
 
 There are two clocks. `now` is ROS time, the clock of stamps; it gives the age of data, and it may be set. `steady` is a
 monotonic clock, which measures timeouts. Where only `now` is given, it serves as both.
+
+    controller = Controller(Path("models/fr3/fr3.xml"))
+    controller.update_joints(HOME_Q, opening=0.08, stamp=now)
+    controller.start(now)  # False: `refusal` says why
+    controller.on_chunk(chunk, now)  # False: `last_refusal` says why
+    (command,) = controller.step(now)
 """
 
 from __future__ import annotations
@@ -42,22 +48,10 @@ class Controller:
     """Arbitrates between policy and teleoperation and computes the commands of all arms.
 
     Call `step` at `config.rate`. Times are seconds: `now` in ROS time, `steady` on the monotonic clock.
-
-        controller = Controller(Path("models/fr3/fr3.xml"))
-        controller.update_joints(HOME_Q, opening=0.08, stamp=now)
-        controller.start(now)  # False: `refusal` says why
-        controller.on_chunk(chunk, now)  # False: `last_refusal` says why
-        (command,) = controller.step(now)
     """
 
     def __init__(self, robot: Path, config: ControllerConfig | None = None, arms: Sequence[Arm] = (SINGLE,)) -> None:
-        """Set up the controller; it starts in IDLE.
-
-        Args:
-            robot: an arm's MJCF file. Raises FileNotFoundError when it is missing.
-            config: settings; None: the defaults.
-            arms: the arms in the order in which chunks hold their actions (msg/ActionChunk.msg).
-        """
+        """robot: an arm's MJCF file (FileNotFoundError). arms: in the order of msg/ActionChunk.msg's actions."""
         self.config = config or ControllerConfig()
         dt = 1.0 / self.config.rate
         self.arms = tuple(
@@ -83,11 +77,7 @@ class Controller:
     def update_joints(
         self, q: Sequence[float] | np.ndarray, opening: float, stamp: float, arm: int = 0, heard: float | None = None
     ) -> None:
-        """Process a measurement: joints [7] rad and gripper opening in m.
-
-        stamp: time of the measurement, s. heard: time of its arrival on the steady clock, s. An implausible measurement
-        is ignored (control/measurement.py).
-        """
+        """Process joints [7] rad and gripper opening, m, measured at `stamp`, s; implausible ones are ignored."""
         self.arms[arm].update(np.asarray(q, np.float64), opening, stamp, stamp if heard is None else heard)
 
     def on_chunk(self, chunk: ActionChunk, now: float, steady: float | None = None) -> bool:
@@ -141,17 +131,11 @@ class Controller:
         self._present = steady
 
     def start(self, now: float, steady: float | None = None) -> bool:
-        """A new instruction: let chunks move the arm, unless it is stopped or under teleoperation.
-
-        False if it is refused; `refusal` gives the reason.
-        """
+        """A new instruction: let chunks move the arm. False if it is refused; `refusal` gives the reason."""
         return self._go(Event.START, now, now if steady is None else steady)
 
     def resume(self, now: float, steady: float | None = None) -> bool:
-        """The operator lifts a hold or hands back to the policy. After a stop this is the reset, which leads to HOLD.
-
-        False if it is refused; `refusal` gives the reason.
-        """
+        """Lift a hold, hand back to the policy, or reset a stop, which leads to HOLD. False if it is refused."""
         return self._go(Event.RESUME, now, now if steady is None else steady)
 
     def stop(self, detail: str = "") -> None:
@@ -165,10 +149,7 @@ class Controller:
         self.supervisor.on(Event.HOLD)
 
     def fault(self, event: Event, detail: str = "", lasts: bool = False) -> None:
-        """Report a fault, such as one that only the caller can detect (the clock). lasts: until `clear`.
-
-        An ongoing teleoperation stream must pause before it moves the arm again.
-        """
+        """Report a fault; lasts: until `clear`. Ongoing teleoperation must pause before it moves the arm again."""
         self._ask_to_let_go()
         if lasts:
             self._levels[event] = detail
