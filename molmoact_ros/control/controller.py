@@ -77,7 +77,9 @@ class Controller:
     def update_joints(
         self, q: Sequence[float] | np.ndarray, opening: float, stamp: float, arm: int = 0, heard: float | None = None
     ) -> None:
-        """Process joints [7] rad and gripper opening, m, measured at `stamp`, s; implausible ones are ignored."""
+        """Process a measurement: joints [7] rad and gripper opening in m, taken at `stamp`; heard: arrival, steady, s.
+
+        An implausible one is ignored (control/measurement.py)."""
         self.arms[arm].update(np.asarray(q, np.float64), opening, stamp, stamp if heard is None else heard)
 
     def on_chunk(self, chunk: ActionChunk, now: float, steady: float | None = None) -> bool:
