@@ -1,1 +1,1 @@
-"""What is kept of an episode: a bag of everything that was published, and a video for people."""
+"""Recorded episodes: MCAP bags of all published messages, written and read without ROS."""

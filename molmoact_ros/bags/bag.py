@@ -1,4 +1,4 @@
-"""MCAP bags that `ros2 bag` and Foxglove open, written and read without a ROS installation."""
+"""Reading and writing of MCAP bags, compatible with `ros2 bag` and Foxglove, without a ROS installation."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from molmoact_ros.bags.mcap_writer import McapFile
 from molmoact_ros.bags.message_types import Types
 
 CHUNK: Final = 1 << 20
-"""Bytes of messages that make a chunk where nobody asks for one earlier; what mcap's tools use, too."""
+"""Bytes of messages per chunk, unless `flush` ends it earlier; the default of mcap's tools, too."""
 LATCHED: Final = 100
 """Messages of a latched topic that are repeated in the next file of a bag, the last ones: as many as tf2 keeps."""
 FRESH_NS: Final = 1_000_000_000
-"""ns: a latched topic whose last LATCHED messages came within as much of each other goes on by itself."""
+"""ns: a latched topic whose last LATCHED messages came at most this far apart is periodic, and is not repeated."""
 Qos = dict[str, Any]
-"""A quality of service that a publisher offers, as metadata.yaml has it."""
+"""A QoS profile that a publisher offers, in the form of metadata.yaml."""
 
 
 @dataclass(frozen=True)
 class BagMessage:
     """One recorded message.
 
-    topic: its topic. type_name: such as `sensor_msgs/msg/Image`. data: the message as CDR bytes. stamp_ns: when it was
-    received, nanoseconds of ROS time.
+    topic: its topic. type_name: its type, such as `sensor_msgs/msg/Image`. data: the serialized message, CDR.
+    stamp_ns: time of reception, ROS time in ns.
     """
 
     topic: str
@@ -55,32 +55,41 @@ class BagMessage:
 
 
 class BagWriter:
-    """A rosbag2 folder with MCAP files; use it in a `with` block, which leaves a whole bag on errors too.
+    """Writes a rosbag2 folder with MCAP files. Use it in a `with` block, which leaves a complete bag even on errors.
 
-    Messages wait until there are enough for a chunk, or until `flush`. Not for several threads at once. The first file
-    is named as the folder, the others with `_1`, `_2` and so on behind it. Each can be read by itself: it holds every
-    definition, and begins with what was last written to latched topics, at the time at which the file begins.
+    Messages are buffered until they fill a chunk, or until `flush`. Not thread-safe. The first file has the name of the
+    folder, the others append `_1`, `_2` and so on. Each file can be read by itself: it holds all message definitions,
+    and starts with the last messages of latched topics, stamped with the start of the file.
+
+        with BagWriter(Path("episode")) as bag:
+            message = bag.types.make("std_msgs/msg/String", data="pick up the red cube")
+            bag.write(BagMessage("/task", "std_msgs/msg/String", bag.types.encode(message), stamp_ns=20_000_000_000))
     """
 
     def __init__(
         self, folder: Path, interfaces: Collection[Path] | None = None, about: Mapping[str, str] | None = None,
         max_bytes: int = 0, max_ns: int = 0,
     ) -> None:  # fmt: skip
-        """folder: must not exist yet (FileExistsError). interfaces: see `Types`. about: words about the recording.
+        """Create the bag.
 
-        max_bytes, max_ns: a file that has grown so large, or spans so much time, is followed by another; 0: never.
+        Args:
+            folder: must not exist yet. Raises FileExistsError if it does.
+            interfaces: see `Types`.
+            about: metadata of the recording.
+            max_bytes: size at which a new file starts, bytes; 0: never.
+            max_ns: duration at which a new file starts, ns; 0: never.
         """
         if folder.exists():
             raise FileExistsError(f"{folder} exists already; record into another folder or move it away")
         self.types, self.about = Types(interfaces), dict(about or {})
         self._folder, self._max_bytes, self._max_ns = folder, max_bytes, max_ns
         self._channels: dict[str, int] = {}
-        self._topics: dict[str, tuple[str, dict[str, str]]] = {}  # type, and what a channel says beside it
+        self._topics: dict[str, tuple[str, dict[str, str]]] = {}  # type, and metadata of the channel
         self._latched: dict[str, deque[BagMessage]] = {}
         self._waiting: list[tuple[int, int, bytes]] = []
         self.waiting_bytes, self._described = 0, 0
         folder.mkdir(parents=True)
-        self._before, self._before_bytes = Contents(), 0  # the files that are finished
+        self._before, self._before_bytes = Contents(), 0  # of the finished files
         self._file_name = f"{folder.name}.mcap"
         self._file = McapFile(folder / self._file_name)
         if self.about:
@@ -88,7 +97,7 @@ class BagWriter:
         self._write_metadata()
 
     def add_topic(self, topic: str, type_name: str, qos: Sequence[Qos] = ()) -> None:
-        """Tell of a topic and what its publishers offer, before its first message; ValueError as by `write`."""
+        """Declare a topic and the QoS of its publishers before its first message. Raises ValueError like `write`."""
         known, _ = self._topics.get(topic, (None, {}))
         if known is not None and known != type_name:
             raise ValueError(f"{topic} carries {known}, not {type_name}; a topic has one type, rename one of them")
@@ -110,9 +119,10 @@ class BagWriter:
         self._channels[topic] = self._file.add_channel(topic, type_name, definition, "ros2msg", more)
 
     def write(self, message: BagMessage) -> None:
-        """Add one message. ValueError: nobody defines its type, or its topic was recorded with another type before.
+        """Add one message.
 
-        OSError: the disk took no chunk; this and the other messages wait for the next `flush`, unless `forget` is told.
+        Raises ValueError if its type is not defined, or if its topic was recorded with another type before. Raises
+        OSError if a chunk could not be written; the buffered messages wait for the next `flush`, or for `forget`.
         """
         self.add_topic(message.topic, message.type_name)
         self._put(message)
@@ -126,7 +136,10 @@ class BagWriter:
         self.waiting_bytes += len(message.data)
 
     def flush(self, sync: bool = False) -> None:
-        """Put what waits into the file, and with `sync` onto the disk. OSError: it waits on, and the file is whole."""
+        """Write buffered messages to the file, and with `sync` to the disk.
+
+        Raises OSError if that fails; the messages stay buffered, and the file stays complete.
+        """
         self._append_waiting()
         if self._is_full():
             self._split()
@@ -150,7 +163,11 @@ class BagWriter:
         return 0 < self._max_bytes <= self._file.size or 0 < self._max_ns <= end - begin
 
     def _split(self) -> None:
-        """Go on in a new file. OSError: in the old one, until the next flush; or that lacks its end, to be repaired."""
+        """Continue in a new file.
+
+        Raises OSError if it cannot be created, and the bag continues in the old one until the next flush; or if the end
+        of the old one cannot be written, which `repair` then adds.
+        """
         name = f"{self._folder.name}_{len(self._before.files) + 1}.mcap"
         new = McapFile(self._folder / name)
         old, index = self._file, self._file.index
@@ -169,13 +186,13 @@ class BagWriter:
                 new.add_metadata(ABOUT[0], self.about)
 
     def _repeated(self, now: int) -> list[BagMessage]:
-        """What latched topics hold that does not come again by itself, stamped `now`, ns."""
+        """The last messages of latched topics that are not periodic, stamped `now`, ns."""
         held = [of for of in self._latched.values() if not _goes_on([message.stamp_ns for message in of], now)]
         messages = sorted((message for of in held for message in of), key=lambda message: message.stamp_ns)
         return [replace(message, stamp_ns=now) for message in messages]
 
     def forget(self, which: Callable[[str], bool]) -> int:
-        """Drop the waiting messages of topics of which this is true; how many."""
+        """Drop the buffered messages of the topics that `which` selects; returns their number."""
         dropped = {number for topic, number in self._channels.items() if which(topic)}
         kept = [entry for entry in self._waiting if entry[0] not in dropped]
         count = len(self._waiting) - len(kept)
@@ -188,7 +205,7 @@ class BagWriter:
         return self._before_bytes + self._file.size
 
     def close(self) -> None:
-        """Finish the bag. OSError: it lacks its end, and `repair` gives it one."""
+        """Finish the bag. Raises OSError if its end cannot be written, which `repair` then adds."""
         try:
             self._append_waiting()
             if self.about:
@@ -213,13 +230,13 @@ class BagWriter:
 
 
 def _goes_on(stamps: list[int], now: int) -> bool:
-    """Whether a latched topic is told again and again: it has been for LATCHED messages, and was a moment ago."""
+    """Whether a latched topic is periodic: LATCHED messages, and `now` after them, less than FRESH_NS apart each."""
     gaps = (after - before for before, after in pairwise([*stamps, now]))
     return len(stamps) == LATCHED and all(gap < FRESH_NS for gap in gaps)
 
 
 def _fitting(messages: Sequence[tuple[int, int, bytes]]) -> int:
-    """How many of them, the first ones, make a chunk that any reader takes; at least one."""
+    """How many of the first messages fit into a chunk that any reader accepts; at least one."""
     size = 0
     for count, (_, _, data) in enumerate(messages):
         size += len(data)
@@ -229,14 +246,18 @@ def _fitting(messages: Sequence[tuple[int, int, bytes]]) -> int:
 
 
 class BagReader:
-    """A bag of rosbag2, folder or file, MCAP or sqlite3, read by the message definitions it carries.
+    """Reads a rosbag2 bag, folder or file, MCAP or sqlite3, with the message definitions that it carries.
 
-    Use it in a `with` block. A bag whose recorder was killed is repaired first, and its files are read as one bag, with
-    and without metadata.yaml. Raises FileNotFoundError where there is none and ValueError where it cannot be read.
+    Use it in a `with` block. A bag whose recorder was killed is repaired first. The files of a folder are read as one
+    bag, with and without metadata.yaml. Raises FileNotFoundError if there is none and ValueError if it is not readable.
+
+        with BagReader(Path("episode")) as bag:
+            for message in bag.messages(["/joint_states"]):
+                print(message.stamp_ns, bag.decode(message).position)
     """
 
     def __init__(self, bag: Path, interfaces: Collection[Path] | None = None) -> None:
-        """interfaces: see `Types`; for bags that carry no definitions, as those in sqlite3."""
+        """interfaces: see `Types`; for bags without message definitions, such as those in sqlite3."""
         if not bag.exists():
             raise FileNotFoundError(f"{bag} does not exist; give the folder of a recorded bag")
         self.repaired = repair(bag)
@@ -244,7 +265,7 @@ class BagReader:
         try:
             self._reader = AnyReader(_openable(bag), default_typestore=self._types.store)
             self._reader.open()
-        except Exception as error:  # whatever a reader meets in broken bytes
+        except Exception as error:  # corrupt bytes can raise anything
             raise ValueError(f"{bag} is not a readable bag ({one_line(error)})") from None
         self._bag = bag
         self._own = {connection.topic: bool(connection.msgdef.data) for connection in self._reader.connections}
@@ -254,7 +275,7 @@ class BagReader:
         return {connection.topic: connection.msgtype for connection in self._reader.connections}
 
     def count(self, topic: str) -> int:
-        """How many messages a topic has."""
+        """Number of messages of a topic."""
         return sum(connection.msgcount for connection in self._reader.connections if connection.topic == topic)
 
     @property
@@ -263,12 +284,12 @@ class BagReader:
         return self._reader.start_time, max(self._reader.start_time, self._reader.end_time - 1)
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-        """All messages, or those of `topics`, by time. ValueError for a topic that the bag lacks."""
+        """All messages, or those of `topics`, in time order. Raises ValueError for a topic that the bag lacks."""
         wanted = self.topics().keys() if topics is None else topics
         if missing := sorted(set(wanted) - self.topics().keys()):
             raise ValueError(f"the bag has no {', '.join(missing)}; it has {', '.join(sorted(self.topics()))}")
         connections = [connection for connection in self._reader.connections if connection.topic in wanted]
-        if not connections:  # rosbags takes an empty filter for no filter
+        if not connections:  # rosbags treats an empty filter as no filter
             return
         try:
             for connection, stamp_ns, data in self._reader.messages(connections):
@@ -277,12 +298,15 @@ class BagReader:
             raise ValueError(f"{self._bag} is damaged: {one_line(error)}") from None
 
     def decode(self, message: BagMessage) -> Any:
-        """The message as an object with its fields (numpy arrays for numeric arrays). ValueError: it cannot be read."""
+        """Deserialize a message to an object with its fields (numpy arrays for numeric arrays).
+
+        Raises ValueError if its type is not defined, or if it is damaged.
+        """
         if not self._own.get(message.topic) and not self._types.knows(message.type_name):
             raise ValueError(f"{message.type_name} on {message.topic} is not defined in the bag, nor anywhere here")
         try:
             return self._reader.deserialize(message.data, message.type_name)
-        except Exception as error:  # whatever a decoder meets in broken bytes
+        except Exception as error:  # corrupt bytes can raise anything
             raise ValueError(f"a message on {message.topic} is damaged: {error}") from None
 
     def close(self) -> None:
@@ -299,7 +323,7 @@ class BagReader:
 
 
 def _openable(bag: Path) -> list[Path]:
-    """What rosbags is to open: the files of a folder, which it merges by time, or the folder as its metadata has it."""
+    """Paths for rosbags to open: the files of a folder, which it merges by time, or the folder with its metadata."""
     files = files_of(bag, ".mcap", ".db3")
     if not bag.is_dir() or not files:
         return [bag]
@@ -308,11 +332,11 @@ def _openable(bag: Path) -> list[Path]:
     said = yaml.safe_load((bag / METADATA).read_text())["rosbag2_bagfile_information"]
     if said.get("compression_mode") or len(said["relative_file_paths"]) == 1:
         return [bag]
-    return files  # one by one rosbags would read them, though one may begin before the other ends
+    return files  # as a folder, rosbags reads them one after the other, but their time spans may overlap
 
 
 def _unpack_chunk(compression: str, data: bytes, size: int) -> bytes:
-    """As `unpack`, for rosbags, which itself lets a chunk unpack to whatever it likes."""
+    """`unpack` for rosbags, which itself does not limit the uncompressed size of a chunk."""
     if size > MAX_CHUNK:
         raise ReaderError(too_large(size))
     try:

@@ -1,4 +1,4 @@
-"""The folder of a bag: its files in order, its metadata.yaml, and repairing what a killed recorder left."""
+"""The folder of a bag: its files in order, its metadata.yaml, and the repair of what a killed recorder left."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ JAZZY_BAG_VERSION: Final = 9
 """Version of metadata.yaml that ROS 2 Jazzy writes."""
 METADATA: Final = "metadata.yaml"
 ABOUT: Final = ("molmoact_ros", "molmoact_ros.end")
-"""Names of our own words in a bag: versions when it began, what was lost when it ended."""
+"""Names of our metadata records in a bag: software versions at its start, and recording statistics at its end."""
 RESERVE: Final = ".reserve"
-"""File in a bag's folder that keeps room on the disk while it is recorded."""
+"""File in a bag's folder that reserves disk space while it is recorded."""
 
 
 class PlainDumper(yaml.SafeDumper):
-    """YAML without anchors: everything is written where it belongs."""
+    """YAML without anchors and aliases: repeated values are written out."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """True for all data: none of them is referred to."""
+        """True for all data, so that none becomes an alias."""
         return True
 
 
 @dataclass
 class Contents:
-    """What metadata.yaml says of a bag.
+    """The contents of a bag, as metadata.yaml lists them.
 
-    files: of each its name, stamps of its first and last message in ns, and how many messages it has. counts: messages
-    of each topic in all of them. topics: how each is described.
+    files: name, stamps of the first and last message in ns, and number of messages of each file. counts: number of
+    messages of each topic over all files. topics: metadata of each topic.
     """
 
     files: list[tuple[str, tuple[int, int], int]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Contents:
     topics: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add_file(self, name: str, index: Index) -> None:
-        """Note a file with this index."""
+        """Add a file with this index."""
         self.files.append((name, index.span, index.counts.total()))
         for number, channel in index.channels.items():
             self.counts[channel.topic] += index.counts[number]
@@ -56,7 +56,7 @@ class Contents:
             }  # fmt: skip
 
     def read(self, path: Path) -> None:
-        """Note a whole file. ValueError: it says nothing about itself."""
+        """Add a complete file. Raises ValueError if it lacks its summary."""
         with path.open("rb") as stream:
             summary = make_reader(stream).get_summary()
         if summary is None or summary.statistics is None:
@@ -70,7 +70,7 @@ class Contents:
 
 
 def write_metadata(folder: Path, contents: Contents, about: Mapping[str, str]) -> None:
-    """Replace metadata.yaml in one step: at every moment there is a whole one."""
+    """Replace metadata.yaml atomically, so that there is a complete one at any time."""
     spans = [span for _, span, _ in contents.files if any(span)] or [(0, 0)]
     information = {
         "version": JAZZY_BAG_VERSION, "storage_identifier": "mcap",
@@ -97,9 +97,9 @@ def _span(begin: int, end: int, count: int) -> dict[str, Any]:
 
 
 def repair(bag: Path) -> bool:
-    """Make a bag whole whose recorder was killed; whether there was anything to do.
+    """Repair a bag whose recorder was killed; returns whether it needed repair.
 
-    Raises ValueError, in one line, where it is still being written or cannot be mended.
+    Raises ValueError, in one line, if it is still being recorded or cannot be repaired.
     """
     files = files_of(bag, ".mcap")
     torn = [file for file in files if not is_whole(file)]
@@ -109,7 +109,7 @@ def repair(bag: Path) -> bool:
             contents.add_file(file.name, mend(file)) if file in torn else contents.read(file)
         except BlockingIOError:
             raise ValueError(f"{bag} is still being recorded; end the recorder first") from None
-        except Exception as error:  # whatever a reader meets in broken bytes
+        except Exception as error:  # corrupt bytes can raise anything
             raise ValueError(f"{file} cannot be mended: {one_line(error)}") from None
         (file.parent / RESERVE).unlink(missing_ok=True)
     if torn and bag.is_dir():
@@ -118,24 +118,24 @@ def repair(bag: Path) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def files_of(bag: Path, *kinds: str) -> list[Path]:
-    """The files of a bag that end so, in the order in which they were written."""
+    """The files of a bag with one of these suffixes, in the order in which they were written."""
     files = bag.iterdir() if bag.is_dir() else [bag]
     return sorted((file for file in files if file.suffix in kinds), key=_number)
 
 
 def _number(file: Path) -> tuple[str, int]:
-    """Of the file `bag_10.mcap`, `bag` and 10: it comes after `bag_9.mcap`, and `bag.mcap` before all."""
+    """Sort key: (`bag`, 10) for `bag_10.mcap`, which comes after `bag_9.mcap`; `bag.mcap` comes before all."""
     name, number = re.fullmatch(r"(.*?)(?:_(\d+))?", file.stem).groups()  # type: ignore[union-attr]
     return name, int(number or -1)
 
 
 def about(bag: Path) -> dict[str, str]:
-    """The words about a bag that its recorder left in it, newest last; empty for a bag of others."""
+    """Metadata that our recorder left in a bag; later records override earlier ones. Empty for other bags."""
     out: dict[str, str] = {}
     for file in files_of(bag, ".mcap"):
         with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Writes an episode into a bag at times of one's own, without ROS: what a robot's nodes would have published."""
+"""Writes a synthetic episode into a bag, without ROS: the messages that a robot's nodes would have published."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ NO_STAMP: Final = 0.0
 
 
 class EpisodeWriter:
-    """Times are seconds; a message is stamped and heard at the same time unless said otherwise."""
+    """Writes the topics of an episode. Times are seconds; a message is received at its stamp unless given otherwise."""
 
     def __init__(self, bag: BagWriter, form: Form = "png", frame: str = "fr3_link0") -> None:
-        """form: of pictures. frame: of the arm's base."""
+        """form: encoding of images. frame: frame of the arm's base."""
         self._bag, self._form, self._frame = bag, form, frame
 
     def write(self, topic: str, type_name: str, now: float, **fields: Any) -> None:
-        """Any message, what is not given zero or empty. `header` may be a stamp in s: of the arm's base frame then."""
+        """Write any message; fields that are not given are zero or empty.
+
+        `header` may be a stamp in s; the header's frame is then the arm's base.
+        """
         if isinstance(fields.get("header"), float):
             fields["header"] = self.header(fields["header"], self._frame)
         data = self._bag.types.encode(self.make(type_name, **fields))
         self._put(BagMessage(topic, type_name, data, round(now * 1e9)))
 
     def make(self, type_name: str, **fields: Any) -> Any:
-        """A message's object."""
+        """Create a message object; fields that are not given are zero or empty."""
         return self._bag.types.make(type_name, **fields)
 
     def header(self, stamp: float, frame: str) -> Any:
-        """A std_msgs/Header."""
+        """Create a std_msgs/Header."""
         return self.make("std_msgs/msg/Header", stamp=self.time(stamp), frame_id=frame)
 
     def time(self, stamp: float) -> Any:
-        """A builtin_interfaces/Time."""
+        """Convert seconds to a builtin_interfaces/Time."""
         whole, nanoseconds = divmod(round(stamp * 1e9), 10**9)
         return self.make("builtin_interfaces/msg/Time", sec=whole, nanosec=nanoseconds)
 
     def image(self, topic: str, pixels: np.ndarray, encoding: str, stamp: float, now: float | None = None) -> None:
-        """A picture [H, W] or [H, W, C] whose dtype is that of `encoding`, in the writer's form."""
+        """Write an image [H, W] or [H, W, C] with the dtype of `encoding`, in the writer's form."""
         dtype, channels = PIXEL[encoding]
         rows = np.ascontiguousarray(pixels, dtype)
         height, width = rows.shape[:2]
@@ -59,7 +62,7 @@ class EpisodeWriter:
     def joints(
         self, names: Sequence[str], position: np.ndarray, velocity: np.ndarray, now: float, topic: str = "/joint_states"
     ) -> None:
-        """Joint states: positions and velocities float64 [n], rad and m."""
+        """Write joint states: positions and velocities float64 [n], rad and m."""
         self.write(
             topic, "sensor_msgs/msg/JointState", now, header=now, name=list(names),
             position=np.asarray(position, np.float64), velocity=np.asarray(velocity, np.float64),
@@ -68,7 +71,7 @@ class EpisodeWriter:
     def command(
         self, topic: str, joints: Sequence[str], q: np.ndarray, dq: np.ndarray, period: float, now: float
     ) -> None:
-        """A joint trajectory of one point: positions [n] rad and velocities [n] rad/s to be reached in `period` s."""
+        """Write a joint trajectory of one point: positions [n] rad and velocities [n] rad/s, due in `period` s."""
         point = self.make(
             "trajectory_msgs/msg/JointTrajectoryPoint", positions=np.asarray(q, np.float64),
             velocities=np.asarray(dq, np.float64),
@@ -82,7 +85,7 @@ class EpisodeWriter:
         self, actions: np.ndarray, dt: float, stamp: float, plan_id: int, now: float, mode: str = "", space: int = 0,
         key: str = "",
     ) -> None:  # fmt: skip
-        """An action chunk: actions [N, D] as ActionChunk.msg has them."""
+        """Write an action chunk: actions [N, D] as in ActionChunk.msg."""
         steps, dimensions = actions.shape
         self.write(
             "/policy/action_chunk", "molmoact_ros/msg/ActionChunk", now, header=stamp, plan_id=plan_id, mode=mode,
@@ -91,14 +94,14 @@ class EpisodeWriter:
         )  # fmt: skip
 
     def depth_codes(self, codes: np.ndarray, codebook: str, stamp: float, plan_id: int, now: float) -> None:
-        """Depth codes uint8 [rows, columns]."""
+        """Write depth codes uint8 [rows, columns]."""
         self.write(
             "/policy/depth_tokens", "molmoact_ros/msg/DepthTokens", now, header=stamp, plan_id=plan_id,
             rows=codes.shape[0], columns=codes.shape[1], codes=codes.astype(np.uint8).ravel(), codebook=codebook,
         )  # fmt: skip
 
     def trace(self, points: np.ndarray, stamp: float, plan_id: int, now: float) -> None:
-        """A trace of the model: int [n, 2] in 0..255."""
+        """Write a trace of the model: int [n, 2] in 0..255."""
         x, y = np.ascontiguousarray((points / MAX_COORDINATE).astype(np.float32).T)
         self.write(
             "/policy/trace", "molmoact_ros/msg/Trace", now, header=stamp, plan_id=plan_id, source=0, x=x, y=y
@@ -108,7 +111,7 @@ class EpisodeWriter:
         self, tokens: Sequence[int], digest: str, mode: str, instruction: str, frames: Sequence[float], plan_id: int,
         now: float,
     ) -> None:  # fmt: skip
-        """The answer's tokens; frames: when each picture was taken, front first."""
+        """Write the tokens of an answer; frames: capture time of each image, front first."""
         self.write(
             "/policy/answer_tokens", "molmoact_ros/msg/AnswerTokens", now, header=frames[0], plan_id=plan_id,
             checkpoint=digest, mode=mode, instruction=instruction, frames=[self.time(frame) for frame in frames],
@@ -116,14 +119,14 @@ class EpisodeWriter:
         )  # fmt: skip
 
     def engine_status(self, now: float, instruction: str, plan_id: int, seconds: float, mode: str = "full") -> None:
-        """That the engine runs, and how long its last step took."""
+        """Write an engine status: it runs, and its last step took `seconds`."""
         self.write(
             "/policy/engine_status", "molmoact_ros/msg/EngineStatus", now, header=now, state=1,
             instruction=instruction, plan_id=plan_id, step_seconds=seconds, mode=mode,
         )  # fmt: skip
 
     def safety(self, now: float, state: int, reason: str, plan_id: int, limits: dict[str, int]) -> None:
-        """The controller's state, as SafetyStatus.msg numbers it, and how often each limit has bitten."""
+        """Write the controller's state, as numbered in SafetyStatus.msg, and how often each limit was active."""
         self.write(
             "/controller/safety_status", "molmoact_ros/msg/SafetyStatus", now, header=now, state=state, reason=reason,
             plan_id=plan_id, chunk_age=-1.0, refused=limits.get("refused", 0), limits=list(limits),

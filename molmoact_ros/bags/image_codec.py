@@ -1,4 +1,4 @@
-"""Pictures made smaller before they go into a bag, as image_transport does it, so that its tools read them."""
+"""Compression of images before they go into a bag, in image_transport's formats, so that its tools read them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from molmoact_ros.bags.message_types import Types
 from molmoact_ros.reasoning.answer import RefusedStep
 
 Form = Literal["raw", "png", "jpeg"]
-"""raw: as published, without loss. png: colour and depth as PNG, without loss. jpeg: colour as JPEG, depth as PNG."""
+"""raw: as published, lossless. png: colour and depth as PNG, lossless. jpeg: colour as JPEG, depth as PNG."""
 IMAGE: Final = "sensor_msgs/msg/Image"
 COMPRESSED: Final = "sensor_msgs/msg/CompressedImage"
 PICTURES: Final = (IMAGE, COMPRESSED, "sensor_msgs/msg/PointCloud2")
-"""What is large and comes again soon: dropped first where a disk is slow or full."""
+"""Large messages that are soon superseded: dropped first if the disk is slow or full."""
 _DEPTH = ("16UC1", "mono16")
-_FILTER, _SUB = 19, 16  # IMWRITE_PNG_FILTER and _SUB of OpenCV 4.12 on; one that is older takes no notice
+_FILTER, _SUB = 19, 16  # IMWRITE_PNG_FILTER and _SUB since OpenCV 4.12; older versions ignore them
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, _FILTER, _SUB]
-"""One filter, not the best of five for each row: half the time, for 5 % more of depth and 17 % of noisy colour."""
+"""One filter instead of the best of five per row: half the time, for 5 % larger depth and 17 % larger noisy colour."""
 
 
 def pack(message: BagMessage, types: Types, form: Form, quality: int) -> BagMessage:
-    """A recorded Image as a CompressedImage on its own topic; quality: of JPEG, 1..100.
+    """Convert a recorded Image to a CompressedImage on image_transport's topic; quality: of JPEG, 1..100.
 
-    What is no Image, or has no such form (32FC1), or is malformed, is given back as it is: a recorder keeps it all.
+    Any other message, an Image without such a form (32FC1) and a malformed one are returned unchanged: a recorder
+    stores everything.
     """
     if form == "raw" or message.type_name != IMAGE:
         return message

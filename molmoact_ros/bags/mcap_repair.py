@@ -1,4 +1,4 @@
-"""Gives an MCAP file that its writer did not close its end, and unpacks chunks without trusting what they claim."""
+"""Repairs an MCAP file that its writer did not close, and decompresses chunks without trusting the size they claim."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from mcap.records import Channel, Chunk, ChunkIndex, Metadata, MetadataIndex, Sc
 from molmoact_ros.bags.mcap_writer import MAGIC, Entries, Index, chunk_index, write_entries
 
 MAX_CHUNK: Final = 256 << 20
-"""Bytes that a chunk may unpack to: 64 times what any known writer makes of it, and little enough to be held."""
-_HEAD: Final = 9  # bytes of a record before its content: what it is, and how long
+"""Bytes of an uncompressed chunk at most: 64 times that of any known writer, and small enough for memory."""
+_HEAD: Final = 9  # bytes of a record's header: opcode and length
 _FOOT: Final = _HEAD + 20 + len(MAGIC)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file ends as an MCAP file that was closed."""
+    """Whether the file ends like an MCAP file that was closed."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         if size < len(MAGIC) + _FOOT:
@@ -39,9 +39,9 @@ def is_whole(path: Path) -> bool:
 
 
 def mend(path: Path) -> Index:
-    """Give a file that its writer did not close its end; what is torn there is cut off. Its index.
+    """Repair a file that its writer did not close: truncate a torn record and write the end. Returns the index.
 
-    Raises BlockingIOError while somebody writes it, ValueError where it is no MCAP file.
+    Raises BlockingIOError while another process writes it, ValueError if it is no MCAP file.
     """
     with path.open("rb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +62,7 @@ def mend(path: Path) -> Index:
 
 
 def _scan(data: mmap) -> tuple[Index, int, ChunkIndex | None, Entries]:
-    """The index of the whole records, where they end, and the last chunk with its entries where those are missing."""
+    """The index of the complete records, where they end, and the last chunk with its entries if those are missing."""
     index, at = Index(), len(MAGIC)
     last, awaited = None, Entries()
     while at + _HEAD <= len(data):
@@ -100,7 +100,7 @@ def _scan(data: mmap) -> tuple[Index, int, ChunkIndex | None, Entries]:
 
 
 def _note(opcode: int, stream: ReadDataStream, index: Index) -> None:
-    """Take a schema or a channel into `index`."""
+    """Add a schema or a channel to `index`."""
     if opcode == Opcode.SCHEMA:
         schema = Schema.read(stream)
         index.schemas[schema.id] = schema
@@ -111,13 +111,13 @@ def _note(opcode: int, stream: ReadDataStream, index: Index) -> None:
 
 _MESSAGE = struct.Struct("<HIQQ")
 _DAMAGED = (McapError, zstandard.ZstdError, RuntimeError, struct.error, OverflowError, MemoryError)
-"""What comes of a chunk that was torn."""
+"""Exceptions that a torn chunk raises."""
 
 
 def _read_chunk(chunk: Chunk, index: Index) -> Entries:
-    """Where a chunk's messages are; its schemas and channels go into `index`.
+    """The message index of a chunk; its schemas and channels are added to `index`.
 
-    Raises ValueError where it unpacks to more than MAX_CHUNK, and one of _DAMAGED where it is damaged.
+    Raises ValueError if the uncompressed chunk exceeds MAX_CHUNK, and one of _DAMAGED if the chunk is damaged.
     """
     if chunk.uncompressed_size > MAX_CHUNK:
         raise ValueError(too_large(chunk.uncompressed_size))
@@ -139,7 +139,7 @@ def _read_chunk(chunk: Chunk, index: Index) -> Entries:
 
 
 def too_large(size: int) -> str:
-    """Why a chunk that claims such a size is refused."""
+    """Why a chunk that claims this size is refused."""
     return (
         f"a chunk of it would unpack to {size / (1 << 20):.0f} MiB, and {MAX_CHUNK >> 20} MiB is the most that is "
         "read; if you trust it, write it anew in smaller chunks with `mcap filter --chunk-size 4194304`"
@@ -147,12 +147,12 @@ def too_large(size: int) -> str:
 
 
 def unpack(data: bytes, compression: str, size: int) -> bytes:
-    """A chunk's content, which is `size` bytes; never much more than that is made of it, whatever `data` are.
+    """Decompress a chunk to its content of `size` bytes; never allocates much more, whatever `data` are.
 
-    Raises RuntimeError or zstandard.ZstdError where they do not unpack so.
+    Raises RuntimeError or zstandard.ZstdError if `data` do not decompress to that size.
     """
     if compression == "zstd":
-        if zstandard.frame_content_size(data) > size:  # -1: it does not say
+        if zstandard.frame_content_size(data) > size:  # -1: unknown
             raise RuntimeError("it unpacks to more than it says")
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
     if compression == "lz4":

@@ -1,7 +1,7 @@
-"""One MCAP file, appended to chunk by chunk, and mending what a killed writer left.
+"""Writes one MCAP file chunk by chunk.
 
-The `mcap` package's own writer keeps its chunk to itself until that is full, and a write that fails leaves half a
-record behind. Here the caller says when a chunk is over, and a chunk is in the file as a whole or not at all.
+The `mcap` package's own writer buffers a chunk until it is full, and a failed write leaves half a record behind. Here
+the caller decides when a chunk ends, and a chunk is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ from mcap.records import (
 
 MAGIC: Final = b"\x89MCAP0\r\n"
 LEVEL: Final = 1
-"""zstd's: pictures without loss at some 300 MB/s and core, where 3 takes twice as long for 5 % less."""
+"""Level of zstd: lossless images at about 300 MB/s per core, where level 3 takes twice as long for 5 % less."""
 PIECE: Final = 16 * 1024
-"""Bytes put into the kernel's cache at once: many kernels let nobody else onto the core while they copy one piece.
-Pieces of 1 MiB made even a real-time thread on the same core 3 ms late at its 99th percentile, these 0.4 ms."""
+"""Bytes per write through the page cache: many kernels do not preempt the copy of one write. Writes of 1 MiB made even
+a real-time thread on the same core 3 ms late at its 99th percentile, these 0.4 ms."""
 DIRECT: Final = 512 * 1024
-"""Bytes brought to the disk at once past that cache, for which the kernel keeps no core."""
+"""Bytes per write with O_DIRECT, past the page cache, which does not occupy a core."""
 BLOCK: Final = 4096
-"""Bytes at whose multiples such a write has to begin and to end, in the file and in memory."""
+"""Alignment of such a write in bytes, in the file and in memory."""
 Entries = dict[int, "array[int]"]
-"""Of each channel, its messages in a chunk in turn: stamp in ns, and place in the uncompressed chunk."""
+"""The messages of a chunk by channel, each as two values: stamp in ns, offset in the uncompressed chunk."""
 
 
 @dataclass
 class Index:
-    """What the end of an MCAP file says about the rest. Chunks are kept as they are written: 0.1 MB/min."""
+    """Index of an MCAP file, from which its end is written. Chunk records are kept serialized: 0.1 MB/min."""
 
     schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Index:
     _chunks: bytearray = field(default_factory=bytearray)
 
     def add_chunk(self, chunk: ChunkIndex) -> None:
-        """Note a chunk that is in the file, with its entries."""
+        """Add a chunk that is in the file, with its entries."""
         out = RecordBuilder()
         chunk.write(out)
         self._chunks += out.end()
@@ -78,7 +78,7 @@ class Index:
             self.span = min(begin, chunk.message_start_time), max(end, chunk.message_end_time)
 
     def tail(self, at: int) -> bytes:
-        """Everything behind the data, which end `at` this byte."""
+        """The end of the file: data end, summary and footer, starting `at` this byte."""
         begin, end = self.span
         total = Statistics(
             attachment_count=0, channel_count=len(self.channels), channel_message_counts=dict(self.counts),
@@ -112,17 +112,17 @@ def _records(records: Iterable[McapRecord]) -> bytes:
 
 
 class McapFile:
-    """A new MCAP file of the profile ros2. While it is open no other process can open or mend it."""
+    """A new MCAP file with profile ros2. While it is open, no other process can open or repair it."""
 
     def __init__(self, path: Path) -> None:
-        """FileExistsError where there is such a file, OSError where there can be none."""
+        """Raises FileExistsError if the file exists, OSError if it cannot be created."""
         self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._direct: _Direct | None = None
-        with suppress(OSError):  # a file system that knows no such thing
+        with suppress(OSError):  # a file system without O_DIRECT
             self._direct = _Direct(path)
         self.index, self.size = Index(), 0
-        self._told: set[int] = set()  # channels that a chunk in the file describes
+        self._told: set[int] = set()  # channels whose records are in a chunk of the file
         try:
             self._append(MAGIC + _records([Header("ros2", f"molmoact_ros {version('molmoact_ros')}")]))
         except OSError:
@@ -133,7 +133,7 @@ class McapFile:
     def add_channel(
         self, topic: str, type_name: str, definition: str, encoding: str, metadata: Mapping[str, str]
     ) -> int:
-        """The number by which a topic's messages are written. definition: of its type, in `encoding`."""
+        """Add a channel; returns its number. definition: of the message type, in `encoding`."""
         schemas, channels = self.index.schemas, self.index.channels
         schema = next((s.id for s in schemas.values() if s.name == type_name), len(schemas) + 1)
         schemas[schema] = Schema(schema, definition.encode(), encoding, type_name)
@@ -142,13 +142,13 @@ class McapFile:
         return number
 
     def add_metadata(self, name: str, values: Mapping[str, str]) -> None:
-        """Words about the file. OSError: they are not in it, and the file is as before."""
+        """Add a metadata record. Raises OSError if it cannot be written; the file is then unchanged."""
         record, at = _records([Metadata(name, dict(values))]), self.size
         self._append(record)
         self.index.metadata.append(MetadataIndex(at, len(record), name))
 
     def append(self, messages: Sequence[tuple[int, int, bytes]]) -> None:
-        """A chunk of (channel, stamp in ns, data). OSError: none of it is in the file, which is as before."""
+        """Add a chunk of messages (channel, stamp in ns, data). Raises OSError if it fails; the file is unchanged."""
         new = {channel for channel, _, _ in messages} - self._told
         body, described = RecordBuilder(), {self.index.channels[number].schema_id for number in new}
         for schema in sorted(described):
@@ -176,11 +176,11 @@ class McapFile:
         self.index.counts.update({number: len(of) // 2 for number, of in entries.items()})
 
     def sync(self) -> None:
-        """Have it on the disk, not only on its way there."""
+        """Flush the file to the disk."""
         os.fdatasync(self._file)
 
     def close(self) -> None:
-        """Write what comes behind the data. OSError: it is not there, and the file is one to be mended."""
+        """Write the end and close the file. Raises OSError if the end cannot be written; the file then needs repair."""
         try:
             self._append(self.index.tail(self.size))
         finally:
@@ -195,13 +195,13 @@ class McapFile:
                 written = self._write(left, at)
                 left, at = left[written:], at + written
         except OSError:
-            with suppress(OSError):  # else the torn record is cut off when the file is mended
+            with suppress(OSError):  # otherwise the repair cuts off the torn record
                 os.ftruncate(self._file, self.size)
             raise
         self.size = at
 
     def _write(self, data: memoryview, at: int) -> int:
-        """Write a first piece of what is to stand at `at`; how many bytes. Whole blocks go past the kernel's cache."""
+        """Write a first piece of `data` at offset `at`; returns its size in bytes. Whole blocks use O_DIRECT."""
         rest = -at % BLOCK
         if self._direct is not None and not rest and len(data) >= BLOCK:
             try:
@@ -209,7 +209,7 @@ class McapFile:
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                self._direct.close()  # not here, or not of this size: through the cache from now on
+                self._direct.close()  # not supported here, or not for this size: use the page cache from now on
                 self._direct = None
         piece = rest if self._direct is not None and rest else PIECE
         os.lseek(self._file, at, os.SEEK_SET)
@@ -217,27 +217,27 @@ class McapFile:
 
 
 class _Direct:
-    """Writes whole blocks to the disk from memory that begins at one."""
+    """Writes whole blocks with O_DIRECT from aligned memory."""
 
     def __init__(self, path: Path) -> None:
-        """OSError where the file system cannot."""
+        """Raises OSError if the file system does not support O_DIRECT."""
         self._file = os.open(path, os.O_WRONLY | os.O_DIRECT)
         self._view = memoryview(mmap(-1, DIRECT))
 
     def write(self, data: memoryview, at: int) -> int:
-        """Write the first whole blocks of `data`, of DIRECT bytes at most, at a block's begin; how many bytes."""
+        """Write the first whole blocks of `data`, at most DIRECT bytes, at an aligned offset; returns their size."""
         size = min(len(data) // BLOCK * BLOCK, DIRECT)
         self._view[:size] = data[:size]
         os.lseek(self._file, at, os.SEEK_SET)
         return os.write(self._file, self._view[:size])
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         os.close(self._file)
 
 
 def chunk_index(chunk: Chunk, at: int, length: int) -> ChunkIndex:
-    """The record that leads to a chunk of `length` bytes that begins `at` this byte; its messages come later."""
+    """The index record of a chunk of `length` bytes at offset `at`; its message index is added later."""
     return ChunkIndex(
         chunk_length=length, chunk_start_offset=at, compression=chunk.compression, compressed_size=len(chunk.data),
         message_end_time=chunk.message_end_time, message_index_length=0, message_index_offsets={},
@@ -246,7 +246,7 @@ def chunk_index(chunk: Chunk, at: int, length: int) -> ChunkIndex:
 
 
 def write_entries(out: RecordBuilder, index: ChunkIndex, entries: Entries) -> None:
-    """The records that say where a chunk's messages are, directly behind it; `index` is told of them."""
+    """Write the message index records of a chunk, which directly follow it, and add them to `index`."""
     before = out.count
     behind = index.chunk_start_offset + index.chunk_length - before
     for number, of in entries.items():

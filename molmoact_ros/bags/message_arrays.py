@@ -1,4 +1,4 @@
-"""What messages hold, as arrays: of rclpy's messages, and just so of those read from a bag."""
+"""Conversion of messages to numpy arrays, for rclpy's messages and for those read from a bag."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ PIXEL: Final = {
     "rgb8": (np.uint8, 3), "bgr8": (np.uint8, 3), "rgba8": (np.uint8, 4), "bgra8": (np.uint8, 4),
     "mono8": (np.uint8, 1), "16UC1": (np.uint16, 1), "mono16": (np.uint16, 1), "32FC1": (np.float32, 1),
 }  # fmt: skip
-"""dtype and channels of the encodings that are read."""
+"""dtype and channels of the supported encodings."""
 SPACES: Final = (0, 1, 2)
 """DELTA_EE_POSE, EE_POSE and JOINT_POSITION of ActionChunk.msg."""
 _TO_RGB: Final = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "rgba8": [0, 1, 2], "bgra8": [2, 1, 0], "mono8": [0, 0, 0]}
 
 
 def seconds(stamp: Any) -> float:
-    """ROS time in seconds."""
+    """Convert a builtin_interfaces/Time to seconds."""
     return float(stamp.sec + stamp.nanosec * 1e-9)
 
 
 def image_pixels(message: Any) -> np.ndarray:
-    """The pixels [H, W] or [H, W, C] as the image's encoding has them; a view of its data.
+    """The pixels [H, W] or [H, W, C] in the image's encoding, a view of its data where possible.
 
     Raises RefusedStep for an unknown encoding and for data that is too short.
     """
@@ -49,7 +49,7 @@ def image_pixels(message: Any) -> np.ndarray:
 
 
 def rgb_pixels(message: Any) -> np.ndarray:
-    """Colour, uint8 [H, W, 3] RGB. Raises RefusedStep when the image is not 8-bit colour or grey."""
+    """Colour, uint8 [H, W, 3] RGB. Raises RefusedStep if the image is not 8-bit colour or grey."""
     if message.encoding not in _TO_RGB:
         raise RefusedStep(f"a colour image is needed, not {message.encoding!r}; publish one of {', '.join(_TO_RGB)}")
     pixels = image_pixels(message)
@@ -59,7 +59,7 @@ def rgb_pixels(message: Any) -> np.ndarray:
 
 
 def metres(message: Any) -> np.ndarray:
-    """Depth float32 [H, W] in m, 0 invalid, of millimetres (16UC1) or metres (32FC1). Raises RefusedStep for others."""
+    """Depth float32 [H, W] in m, 0 invalid, from 16UC1 (mm) or 32FC1 (m). Raises RefusedStep for other encodings."""
     if message.encoding not in ("16UC1", "32FC1"):
         raise RefusedStep(f"a depth image is needed, not {message.encoding!r}; publish 16UC1 (mm) or 32FC1 (m)")
     scale = 1e-3 if message.encoding == "16UC1" else 1.0
@@ -70,8 +70,8 @@ def metres(message: Any) -> np.ndarray:
 def unpacked(message: Any) -> tuple[np.ndarray, str]:
     """Pixels and encoding of a CompressedImage: uint8 [H, W, 3] rgb8, uint8 [H, W] mono8, uint16 [H, W] 16UC1.
 
-    Depth may have the 12 bytes before its PNG that compressed_depth_image_transport puts there. Raises RefusedStep for
-    data that no decoder knows.
+    Depth has the 12-byte header of compressed_depth_image_transport before its PNG. Raises RefusedStep for data that
+    cannot be decoded.
     """
     data = np.frombuffer(message.data, np.uint8)
     if "compressedDepth" in message.format:
@@ -91,12 +91,12 @@ DEPTH_HEAD: Final = 12
 
 
 def depth_codes(message: Any) -> np.ndarray:
-    """The codes of a DepthTokens, uint8 [rows, columns]."""
+    """The codes of a DepthTokens message, uint8 [rows, columns]."""
     return np.frombuffer(message.codes, np.uint8).reshape(message.rows, message.columns)
 
 
 def trace_points(message: Any) -> np.ndarray:
-    """The trace as the model has it, int64 [n, 2] in 0..255. Raises RefusedStep when it is not well formed."""
+    """The trace in the model's coordinates, int64 [n, 2] in 0..255. Raises RefusedStep if it is malformed."""
     if len(message.x) != len(message.y) or not 1 <= len(message.x) <= MAX_POINTS:
         raise RefusedStep(
             f"a trace has 1..{MAX_POINTS} points, each with x and y; got {len(message.x)} and {len(message.y)}"
@@ -108,7 +108,7 @@ def trace_points(message: Any) -> np.ndarray:
 
 
 def chunk_actions(message: Any) -> np.ndarray:
-    """The actions, float64 [N, D]. Raises RefusedStep when their count is not N * D or their kind is unknown."""
+    """The actions, float64 [N, D]. Raises RefusedStep if their count is not N * D or the action space is unknown."""
     if message.action_space not in SPACES:
         raise RefusedStep(f"action space {message.action_space} is unknown; send one that ActionChunk.msg names")
     if len(message.actions) != message.steps * message.dimensions or not len(message.actions):

@@ -15,7 +15,7 @@ from rosbags.typesys.store import Typestore
 
 
 class Types:
-    """Message types by name: those of ROS 2 Jazzy, and those that folders of interfaces define."""
+    """Message types by name: those of ROS 2 Jazzy, and those defined in interface folders."""
 
     def __init__(self, interfaces: Collection[Path] | None = None) -> None:
         """interfaces: folders with `<package>/msg/<Type>.msg`; default: the workspace's and this Python's `share`."""
@@ -23,19 +23,19 @@ class Types:
         self._interfaces = _share_folders() if interfaces is None else interfaces
 
     def knows(self, type_name: str) -> bool:
-        """Whether somebody defines the type."""
+        """Whether the type is defined."""
         if type_name not in self.store.fielddefs:
             _define_package(self.store, type_name.partition("/")[0], self._interfaces)
         return type_name in self.store.fielddefs
 
     def __getitem__(self, type_name: str) -> Any:
-        """The class of a type. ValueError: nobody defines it."""
+        """The class of a type. Raises ValueError if it is not defined."""
         if not self.knows(type_name):
             raise ValueError(f"{type_name} is not defined anywhere; source the workspace that holds it")
         return self.store.types[type_name]
 
     def make(self, type_name: str, **fields: Any) -> Any:
-        """A message of these fields, the others zero or empty. ValueError: nobody defines the type."""
+        """Create a message with these fields, the others zero or empty. Raises ValueError if its type is unknown."""
         kind = self[type_name]
         zeros = {name: self._zero(node) for name, node in self.store.fielddefs[type_name][1] if name not in fields}
         return kind(**zeros, **fields)
@@ -53,16 +53,16 @@ class Types:
         return [self._zero((of, inner)) for _ in range(count if kind is Nodetype.ARRAY else 0)]
 
     def encode(self, message: Any) -> bytes:
-        """A message of one of these types as CDR bytes."""
+        """Serialize a message to CDR."""
         return bytes(self.store.serialize_cdr(message, message.__msgtype__))
 
     def decode(self, data: bytes, type_name: str) -> Any:
-        """The message that these CDR bytes are."""
+        """Deserialize a message from CDR."""
         return self.store.deserialize_cdr(data, type_name)
 
 
 def definition(type_name: str) -> str:
-    """A message type with all that it is made of, as text (ros2msg). ValueError: nobody defines it."""
+    """The definition of a message type with all nested types, as ros2msg text. Raises ValueError if it is unknown."""
     types = get_typestore(Stores.ROS2_JAZZY)
     if type_name not in types.fielddefs:
         _define_package(types, type_name.partition("/")[0], _share_folders())
@@ -77,7 +77,7 @@ def _share_folders() -> list[Path]:
 
 
 def _define_package(types: Typestore, package: str, interfaces: Collection[Path]) -> None:
-    """Add all message types of `package` to `types`, from the first of the `interfaces` folders that holds it."""
+    """Register all message types of `package` in `types`, from the first of the `interfaces` folders that holds it."""
     for folder in interfaces:
         files = sorted((folder / package / "msg").glob("*.msg"))
         if files:

@@ -1,4 +1,4 @@
-"""Answers of a model to the steps of a recording, in memory and as JSON."""
+"""The model's answers to the steps of a recording, in memory and as JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RecordedAnswer:
-    """One plan; a part is None where it was not said or not recorded.
+    """One plan; a part is None if it was not generated or not recorded.
 
-    stamp: of its front picture, s. frames: of all pictures, s, where known. drawn: a person's trace, int [n, 2]
-    in 0..255. depth: uint8 [10, 10]. trace: int [n, 2] in 0..255. actions: float64 [N, D], dt s each; rows as in
-    ActionChunk.msg. seconds: that it took. refused: why there is none.
+    stamp: of its front image, s. frames: stamps of all images, s, where known. drawn: the operator's trace, int [n, 2]
+    in 0..255. depth: depth codes, uint8 [10, 10]. trace: int [n, 2] in 0..255. actions: float64 [N, D], dt s each; rows
+    as in ActionChunk.msg. seconds: inference time. refused: why there is no answer.
     """
 
     plan_id: int
@@ -38,19 +38,19 @@ class RecordedAnswer:
 
 @dataclass(frozen=True)
 class RecordedAnswers:
-    """Answers in the order of their stamps. about: what they were made by, such as `machine.machine` says."""
+    """Answers in the order of their stamps. about: what generated them, such as the output of `provenance.machine`."""
 
     about: dict[str, str]
     answers: list[RecordedAnswer]
 
     def save(self, file: Path) -> None:
-        """As JSON, every number as it is."""
+        """Write JSON; all numbers round-trip exactly."""
         rows = [{name: _plain(value) for name, value in vars(answer).items()} for answer in self.answers]
         file.write_text(json.dumps({"about": self.about, "answers": rows}))
 
     @staticmethod
     def load(file: Path) -> RecordedAnswers:
-        """Raises ValueError, in one line, for a file of another form."""
+        """Read the output of `save`. Raises ValueError, in one line, for another format."""
         try:
             read = json.loads(file.read_text())
             return RecordedAnswers(read["about"], [_answer(row) for row in read["answers"]])
@@ -61,7 +61,7 @@ class RecordedAnswers:
 def pairs(
     recorded: Iterable[RecordedAnswer], again: Iterable[RecordedAnswer], within: float
 ) -> list[tuple[RecordedAnswer, RecordedAnswer]]:
-    """Each of `again` with the recorded one whose picture is nearest, if that is within so many seconds."""
+    """Pair each answer of `again` with the recorded one whose image is nearest, if that is `within` so many seconds."""
     out, known = [], list(recorded)
     for answer in again:
         near = min(known, key=lambda other: abs(other.stamp - answer.stamp), default=None)

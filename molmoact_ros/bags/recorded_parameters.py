@@ -1,4 +1,4 @@
-"""The parameters that a recorded node had."""
+"""Parameters of a recorded node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from molmoact_ros.bags.recording import Recording
 
 
 def parameters(recording: Recording, node: str) -> dict[str, Any]:
-    """A node's parameters as they were recorded last; empty where they were not."""
+    """The last recorded values of a node's parameters; empty if none were recorded."""
     out: dict[str, Any] = {}
     for _, event in [*recording.decoded("/recorder/parameters"), *recording.decoded("/parameter_events")]:
         if event.node == recording.names.namespace + node:
@@ -20,7 +20,7 @@ def parameters(recording: Recording, node: str) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """What a ParameterValue holds, by its type's number in rcl_interfaces/msg/ParameterType."""
+    """The value of a ParameterValue, by its type in rcl_interfaces/msg/ParameterType."""
     names = {1: "bool", 2: "integer", 3: "double", 4: "string", 5: "byte_array", 6: "bool_array", 7: "integer_array",
              8: "double_array", 9: "string_array"}  # fmt: skip
     name = names.get(value.type)

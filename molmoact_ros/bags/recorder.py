@@ -1,8 +1,8 @@
-"""Records messages without ever keeping whoever brings them waiting, whatever the disk does.
+"""Records messages without ever blocking the caller, whatever the disk does.
 
-Two things may be short: time and space. Where the disk is slow, pictures are left out as soon as those that wait are
-too many. Where it is full, the pictures that wait are dropped, a piece of the disk that was set aside is given to the
-rest, and pictures come back when there is room for them again. What was lost is counted and said.
+Two resources can run short: time and space. If the disk is slow, images are dropped as soon as the queue is full. If it
+is full, queued images are dropped, reserved disk space is released for all other messages, and images are recorded
+again when there is space. Losses are counted and reported.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from molmoact_ros.bags.bag_files import RESERVE
 from molmoact_ros.bags.image_codec import PICTURES, Form, pack
 
 PERIOD: Final = 0.25
-"""s between chunks: the most that a killed recorder loses, with the time that a chunk takes to be written."""
+"""s between chunks. A killed recorder loses at most this, plus the time to write a chunk."""
 CLOSING: Final = 2.0
-"""s that pictures which still wait have when the recording ends: whoever ended it kills the recorder after five."""
+"""s to write queued images when the recording ends: the process that ends it kills the recorder after five."""
 SYNC: Final = 1.0
-"""s between having all of it on the disk: the most that a power cut takes."""
+"""s between flushes to the disk: the most that a power failure loses."""
 RELEASE: Final = 5.0
-"""s between giving freed memory back, which takes some milliseconds: at 60 the process was 10 % larger now and then."""
+"""s between returning freed memory, which takes some milliseconds: at 60 the process was 10 % larger now and then."""
 MIB: Final = 1 << 20
 PACKERS: Final = min(4, os.cpu_count() or 1)
-"""Pictures that are packed at once."""
+"""Number of images that are compressed in parallel."""
 TOO_FAST: Final = "messages come faster than they are packed and the disk takes them"
 _M_TRIM_THRESHOLD: Final = -1  # of malloc.h
 _M_MMAP_THRESHOLD: Final = -3
@@ -42,7 +42,11 @@ _M_MMAP_THRESHOLD: Final = -3
 
 @dataclass(frozen=True)
 class RecordingStats:
-    """How a recording goes. messages, bytes: in the file; pictures, others: lost; problem: one line, empty: none."""
+    """Statistics of a recording.
+
+    messages, bytes: written to the bag. pictures, others: lost images, and lost other messages. problem: the last one,
+    in one line; empty: none.
+    """
 
     messages: int = 0
     bytes: int = 0
@@ -52,10 +56,10 @@ class RecordingStats:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory of a chunk for the next one, as far as its C library can be told so.
+    """Let this process keep the memory of a chunk for the next one, as far as its C library can be configured.
 
-    Left alone, glibc gives such large pieces back to the kernel and asks for them again, empty pages one by one, and a
-    recorder of incompressible pictures spends more than half of its time so (mallopt(3); 32 MiB is the most it takes).
+    By default, glibc returns such large blocks to the kernel and allocates them again, with a page fault per page. A
+    recorder of incompressible images spends more than half of its time on that (mallopt(3); 32 MiB is its maximum).
     """
     with suppress(AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
@@ -64,35 +68,48 @@ def keep_memory() -> None:
 
 
 def release_memory() -> None:
-    """Give the kernel back what this process holds of freed memory, as far as its C library can (malloc_trim(3)).
+    """Return freed memory to the kernel, as far as the C library supports it (malloc_trim(3)).
 
-    Else a recorder for which the disk was once slow would hold what waited then for good.
+    Otherwise a recorder whose disk was slow once would keep the memory of its longest queue for good.
     """
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class Recorder:
-    """Takes messages from any thread and writes them in its own; `close` ends the bag."""
+    """Accepts messages from any thread and writes them in its own; `close` ends the bag.
+
+    Args:
+        bag: the bag to write.
+        folder: the folder of the bag, in which disk space is reserved.
+        form: compression of images.
+        quality: of JPEG, 1..100.
+        waiting: limit of the image queue, and of the queue of other messages, bytes each.
+        reserve: disk space reserved for messages other than images, bytes.
+        tell: is called with one line about each loss when it begins.
+
+    A recording:
+
+        recorder = Recorder(BagWriter(folder), folder, form="png")
+        recorder.put(message)  # never blocks
+        stats = recorder.close()
+    """
 
     def __init__(
         self, bag: BagWriter, folder: Path, form: Form = "raw", quality: int = 95, waiting: int = 128 * MIB,
         reserve: int = 16 * MIB, tell: Callable[[str], None] = lambda line: None,
     ) -> None:  # fmt: skip
-        """folder: the bag's. form, quality: of pictures. waiting: bytes of pictures, and as many of others, that may.
-
-        reserve: bytes of the disk kept for what is no picture. tell: hears in one line of each loss, when it begins.
-        """
+        """Start the thread. The class describes the arguments."""
         self._bag, self._form, self._quality, self._tell = bag, form, quality, tell
         self._limit, self._reserve = waiting, _Reserve(folder / RESERVE, reserve)
         self._lock = threading.Condition()
-        self._queues: dict[bool, deque[BagMessage]] = {True: deque(), False: deque()}  # pictures, and others
-        self._waiting = {True: 0, False: 0}  # bytes of pictures, and of others
-        self._held = 0  # bytes of others that no disk takes as yet
+        self._queues: dict[bool, deque[BagMessage]] = {True: deque(), False: deque()}  # images, others
+        self._waiting = {True: 0, False: 0}  # bytes of images, of others
+        self._held = 0  # bytes of others that could not be written yet
         self._tally, self._open, self._pictures_wanted = RecordingStats(), True, True
-        self._ends = float("inf")  # when pictures that wait are given up, s
+        self._ends = float("inf")  # when queued images are dropped, s
         self._offers: dict[str, tuple[str, Sequence[Qos]]] = {}
-        self._pictures: set[str] = set()  # topics of them in the bag
+        self._pictures: set[str] = set()  # image topics in the bag
         self._reserve.take()
         self._packers = ThreadPoolExecutor(PACKERS, "packer")
         self._thread = threading.Thread(target=self._run, name="recorder")
@@ -100,23 +117,23 @@ class Recorder:
 
     @property
     def tally(self) -> RecordingStats:
-        """How it goes."""
+        """Statistics of the recording so far."""
         with self._lock:
             return self._tally
 
     @property
     def room(self) -> int:
-        """Bytes of pictures that may be put now without any being lost."""
+        """Bytes of images that may be put now without loss."""
         with self._lock:
             return self._limit - self._waiting[True]
 
     def offer(self, topic: str, type_name: str, qos: Sequence[Qos]) -> None:
-        """Tell, before a topic's messages, what its publishers' quality of service is."""
+        """Set the QoS profiles of a topic's publishers, before its messages."""
         with self._lock:
             self._offers[topic] = (type_name, qos)
 
     def put(self, message: BagMessage) -> None:
-        """Take a message. One that finds no room is lost, and counted."""
+        """Queue a message. If the queue is full, the message is lost, and counted."""
         picture, size = message.type_name in PICTURES, len(message.data)
         with self._lock:
             if not self._open:
@@ -133,7 +150,7 @@ class Recorder:
                 self._lock.notify()
 
     def close(self) -> RecordingStats:
-        """Write what waits and end the bag; how it went, which is also in the bag's last words."""
+        """Write queued messages and end the bag; returns the statistics, which are also in the bag's metadata."""
         with self._lock:
             self._open, self._ends = False, time.monotonic() + CLOSING
             self._lock.notify()
@@ -147,7 +164,7 @@ class Recorder:
                 self._lose("the recording ended before they were written", pictures=left)
             with self._lock:
                 self._lock.wait_for(lambda: not self._open or self._waiting[True] > self._limit // 16, PERIOD)
-            # What is no picture goes first, and is never behind more than a PERIOD of pictures.
+            # Other messages go first, and never wait for more than a PERIOD of images.
             self._write(False, float("inf"))
             self._write(True, time.monotonic() + PERIOD)
             due = time.monotonic() - synced > SYNC
@@ -164,35 +181,35 @@ class Recorder:
         self._finish()
 
     def _write(self, picture: bool, until: float) -> None:
-        """Write the pictures that wait, or the others, as far as there is time `until` then, s."""
+        """Write queued images, or other messages, at most until the time `until`, s."""
         queue, at_once = self._queues[picture], PACKERS if picture and self._form != "raw" else 1
         while queue and time.monotonic() < until:
             with self._lock:
                 batch = [queue.popleft() for _ in range(min(len(queue), at_once))]
                 self._waiting[picture] -= sum(len(message.data) for message in batch)
             for packed in self._packed(batch):
-                if picture and not self._pictures_wanted:  # since the one before was written
+                if picture and not self._pictures_wanted:  # since the previous one was written
                     self._count(pictures=1)
                     continue
                 self._try(lambda take=packed: self._bag.write(self._noted(take())))  # type: ignore[misc]
                 self._count(messages=1)
 
     def _packed(self, batch: list[BagMessage]) -> list[Callable[[], BagMessage]]:
-        """What gives each of them as the bag is to have it, or raises what went wrong with it."""
+        """For each message, a function that returns its compressed form, or raises the error of the compression."""
         work = partial(pack, types=self._bag.types, form=self._form, quality=self._quality)
         if len(batch) == 1:
             return [partial(work, batch[0])]
         return [self._packers.submit(work, message).result for message in batch]
 
     def _drop_waiting(self) -> int:
-        """Leave out the pictures that wait; how many."""
+        """Drop queued images; returns their number."""
         with self._lock:
             left, self._waiting[True] = len(self._queues[True]), 0
             self._queues[True].clear()
         return left
 
     def _noted(self, out: BagMessage) -> BagMessage:
-        """A message that is about to be written, once it is known what its topic holds."""
+        """Register the topic of a message that is about to be written."""
         if out.type_name in PICTURES:
             self._pictures.add(out.topic)
         with self._lock:
@@ -202,14 +219,14 @@ class Recorder:
         return out
 
     def _try(self, work: Callable[[], None]) -> None:
-        """Let the disk do something; where it does not, room is made and it is asked once more."""
+        """Run a write; if the disk fails, free space and flush once more."""
         try:
             work()
         except OSError as error:
             self._make_room(error)
             with suppress(OSError):
                 self._bag.flush()
-        except Exception as error:  # one message that cannot be in a bag must not end the recording
+        except Exception as error:  # one invalid message must not end the recording
             self._lose(f"a message cannot be recorded: {error}", messages=-1, others=1)
 
     def _make_room(self, error: OSError) -> None:
@@ -246,13 +263,13 @@ class Recorder:
 
 
 class _Reserve:
-    """A file that only takes room, to be given to others when there is none."""
+    """A file that reserves disk space, which is released when the disk is full."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size = path, size
 
     def take(self) -> bool:
-        """Set the room aside; whether it is."""
+        """Reserve the space; returns whether that succeeded."""
         if not self._size:
             return True
         try:
@@ -267,5 +284,5 @@ class _Reserve:
         return True
 
     def give(self) -> None:
-        """Give it back."""
+        """Release the space."""
         self._path.unlink(missing_ok=True)

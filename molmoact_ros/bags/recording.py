@@ -1,4 +1,4 @@
-"""A bag as a robot's recording: which picture was seen when, what was planned from it, and what the arm did."""
+"""A bag as a robot's recording: the observations with their times, the plans made from them, and the arm's motion."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 
 SAME: Final = 1e-6
-"""s within which two stamps are one: they have gone through float64."""
+"""s within which two stamps are equal: they have been converted to float64."""
 
 
 @dataclass(frozen=True)
 class TopicNames:
-    """Where things are in a bag.
+    """Topic names in a bag.
 
-    cameras: names, front first; their pictures are on `/<name>/color/image_raw` and the front one's depth on
-    `/<name>/aligned_depth_to_color/image_raw`, as they are or with what image_transport appends. remap: topics of the
-    bag by the names they should have had. namespace: in which the nodes ran, such as `/left`. policy, controller: of
-    whom the plans and states are. slop: greatest difference of the stamps of pictures of one moment, s.
+    cameras: names, front first; their images are on `/<name>/color/image_raw` and the front one's depth on
+    `/<name>/aligned_depth_to_color/image_raw`, with or without the suffixes of image_transport. remap: new names by the
+    topics of the bag. namespace: of the recorded nodes, such as `/left`. policy, controller: nodes that published plans
+    and states. slop: greatest difference between the stamps of synchronized images, s.
     """
 
     cameras: tuple[str, ...] = ("front", "wrist")
@@ -52,17 +52,17 @@ class TopicNames:
 
     @property
     def colour(self) -> tuple[str, ...]:
-        """Topics of the cameras' pictures."""
+        """Topics of the cameras' colour images."""
         return tuple(f"/{camera}/color/image_raw" for camera in self.cameras)
 
     @property
     def depth(self) -> str:
-        """Topic of the front camera's depth."""
+        """Topic of the front camera's depth images."""
         return f"/{self.cameras[0]}/aligned_depth_to_color/image_raw"
 
 
 def parse_remap(rules: Sequence[str]) -> dict[str, str]:
-    """Of rules `from:=to`. ValueError for another form."""
+    """Parse rules of the form `from:=to`. Raises ValueError for another form."""
     for rule in rules:
         if not re.fullmatch(r"/[^:=]+:=/[^:=]+", rule):
             raise ValueError(f"the remapping {rule!r} is not of the form /topic/of/the/bag:=/topic/wanted")
@@ -70,7 +70,7 @@ def parse_remap(rules: Sequence[str]) -> dict[str, str]:
 
 
 def namespace_rules(bag: Path, namespace: str) -> list[str]:
-    """Rules as `parse_remap` takes them that lead topics out of a namespace. ValueError: nothing is in it."""
+    """Rules for `parse_remap` that remove a namespace from topics. Raises ValueError if no topic is in it."""
     with BagReader(bag) as reader:
         topics = sorted(reader.topics())
     rules = [f"{topic}:={topic.removeprefix(namespace)}" for topic in topics if topic.startswith(f"{namespace}/")]
@@ -81,17 +81,17 @@ def namespace_rules(bag: Path, namespace: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Step:
-    """What a plan was asked for: when its pictures were taken, s, front first, and the answer, if one was recorded."""
+    """One inference step: the stamps of its images, s, front first, and the recorded answer, if there is one."""
 
     frames: tuple[float, ...]
     answer: RecordedAnswer
 
 
 class Recording:
-    """A bag, read; use it in a `with` block. `notes`: what a reader of the results should know of it, a line each."""
+    """An open bag with the robot's topics; use it in a `with` block. `notes`: caveats of the results, one line each."""
 
     def __init__(self, bag: Path, names: TopicNames | None = None) -> None:
-        """Raises FileNotFoundError and ValueError as BagReader does."""
+        """Raises FileNotFoundError and ValueError like BagReader, and ValueError for an unknown topic in `remap`."""
         self.names, self.bag = names or TopicNames(), bag
         self.reader = BagReader(bag)
         self.notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
@@ -112,30 +112,30 @@ class Recording:
 
     @property
     def topics(self) -> dict[str, str]:
-        """The type of each topic, by the names that they should have had."""
+        """The type of each topic, by remapped name."""
         return {self.names.remap.get(topic, topic): kind for topic, kind in self.reader.topics().items()}
 
     def _original(self, topic: str) -> str:
         return next((old for old, new in self.names.remap.items() if new == topic), topic)
 
     def messages(self, topics: Sequence[str]) -> Iterator[BagMessage]:
-        """Messages of those of `topics` that there are, by time, under the names that they should have had."""
+        """Messages of those of `topics` that exist, in time order, under their remapped names."""
         there = [self._original(topic) for topic in topics if topic in self.topics]
         for message in self.reader.messages(there):
             yield replace(message, topic=self.names.remap.get(message.topic, message.topic))
 
     def decode(self, message: BagMessage) -> Any:
-        """The message as an object. ValueError: it is damaged."""
+        """Deserialize a message to an object. Raises ValueError if it is damaged."""
         return self.reader.decode(replace(message, topic=self._original(message.topic)))
 
     def decoded(self, topic: str) -> list[tuple[float, Any]]:
-        """All messages of a topic, each with the time at which it was heard, s; none where there is no such topic."""
+        """All messages of a topic, each with its time of reception, s; empty if there is no such topic."""
         return [(_seconds(message.stamp_ns), self.decode(message)) for message in self.messages([topic])]
 
-    # Pictures
+    # Images
 
     def picture_topic(self, topic: str) -> str:
-        """`topic`, or the same compressed, whichever there is; ValueError, naming what there is, for neither."""
+        """`topic`, or its compressed variant, whichever exists. Raises ValueError, naming others, for neither."""
         found = self.find_picture(topic)
         if found is None:
             there = sorted(name for name, kind in self.topics.items() if kind in (IMAGE, COMPRESSED))
@@ -149,24 +149,27 @@ class Recording:
         return found
 
     def find_picture(self, topic: str) -> str | None:
-        """`topic`, or the same compressed, whichever there is; None for neither."""
+        """`topic`, or its compressed variant, whichever exists; None for neither."""
         for name in (topic, f"{topic}/compressed", f"{topic}/compressedDepth"):
             if self.topics.get(name) in (IMAGE, COMPRESSED):
                 return name
         return None
 
     def picture(self, message: BagMessage, depth: bool = False) -> tuple[float, np.ndarray]:
-        """When a picture was taken, s, and its uint8 [H, W, 3] RGB, or float32 [H, W] m. ValueError: it is damaged."""
+        """Stamp of an image, s, and its pixels uint8 [H, W, 3] RGB, or depth float32 [H, W] m.
+
+        Raises ValueError if it is damaged.
+        """
         picture = self.decode(message)
         return seconds(picture.header.stamp), self._pixels(picture, depth)
 
     def count(self, topic: str) -> int:
-        """How many messages a topic has."""
+        """Number of messages of a topic."""
         return self.reader.count(self._original(topic))
 
     @property
     def lossless(self) -> bool:
-        """The front pictures are as the policy saw them: no JPEG."""
+        """Whether the front images are what the policy received, not JPEG."""
         topic = self.picture_topic(self.names.colour[0])
         if self.topics[topic] == IMAGE:
             return True
@@ -174,14 +177,14 @@ class Recording:
         return first is None or "jpeg" not in self.decode(first).format
 
     def stamps(self, topic: str) -> np.ndarray:
-        """When the pictures of a topic were taken, float64 [n] s, in order."""
+        """Stamps of the images of a topic, float64 [n] s, sorted."""
         taken = [seconds(self.decode(message).header.stamp) for message in self.messages([topic])]
         return np.array(sorted(taken))
 
     # Plans
 
     def answers(self) -> list[RecordedAnswer]:
-        """The plans that were recorded whole, by the stamps of their pictures; those of a policy without tokens too."""
+        """All recorded plans with a chunk, by the stamps of their images; those of a policy without tokens, too."""
         base = self.names.policy
         chunks = {m.plan_id: m for _, m in self.decoded(f"{base}/action_chunk")}
         depths = {m.plan_id: m for _, m in self.decoded(f"{base}/depth_tokens")}
@@ -210,14 +213,14 @@ class Recording:
         return out
 
     def _asked(self) -> list[tuple[float, str]]:
-        """What the policy said that it was doing, by time."""
+        """The instructions that the policy was executing, in time order."""
         return [(at, m.instruction) for at, m in self.decoded(f"{self.names.policy}/engine_status")]
 
     def steps(self, instruction: str = "", period: float = 0.75) -> list[Step]:
-        """The plans to make again: those recorded, or, where there are none, one every `period` s.
+        """The steps to infer again: those recorded, or, if there are none, one every `period` s.
 
-        instruction: for plans of which the bag does not say it. ValueError: no such pictures, none of one moment, or no
-        instruction.
+        instruction: for plans whose instruction was not recorded. Raises ValueError if there are no such images, no
+        synchronized ones, or no instruction.
         """
         stamps = [self.stamps(self.picture_topic(topic)) for topic in self.names.colour]
         if empty := [topic for topic, of in zip(self.names.colour, stamps, strict=True) if not len(of)]:
@@ -261,7 +264,7 @@ class Recording:
         )
 
     def observations(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Observation]]:
-        """What each step saw, in the order of the pictures; few of them are in memory at a time."""
+        """The observation of each step, in the order of the images; only a few are in memory at a time."""
         topics = [self.picture_topic(topic) for topic in self.names.colour]
         depth = self.find_picture(self.names.depth)
         of = {topic: k for k, topic in enumerate(topics)} | ({depth: len(topics)} if depth else {})
@@ -291,7 +294,7 @@ class Recording:
                 return
 
     def _pixels(self, picture: Any, is_depth: bool) -> np.ndarray:
-        """A picture's colours, or its depth in m. ValueError: it cannot be read."""
+        """Pixels of an image, uint8 [H, W, 3] RGB, or depth float32 [H, W] m. Raises ValueError if it is damaged."""
         try:
             if not hasattr(picture, "format"):
                 return metres(picture) if is_depth else rgb_pixels(picture)
@@ -306,7 +309,7 @@ class Recording:
 
 
 def _seconds(stamp_ns: int) -> float:
-    """The same float64 as that of a message's stamp: times are compared."""
+    """Convert ns to the same float64 as `message_arrays.seconds`: the two are compared."""
     return float(stamp_ns // 10**9 + stamp_ns % 10**9 * 1e-9)
 
 
@@ -330,7 +333,7 @@ def _every(stamps: np.ndarray, period: float) -> list[float]:
 
 
 def _last(said: list[tuple[float, str]], at: float) -> str:
-    """What was said last before `at`, or first after it."""
+    """The last text at or before the time `at`, or the first one after it."""
     before = [text for when, text in said if when <= at and text]
     after = [text for when, text in said if when > at and text]
     return before[-1] if before else (after[0] if after else "")

@@ -1,1 +1,1 @@
-"""From the action chunk to limited joint commands: pure functions and small state machines."""
+"""From action chunks and teleoperation to limited joint commands: pure functions and small state machines."""

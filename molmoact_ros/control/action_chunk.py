@@ -1,4 +1,4 @@
-"""Action chunks: what one is, and what is checked of it before it is played."""
+"""Action chunks: their layout, and the checks that a chunk passes before it is played."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from enum import IntEnum
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-MAX_SPEED_M, MAX_SPEED_RAD = 0.5, 2.5  # m/s and rad/s: the fastest motion that is believed, whatever a step's time is
+MAX_SPEED_M, MAX_SPEED_RAD = 0.5, 2.5  # m/s and rad/s: the fastest plausible motion, whatever the step time
 ARM = 7
 
 
 class ActionSpace(IntEnum):
-    """What the numbers of a chunk mean, as in msg/ActionChunk.msg. The last value of each action is the gripper.
+    """What the values of a chunk mean, as in msg/ActionChunk.msg. The last value of each action is the gripper.
 
-    DELTA_EE: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, relative to the pose before. EE: the pose
-    itself, x, y, z (m), roll, pitch, yaw (rad, fixed axes). JOINT: seven joint positions (rad).
+    DELTA_EE: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, relative to the previous pose. EE: the
+    absolute pose, x, y, z (m), roll, pitch, yaw (rad, fixed axes). JOINT: seven joint positions (rad).
     """
 
     DELTA_EE = 0
@@ -26,17 +26,20 @@ class ActionSpace(IntEnum):
 
     @property
     def dimensions(self) -> int:
-        """Count of values in an action for one arm."""
+        """Number of values in one action of one arm."""
         return ARM + 1 if self is ActionSpace.JOINT else 7
 
 
 ROUNDING = 1e-9  # relative
 
-MAX_TURN = 2.8  # rad from the anchor within one chunk; beyond pi a rotation has no unambiguous way
+MAX_TURN = 2.8  # rad from the anchor within one chunk; beyond pi the direction of a rotation is ambiguous
 
 
 class RefusedChunk(ValueError):
-    """A chunk that must not move the arm; its message says why in one line. `insane`: no sound engine plans this."""
+    """A chunk that must not move the arm. The message gives the reason in one line.
+
+    insane: the chunk is malformed, so the engine that sent it is faulty.
+    """
 
     def __init__(self, message: str, insane: bool = False) -> None:
         super().__init__(message)
@@ -45,9 +48,18 @@ class RefusedChunk(ValueError):
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """`actions` float [N, D], D = 7 (`space` JOINT: 8); for two arms twice that, ordered as `join` does.
+    """A sequence of actions that the policy plans from one observation.
 
-    dt: seconds a step; stamp: when the picture was taken, s; plan_id: which plan it belongs to.
+    Args:
+        actions: float [N, D], D = 7 (8 for JOINT); twice that for two arms, in the order of `join`.
+        dt: duration of a step, s.
+        stamp: capture time of the image that the chunk was planned from, s.
+        plan_id: number of the plan that the chunk belongs to.
+        space: what the values mean.
+
+    >>> chunk = ActionChunk(np.zeros((8, 7)), dt=0.1, stamp=20.0)
+    >>> round(chunk.end, 3)
+    20.8
     """
 
     actions: np.ndarray
@@ -58,14 +70,14 @@ class ActionChunk:
 
     @property
     def end(self) -> float:
-        """When it is over if it is begun at its stamp, s."""
+        """End time of the chunk if it starts at its stamp, s."""
         return self.stamp + self.dt * len(self.actions)
 
 
 def _columns(arms: int, space: ActionSpace) -> list[np.ndarray]:
-    """The columns of each arm's values: those of one kind stand together, the left arm's first.
+    """The columns of each arm's values. Values of one kind are adjacent, the left arm's first.
 
-    Translations, rotations, grippers; or joints, grippers.
+    The kinds are translations, rotations, grippers; or joints, grippers.
     """
     kinds = (ARM, 1) if space is ActionSpace.JOINT else (3, 3, 1)
     first = np.cumsum([0, *(arms * kind for kind in kinds[:-1])])
@@ -74,7 +86,7 @@ def _columns(arms: int, space: ActionSpace) -> list[np.ndarray]:
 
 
 def join(actions: Sequence[np.ndarray], space: ActionSpace) -> np.ndarray:
-    """The actions of all arms, each [N, D], in one row a step, as msg/ActionChunk.msg has them: [N, D n]."""
+    """Merge the actions of n arms, [N, D] each, into one row per step, ordered as in msg/ActionChunk.msg: [N, D n]."""
     out = np.empty((len(actions[0]), sum(part.shape[1] for part in actions)))
     for part, columns in zip(actions, _columns(len(actions), space), strict=True):
         out[:, columns] = part
@@ -82,14 +94,14 @@ def join(actions: Sequence[np.ndarray], space: ActionSpace) -> np.ndarray:
 
 
 def still(actions: np.ndarray) -> np.ndarray:
-    """As many actions that move no arm, DELTA_EE [N, D], the fingers as they are at the end of `actions` [N, D]."""
+    """Actions that move no arm, DELTA_EE [N, D]; the grippers keep the last values of `actions` [N, D]."""
     out, fingers = np.zeros_like(actions), actions.shape[1] // ActionSpace.DELTA_EE.dimensions
     out[:, -fingers:] = actions[-1, -fingers:]
     return out
 
 
 def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
-    """One chunk for each of `arms` arms. Raises RefusedChunk when the actions cannot be shared out."""
+    """Split a chunk into one for each of `arms` arms. Raises RefusedChunk if the shape of the actions does not fit."""
     actions = np.asarray(chunk.actions, np.float64)
     if actions.ndim != 2 or actions.shape[1] != arms * chunk.space.dimensions or not len(actions):
         raise RefusedChunk(
@@ -100,7 +112,7 @@ def split(chunk: ActionChunk, arms: int) -> tuple[ActionChunk, ...]:
 
 
 def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
-    """The actions float64 [N, D] of one arm's chunk that may be played at `now`, s. RefusedChunk: it may not."""
+    """The actions float64 [N, D] of one arm's chunk. Raises RefusedChunk if it must not be played at `now`, s."""
     (whole,) = split(chunk, 1)
     name, actions = f"chunk {chunk.plan_id}", whole.actions
     if not (np.isfinite(actions).all() and np.isfinite([chunk.dt, chunk.stamp]).all()):
@@ -119,7 +131,7 @@ def check_chunk(chunk: ActionChunk, now: float) -> np.ndarray:
 
 
 def _check_steps(name: str, actions: np.ndarray, space: ActionSpace, dt: float) -> None:
-    """Raises RefusedChunk where a step of `dt` s is faster than is believed."""
+    """Raise RefusedChunk where a step of `dt` s is implausibly fast."""
     metres, radians = MAX_SPEED_M * dt * (1 + ROUNDING), MAX_SPEED_RAD * dt * (1 + ROUNDING)
     if space is ActionSpace.DELTA_EE:
         turns = Rotation.from_euler("xyz", actions[:, 3:6]).magnitude()

@@ -1,7 +1,7 @@
-"""One arm's part of the controller: from a chunk's or a person's target to the next limited command.
+"""One arm's part of the controller: from the target of a chunk or of teleoperation to the next limited command.
 
-Nothing here moves an arm by itself: without a path to play and without a twist that asks for motion the joints stay
-where they are, and inverse kinematics is not asked.
+Nothing here moves an arm by itself. Without a path to play and without a nonzero teleoperation command the joints stay
+where they are, and inverse kinematics is not solved.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from molmoact_ros.control.trajectory import Target
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, Arm
 
-MAX_TARGET_LEAD_M, MAX_TARGET_LEAD_RAD = 0.05, 0.25  # how far a twist's target may run ahead of the commanded hand
-WAIT_FROM, WAIT_AT = 0.05, 0.15  # rad between wanted and commanded joints: path time slows down, and waits
-REMEMBERED = 0.6  # s of commands that a measurement is compared with; measurements may be late
+MAX_TARGET_LEAD_M, MAX_TARGET_LEAD_RAD = 0.05, 0.25  # lead of a twist's target over the commanded hand, at most
+WAIT_FROM, WAIT_AT = 0.05, 0.15  # rad of lag, desired to commanded joints: path time slows down, and stops
+REMEMBERED = 0.6  # s of commands kept for comparison with measurements, which may arrive late
 OPEN_ABOVE, CLOSE_BELOW = 0.6, 0.4  # gripper values that open and close the hand; between them it stays as it is
-ELBOW_PER_M, ELBOW_PER_RAD = 30.0, 6.0  # part of its way to the anchor that the elbow goes, by the hand's own way
-REACHED_M, REACHED_RAD = 1e-4, 1e-3  # a path's end is reached, by the wanted joints
-FINISHING = 0.5  # s at most until it is; a place that cannot be reached is not striven for any longer
-STANDING = 0.1  # rad/s under which a measured arm counts as standing: noise of 1e-3 rad within 50 ms is 0.02
-BORDER = 0.01  # m outside of the box where an arm may still be started: it sags, and measurements differ
+ELBOW_PER_M, ELBOW_PER_RAD = 30.0, 6.0  # fraction of its way to the anchor that the elbow moves, per hand motion
+REACHED_M, REACHED_RAD = 1e-4, 1e-3  # tolerance within which the desired joints have reached a path's end
+FINISHING = 0.5  # s allowed for that; after it, an end that is out of reach is given up
+STANDING = 0.1  # rad/s below which a measured arm counts as standing: noise of 1e-3 rad within 50 ms is 0.02
+BORDER = 0.01  # m outside of the workspace where an arm may still start: it sags, and measurements differ
 
 
 class ArmConfig(BaseModel):
-    """What holds for each arm. Singular values of the hand's Jacobian in m and rad a rad."""
+    """Settings of each arm. Singular values of the hand's Jacobian are in m and rad per rad."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -49,13 +49,23 @@ class ArmConfig(BaseModel):
     surroundings: Surroundings = Surroundings()
     teleop: TeleopConfig = TeleopConfig()
     cartesian_speed: float = Field(0.5, gt=0, le=2)  # m/s of the hand while a policy moves it
-    agreeing: int = Field(1, ge=1, le=20)  # joint states in a row that agree before they are believed
-    slow_below: float = Field(0.08, ge=0)  # smallest singular value under which the hand is slowed down
-    slowest: float = Field(0.1, gt=0, le=1)  # part of the speed that is left in a singularity
+    agreeing: int = Field(1, ge=1, le=20)  # consecutive joint states that must agree before they are accepted
+    slow_below: float = Field(0.08, ge=0)  # smallest singular value below which the hand slows down
+    slowest: float = Field(0.1, gt=0, le=1)  # fraction of the speed that remains in a singularity
 
 
 class ArmController:
-    """Call `step` once a cycle of `dt` s. Times are seconds of the observations' clock, `heard` of a steady one."""
+    """Computes one arm's command in each cycle, from its chunk player or from teleoperation.
+
+    Call `step` once per cycle of `dt` s. Times are seconds on the observations' clock, `heard` is on a steady one.
+
+    Args:
+        robot: the arm's MJCF file.
+        arm: names and limits of the arm.
+        config: settings.
+        dt: period of the control loop, s.
+        others: the other arms of the workcell, which this one keeps clear of.
+    """
 
     def __init__(self, robot: Path, arm: Arm, config: ArmConfig, dt: float, others: Sequence[Arm] = ()) -> None:
         self.arm, self._config, self._dt = arm, config, dt
@@ -64,30 +74,30 @@ class ArmController:
         self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
         self.measurement = Measurement(arm.limits, config.agreeing)
-        self.opening: float | None = None  # m wanted between the fingers; None: nobody has said
+        self.opening: float | None = None  # desired distance between the fingers, m; None: no command yet
         self.slowed = 0  # cycles slowed down near a singularity
         self._low, self._high = map(np.array, (config.surroundings.workspace.low, config.surroundings.workspace.high))
         self._wanted = Motion.at_rest(np.zeros(JOINTS))
-        self._mean = np.zeros(JOINTS)  # speed of the wanted joints over the last cycle, rad/s
-        self._told: deque[tuple[float, np.ndarray]] = deque(maxlen=round(REMEMBERED / dt))  # when, and which joints
-        self._pose: Pose | None = None  # where a twist has brought the wanted hand
+        self._mean = np.zeros(JOINTS)  # velocity of the desired joints over the last cycle, rad/s
+        self._told: deque[tuple[float, np.ndarray]] = deque(maxlen=round(REMEMBERED / dt))  # time, joints
+        self._pose: Pose | None = None  # desired pose of the hand, integrated from twists
         self._anchor = np.zeros(JOINTS)  # the joints at the last hand-over, which the elbow tends to
-        self._target: tuple[np.ndarray, np.ndarray] | None = None  # of the cycle before: m, and a quaternion
-        self._began = np.zeros(3)  # where the hand was at the hand-over, m: the box is stretched to it
+        self._target: tuple[np.ndarray, np.ndarray] | None = None  # of the previous cycle: m, and a quaternion
+        self._began = np.zeros(3)  # position of the hand at the hand-over, m: the workspace extends to it
         self._finishing = 0.0  # s since the path's end
 
     @property
     def measured(self) -> np.ndarray | None:
-        """The joints that are believed, float64 [7] rad; None before the first."""
+        """The last accepted joint measurement, float64 [7] rad; None before the first."""
         return self.measurement.joints
 
     @property
     def measured_at(self) -> float:
-        """Their stamp, s."""
+        """Stamp of that measurement, s."""
         return self.measurement.stamp
 
     def update(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> None:
-        """Take a measurement: joints [7] rad and the gripper's opening in m; what cannot be true is ignored."""
+        """Process a measurement: joints [7] rad and gripper opening in m. An implausible one is ignored."""
         known = self.measured is not None
         if self.measurement.take_sample(q, opening, stamp, heard) and not known:
             assert self.measured is not None
@@ -95,16 +105,16 @@ class ArmController:
             self.settle(stamp)
 
     def take_up(self) -> None:
-        """Begin where the arm really is; one that still brakes goes on from its last command."""
+        """Start from the measured joints; an arm that still brakes continues from its last command."""
         assert self.measured is not None
         if not self.limiter.motion.dq.any():
             self.limiter.reset(self.measured)
             self._told.clear()
 
     def miss(self, cycles: int, braked: bool) -> None:
-        """No command was sent for so many cycles: the arm braked as it had been told to, or stood where it was.
+        """Account for cycles in which no command was sent: the arm executed its braking trajectory, or stood still.
 
-        One cycle that comes late is no standstill: what holds the last position takes steps at any rate.
+        A single late cycle does not count as standing: an arm that holds its last position moves in steps anyway.
         """
         if braked:
             for _ in range(cycles):
@@ -113,13 +123,13 @@ class ArmController:
             self.limiter.reset(self.limiter.motion.q)
 
     def unsettled(self) -> str:
-        """Why the arm cannot be taken up now, in one line; empty: it can."""
+        """Why motion cannot start now, in one line; empty: it can."""
         if not self.limiter.motion.dq.any() and self.measurement.speed > STANDING:
             return "the arm still moves by its joint states; wait until it stands"
         return ""
 
     def outside(self) -> str:
-        """Where the hand is outside of the box, in one line; empty: it is inside."""
+        """Where the hand is outside of the workspace, in one line; empty: it is inside."""
         assert self.measured is not None
         box, hand = self._config.surroundings.workspace, self.kinematics.forward(self.measured).position
         if box.outside(hand) <= BORDER:
@@ -131,7 +141,7 @@ class ArmController:
         )
 
     def settle(self, now: float) -> None:
-        """Forget what was wanted: from now on it is to stand where it comes to rest soonest."""
+        """Drop all targets: from now on the arm holds the position at which it comes to rest soonest."""
         stop = self.limiter.stop
         self._stand(stop)
         self.opening, self._anchor = None, stop
@@ -143,15 +153,17 @@ class ArmController:
         self._wanted, self._mean, self._pose, self._target = Motion.at_rest(q), np.zeros(JOINTS), None, None
 
     def gap(self) -> float:
-        """Greatest difference between the joints measured and those commanded at that time, rad; 0 before both."""
+        """Tracking error: greatest difference of measured joints to those commanded at that time, rad; 0 at first."""
         if self.measured is None or not self._told:
             return 0.0
         then = next((q for when, q in reversed(self._told) if when <= self.measured_at), self._told[0][1])
         return float(np.abs(self.measured - then).max())
 
     def pace(self) -> float:
-        """Part of the speed, 0..1, at which this arm can follow its path: less behind a lag and near a singularity,
-        and where the path is faster than the hand may be."""
+        """Fraction of the speed, 0..1, at which this arm can follow its path.
+
+        It is less than 1 when the arm lags, near a singularity, and where the path exceeds the hand's speed limit.
+        """
         lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
         return float(np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)) * self._ease() * self._unhurried()
 
@@ -161,9 +173,9 @@ class ArmController:
     def step(
         self, state: State, now: float, steady: float, pace: float, beside: np.ndarray | None = None
     ) -> ArmCommand:
-        """The command of this cycle. pace: of the slowest arm, so that all keep together on one plan.
+        """The command of this cycle. pace: of the slowest arm, so that all arms stay synchronized on one plan.
 
-        beside: what the other arms have planned, [k, 7 n] rad (see Limiter).
+        beside: planned joints of the other arms, [k, 7 n] rad (see Limiter).
         """
         wanted, speed = None, np.inf
         if state is State.POLICY:
@@ -190,7 +202,7 @@ class ArmController:
         return self._want(target)
 
     def _grip(self, value: float) -> None:
-        """Open or close by a policy's value, 1 open .. 0 closed; one that wavers about the middle changes nothing."""
+        """Open or close by a policy's value, 1 open .. 0 closed, with hysteresis around the middle."""
         if self.opening is None:
             self.opening = OPENING_MAX if value > (OPEN_ABOVE + CLOSE_BELOW) / 2 else 0.0
         elif value > OPEN_ABOVE:
@@ -199,7 +211,7 @@ class ArmController:
             self.opening = 0.0
 
     def _is_finishing(self, end: Pose) -> bool:
-        """At the path's end: whether the wanted joints still have to come to it."""
+        """At the path's end: whether the desired joints have still to converge to it."""
         self._finishing += self._dt
         if self._finishing > FINISHING:
             return False
@@ -208,13 +220,13 @@ class ArmController:
         return away > REACHED_M or float((end.rotation * hand.rotation.inv()).magnitude()) > REACHED_RAD
 
     def _rest(self) -> Motion:
-        """Stay at the wanted joints."""
+        """Hold the desired joints."""
         self._finishing = FINISHING
         self._wanted, self._mean = Motion.at_rest(self._wanted.q), np.zeros(JOINTS)
         return self._wanted
 
     def _ease(self) -> float:
-        """Part of the speed that is left near a singularity, 1 far from one."""
+        """Fraction of the speed that remains near a singularity; 1 far from one."""
         below = self._config.slow_below
         if below <= 0:
             return 1.0
@@ -223,7 +235,7 @@ class ArmController:
         return float(np.clip(part, self._config.slowest, 1.0))
 
     def _want(self, target: Target) -> Motion:
-        """The wanted joints of this cycle, with the speed and acceleration at which they change."""
+        """The desired joints of this cycle, with the velocity and acceleration at which they change."""
         if target.joints is not None:
             q = target.joints
         else:
@@ -237,7 +249,7 @@ class ArmController:
         return self._wanted
 
     def _posture(self, pose: Pose) -> np.ndarray:
-        """Joints [7] rad a little nearer to the anchor, in proportion to what the hand moves: it stands, they stand."""
+        """Joints [7] rad a little nearer to the anchor, in proportion to the hand's motion; none while it stands."""
         before, self._target = self._target, (pose.position, pose.rotation.as_quat())
         if before is None:
             return self._wanted.q
@@ -248,7 +260,7 @@ class ArmController:
         return result
 
     def _inside(self, pose: Pose, start: np.ndarray) -> Pose:
-        """`pose` clipped into the box, which is stretched to `start` [3] m: clipping brings nothing inside."""
+        """`pose` clipped to the workspace extended to `start` [3] m, so that clipping never pulls the hand inside."""
         inside = np.clip(pose.position, np.minimum(self._low, start), np.maximum(self._high, start))
         self.limiter.counts["workspace"] += bool(np.any(inside != pose.position))
         return Pose(inside, pose.rotation)
@@ -273,7 +285,7 @@ class ArmController:
         return self._want(Target(pose=self._pose))
 
     def _pulled(self, pose: Pose, twist: np.ndarray) -> Pose:
-        """`pose` moved by a cycle of `twist`; beyond the leash from the commanded hand only back to it."""
+        """`pose` moved by one cycle of `twist`. Beyond the maximum lead over the commanded hand it only moves back."""
         hand = self.kinematics.forward(self.limiter.motion.q)
         step = twist * self._dt * self._ease()
         if self.teleop.in_tool:

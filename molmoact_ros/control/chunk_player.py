@@ -1,8 +1,9 @@
-"""Plays action chunks as paths in time.
+"""Plays action chunks as time-parameterized paths.
 
-A chunk holds motions from where the hand was told to be when the picture was taken. Anchored there, its path is known
-at every path time. Path time runs only while a path is really executed, and slower where the arm is slowed down, so a
-plan that arrives late goes on exactly behind what was executed since its picture, and skips nothing else.
+The motions of a chunk start from the commanded pose of the hand at the capture time of the image. Anchored there, the
+path is defined at every path time. Path time advances only while a path is executed, and more slowly where the arm is
+slowed down. A plan that arrives late therefore continues exactly where execution is since its image, and skips nothing
+else.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from molmoact_ros.control.trajectory import ChunkTrajectory, Target
 
 ChunkMode = Literal["realtime", "naive", "ensemble"]
 HISTORY = 3.0  # s of past commands that a chunk may be anchored on
-BLEND, BLEND_MAX = 0.25, 0.6  # s in which the gap between the old path and the new one closes: small gaps, wide ones
-CLOSING = 0.15  # m/s or rad/s at which a wide gap closes on average
+BLEND, BLEND_MAX = 0.25, 0.6  # s over which the old path blends into the new one: for small gaps, for wide ones
+CLOSING = 0.15  # m/s or rad/s: mean speed at which a wide gap closes
 DECAY = 0.01  # of the temporal ensemble's weights, exp(-DECAY * age), oldest first (ACT, arXiv 2304.13705)
-PROBE = 0.005  # s between the samples from which the gap's speed and acceleration are taken
+PROBE = 0.005  # s between the samples that give the gap's velocity and acceleration by finite differences
 
 
 class _Commanded:
@@ -51,7 +52,20 @@ class _Commanded:
 
 
 class ChunkPlayer:
-    """Turns one arm's chunks into its target; holds at the end of the last one."""
+    """Turns one arm's chunks into its target; holds at the end of the last one.
+
+    Args:
+        mode: how a new chunk replaces the old one. `realtime` anchors it at the capture time of its image and blends;
+            `naive` anchors it at the time of arrival; `ensemble` averages overlapping chunks (ACT, arXiv 2304.13705).
+
+    In each control cycle, advance path time, read the target, and report the pose that was commanded:
+
+        player.reset(pose, joints, now)
+        player.load(chunk, now)  # raises RefusedChunk, and keeps the old path
+        player.advance(0.01)
+        pose = player.target().pose
+        player.commanded(pose, joints, now)
+    """
 
     def __init__(self, mode: ChunkMode = "realtime") -> None:
         self.mode, self.latency, self.time = mode, Latency(), 0.0
@@ -61,32 +75,26 @@ class ChunkPlayer:
         self._blended, self._blend, self._gap = -np.inf, BLEND, np.zeros((3, 6))
 
     def reset(self, pose: Pose, joints: np.ndarray, now: float) -> None:
-        """Forget every chunk; the hand is at `pose`, the joints at `joints` [7] rad, and they stay there."""
+        """Drop all chunks and hold: the hand is at `pose`, the joints are at `joints` [7] rad."""
         self._commanded = deque([_Commanded(now, self.time, lambda: pose, joints.copy())])
         self._paths, self._stamp, self._blended = [], -np.inf, -np.inf
 
     def advance(self, seconds: float) -> None:
-        """Execute this much more of the path; at the end, and without a path, time stands still."""
+        """Advance path time; at the end of the path, and without one, it stands still."""
         self.time = min(self.time + seconds, max(self.time, self._end))
 
     def commanded(self, pose: Callable[[], Pose], joints: np.ndarray, now: float) -> None:
-        """Remember what the arm was told at `now`, s: `joints` [7] rad, and what computes the hand's pose for them.
-
-        Of the commands of a plan one is asked for its pose: the one at which the next plan begins.
-        """
+        """Record the command sent at `now`, s: the hand's `pose` and `joints` [7] rad."""
         self._commanded.append(_Commanded(now, self.time, pose, joints))
         while self._commanded[0].now < now - HISTORY:
             self._commanded.popleft()
 
     def load(self, chunk: ActionChunk, now: float) -> None:
-        """Switch to a new chunk at `now`, s. Raises RefusedChunk and changes nothing when it must not be played."""
+        """Switch to a new chunk at `now`, s. Raises RefusedChunk, and changes nothing, if it must not be played."""
         self.take_chunk(chunk, self.prepare(chunk, now), now)
 
     def prepare(self, chunk: ActionChunk, now: float, actions: np.ndarray | None = None) -> ChunkTrajectory:
-        """The path of a chunk that may be played at `now`, s. Raises RefusedChunk for any other; changes nothing.
-
-        actions: float64 [N, D], what `check_chunk` gave for it, where the caller has asked already.
-        """
+        """Plan the path of a chunk at `now`, s; changes nothing. Raises RefusedChunk if it must not be played."""
         actions = check_chunk(chunk, now) if actions is None else actions
         if chunk.stamp <= self._stamp:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")
@@ -97,7 +105,7 @@ class ChunkPlayer:
         return ChunkTrajectory(actions, chunk.space, chunk.dt, anchor.time, anchor.target)
 
     def take_chunk(self, chunk: ActionChunk, path: ChunkTrajectory, now: float) -> None:
-        """Switch to a path that was prepared just now."""
+        """Switch to the path that `prepare` has just planned for this chunk."""
         if self.mode == "realtime":
             self._blend_into(path)
         self._paths = [*(self._paths if self.mode == "ensemble" else []), path][-8:]
@@ -105,23 +113,23 @@ class ChunkPlayer:
         self.latency.add_sample(now - chunk.stamp)
 
     def _at(self, now: float) -> _Commanded:
-        """What was commanded at `now`, s."""
+        """The command that was in effect at `now`, s."""
         past = (c for c in reversed(self._commanded) if c.now <= now)
         return next(past, self._commanded[0])
 
     def _blend_into(self, path: ChunkTrajectory) -> None:
-        """Take the gap between old and new target, its speed and its acceleration, so that all three go on unbroken."""
+        """Store the gap from new to old target, its velocity and acceleration, so that all three stay continuous."""
         times = [self.time, self.time + PROBE, self.time + 2 * PROBE]
         old, self._blended = [self._target(time) for time in times], -np.inf
         if any((target.joints is None) == (path.space is ActionSpace.JOINT) for target in old):
-            return  # from the hand's space to the joints' or back: the limiter makes it smooth
+            return  # from task space to joint space or back: the limiter smooths the transition
         a, b, c = (_difference(o, path.at(time), path.space) for o, time in zip(old, times, strict=True))
         self._gap = np.array([a, (4 * b - 3 * a - c) / (2 * PROBE), (a - 2 * b + c) / PROBE**2])
         self._blend = float(np.clip(np.linalg.norm(a) / CLOSING, BLEND, BLEND_MAX))
         self._blended = self.time
 
     def target(self, ahead: float = 0.0) -> Target:
-        """Where the arm should be, now or `ahead` s of path time later; without a chunk where it was last told."""
+        """The target now, or `ahead` s of path time later; without a chunk, the last commanded pose."""
         return self._target(min(self.time + ahead, max(self.time, self._end)))
 
     def _target(self, time: float) -> Target:
@@ -152,17 +160,17 @@ class ChunkPlayer:
 
     @property
     def loaded(self) -> bool:
-        """There is a chunk, being played or at its end."""
+        """Whether there is a chunk, in progress or at its end."""
         return bool(self._paths)
 
     @property
     def remaining(self) -> float:
-        """Seconds of path left; 0 at the end; -inf: there is none."""
+        """Path time left, s; 0 at the end; -inf without a path."""
         return max(0.0, self._end - self.time) if self._paths else -np.inf
 
 
 def _check_first_step(chunk: ActionChunk, actions: np.ndarray, anchor: Target) -> None:
-    """Absolute actions begin within twice a believed step from where the arm was when the picture was taken."""
+    """Absolute actions must begin within two plausible steps of the arm's state at the capture time of the image."""
     assert anchor.pose is not None and anchor.joints is not None
     metres, radians = 2 * MAX_SPEED_M * chunk.dt, 2 * MAX_SPEED_RAD * chunk.dt
     if chunk.space is ActionSpace.EE:
@@ -176,7 +184,7 @@ def _check_first_step(chunk: ActionChunk, actions: np.ndarray, anchor: Target) -
 
 
 def _difference(a: Target, b: Target, space: ActionSpace) -> np.ndarray:
-    """What leads from b to a: joints [7], or position and rotation vector in the base frame [6]."""
+    """The displacement from b to a: joints [7], or position and rotation vector in the base frame [6]."""
     if space is ActionSpace.JOINT:
         assert a.joints is not None and b.joints is not None
         return np.asarray(a.joints - b.joints)
@@ -194,7 +202,10 @@ def _moved(target: Target, by: np.ndarray) -> Target:
 
 
 def _quintic(gap: np.ndarray, since: float, whole: float) -> np.ndarray:
-    """What is left of a gap [3, n] (value, speed, acceleration) after `since` s; all three are zero at `whole` s."""
+    """The rest [n] of a gap [3, n] (value, velocity, acceleration) after `since` s of a quintic that ends at `whole` s.
+
+    Value, velocity and acceleration are zero at `whole` s.
+    """
     s = since / whole
     value, speed, acceleration = gap[0], gap[1] * whole, gap[2] * whole**2
     h0 = 1 + s**3 * (-10 + s * (15 - 6 * s))
@@ -204,7 +215,10 @@ def _quintic(gap: np.ndarray, since: float, whole: float) -> np.ndarray:
 
 
 def _mean(targets: list[Target]) -> Target:
-    """Temporal ensemble: all that is planned for this moment, the oldest weighted most; gripper of the newest."""
+    """Temporal ensemble: weighted mean of all targets planned for this time, the oldest weighted most.
+
+    The gripper value is the newest one.
+    """
     weights = np.exp(-DECAY * np.arange(len(targets)))
     newest = targets[-1]
     if newest.joints is not None:

@@ -1,4 +1,4 @@
-"""Whether ROS time runs as the machine's own clock does: stamps and ages mean nothing while it does not."""
+"""Checks that ROS time runs at the rate of the machine's steady clock; otherwise stamps and ages mean nothing."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from typing import Final
 import numpy as np
 
 JUMP: Final = 0.2
-"""s by which the ROS clock may be away from where the steady clock says it should be."""
+"""s by which the ROS clock may deviate from its expected value according to the steady clock."""
 BACK: Final = 0.005
-"""s by which it may go back between two looks: rounding, and /clock messages that overtake each other."""
+"""s by which it may go back between two checks: rounding, and /clock messages that arrive out of order."""
 STILL: Final = 0.3
-"""s for which simulated time may stand still: /clock of 5 Hz or more is followed."""
+"""s for which simulated time may stand still: a /clock of 5 Hz or more passes."""
 SLEW: Final = 1e-3
-"""s a second by which a real clock is corrected without being noticed: twice what the kernel slews under NTP
-(adjtime(3): 500 ppm). What is faster adds up to JUMP."""
+"""s per second of clock correction that is tolerated on a real clock: twice the kernel's slew rate under NTP
+(adjtime(3): 500 ppm). A faster correction accumulates until it exceeds JUMP."""
 
 
 class ClockMonitor:
-    """Look at every cycle. simulated: ROS time comes from /clock, which may run at another rate but not stand still."""
+    """Checks the clocks in every cycle.
+
+    simulated: ROS time comes from /clock, which may run at another rate but must not stand still.
+    """
 
     def __init__(self, simulated: bool) -> None:
         self._simulated = simulated
         self._last: tuple[float, float] | None = None
-        self._offset, self._moved = 0.0, 0.0  # ROS time less the steady one, as it should be; when ROS time moved last
+        self._offset, self._moved = 0.0, 0.0  # expected ROS time minus steady time; when ROS time last advanced
 
     def check_clocks(self, ros: float, steady: float) -> str:
-        """What is wrong with the clocks at this look, in a few words; empty: nothing. Both times in s."""
+        """What is wrong with the clocks at this check, in a few words; empty: nothing. Both times in s."""
         if self._last is None:
             self._last, self._offset, self._moved = (ros, steady), ros - steady, steady
             return ""

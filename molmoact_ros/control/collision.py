@@ -1,4 +1,4 @@
-"""How far an arm is from leaving its box, from table, itself and other arms, on the robot's MJCF model."""
+"""How far an arm violates its workspace and its clearance to table, itself and other arms, on the MJCF model."""
 
 from __future__ import annotations
 
@@ -33,32 +33,42 @@ class Workspace(BaseModel):
         return self
 
     def outside(self, hand: np.ndarray) -> float:
-        """By how many m `hand` [3] m is outside of the box, along the axis where it is most; 0 inside."""
+        """Distance of `hand` [3] m outside of the box along the worst axis, m; 0 inside."""
         return float(np.max([np.subtract(self.low, hand), np.subtract(hand, self.high), np.zeros(3)]))
 
 
 class Surroundings(BaseModel):
-    """Where the arm may be. Distances in m."""
+    """The workspace and the clearances that the arm keeps. Distances in m."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     workspace: Workspace = Workspace()
     table: float | None = 0.0  # height of the table's top in the base frame; None: there is no table
-    table_distance: float = Field(0.002, ge=0, le=1)  # kept between hand side and table: finger tips must come near it
-    self_distance: float = Field(0.02, ge=0, le=1)  # kept between hand side and shoulder side
-    arm_distance: float = Field(0.04, ge=0, le=1)  # kept between any two arms
+    table_distance: float = Field(0.002, ge=0, le=1)  # hand side to table: finger tips must come near it
+    self_distance: float = Field(0.02, ge=0, le=1)  # clearance between hand side and shoulder side
+    arm_distance: float = Field(0.04, ge=0, le=1)  # clearance between any two arms
 
 
 class CollisionChecker:
-    """Measures by how much joints break the surroundings' rules.
+    """Measures by how much joint positions violate workspace and clearances.
 
-    MuJoCo's contacts judge the table. Those between two boxes that do not touch yet are wrong or missing, so
-    the arm itself and others are judged by geometric distances: exact, and taken only of pairs whose bounding spheres
+    MuJoCo's contacts serve for the table. Contacts between two boxes that do not touch yet are wrong or missing, so
+    self-collision and other arms use geometric distances: exact, and computed only for pairs whose bounding spheres
     are near.
+
+        guard = CollisionChecker(Path("models/fr3/fr3.xml"), Surroundings())
+        workspace, table, self_collision, arm_distance = guard.breach(q[None])[0]  # m, for joints [7] rad
     """
 
     def __init__(self, robot: Path, surroundings: Surroundings, arm: Arm = SINGLE, others: Sequence[Arm] = ()) -> None:
-        """`robot`: the MJCF file; others: the arms beside this one."""
+        """Load the model.
+
+        Args:
+            robot: an arm's MJCF file. Raises FileNotFoundError when it is missing.
+            surroundings: workspace, table and clearances.
+            arm: the arm to check.
+            others: the arms beside it.
+        """
         self._model = _model(robot, surroundings, arm, others)
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(arm.tcp_frame).id
@@ -74,19 +84,19 @@ class CollisionChecker:
         self._near = self._model.geom_rbound[self._pairs].sum(axis=1) + self._apart
 
     def hand(self, q: np.ndarray) -> np.ndarray:
-        """Where the tool centre point is for joints `q` [7] rad, [3] m in the base frame."""
+        """Position [3] m of the tool centre point in the base frame for joints `q` [7] rad."""
         self._place(0, q[None], None)
         return np.array(self._data.site_xpos[self._site])
 
     def breach(self, q: np.ndarray, beside: np.ndarray | None = None) -> np.ndarray:
-        """By how many m each of the joints `q` [k, 7] rad breaks the rules of NAMES, float64 [k, 4]; 0: it is kept.
+        """Violation of each constraint of NAMES in m, for each row of joints `q` [k, 7] rad: float64 [k, 4]; 0: none.
 
         beside: joints of the other arms, one after the other, [k, 7 n] rad; None where there are none.
         """
         return self.survey(q, beside)[0]
 
     def survey(self, q: np.ndarray, beside: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """`breach`, and where the tool centre point is for each of the joints, [k, 3] m in the base frame."""
+        """`breach`, and the position [k, 3] m of the tool centre point in the base frame for each row of joints."""
         model, data, out = self._model, self._data, np.zeros((len(q), len(NAMES)))
         hands, places = np.empty((len(q), 3)), np.empty((len(q), model.ngeom, 3))
         for k in range(len(q)):
@@ -119,13 +129,13 @@ def _joints(model: mujoco.MjModel, arm: Arm) -> list[int]:
 
 
 def _shapes(model: mujoco.MjModel, arm: Arm) -> list[tuple[int, str]]:
-    """The arm's shapes, each with the name of its body."""
+    """The arm's geoms, each with the name of its body."""
     named = ((g, model.body(body).name) for g, body in enumerate(model.geom_bodyid))
     return [(g, name) for g, name in named if name.startswith(f"{arm.prefix}{arm.robot}_")]
 
 
 def _within(model: mujoco.MjModel, arm: Arm) -> list[tuple[int, int]]:
-    """Shapes that must keep apart: of the shoulder side (links 0 to 3) and of the hand side (links 4 on).
+    """Pairs of geoms that must keep apart: of the shoulder side (links 0 to 3) and of the hand side (links 4 on).
 
     Neighbours touch by construction, and the joint limits keep the folded forearm off the upper arm.
     """
@@ -137,14 +147,14 @@ def _within(model: mujoco.MjModel, arm: Arm) -> list[tuple[int, int]]:
 
 
 def _between(model: mujoco.MjModel, arm: Arm, others: Sequence[Arm]) -> list[tuple[int, int]]:
-    """Every shape of the arm and every one of the others; not two bases, which never move."""
+    """Every geom of the arm paired with every geom of the others, except two bases, which never move."""
     theirs = [g for other in others for g, _ in _shapes(model, other)]
     pairs = [(a, b) for a, _ in _shapes(model, arm) for b in theirs]
     return [pair for pair in pairs if model.body_weldid[model.geom_bodyid[list(pair)]].any()]
 
 
 def _model(robot: Path, surroundings: Surroundings, arm: Arm, others: Sequence[Arm]) -> mujoco.MjModel:
-    """The arms over their table; only this one can touch it, and only what moves: the shoulder stands on it."""
+    """The arms over their table. Only the moving links of this arm collide with it: the shoulder stands on it."""
     spec = arms_spec(robot, [arm, *others], arm)
     fixed = {f"{arm.prefix}{arm.robot}_link{i}" for i in range(4)}
     for body in spec.bodies:

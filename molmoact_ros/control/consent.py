@@ -1,4 +1,4 @@
-"""Which plans a person has approved, as the controller itself sees it: by number, and by the very actions shown."""
+"""Which plans the operator has approved, as the controller itself sees it: by plan id, and by the actions shown."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, RefusedChunk
 
 KEPT: Final = 8
-"""Plans that wait, at most: a policy shows one at a time."""
+"""Pending plans at most: a policy shows one at a time."""
 
 
 class Consent:
-    """Without `show` and `approve` nothing is released. A plan that was approved is played once."""
+    """Releases only plans that went through `show` and `approve`. An approved plan is played once."""
 
     def __init__(self) -> None:
         self._shown: dict[int, ActionChunk] = {}
         self._approved: int | None = None
 
     def show(self, chunk: ActionChunk) -> None:
-        """A plan waits for approval. Shown again under the same number with other actions, it is another plan."""
+        """Add a plan that waits for approval. The same plan id shown again counts as another plan."""
         if self._approved == chunk.plan_id:
             self._approved = None
         self._shown.pop(chunk.plan_id, None)
@@ -29,7 +29,7 @@ class Consent:
             del self._shown[old]
 
     def approve(self, plan_id: int) -> str:
-        """A person approves the plan of this number; why that cannot be, in one line, or nothing."""
+        """Approve the plan of this id. Returns why it cannot be approved, in one line; empty: it is."""
         if plan_id not in self._shown:
             return f"no plan {plan_id} has been shown for approval; look at the plan that waits, and approve that"
         if plan_id != list(self._shown)[-1]:
@@ -38,7 +38,7 @@ class Consent:
         return ""
 
     def check(self, chunk: ActionChunk) -> None:
-        """Raise RefusedChunk where nobody has approved the chunk. One that moves no arm needs nobody's word."""
+        """Raise RefusedChunk if the chunk is not approved. A chunk that moves no arm needs no approval."""
         if _rests(chunk):
             return
         if chunk.plan_id != self._approved:
@@ -49,18 +49,18 @@ class Consent:
             raise RefusedChunk(f"plan {chunk.plan_id} is not what was shown and approved under that number")
 
     def used(self, chunk: ActionChunk) -> None:
-        """The chunk is being played: its approval is used up."""
+        """The chunk is played: consume its approval."""
         if chunk.plan_id == self._approved:
             self._approved = None
 
     def forget(self) -> None:
-        """Nothing was shown or approved."""
+        """Forget all plans and approvals."""
         self._shown.clear()
         self._approved = None
 
 
 def _rests(chunk: ActionChunk) -> bool:
-    """Its actions move no arm (grippers aside: they keep what they were told last)."""
+    """Whether its actions move no arm (grippers aside: they keep their last command)."""
     actions = np.asarray(chunk.actions, np.float64)
     if chunk.space is not ActionSpace.DELTA_EE or chunk.plan_id or actions.ndim != 2:
         return False

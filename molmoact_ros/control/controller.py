@@ -1,7 +1,13 @@
-"""The controller without ROS: chunks, joint states and a person's hand in, one limited command an arm and cycle out.
+"""The controller without ROS: chunks, joint states and teleoperation in, one limited command per arm and cycle out.
 
-Two clocks go in. `now` is ROS time, which stamps are told in; it says how old something is, and may be set. `steady` is
-a clock that nobody sets (monotonic), by which silence is measured. Where only one is given, it is both.
+There are two clocks. `now` is ROS time, the clock of stamps; it gives the age of data, and it may be set. `steady` is a
+monotonic clock, which measures timeouts. Where only `now` is given, it serves as both.
+
+    controller = Controller(Path("models/fr3/fr3.xml"))
+    controller.update_joints(HOME_Q, opening=0.08, stamp=now)
+    controller.start(now)  # False: `refusal` says why
+    controller.on_chunk(chunk, now)  # False: `last_refusal` says why
+    (command,) = controller.step(now)
 """
 
 from __future__ import annotations
@@ -20,29 +26,32 @@ from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import SINGLE, Arm
 
 LONGEST = 10.0
-"""s: a deadline that is longer is none."""
+"""s: the longest deadline that is still useful."""
 
 
 class ControllerConfig(ArmConfig):
-    """Rates in Hz, deadlines in s, of every arm alike. docs/safety.md has them in a table."""
+    """Rates in Hz and deadlines in s, the same for every arm. docs/safety.md has them in a table."""
 
     rate: float = Field(100.0, ge=10, le=1000)
     joints_deadline: float = Field(0.1, gt=0, le=LONGEST)  # age of the joint states, and time since the last ones
     silence_deadline: float = Field(2.0, gt=0, le=60)  # no motion left, and no new chunk
-    engine_deadline: float = Field(1.0, gt=0, le=LONGEST)  # no heartbeat while chunks are played, or nothing but faults
+    engine_deadline: float = Field(1.0, gt=0, le=LONGEST)  # no heartbeat while chunks are played, or only faults
     camera_deadline: float = Field(
         1.0, gt=0, le=LONGEST
-    )  # age of the newest frame that shows news, by the engine's word
-    presence_timeout: float = Field(0.0, ge=0, le=LONGEST)  # since the operator's last sign; 0: none is asked for
+    )  # age of the newest frame that differs from the one before, as the engine reports it
+    presence_timeout: float = Field(0.0, ge=0, le=LONGEST)  # since the last presence message; 0: none required
     following: float = Field(0.25, gt=0, le=10)  # rad between command and measurement
-    approve: bool = False  # only plans that a person has approved here are played
+    approve: bool = False  # play only plans that the operator has approved here
 
 
 class Controller:
-    """Call `step` at `config.rate`. Times are seconds: `now` of ROS, `steady` of a clock that nobody sets."""
+    """Arbitrates between policy and teleoperation and computes the commands of all arms.
+
+    Call `step` at `config.rate`. Times are seconds: `now` in ROS time, `steady` on the monotonic clock.
+    """
 
     def __init__(self, robot: Path, config: ControllerConfig | None = None, arms: Sequence[Arm] = (SINGLE,)) -> None:
-        """`robot`: an arm's MJCF file. Chunks hold the arms' actions as msg/ActionChunk.msg says, in `arms`' order."""
+        """robot: an arm's MJCF file (FileNotFoundError). arms: in the order of msg/ActionChunk.msg's actions."""
         self.config = config or ControllerConfig()
         dt = 1.0 / self.config.rate
         self.arms = tuple(
@@ -50,34 +59,34 @@ class Controller:
         )
         self.supervisor, self.consent = Supervisor(), Consent()
         self.refused, self.last_refusal = 0, ""
-        self.refusal = ""  # why start or resume did not move on
+        self.refusal = ""  # why the last start or resume was refused
         self._moving_since = 0.0
-        self._chunk_due = -np.inf  # when the newest chunk is over
-        self._chunk_since: float | None = None  # when the first chunk since the hand-over was taken
-        self._took_over = False  # the person took over from the policy
-        self._must_let_go = False  # a person's stream that goes on does not move the arm until it has paused
-        self._waits_since: float | None = None  # since when silence counts for that; None: from this cycle on
-        self._handed_back = False  # nor does one that asks for no motion, of a person who has handed back
-        self.heard: float | None = None  # the engine's last heartbeat
-        self._present = -np.inf  # the operator's last sign
+        self._chunk_due = -np.inf  # end time of the newest chunk
+        self._chunk_since: float | None = None  # when the first chunk since the hand-over was accepted
+        self._took_over = False  # the operator took over from the policy
+        self._must_let_go = False  # an ongoing teleoperation stream does not move the arm until it has paused
+        self._waits_since: float | None = None  # start of that pause; None: this cycle
+        self._handed_back = False  # nor does an ongoing stream without motion, after the operator handed back
+        self.heard: float | None = None  # time of the engine's last heartbeat
+        self._present = -np.inf  # time of the operator's last presence message
         self.camera_age, self.engine_fault, self._fault_since = 0.0, "", 0.0
-        self._levels: dict[Event, str] = {}  # what is wrong for as long as somebody says so
+        self._levels: dict[Event, str] = {}  # lasting faults, until they are cleared
 
-    # In
+    # Inputs
 
     def update_joints(
         self, q: Sequence[float] | np.ndarray, opening: float, stamp: float, arm: int = 0, heard: float | None = None
     ) -> None:
-        """Take a measurement: joints [7] rad and the gripper's opening in m, measured at `stamp`; heard: steady, s.
+        """Process a measurement: joints [7] rad and gripper opening in m, taken at `stamp`; heard: arrival, steady, s.
 
-        One that cannot be true is ignored (control/measurement.py).
-        """
+        An implausible one is ignored (control/measurement.py)."""
         self.arms[arm].update(np.asarray(q, np.float64), opening, stamp, stamp if heard is None else heard)
 
     def on_chunk(self, chunk: ActionChunk, now: float, steady: float | None = None) -> bool:
-        """Take a new plan; False when it is not played (`last_refusal` says why). It never moves an arm at rest.
+        """Switch to a new chunk. False if it is refused; `last_refusal` gives the reason.
 
-        A plan that no engine makes while it is sound (NaN, a wrong shape, steps of no time) holds the arm.
+        A chunk moves the arm only in state POLICY. A malformed one (NaN, wrong shape, steps of no duration) raises the
+        fault CHUNK_INSANE, which holds the arm.
         """
         steady = now if steady is None else steady
         try:
@@ -106,14 +115,14 @@ class Controller:
         return True
 
     def refuse(self, why: str) -> None:
-        """Count a chunk that the caller does not hand over, since it is not for these arms."""
+        """Count a chunk that the caller refuses itself, because it is not for these arms."""
         self.refused, self.last_refusal = self.refused + 1, why
 
     def on_engine(self, steady: float, fault: str = "", camera_age: float = 0.0, pending: bool = False) -> None:
-        """The engine's heartbeat, heard at `steady`, s.
+        """Process the engine's heartbeat, received at `steady`, s.
 
-        fault: why it cannot reason; camera_age: of the newest frame with news, s.
-        pending: its plan waits for a person's approval; that is no silence, however long.
+        fault: why the engine cannot reason. camera_age: age of the newest frame that differs from the one before, s.
+        pending: a plan waits for approval, which never counts as silence.
         """
         if pending:
             self._moving_since = steady
@@ -122,53 +131,50 @@ class Controller:
         self.heard, self.engine_fault, self.camera_age = steady, fault, camera_age
 
     def on_presence(self, steady: float) -> None:
-        """A sign that the operator is there, heard at `steady`, s."""
+        """Process a presence message of the operator, received at `steady`, s."""
         self._present = steady
 
     def start(self, now: float, steady: float | None = None) -> bool:
-        """Somebody gave an instruction: chunks may move the arm, unless it is stopped or in a person's hand."""
+        """A new instruction: let chunks move the arm. False if it is refused; `refusal` gives the reason."""
         return self._go(Event.START, now, now if steady is None else steady)
 
     def resume(self, now: float, steady: float | None = None) -> bool:
-        """A person lifts a hold or hands back to the policy; of a stop it is the reset, which leads to HOLD."""
+        """Lift a hold, hand back to the policy, or reset a stop, which leads to HOLD. False if it is refused."""
         return self._go(Event.RESUME, now, now if steady is None else steady)
 
     def stop(self, detail: str = "") -> None:
-        """Latched stop: brake, and stay until `resume`, which is its reset."""
+        """Latched stop: brake, and stand until `resume`, which is its reset."""
         self._ask_to_let_go()
         self.supervisor.on(Event.STOP, detail)
 
     def hold(self) -> None:
-        """The task ended: brake and hold until the next start or resume. A person at the arm has to let go first."""
+        """The task ended: brake and hold until the next start or resume. Ongoing teleoperation must pause first."""
         self._ask_to_let_go()
         self.supervisor.on(Event.HOLD)
 
     def fault(self, event: Event, detail: str = "", lasts: bool = False) -> None:
-        """Something went wrong; the caller sees what cannot be seen here, such as the clock. lasts: until `clear`.
-
-        A person whose stream goes on has to let go before it moves the arm again.
-        """
+        """Report a fault; lasts: until `clear`. Ongoing teleoperation must pause before it moves the arm again."""
         self._ask_to_let_go()
         if lasts:
             self._levels[event] = detail
         self.supervisor.on(event, detail)
 
     def level(self, event: Event, wrong: str) -> None:
-        """Something is wrong for as long as `wrong` says what; empty: it is right again."""
+        """Set a lasting fault with the reason `wrong`; empty: clear it."""
         if wrong:
             self.fault(event, wrong, lasts=True)
         else:
             self.clear(event)
 
     def expect_silence(self, until: float) -> None:
-        """Follow no person whose stream is not over by then, s of the steady clock, before they have let go once."""
+        """Ignore a teleoperation stream that continues past `until`, s on the steady clock, until it has paused."""
         self._must_let_go, self._waits_since = True, until - self.config.teleop.timeout
 
     def _ask_to_let_go(self) -> None:
         self._must_let_go, self._waits_since = True, None
 
     def clear(self, event: Event) -> None:
-        """What was wrong until now is right again; the arm stays where it is."""
+        """Clear a lasting fault; the arm stays where it is."""
         self._levels.pop(event, None)
 
     def _go(self, event: Event, now: float, steady: float) -> bool:
@@ -186,7 +192,7 @@ class Controller:
         return not self.refusal
 
     def _not_startable(self, event: Event, now: float, steady: float) -> str:
-        """Why the policy may not move the arms now, in one line; empty: it may."""
+        """Why the policy must not move the arms now, in one line; empty: it may."""
         state, config = self.supervisor.state, self.config
         moves = any(arm.teleop.wish(steady).moves for arm in self.arms)
         if moves or (state is State.TELEOP and event is Event.START):
@@ -202,7 +208,7 @@ class Controller:
         return unsettled or next((why for arm in self.arms if (why := arm.outside())), "")
 
     def _not_movable(self, now: float, steady: float) -> str:
-        """Why nobody may begin to move the arms now, in one line; empty: somebody may."""
+        """Why neither policy nor teleoperation may start to move the arms now, in one line; empty: they may."""
         for event, detail in self._levels.items():
             return f"{event.value}: {detail}" if detail else event.value
         if self._stale(now, steady):
@@ -211,11 +217,11 @@ class Controller:
         return ""
 
     def _unsettled(self) -> str:
-        """Which arm cannot be taken up yet, since it still moves though it is told to stand; empty: none."""
+        """Why motion cannot start: an arm still moves though it is commanded to stand; empty: none does."""
         return next((why for arm in self.arms if (why := arm.unsettled())), "")
 
     def _hand_over(self, now: float, steady: float, before: State) -> None:
-        """Another one moves the arms from here: begin where each comes to rest, or where it really is."""
+        """Change who moves the arms: start where each arm comes to rest, or at its measured joints."""
         for arm in self.arms:
             if before not in (State.POLICY, State.TELEOP):
                 arm.take_up()
@@ -232,15 +238,15 @@ class Controller:
             for arm in self.arms
         )
 
-    # Out
+    # Outputs
 
     def step(
         self, now: float, missed: int = 0, steady: float | None = None, braked: bool = True
     ) -> tuple[ArmCommand, ...] | None:
-        """The arms' commands for this cycle; None until all joints are known: an unknown arm is never commanded.
+        """The arms' commands for this cycle; None until the joints of all arms are known.
 
-        missed: cycles that the caller could not call. braked: the arms were told to brake in them; else they stood
-        where they were told to be last, and move on from there.
+        missed: cycles that the caller skipped. braked: the arms executed their braking trajectory in these cycles;
+        otherwise they stood at their last commanded position, and continue from there.
         """
         if any(arm.measured is None for arm in self.arms):
             return None
@@ -254,7 +260,7 @@ class Controller:
         return tuple(arm.step(state, now, steady, pace, self._beside(number)) for number, arm in enumerate(self.arms))
 
     def _beside(self, number: int) -> np.ndarray | None:
-        """What the arms beside `number` have planned, [k, 7 n] rad; those before it have had their step already."""
+        """Planned joints of the arms beside `number`, [k, 7 n] rad; those before it have stepped already."""
         plans = [arm.limiter.planned(n < number) for n, arm in enumerate(self.arms) if n != number]
         if not plans:
             return None
@@ -296,7 +302,7 @@ class Controller:
         if self._waits_since is None:
             self._waits_since = steady
         if not active:
-            # Silence counts from the fault on: before it the person may have spoken while nothing was heard here.
+            # The pause starts at the fault: before it, commands may have been sent that did not arrive here.
             self._must_let_go &= steady - self._waits_since < self.config.teleop.timeout
             self._handed_back = False
             if before is State.TELEOP:
@@ -318,11 +324,11 @@ class Controller:
             self._hand_over(now, steady, before)
 
     def _who(self, steady: float) -> str:
-        """By what a person moves which arms, as the topics under `teleop/` are named."""
+        """Which arms are teleoperated by which kind of command, named as the topics under `teleop/`."""
         return ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in self.arms if arm.teleop.active(steady))
 
     def notes(self, now: float, steady: float) -> list[str]:
-        """What somebody should know though the arm is not held for it, one line each."""
+        """Warnings that do not hold the arm, one line each."""
         notes = [
             f"{arm.arm.prefix}joint states: {arm.measurement.refused}" for arm in self.arms if arm.measurement.refused
         ]
@@ -333,7 +339,7 @@ class Controller:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often each limit has bitten, over all arms, by name; `singularity`: cycles slowed down near one."""
+        """How often each limit was active, over all arms, by name; `singularity`: cycles slowed down near one."""
         names = self.arms[0].limiter.counts
         counts = {name: sum(arm.limiter.counts[name] for arm in self.arms) for name in names}
         return counts | {"singularity": sum(arm.slowed for arm in self.arms), "refused": self.refused}

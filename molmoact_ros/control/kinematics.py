@@ -17,9 +17,9 @@ LIMIT_MARGIN = 0.03  # rad kept from the position limits
 
 
 class _JointRange(mink.Limit):
-    """Keeps the arm's joints in their range, and one that is outside of it from going farther out.
+    """Keeps the arm's joints in their range, and keeps one that is outside of it from moving farther out.
 
-    mink's own ConfigurationLimit would drive a joint back inside at full speed, whatever is asked of the hand.
+    mink's own ConfigurationLimit would drive such a joint back inside at full speed, whatever the target of the hand.
     """
 
     def __init__(self, low: np.ndarray, high: np.ndarray, nv: int) -> None:
@@ -28,17 +28,30 @@ class _JointRange(mink.Limit):
         self._rows = np.vstack([identity, -identity])
 
     def compute_qp_inequalities(self, configuration: mink.Configuration, dt: float) -> mink.Constraint:
-        """Rows of `G dq <= h`, as mink asks for them."""
+        """The inequality `G dq <= h` of mink's quadratic program."""
         q = configuration.q[: len(self._low)]
         room = np.concatenate([self._high - q, q - self._low])
         return mink.Constraint(G=self._rows, h=np.maximum(room, 0.0))
 
 
 class Kinematics:
-    """Solves for the joints step by step from the last wanted ones."""
+    """Forward kinematics, and differential inverse kinematics that steps from the last desired joints.
+
+    Poses are those of the tool centre point in the arm's base frame, m and rad.
+
+        kinematics = Kinematics(Path("models/fr3/fr3.xml"))
+        pose = kinematics.forward(q)  # position [3] m, rotation
+        q = kinematics.solve(q, target, dt=0.01)  # one step toward the target
+    """
 
     def __init__(self, robot: Path, arm: Arm = SINGLE, speed: float = 1.0) -> None:
-        """`robot`: the MJCF file; speed: fraction of the velocity limits. Raises ValueError when it cannot be read."""
+        """Load the model.
+
+        Args:
+            robot: the arm's MJCF file. Raises FileNotFoundError when it is missing, ValueError when it is not readable.
+            arm: names and limits of the arm.
+            speed: fraction of the velocity limits that `solve` may use.
+        """
         model = arms_spec(robot, [arm], arm).compile()
         low, high = model.jnt_range[:JOINTS].T + [[LIMIT_MARGIN], [-LIMIT_MARGIN]]
         self._configuration, self._data = mink.Configuration(model), mujoco.MjData(model)
@@ -62,7 +75,7 @@ class Kinematics:
         return Pose(data.site_xpos[self._site].copy(), Rotation.from_quat(self._turn, scalar_first=True))
 
     def dexterity(self, q: np.ndarray) -> float:
-        """Smallest singular value of the hand's Jacobian (m and rad a rad) at `q` [7] rad; 0 in a singularity."""
+        """Smallest singular value of the hand's Jacobian (m and rad per rad) at `q` [7] rad; 0 in a singularity."""
         self._configuration.update(self._full(q))
         model, data = self._configuration.model, self._configuration.data
         mujoco.mj_jacSite(model, data, self._jacobian[:3], self._jacobian[3:], self._site)
@@ -72,9 +85,9 @@ class Kinematics:
     def solve(self, q: np.ndarray, target: Pose, dt: float, posture: np.ndarray | None = None) -> np.ndarray:
         """Joints float64 [7] rad one step of `dt` s from `q` toward `target`, inside position and velocity limits.
 
-        posture: joints [7] rad that the arm's redundancy (the elbow) tends to in this step; it is drawn there at full
-        speed, so give joints that it may reach in `dt`. None: the elbow moves no more than the hand needs.
-        Where the solver finds none (joints outside their limits), `q` itself.
+        posture: joints [7] rad that the arm's redundancy (the elbow) tends to in this step; it moves there at full
+        speed, so give joints that it can reach in `dt`. None: the elbow moves no more than the hand needs.
+        Returns `q` itself where the solver finds no solution (joints outside their limits).
         """
         self._configuration.update(self._full(q))
         turn = mink.SO3(target.rotation.as_quat(scalar_first=True))

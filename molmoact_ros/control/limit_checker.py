@@ -1,7 +1,8 @@
-"""Judges a stream of commands by its positions alone, with none of the limiter's code: every limit, at every cycle.
+"""Checks every limit of a stream of commands at every cycle, from positions alone, with none of the limiter's code.
 
-Speeds are differences of positions. Distances are MuJoCo's geometric ones between the robot model's own shapes, pair by
-pair. An arm that begins outside of a limit of place may stay or come back, but not go farther out.
+Velocities are differences of positions. Distances are MuJoCo's geometric distances between the robot model's own geoms,
+pair by pair. An arm that starts outside of a position, workspace or clearance limit may stay or come back, but must not
+move farther out.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ from molmoact_ros.robots.mjcf import arms_spec
 LIMITS = (
     "finite", "position", "velocity", "acceleration", "jerk", "workspace", "table", "self_collision", "cartesian_speed",
 )  # fmt: skip
-BRAKING = 0.5  # s: an arm that comes back may still have to brake outward, to where it was so long ago
+BRAKING = 0.5  # s: while an arm that comes back brakes, it may move out again, as far as it was so long ago
 _ROUNDING = 1e-5  # relative, and in m or rad
 
 
 class LimitChecker:
-    """Feed it every command in turn; `broken` counts the cycles in which each limit was broken."""
+    """Checks each command of one arm in turn; `broken` counts the cycles in which each limit was violated."""
 
     def __init__(
         self, robot: Path, dt: float, fractions: LimitScaling, surroundings: Surroundings, arm: Arm = SINGLE
     ) -> None:
         """`robot`: the MJCF file; dt: s between commands."""
         self.broken, self.cycles = dict.fromkeys(LIMITS, 0), 0
-        self.peaks = dict.fromkeys(LIMITS[2:5], 0.0)  # the greatest part of each limit that was used
+        self.peaks = dict.fromkeys(LIMITS[2:5], 0.0)  # the greatest fraction of each limit that was used
         self._dt, self._fractions, self._limits, self._surroundings = dt, fractions, arm.limits, surroundings
         self._model = arms_spec(robot, [arm], arm).compile()
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(arm.tcp_frame).id
         self._last: deque[np.ndarray] = deque(maxlen=4)
-        self._hand_at: np.ndarray | None = None  # of the last command
-        # By how much it was outside of each limit of place in the last cycles, m or rad.
+        self._hand_at: np.ndarray | None = None  # position of the hand in the last command, m
+        # Violation of each position, workspace and clearance limit in the last cycles, m or rad.
         self._depths: deque[dict[str, float]] = deque(maxlen=max(1, round(BRAKING / dt)))
         body = [self._model.body(i).name for i in self._model.geom_bodyid]
         link = [f"{arm.prefix}{arm.robot}_link{i}" for i in range(8)]
@@ -52,7 +53,7 @@ class LimitChecker:
         self._corners = [_corners(self._model, g) for g in self._hand]
 
     def command(self, q: np.ndarray, hand_speed: float = np.inf) -> list[str]:
-        """Take the next command, joints [7] rad; the names of the limits that it breaks. hand_speed: at most, m/s."""
+        """The names of the limits that the next command, joints [7] rad, violates. hand_speed: limit, m/s."""
         self.cycles += 1
         if not np.isfinite(q).all():
             return self._note({"finite"})
@@ -69,9 +70,9 @@ class LimitChecker:
         return self._note(found)
 
     def rest(self, q: np.ndarray | None = None) -> None:
-        """Nothing is commanded: the arm may be moved by others, and the next command follows no earlier one.
+        """Nothing is commanded: something else may move the arm, and the next command does not follow the last one.
 
-        q: joints [7] rad where it is; what it is outside of there is nobody's fault.
+        q: present joints [7] rad; limits that they violate do not count.
         """
         self._last.clear()
         self._hand_at = None
@@ -96,7 +97,7 @@ class LimitChecker:
             if used > 1 + _ROUNDING:
                 out.add(name)
         if limits.law is not None and len(q) > 1:
-            # FCI documentation; a mean over a cycle is judged by the more lenient of its two ends.
+            # FCI documentation; the mean velocity of a cycle is checked against the more lenient of its two ends.
             speed, law = (q[-1] - q[-2]) / self._dt, limits.law
             up = [np.sqrt(np.clip(law.gain * (law.q_upper - end), 0, None)) - law.offset for end in q[-2:]]
             down = [np.sqrt(np.clip(law.gain * (end - law.q_lower), 0, None)) - law.offset for end in q[-2:]]
@@ -106,7 +107,7 @@ class LimitChecker:
         return out
 
     def _places(self, q: np.ndarray) -> dict[str, float]:
-        """By how much each limit of place is broken, m or rad; those that are kept are left out."""
+        """Violations of position, workspace and clearance limits by name, m or rad; limits that hold are absent."""
         model, data, rules, out = self._model, self._data, self._surroundings, {}
         data.qpos[:JOINTS] = q
         mujoco.mj_kinematics(model, data)
@@ -131,10 +132,10 @@ class LimitChecker:
 
 
 class DistanceChecker:
-    """The distance between two arms, all shapes of one against all of the other."""
+    """The distance between two arms, all geoms of one against all of the other."""
 
     def __init__(self, robot: Path, arms: Sequence[Arm]) -> None:
-        """`robot`: an arm's MJCF file; arms: the two."""
+        """`robot`: an arm's MJCF file; arms: the two arms."""
         self._model = arms_spec(robot, arms).compile()
         self._data = mujoco.MjData(self._model)
         body = [self._model.body(i).name for i in self._model.geom_bodyid]
@@ -145,7 +146,7 @@ class DistanceChecker:
         self._joints = [self._model.joint(joint).qposadr[0] for arm in arms for joint in arm.joints]
 
     def distance(self, q: np.ndarray, up_to: float) -> float:
-        """Distance in m, or `up_to` where it is more, for the joints of one and the other, `q` [14] rad."""
+        """Distance in m, at most `up_to`, for the joints of both arms, `q` [14] rad."""
         self._data.qpos[self._joints] = q
         mujoco.mj_kinematics(self._model, self._data)
         result: float = min(mujoco.mj_geomDistance(self._model, self._data, a, b, up_to, None) for a, b in self._pairs)
@@ -153,7 +154,7 @@ class DistanceChecker:
 
 
 def _corners(model: mujoco.MjModel, geom: int) -> tuple[np.ndarray, float]:
-    """Points [n, 3] m in the geom's frame and a radius around them whose hull is the shape (cylinders: a bit more)."""
+    """Points [n, 3] m in the geom's frame and a radius around them whose hull is the geom (cylinders: a bit more)."""
     a, b, c = model.geom_size[geom]
     kind = model.geom_type[geom]
     if kind == mujoco.mjtGeom.mjGEOM_BOX:

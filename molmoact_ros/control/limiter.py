@@ -1,10 +1,10 @@
-"""The last gate before the arm: position, velocity, acceleration, jerk, Cartesian speed, workspace, table, the arm
-itself and others.
+"""The last gate before the arm: limits of position, velocity, acceleration, jerk, Cartesian speed, workspace, table,
+self-collision and other arms.
 
-Ruckig plans each cycle's motion inside the limits. It is let through only when the arm could still brake behind it
-without breaking anything, at every cycle of that braking; else it goes slower, and else it brakes as was found possible
-the cycle before. So whatever is wanted, a way to stand still within all limits is always known. Beside other arms: one
-that keeps clear of them while they do what they plan.
+Ruckig plans the motion of each cycle inside the limits. The motion passes only if the arm can still brake after it
+without violating any limit, at every cycle of that braking. Otherwise the arm moves more slowly; failing that, it
+brakes on the trajectory that was verified in the previous cycle. So whatever the input, a verified braking trajectory
+within all limits always exists. It also keeps clear of other arms while they execute their own plans.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ruckig import ControlInterface, InputParameter, Result, Ruckig, RuckigError
 from molmoact_ros.control.collision import NAMES, CollisionChecker
 from molmoact_ros.robots.franka import JOINTS, Limits
 
-CAREFUL = 0.2  # of the speed, when full speed is not let through
-HEADROOM = 0.95  # of the Cartesian speed limit that is aimed at, so that the limit itself is rarely what stops a motion
-CREEP = 0.01  # rad/s that each joint may take while the hand is slowed down: Ruckig wants some speed both ways
+CAREFUL = 0.2  # fraction of the speed, when full speed does not pass
+HEADROOM = 0.95  # fraction of the Cartesian speed limit to aim at, so that the limit itself rarely stops a motion
+CREEP = 0.01  # rad/s allowed for each joint while the hand is slowed down: Ruckig needs some speed both ways
 DYNAMICS = ("position", "velocity", "acceleration", "jerk", "cartesian_speed")
 _EPS = 1e-6  # relative: rounding, not a limit
 _ZERO = [0.0] * JOINTS
 
 
 class LimitScaling(BaseModel):
-    """Of the robot's limits, 0..1; margin: rad kept from the position limits."""
+    """Fractions of the robot's limits, 0..1; margin: distance to the position limits, rad."""
 
     speed: float = Field(0.5, gt=0, le=1)
     acceleration: float = Field(0.8, gt=0, le=1)
@@ -50,7 +50,19 @@ class Motion:
 
 
 class Limiter:
-    """Keeps one arm's commands inside its limits; `counts` says how often each one bit, by name."""
+    """Keeps one arm's commands inside its limits; `counts` is how often each one was active, by name.
+
+    Args:
+        limits: joint limits of the robot.
+        fractions: which part of them may be used.
+        guard: checks workspace and clearances.
+        dt: period of the control loop, s.
+
+        limiter = Limiter(FR3, LimitScaling(), guard, dt=0.01)
+        limiter.reset(measured)  # joints [7] rad
+        motion = limiter.step(Motion.at_rest(target))  # the next cycle toward the target
+        motion = limiter.step(None)  # brake
+    """
 
     def __init__(self, limits: Limits, fractions: LimitScaling, guard: CollisionChecker, dt: float) -> None:
         self.counts = dict.fromkeys((*DYNAMICS, *NAMES), 0)
@@ -64,11 +76,11 @@ class Limiter:
         self._forward, self._brake = self._input(), self._input()
         self._brake.control_interface, self._brake.synchronization = ControlInterface.Velocity, Synchronization.No
         self._brake.minimum_duration = None
-        self._escape: list[Motion] = []  # the cycles of braking from here; none: at rest
-        self._hand_speed = np.inf  # m/s, the limit of this cycle
-        self._fastest = self._ahead = 0.0  # m/s of the hand while it brakes from here, or behind what is tried
-        self._hand: np.ndarray | None = None  # where the hand is in this motion, m; None: not known yet
-        self._next: np.ndarray | None = None  # and in what is tried
+        self._escape: list[Motion] = []  # the braking trajectory from here, by cycles; empty: at rest
+        self._hand_speed = np.inf  # m/s, limit of the Cartesian speed in this cycle
+        self._fastest = self._ahead = 0.0  # m/s of the hand while it brakes: from here; after the candidate motion
+        self._hand: np.ndarray | None = None  # position of the hand in this motion, m; None: not known yet
+        self._next: np.ndarray | None = None  # the same in the candidate motion
 
     def _input(self) -> InputParameter:
         out = InputParameter(JOINTS)
@@ -88,17 +100,17 @@ class Limiter:
         return self._escape[-1].q if self._escape else self.motion.q
 
     def planned(self, stepped: bool) -> np.ndarray:
-        """Joints [k, 7] rad: as they were before this cycle, in it, and in the coming ones if it brakes; the last stay.
+        """Joints [k, 7] rad before this cycle, in it, and in the coming ones if the arm brakes; it stays at the last.
 
-        stepped: it has had its step of this cycle.
+        stepped: the limiter has stepped in this cycle already.
         """
         return np.array([m.q for m in (*([self._before] if stepped else []), self.motion, *self._escape)])
 
     def step(self, wanted: Motion | None, beside: np.ndarray | None = None, hand_speed: float = np.inf) -> Motion:
-        """The next cycle's motion, toward `wanted` at that cycle; None, or a wanted that is not finite: brake.
+        """The next cycle's motion toward `wanted`, the desired motion of that cycle; None or not finite: brake.
 
-        beside: what the other arms have planned, [k, 7 n] rad: before this cycle, in it, and in the coming ones.
-        hand_speed: of the tool centre point at most, m/s.
+        beside: planned joints of the other arms, [k, 7 n] rad: before this cycle, in it, and in the coming ones.
+        hand_speed: limit of the tool centre point's speed, m/s.
         """
         chosen = None
         if wanted is not None and np.isfinite([wanted.q, wanted.dq, wanted.ddq]).all():
@@ -116,14 +128,14 @@ class Limiter:
         return self.motion
 
     def _joint_speeds(self, wanted: Motion) -> np.ndarray:
-        """How fast the joints may go toward `wanted`, [7] rad/s: all in proportion where the hand would be too fast."""
+        """Velocity limits [7] rad/s toward `wanted`: all in proportion where the hand would be too fast."""
         if np.isinf(self._hand_speed):
             return self._velocity
         now = self.motion.q
         eager = np.clip((wanted.q - now) / self._dt, -self._velocity, self._velocity)
         if self._hand is None:
             self._hand = self._guard.hand(now)
-        # Over a whole cycle at that speed: the hand's own path, not a linear guess.
+        # Over a whole cycle at that speed: by forward kinematics, not linearized.
         hand = np.linalg.norm(self._guard.hand(now + eager * self._dt) - self._hand) / self._dt
         allowed = HEADROOM * self._hand_speed
         if hand <= allowed:
@@ -132,9 +144,9 @@ class Limiter:
         return result
 
     def _toward(self, wanted: Motion, limit: np.ndarray, beside: np.ndarray | None) -> list[Motion] | None:
-        """The next cycle toward `wanted` and the braking behind it; None when that is not let through.
+        """The next cycle toward `wanted` and the braking trajectory after it; None if that does not pass.
 
-        limit: of the joints' speeds, [7] rad/s.
+        limit: of the joint velocities, [7] rad/s.
         """
         first = self._chase(wanted, self._forward, limit)
         if first is None:
@@ -143,15 +155,15 @@ class Limiter:
         return None if behind is None or self._breaks([first, *behind], beside) else [first, *behind]
 
     def _chase(self, wanted: Motion, plan: InputParameter, limit: np.ndarray) -> Motion | None:
-        """The next cycle of the soonest way to meet `wanted`, which moves on at its own speed, and to go on with it.
+        """The next cycle of the time-optimal trajectory that meets `wanted`, which moves on at its own velocity.
 
-        Ruckig sees it from a frame that moves with what is wanted: there the target stands still.
+        Ruckig plans in a frame that moves with the target, in which the target stands still.
         """
         now = self.motion
         moving = np.clip(wanted.dq, -0.98 * limit, 0.98 * limit)
-        # An acceleration under which the speed limit would be passed is no end that Ruckig takes.
+        # Ruckig rejects a final acceleration that would overshoot the velocity limit.
         steepest = 0.98 * np.minimum(self._acceleration, np.sqrt(2 * self._jerk * (limit - np.abs(moving))))
-        # A joint that stands outside of its range is not driven inside by nobody's wish; it may not go farther out.
+        # A joint outside of its range is not driven inside without a command, but it must not move farther out.
         goal = np.clip(wanted.q, np.minimum(self._low, now.q), np.maximum(self._high, now.q))
         plan.max_velocity, plan.min_velocity = limit - moving, -limit - moving
         plan.current_position, plan.current_velocity = now.q - (goal - moving * self._dt), now.dq - moving
@@ -162,7 +174,7 @@ class Limiter:
         return Motion(goal + q, moving + dq, ddq)
 
     def _braking(self, motion: Motion) -> list[Motion] | None:
-        """The cycles until the arm stands, behind `motion`."""
+        """The braking trajectory after `motion`: the cycles until the arm stands."""
         plan = self._brake
         plan.current_position, plan.current_velocity, plan.current_acceleration = motion.q, motion.dq, motion.ddq
         if not self._plan(plan):
@@ -174,12 +186,12 @@ class Limiter:
     def _plan(self, plan: InputParameter) -> Trajectory | None:
         try:
             result = self._planner.calculate(plan, self._trajectory)
-        except RuckigError:  # what Ruckig cannot plan is not let through
+        except RuckigError:  # what Ruckig cannot plan does not pass
             return None
         return self._trajectory if result in (Result.Working, Result.Finished) else None
 
     def _note(self, wanted: Motion) -> None:
-        """Count what keeps `wanted` from being reached in this cycle."""
+        """Count the limits that keep `wanted` from being reached in this cycle."""
         speed = (wanted.q - self.motion.q) / self._dt
         push = (wanted.dq - self.motion.dq) / self._dt
         self.counts["position"] += bool((wanted.q < self._low).any() or (wanted.q > self._high).any())
@@ -191,12 +203,12 @@ class Limiter:
             self.counts["jerk"] += 1
 
     def _breaks(self, motions: list[Motion], beside: np.ndarray | None) -> bool:
-        """Whether anything is broken along `motions`, behind the present one; counts what."""
+        """Whether `motions`, which follow the present one, violate any limit; counts which."""
         now, more = self.motion, 1 + _EPS
         q, dq, ddq = (np.array([getattr(m, name) for m in motions]) for name in ("q", "dq", "ddq"))
         slowest, fastest = self._limits.velocity_bounds(q)
-        # What is broken already may not become worse. Rounding is allowed to the limit, not to where the arm is: else
-        # many cycles of rounding would add up.
+        # An existing violation must not grow. The rounding tolerance applies to the limit, not to the arm's position:
+        # otherwise the rounding of many cycles would add up.
         beyond = (q < np.minimum(self._low - _EPS, now.q)) | (q > np.maximum(self._high + _EPS, now.q))
         fast = (np.abs(dq) > self._velocity * more) | (dq < slowest - _EPS) | (dq > fastest + _EPS)
         jerk = np.abs(np.diff(ddq, axis=0, prepend=now.ddq[None])) > self._jerk * self._dt * more
@@ -208,7 +220,7 @@ class Limiter:
             (here, *breaches), hands = self._breaches(np.vstack([now.q, q]), beside)
             broken = dict(zip(NAMES, np.max(breaches, axis=0) > np.maximum(here, _EPS), strict=True))
             speeds = np.linalg.norm(np.diff(hands, axis=0), axis=1) / self._dt
-            # A hand that is too fast already, since the limit has just become a lower one, may brake.
+            # A hand that is too fast because the limit has just been lowered may brake.
             broken["cartesian_speed"] = speeds.max() > max(self._hand_speed, self._fastest) * more
             self._ahead, self._next = float(speeds[1:].max(initial=0.0)), hands[1]
         for name, bites in broken.items():
@@ -216,7 +228,7 @@ class Limiter:
         return any(broken.values())
 
     def _breaches(self, q: np.ndarray, beside: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The guard's word on each of `q` [k, 7] rad, and on the last for as long as others still move."""
+        """The guard's `survey` of each row of `q` [k, 7] rad, and of the last one for as long as other arms move."""
         if beside is None:
             return self._guard.survey(q)
         cycles = np.arange(max(len(q), len(beside)))

@@ -1,4 +1,4 @@
-"""One arm's measured joints: what cannot be true is not believed, and what is surprising only when it is told again."""
+"""One arm's measured joints: rejects implausible samples, and accepts a jump only once it is confirmed."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ import numpy as np
 from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, Limits
 
 OUTSIDE: Final = 0.05
-"""rad by which a measured joint may be outside of the robot's range: calibration, and a robot pushed to its end."""
+"""rad by which a measured joint may be outside of the robot's range: calibration, and a robot pushed to its stop."""
 JUMP: Final = 0.02
-"""rad that a joint may move between two samples beyond what its speed allows: noise, and stamps that jitter."""
+"""rad that a joint may move between two samples beyond what its velocity limit allows: noise, and stamp jitter."""
 SLACK: Final = 1.2
-"""Times the robot's velocity limit that is believed: the FCI allows no more than the limit itself."""
+"""Multiple of the robot's velocity limit that is still plausible: the FCI allows no more than the limit itself."""
 LOOK_BACK: Final = 0.05
-"""s over which the measured speed is taken."""
+"""s over which the measured speed is averaged."""
 FORGOTTEN: Final = 0.2
-"""s after which a sample says nothing about how the arm moves now."""
+"""s after which a sample no longer counts for the measured speed."""
 DOUBTED: Final = 0.5
-"""s for which a sample that was not believed is remembered: another robot's come between the believed ones."""
+"""s for which a rejection is reported: samples of another robot arrive between accepted ones."""
 
 
 class Measurement:
-    """Newest believed joints. `joints`: float64 [7] rad, None before the first; `opening`: m between the finger tips.
+    """The newest accepted sample.
 
-    stamp: s, when they were measured; heard: s of the steady clock, when they came; refused: why a sample of the last
-    DOUBTED s was not believed, in one line, empty when all were.
+    joints: float64 [7] rad, None before the first. opening: distance between the finger tips, m. stamp: time of the
+    measurement, s. heard: time of its arrival on the steady clock, s. refused: why a sample of the last DOUBTED s was
+    rejected, in one line; empty: none was.
     """
 
     def __init__(self, limits: Limits, agreeing: int) -> None:
-        """agreeing: samples in a row that must agree before the first, or one that jumps, is believed."""
+        """agreeing: consecutive samples that must agree before the first one, or one that jumps, is accepted."""
         self.joints: np.ndarray | None = None
         self.opening, self.stamp, self.heard = OPENING_MAX, -np.inf, -np.inf
         self.refused, self._refused_at = "", -np.inf
         self._agreeing, self._fastest = agreeing, SLACK * limits.velocity_max
         self._low, self._high = limits.position_min - OUTSIDE, limits.position_max + OUTSIDE
-        self._recent: deque[tuple[float, np.ndarray]] = deque()  # heard, joints: believed ones
+        self._recent: deque[tuple[float, np.ndarray]] = deque()  # accepted samples: heard, joints
         self._candidate: np.ndarray | None = None
         self._candidate_at, self._count = -np.inf, 0
 
     def take_sample(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> bool:
-        """Take a sample: joints [7] rad and the gripper's opening in m. False where it is not believed."""
+        """Process a sample: joints [7] rad and gripper opening in m. False if it is rejected."""
         q = np.asarray(q, np.float64)
         if heard - self._refused_at > DOUBTED:
             self.refused = ""
@@ -61,12 +62,12 @@ class Measurement:
             if self._count < self._agreeing:
                 return self._refuse("joint states jump; waiting for samples that agree", heard)
             self._recent.clear()
-            self.refused = ""  # it was moved, as a simulator's is at a reset
+            self.refused = ""  # the arm was moved, such as by a simulator's reset
         self._believe(q, opening, stamp, heard)
         return True
 
     def _agrees(self, before: np.ndarray | None, at: float, q: np.ndarray, heard: float) -> bool:
-        """Whether a robot could have come from `before` to `q` in that time."""
+        """Whether a robot could have moved from `before` to `q` in that time."""
         if before is None:
             return False
         reach = self._fastest * max(heard - at, 0.0) + JUMP
@@ -88,7 +89,7 @@ class Measurement:
 
     @property
     def speed(self) -> float:
-        """Greatest joint speed over the last samples, rad/s; 0 while one sample is all that is known."""
+        """Greatest joint speed over the last samples, rad/s; 0 with a single sample."""
         if len(self._recent) < 2:
             return 0.0
         (then, before), (now, q) = self._recent[0], self._recent[-1]

@@ -1,4 +1,4 @@
-"""Who may move the arm: a small state machine. Silence means hold; going on is always somebody's explicit word."""
+"""Who may move the arm: a small state machine. Silence means hold; only an explicit command leaves it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """IDLE: not started. POLICY: chunks move the arm. TELEOP: a person does. HOLD: stands. STOPPED: latched stop."""
+    """IDLE: not started. POLICY: chunks move the arm. TELEOP: an operator does. HOLD: stands. STOPPED: latched stop."""
 
     IDLE = "idle"
     POLICY = "policy"
@@ -16,11 +16,11 @@ class State(Enum):
 
 
 class Event(Enum):
-    """START: somebody gives an instruction. RESUME: a person lifts a hold, resets a stop, or hands back. STOP, HOLD:
-    told to.
+    """What changes the state.
 
-    TELEOP: a person's hand. TELEOP_SILENT, HANDED_BACK: they let go, and the arm holds, or the policy that they took
-    over from goes on. The others: what went wrong.
+    START: a new instruction. RESUME: the operator lifts a hold, resets a stop, or hands back. STOP, HOLD: commands.
+    TELEOP: teleoperation starts. TELEOP_SILENT, HANDED_BACK: it ends, and the arm holds, or the policy that was
+    interrupted continues. All others are faults.
     """
 
     START = "an instruction was given"
@@ -48,12 +48,12 @@ FAULTS = (
     Event.JOINTS_STALE, Event.NOT_FOLLOWING, Event.CLOCK_JUMPED, Event.LATE, Event.ROBOT_STOPPED,
     Event.SECOND_CONTROLLER,
 )  # fmt: skip
-"""What holds the arm whoever moves it."""
+"""Faults that hold the arm, under the policy and under teleoperation."""
 POLICY_FAULTS = (
     Event.POLICY_SILENT, Event.ENGINE_SILENT, Event.ENGINE_FAULT, Event.CAMERA_STALE, Event.CHUNK_INSANE,
     Event.OPERATOR_ABSENT,
 )  # fmt: skip
-"""What holds the arm while the policy moves it."""
+"""Faults that hold the arm while the policy moves it."""
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IDLE, Event.START): State.POLICY,
@@ -61,7 +61,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.HOLD, Event.START): State.POLICY,
     (State.HOLD, Event.RESUME): State.POLICY,
     (State.TELEOP, Event.RESUME): State.POLICY,
-    (State.STOPPED, Event.RESUME): State.HOLD,  # a reset moves nothing, and a new instruction alone lifts no stop
+    (State.STOPPED, Event.RESUME): State.HOLD,  # a reset moves nothing, and an instruction does not clear a stop
     (State.IDLE, Event.TELEOP): State.TELEOP,
     (State.POLICY, Event.TELEOP): State.TELEOP,
     (State.HOLD, Event.TELEOP): State.TELEOP,
@@ -73,17 +73,26 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     **{(State.TELEOP, event): State.HOLD for event in FAULTS},
     **{(state, Event.STOP): State.STOPPED for state in State},
 }
-"""Every pair that is not listed leaves the state as it is."""
+"""A pair that is not listed leaves the state unchanged."""
 
 
 class Supervisor:
-    """Holds the state and the reason for it."""
+    """Holds the state and the reason for it.
+
+    >>> supervisor = Supervisor()
+    >>> supervisor.on(Event.START)
+    True
+    >>> supervisor.on(Event.STOP, "emergency button")
+    True
+    >>> supervisor.state, supervisor.reason
+    (<State.STOPPED: 'stopped'>, 'stopped: emergency button')
+    """
 
     def __init__(self) -> None:
         self.state, self.reason = State.IDLE, "waiting for an instruction"
 
     def on(self, event: Event, detail: str = "") -> bool:
-        """Take an event; True when the state changed. `detail`: what to say more about it."""
+        """Process an event; True if the state changed. `detail` is appended to the reason."""
         after = TRANSITIONS.get((self.state, event), self.state)
         changed = after is not self.state
         if changed:

@@ -1,4 +1,4 @@
-"""What an operator does at a keyboard or a joystick, as twists of a hand: keys and axes in, commands out."""
+"""Keyboard and joystick teleoperation: keys and axes in, twists of the hand out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOVES = {
     "w": (0, 1), "s": (0, -1), "a": (1, 1), "d": (1, -1), "r": (2, 1), "f": (2, -1),
     "u": (3, 1), "o": (3, -1), "i": (4, 1), "k": (4, -1), "j": (5, 1), "l": (5, -1),
 }  # fmt: skip
-"""Part of a twist (x, y, z, about x, y, z) and its sign, by key."""
+"""Component of a twist (x, y, z, about x, y, z) and its sign, by key."""
 HELP = """\
   w s  ahead, back      u o  turn about x     g  close the hand    +  faster
   a d  left, right      i k  turn about y     h  open it           -  slower
@@ -23,38 +23,38 @@ HELP = """\
   c  after a stop: reset, the arm holds; a second later, c again: resume, the policy goes on
   p  present: hold it where the policy moves only while an operator is there
 The arm moves while a key is held; let go, and it stands."""
-TAP = 0.25  # s for which one press moves; a held key repeats faster
-THERE = 1.0  # s after the last press for which the person counts as there, so that the arm stays in their hand
-FASTER, SPEEDS = 1.25, (0.2, 2.0)  # factor of one press, and between which it stays
+TAP = 0.25  # s for which one press moves the arm; a held key repeats faster
+THERE = 1.0  # s after the last press for which the operator counts as present, so that teleoperation stays active
+FASTER, SPEEDS = 1.25, (0.2, 2.0)  # speed factor per press, and the range of the product
 BITE = 0.02  # m by which one press opens or closes the hand
-AGAIN = 1.0  # s between two presses that count as two; a held key repeats after 0.7 s at most
+AGAIN = 1.0  # s between two deliberate presses, at least; a held key repeats after 0.7 s at most
 
 
 class Debounce:
-    """Tells a second press from one that repeats, bounces, or was a double click."""
+    """Distinguishes a deliberate second press from key repeat, bounce and double click."""
 
     def __init__(self) -> None:
         self._last = -np.inf
 
     def press(self, now: float) -> bool:
-        """A press at `now`, s; whether it counts. It does when nothing was pressed for AGAIN before it."""
+        """Whether a press at `now`, s, counts: it does if there was no other in the AGAIN s before it."""
         since, self._last = now - self._last, now
         return bool(since >= AGAIN)
 
     def forget(self) -> None:
-        """Something else was pressed: the next press counts."""
+        """Another key was pressed: the next press counts."""
         self._last = -np.inf
 
 
 class Speeds(BaseModel):
-    """Of a hand that a device moves."""
+    """Speeds at which a device moves the hand."""
 
     linear: float = Field(0.10, gt=0, le=0.25, description="m/s of the hand at full deflection, or while a key is held")
     angular: float = Field(0.5, gt=0, le=1.0, description="rad/s of the same")
 
 
 class Keyboard:
-    """Remembers the last keys. `arm`: which of the arms is moved, by number."""
+    """Turns key presses into twists. `arm`: number of the arm that moves."""
 
     def __init__(self, speeds: Speeds, arms: int = 1) -> None:
         self.arm, self.factor, self._arms, self._speeds = 0, 1.0, arms, speeds
@@ -62,7 +62,7 @@ class Keyboard:
         self._opening = [OPENING_MAX] * arms
 
     def press(self, key: str, now: float) -> float | None:
-        """Take a key at `now`, s; the opening in m that is asked for, if any. Unknown keys move nothing."""
+        """Process a key press at `now`, s; returns the commanded opening in m, if any. Unknown keys move nothing."""
         self._touched = now
         if key in MOVES:
             part, sign = MOVES[key]
@@ -86,19 +86,19 @@ class Keyboard:
         return self._opening[self.arm]
 
     def twist(self, now: float) -> np.ndarray | None:
-        """What the hand is to do, [6] m/s and rad/s; None: nobody is there."""
+        """The twist of the hand, [6] m/s and rad/s; None: no operator is present."""
         since = now - self._pressed
         if since > THERE:
             return None
         return self._twist if since <= TAP else np.zeros(6)
 
     def is_present(self, now: float) -> bool:
-        """Whether any key was pressed lately: somebody is at the keyboard."""
+        """Whether any key was pressed within the last THERE s."""
         return now - self._touched <= THERE
 
 
 class JoystickLayout(Speeds):
-    """Numbers of axes and buttons in sensor_msgs/Joy; the defaults are an Xbox pad's as ros joy_node gives them."""
+    """Indices of axes and buttons in sensor_msgs/Joy. The defaults are those of an Xbox pad with the ROS joy_node."""
 
     axes: list[int] = Field([1, 0, 4, 6, 7, 3], description="axis for x, y, z, about x, about y, about z; -1: none")
     signs: list[float] = Field([1.0] * 6, description="1, or -1 to turn a direction round, for each of them")
@@ -120,8 +120,11 @@ class JoystickLayout(Speeds):
 
 @dataclass(frozen=True)
 class Hand:
-    """What a joystick says. twist: [6] m/s and rad/s, None: nobody moves the arm; pressed: names of buttons just
-    pressed; present: the dead-man's button or that of presence is held."""
+    """State of a joystick.
+
+    twist: [6] m/s and rad/s; None: the operator does not move the arm. pressed: names of the buttons just pressed.
+    present: the dead-man's button or the presence button is held.
+    """
 
     twist: np.ndarray | None
     pressed: tuple[str, ...]
@@ -129,14 +132,14 @@ class Hand:
 
 
 class Joystick:
-    """Reads one message after the other."""
+    """Decodes consecutive sensor_msgs/Joy messages."""
 
     def __init__(self, layout: JoystickLayout) -> None:
         self._layout = layout
         self._before: Sequence[int] = []
 
     def read(self, axes: Sequence[float], buttons: Sequence[int]) -> Hand:
-        """What is said. Raises ValueError where the pad has fewer axes or buttons than the layout names."""
+        """Decode one message. Raises ValueError if the pad has fewer axes or buttons than the layout needs."""
         layout = self._layout
         names = ("close", "open", "stop", "resume", "other_arm")
         highest = max(layout.deadman, layout.present, *(getattr(layout, name) for name in names))

@@ -1,4 +1,4 @@
-"""One chunk as a smooth path in path time: positions, velocities and accelerations are continuous along it."""
+"""One chunk as a smooth path over path time: position, velocity and acceleration are continuous along it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from molmoact_ros.control.pose import Pose
 
 @dataclass(frozen=True)
 class Target:
-    """Where an arm should be: `pose` of the hand, or `joints` [7] rad; `gripper` 1 open, 0 closed, None as it is."""
+    """Target of an arm: `pose` of the hand, or `joints` [7] rad; `gripper` 1 open .. 0 closed, None: unchanged."""
 
     pose: Pose | None = None
     joints: np.ndarray | None = None
@@ -44,14 +44,14 @@ class ChunkTrajectory:
         return self.start + self.dt * (len(self.gripper) + 1)
 
     def hand_speed(self, time: float) -> float:
-        """Speed of the hand at a path time, m/s; 0 of a path of joints, whose hand this does not know."""
+        """Speed of the hand at a path time, m/s; 0 for joint paths, for which it is unknown here."""
         if self.space is ActionSpace.JOINT:
             return 0.0
         along = min(max(time - self.start, 0.0), self.end - self.start)
         return float(np.linalg.norm(self._spline(along, 1)[:3]))
 
     def at(self, time: float) -> Target:
-        """The target at a path time, s; before the start the first, after the end the last one."""
+        """The target at a path time, s; clamped to the first before the start and to the last after the end."""
         along = min(max(time - self.start, 0.0), self.end - self.start)
         values = self._spline(along)
         gripper = float(self.gripper[min(int(along / self.dt), len(self.gripper) - 1)])

@@ -1,1 +1,1 @@
-"""Episodes in and out of other formats."""
+"""Conversion of episodes from and to other formats, such as LeRobot."""

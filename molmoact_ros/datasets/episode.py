@@ -1,4 +1,4 @@
-"""A demonstration: an episode of states, actions and images at a steady rate."""
+"""A demonstration: an episode of states, actions and images at a constant rate."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from typing import Final
 import numpy as np
 
 HAND: Final = "/ee_state"
-"""Topic of an imported dataset's states: a JointState whose names are STATE_NAMES."""
+"""Topic of the states of an imported dataset: a JointState with STATE_NAMES as names."""
 
 STATE_NAMES: Final = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
 @dataclass
 class Demonstration:
-    """An episode at `fps` frames a second.
+    """An episode at `fps` frames per second.
 
-    pictures: of each camera, uint8 [H, W, 3] RGB by frame, asked for one at a time. states: float32 [n, 7], the hand's
-    x, y, z (m), roll, pitch, yaw (rad, fixed axes) in the base frame and its gripper (1 open .. 0 closed). actions:
-    float32 [n, 7], as DELTA_EE_POSE of ActionChunk.msg. joints: float32 [n, 9] rad and m, or None.
+    Args:
+        task: language instruction.
+        fps: frames per second.
+        pictures: for each camera, a function that iterates over its n frames, uint8 [H, W, 3] RGB.
+        states: float32 [n, 7], the hand's x, y, z (m), roll, pitch, yaw (rad, fixed axes) in the base frame and its
+            gripper (1 open .. 0 closed).
+        actions: float32 [n, 7], as DELTA_EE_POSE of ActionChunk.msg.
+        joints: float32 [n, 9], seven arm joints in rad and two fingers in m, or None.
+        notes: caveats of the conversion, one line each.
     """
 
     task: str

@@ -1,9 +1,9 @@
-"""LeRobot datasets of bags, and bags of LeRobot datasets.
+"""Conversion between bags and LeRobot datasets; this module converts a bag to a demonstration.
 
-Written is version 2.1 of the format, which the released model's own tools read; versions 2.0, 2.1 and 3.0 are read.
-Frames are evenly 1/fps s apart: at each of these times the nearest pictures are taken, and the joints between the
-nearest two. Numbers are float32 there, pictures PNG, or H.264 where asked for. Names are the ones that MolmoAct's tools
-look for: `image`, `wrist_image`, `state`, `actions`; `joint_positions` is ours, so that nothing is lost.
+The writer produces version 2.1 of the format, which the released model's own tools read; the reader accepts versions
+2.0, 2.1 and 3.0. Frames are 1/fps s apart: each has the nearest images, and joints interpolated between the nearest two
+samples. Values are float32, images PNG, or H.264 on request. Names are those that MolmoAct's tools expect: `image`,
+`wrist_image`, `state`, `actions`; `joint_positions` is our addition, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import HAND, Demonstration
 from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, SINGLE
 
-# Bag -> demonstration
-
 
 def of_bag(recording: Recording, robot: Path, fps: int, task: str = "") -> Demonstration:
-    """A recording of one arm. task: where the bag does not say it. ValueError, in one line: something is missing."""
+    """Convert a recording of one arm to a demonstration.
+
+    task: instruction, needed if the bag has none. Raises ValueError, in one line, if something is missing.
+    """
     names = recording.names
     topics = [recording.picture_topic(topic) for topic in names.colour]
     stamps = [recording.stamps(topic) for topic in topics]
@@ -99,7 +100,7 @@ def _hands(joints: np.ndarray, kinematics: Kinematics) -> np.ndarray:
 
 
 def _actions(recording: Recording, ticks: np.ndarray, states: np.ndarray, kinematics: Kinematics) -> np.ndarray:
-    """What the hand was told to do from each time to the next; at the last, nothing."""
+    """The hand's commanded motion from each tick to the next [n, 7]; no motion at the last."""
     commands = recording.decoded(f"/{SINGLE.robot}_arm_controller/joint_trajectory")
     rows = [(at, m.points[0].positions) for at, m in commands if m.points and len(m.points[0].positions) == JOINTS]
     if not rows:
@@ -122,15 +123,9 @@ def _actions(recording: Recording, ticks: np.ndarray, states: np.ndarray, kinema
 
 
 def _gripper(recording: Recording, ticks: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """What the gripper was told last, 1 open .. 0 closed; before the first word, as it was."""
+    """The last gripper command at each tick [n], 1 open .. 0 closed; before the first one, as measured."""
     said = recording.decoded(f"/{SINGLE.robot}_gripper_controller/joint_trajectory")
     goals = [(at, 2 * m.points[-1].positions[0] / OPENING_MAX) for at, m in said if m.points]
     times = np.array([at for at, _ in goals])
     last = np.searchsorted(times, ticks, side="right") - 1
     return np.array([goals[k][1] if k >= 0 else measured[row] for row, k in enumerate(last)])
-
-
-# Demonstrations -> dataset
-
-
-# Dataset -> demonstrations -> bag

@@ -1,4 +1,4 @@
-"""LeRobot's layout 2.1 on disk: names of files and columns."""
+"""Layout of LeRobot datasets, version 2.1: names of files and columns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ VIDEO: Final = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_in
 
 
 def image_keys(count: int) -> list[str]:
-    """Names of the image columns for so many cameras, as MolmoAct's tools look for them."""
+    """Names of the image columns for `count` cameras, as MolmoAct's tools expect them."""
     return ["image", "wrist_image", *(f"wrist_image_{k}" for k in range(2, count))][:count]
 
 
 def import_pyarrow() -> Any:
-    """The library, or a RuntimeError that says how to install it."""
+    """Import pyarrow. Raises RuntimeError, with how to install it, if it is missing."""
     try:
         import pyarrow
     except ImportError:
@@ -28,7 +28,7 @@ def import_pyarrow() -> Any:
 
 
 def import_parquet() -> Callable[[Path], Any]:
-    """What reads a Parquet file as a table; RuntimeError as above."""
+    """The function that reads a Parquet file as a table. Raises RuntimeError like `import_pyarrow`."""
     import_pyarrow()
     import pyarrow.parquet
 

@@ -1,4 +1,4 @@
-"""Reads episodes of a LeRobot data set."""
+"""Reads episodes of a LeRobot dataset."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ from molmoact_ros.datasets.lerobot_format import CHUNKS_SIZE, import_parquet
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's folder and what its meta/info.json says."""
+    """A LeRobot dataset of version 2.0, 2.1 or 3.0: its folder and the contents of its meta/info.json.
+
+    Open one with `open`:
+
+        dataset = Dataset.open(Path("dataset"))
+        demonstration = dataset.episode(0)
+        print(demonstration.task, demonstration.actions.shape)  # [n, 7]
+    """
 
     folder: Path
     info: dict[str, Any]
 
     @staticmethod
     def open(folder: Path) -> Dataset:
-        """FileNotFoundError where there is none, ValueError for a version or features that are not read."""
+        """Open a dataset. Raises FileNotFoundError if there is none, ValueError for an unsupported version."""
         file = folder / "meta" / "info.json"
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is no LeRobot dataset: it has no meta/info.json")
@@ -36,17 +43,17 @@ class Dataset:
 
     @property
     def episodes(self) -> int:
-        """How many there are."""
+        """Number of episodes."""
         return int(self.info["total_episodes"])
 
     @property
     def cameras(self) -> list[str]:
-        """The features that are pictures, in their order."""
+        """Names of the image and video features, in their order."""
         features = self.info["features"]
         return [name for name, feature in features.items() if feature["dtype"] in ("image", "video")]
 
     def episode(self, number: int) -> Demonstration:
-        """One episode. ValueError, in one line, where it is not there or its features are not a MolmoAct arm's."""
+        """Read one episode. Raises ValueError, in one line, if it is missing or its features do not fit MolmoAct."""
         if not 0 <= number < self.episodes:
             raise ValueError(f"there is no episode {number}; the dataset has 0 to {self.episodes - 1}")
         table = self._table(number)
@@ -97,7 +104,7 @@ class Dataset:
         return lambda: _frames(file, first, len(table["task_index"]))
 
     def _video(self, name: str, number: int) -> tuple[Path, int]:
-        """The file with an episode's pictures, and which of its frames is the first."""
+        """The video file of an episode, and the index of the episode's first frame in it."""
         if self.info["codebase_version"] != "v3.0":
             return self.folder / self.info["video_path"].format(video_key=name, **self._place(number)), 0
         for file in sorted((self.folder / "meta" / "episodes").glob("chunk-*/file-*.parquet")):

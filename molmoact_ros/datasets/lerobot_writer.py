@@ -1,4 +1,4 @@
-"""Writes demonstrations as a LeRobot data set."""
+"""Writes demonstrations as a LeRobot dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from molmoact_ros.visualization.video import VideoWriter
 
 
 def write_dataset(folder: Path, demonstrations: Sequence[Demonstration], video: bool = False) -> None:
-    """A dataset of version 2.1. FileExistsError where the folder is there already; ValueError where they differ."""
+    """Write a dataset of version 2.1; `video`: H.264 videos instead of PNG images.
+
+    Raises FileExistsError if the folder exists, ValueError if the demonstrations differ in cameras or rates.
+    """
     arrow = import_pyarrow()
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; give a new folder for the dataset")
@@ -150,7 +153,7 @@ def _statistics(values: np.ndarray) -> dict[str, Any]:
 
 
 def _picture_statistics(pictures: list[np.ndarray]) -> dict[str, Any]:
-    """Of each colour, 0..1, over every eighth pixel, in the shape [3, 1, 1] that the format has for them."""
+    """Statistics of each colour channel, 0..1, over every eighth pixel, in the format's shape [3, 1, 1]."""
     values = np.concatenate([picture.reshape(-1, 3) for picture in pictures]) / 255
     out = _statistics(values)
     return {n: [[[v]] for v in of] if n != "count" else [len(pictures)] for n, of in out.items()}

@@ -1,4 +1,4 @@
-"""Writes a demonstration as a bag, to be replayed."""
+"""Converts a demonstration to a bag that can be replayed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.datasets.episode import HAND, STATE_NAMES, Demonstration
 from molmoact_ros.robots.franka import SINGLE
 
-CHUNK: Final = 8  # actions of a plan that an imported demonstration is said to be
+CHUNK: Final = 8  # number of actions in each plan of an imported demonstration
 
-_BEGIN: Final = 1.0  # s, of an imported bag's clock: a stamp of zero means none
+_BEGIN: Final = 1.0  # s, start of an imported bag's clock: a stamp of zero means none
 
 
 def write_bag(folder: Path, demonstration: Demonstration, cameras: Sequence[str]) -> None:
-    """An episode as a bag: pictures, joints or poses, and at each frame the next CHUNK actions as a plan.
+    """Write an episode as a bag: images, joints or poses, and at each frame the next CHUNK actions as a plan.
 
-    cameras: names that the pictures get, in their order. FileExistsError where the folder is there already.
+    cameras: names for the image streams, in their order. Raises FileExistsError if the folder exists, ValueError if the
+    demonstration has fewer cameras.
     """
     d, dt = demonstration, 1.0 / demonstration.fps
     if len(cameras) > len(d.pictures):

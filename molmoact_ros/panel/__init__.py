@@ -1,1 +1,1 @@
-"""The web panel: its pages, who may use them, and what goes between browser and robot. The ROS side: nodes/panel.py."""
+"""The web panel: pages, access control, and the protocol between browser and robot. The ROS side is nodes/panel.py."""

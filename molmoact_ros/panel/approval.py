@@ -1,4 +1,4 @@
-"""A gate before a websocket server that lets everybody in: only pages of known sites, and those who know the token."""
+"""A proxy for a websocket server without access control: it admits only pages of known origins, with the token."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from molmoact_ros.panel.auth import GUESS_DELAY, same_secret
 from molmoact_ros.panel.serving import Serving
 
 LARGEST_REQUEST: Final = 1024 * 1024
-"""Bytes that a viewer may send at once: a list of what it wants to see."""
+"""Bytes of one message from a viewer at most: a list of subscriptions."""
 HEARTBEAT: Final = 10.0
-"""s between pings; a viewer that answers none is gone."""
+"""s between pings; a viewer that does not answer is disconnected."""
 
 
 class ApprovalView:
-    """Passes websocket connections on to the server behind it, at the pace of the slower side."""
+    """Forwards websocket connections to the server behind it, at the rate of the slower side."""
 
     def __init__(self, inner: str, origins: Collection[str], token: str) -> None:
-        """inner: address of the server behind; origins: of pages that may connect; token: empty: none is asked for."""
+        """inner: address of the server behind; origins: of pages that may connect; token: empty: none required."""
         self._inner, self._origins, self._token = inner, frozenset(origins), token
         self._sockets: set[web.WebSocketResponse] = set()
         self._serving = Serving("gate")
 
     def start(self, host: str, port: int) -> int:
-        """Serve from now on; the port. Raises OSError where it is taken."""
+        """Start serving; returns the port. Raises OSError if it is in use."""
         app = web.Application()
         app.router.add_get("/", self._connect)
         return self._serving.start(app, host, port)
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._serving.close(self._close())
 
     async def _close(self) -> None:
@@ -42,7 +42,7 @@ class ApprovalView:
             await socket.close()
 
     async def _check(self, request: web.Request) -> None:
-        """Raise where the request may not be passed on. Programs send no Origin, every browser does."""
+        """Raise an HTTP error if the request must not be forwarded. Programs send no Origin, every browser does."""
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._origins:
             raise web.HTTPForbidden(text=f"pages of {origin!r:.100} may not look; see the parameter `origins`\n")

@@ -1,4 +1,4 @@
-"""Who may use the panel: anybody on this machine, or those who know the token; never another site's page."""
+"""Access control of the panel: any user of this machine, or those with the token; never another site's page."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from molmoact_ros.utils.secret import is_loopback, made_secret
 
 COOKIE: Final = "molmoact_panel"
 GUESS_DELAY: Final = 0.5
-"""s that a wrong token costs."""
+"""s of delay after a wrong token."""
 THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def token(host: str, file: str) -> tuple[str, Path | None]:
-    """The token that is asked for at `host`, and the file that it lies in; empty: none is needed.
+    """The token required at `host`, and the file that holds it; empty: none required.
 
-    file: of a token to use; empty: none on this machine's own address, elsewhere one in the home folder, made when it
-    is missing. Raises as `read_secret`.
+    file: file with the token; empty: no token on the loopback address, otherwise a file in the home folder, which is
+    created if it is missing. Raises like `read_secret`.
     """
     if not file and is_loopback(host):
         return "", None
@@ -30,18 +30,18 @@ def token(host: str, file: str) -> tuple[str, Path | None]:
 
 
 class Access:
-    """Judges requests. The cookie is made from the token, so the token itself stays in no browser."""
+    """Authorizes requests. The cookie is derived from the token, so no browser stores the token itself."""
 
     def __init__(self, token: str) -> None:
-        """token: empty: none is asked for, and only names of this machine are answered."""
+        """token: empty: none required, and only requests to this machine's own names are answered."""
         self._token = token
         self._pass = hmac.new(token.encode(), COOKIE.encode(), "sha256").hexdigest() if token else ""
 
     def check_site(self, request: web.BaseRequest) -> None:
-        """Raise HTTPForbidden where another site's page asks, or, without a token, by a name that may be anybody's.
+        """Raise HTTPForbidden for a page of another origin, and, without a token, for a host name that is not our own.
 
-        A browser lets any page open a socket to this machine, and a name of the page's own may lead here: so both are
-        looked at.
+        A browser lets any page open a websocket to this machine, and a page's own host name may resolve to it (DNS
+        rebinding), so both headers are checked.
         """
         host = urlsplit(f"//{request.host}")
         if not self._token and host.hostname not in THIS_MACHINE:
@@ -51,18 +51,18 @@ class Access:
             raise web.HTTPForbidden(text="another site's page may not use this panel\n")
 
     def is_known(self, request: web.BaseRequest) -> bool:
-        """Whether the request brings the cookie, or none is needed."""
+        """Whether the request has the cookie, or none is required."""
         return not self._token or same_secret(request.cookies.get(COOKIE, ""), self._pass)
 
     def is_token(self, offered: str) -> bool:
-        """Whether it is the token; takes as long for any answer."""
+        """Whether `offered` is the token; in constant time."""
         return bool(self._token) and same_secret(offered.strip(), self._token)
 
     def let_in(self, response: web.StreamResponse) -> None:
-        """Give the cookie."""
+        """Set the cookie."""
         response.set_cookie(COOKIE, self._pass, httponly=True, samesite="Strict", max_age=30 * 24 * 3600)
 
 
 def same_secret(one: str, other: str) -> bool:
-    """Whether they are equal; takes as long for any two of one length."""
+    """Whether two secrets are equal; in constant time for a given length."""
     return hmac.compare_digest(one.encode(), other.encode())

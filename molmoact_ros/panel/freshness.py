@@ -1,4 +1,4 @@
-"""How late a browser's commands are, though its clock and this machine's have nothing in common."""
+"""Latency of a browser's commands, without synchronized clocks."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from typing import Final
 
 DRIFT: Final = 1e-3
-"""s a second by which two clocks may drift apart; common ones keep to a tenth of that."""
+"""s per second by which two clocks may drift apart; common ones stay within a tenth of that."""
 
 
 class Freshness:
-    """Measures one connection. Its least delay so far is taken for none; what any command takes more, it is late by."""
+    """Measures the excess latency of one connection: the delay of a command beyond the least delay so far."""
 
     def __init__(self) -> None:
         self._number = -1
         self._offset, self._at = math.inf, 0.0  # the least of (arrival - sent), and when it was measured
 
     def lateness(self, number: int, sent: float, arrival: float) -> float:
-        """s by which a command is late that was sent at the browser's time and arrived at this machine's, monotonic, s.
+        """Excess latency of a command, s. sent: on the browser's clock, s; arrival: on our monotonic clock, s.
 
-        Infinite for one that is repeated or overtaken: its number is not greater than that of all before it.
+        Infinite for a command that is repeated or out of order: its number is not greater than all earlier ones.
         """
         if number <= self._number:
             return math.inf

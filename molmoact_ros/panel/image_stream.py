@@ -1,4 +1,4 @@
-"""Live pictures: only what somebody waits for is encoded, and the newest goes out; nothing queues."""
+"""Live images: an image is encoded only when a browser waits for one, and the newest is sent; nothing queues."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from aiohttp import web
 from molmoact_ros.reasoning.answer import RefusedStep
 
 NICE: Final = 10
-"""By how much encoding stands back behind everything else on this machine."""
+"""Niceness of the encoding process: it yields to everything else on this machine."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What can be looked at. kind: colour, depth (metres) or said (0..1); drawable: has the front camera's pixels."""
+    """An image topic that can be shown.
+
+    kind: "color", "depth" (m) or "said" (the model's depth, 0..1). drawable: pixels are those of the front camera, so
+    that a trace can be drawn on it.
+    """
 
     name: str
     label: str
@@ -35,7 +39,7 @@ class View:
 
 @dataclass(frozen=True)
 class Picture:
-    """A JPEG, and the stamp of the image that it was made of."""
+    """A JPEG, and the stamp of its source image."""
 
     jpeg: bytes
     sec: int
@@ -43,30 +47,30 @@ class Picture:
 
 
 class Encoder:
-    """A process of its own, behind everything else, that makes at most one picture of each view at a time."""
+    """A low-priority process that encodes at most one image of each view at a time."""
 
     def __init__(self, encode: Callable[[str, bytes], Picture], begin: Callable[[], None]) -> None:
-        """encode: of a view's kind and the image as it came; begin: called once in the process. Both importable."""
+        """encode: from a view's kind and the serialized image; begin: called once in the process. Both importable."""
         self._encode, self._begin = encode, begin
         self._pool: ProcessPoolExecutor | None = None
         self._busy: set[str] = set()
         self._lock = threading.Lock()
 
     def offer(self, view: View, data: bytes, done: Callable[[View, Picture | str], None]) -> bool:
-        """Make a picture, unless the view's last one is still being made (False). `done` hears it, or what is wrong.
+        """Encode an image. False if the view's previous one is still in progress.
 
-        `done` is called in another thread.
+        `done` is called in another thread, with the JPEG or an error message.
         """
         with self._lock:
             if view.name in self._busy:
                 return False
             self._busy.add(view.name)
-            if self._pool is None:  # nobody has looked before
+            if self._pool is None:  # the first request
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(1, context, initializer=_stand_back, initargs=(self._begin,))
             try:
                 future = self._pool.submit(self._encode, view.kind, data)
-            except BrokenExecutor as error:  # its process ended while it had nothing to do
+            except BrokenExecutor as error:  # its process ended while it was idle
                 future = Future()
                 future.set_exception(error)
         future.add_done_callback(lambda made: self._made(view, made, done))
@@ -83,11 +87,11 @@ class Encoder:
         elif isinstance(error, RefusedStep):
             done(view, str(error))
         else:
-            self.close()  # its process has ended; the next picture starts another
+            self.close()  # its process has ended; the next image starts another
             done(view, f"no picture could be made ({type(error).__name__}); it is tried again")
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -95,23 +99,23 @@ class Encoder:
 
 
 def _stand_back(begin: Callable[[], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the panel, which ends this process
-    os.setsid()  # where the kernel shares the cores out among sessions first, niceness counts within one alone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the panel, which ends this process
+    os.setsid()  # with autogroup scheduling, niceness counts only within a session
     os.nice(NICE)
-    with contextlib.suppress(OSError):  # a kernel that does not
+    with contextlib.suppress(OSError):  # a kernel without autogroups
         Path("/proc/self/autogroup").write_text(str(NICE))
     begin()
 
 
 class Viewer:
-    """One browser's socket: it gets a picture, says that it has shown it, and gets the newest one then."""
+    """One browser's image socket: it receives an image, confirms that it is shown, and then receives the newest one."""
 
     def __init__(self, socket: web.WebSocketResponse, view: View | None) -> None:
         self.socket, self.view, self.waits = socket, view, True
         self._sending: asyncio.Task[None] | None = None
 
     def show(self, number: int, picture: Picture | str) -> None:
-        """Send it; the next one waits until this one was shown."""
+        """Send an image or a message; the next one waits until this one is shown."""
         self.waits = False
         self._sending = asyncio.ensure_future(self._send(number, picture))
 

@@ -1,4 +1,4 @@
-"""What a browser may say, checked as it comes in, and what it is answered."""
+"""Messages between browser and panel: requests, validated on arrival, and replies."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class _Word(BaseModel):
 
 
 class DrawnStroke(BaseModel):
-    """A drawn trace: points (right, down) in fractions of the picture, and that picture's stamp.
+    """A drawn trace: points (right, down) in fractions of the image, and that image's stamp.
 
-    Points outside are not refused here but by the policy, which says why.
+    Points outside of the image are refused by the policy, with a reason, not here.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -30,7 +30,7 @@ class DrawnStroke(BaseModel):
 
 
 class Instruct(_Word):
-    """Do it (move), or only plan it; along a drawn trace, if there is one."""
+    """Execute an instruction (move), or only plan it; along a drawn trace, if there is one."""
 
     do: Literal["instruct"]
     text: str = Field(max_length=500)
@@ -39,41 +39,43 @@ class Instruct(_Word):
 
 
 class Draw(_Word):
-    """Follow this trace; None: the model's own again."""
+    """Follow this trace; None: return to the model's own."""
 
     do: Literal["draw"]
     stroke: DrawnStroke | None
 
 
 class Press(_Word):
-    """A button that is a service, or the end of the task. reset: of a stop, to a hold; resume: of a hold, to motion."""
+    """A button that calls a service, or ends the task. reset: from a stop to a hold; resume: from a hold to motion."""
 
     do: Literal["stop", "hold", "reset", "resume", "veto", "end"]
 
 
 class ApproveRequest(_Word):
-    """The plan that the operator has looked at may move the arm."""
+    """Approve the plan that the operator has reviewed: it may move the arm."""
 
     do: Literal["approve"]
     plan: int = Field(gt=0, lt=2**64)
 
 
 class _Timed(_Word):
-    """What is worth nothing later. number: greater than in all earlier ones of the connection; sent: the browser's
-    monotonic time, s."""
+    """A request that expires.
+
+    number: greater than in all earlier ones of the connection. sent: the browser's monotonic time, s.
+    """
 
     number: int = Field(ge=0, lt=2**53)
     sent: float = Field(ge=0, le=1e12, allow_inf_nan=False)
 
 
 class Here(_Timed):
-    """An operator has the page before them: it is visible, and its code runs."""
+    """Presence of an operator: the page is visible, and its code runs."""
 
     do: Literal["here"]
 
 
 class Jog(_Timed):
-    """The hand moves while this is said again and again. twist: x, y, z, about x, y, z, in shares of full speed."""
+    """Jog: the hand moves while this is repeated. twist: x, y, z, about x, y, z, in fractions of full speed."""
 
     do: Literal["jog"]
     arm: int = Field(0, ge=0, le=1)
@@ -89,43 +91,43 @@ class Grip(_Word):
 
 
 class LetGo(_Word):
-    """No button of the jog is held any more."""
+    """All jog buttons are released."""
 
     do: Literal["let_go"]
 
 
 Word = Annotated[Instruct | Draw | Press | ApproveRequest | Here | Jog | Grip | LetGo, Field(discriminator="do")]
 WORD: TypeAdapter[Word] = TypeAdapter(Word)
-"""Reads a word from JSON. Raises pydantic's ValidationError, a ValueError."""
+"""Parses a request from JSON. Raises pydantic's ValidationError, a ValueError."""
 
 
 class PanelReply(BaseModel):
-    """Whether it was done; if not, one line that says why."""
+    """Whether a request succeeded; if not, the reason in one line."""
 
     ok: bool
     message: str = ""
 
 
 class Robot(Protocol):
-    """Whom the panel speaks for. Called from the web server's thread; answers come from another one."""
+    """The robot's side of the panel. Called from the web server's thread; futures complete in another one."""
 
     def press(self, name: str) -> Future[PanelReply]:
-        """One of Press."""
+        """Perform a button of `Press`."""
 
     def approve(self, plan: int) -> Future[PanelReply]:
-        """Let the plan of this number, and no other, move the arm."""
+        """Approve the plan with this id, and no other."""
 
     def instruct(self, text: str, stroke: DrawnStroke | None, move: bool) -> Future[PanelReply]:
-        """Take up a task."""
+        """Start a task."""
 
     def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
-        """Steer the task, or let the model plan again."""
+        """Steer the task along a trace; None: let the model plan its own again."""
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
-        """Move a hand, `twist` [6] in -1..1 of full speed; the dead-man's switch is held."""
+        """Move a hand with `twist` [6] in -1..1 of full speed; the dead-man's switch is held."""
 
     def let_go(self, arm: int) -> None:
-        """Stand, and release the dead-man's switch."""
+        """Stop the motion, and release the dead-man's switch."""
 
     def grip(self, arm: int, wide: bool) -> PanelReply:
         """Open or close a hand."""

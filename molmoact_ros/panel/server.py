@@ -1,4 +1,4 @@
-"""The web server, in a thread of its own: pages, a socket for words and state, and one for pictures."""
+"""The panel's web server, in a thread of its own: pages, a websocket for requests and state, and one for images."""
 
 from __future__ import annotations
 
@@ -37,31 +37,46 @@ from molmoact_ros.panel.serving import Serving
 
 STATIC: Final = Path(__file__).parent / "static"
 JOG_SILENCE: Final = 0.15
-"""s without a word after which a jogging hand was let go; a word that is as late moves nothing."""
+"""s without a jog request after which the motion stops; a request that is as late moves nothing."""
 HELD_BACK: Final = 0.5
-"""s by which a word may be late before the button has to be pressed anew; below, the next word in time goes on."""
+"""s of excess latency after which the button has to be pressed anew; below, the next request in time continues."""
 PRESENT: Final = 0.6
-"""s after an operator's page was last heard for which it counts as there; it says so every 0.25 s."""
+"""s for which an operator counts as present after the last request `here`; the page sends one every 0.25 s."""
 BEHIND: Final = 1.0
-"""s by which a connection may be late before it is closed, so that the page opens another without the backlog."""
+"""s of excess latency after which a connection is closed, so that the page opens a new one without the backlog."""
 PATIENCE: Final = 10.0
-"""s for the robot's side to answer."""
+"""s within which the robot's side must answer."""
 HEARTBEAT: Final = 2.0
-"""s between pings; a browser that answers none is gone, and with it its hold on the arm."""
+"""s between pings; a browser that does not answer is disconnected, and loses its control of the arm."""
 LARGEST_WORD: Final = 64 * 1024
-"""Bytes of a word; a stroke of a thousand points has half of that."""
+"""Bytes of a request at most; a stroke of a thousand points has half of that."""
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Nothing is loaded from anywhere else, and nobody puts the STOP button into a frame."""
+"""Content Security Policy: nothing is loaded from elsewhere, and no site can embed the STOP button in a frame."""
 
 
 class PanelServer:
-    """Serves browsers. `show_state` and `show_picture` may be called from any thread."""
+    """Serves the panel to browsers. `show_state` and `show_picture` are thread-safe.
+
+    A server for one camera:
+
+        view = View("front", "Front camera", "/front/color/image_raw", "color", drawable=True)
+        server = PanelServer(robot, [view], about={}, token="")
+        port = server.start("127.0.0.1", 0)
+        server.show_state({"state": "idle"})
+    """
 
     def __init__(self, robot: Robot, views: Sequence[View], about: dict[str, Any], token: str) -> None:
-        """views: what can be looked at; about: what a browser is told first; token: empty: none is asked for."""
+        """Set up the server; `start` opens its port.
+
+        Args:
+            robot: executes the browsers' requests.
+            views: image topics that can be shown.
+            about: facts that each browser receives first, JSON-serializable.
+            token: required of browsers; empty: none required.
+        """
         self._robot, self._views, self._access = robot, list(views), Access(token)
         self._about = json.dumps({"about": about | {"views": [_described(view) for view in views]}})
         self._watchers: set[_Watcher] = set()
@@ -73,36 +88,36 @@ class PanelServer:
     # From the robot's side
 
     def start(self, host: str, port: int) -> int:
-        """Serve from now on; the port, chosen by the system where 0 is asked for. Raises OSError where it is taken."""
+        """Start serving; returns the port, chosen by the system if `port` is 0. Raises OSError if it is in use."""
         return self._serving.start(self._application(), host, port)
 
     def close(self) -> None:
-        """Let go of the arm and end all connections."""
+        """Release the arm and close all connections."""
         self._serving.close(self._close())
 
     def looked_at(self) -> set[View]:
-        """What somebody looks at."""
+        """The views that are open in any browser."""
         return {viewer.view for viewer in list(self._viewers) if viewer.view is not None}
 
     def waited_for(self, view: View) -> bool:
-        """Whether somebody has shown the last picture and is ready for one."""
+        """Whether any browser has shown the last image of `view` and is ready for the next one."""
         return any(viewer.view == view and viewer.waits for viewer in list(self._viewers))
 
     def watched(self) -> bool:
-        """Whether any browser is there."""
+        """Whether any browser is connected."""
         return bool(self._watchers)
 
     def has_operator(self) -> bool:
-        """Whether a page is there that may operate, is visible, and was heard in time."""
+        """Whether an operator is present: an authorized, visible page has sent `here` within the last PRESENT s."""
         now = time.monotonic()
         return any(now - watcher.here < PRESENT for watcher in list(self._watchers))
 
     def show_state(self, state: dict[str, Any]) -> None:
-        """Tell all browsers; where one is slow, only the newest state waits for it."""
+        """Send a state to all browsers; for a slow one, only the newest state is queued."""
         self._loop.call_soon_threadsafe(self._tell, json.dumps({"state": state}, allow_nan=False))
 
     def show_picture(self, view: View, picture: Picture | str) -> None:
-        """Show it, or say why there is none, to those who wait for one."""
+        """Send an image, or a message why there is none, to the browsers that wait for one."""
         self._loop.call_soon_threadsafe(self._show, view, picture)
 
     # In the server's thread
@@ -162,7 +177,7 @@ class PanelServer:
         return await self._check(str((await request.post()).get("token", "")))
 
     async def _check(self, offered: str) -> web.StreamResponse:
-        """Once known, by a page without the token in its address."""
+        """Check a token; redirects to the page without the token in its URL."""
         known = self._access.is_token(offered)
         if not known:
             await asyncio.sleep(GUESS_DELAY)
@@ -172,11 +187,11 @@ class PanelServer:
         return response
 
     async def _stop(self, _: web.Request) -> web.StreamResponse:
-        """STOP without a socket: what the page falls back on when its own is not open."""
+        """STOP without a websocket: the page's fallback if its own is not open."""
         answer = await _answered(self._robot.press("stop"))
         return web.json_response(answer.model_dump())
 
-    # Words and state
+    # Requests and state
 
     async def _control(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LARGEST_WORD)
@@ -228,7 +243,7 @@ class PanelServer:
             self._jog(watcher, word)
 
     def _refuse_jog(self, watcher: _Watcher) -> None:
-        """Until the button is let go: whoever still holds it has seen nothing of what the arm did meanwhile."""
+        """Refuse jogging until the button is released: its user has not seen what the arm did meanwhile."""
         if not watcher.must_let_go:
             watcher.must_let_go = True
             refusal = "the network held your commands back, so the arm stands; let go, and press again"
@@ -262,7 +277,7 @@ class PanelServer:
         self._jogger = None
         self._robot.let_go(arm)
 
-    # Pictures
+    # Images
 
     async def _pictures(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=1024, compress=False)
@@ -278,19 +293,19 @@ class PanelServer:
         return socket
 
     def _look(self, viewer: Viewer, text: str) -> None:
-        """`shown`: the last picture is on the screen. Else the name of a view; any other name: none."""
+        """`shown`: the last image is on the screen. Otherwise the name of a view to open; an unknown name: none."""
         if text != "shown":
             viewer.view = next((view for view in self._views if view.name == text), None)
         viewer.waits = True
 
 
 class _Watcher:
-    """A browser's socket for words: answers go out in order, of states only the newest."""
+    """A browser's request socket: replies are sent in order; of the states only the newest is sent."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.socket, self.freshness = socket, Freshness()
         self.must_let_go = False
-        self.here = -math.inf  # when an operator was last known to be at this page, monotonic, s
+        self.here = -math.inf  # last presence of an operator at this page, monotonic, s
         self._closing: asyncio.Task[bool] | None = None
         self._answers: list[str] = []
         self._state: str | None = None
@@ -307,7 +322,7 @@ class _Watcher:
         self._news.set()
 
     def later(self, number: int, future: Future[PanelReply]) -> None:
-        """Answer when the robot's side has."""
+        """Reply when the robot's side has answered."""
 
         async def wait() -> None:
             self.answer(number, await _answered(future))
@@ -327,7 +342,7 @@ class _Watcher:
                     await self.socket.send_str(text)
 
     def close_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close the socket, but read for a second what is on its way: a stop may be among it."""
+        """Close the socket after another second of reading: a stop may be among the requests on the way."""
         if self._closing is None:
             self._closing = loop.create_task(self._close_later())
 
@@ -340,7 +355,7 @@ class _Watcher:
 
 
 class _Jogger:
-    """Who moves an arm, until they say so no more."""
+    """The browser that jogs an arm, until it stops sending."""
 
     def __init__(self, watcher: _Watcher, arm: int, let_go: Callable[[int], None]) -> None:
         self.watcher, self.arm, self._let_go = watcher, arm, let_go

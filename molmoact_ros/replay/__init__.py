@@ -1,1 +1,1 @@
-"""What was recorded, done again by today's code, and compared: by the engine, by the controller, by the nodes."""
+"""Replay of recordings through the present engine, controller and nodes, and comparison with what was recorded."""

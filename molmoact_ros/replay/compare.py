@@ -1,4 +1,4 @@
-"""How far what was done again is from what was recorded, against thresholds, with the first divergence named."""
+"""Comparison of a replay with its recording against thresholds, with the first divergence."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from molmoact_ros.replay.control import ControlReplay, ReplayedMotion
 from molmoact_ros.utils.checks import Check, Verdict
 
 PICTURE: Final = (640, 480)
-"""Pixels in which distances between traces are told, whatever the camera's."""
+"""Image size in px to which distances between traces refer, whatever the camera's resolution."""
 DIMENSIONS: Final = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-_MORE: Final = 20  # times that a limit may bite more often, where it hardly ever did
-_POINTS: Final = 32  # of each trace, evenly along it
+_MORE: Final = 20  # additional activations of a limit that are tolerated, for limits that were hardly ever active
+_POINTS: Final = 32  # samples of each trace, evenly along it
 
 
 class Thresholds(BaseModel):
-    """config/replay.yaml says what each is."""
+    """Thresholds of the comparison; config/replay.yaml describes each."""
 
     model_config = ConfigDict(extra="forbid")
     tokens: int = Field(0, ge=0)
@@ -42,7 +42,7 @@ class Thresholds(BaseModel):
 
     @staticmethod
     def read(file: Path) -> Thresholds:
-        """Raises ValueError, in one line that names what does not fit."""
+        """Read a YAML file. Raises ValueError, in one line with the offending key, if it is invalid."""
         try:
             return Thresholds.model_validate(yaml.safe_load(file.read_text()) or {})
         except ValidationError as error:
@@ -54,11 +54,11 @@ class Thresholds(BaseModel):
 
 @dataclass(frozen=True)
 class Difference:
-    """Between two answers to one step; nan where a part is missing on either side.
+    """Difference between two answers to one step; nan if a part is missing on either side.
 
-    tokens: how many are unequal, None where they cannot be compared. depth: share of equal codes. trace: discrete
-    Fréchet distance, px of PICTURE. actions: mean absolute difference of each dimension, float64 [D]. first: what
-    differs first, in words; empty: nothing.
+    tokens: number of unequal tokens, None if they cannot be compared. depth: fraction of equal depth codes. trace:
+    discrete Fréchet distance, px of PICTURE. actions: mean absolute difference of each dimension, float64 [D]. first:
+    description of the first difference; empty: none.
     """
 
     stamp: float
@@ -72,9 +72,10 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """findings: one line each, FAIL where a threshold is passed; first: the first divergence, in words; empty: none.
+    """Result of a comparison.
 
-    figures: by name, for JSON and the report.
+    findings: one check each, FAIL if a threshold is exceeded. first: description of the first divergence; empty: none.
+    figures: metrics by name, for JSON and the report.
     """
 
     findings: list[Check] = field(default_factory=list)
@@ -83,12 +84,12 @@ class Comparison:
 
     @property
     def good(self) -> bool:
-        """Nothing fails."""
+        """Whether no check fails."""
         return not any(finding.verdict is Verdict.FAIL for finding in self.findings)
 
 
 def difference(then: RecordedAnswer, now: RecordedAnswer) -> Difference:
-    """Of one step's answers."""
+    """Compare the recorded and the new answer to one step."""
     unequal = None
     if then.tokens is not None and now.tokens is not None:
         longest = max(len(then.tokens), len(now.tokens))
@@ -103,7 +104,7 @@ def difference(then: RecordedAnswer, now: RecordedAnswer) -> Difference:
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Discrete Fréchet distance between two polylines [n, 2] and [m, 2], sampled evenly along each."""
+    """Discrete Fréchet distance between two polylines [n, 2] and [m, 2], resampled evenly along each."""
     p, q = _along(a), _along(b)
     apart = np.linalg.norm(p[:, None] - q[None], axis=2)
     reach = np.full_like(apart, np.inf)
@@ -128,7 +129,7 @@ def _along(points: np.ndarray) -> np.ndarray:
 
 
 def _actions(then: RecordedAnswer, now: RecordedAnswer) -> np.ndarray:
-    """Mean absolute difference of each dimension over the steps that both have."""
+    """Mean absolute difference of each dimension [D] over the steps that both have."""
     if then.actions is None or now.actions is None or then.actions.shape[1] != now.actions.shape[1]:
         width = 7 if now.actions is None else now.actions.shape[1]
         return np.full(width, np.nan)
@@ -137,7 +138,7 @@ def _actions(then: RecordedAnswer, now: RecordedAnswer) -> np.ndarray:
 
 
 def _first(then: RecordedAnswer, now: RecordedAnswer, unequal: int | None) -> str:
-    """What differs first, in the order in which it is said."""
+    """Description of the first difference, in the order in which the parts are generated."""
     if now.refused:
         return f"it is refused: {now.refused}"
     if unequal == 0:
@@ -173,7 +174,7 @@ def _first(then: RecordedAnswer, now: RecordedAnswer, unequal: int | None) -> st
 def compare_answers(
     pairs: Sequence[tuple[RecordedAnswer, RecordedAnswer]], exact: bool, thresholds: Thresholds, why_not: str = ""
 ) -> Comparison:
-    """Answers then and now. exact: their tokens have to be equal; else `why_not` says why only distances count."""
+    """Compare recorded and new answers. exact: tokens must be equal; else `why_not` is why only distances count."""
     if not pairs:
         return Comparison([Check("plans", Verdict.NOTE, "nothing to compare")])
     rows = [difference(then, now) for then, now in pairs]
@@ -248,7 +249,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def compare_control(replay: ControlReplay, t: Thresholds) -> Comparison:
-    """Commands then and now."""
+    """Compare recorded and new commands."""
     out = Comparison()
     broken = {name: count for name, count in replay.broken.items() if count}
     text = ", ".join(f"{name} in {count} cycles" for name, count in broken.items()) or "none"
@@ -308,12 +309,12 @@ def _compare_motion(
         out.findings.append(Check(name, Verdict.NOTE, "none were recorded; compared with the measured joints alone"))
     times, joints = measured
     started = next((at for at, state, _ in now.states if state is not State.IDLE), now.times[-1])
-    times, joints = times[times >= started], joints[times >= started]  # before that anybody may move the arm
+    times, joints = times[times >= started], joints[times >= started]  # before that, something else may move the arm
     if not len(times):
         return
     apart = np.abs(joints - _at(now, times))
     worst, allowed = float(apart.max()), t.following_rad
-    if len(then.times):  # an arm that lagged farther behind then may do so again
+    if len(then.times):  # an arm that lagged farther in the recording may do so again
         inside = (times >= then.times[0]) & (times <= then.times[-1])
         if inside.any():
             before = float(np.abs(joints[inside] - _at(then, times[inside])).max())
@@ -334,7 +335,7 @@ def _compare_states(
         return
     before, later = [s for _, s, _ in then.states], now.states
     if before[0] is not State.IDLE and later and later[0][1] is State.IDLE:
-        later = later[1:]  # the recording began when the controller had been started already
+        later = later[1:]  # the recording began after the controller was started
     after = [s for _, s, _ in later]
     at = next((k for k, (a, b) in enumerate(zip(before, after, strict=False)) if a is not b), None)
     if at is None and len(before) == len(after):
@@ -350,15 +351,18 @@ def _compare_states(
 
 
 def _at(motion: ReplayedMotion, times: np.ndarray) -> np.ndarray:
-    """The commanded joints [t, 7] at other times, linear in between."""
+    """The commanded joints [t, 7] at other times, linearly interpolated."""
     return np.stack([np.interp(times, motion.times, column) for column in motion.joints.T], axis=1)
 
 
 def _jerk(motion: ReplayedMotion) -> float:
-    """The 90th percentile of the greatest joint's third difference: what a recorder missed looks like a jump."""
+    """The 90th percentile of the greatest joint jerk, rad/s^3, by third differences.
+
+    It is a percentile since messages that the recorder missed look like jumps.
+    """
     if len(motion.times) < 4:
         return 0.0
     period = float(np.median(np.diff(motion.times)))
     thirds = np.diff(motion.joints, 3, axis=0) / period**3
-    even = np.abs(motion.times[3:] - motion.times[:-3] - 3 * period) < 0.3 * period  # no cycle is missing in between
+    even = np.abs(motion.times[3:] - motion.times[:-3] - 3 * period) < 0.3 * period  # windows without a missing cycle
     return float(np.percentile(np.abs(thirds[even]).max(axis=1), 90)) if even.any() else 0.0

@@ -1,7 +1,7 @@
-"""Replay into the controller: recorded chunks and joint states through today's control code, without ROS.
+"""Replay into the controller: recorded chunks and joint states through the present control code, without ROS.
 
-The controller is told what it was told then, when it was told then. What it found out by itself, such as a silent
-camera, it has to find out again.
+The controller receives the recorded inputs at their recorded times. What it detected by itself, such as a silent
+camera, it has to detect again.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
 
 STATES: Final = {0: State.IDLE, 1: State.POLICY, 2: State.HOLD, 3: State.STOPPED, 4: State.TELEOP}
-"""As SafetyStatus.msg numbers them."""
+"""States by their number in SafetyStatus.msg."""
 STILL: Final = 0.25
-"""s without commands after which they are counted anew."""
+"""s without commands after which a new sequence of cycles starts."""
 NEAR: Final = 25
-"""Cycles around one in which another was heard without delay."""
+"""Cycles before and after a command, among which one was received without delay."""
 FAULT, RUNNING, WAITING = 3, 1, 2  # of EngineStatus.msg
 
 
 @dataclass
 class ReplayedMotion:
-    """The commands of one arm over the recording: times [t] s, joints [t, 7] rad, and what the controller said.
+    """The commands of one arm over the recording: times [t] s, joints [t, 7] rad, and the controller's status.
 
-    states: from when on which. limits: how often each limit bit. refused: chunks that were not played.
+    states: start time, state and reason of each. limits: how often each limit was active. refused: chunks that were not
+    played, with the reason.
     """
 
     times: np.ndarray
@@ -49,9 +50,9 @@ class ReplayedMotion:
 
 @dataclass
 class ControlReplay:
-    """What was commanded then and now, per arm; measured: times [t] s and joints [t, 7] rad.
+    """Recorded and new commands of each arm; measured: times [t] s and joints [t, 7] rad.
 
-    broken: how often each limit was broken by the new commands, by a judge that shares no code with the limiter.
+    broken: how often the new commands violated each limit, by a checker that shares no code with the limiter.
     """
 
     arms: Sequence[Arm]
@@ -62,7 +63,7 @@ class ControlReplay:
 
 
 class _Arm:
-    """One arm's commands as they come."""
+    """Collects and checks one arm's commands."""
 
     def __init__(self, robot: Path, arm: Arm, config: ControllerConfig) -> None:
         self.times: list[float] = []
@@ -71,7 +72,7 @@ class _Arm:
         self._moving = False
 
     def take(self, now: float, command: ArmCommand, playing: bool) -> None:
-        """The command of a cycle; one that is not sent, because nobody plays and the arm stands, is not judged."""
+        """Add the command of a cycle. While the arm stands and nothing is played, it is not sent, and not checked."""
         moving = bool(command.velocity.any())
         self.times.append(now)
         self.joints.append(command.position)
@@ -85,7 +86,14 @@ class _Arm:
 def replay_control(
     recording: Recording, robot: Path, config: ControllerConfig | None = None, arms: Sequence[Arm] = (SINGLE,)
 ) -> ControlReplay:
-    """Raises ValueError, in one line, where the bag lacks joint states or chunks, or holds those of another robot."""
+    """Run the controller on the inputs of a recording.
+
+    Args:
+        recording: the bag. Raises ValueError, in one line, if it lacks joint states or chunks, or is another robot's.
+        robot: an arm's MJCF file.
+        config: settings of the controller; None: the defaults.
+        arms: the recorded arms.
+    """
     config, names = config or ControllerConfig(), recording.names
     controller = Controller(robot, config, arms)
     joints = recording.decoded(names.joint_states)
@@ -128,7 +136,7 @@ def _events(
     recording: Recording, joints: list[tuple[float, Any]], chunks: list[tuple[float, Any]],
     states: list[tuple[float, State, str]],
 ) -> list[tuple[float, str, Any]]:  # fmt: skip
-    """What the controller was told, by time."""
+    """The inputs of the controller, in time order."""
     names, controller = recording.names, recording.names.controller
     out: list[tuple[float, str, Any]] = [(at, "joints", m) for at, m in joints]
     out += [(at, "chunk", m) for at, m in chunks]
@@ -138,7 +146,7 @@ def _events(
             out += [(at, topic.rpartition("/")[2], m) for at, m in recording.decoded(topic)]
     before, known = State.IDLE, joints[0][0]
     for told, state, reason in states:
-        at = max(told, known)  # a recorder hears at once what was so when it came
+        at = max(told, known)  # a late recorder receives the latched status at once
         if before is State.STOPPED and state is not State.STOPPED:
             out.append((at, "resume", None))  # the reset
         if state is State.POLICY and before is not State.POLICY:
@@ -148,7 +156,7 @@ def _events(
         elif state is State.STOPPED:
             out.append((at, "stop", None))
         before = state
-    return sorted(out, key=lambda event: event[0])  # which leaves joints before what is told at the same time
+    return sorted(out, key=lambda event: event[0])  # a stable sort: joints stay before other inputs of the same time
 
 
 def _tell(
@@ -157,7 +165,7 @@ def _tell(
     if kind == "joints":
         _tell_joints(controller, arms, message)
     elif kind == "chunk":
-        playing = controller.supervisor.state is State.POLICY  # else every chunk is passed over, as it was then
+        playing = controller.supervisor.state is State.POLICY  # otherwise every chunk is ignored, as in the recording
         if not controller.on_chunk(_chunk(message), at) and playing:
             refused.append(f"{at:.2f} s: {controller.last_refusal}")
     elif kind == "engine":
@@ -183,7 +191,7 @@ def _tell_joints(controller: Controller, arms: Sequence[Arm], message: Any) -> N
 
 
 def _tell_person(controller: Controller, kind: str, message: Any, at: float) -> None:
-    """A person's hand: the topic's last part is the arm's prefix and the device."""
+    """Pass a teleoperation message on; the last part of its topic is the arm's prefix and the kind of command."""
     arm = max(
         (arm for arm in controller.arms if kind.startswith(arm.arm.prefix)), key=lambda arm: len(arm.arm.prefix)
     )  # fmt: skip
@@ -210,13 +218,13 @@ def _chunk(message: Any) -> ActionChunk:
     try:
         actions = chunk_actions(message)
     except RefusedStep:
-        actions = np.zeros((0, 0))  # which the controller refuses as it should
+        actions = np.zeros((0, 0))  # the controller refuses it
     space = ActionSpace(message.action_space) if message.action_space in set(ActionSpace) else ActionSpace.DELTA_EE
     return ActionChunk(actions, message.dt, seconds(message.header.stamp), message.plan_id, space)
 
 
 def _ticks(commanded: np.ndarray, begin: float, end: float, period: float) -> list[float]:
-    """When to step: where commands were recorded just then, and evenly in between."""
+    """Times of the control cycles: those of the recorded commands, with even steps across gaps."""
     out = [begin]
     for at in [*commanded.tolist(), end]:
         while at - out[-1] > 1.5 * period:
@@ -227,7 +235,7 @@ def _ticks(commanded: np.ndarray, begin: float, end: float, period: float) -> li
 
 
 def _recorded(recording: Recording, arms: Sequence[Arm], period: float) -> list[ReplayedMotion]:
-    """What was commanded then: the first point of each rolling trajectory is the command of its cycle."""
+    """The recorded commands: the first point of each rolling trajectory is the command of its cycle."""
     status = recording.decoded(f"{recording.names.controller}/safety_status")
     states: list[tuple[float, State, str]] = []
     for _, message in status:
@@ -252,9 +260,9 @@ def _recorded(recording: Recording, arms: Sequence[Arm], period: float) -> list[
 
 
 def cycle_times(heard: np.ndarray, period: float) -> np.ndarray:
-    """When commands [t] s were given, of when they were heard: each came a whole cycle behind the one before.
+    """Reconstruct when commands were sent, [t] s, from when they were received: one per control cycle.
 
-    What is heard is late, never early: the least late one within NEAR cycles tells where the cycles are.
+    Messages arrive late, never early, so the least delayed one within NEAR cycles gives the phase of the cycles.
     """
     out = heard.copy()
     gaps = np.flatnonzero(np.diff(heard) > STILL) + 1

@@ -1,4 +1,4 @@
-"""Replay into the engine: the recorded pictures, as fast as it goes, without ROS and without a clock."""
+"""Replay into the engine: the recorded images, as fast as possible, without ROS and without a clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def replay_engine(
     engine: Engine, recording: Recording, steps: Sequence[Step], mode: ReasoningMode | None = None,
     watch: Callable[[Observation, RecordedAnswer], None] = lambda observation, answer: None,
 ) -> Iterator[RecordedAnswer]:  # fmt: skip
-    """The engine's answer to each step, in order. mode: instead of the recorded ones. `watch` sees the pictures too."""
+    """The engine's answer to each step, in order.
+
+    mode: overrides the recorded modes. watch: is called with the observation and the answer of each step.
+    """
     for step, observation in recording.observations(steps):
         asked = step.answer
         wanted = mode or ReasoningMode(asked.mode if asked.mode != STEERED else ReasoningMode.FULL.value)
@@ -43,7 +46,7 @@ def replay_engine(
 
 
 def _asked(answer: RecordedAnswer, digest: str) -> RecordedAnswer:
-    """The same step without what was said to it."""
+    """The same step without its recorded answer."""
     return RecordedAnswer(
         answer.plan_id, answer.stamp, answer.mode, answer.instruction, digest, answer.frames, answer.drawn,
         dt=answer.dt,

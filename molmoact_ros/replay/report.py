@@ -1,4 +1,4 @@
-"""The report of a replay: one HTML file with everything in it, that opens anywhere."""
+"""The report of a replay: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.replay.compare import DIMENSIONS, Comparison, Thresholds
 from molmoact_ros.replay.control import ControlReplay
 
-WIDTH: Final = 480  # pixels of the front picture; the other's is half of it
-MOST: Final = 150  # moments with pictures, evenly over the recording
-POINTS: Final = 1500  # of a curve
+WIDTH: Final = 480  # px, width of the front image; half of it for the other one
+MOST: Final = 150  # steps with images at most, evenly over the recording
+POINTS: Final = 1500  # samples of a curve
 
 
 @dataclass
 class Report:
-    """Collects what is shown. about: one line on what was compared."""
+    """The contents of a report. about: one line on what is compared."""
 
     title: str
     about: str
@@ -36,7 +36,7 @@ class Report:
     over_title: str = "Over the recording"
 
     def save(self, file: Path, comparison: Comparison) -> None:
-        """Write the file."""
+        """Write the HTML file."""
         first = next((k for k, moment in enumerate(self.moments) if moment.get("differs")), 0)
         data = {
             "title": self.title, "about": self.about, "notes": list(self.notes), "good": comparison.good,
@@ -51,14 +51,14 @@ class Report:
 
 
 class Pictures:
-    """Pictures of the moments that a report shows, as they pass."""
+    """Collects the images of the steps that a report shows, during a replay."""
 
     def __init__(self, count: int) -> None:
         self._every = max(1, -(-count // MOST))
         self._seen, self.kept = 0, dict[float, dict[str, str]]()
 
     def __call__(self, observation: Observation, _: RecordedAnswer) -> None:
-        """Keep a step's pictures, if it is one of those shown."""
+        """Store the images of a step, if the report shows it."""
         if self._seen % self._every == 0:
             front, *others = observation.images
             shown = {"front": as_uri(front, WIDTH)}
@@ -69,7 +69,7 @@ class Pictures:
 
 
 def as_uri(image: np.ndarray, width: int) -> str:
-    """A picture uint8 [H, W, 3] RGB, at most so wide, as a data URI."""
+    """Encode an image uint8 [H, W, 3] RGB as a JPEG data URI, at most `width` px wide."""
     if image.shape[1] > width:
         image = cv2.resize(
             image, (width, round(image.shape[0] * width / image.shape[1])), interpolation=cv2.INTER_AREA
@@ -87,7 +87,7 @@ def answers_report(
     title: str,
     about: str,
 ) -> Report:
-    """Of plans: each step's pictures, traces, codes and chunk, and the distances over all."""
+    """Report on answers: images, traces, depth codes and chunk of each step, and the distances over the recording."""
     report = Report(title, about, recording.notes, over_title="Distances over the recording")
     if not pairs:
         return report
@@ -124,7 +124,7 @@ def answers_report(
 def control_report(
     recording: Recording, replay: ControlReplay, thresholds: Thresholds, title: str, about: str
 ) -> Report:  # fmt: skip
-    """Of commands: the joints then, now and measured, and how far apart they are; the front camera beside them."""
+    """Report on commands: recorded, new and measured joints, and their differences, with the front camera's images."""
     report = Report(title, about, recording.notes, step="picture", over_title="Joints, rad")
     begin = float(replay.again[0].times[0]) if len(replay.again[0].times) else 0.0
     report.moments = _film(recording, begin)
@@ -147,7 +147,7 @@ def control_report(
 
 
 def _film(recording: Recording, begin: float) -> list[dict[str, Any]]:
-    """Some of the front camera's pictures, with what the controller was doing."""
+    """About 40 of the front camera's images, evenly over the recording."""
     if recording.find_picture(recording.names.colour[0]) is None:
         return []
     topic = recording.picture_topic(recording.names.colour[0])
@@ -193,15 +193,15 @@ def _list(values: Any, flat: bool = False) -> Any:
 
 
 def _script_data(data: Any) -> str:
-    """JSON, ASCII, that stands within a <script>: HTML sees no tag and no comment in it."""
+    """ASCII JSON that is safe inside a <script>: HTML finds no tag and no comment in it."""
     text = json.dumps(_finite(data))
-    for character in "<>&":  # in JSON they occur in strings alone
+    for character in "<>&":  # in JSON they occur in strings only
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for what is no number: JSON knows no nan."""
+    """The same with None for nan and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _finite(v) for name, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""What a Franka is: joints and limits."""
+"""Franka arms: joints, limits, kinematic models and the libfranka driver."""

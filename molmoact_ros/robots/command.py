@@ -1,4 +1,4 @@
-"""What the controller tells one arm in one cycle."""
+"""The command that the controller sends to one arm in one cycle."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ArmCommand:
-    """One arm's command: `position`, `velocity`, `acceleration` float64 [7] in rad, rad/s, rad/s^2, in the order of the
-    arm's joints; `opening`: m between the finger tips, 0..0.08; `period`: s until the next command follows.
+    """One arm's command for one cycle.
+
+    Args:
+        position: float64 [7] rad, in the order of the arm's joints, as the others.
+        velocity: float64 [7] rad/s.
+        acceleration: float64 [7] rad/s^2.
+        opening: distance between the finger tips, 0..0.08 m.
+        period: time until the next command, s.
     """
 
     position: np.ndarray

@@ -1,4 +1,4 @@
-"""Where the links of arms are, for given joints: forward kinematics of the MJCF model, link by link."""
+"""Forward kinematics of the MJCF model, link by link."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ WORLD = "world"
 
 
 class Links:
-    """All links of one or two arms, and each arm's tool centre point. Units m and rad.
+    """All links of one or two arms, and each arm's tool centre point. Units: m and rad.
 
-    names: of the frames, parents before children. parents: of each; the base of a single arm has none.
+    names: frames, parents before children. parents: parent frame of each; the base of a single arm has none.
     """
 
     def __init__(self, robot: Path, arms: Sequence[Arm] = (SINGLE,)) -> None:
@@ -45,17 +45,17 @@ class Links:
         return list(self._joints)
 
     def is_fixed(self, frame: str) -> bool:
-        """Whether no joint is between a frame and its parent."""
+        """Whether the transform from a frame to its parent is fixed: there is no joint between them."""
         return frame in self._sites or not self.model.body(frame).jntnum[0]
 
     def update(self, positions: Mapping[str, float]) -> None:
-        """Move the joints to `positions` by name; those that are not named stay."""
+        """Set the joint `positions` by name; joints that are not named stay."""
         for name, at in self._joints.items():
             self._data.qpos[at] = positions.get(name, self._data.qpos[at])
         mujoco.mj_kinematics(self.model, self._data)
 
     def pose(self, frame: str) -> np.ndarray:
-        """Homogeneous transform [4, 4] of a frame: in the base frame of a single arm, in the world of two."""
+        """Homogeneous transform [4, 4] of a frame, in the base frame of a single arm or in the world of two arms."""
         out = np.eye(4)
         if frame in self._sites:
             site = self._sites[frame]

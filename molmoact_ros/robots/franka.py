@@ -1,9 +1,9 @@
-"""What a Franka is: names, limits and home of the FR3 and of the Panda, both with Franka Hand.
+"""Franka arms: names, limits and home position of the FR3 and of the Panda, both with Franka Hand.
 
 Source of the limits: Franka Control Interface (FCI) documentation, "Robot and interface specifications", sections
 "Limits for Franka Research 3" and "Limits for Panda"; positions of the FR3 also frankarobotics/franka_description,
-robots/fr3/joint_limits.yaml; the position-dependent velocities as libfranka's rate_limiting.h has them, without its
-tolerance. The hand's opening: Franka Hand datasheet.
+robots/fr3/joint_limits.yaml; the position-dependent velocity limits are those of libfranka's rate_limiting.h, without
+its tolerance. The hand's opening: Franka Hand datasheet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOME_Q = np.array(
 
 @dataclass(frozen=True, eq=False)
 class VelocityLaw:
-    """The FR3's velocity limits near the ends of its joints (FCI documentation), each float64 [7].
+    """The FR3's position-dependent velocity limits near its joint limits (FCI documentation), each float64 [7].
 
     upper(q) = min(v_max, max(0, -offset + sqrt(max(0, gain * (q_upper - q))))); lower(q) is its mirror image.
     offset: rad/s; gain: rad/s^2; q_upper, q_lower: rad.
@@ -36,7 +36,10 @@ class VelocityLaw:
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """Limits of the joints, each float64 [7]: rad, rad/s, rad/s^2, rad/s^3, N m; `law`: None: no place is slower."""
+    """Joint limits, each float64 [7]: rad, rad/s, rad/s^2, rad/s^3, N m.
+
+    law: position-dependent velocity limits; None: the velocity limits are the same everywhere.
+    """
 
     position_min: np.ndarray
     position_max: np.ndarray
@@ -84,9 +87,10 @@ PANDA = Limits(
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm, by the names that franka_ros2 gives it. `prefix`: "" for a single arm, else "left_" or "right_".
+    """One arm, with the names of franka_ros2.
 
-    base: where it is fixed in the workcell: x, y, z in m and yaw in rad.
+    prefix: "" for a single arm, else "left_" or "right_". robot: "fr3" or "panda". base: pose of its base in the
+    workcell, x, y, z in m and yaw in rad.
     """
 
     prefix: str = ""
@@ -100,7 +104,7 @@ class Arm:
 
     @property
     def joints(self) -> tuple[str, ...]:
-        """Names of the seven joints, from the base on."""
+        """Names of the seven joints, base first."""
         return tuple(f"{self.prefix}{self.robot}_joint{i}" for i in range(1, JOINTS + 1))
 
     @property
@@ -120,7 +124,10 @@ class Arm:
 
 
 def arms_at(prefixes: Sequence[str], bases: Sequence[float]) -> list[Arm]:
-    """FR3s of these prefixes; `bases`: x, y, z (m) and yaw (rad) of each, one after the other. Raises ValueError."""
+    """FR3s with these prefixes; `bases`: x, y, z (m) and yaw (rad) of each, one after the other.
+
+    Raises ValueError when `bases` does not hold four values per prefix.
+    """
     if len(bases) != 4 * len(prefixes):
         raise ValueError(f"bases has {len(bases)} values; give x, y, z and yaw of each of the arms")
     places = np.reshape(bases, (-1, 4)).tolist()
@@ -129,5 +136,5 @@ def arms_at(prefixes: Sequence[str], bases: Sequence[float]) -> list[Arm]:
 
 SINGLE = Arm()
 PAIR = (Arm("left_", base=(0.0, 0.3, 0.0, 0.0)), Arm("right_", base=(0.0, -0.3, 0.0, 0.0)))
-"""Two arms fixed side by side to one table, both looking ahead; our own arrangement (the paper gives no distances)."""
+"""Two arms fixed side by side to one table, both facing forward; our own arrangement (the paper gives no distances)."""
 BASE_FRAME = SINGLE.base_frame

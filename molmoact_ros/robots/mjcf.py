@@ -1,4 +1,4 @@
-"""The arms' MuJoCo model: one file describes an arm, and each arm of a workcell is attached where its base stands."""
+"""The arms' MuJoCo model: one file describes an arm, and each arm of a workcell is attached at the pose of its base."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def arms_spec(robot: Path, arms: Sequence[Arm], frame: Arm | None = None) -> muj
     if len(arms) == 1 and not arms[0].prefix and frame in (None, arms[0]):
         return _one(robot)
     spec, like = mujoco.MjSpec(), _one(robot)
-    for option in ("integrator", "cone", "impratio"):  # these are the whole model's, and an attached one's are dropped
+    for option in ("integrator", "cone", "impratio"):  # global to the model; attaching drops those of the attached one
         setattr(spec.option, option, getattr(like.option, option))
     for arm in arms:
         x, y, z, yaw = arm.base if frame is None else _seen_from(frame.base, arm.base)

@@ -1,7 +1,7 @@
-"""The arms' URDF, made from the MJCF model: what rviz and robot_state_publisher read.
+"""The arms' URDF, generated from the MJCF model, for rviz and robot_state_publisher.
 
-It has the frames, joints, limits, masses and our primitive shapes of models/fr3. franka_description has the robot's
-meshes; where robot_state_publisher speaks for it, this one is not needed.
+It has the frames, joints, limits, masses and primitive geoms of models/fr3. franka_description has the robot's meshes;
+where robot_state_publisher already publishes that description, this one is not needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FINGER_SPEED, FINGER_FORCE = 0.05, 70.0  # m/s, N (Franka Hand datasheet)
 
 
 def urdf(links: Links, arms: tuple[Arm, ...]) -> str:
-    """The description of `links`, which were made of `arms`."""
+    """The URDF of `links`, which were built from `arms`."""
     robot = Element("robot", name=arms[0].robot)
     if WORLD in links.parents.values():
         SubElement(robot, "link", name=WORLD)
@@ -42,7 +42,7 @@ def _add_link(robot: Element, model: mujoco.MjModel, name: str) -> None:
     link = SubElement(robot, "link", name=name)
     body = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
     if body < 0:
-        return  # a frame without substance
+        return  # a frame without mass or geometry
     inertial = SubElement(link, "inertial")
     _origin(inertial, model.body_ipos[body], _turn(model.body_iquat[body]))
     SubElement(inertial, "mass", value=_text(model.body_mass[body]))
@@ -60,7 +60,7 @@ def _add_shape(link: Element, model: mujoco.MjModel, geom: int) -> None:
         return
     length = _text(2 * size[1])
     _visual(link, at, turn, colour, "cylinder", radius=_text(size[0]), length=length)
-    if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:  # which URDF does not have
+    if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:  # URDF has no capsule
         for end in (-size[1], size[1]):
             _visual(link, at + turn @ [0, 0, end], turn, colour, "sphere", radius=_text(size[0]))
 
@@ -101,7 +101,7 @@ def _origin(element: Element, at: np.ndarray, turn: np.ndarray) -> None:
 
 
 def _roll_pitch_yaw(turn: np.ndarray) -> tuple[float, float, float]:
-    """Of a rotation [3, 3], about fixed axes; where roll and yaw turn about the same axis, all of it is roll."""
+    """Roll, pitch, yaw of a rotation [3, 3] about fixed axes; in gimbal lock, yaw is 0 and roll has all of the turn."""
     flat = np.hypot(turn[0, 0], turn[1, 0])
     pitch = np.arctan2(-turn[2, 0], flat)
     if flat < 1e-9:

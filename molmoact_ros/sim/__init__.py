@@ -1,1 +1,1 @@
-"""The MuJoCo workcell that stands in for cameras and arm."""
+"""MuJoCo workcells that simulate cameras and arms."""

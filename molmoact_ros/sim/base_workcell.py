@@ -1,4 +1,4 @@
-"""What every workcell in MuJoCo has: a table, arms on it, a front camera and one on each hand.
+"""Base of all MuJoCo workcells: a table, arms on it, a front camera and a wrist camera on each hand.
 
 Units: SI, radians. The table top is z = 0.
 """
@@ -22,14 +22,14 @@ TABLE_FRICTION = [1.0, 0.02, 0.004]
 
 @dataclass(frozen=True)
 class Progress:
-    """What has happened to the task so far, judged from the simulator's own state."""
+    """Progress of the task so far, from the simulator's ground truth."""
 
-    first_touched: str | None  # the first object that was lifted off the table between the fingers
+    first_touched: str | None  # the first object that the gripper lifted off the table
     success: bool
 
 
 class SimArm:
-    """One arm of a compiled workcell, by its names."""
+    """One arm of a compiled workcell."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, arm: Arm) -> None:
         self.arm, self._model, self._data = arm, model, data
@@ -40,17 +40,17 @@ class SimArm:
         self._tcp = model.site(arm.tcp_frame).id
 
     def place(self, q: np.ndarray, opening: float) -> None:
-        """Put the arm at `q` [7] rad and the fingers `opening` m apart, and tell the servos to keep it there."""
+        """Set the arm to `q` [7] rad and the fingers `opening` m apart, and command the actuators to hold this."""
         self._data.qpos[self._qpos] = [*q, opening / 2, opening / 2]
         self.command(q)
         self.grip(opening)
 
     def command(self, q: np.ndarray) -> None:
-        """Servo the arm to joint positions `q` [7] rad."""
+        """Command joint positions `q` [7] rad."""
         self._data.ctrl[self._servos] = q
 
     def grip(self, opening: float) -> None:
-        """Servo the fingers to `opening` in m between them (0..0.08)."""
+        """Command the gripper to `opening` m between the fingers (0..0.08)."""
         self._data.ctrl[self._grip] = np.clip(opening, 0.0, 0.08) / 2
 
     @property
@@ -70,19 +70,33 @@ class SimArm:
 
     @property
     def tcp_position(self) -> np.ndarray:
-        """Position [3] m of the tool centre point in the workcell."""
+        """Position [3] m of the tool centre point in the workcell's frame."""
         return self._data.site_xpos[self._tcp].copy()
 
     @property
     def tcp_rotation(self) -> np.ndarray:
-        """Rotation [3, 3] of the tool centre point in the workcell."""
+        """Rotation [3, 3] of the tool centre point in the workcell's frame."""
         return self._data.site_xmat[self._tcp].reshape(3, 3).copy()
 
 
 class Cell(ABC):
-    """Arms, a table and cameras. Subclasses say what lies on the table and what is to be done with it."""
+    """Base class of simulated workcells: arms, a table and cameras. Subclasses define the objects and the task.
 
-    frame: str  # in which positions are given
+    Args:
+        spec: MuJoCo model of the scene, with the cameras of `cameras` by name.
+        arms: the arms in the model.
+        cameras: intrinsics of each camera by name, "front" among them.
+
+    A rollout of a subclass:
+
+        cell.begin(seed=0, distractors=None, instruction=None)
+        cell.arms[0].command(q)  # joints [7] rad
+        cell.step(0.1)
+        rgb, depth = cell.render("front")  # uint8 [H, W, 3], float32 [H, W] m
+        done = cell.progress().success
+    """
+
+    frame: str  # reference frame of all positions
 
     def __init__(self, spec: mujoco.MjSpec, arms: Sequence[Arm], cameras: dict[str, CameraIntrinsics]) -> None:
         self.model = spec.compile()
@@ -93,25 +107,25 @@ class Cell(ABC):
 
     @abstractmethod
     def begin(self, seed: int, distractors: int | None, instruction: str | None) -> None:
-        """Set the scene of `seed`; None: drawn from the seed. Raises ValueError for a task that it does not know."""
+        """Reset to the scene of `seed`; None: sampled from the seed. Raises ValueError for an unknown task."""
 
     @property
     @abstractmethod
     def instruction(self) -> str:
-        """The task in words."""
+        """The task as a language instruction."""
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """The objects and targets on the table."""
+        """Names of the objects and targets on the table."""
 
     @abstractmethod
     def progress(self) -> Progress:
-        """How the task stands."""
+        """Progress of the task now."""
 
     @abstractmethod
     def _watch(self) -> None:
-        """Look at what has happened, after each step."""
+        """Update the progress of the task after each step."""
 
     def step(self, seconds: float) -> None:
         """Advance the physics by `seconds` (a multiple of TIMESTEP)."""
@@ -119,7 +133,7 @@ class Cell(ABC):
         self._watch()
 
     def place(self, name: str, position: np.ndarray, yaw: float = 0.0) -> None:
-        """Put an object's centre at `position` [3] m, at rest."""
+        """Place an object's centre at `position` [3] m with `yaw` rad."""
         joint = self.model.jnt_qposadr[self.model.body(name).jntadr[0]]
         self.data.qpos[joint : joint + 7] = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
 
@@ -139,7 +153,7 @@ class Cell(ABC):
         return view.xpos.copy(), view.xmat.reshape(3, 3).copy()
 
     def camera_mount(self, camera: str) -> tuple[str, np.ndarray]:
-        """The frame that a camera is fixed to, and the pose [4, 4] of its optical frame (z ahead, y down) in it."""
+        """The parent frame of a camera, and the pose [4, 4] of its optical frame (z forward, y down) in it."""
         view = self.model.camera(camera)
         body, rotation, pose = self.model.body(view.bodyid[0]), np.empty(9), np.eye(4)
         mujoco.mju_quat2Mat(rotation, view.quat)
@@ -147,11 +161,11 @@ class Cell(ABC):
         return (body.name if body.id else self.frame), pose
 
     def project(self, points: np.ndarray, camera: str = "front") -> np.ndarray:
-        """Pixels [n, 2] of points [n, 3] m in a camera's image."""
+        """Project points [n, 3] m to pixels [n, 2] of a camera's image."""
         return project(points, *self.camera_pose(camera), self.cameras[camera])
 
     def close(self) -> None:
-        """Free the renderers."""
+        """Free the renderers' GL contexts."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
@@ -160,7 +174,7 @@ class Cell(ABC):
 def furnish(
     spec: mujoco.MjSpec, cameras: dict[str, CameraIntrinsics], position: np.ndarray, look_at: np.ndarray
 ) -> None:
-    """Add table, floor, light and the front camera, at `position` [3] m and looking at `look_at` [3] m, to the arms."""
+    """Add table, floor, light and the front camera to a model; it is at `position` [3] m, aimed at `look_at` [3] m."""
     spec.option.timestep = TIMESTEP
     world, visual = spec.worldbody, spec.visual
     visual.headlight.ambient = [0.45, 0.45, 0.45]
@@ -187,7 +201,7 @@ def furnish(
 
 
 def camera_axes(position: np.ndarray, target: np.ndarray) -> list[float]:
-    """x and y axes of a MuJoCo camera at `position` [3] m that looks at `target` [3] m, image up = world up."""
+    """x and y axes of a MuJoCo camera at `position` [3] m that looks at `target` [3] m, with image up = world up."""
     z = (position - target) / np.linalg.norm(position - target)
     x = np.cross([0.0, 0.0, 1.0], z)
     x /= np.linalg.norm(x)

@@ -1,4 +1,4 @@
-"""Simulated RealSense cameras: intrinsics as the real ones have them, colour and depth from one rendering."""
+"""Simulated RealSense cameras: the intrinsics of the real ones, colour and depth from one render pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ D405_WRIST = CameraIntrinsics(424, 240, 216.5, 216.5, 212.0, 120.0, 0.07, 1.0)
 
 
 class CameraRenderer:
-    """Renders one MuJoCo camera off screen, colour and depth in a single pass."""
+    """Renders one MuJoCo camera off-screen, colour and depth in a single pass."""
 
     def __init__(self, model: mujoco.MjModel, camera: str, intrinsics: CameraIntrinsics) -> None:
         """Needs a MuJoCo GL context (MUJOCO_GL=egl or osmesa) in this thread; raises RuntimeError without one."""
@@ -56,7 +56,7 @@ class CameraRenderer:
 
 
 def project(points: np.ndarray, position: np.ndarray, rotation: np.ndarray, k: CameraIntrinsics) -> np.ndarray:
-    """Pixels [n, 2] (x right, y down) of world points [n, 3] in metres.
+    """Project world points [n, 3] m to pixels [n, 2] (x right, y down).
 
     `position` [3] and `rotation` [3, 3] are the camera's pose in MuJoCo's convention (looks along -z, y up).
     """
@@ -68,13 +68,15 @@ def project(points: np.ndarray, position: np.ndarray, rotation: np.ndarray, k: C
 def lift(
     pixels: np.ndarray, heights: np.ndarray, position: np.ndarray, rotation: np.ndarray, k: CameraIntrinsics
 ) -> np.ndarray:
-    """World points [n, 3] in metres at `heights` [n] m that show at `pixels` [n, 2]: `project` undone, for a camera
-    that looks down on them."""
+    """World points [n, 3] m at `heights` [n] m that project to `pixels` [n, 2].
+
+    This inverts `project` for a camera that looks down on the points.
+    """
     rays = sight(pixels, rotation, k)
     return position + rays * ((np.asarray(heights) - position[2]) / rays[:, 2])[:, None]
 
 
 def sight(pixels: np.ndarray, rotation: np.ndarray, k: CameraIntrinsics) -> np.ndarray:
-    """Directions [n, 3] in the world, 1 m deep, of the lines of sight of `pixels` [n, 2]."""
+    """Viewing rays [n, 3] of `pixels` [n, 2] in the world frame, scaled to 1 m of depth."""
     x, y = (np.asarray(pixels, float) - (k.cx, k.cy)).T / np.array([[k.fx], [-k.fy]])
     return np.stack([x, y, -np.ones_like(x)], axis=1) @ rotation.T

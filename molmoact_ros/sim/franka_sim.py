@@ -1,6 +1,6 @@
-"""A robot to speak libfranka's network protocol with: franka-sim, which refuses what a real FR3's control refuses.
+"""A simulated robot for libfranka's network protocol: franka-sim, which rejects what a real FR3's control rejects.
 
-franka-sim pins old numpy and MuJoCo, so it lives in an environment of its own, which `make franka-sim` builds.
+franka-sim pins old numpy and MuJoCo, so it has a virtual environment of its own, which `make franka-sim` builds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Final, Self
 from molmoact_ros.utils import child_process
 
 ENVIRONMENT: Final = Path(".venv-franka-sim")
-"""Beside this package's own environment, unless MOLMOACT_FRANKA_SIM names another."""
+"""Virtual environment beside this package's own, unless MOLMOACT_FRANKA_SIM names another."""
 PORT: Final = 1337
-"""libfranka knows no other, so every server has an address of its own in 127.0.0.0/8."""
+"""libfranka's fixed port, so every server has an address of its own in 127.0.0.0/8."""
 START: Final = 60.0
-"""s after which a server that does not answer never will."""
+"""s to wait for a server to listen."""
 _COUNTER: Final = itertools.count()
 SERVER: Final = """
 import contextlib, gc, logging, os, sys
@@ -39,14 +39,14 @@ FrankaSimServer(host=sys.argv[1], enable_gripper=False, **enforced).start()
 
 
 class FrankaSim:
-    """A simulated FR3 at `address`, in a process; use it in a `with` block. It enforces motion limits and lost packets.
+    """A simulated FR3 at `address`, in a process of its own; use it in a `with` block.
 
-    Its output goes to the file `log`. `model`: the robot's MJCF file. Self-collision is not watched: the shapes in
-    our model have other names than franka-sim looks for.
+    It enforces motion limits and communication constraints. Its output goes to the file `log`. `model`: the robot's
+    MJCF file. Self-collision is not checked: the geoms in our model have other names than franka-sim expects.
     """
 
     def __init__(self, model: Path, log: Path) -> None:
-        """Raises FileNotFoundError, saying what to do, where franka-sim is not installed."""
+        """Raises FileNotFoundError, with what to do, if franka-sim is not installed."""
         self._model, self.log = model, log
         number = os.getpid() % 60_000 + 300
         self.address = f"127.{1 + next(_COUNTER) % 250}.{number // 250 + 1}.{number % 250 + 1}"
@@ -70,12 +70,12 @@ class FrankaSim:
         self._end()
 
     def refusals(self) -> list[str]:
-        """What it says to have refused, one line each."""
+        """What the simulated robot rejected according to its log, one line each."""
         lines = self.log.read_text().splitlines()
         return [line for line in lines if "violat" in line or "reflex" in line.lower()]
 
     def _answers(self) -> bool:
-        # Asked of the kernel: a connection would count as a client.
+        # From the kernel's socket table: a connection would count as a client.
         hexadecimal = "".join(f"{int(part):02X}" for part in reversed(self.address.split(".")))
         return f" {hexadecimal}:{PORT:04X} 00000000:0000 0A " in Path("/proc/net/tcp").read_text()
 
@@ -85,7 +85,7 @@ class FrankaSim:
 
 
 def python() -> Path:
-    """The interpreter of franka-sim's environment. Raises FileNotFoundError, saying what to do, where there is none."""
+    """The interpreter of franka-sim's environment. Raises FileNotFoundError, with what to do, if there is none."""
     named = os.environ.get("MOLMOACT_FRANKA_SIM")
     folder = Path(named) if named else Path(sys.prefix).parent / ENVIRONMENT
     file = folder / "bin" / "python"

@@ -1,4 +1,4 @@
-"""What lies on the table: seeded random scenes of coloured objects and three targets, and the task in words.
+"""Seeded random scenes: coloured objects and three targets on the table, and the task as a language instruction.
 
 All positions are metres in the robot's base frame (`fr3_link0`; the table top is z = 0).
 """
@@ -22,12 +22,12 @@ OBJECTS = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
 # Half height above the table, m: where the centre of a resting object lies, and where the fingers grasp it.
 REST_HEIGHT = {"cube": 0.022, "ball": 0.025, "cylinder": 0.035}
 GRASP_HEIGHT = {"cube": 0.022, "ball": 0.025, "cylinder": 0.045}
-FLOOR = 0.01  # of a target
-# Width between the closed fingers, m.
+FLOOR = 0.01  # height of a target's floor, m
+# Distance between the fingers when they hold an object, m.
 GRASP_WIDTH = {"cube": 0.044, "ball": 0.050, "cylinder": 0.042}
 TARGET_RADIUS = 0.075
 
-# The part of the table that the arm reaches with the hand pointing down and the front camera sees, m.
+# The part of the table that is in view of the front camera and in reach with the hand pointing down, m.
 AREA_X = (0.36, 0.68)
 AREA_Y = (-0.28, 0.28)
 
@@ -43,7 +43,7 @@ VERBS = ("put", "place", "move")
 
 @dataclass(frozen=True)
 class Task:
-    """One instruction: carry `object` to `target`, or only lift it when `target` is None."""
+    """One task: carry `object` to `target`, or only lift it if `target` is None."""
 
     object: str
     target: str | None
@@ -51,14 +51,14 @@ class Task:
 
     @property
     def instruction(self) -> str:
-        """The task in the words the model is trained on, lower case, no full stop."""
+        """The instruction in the wording that the model is trained on, lower case, no full stop."""
         if self.target is None:
             return f"pick up the {self.object}"
         return f"{self.verb} the {self.object} {PREPOSITION[self.target]} the {self.target}"
 
     @staticmethod
     def parse(instruction: str) -> Task:
-        """Read an instruction back. Raises ValueError, saying what is understood, for any other sentence."""
+        """Parse an instruction. Raises ValueError, with the sentences that are known, for any other one."""
         for name in OBJECTS:
             for task in tasks_for(name):
                 if task.instruction == instruction.strip().lower():
@@ -71,13 +71,13 @@ class Task:
 
 
 def tasks_for(name: str) -> list[Task]:
-    """Every task that the workcell can ask of one object."""
+    """All tasks of the workcell for one object."""
     return [Task(name, target, verb) for target in TARGETS for verb in VERBS] + [Task(name, None, "pick up")]
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing on the table: name, x and y in metres, yaw in radians."""
+    """An object or target on the table: name, x and y in m, yaw in rad."""
 
     name: str
     x: float
@@ -86,13 +86,13 @@ class Placed:
 
     @property
     def point(self) -> np.ndarray:
-        """Where fingers grasp it, or a target's floor, float [3]."""
+        """Grasp point, or the floor of a target, float [3] m."""
         return np.array([self.x, self.y, GRASP_HEIGHT.get(self.name.split()[-1], FLOOR)])
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A table: the objects on it, the three targets, and one task that it allows."""
+    """A scene: the objects on the table, the three targets, and one task that is feasible with them."""
 
     objects: tuple[Placed, ...]
     targets: tuple[Placed, ...]
@@ -107,7 +107,7 @@ class Scene:
 
 
 def _scatter(rng: np.random.Generator, radii: list[float]) -> np.ndarray:
-    """Draw centres [n, 2] in the area so that circles of the given radii do not overlap (rejection sampling)."""
+    """Sample centres [n, 2] m in the area so that circles of the given radii do not overlap (rejection sampling)."""
     low, high = np.array([AREA_X[0], AREA_Y[0]]), np.array([AREA_X[1], AREA_Y[1]])
     while True:
         points: list[np.ndarray] = []
@@ -126,10 +126,10 @@ def _scatter(rng: np.random.Generator, radii: list[float]) -> np.ndarray:
 def sample_scene(
     seed: int | np.random.Generator, distractors: int | None = None, instruction: str | None = None
 ) -> Scene:
-    """Draw a scene: one object to move, 3 to 5 distractors (or as many as given), bowl, plate and box.
+    """Sample a scene: one object to move, 3 to 5 distractors (or as many as given), bowl, plate and box.
 
-    With `instruction` the task is that one, and the named object takes the first one's place where it is missing. The
-    same seed gives the same table.
+    With `instruction` the task is that one, and its object replaces the first one if it is missing. The same seed gives
+    the same scene.
     """
     rng = np.random.default_rng(seed)
     asked = Task.parse(instruction) if instruction else None

@@ -40,7 +40,7 @@ def _add_object(spec: mujoco.MjSpec, name: str) -> None:
         "ball": (mujoco.mjtGeom.mjGEOM_SPHERE, [0.025, 0.0, 0.0]),
         "cylinder": (mujoco.mjtGeom.mjGEOM_CYLINDER, [0.021, 0.035, 0.0]),
     }[shape]
-    # condim 6 with rolling friction: a ball stays where it is put, as a soft toy ball on a mat does.
+    # condim 6 with rolling friction: a ball stays where it is placed, like a soft toy ball on a mat.
     body.add_geom(
         name=name, type=kind, size=size, mass=0.06, rgba=[*COLORS[color], 1], condim=6, friction=[1.0, 0.02, 0.004]
     )
@@ -82,12 +82,19 @@ def _spec(robot: Path, cameras: dict[str, CameraIntrinsics]) -> mujoco.MjSpec:
 
 
 class Workcell(Cell):
-    """One FR3 at a table, with `reset`, `step`, the arm, and cameras. Positions are in the arm's base frame."""
+    """One FR3 at a table, with `reset`, `step`, the arm, and cameras. Positions are in the arm's base frame.
+
+    `reset` takes a `Scene`, for tests and data collection; `begin` samples one from a seed:
+
+        cell = Workcell(Path("models/fr3/fr3.xml"))
+        cell.begin(seed=0, distractors=None, instruction="put the red cube in the bowl")
+        rgb, depth = cell.render("wrist")  # uint8 [240, 424, 3], float32 [240, 424] m
+    """
 
     frame = BASE_FRAME
 
     def __init__(self, robot: Path, front: CameraIntrinsics = D435_FRONT, wrist: CameraIntrinsics = D405_WRIST) -> None:
-        """`robot`: the arm's MJCF file. Raises FileNotFoundError when it is missing."""
+        """robot: the arm's MJCF file. front, wrist: intrinsics. Raises FileNotFoundError if the file is missing."""
         cameras = {"front": front, "wrist": wrist}
         super().__init__(_spec(robot, cameras), [SINGLE], cameras)
         self.arm = self.arms[0]
@@ -96,28 +103,28 @@ class Workcell(Cell):
         self.task: Task | None = None
 
     def begin(self, seed: int, distractors: int | None, instruction: str | None) -> None:
-        """Set the scene of `seed`, the arm at home. Raises ValueError for a task that it does not know."""
+        """Reset to the scene of `seed`, with the arm at home. Raises ValueError for an unknown task."""
         self.reset(sample_scene(seed, distractors, instruction))
 
     @property
     def instruction(self) -> str:
-        """The task in words; empty before there is a scene."""
+        """The task as a language instruction; empty before there is a scene."""
         return self.task.instruction if self.task else ""
 
     @property
     def names(self) -> list[str]:
-        """The objects and targets on the table."""
+        """Names of the objects and targets on the table."""
         return [placed.name for placed in self.scene.objects + self.scene.targets] if self.scene else []
 
     def reset(self, scene: Scene, q: np.ndarray = HOME_Q, opening: float = OPENING_MAX) -> None:
-        """Set the table and the arm: `q` [7] rad, `opening` of the gripper in m; everything at rest."""
+        """Reset to `scene` with the arm at `q` [7] rad and the gripper at `opening` m; everything at rest."""
         self.scene, self.task, self._first = scene, scene.task, None
         mujoco.mj_resetData(self.model, self.data)
         self.arm.place(q, opening)
         present = {o.name: o for o in scene.objects}
         for i, name in enumerate(OBJECTS):
             placed = present.get(name)
-            # Absent objects float far away, untouchable and weightless, so that one compiled model serves every scene.
+            # Absent objects float far away without contacts and gravity, so that one compiled model serves every scene.
             self.model.geom(name).contype = self.model.geom(name).conaffinity = int(placed is not None)
             self.model.body_gravcomp[self.model.body(name).id] = float(placed is None)
             if placed is None:
@@ -129,7 +136,7 @@ class Workcell(Cell):
         mujoco.mj_forward(self.model, self.data)
 
     def pose_kinematically(self, q: np.ndarray, opening: float) -> None:
-        """Put the arm at `q` [7] rad without physics: for drawing labelled views of a moment."""
+        """Set the arm to `q` [7] rad without physics, to render labelled views."""
         self.arm.place(q, opening)
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
@@ -145,7 +152,7 @@ class Workcell(Cell):
         return bool(near and self.arm.opening < GRASP_WIDTH[name.split()[1]] + 0.012)
 
     def progress(self) -> Progress:
-        """Which object was lifted first, and whether the task is done now."""
+        """Which object was lifted first, and whether the task succeeds now."""
         if self.task is None:
             raise RuntimeError("the workcell has no scene yet: call reset first")
         position = self.object_position(self.task.object)

@@ -1,4 +1,4 @@
-"""Follows joint trajectories in time, as ros2_control's joint_trajectory_controller does."""
+"""Interpolates joint trajectories over time, like ros2_control's joint_trajectory_controller."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 
 
 class TrajectoryFollower:
-    """The wanted position of some joints at any time; holds the last point when a trajectory has ended."""
+    """The desired position of some joints at any time; holds the last point when a trajectory has ended."""
 
     def __init__(self, positions: np.ndarray) -> None:
-        """`positions` [n]: where the joints are held at first (rad, or m for fingers)."""
+        """`positions` [n]: initial positions to hold (rad, or m for fingers)."""
         self.hold(positions)
 
     def hold(self, positions: np.ndarray) -> None:
-        """Forget the trajectory and hold `positions` [n]."""
+        """Drop the trajectory and hold `positions` [n]."""
         self._times = np.zeros(1)
         self._positions = np.array([positions], dtype=np.float64)
         self._velocities = np.zeros_like(self._positions)
 
     def follow(self, start: float, times: np.ndarray, positions: np.ndarray, velocities: np.ndarray | None) -> None:
-        """Replace the trajectory, from where the joints are wanted at `start` (s) on.
+        """Replace the trajectory, from the desired positions at `start` (s) on.
 
-        times: seconds after `start` [k], rising, the first >= 0. positions: [k, n]. velocities: [k, n], or None for
-        straight lines. Raises ValueError, and keeps the old trajectory, for anything else.
+        times: seconds after `start` [k], increasing, the first >= 0. positions: [k, n]. velocities: [k, n], or None for
+        linear interpolation. Raises ValueError, and keeps the old trajectory, for anything else.
         """
         times, positions = np.asarray(times, np.float64), np.asarray(positions, np.float64)
         now, speed = self.at(start)
@@ -35,7 +35,7 @@ class TrajectoryFollower:
             raise ValueError("a trajectory holds NaN or infinity; nothing moves")
         if times[0] < 0 or np.any(np.diff(times) <= 0):
             raise ValueError("time_from_start must rise from point to point")
-        first = times[0] > 0  # a point at the start itself replaces where the joints are now
+        first = times[0] > 0  # a point at the start itself replaces the present desired positions
         self._times = start + (np.concatenate([[0.0], times]) if first else times)
         self._positions = np.vstack([now, positions]) if first else positions
         if slopes is None:
@@ -44,7 +44,7 @@ class TrajectoryFollower:
         self._velocities = np.vstack([speed, slopes]) if first else slopes
 
     def at(self, now: float) -> tuple[np.ndarray, np.ndarray]:
-        """Wanted positions and velocities [n] at `now`, s."""
+        """Desired positions and velocities [n] at `now`, s."""
         i = int(np.searchsorted(self._times, now, side="right")) - 1
         if i < 0 or i >= len(self._times) - 1:
             end = self._positions[0 if i < 0 else -1]
@@ -56,7 +56,7 @@ class TrajectoryFollower:
 def _between(
     s: float, span: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Position and velocity at the part `s` (0..1) of a segment: a cubic where velocities are given, else a line."""
+    """Position and velocity at the fraction `s` (0..1) of a segment: cubic if velocities are given, else linear."""
     if np.isnan(v0).any() or np.isnan(v1).any():
         return p0 + s * (p1 - p0), (p1 - p0) / span
     a, b = span * v0, span * v1

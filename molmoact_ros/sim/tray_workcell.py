@@ -1,6 +1,6 @@
-"""The workcell with two arms: a tray with a handle at each end and cubes on it, to be lifted level by both hands.
+"""The workcell with two arms: both lift a tray level, with a handle at each end and cubes on it.
 
-Frame: `world`, between the two bases, x ahead, y to the left, z up, table top at z = 0. Units: SI, radians.
+Frame: `world`, between the two bases, x forward, y left, z up, table top at z = 0. Units: SI, radians.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ INSTRUCTION = "lift the tray"
 FRONT_POSITION, FRONT_LOOK_AT = np.array([1.35, 0.0, 0.75]), np.array([0.42, 0.0, 0.10])
 PARKED = np.array([-3.0, 0.0, -1.5])  # under the floor
 
-SIZE = np.array([0.09, 0.14, 0.004])  # half of the tray's plate, m
-HANDLE = np.array([0.030, 0.009, 0.030])  # half of a handle: an upright plate across the tray's end
-HANDLE_AT = np.array([0.0, 0.165, 0.030])  # centre of the left handle in the tray's frame (its bottom's middle), m
-GRASP_HEIGHT = 0.046  # of the tool centre point over the tray's bottom
-MASS, CUBE, CUBE_MASS = 0.7, 0.02, 0.06  # kg; half of a cube's edge, m; kg
+SIZE = np.array([0.09, 0.14, 0.004])  # half extents of the tray's plate, m
+HANDLE = np.array([0.030, 0.009, 0.030])  # half extents of a handle, m: an upright plate across the tray's end
+HANDLE_AT = np.array([0.0, 0.165, 0.030])  # centre of the left handle in the tray's frame (centre of its bottom), m
+GRASP_HEIGHT = 0.046  # height of the tool centre point over the tray's bottom, m
+MASS, CUBE, CUBE_MASS = 0.7, 0.02, 0.06  # kg; half extent of a cube, m; kg
 CUBES = tuple(f"{color} cube" for color in COLORS)
 MOST_CUBES = 3
 
-LIFTED, LEVEL, LONG = 0.10, np.radians(6.0), 1.0  # m over the table, tilt in rad and s for which it must last
-OFF_TABLE = 0.02  # m: lifted at all
+LIFTED, LEVEL, LONG = 0.10, np.radians(6.0), 1.0  # m over the table, tilt in rad, and s for which both must hold
+OFF_TABLE = 0.02  # m over the table: counts as touched
 
 
 @dataclass(frozen=True)
 class TrayScene:
-    """Where the tray stands (m, rad), and its cubes: name, and x, y on it (m)."""
+    """Pose of the tray (m, rad), and its cubes: name, and x, y on the tray (m)."""
 
     x: float
     y: float
@@ -45,7 +45,10 @@ class TrayScene:
 
 
 def sample_tray(seed: int, distractors: int | None = None, instruction: str | None = None) -> TrayScene:
-    """The scene of `seed`. distractors: cubes beside the first one. ValueError for what the tray cannot do."""
+    """Sample the scene of `seed`. distractors: number of cubes beside the first one.
+
+    Raises ValueError for another instruction, or for more cubes than fit on the tray.
+    """
     if instruction and instruction.strip().lower() != INSTRUCTION:
         raise ValueError(f"cannot judge the instruction {instruction!r}: this workcell knows {INSTRUCTION!r}")
     if distractors is not None and distractors >= MOST_CUBES:
@@ -55,7 +58,7 @@ def sample_tray(seed: int, distractors: int | None = None, instruction: str | No
     x, y, yaw = rng.uniform([0.46, -0.05, -0.25], [0.56, 0.05, 0.25])
     count = drawn if distractors is None else 1 + distractors
     names = [str(name) for name in rng.permutation(CUBES)[:count]]
-    # Each has a third of the tray, so that none lie on each other.
+    # Each cube has a third of the tray, so that they do not overlap.
     places = [(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.02, 0.02) + 0.085 * (k - 1))) for k in range(3)]
     return TrayScene(float(x), float(y), float(yaw), tuple((n, *at) for n, at in zip(names, places, strict=False)))
 
@@ -97,10 +100,10 @@ class TrayCell(Cell):
         cameras = {"front": front, **{f"{arm.prefix}wrist": wrist for arm in PAIR}}
         super().__init__(_spec(robot, cameras), PAIR, cameras)
         self.scene = sample_tray(0)
-        self._lifted, self._up = False, 0.0  # it has been off the table; since when it is up as it should be, s
+        self._lifted, self._up = False, 0.0  # whether it left the table; since when it is carried as required, s
 
     def begin(self, seed: int, distractors: int | None = None, instruction: str | None = None) -> None:
-        """Set the scene of `seed`, both arms at home. Raises ValueError for a task that it does not know."""
+        """Reset to the scene of `seed`, with both arms at home. Raises ValueError for an unknown task."""
         self.scene = scene = sample_tray(seed, distractors, instruction)
         mujoco.mj_resetData(self.model, self.data)
         for arm in self.arms:
@@ -122,7 +125,7 @@ class TrayCell(Cell):
 
     @property
     def instruction(self) -> str:
-        """The task in words."""
+        """The task as a language instruction."""
         return INSTRUCTION
 
     @property
@@ -139,7 +142,7 @@ class TrayCell(Cell):
         return float(np.arccos(np.clip(self.data.body("tray").xmat[8], -1.0, 1.0)))
 
     def _carried(self) -> bool:
-        """High, level, all cubes on it, and a hand at each handle."""
+        """Whether the tray is high and level, with all cubes on it and a hand at each handle."""
         cubes = [self._in_tray(self.object_position(name)) for name, _, _ in self.scene.cubes]
         loaded = all((np.abs(at[:2]) < SIZE[:2]).all() and 0 < at[2] < 3 * CUBE for at in cubes)
         hands = [
@@ -154,5 +157,5 @@ class TrayCell(Cell):
         self._up = min(self._up, self.data.time) if self._carried() else np.inf
 
     def progress(self) -> Progress:
-        """Done when it has been carried for a second."""
+        """Success once the tray has been carried for a second."""
         return Progress("tray" if self._lifted else None, bool(self.data.time - self._up >= LONG))

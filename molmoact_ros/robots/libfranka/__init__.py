@@ -1,1 +1,1 @@
-"""The 1 kHz process that speaks libfranka's protocol, and its client."""
+"""The 1 kHz process that drives an arm with libfranka, and its client."""

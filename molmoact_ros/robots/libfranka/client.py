@@ -1,7 +1,7 @@
-"""A Franka arm without ros2_control: the near end of the process that speaks to the robot at 1 kHz.
+"""A Franka arm without ros2_control: the client of the process that controls the robot at 1 kHz.
 
-`LibfrankaArm` starts `molmoact_ros.robots.libfranka.process` and is its only sender. Both ends hold one socket, which
-closes when either process ends, however it ends; the far end then brakes by itself.
+`LibfrankaArm` starts `molmoact_ros.robots.libfranka.process` and is its only sender. A socket pair connects the two. It
+closes when either process ends, for whatever reason; the control process then brakes the arm by itself.
 """
 
 from __future__ import annotations
@@ -29,34 +29,35 @@ from molmoact_ros.robots.libfranka.interpolator import checked
 COMMAND: Final = struct.Struct("<B7d7d7ddd")
 """Kind, then position, velocity, acceleration, opening and period of an ArmCommand, zero for other kinds."""
 STATE: Final = struct.Struct("<dB7d7d7ddII")
-"""The fields of RobotState but its message, which follows as UTF-8."""
+"""The fields of RobotState except its message, which follows as UTF-8."""
 LONGEST: Final = 2048
-"""Bytes of a message."""
+"""Bytes of a packet at most."""
 
 
 class Kind(IntEnum):
-    """What a message to the process asks for."""
+    """Kind of a request to the process."""
 
     COMMAND = 1
     RECOVER = 2
 
 
 class RobotMode(IntEnum):
-    """What the process is doing."""
+    """State of the control process."""
 
     CONNECTING = 0
-    IDLE = 1  # connected; the robot holds by itself
-    MOVING = 2  # in control, also when it holds
-    BRAKING = 3  # in control, and no command followed
-    FAULT = 4  # the robot stopped by itself; RECOVER is awaited
+    IDLE = 1  # connected; the robot holds its position by itself
+    MOVING = 2  # in control, also while the arm holds
+    BRAKING = 3  # in control, braking because no command followed
+    FAULT = 4  # the robot stopped by itself; waiting for RECOVER
     ENDED = 5
 
 
 class RobotState(NamedTuple):
-    """What the robot says. `q`, `dq`: measured, `q_d`: commanded, float64 [7], rad and s. `stamp`: s, monotonic clock.
+    """State of the robot. `q`, `dq`: measured, `q_d`: commanded, float64 [7], rad and s. `stamp`: s, monotonic clock.
 
-    `success_rate`: fraction of the last 100 packets that the robot had in time. `missed`: cycles lost since the start.
-    `refused`: commands. `message`: why the robot stopped, by the FCI's names of errors, or why a command was refused.
+    `success_rate`: fraction of the last 100 packets that the robot received in time. `missed`: cycles lost since the
+    start. `refused`: number of refused commands. `message`: why the robot stopped, by the FCI's names of errors, or why
+    a command was refused.
     """
 
     stamp: float
@@ -70,13 +71,13 @@ class RobotState(NamedTuple):
     message: str
 
     def pack(self) -> bytes:
-        """As it travels."""
+        """Serialize for the socket."""
         numbers = (self.stamp, self.mode, *self.q, *self.dq, *self.q_d, self.success_rate, self.missed, self.refused)
         return STATE.pack(*numbers) + self.message.encode()[: LONGEST - STATE.size]
 
     @classmethod
     def unpack(cls, data: bytes) -> RobotState:
-        """What `pack` made."""
+        """Deserialize the output of `pack`."""
         stamp, mode, *joints, rate, missed, refused = STATE.unpack_from(data)
         q, dq, q_d = np.array(joints).reshape(3, 7)
         return cls(
@@ -86,11 +87,11 @@ class RobotState(NamedTuple):
 
 @dataclass(frozen=True)
 class ArmSettings:
-    """What the robot is told before it is first driven; what is empty, or a mass of 0, stays as the robot has it.
+    """Robot settings that are sent before the first motion. Empty values and a mass of 0 keep the robot's own.
 
-    load_mass: kg, load_centre: m in the flange's frame, load_inertia: kg m^2, 9 values by columns (libfranka's
-    `setLoad`). collision_torque: N m at the 7 joints, collision_force: 3 N and 3 N m at the hand; both or neither
-    (`setCollisionBehavior`). tool_frame: NE_T_EE, 16 values by columns, m (`setEE`).
+    load_mass: kg, load_centre: m in the flange's frame, load_inertia: kg m^2, 9 values, column-major (libfranka's
+    `setLoad`). collision_torque: N m at the 7 joints, collision_force: 3 values in N and 3 in N m at the hand; both or
+    neither (`setCollisionBehavior`). tool_frame: NE_T_EE, 16 values, column-major, m (`setEE`).
     """
 
     load_mass: float = 0.0
@@ -101,24 +102,36 @@ class ArmSettings:
     tool_frame: tuple[float, ...] = ()
 
     def to_json(self) -> str:
-        """As it travels."""
+        """Serialize for the command line of the process."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> ArmSettings:
-        """What `to_json` made."""
+        """Deserialize the output of `to_json`."""
         return cls(**json.loads(text))
 
 
 class LibfrankaArm:
-    """One arm at `address`, the robot's host name or IP. `record`: write every cycle to this .npz file at the end.
+    """A Franka arm that is controlled by libfranka, in a process of its own.
 
-    Commands may come at 10..500 Hz. Nothing moves before the first one, which begins where the arm stands; one that an
-    FR3 could not follow is refused.
+    Commands may come at 10..500 Hz. Nothing moves before the first one, which must start where the arm stands. A
+    command that an FR3 could not follow is refused.
+
+        with LibfrankaArm("172.16.0.2") as arm:
+            arm.send(ArmCommand(q, np.zeros(7), np.zeros(7), opening=0.08, period=0.01))
+            print(arm.state().q)
     """
 
     def __init__(self, address: str, record: Path | None = None, settings: ArmSettings | None = None) -> None:
-        """Start the process; it connects in the background. Raises RuntimeError where pylibfranka is missing."""
+        """Start the process; it connects in the background.
+
+        Args:
+            address: host name or IP address of the robot.
+            record: .npz file to which every 1 ms cycle is written at the end; None: none.
+            settings: load, collision thresholds and tool; None: the robot's own.
+
+        Raises RuntimeError if pylibfranka is missing.
+        """
         require_pylibfranka()
         self._socket, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
@@ -126,11 +139,11 @@ class LibfrankaArm:
             sys.executable, "-P", "-m", "molmoact_ros.robots.libfranka.process", address, str(far.fileno()),
             (settings or ArmSettings()).to_json(), *([str(record)] if record else []),
         ]  # fmt: skip
-        # In a session of its own: Ctrl-C in a terminal must not end what still has to brake.
+        # In a session of its own: Ctrl-C in a terminal must not end a process that has still to brake the arm.
         self._process = subprocess.Popen(command, pass_fds=[far.fileno()], start_new_session=True)
         far.close()
         zero = np.zeros(7)
-        self._reading = threading.Lock()  # never held while anything is waited for
+        self._reading = threading.Lock()  # never held across a blocking call
         self._state = RobotState(-np.inf, RobotMode.CONNECTING, zero, zero, zero, 0.0, 0, 0, "")
 
     @property
@@ -139,23 +152,23 @@ class LibfrankaArm:
         return self._process.pid
 
     def send(self, command: ArmCommand) -> None:
-        """Hand a command over. Raises RefusedCommand, and ConnectionError once the process has ended."""
+        """Send a command. Raises RefusedCommand if it is invalid, ConnectionError once the process has ended."""
         command = checked(command)
         numbers = (*command.position, *command.velocity, *command.acceleration, command.opening, command.period)
         self._send(COMMAND.pack(Kind.COMMAND, *numbers))
 
     def recover(self) -> None:
-        """A person says that the arm may be used again after a fault: clear it.
+        """Clear a fault on behalf of the operator.
 
-        Nothing moves by that, and what was sent until it is done is dropped. The next command begins where the arm
-        stands, at rest, or is refused.
+        Recovery moves nothing, and commands sent before it completes are dropped. The next command must start at rest
+        where the arm stands, or it is refused.
         """
         self._send(COMMAND.pack(Kind.RECOVER, *[0.0] * 23))
 
     def state(self) -> RobotState:
-        """The newest state; that of before where nothing new came. Its mode is ENDED when the process is gone.
+        """The newest state, or the last one if nothing new came. Its mode is ENDED when the process is gone.
 
-        Any thread may ask; it never waits.
+        Thread-safe; never blocks.
         """
         with self._reading:
             newest = None
@@ -170,7 +183,7 @@ class LibfrankaArm:
             return self._state
 
     def close(self) -> None:
-        """Let the arm come to rest, and end the process."""
+        """Bring the arm to rest, and end the process."""
         self._socket.close()
         try:
             self._process.wait(10.0)
@@ -182,7 +195,7 @@ class LibfrankaArm:
         try:
             self._socket.send(data)
         except BlockingIOError:
-            pass  # the process is behind by hundreds of commands; it brakes where it misses them
+            pass  # the process is hundreds of commands behind; it brakes where they are missing
         except OSError:
             raise ConnectionError(f"the arm is not driven: {self.state().message}") from None
 
@@ -197,7 +210,7 @@ class LibfrankaArm:
 
 @contextlib.contextmanager
 def own_priority() -> Iterator[None]:
-    """Keeps the calling thread's scheduling: libfranka gives the one that connects the highest real-time priority."""
+    """Keep the calling thread's scheduling: libfranka gives the thread that connects the highest real-time priority."""
     before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         yield
@@ -206,7 +219,7 @@ def own_priority() -> Iterator[None]:
 
 
 def require_pylibfranka() -> None:
-    """Raises RuntimeError, saying what to install, where pylibfranka is missing."""
+    """Raise RuntimeError, with what to install, if pylibfranka is missing."""
     try:
         import pylibfranka  # noqa: F401
     except ImportError as error:
@@ -216,7 +229,7 @@ def require_pylibfranka() -> None:
 
 
 def real_time_note() -> str:
-    """What this machine lacks to meet the FCI's 1 ms, in one line; empty where nothing is known to lack."""
+    """What this machine lacks to meet the FCI's 1 ms cycle, in one line; empty: nothing known."""
     lacks = []
     if not Path("/sys/kernel/realtime").exists():
         lacks.append("the kernel is not PREEMPT_RT")

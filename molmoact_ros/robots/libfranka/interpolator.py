@@ -1,9 +1,9 @@
-"""From commands every few milliseconds to a position every millisecond, within what the FR3 accepts.
+"""Interpolates commands every few milliseconds to a position every millisecond, within what the FR3 accepts.
 
-Commands are played a little late, so that one that comes late is still in time: each is reached two periods after it
-came. Between two of them runs a quintic polynomial through their positions, velocities and accelerations. Where that
-would break a limit (a gap, a jump), Ruckig plans the quickest way that does not; where no command follows, Ruckig plans
-the braking.
+Commands are executed with a delay, so that a late one is still in time: each is reached two periods after its arrival.
+A quintic polynomial connects the positions, velocities and accelerations of two commands. Where it would violate a
+limit (a gap, a jump), Ruckig plans the time-optimal trajectory that does not. Where no command follows, Ruckig plans
+the braking trajectory.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ CYCLE: Final = 1e-3
 PERIODS: Final = (0.002, 0.1)
 """s; shortest and longest period between commands."""
 LEAD: Final = 2.0
-"""Periods from a command's arrival until it is reached: one to move in, one for its successor to be late."""
+"""Periods from a command's arrival until it is reached: one to move, one of slack for a late successor."""
 LEAD_BOUNDS: Final = (0.25, 6.0)
-"""Outside of these the timing of commands has broken off, and begins anew."""
+"""Outside of these bounds the timing of commands is lost, and is synchronized anew."""
 GAP: Final = 0.1
 """rad that a command may be from the arm, beyond what its joints can travel until it is due."""
 STEP: Final = 0.02
 """rad that it may be from the last command, beyond what its joints can travel in a period: an arm that had to brake in
-between is further from where its commands go on."""
+between is farther from where its commands continue."""
 SILENCE: Final = 1.0
-"""s after which commands do not go on, but begin anew where the arm is."""
+"""s after which a command does not continue the stream, but must start where the arm is."""
 QUINTIC: Final = 0.9, 0.5
-"""Fractions of the FR3's acceleration and jerk up to which a polynomial is taken."""
+"""Fractions of the FR3's acceleration and jerk limits up to which a polynomial is used."""
 PLANNED: Final = 0.7, 0.2
-"""Fractions that Ruckig plans with. Where it is unknown whether the robot had the last packet in time, its position
-is unknown by jerk * CYCLE^3: that makes four times the jerk, and three times jerk * CYCLE of acceleration."""
+"""Fractions of these limits that Ruckig plans with. While it is unknown whether the robot received the last packet in
+time, its position is uncertain by jerk * CYCLE^3, which can cost four times the jerk, and three times jerk * CYCLE of
+acceleration."""
 ROUNDING: Final = 1e-6
-"""rad/s; where a joint's end allows no velocity at all, what stands must not seem to move."""
+"""rad/s; at a joint limit that allows no velocity at all, rounding must not make a standing joint seem to move."""
 AHEAD: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
-"""s by which the meeting with a command that moves on is put off, as far as is needed."""
+"""s by which the meeting with a moving command is postponed, as far as needed."""
 FOLLOWED: Final = 0.02
-"""s after a command is due for which the way to a later meeting is followed without a further command."""
+"""s after a command is due for which the trajectory to a later meeting is executed without a further command."""
 SAMPLES: Final = np.linspace(0.0, 1.0, 17)
-"""Where a polynomial is checked, as fractions of its duration."""
+"""Times at which a polynomial is checked, as fractions of its duration."""
 
 
 class RefusedCommand(ValueError):
-    """A command that is not played; says why in one line."""
+    """A command that is not executed. The message gives the reason in one line."""
 
 
 class _Target(NamedTuple):
@@ -98,14 +99,14 @@ class _Quintic:
 
 
 def _inside(lowest: np.ndarray, highest: np.ndarray, slowest: np.ndarray, fastest: np.ndarray) -> bool:
-    """Whether positions and velocities between these bounds are all allowed, float64 [7] each."""
+    """Whether all positions and velocities between these bounds are within limits, float64 [7] each."""
     down, up = FR3.velocity_bounds(lowest)[0], FR3.velocity_bounds(highest)[1]
     ends = np.all(lowest >= FR3.position_min) and np.all(highest <= FR3.position_max)
     return bool(ends and np.all(slowest >= down - ROUNDING) and np.all(fastest <= up + ROUNDING))
 
 
 def checked(command: ArmCommand) -> ArmCommand:
-    """The command as float64 [7] arrays, if an FR3 could be in that state. Raises RefusedCommand."""
+    """The command as float64 [7] arrays. Raises RefusedCommand if an FR3 could not be in that state."""
     arrays = [np.asarray(x, np.float64) for x in (command.position, command.velocity, command.acceleration)]
     if any(x.shape != (7,) for x in arrays):
         raise RefusedCommand(
@@ -128,18 +129,18 @@ def checked(command: ArmCommand) -> ArmCommand:
 
 
 def _too_fast(q: np.ndarray, v: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Which joints would leave their velocity limits if they began to brake in this state; bool [7]."""
+    """Which joints would exceed their velocity limits if they started to brake in this state; bool [7]."""
     hardest, jerk = PLANNED[0] * FR3.acceleration_max, PLANNED[1] * FR3.jerk_max
     way = np.sign(v)
     outward = np.maximum(a * way, 0.0)
-    fastest = np.abs(v) + outward**2 / (2 * jerk)  # the acceleration has to be let go of first
+    fastest = np.abs(v) + outward**2 / (2 * jerk)  # the acceleration must fall to zero first
     low, high = FR3.velocity_bounds(q + v * (hardest + outward) / jerk)  # while the braking builds up
     result: np.ndarray = fastest > np.where(way > 0, high, -low) + ROUNDING
     return result
 
 
 def _stand(q: np.ndarray, v: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Where the joints would stand if they began to brake in this state, or before that; [7] rad."""
+    """Where the joints would come to rest if they started to brake in this state, or before it; [7] rad."""
     hardest, jerk = PLANNED[0] * FR3.acceleration_max, PLANNED[1] * FR3.jerk_max
     outward = np.maximum(a * np.sign(v), 0.0)
     result: np.ndarray = q + v * np.abs(v) / (2 * hardest) + v * (hardest + outward) / jerk
@@ -147,42 +148,42 @@ def _stand(q: np.ndarray, v: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def _moved_on(target: _Target, seconds: float) -> _Target:
-    """Where a target's velocity leads to."""
+    """The target extrapolated at its velocity by so many seconds."""
     return _Target(target.position + target.velocity * seconds, target.velocity, np.zeros(7), target.due + seconds)
 
 
 class Interpolator:
-    """The state that one arm is commanded to be in: position, velocity, acceleration, float64 [7] in rad and s.
+    """The commanded state of one arm: position, velocity, acceleration, float64 [7] in rad and s.
 
     Time is counted in cycles of the robot, never read from a clock.
     """
 
     def __init__(self, position: np.ndarray) -> None:
-        """It stands at `position`, float64 [7] rad."""
+        """The arm stands at `position`, float64 [7] rad."""
         self.position = np.array(position, np.float64)
         self.velocity, self.acceleration = np.zeros(7), np.zeros(7)
         self._now = self._start = self._end = 0.0
         self._segment: _Segment | None = None  # None: standing
-        self._late, self._braking = False, False  # about the segment
+        self._late, self._braking = False, False  # whether the segment is late, or brakes
         self._queue: deque[_Target] = deque()
-        self._target: _Target | None = None  # of the segment, unless it brakes
-        self._heard, self._heard_at = self.position, -np.inf  # the last command's position, and when it came
-        self._due, self._rate = -np.inf, 1.0  # of the last command: when it is due; periods played per period sent
+        self._target: _Target | None = None  # end of the segment, unless it brakes
+        self._heard, self._heard_at = self.position, -np.inf  # the last command's position, and its arrival
+        self._due, self._rate = -np.inf, 1.0  # of the last command: when it is due; playback rate
         self._ruckig, self._plan = ruckig.Ruckig(7), ruckig.InputParameter(7)
         self._plan.max_jerk = (PLANNED[1] * FR3.jerk_max).tolist()
 
     @property
     def resting(self) -> bool:
-        """Whether it stands and nothing is to come."""
+        """Whether the arm stands and no command is queued."""
         return self._segment is None and not self._queue
 
     @property
     def braking(self) -> bool:
-        """Whether it brakes because no command followed."""
+        """Whether the arm brakes because no command followed."""
         return self._braking
 
     def take_command(self, command: ArmCommand) -> None:
-        """Play a command after those before it. Raises RefusedCommand, and then nothing is changed."""
+        """Queue a command. Raises RefusedCommand, and changes nothing, if it is refused."""
         command = checked(command)
         due, rate = self._schedule(command.period)
         gap = np.abs(command.position - self.position) - FR3.velocity_max * (due - self._now)
@@ -200,18 +201,18 @@ class Interpolator:
             self._begin()
 
     def _played(self, command: ArmCommand, due: float, rate: float) -> _Target:
-        """What a command is at `rate`; near the limits it is not played faster."""
+        """A command scaled to the playback `rate`; near the limits it is not sped up."""
         q, v, a = command.position, command.velocity, command.acceleration
         if rate > 1.0 and _too_fast(q, v * rate, a * rate**2).any():
             rate = 1.0
         return _Target(q, v * rate, a * rate**2, due)
 
     def _schedule(self, period: float) -> tuple[float, float]:
-        """When a command that has come now is due, and how fast to play. Jitter of arrivals is averaged out."""
+        """When a command that arrives now is due, and the playback rate. Averages out the jitter of arrivals."""
         lead = (self._due + period / self._rate - self._now) / period
         if not LEAD_BOUNDS[0] <= lead <= LEAD_BOUNDS[1]:
             return self._now + LEAD * period, 1.0
-        # A second-order loop, damped with 0.7: the sender's clock and the robot's differ, and single arrivals jitter.
+        # A second-order loop with damping 0.7: the clocks of sender and robot differ, and single arrivals jitter.
         wanted = 1.0 + 0.05 * (lead - LEAD)
         rate = self._rate + 0.1 * (wanted - self._rate)
         return self._due + period / rate, rate
@@ -229,14 +230,14 @@ class Interpolator:
         return self.position
 
     def correct(self, position: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray, cycles: int) -> None:
-        """The robot says what it follows instead, after `cycles` further cycles: packets were lost.
+        """Packets were lost: continue from the state that the robot reports, after `cycles` further cycles.
 
-        Its q_d, dq_d and ddq_d, float64 [7]; it goes on with the last acceleration through lost packets (libfranka's
-        documentation, "Packet handling"). Going back to what had been planned would be a jerk, so everything is planned
-        anew from there.
+        position, velocity, acceleration: its q_d, dq_d and ddq_d, float64 [7]; through lost packets the robot continues
+        with the last acceleration (libfranka's documentation, "Packet handling"). A return to the old plan would be a
+        jump in acceleration, so everything is planned anew from there.
         """
         self._now += cycles * CYCLE
-        # The robot's velocity is a backward difference: that of half a cycle ago.
+        # The robot's velocity is a backward difference, so it is that of half a cycle ago.
         self.position, self.velocity = position.copy(), velocity + acceleration * CYCLE / 2
         self.acceleration = acceleration.copy()
         if self._segment is None and not self._queue and np.abs(self.velocity).max() < 1e-6:
@@ -246,11 +247,11 @@ class Interpolator:
         self._begin()
 
     def _begin(self) -> None:
-        """Plan from the present state on: to the next command, or else to a stand."""
+        """Plan from the present state: to the next command, or else to rest."""
         while len(self._queue) > 1 and self._queue[0].due - self._now < 2 * CYCLE:
             self._queue.popleft()
         self._start, self._braking, self._late, self._target = self._now, False, False, None
-        for number, target in enumerate(self._queue):  # one that can no longer be reached in time is passed over
+        for number, target in enumerate(self._queue):  # skips one that can no longer be reached in time
             duration = max(target.due - self._now, 2 * CYCLE)
             quintic = _Quintic(self.position, self.velocity, self.acceleration, target, duration)
             if quintic.fits():
@@ -263,9 +264,10 @@ class Interpolator:
         self._brake()
 
     def _catch_up(self, target: _Target) -> bool:
-        """Meet the newest command, or where its velocity leads to, as soon as that can be done in time: a command that
-        moves on cannot be met at once from behind but by taking a run-up away from it. False where that would leave
-        the limits.
+        """Meet the newest command, or its extrapolation, as early as it can be reached in time.
+
+        An arm behind a moving command could meet it at once only with a run-up in the opposite direction. False if no
+        trajectory stays within the limits.
         """
         self._queue.clear()
         quickest = self._way_to(target)
@@ -282,7 +284,7 @@ class Interpolator:
         return True
 
     def _way_to(self, target: _Target) -> ruckig.Trajectory | None:
-        """The quickest way to a state, not before it is due; None where it would leave the limits."""
+        """The time-optimal trajectory to a state, not before it is due; None if it would leave the limits."""
         plan = self._plan
         plan.control_interface = ruckig.ControlInterface.Position
         plan.synchronization = ruckig.Synchronization.Time
@@ -292,8 +294,8 @@ class Interpolator:
         plan.target_acceleration = np.clip(target.acceleration, -hardest, hardest).tolist()
         low, high = np.minimum(self.position, target.position), np.maximum(self.position, target.position)
         for _ in range(3):
-            # Velocities are limited as at the ends of the way; one that turns out longer is planned again.
-            # Ruckig wants some velocity both ways; away from where a limit is zero there is always one.
+            # Velocity limits are those at the ends of the motion; a motion that turns out longer is planned again.
+            # Ruckig needs some velocity both ways; away from where a limit is zero there is always one.
             slowest, fastest = (
                 np.minimum(FR3.velocity_bounds(low)[0], -0.01),
                 np.maximum(FR3.velocity_bounds(high)[1], 0.01),
@@ -313,10 +315,10 @@ class Interpolator:
         return trajectory
 
     def _brake(self) -> None:
-        """Come to a stand as the limits allow."""
+        """Plan a braking trajectory within the limits."""
         plan = self._plan
         plan.control_interface = ruckig.ControlInterface.Velocity
-        plan.synchronization = ruckig.Synchronization.No  # a joint that waited for others might leave its limits
+        plan.synchronization = ruckig.Synchronization.No  # a joint that waits for others might leave its limits
         plan.target_velocity = plan.target_acceleration = [0.0] * 7
         plan.minimum_duration = None
         self._braking = True

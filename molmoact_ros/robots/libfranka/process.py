@@ -1,7 +1,7 @@
-"""The process that speaks to the robot: 1000 positions a second, whatever the sender of commands does or stops doing.
+"""The process that controls the robot: 1000 positions per second, whether or not the sender keeps sending commands.
 
-python -m molmoact_ros.robots.libfranka.process ADDRESS SOCKET SETTINGS [RECORD]: started by `LibfrankaArm`, which has
-the other end of the socket. It ends when that end closes, after the arm has come to rest.
+python -m molmoact_ros.robots.libfranka.process ADDRESS SOCKET SETTINGS [RECORD]: started by `LibfrankaArm`, which holds
+the other end of the socket. The process ends when that end closes, after the arm has come to rest.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from molmoact_ros.robots.libfranka.client import COMMAND, ArmSettings, Kind, Rob
 from molmoact_ros.robots.libfranka.interpolator import CYCLE, Interpolator, RefusedCommand, checked
 
 PRIORITY: Final = 80
-"""Of SCHED_FIFO; the FCI documentation's own examples take the highest, which leaves the kernel's threads behind."""
+"""Of SCHED_FIFO; the FCI documentation's own examples use the highest, which preempts the kernel's threads."""
 REPORT_EVERY: Final = 5
-"""Cycles between states that are sent to the other end: 200 Hz."""
+"""Cycles between states that are sent to the client: 200 Hz."""
 SAME: Final = 4e-7, 2e-3, 1.0
-"""rad, rad/s, rad/s^2; what the robot says to follow and differs by more is not what was sent. Its q_d comes in single
-precision, rounded by up to 1.2e-7 at 3 rad."""
+"""rad, rad/s, rad/s^2; tolerance within which the robot's reported command equals the one that was sent. Its q_d has
+single precision, rounded by up to 1.2e-7 at 3 rad."""
 LATE: Final = 0.8e-3
-"""s after a state has been read, when an answer may no longer arrive before the next."""
+"""s after a state was read; a later answer may not arrive before the next state."""
 PROMPT: Final = 2.5e-3
-"""s between two states, above which something between the robot and here has stood still."""
+"""s between two states; a longer gap means that the network or this process stalled."""
 SETTLE_MAX: Final = 8
-"""Cycles left unanswered at most until the robot's course is clear; after 20 lost ones in a row it would stop."""
+"""Cycles left unanswered at most until the robot's trajectory is known; after 20 lost ones in a row it would stop."""
 RECORDED: Final = 200_000
-"""Cycles that a record keeps, the last ones."""
+"""Number of cycles in a record, the last ones."""
 MCL_CURRENT_AND_FUTURE: Final = 3
 STANDS: Final = 0.01
-"""rad between where the robot stands and where the first command begins, beyond what an arm reaches in a period from
-rest: its q is measured, and gives way a little to whoever leans on it."""
+"""rad between the robot's position and the first command, beyond what an arm reaches in a period from rest: its q is
+measured, and the arm yields a little to external forces."""
 
 
 class Link:
-    """The socket to the sender, without waiting."""
+    """The non-blocking socket to the client."""
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
@@ -60,7 +60,7 @@ class Link:
         self.open = False
 
     def receive(self) -> tuple[Kind, ArmCommand] | None:
-        """The next message, if there is one."""
+        """The next request, or None."""
         if not self.open:
             return None
         try:
@@ -77,13 +77,13 @@ class Link:
         return Kind(kind), ArmCommand(q, v, a, opening=numbers[21], period=numbers[22])
 
     def send(self, state: RobotState) -> None:
-        """Tell the sender; where it does not listen, the state is lost."""
+        """Send a state to the client; it is lost if the client does not read."""
         with contextlib.suppress(OSError):
             self._socket.send(state.pack())
 
 
 class CommandLog:
-    """Every cycle's numbers, in memory until the end; a file of arrays with one row a cycle."""
+    """The values of every cycle, in memory until the end; then a file of arrays with one row per cycle."""
 
     FIELDS: Final = {"time": 1, "cycles": 1, "sent": 7, "q_d": 7, "q": 7, "success_rate": 1, "open": 1, "braking": 1}
 
@@ -93,7 +93,7 @@ class CommandLog:
         self.message = ""
 
     def add_sample(self, *numbers: float) -> None:
-        """One cycle: the fields' numbers in their order."""
+        """Add one cycle: the values of FIELDS in their order."""
         self._rows[self._count % RECORDED] = numbers
         self._count += 1
 
@@ -108,7 +108,7 @@ class CommandLog:
 
 
 class PylibfrankaArm:
-    """The robot, either idle (it holds by itself, and is only listened to) or in control (a position every cycle)."""
+    """The robot, either idle (it holds by itself, and is only read) or in control (a position every cycle)."""
 
     def __init__(
         self, franka: ModuleType, address: str, link: Link, settings: ArmSettings, recorder: CommandLog | None
@@ -119,11 +119,11 @@ class PylibfrankaArm:
         set_up(self._robot, settings)
         self._mode, self._message = RobotMode.IDLE, ""
         self._missed = self._refused = self._cycle = 0
-        self._read, self._prompt = 0.0, True  # when the last state was read, s, and whether soon after the one before
-        self._last = np.zeros(7), np.zeros(7)  # the position that the robot followed last, and its velocity
+        self._read, self._prompt = 0.0, True  # when the last state was read, s; whether promptly after the previous one
+        self._last = np.zeros(7), np.zeros(7)  # the last position that the robot followed, and its velocity
 
     def run(self) -> None:
-        """Until the sender is gone and the arm rests."""
+        """Run until the client is gone and the arm rests."""
         arm: Interpolator | None = None
         while self._link.open:
             state = self._robot.read_once()
@@ -138,8 +138,9 @@ class PylibfrankaArm:
                 arm = None
 
     def _listen(self, arm: Interpolator, idle: Any = None) -> None:
-        """Take what has come. idle: the robot's state while nobody is in control. Commands are not kept through a
-        fault, and those that come while it is being cleared count as before it.
+        """Process all pending requests. idle: the robot's state while not in control.
+
+        Commands are not kept through a fault; those that arrive during recovery are dropped, too.
         """
         while (message := self._link.receive()) is not None:
             kind, command = message
@@ -158,7 +159,7 @@ class PylibfrankaArm:
                     self._refused, self._message = self._refused + 1, f"command refused: {refusal}"
 
     def _control(self, arm: Interpolator) -> None:
-        """In control until the sender is gone, or the robot stops by itself."""
+        """Control the robot until the client is gone, or the robot stops by itself."""
         try:
             active = self._robot.start_joint_position_control(self._franka.ControllerMode.JointImpedance)
             state, _ = self._next(active)
@@ -167,7 +168,7 @@ class PylibfrankaArm:
             self._mode = RobotMode.MOVING
             missed = self._missed
             self._one_cycle(active, arm)
-            self._missed = missed  # while the control was being started, nothing was to be answered
+            self._missed = missed  # cycles during the start of control do not count
             while self._link.open or not arm.resting:
                 self._one_cycle(active, arm)
             last = self._franka.JointPositions(arm.position.tolist())
@@ -178,13 +179,13 @@ class PylibfrankaArm:
             self._fault(str(error))
 
     def _one_cycle(self, active: Any, arm: Interpolator) -> None:
-        """Answer the last state, and wait for the next."""
+        """Answer the last state, and wait for the next one."""
         self._listen(arm)
         sent = arm.step()
-        # An answer that would come late is worse than none: the robot has gone on by itself.
+        # A late answer is worse than none: the robot has continued by itself.
         if time.monotonic() - self._read < LATE:
             active.writeOnce(self._franka.JointPositions(sent.tolist()))
-        # Normally one; a state that did not come, or came while we were late, is a cycle the robot went on by itself.
+        # Normally 1; a state that was lost, or came while we were late, is a cycle that the robot continued by itself.
         state, cycles = self._next(active)
         if cycles > 1 or not self._prompt:
             state, more = self._settle(active, state)
@@ -201,7 +202,7 @@ class PylibfrankaArm:
             self._recorder.add_sample(self._read, cycles, *sent, *q_d, *state.q, rate, self._link.open, arm.braking)
 
     def _next(self, active: Any) -> tuple[Any, int]:
-        """Wait for the robot's next state; and how many cycles after the last one it is."""
+        """Wait for the robot's next state; returns it with the number of cycles since the last one."""
         before = self._read
         state, since = active.readOnce()
         self._read = time.monotonic()
@@ -209,9 +210,9 @@ class PylibfrankaArm:
         return state, max(1, round(since.to_sec() / CYCLE))
 
     def _settle(self, active: Any, state: Any) -> tuple[Any, int]:
-        """After a gap: wait, without answering, until the robot goes on by itself from one state to the next.
+        """After a gap: wait, without answering, until the robot extrapolates by itself from one state to the next.
 
-        What was sent before the gap may still be on its way, and may still count. The state, and the cycles until then.
+        Packets sent before the gap may still arrive, and may still count. Returns the state, and the cycles waited.
         """
         waited = 0
         for _ in range(SETTLE_MAX):
@@ -226,7 +227,7 @@ class PylibfrankaArm:
         return state, waited
 
     def _followed(self, sent: np.ndarray, q_d: np.ndarray, dq_d: np.ndarray, ddq_d: np.ndarray) -> bool:
-        """Whether the robot has taken what was sent, and sees the velocity and acceleration in it that we do."""
+        """Whether the robot accepted the position sent, and derives the same velocity and acceleration from it."""
         velocity = (sent - self._last[0]) / CYCLE
         return bool(
             np.abs(q_d - sent).max() < SAME[0]
@@ -235,13 +236,13 @@ class PylibfrankaArm:
         )
 
     def _fault(self, errors: str) -> None:
-        """The next state says it. It is not printed: where nobody reads that, this process would wait."""
+        """Report a fault with the next state. It is not printed: a full, unread pipe would block this process."""
         self._mode, self._message, self._cycle = RobotMode.FAULT, errors, -1
         if self._recorder is not None:
             self._recorder.message = errors
 
     def _recover(self) -> None:
-        """A person has asked for it; what the robot says against it is told."""
+        """Clear a fault at the operator's request; the robot's objection becomes the message."""
         try:
             self._robot.automatic_error_recovery()
             self._mode, self._message = RobotMode.IDLE, ""
@@ -258,11 +259,11 @@ class PylibfrankaArm:
 
 
 def set_up(robot: Any, settings: ArmSettings) -> None:
-    """Tell the robot its load, what is a collision, and its tool."""
+    """Set the robot's load, collision thresholds and tool."""
     if settings.load_mass > 0:
         robot.set_load(settings.load_mass, settings.load_centre, settings.load_inertia)
     if settings.collision_torque:
-        # What is between a lower and an upper threshold is a contact, which the robot only reports and nobody asks for.
+        # Between lower and upper threshold the robot only reports a contact, which is not used here.
         torque, force = settings.collision_torque, settings.collision_force
         robot.set_collision_behavior(torque, torque, force, force)
     if settings.tool_frame:
@@ -270,7 +271,7 @@ def set_up(robot: Any, settings: ArmSettings) -> None:
 
 
 def stopped(franka: ModuleType, state: Any) -> str:
-    """Why the robot takes no commands in this state: its errors, or its mode; "" where it does."""
+    """Why the robot accepts no commands in this state: its errors, or its mode; "" if it does."""
     if state.current_errors:
         return str(state.current_errors)
     modes = franka.RobotMode
@@ -280,11 +281,11 @@ def stopped(franka: ModuleType, state: Any) -> str:
 
 
 def begins_at(command: ArmCommand, q: np.ndarray, q_d: np.ndarray) -> None:
-    """Refuse a first command that does not begin at rest where the arm stands.
+    """Raise RefusedCommand if a first command does not start at rest where the arm stands.
 
-    That is anywhere between `q`, measured, and `q_d`, where the robot holds it, float64 [7] rad. Raises RefusedCommand.
+    That is anywhere between `q`, measured, and `q_d`, the position that the robot holds, float64 [7] rad.
     """
-    speed = FR3.acceleration_max * command.period  # as fast as it may be one period after
+    speed = FR3.acceleration_max * command.period  # velocity limit one period after rest
     reached = STANDS + speed * command.period / 2
     nearest = np.clip(command.position, np.minimum(q, q_d) - reached, np.maximum(q, q_d) + reached)
     bad = (nearest != command.position) | (np.abs(command.velocity) > speed)
@@ -297,7 +298,7 @@ def begins_at(command: ArmCommand, q: np.ndarray, q_d: np.ndarray) -> None:
 
 
 def run_in_real_time() -> None:
-    """As far as this machine permits, and saying what it does not."""
+    """Set up real-time scheduling as far as this machine permits, and print what it does not permit."""
     if note := real_time_note():
         print(f"libfranka: {note}; expect lost packets on a real arm", file=sys.stderr, flush=True)
     with contextlib.suppress(PermissionError):
@@ -305,11 +306,11 @@ def run_in_real_time() -> None:
     ctypes.CDLL(None).mlockall(MCL_CURRENT_AND_FUTURE)  # without permission it only returns an error
     gc.collect()
     gc.freeze()
-    gc.disable()  # nothing here makes cycles of references, and a collection takes longer than a cycle of the robot
+    gc.disable()  # nothing here creates reference cycles, and a collection takes longer than a cycle of the robot
 
 
 def main() -> int:
-    """Drive one arm; the exit status is 1 when the robot could not be reached or was lost."""
+    """Control one arm; the exit status is 1 when the robot could not be reached or was lost."""
     import pylibfranka
 
     address, descriptor, settings, *record = sys.argv[1:]
@@ -318,7 +319,7 @@ def main() -> int:
     try:
         PylibfrankaArm(pylibfranka, address, link, ArmSettings.from_json(settings), recorder).run()
     except (RuntimeError, pylibfranka.FrankaException) as error:
-        # pylibfranka's exceptions are RuntimeErrors, all but one.
+        # pylibfranka's exceptions are RuntimeErrors, except one.
         message = f"no connection to the robot at {address}: {' '.join(str(error).split())}"
         zero = np.zeros(7)
         link.send(RobotState(time.monotonic(), RobotMode.ENDED, zero, zero, zero, 0.0, 0, 0, message))
