@@ -165,7 +165,7 @@ class ChunkFuzzer:
         return ActionChunk(chunk.actions, float(self.rng.choice([0.0, -1.0, np.nan, 1e9])), chunk.stamp)
 
     def measure(self, controller: Controller, q: np.ndarray, clock: ClockGames, number: int) -> None:
-        """The joints follow `q`, [7] rad, closely; now and then a measurement is missing, not finite, or elsewhere for once."""
+        """The joints follow `q`, [7] rad, closely; some measurements are missing, not finite, or elsewhere for once."""
         draw = self.rng.random()
         if draw < 0.005:
             q = np.full(7, np.nan)
