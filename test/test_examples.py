@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def run(name: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bringup]:
     """The simulated workcell with the nano model. No real-time threads, and deadlines for a busy machine."""
-    parameters = {
+    parameters: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [160, 120], "wrist_size": [106, 60]},
         "controller": {"priority": 0, "joints_deadline": 1.0, "camera_deadline": 3.0, "silence_deadline": 4.0},
         "policy": {"priority": 0, "max_age": 2.0},
