@@ -12,7 +12,7 @@ from typing import Any, Final
 import yaml
 from mcap.reader import make_reader
 
-from molmoact_ros.bags.mcap_repair import is_whole, mend
+from molmoact_ros.bags.mcap_repair import is_whole, repair_file
 from molmoact_ros.bags.mcap_writer import Index
 
 JAZZY_BAG_VERSION: Final = 9
@@ -106,11 +106,11 @@ def repair(bag: Path) -> bool:
     contents = Contents()
     for file in files if torn else []:
         try:
-            contents.add_file(file.name, mend(file)) if file in torn else contents.read(file)
+            contents.add_file(file.name, repair_file(file)) if file in torn else contents.read(file)
         except BlockingIOError:
             raise ValueError(f"{bag} is still being recorded; end the recorder first") from None
         except Exception as error:  # corrupt bytes can raise anything
-            raise ValueError(f"{file} cannot be mended: {one_line(error)}") from None
+            raise ValueError(f"{file} cannot be repaired: {one_line(error)}") from None
         (file.parent / RESERVE).unlink(missing_ok=True)
     if torn and bag.is_dir():
         write_metadata(bag, contents, about(bag))

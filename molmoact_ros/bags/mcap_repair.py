@@ -38,7 +38,7 @@ def is_whole(path: Path) -> bool:
     return foot[0] == Opcode.FOOTER and foot.endswith(MAGIC)
 
 
-def mend(path: Path) -> Index:
+def repair_file(path: Path) -> Index:
     """Repair a file that its writer did not close: truncate a torn record and write the end. Returns the index.
 
     Raises BlockingIOError while another process writes it, ValueError if it is no MCAP file.
@@ -86,7 +86,7 @@ def _scan(data: mmap) -> tuple[Index, int, ChunkIndex | None, Entries]:
         elif opcode == Opcode.METADATA:
             index.metadata.append(MetadataIndex(at, _HEAD + length, Metadata.read(stream).name))
         elif opcode == Opcode.MESSAGE:
-            raise ValueError("it holds messages outside of chunks; mend it with `mcap recover`")
+            raise ValueError("it holds messages outside of chunks; repair it with `mcap recover`")
         else:
             _note(opcode, stream, index)
         at += _HEAD + length

@@ -109,7 +109,7 @@ def check_file(bag: Path) -> None:
     assert kinds[0] == "Header" and kinds[-1] == "Footer" and kinds.count("Message") == count
 
 
-def test_a_file_cut_anywhere_is_mended(tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_repaired(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "whole", about={"molmoact-ros": "1"}) as bag:
         for chunk in range(3):
             for number in range(4):
@@ -132,7 +132,7 @@ def test_a_file_cut_anywhere_is_mended(tmp_path: Path) -> None:
     assert about(tmp_path / "whole") == {"molmoact-ros": "1"}
 
 
-def test_a_bag_is_not_mended_while_it_is_recorded(tmp_path: Path) -> None:
+def test_a_bag_is_not_repaired_while_it_is_recorded(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as bag:
         bag.write(text(1))
         bag.flush()

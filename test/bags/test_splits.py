@@ -296,7 +296,7 @@ def commands_none(bag: Path) -> bool:
         return not list(reader.messages())
 
 
-def test_a_chunk_of_very_many_small_messages_is_mended_with_little_memory(tmp_path: Path) -> None:
+def test_a_chunk_of_very_many_small_messages_is_repaired_with_little_memory(tmp_path: Path) -> None:
     message = b"\x05" + struct.pack("<Q", 22) + struct.pack("<HIQQ", 1, 0, 5, 5)
     plain = described() + message * 60_000
     crafted(tmp_path / "bag" / "bag.mcap", plain, len(plain))

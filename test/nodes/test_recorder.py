@@ -51,7 +51,7 @@ def bag_after_kill(peer: Peer, bag: Path, seconds_on: float) -> None:
         recorder.kill("recorder")
     assert main(["record", "--repair", str(bag)]) == 0
     with BagReader(bag) as reader:
-        assert not reader.repaired, "the command has mended it"
+        assert not reader.repaired, "the command has repaired it"
         kept = {seconds(reader.decode(message).header.stamp) for message in reader.messages([listening])}
     wanted = {seconds(m.header.stamp) for m in heard if begun + 0.2 < seconds(m.header.stamp) < killed - 1.0}
     assert wanted and wanted <= kept
