@@ -79,6 +79,7 @@ class Graph:
     def restart(self, name: str) -> None:
         """Restart a node that has ended, and wait for the status of a controller that receives joint states."""
         self.rig.safety, self.rig.command_speed = SafetyStatus(), 0.0  # of the process that has ended
+        self.rig.forget_services()
         self.bringup.start(name)
         if not self.rig.until(lambda: self.rig.safety.joints_age > 0, 60.0):
             raise RuntimeError(f"the controller hears no joints after {name} was started again; see its log")

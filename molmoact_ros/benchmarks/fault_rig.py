@@ -84,6 +84,7 @@ class FaultInjector(BackgroundNode):
         self.hands = 0  # statuses in TELEOP
         self.spoil: Callable[[ActionChunk], None] = lambda chunk: None
         self._frozen: dict[str, Any] = {}
+        self._service_clients: dict[str, Any] = {}
         self._drive, self._plan = False, 0
         self.command, self.command_speed = np.zeros(7), 0.0  # end of the last trajectory, and its initial speed
         self.commanded = np.zeros(7)  # start of the last trajectory
@@ -214,18 +215,23 @@ class FaultInjector(BackgroundNode):
             time.sleep(0.002)
         return True
 
+    def forget_services(self) -> None:
+        """Discover services anew at the next call: who answered may have ended."""
+        for client in self._service_clients.values():
+            self.destroy_client(client)
+        self._service_clients = {}
+
     def call(self, kind: Any, name: str, patience: float = 15.0, **request: Any) -> Any:
         """Call a service and return its response. Raises RuntimeError when there is none."""
-        client = self.create_client(kind, name)
-        try:
-            if not self.until(client.service_is_ready, patience):
-                raise RuntimeError(f"no service {name}; see the nodes' logs")
-            future = client.call_async(kind.Request(**request))
-            if not self.until(future.done, patience):
-                raise RuntimeError(f"{name} did not answer in {patience:g} s; see the nodes' logs")
-            return future.result()
-        finally:
-            self.destroy_client(client)
+        if name not in self._service_clients:  # kept: a new one is not discovered at once
+            self._service_clients[name] = self.create_client(kind, name)
+        client = self._service_clients[name]
+        if not self.until(client.service_is_ready, patience):
+            raise RuntimeError(f"no service {name}; see the nodes' logs")
+        future = client.call_async(kind.Request(**request))
+        if not self.until(future.done, patience):
+            raise RuntimeError(f"{name} did not answer in {patience:g} s; see the nodes' logs")
+        return future.result()
 
     def go(self) -> None:
         """Call resume until the policy moves the arm; with a stop latched, the first call resets it.

@@ -22,6 +22,7 @@ from molmoact_ros.ros import qos
 from molmoact_ros.ros.message_types import message_class
 
 BRAKING: Final = 0.4  # s: braking, and the latency of the measurement
+DISCOVERY: Final = 3.0  # s in which two nodes discover each other while one of them starts on the same machine
 STATUS: Final = 0.1  # s between two statuses of a controller
 FOLLOWING: Final = 0.1  # rad, as the graph is configured here: the injector sways the arm by 0.2 to either side
 PRESENCE: Final = 0.5  # s, as the graph is configured here
@@ -275,7 +276,7 @@ def controller_suite() -> Suite:
                happened=FaultInjector.standing),
         *_both("SIGHUP", BRAKING, _signal("controller", signal.SIGHUP), _restart("controller"),
                happened=FaultInjector.standing),
-        *_both("second controller", 2 * STATUS + BRAKING, _start_second, _end_second),
+        *_both("second controller", DISCOVERY + 2 * STATUS + BRAKING, _start_second, _end_second),
         *_both("robot reflex", STATUS + BRAKING, _robot("REFLEX"), _robot("MOVE"),
                needs="franka_msgs/msg/FrankaRobotState"),
         Fault("operator's heartbeat lost", "POLICY", PRESENCE + BRAKING, _set(present=False), _set(present=True)),

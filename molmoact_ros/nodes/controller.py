@@ -101,7 +101,8 @@ class ControllerNode(ManagedNode):
             self.create_service(Trigger, f"~/{name}", answer)
         self.create_service(ApprovePlan, "~/approve_plan", self._on_approve)
         self._people = [
-            TeleopInputs(self, arm, self._lock, config.teleop_timeout, self._refuse) for arm in self._controller.arms
+            TeleopInputs(self, arm, self._lock, config.teleop_timeout, self._refuse, self._controller.expect_silence)
+            for arm in self._controller.arms
         ]
         commands = [sink.topic for sink in self._sinks if sink.topic]
         alone = (config.joint_states, f"{config.policy}/action_chunk")

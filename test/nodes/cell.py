@@ -39,8 +39,8 @@ class TestRobot(BackgroundNode):
 
     __test__ = False
 
-    def __init__(self, context: rclpy.Context, space: str = "", clock: bool = False) -> None:
-        super().__init__("robot", context)
+    def __init__(self, context: rclpy.Context, space: str = "", clock: bool = False, name: str = "robot") -> None:
+        super().__init__(name, context)
         self.q, self.follows, self.present = HOME_Q.copy(), True, False
         self.twist: list[float] | None = None
         self.commands: list[tuple[float, np.ndarray]] = []  # when it came, and where the arm is to be next

@@ -114,6 +114,32 @@ def test_c5_unstamped_gripper_words(arm: Cell) -> None:
         assert arm.is_in("HOLD"), "and they let go"
 
 
+def test_c2_a_stream_that_goes_on_over_a_restart_is_not_followed_until_it_pauses(arm: Cell) -> None:
+    """However late the new controller discovers the node that sends it."""
+    for seconds in (0.0, 1.5, 3.0):
+        arm.in_hand()
+        arm.robot.twist = None
+        arm.bringup.kill("controller")
+        arm.said.clear()
+        arm.bringup.start("controller")
+        assert arm.until(arm.knows_joints, 60.0)
+        arm.spin(seconds)
+        late = TestRobot(arm.context, name="late")
+        try:
+            late.q, late.twist = arm.robot.q, SIDEWAYS
+            arm.robot.commands = []
+            arm.spin(2.5)
+            assert not arm.robot.commands and SafetyStatus.TELEOP not in {status.state for status in arm.said}
+            late.twist = None
+            arm.spin(0.8)
+            late.twist = SIDEWAYS
+            assert arm.is_in("TELEOP"), "it has paused"
+        finally:
+            late.twist = None
+            late.close()
+        arm.stand()
+
+
 def test_h2_the_first_command_is_where_the_arm_is(arm: Cell) -> None:
     arm.in_hand()
     arm.stand(arm.robot.q)

@@ -83,7 +83,12 @@ def test_a_keyboard_moves_stops_and_resumes(running: Graph, tmp_path: Path) -> N
 
         return rig.until(pressed, PATIENCE)
 
+    twist = "/controller/teleop/twist"
+    before = rig.count_publishers(twist)
     try:
+        rig.go()
+        assert rig.until(lambda: rig.count_publishers(twist) > before, PATIENCE)
+        rig.until(lambda: False, 1.5)  # what streams when it is discovered has to pause once
         rig.go()
         assert until(b"r", SafetyStatus.TELEOP)
         assert until(b"x", SafetyStatus.STOPPED)

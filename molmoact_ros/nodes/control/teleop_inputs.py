@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final
 
 from geometry_msgs.msg import TwistStamped
@@ -21,27 +22,53 @@ from molmoact_ros.control.teleop import wrong_age
 from molmoact_ros.msg import Deadman, GripperOpening
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.bounded_subscription import subscribe
+from molmoact_ros.ros.clocks import STEADY
 
 DISCOVERY: Final = 1.0
-"""s after the start within which an operator who was streaming before the start is not followed, until they have
-released the dead-man's switch once: nodes need as long to discover each other."""
+"""s after the start, and after each publisher is discovered, within which a teleoperation stream is not followed until
+it has paused once: it may have been going on for long, and begun for a controller that is no more."""
+LOOK: Final = 0.2
+"""s between looks for new publishers."""
 
 
 class TeleopInputs:
     """Subscriptions of one arm's `~/teleop/` topics. Valid messages go to the arm's Teleop, under `lock`."""
 
     def __init__(
-        self, node: Node, arm: ArmController, lock: Any, timeout: float, refuse: Callable[[str], None]
+        self,
+        node: Node,
+        arm: ArmController,
+        lock: Any,
+        timeout: float,
+        refuse: Callable[[str], None],
+        expect_silence: Callable[[float], None],
     ) -> None:
-        """timeout: greatest age of a message, s; refuse: receives one line about each message that is too old."""
+        """timeout: greatest age of a message, s; refuse: receives one line about each message that is too old;
+        expect_silence: as the controller's, called under `lock`.
+        """
         self._node, self._arm, self._lock, self._timeout, self._refuse = node, arm, lock, timeout, refuse
+        self._expect_silence = expect_silence
+        self._seen: dict[bytes, float] = {}  # when each publisher was discovered, by its id; steady clock, s
+        self._number: dict[str, int] = {}  # of publishers at that look, by topic
         self._prefix = f"{node.get_fully_qualified_name()}/teleop/{arm.arm.prefix}"
-        for kind, name, take in (
+        kinds = (
             (TwistStamped, "twist", self._on_twist), (JointTrajectory, "joint", self._on_joints),
             (GripperOpening, "gripper_stamped", self._on_gripper), (Float64, "gripper", self._on_old_gripper),
             (Deadman, "deadman_stamped", self._on_deadman), (Bool, "deadman", self._on_old_deadman),
-        ):  # fmt: skip
+        )  # fmt: skip
+        for kind, name, take in kinds:
             subscribe(node, kind, self._prefix + name, take, qos.RELIABLE, refuse)
+        self._topics = [self._prefix + name for _, name, _ in kinds]
+        node.create_timer(LOOK, self._look, clock=STEADY)
+
+    def _look(self) -> None:
+        """Note publishers that are new; one that sends before this has seen it for DISCOVERY has to pause once."""
+        now, found = time.monotonic(), dict[bytes, float]()
+        for topic in self._topics:
+            infos = self._node.get_publishers_info_by_topic(topic)
+            found |= {(gid := bytes(info.endpoint_gid)): self._seen.get(gid, now) for info in infos}
+            self._number[topic] = len(infos)
+        self._seen = found
 
     def _counts(self, name: str, stamp: Any, sent: float) -> bool:
         """Whether a message may move the arm. stamp: its own, or None; sent: source timestamp, s since 1970."""
@@ -49,7 +76,17 @@ class TeleopInputs:
         age = self._node.get_clock().now().nanoseconds * 1e-9 - told if told else time.time() - sent
         if why := wrong_age(age, self._timeout):
             self._refuse(f"{self._prefix}{name} is not followed: {why}")
-        return not why
+            return False
+        self._doubt_new_publishers(self._prefix + name)
+        return True
+
+    def _doubt_new_publishers(self, topic: str) -> None:
+        if self._node.count_publishers(topic) != self._number.get(topic, 0):
+            self._look()
+        newest = max(self._seen.values(), default=-inf)
+        if time.monotonic() - newest < DISCOVERY:
+            with self._lock:
+                self._expect_silence(newest + DISCOVERY)
 
     def _on_twist(self, message: TwistStamped, sent: float) -> None:
         frame, t, arm = message.header.frame_id, message.twist, self._arm.arm
