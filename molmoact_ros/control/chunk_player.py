@@ -94,7 +94,10 @@ class ChunkPlayer:
         self.take_chunk(chunk, self.prepare(chunk, now), now)
 
     def prepare(self, chunk: ActionChunk, now: float, actions: np.ndarray | None = None) -> ChunkTrajectory:
-        """Plan the path of a chunk at `now`, s; changes nothing. Raises RefusedChunk if it must not be played."""
+        """Plan the path of a chunk at `now`, s; changes nothing. Raises RefusedChunk if it must not be played.
+
+        actions: float64 [N, D], the result of `check_chunk` for it, if the caller has it already.
+        """
         actions = check_chunk(chunk, now) if actions is None else actions
         if chunk.stamp <= self._stamp:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")

@@ -66,6 +66,7 @@ class Controller:
         self._took_over = False  # the operator took over from the policy
         self._must_let_go = False  # an ongoing teleoperation stream does not move the arm until it has paused
         self._waits_since: float | None = None  # start of that pause; None: this cycle
+        self._moved_at = -np.inf  # when teleoperation last asked for motion
         self._handed_back = False  # nor does an ongoing stream without motion, after the operator handed back
         self.heard: float | None = None  # time of the engine's last heartbeat
         self._present = -np.inf  # time of the operator's last presence message
@@ -309,23 +310,22 @@ class Controller:
                 back = self.config.teleop.hand_back and self._took_over
                 self._change(Event.HANDED_BACK if back else Event.TELEOP_SILENT, "", now, steady)
             return
+        moves = any(arm.teleop.wish(steady).moves for arm in self.arms)
+        self._moved_at = steady if moves else self._moved_at
         if before is State.TELEOP:
             return
+        if steady - max(self._waits_since, self._moved_at) >= self.config.teleop.timeout:
+            self._must_let_go = False  # a stick that is released: some devices stream zeros
         if before is State.STOPPED or self._not_movable(now, steady):
             self._must_let_go = True
-        moves = any(arm.teleop.wish(steady).moves for arm in self.arms)
         waits = self._must_let_go or (self._handed_back and not moves)
         if not waits and (before is State.POLICY or not self._unsettled()):
-            self._change(Event.TELEOP, self._who(steady), now, steady)
+            self._change(Event.TELEOP, _sources(self.arms, steady), now, steady)
 
     def _change(self, event: Event, detail: str, now: float, steady: float) -> None:
         before = self.supervisor.state
         if self.supervisor.on(event, detail):
             self._hand_over(now, steady, before)
-
-    def _who(self, steady: float) -> str:
-        """Which arms are teleoperated by which kind of command, named as the topics under `teleop/`."""
-        return ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in self.arms if arm.teleop.active(steady))
 
     def notes(self, now: float, steady: float) -> list[str]:
         """Warnings that do not hold the arm, one line each."""
@@ -343,3 +343,8 @@ class Controller:
         names = self.arms[0].limiter.counts
         counts = {name: sum(arm.limiter.counts[name] for arm in self.arms) for name in names}
         return counts | {"singularity": sum(arm.slowed for arm in self.arms), "refused": self.refused}
+
+
+def _sources(arms: Sequence[ArmController], steady: float) -> str:
+    """By what teleoperation moves which arms, as the topics under `teleop/` are named."""
+    return ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in arms if arm.teleop.active(steady))

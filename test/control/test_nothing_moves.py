@@ -384,6 +384,17 @@ def test_h2_the_first_command_is_the_measurement(moved: list[float], how: str, s
         assert np.abs(commands[0].position - q).max() < 0.2 * 5000 * DT**3 + 1e-6
 
 
+def test_c2_a_device_that_streams_zeros_has_paused() -> None:
+    """As a space mouse's driver does: its stick is released. In motion it has not."""
+    for still, followed in (([0.0] * 6, True), ([0.0, 0.05, 0.0, 0.0, 0.0, 0.0], False)):
+        controller = controller_at(HOME_Q)
+        loop = Loop(controller)
+        controller.expect_silence(0.5)
+        loop.run(1.0, twist=still)
+        path = loop.run(0.5, twist=[0.0, 0.1, 0.0, 0.0, 0.0, 0.0])
+        assert (np.abs(path[-1] - path[0]).max() > 1e-3) == followed
+
+
 def test_h3_what_no_fr3_can_measure_is_not_believed_and_not_commanded() -> None:
     controller = Controller(ROBOT, ControllerConfig(agreeing=3))
     for k in range(10):
