@@ -11,7 +11,7 @@ from ..control.helpers import ROBOT
 def test_nonsense_never_breaks_a_limit() -> None:
     result = fuzz(ROBOT, 6000, seed=11)
     print(f"{result.actions} actions, seed {result.seed}: {result.cycles} cycles, broken {result.broken}")
-    assert result.played > 50 and result.refused > 100 and result.moving > result.cycles / 4
+    assert result.played > 40 and result.refused > 100 and result.moving > result.cycles / 4
     assert not any(result.broken.values()), result.broken
 
 
