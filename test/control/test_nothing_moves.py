@@ -395,6 +395,37 @@ def test_c2_a_device_that_streams_zeros_has_paused() -> None:
         assert (np.abs(path[-1] - path[0]).max() > 1e-3) == followed
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    q=Q,
+    until=st.floats(0.0, 1.0),
+    stream=st.lists(
+        st.tuples(st.sampled_from(["silent", "zero", "moving"]), st.floats(0.05, 0.6)), min_size=1, max_size=6
+    ),
+)
+def test_c2_no_stream_moves_an_arm_before_it_has_paused(
+    q: np.ndarray, until: float, stream: list[tuple[str, float]]
+) -> None:
+    """From anywhere, whatever was sent before: the pause is silence or zeros of a timeout, behind what was expected."""
+    controller = _kept.setdefault("paused", controller_at(HOME_Q))
+    now = controller.__dict__.setdefault("clock", 0.0) + 10.0
+    controller.__dict__["clock"] = now
+    move_to(controller, q, now)
+    loop, timeout = Loop(controller), controller.config.teleop.timeout
+    loop.now = loop.steady = now
+    loop.run(0.5)  # nobody was there
+    controller.expect_silence(loop.steady + until)
+    expected, since = loop.steady + until - timeout, -np.inf  # since: the last request for motion
+    for kind, seconds in stream:
+        began = loop.steady
+        paused = began - max(expected, since) >= timeout - 2 * DT
+        path = loop.run(seconds, twist={"silent": None, "zero": [0.0] * 6, "moving": FORWARD}[kind])
+        if paused and kind == "moving":
+            return  # from here on the stream may be followed
+        assert np.abs(path - q).max() == 0.0, (kind, began - now)
+        since = loop.steady if kind == "moving" else since
+
+
 def test_h3_what_no_fr3_can_measure_is_not_believed_and_not_commanded() -> None:
     controller = Controller(ROBOT, ControllerConfig(agreeing=3))
     for k in range(10):
