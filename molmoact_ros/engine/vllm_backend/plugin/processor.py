@@ -31,15 +31,17 @@ class PictureInfo(BaseProcessingInfo):
     """The model's image properties that vLLM queries."""
 
     @property
-    def folder(self) -> Path:
-        """The checkpoint folder."""
-        return Path(self.ctx.model_config.model)
+    def files(self) -> CheckpointFolder:
+        """The checkpoint's small files, parsed once."""
+        if not hasattr(self, "_files"):
+            self._files = CheckpointFolder(Path(self.ctx.model_config.model))
+        return self._files
 
     @property
     def processor(self) -> ImageProcessor:
         """The checkpoint's image processor."""
         if not hasattr(self, "_processor"):
-            self._processor = ImageProcessor(CheckpointFolder(self.folder).processor)
+            self._processor = ImageProcessor(self.files.processor)
         return self._processor
 
     @property
@@ -56,11 +58,11 @@ class PictureInfo(BaseProcessingInfo):
     def size(self) -> tuple[int, int]:
         """Width and height of an input frame, pixels."""
         rows, columns = self.processor.base
-        return CheckpointFolder(self.folder).run.frame_size or (columns, rows)
+        return self.files.run.frame_size or (columns, rows)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Maximum images of a request."""
-        return {"image": CheckpointFolder(self.folder).run.cameras or DEFAULT_CAMERAS}
+        return {"image": self.files.run.cameras or DEFAULT_CAMERAS}
 
 
 class DummyPictures(BaseDummyInputsBuilder[PictureInfo]):
