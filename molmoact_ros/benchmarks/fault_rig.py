@@ -217,9 +217,8 @@ class FaultInjector(BackgroundNode):
 
     def forget_services(self) -> None:
         """Discover services anew at the next call: who answered may have ended."""
-        for client in self._service_clients.values():
-            self.destroy_client(client)
-        self._service_clients = {}
+        clients, self._service_clients = self._service_clients, {}
+        self.between_callbacks(lambda: [self.destroy_client(client) for client in clients.values()])
 
     def call(self, kind: Any, name: str, patience: float = 15.0, **request: Any) -> Any:
         """Call a service and return its response. Raises RuntimeError when there is none."""

@@ -225,10 +225,11 @@ def _robot(mode: str) -> Act:
         kind: Any = message_class("franka_msgs/msg/FrankaRobotState")
         message = kind(robot_mode=getattr(kind, f"ROBOT_MODE_{mode}"))
         graph.beside.close()
-        publisher = graph.rig.create_publisher(kind, ROBOT_STATE, qos.RELIABLE)
-        timer = graph.rig.create_timer(0.05, lambda: publisher.publish(message))
-        graph.beside.callback(graph.rig.destroy_publisher, publisher)
-        graph.beside.callback(graph.rig.destroy_timer, timer)
+        rig = graph.rig
+        publisher = rig.create_publisher(kind, ROBOT_STATE, qos.RELIABLE)
+        timer = rig.create_timer(0.05, lambda: publisher.publish(message))
+        graph.beside.callback(rig.between_callbacks, lambda: rig.destroy_publisher(publisher))
+        graph.beside.callback(rig.between_callbacks, lambda: rig.destroy_timer(timer))
 
     return act
 

@@ -131,7 +131,7 @@ def _measure(rig: FaultInjector, form: Form | None, seconds: float, folder: Path
             used = (_cpu(graph.pid("recorder")) - before) / seconds
         stolen = (_stolen() - stolen) / seconds / (os.cpu_count() or 1)
         graph.check()
-    rig.destroy_subscription(subscription)
+    rig.between_callbacks(lambda: rig.destroy_subscription(subscription))
     pictures = lost = size = 0
     if form:
         pictures, lost, size = _recorded(bag)

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import pytest
 import rclpy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +103,28 @@ def test_a_node_with_a_thread_of_its_own_hears_while_its_user_sleeps(peer: Peer)
     node.close()
     context.try_shutdown()
     assert heard == ["hello"]
+
+
+def test_what_destroys_something_runs_between_callbacks_and_on_their_thread(domain: int) -> None:
+    """Elsewhere rclpy's executor may be waiting for what is destroyed, and ends by InvalidHandle."""
+    context, threads = rclpy.Context(), list[int]()
+    rclpy.init(context=context)
+    node = BackgroundNode("background", context)
+    node.create_timer(0.001, lambda: threads.append(threading.get_ident()))
+    node.begin()
+    try:
+        publisher, where = node.create_publisher(String, "/words", qos.RELIABLE), list[int]()
+        node.between_callbacks(lambda: (node.destroy_publisher(publisher), where.append(threading.get_ident())))
+        with pytest.raises(ZeroDivisionError):
+            node.between_callbacks(lambda: 1 / 0)
+        before, deadline = len(threads), time.monotonic() + PATIENCE
+        while len(threads) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        node.close()
+        context.try_shutdown()
+    assert len(threads) > before
+    assert set(threads) == set(where)
 
 
 def test_a_signal_ends_an_episodes_client_as_it_ends_any_program(domain: int, tmp_path: Path) -> None:
