@@ -38,6 +38,7 @@ PACKERS: Final = min(4, os.cpu_count() or 1)
 TOO_FAST: Final = "messages come faster than they are packed and the disk takes them"
 _M_TRIM_THRESHOLD: Final = -1  # of malloc.h
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,14 @@ def keep_memory() -> None:
 
     By default, glibc returns such large blocks to the kernel and allocates them again, with a page fault per page. A
     recorder of incompressible images spends more than half of its time on that (mallopt(3); 32 MiB is its maximum).
+    All threads share one heap: an image is allocated in one thread and freed in another, and each of several heaps
+    would keep gaps. Call it before the first thread starts.
     """
     with suppress(AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
         mallopt(_M_TRIM_THRESHOLD, 128 * MIB)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def release_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from functools import partial
@@ -27,6 +28,7 @@ from molmoact_ros.ros.message_types import message_class, offered
 from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
+from molmoact_ros.utils.paths import fastdds_profile
 from molmoact_ros.utils.provenance import machine
 
 KEEP_ALL: Final = QoSProfile(
@@ -245,9 +247,21 @@ def as_metadata(profile: QoSProfile) -> Qos:
     }  # fmt: skip
 
 
+def free_payloads() -> None:
+    """Let Fast DDS free each message that was read, by the reader's profile in config/fastdds.xml.
+
+    By default (PREALLOCATED_WITH_REALLOC) a subscription keeps memory for as many messages as ever waited in it: after
+    a second without the processor, a recorder of four image topics was 25 MB larger for good. Where the user has chosen
+    a profile of their own, it stays as it is.
+    """
+    if os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE") == str(fastdds_profile()):
+        os.environ.setdefault("RMW_FASTRTPS_USE_QOS_FROM_XML", "1")
+
+
 def main() -> None:
     """Start the node. Its priority is not lowered: the controller publishes to it under a lock that both share."""
     keep_memory()
+    free_payloads()
     run(RecorderNode)
 
 

@@ -114,7 +114,8 @@ def test_what_destroys_something_runs_between_callbacks_and_on_their_thread(doma
     node.begin()
     try:
         publisher, where = node.create_publisher(String, "/words", qos.RELIABLE), list[int]()
-        node.between_callbacks(lambda: (node.destroy_publisher(publisher), where.append(threading.get_ident())))
+        node.between_callbacks(lambda: node.destroy_publisher(publisher))
+        node.between_callbacks(lambda: where.append(threading.get_ident()))
         with pytest.raises(ZeroDivisionError):
             node.between_callbacks(lambda: 1 / 0)
         before, deadline = len(threads), time.monotonic() + PATIENCE

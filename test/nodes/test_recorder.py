@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,6 +158,40 @@ def test_m9_the_recorder_goes_on_in_another_file_and_a_kill_takes_only_the_last_
     with BagReader(last) as reader:  # a file by itself says what the nodes' parameters are
         known = {reader.decode(m).node for m in reader.messages(["/recorder/parameters"])}
     assert "/controller" in known and "/sim" in known
+
+
+def anonymous_memory(pid: int) -> int:
+    """Bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) * 1024
+
+
+def test_m9_images_that_waited_in_the_middleware_are_freed(domain: int, peer: Peer, tmp_path: Path) -> None:
+    """The recorder gets no processor for a moment, so that the queue of its subscription is full."""
+    picture = Image(height=1000, width=900, encoding="rgb8", step=2700, data=array("B", bytes(2_700_000)))
+    out = peer.node.create_publisher(Image, "/camera/image_raw", qos.sensor(1))
+    with Bringup(Profile(nodes={"recorder": {"bag": str(tmp_path / "bag")}}), tmp_path / "logs") as recorder:
+        assert peer.until(lambda: out.get_subscription_count() > 0)
+
+        def publish(times: int) -> None:
+            for _ in range(times):
+                out.publish(picture)
+                peer.spin(0.05)
+
+        publish(3)
+        peer.spin(6.0)  # memory is returned every five seconds
+        pid = recorder.pid("recorder")
+        before = anonymous_memory(pid)
+        os.kill(pid, signal.SIGSTOP)
+        publish(10)
+        os.kill(pid, signal.SIGCONT)
+        assert peer.until(lambda: anonymous_memory(pid) < before + 12_000_000), "what waited is still held"
+        peer.spin(6.0)
+        assert anonymous_memory(pid) < before + 12_000_000
+        assert "lost" not in recorder.log("recorder").read_text()
+    with BagReader(tmp_path / "bag") as reader:
+        assert reader.count("/camera/image_raw") > 6, "they waited"
+    peer.node.destroy_publisher(out)
 
 
 def test_a_recorder_finds_topics_while_a_simulated_clock_stands(workcell: Bringup, peer: Peer, tmp_path: Path) -> None:
