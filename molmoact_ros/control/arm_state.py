@@ -36,7 +36,7 @@ class ArmState:
         self._subject = f"{arm.prefix}joint states{self._where}"
         self._joints = JointStateMonitor((*arm.joints, *arm.hand_joints))
         self._came = False  # any joint state
-        self._strange: Sequence[str] = ()  # names in the last message that has none of this arm's
+        self._strange: Sequence[str] = ()  # names that are not of this arm, in the last message before all joints came
         self._new = np.zeros(JOINTS, bool)  # joints that came since the last sample of all of them
         self._hand_known = arm.hand is None
         self._hand_heard: float | None = None  # arrival of the finger that came least recently, s
@@ -53,7 +53,8 @@ class ArmState:
         """
         self._came |= len(names) > 0
         updated = self._joints.take_message(names, positions, stamp, heard)
-        self._strange = self._strange if updated.any() else names
+        if self.measurement.joints is None:
+            self._strange = [name for name in names if name not in self._joints.joints]
         if bad := self._joints.not_finite_of(names):
             self.measurement.doubt(f"NaN or infinity for {_listed(bad)}", heard)
         if updated[FINGERS].any():

@@ -119,13 +119,13 @@ def test_what_lacks_is_named() -> None:
     assert state.wrong(0.0, 0.0, DEADLINE) == (
         "no joint states came on /joint_states; start the robot or the simulator first"
     )
-    state.take_message(["panda_joint1"], [0.0], 0.0, 0.0)
+    state.take_message(["left_fr3_finger_joint1", "panda_joint1"], [0.0, 0.0], 0.0, 0.0)
     assert state.wrong(0.0, 0.0, DEADLINE) == (
         "left_joint states on /joint_states have no position of left_fr3_joint1, left_fr3_joint2, left_fr3_joint3 and "
-        "6 more (they name panda_joint1); is it this robot's?"
+        "5 more (they name panda_joint1); is it this robot's?"
     )
     state.take_message(PAIR[0].joints, HOME_Q.tolist(), 0.0, 0.0)
-    assert "no position of left_fr3_finger_joint1, left_fr3_finger_joint2 came" in state.wrong(0.0, 0.0, DEADLINE)
+    assert "no position of left_fr3_finger_joint2 came on /joint_states" in state.wrong(0.0, 0.0, DEADLINE)
     assert "gripper: none" in state.wrong(0.0, 0.0, DEADLINE)
     state.take_message(PAIR[0].fingers, [0.01, 0.01], 0.0, 0.0)
     assert not state.wrong(0.0, 0.0, DEADLINE) and state.measurement.opening == 0.02
@@ -181,7 +181,7 @@ def test_without_a_gripper_and_with_another_hand() -> None:
     assert not robotiq.wrong(0.0, 0.0, DEADLINE) and robotiq.measurement.opening == pytest.approx(0.0425)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(parts=PARTS, data=st.data())
 def test_an_arm_moves_only_while_each_of_its_joints_is_fresh(parts: list[list[int]], data: st.DataObject) -> None:
     """Each publisher falls silent, repeats a stamp, has a wrong clock or says NaN for a while: then the arm is held."""
@@ -191,12 +191,12 @@ def test_an_arm_moves_only_while_each_of_its_joints_is_fresh(parts: list[list[in
     faults = [
         (
             data.draw(st.sampled_from(["", "silent", "zero", "old", "future", "nan", "still"])),
-            data.draw(st.integers(10, 60)),
+            data.draw(st.integers(10, 40)),
         )
         for _ in parts
     ]
     q, stamps, heard, moved = HOME_Q.copy(), np.full(7, -np.inf), np.full(7, -np.inf), 0
-    for k in range(120):
+    for k in range(80):
         now = 1000.0 + k * DT
         for part, (fault, since) in zip(parts, faults, strict=True):
             wrong = fault if since <= k < since + 30 else ""
