@@ -43,7 +43,7 @@ PLAIN = {"priority": 0}
 """No real-time threads: they would be this one process' for all nodes that follow."""
 TWO_ARMS = {"arms": ["left_", "right_"], "bases": [0.0, 0.3, 0.0, 0.0, 0.0, -0.3, 0.0, 0.0]}
 SINKS = ("target_pose", "target_joint", "forward_position", "forward_velocity", "null")
-GRIPPERS = ("franka", "gripper_command", "null")
+GRIPPERS = ("franka", "gripper_command", "forward_position", "none", "null")
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "controller": [
         *({"sink": sink} for sink in SINKS),

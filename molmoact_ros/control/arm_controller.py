@@ -16,17 +16,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.spatial.transform import Rotation
 
+from molmoact_ros.control.arm_state import ArmState
 from molmoact_ros.control.chunk_player import ChunkMode, ChunkPlayer
 from molmoact_ros.control.collision import CollisionChecker, Surroundings
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.limiter import Limiter, LimitScaling, Motion
-from molmoact_ros.control.measurement import Measurement
 from molmoact_ros.control.pose import Pose
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.control.teleop import Teleop, TeleopCommand, TeleopConfig
 from molmoact_ros.control.trajectory import Target
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, Arm
+from molmoact_ros.robots.franka import JOINTS, Arm
 
 MAX_TARGET_LEAD_M, MAX_TARGET_LEAD_RAD = 0.05, 0.25  # lead of a twist's target over the commanded hand, at most
 WAIT_FROM, WAIT_AT = 0.05, 0.15  # rad of lag, desired to commanded joints: path time slows down, and stops
@@ -50,6 +50,7 @@ class ArmConfig(BaseModel):
     teleop: TeleopConfig = TeleopConfig()
     cartesian_speed: float = Field(0.5, gt=0, le=2)  # m/s of the hand while a policy moves it
     agreeing: int = Field(1, ge=1, le=20)  # consecutive joint states that must agree before they are accepted
+    joint_states: str = ""  # topic that messages to the operator name; the node subscribes to it
     slow_below: float = Field(0.08, ge=0)  # smallest singular value below which the hand slows down
     slowest: float = Field(0.1, gt=0, le=1)  # fraction of the speed that remains in a singularity
 
@@ -73,9 +74,11 @@ class ArmController:
         self.guard = CollisionChecker(robot, config.surroundings, arm, others)
         self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
-        self.measurement = Measurement(arm.limits, config.agreeing)
+        self.joint_state = ArmState(arm, config.agreeing, config.joint_states)
+        self.measurement = self.joint_state.measurement
         self.opening: float | None = None  # desired distance between the fingers, m; None: no command yet
         self.slowed = 0  # cycles slowed down near a singularity
+        self._known = False  # a measurement was believed
         self._low, self._high = map(np.array, (config.surroundings.workspace.low, config.surroundings.workspace.high))
         self._wanted = Motion.at_rest(np.zeros(JOINTS))
         self._mean = np.zeros(JOINTS)  # velocity of the desired joints over the last cycle, rad/s
@@ -93,16 +96,24 @@ class ArmController:
 
     @property
     def measured_at(self) -> float:
-        """Stamp of that measurement, s."""
+        """Stamp of that measurement's oldest joint, s."""
         return self.measurement.stamp
 
     def update(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> None:
         """Process a measurement: joints [7] rad and gripper opening in m. An implausible one is ignored."""
-        known = self.measured is not None
-        if self.measurement.take_sample(q, opening, stamp, heard) and not known:
+        self._begin_where(self.joint_state.take_sample(q, opening, stamp, heard))
+
+    def update_by_name(self, names: Sequence[str], positions: Sequence[float], stamp: float, heard: float) -> None:
+        """Process a message of joint states: whatever it has of this arm and its hand (ArmState.take_message)."""
+        self._begin_where(self.joint_state.take_message(names, positions, stamp, heard))
+
+    def _begin_where(self, believed: bool) -> None:
+        """The first measurement that is believed is where the commands begin."""
+        if believed and not self._known:
             assert self.measured is not None
+            self._known = True
             self.limiter.reset(self.measured)
-            self.settle(stamp)
+            self.settle(self.measured_at)
 
     def take_up(self) -> None:
         """Start from the measured joints; an arm that still brakes continues from its last command."""
@@ -156,8 +167,13 @@ class ArmController:
         """Tracking error: greatest difference of measured joints to those commanded at that time, rad; 0 at first."""
         if self.measured is None or not self._told:
             return 0.0
-        then = next((q for when, q in reversed(self._told) if when <= self.measured_at), self._told[0][1])
+        told = {at: self._commanded(at) for at in set(self.measurement.stamps.tolist())}
+        then = [told[at][joint] for joint, at in enumerate(self.measurement.stamps.tolist())]
         return float(np.abs(self.measured - then).max())
+
+    def _commanded(self, at: float) -> np.ndarray:
+        """The joints [7] rad that were commanded at a time, s; the oldest that are remembered for one before them."""
+        return next((q for when, q in reversed(self._told) if when <= at), self._told[0][1])
 
     def pace(self) -> float:
         """Fraction of the speed, 0..1, at which this arm can follow its path.
@@ -204,9 +220,9 @@ class ArmController:
     def _grip(self, value: float) -> None:
         """Open or close by a policy's value, 1 open .. 0 closed, with hysteresis around the middle."""
         if self.opening is None:
-            self.opening = OPENING_MAX if value > (OPEN_ABOVE + CLOSE_BELOW) / 2 else 0.0
+            self.opening = self.arm.stroke if value > (OPEN_ABOVE + CLOSE_BELOW) / 2 else 0.0
         elif value > OPEN_ABOVE:
-            self.opening = OPENING_MAX
+            self.opening = self.arm.stroke
         elif value < CLOSE_BELOW:
             self.opening = 0.0
 
@@ -267,7 +283,7 @@ class ArmController:
 
     def _from_person(self, wish: TeleopCommand) -> Motion | None:
         if wish.opening is not None:
-            self.opening = wish.opening
+            self.opening = min(wish.opening, self.arm.stroke)
         if not wish.moves:
             self._stand(self.limiter.stop)
             return None

@@ -12,6 +12,8 @@ BACK: Final = 0.005
 """s by which it may go back between two checks: rounding, and /clock messages that arrive out of order."""
 STILL: Final = 0.3
 """s for which simulated time may stand still: a /clock of 5 Hz or more passes."""
+OTHER_CLOCK: Final = 1e7
+"""s of age beyond which no clock is merely off: there is no stamp, or one side has simulated time."""
 SLEW: Final = 1e-3
 """s per second of clock correction that is tolerated on a real clock: twice the kernel's slew rate under NTP
 (adjtime(3): 500 ppm). A faster correction accumulates until it exceeds JUMP."""

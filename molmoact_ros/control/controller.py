@@ -83,6 +83,13 @@ class Controller:
         An implausible one is ignored (control/measurement.py)."""
         self.arms[arm].update(np.asarray(q, np.float64), opening, stamp, stamp if heard is None else heard)
 
+    def update_joint_state(
+        self, names: Sequence[str], positions: Sequence[float], stamp: float, heard: float | None = None
+    ) -> None:
+        """Process a message of joint states, rad or m by name, of any of the arms' and hands' joints."""
+        for arm in self.arms:
+            arm.update_by_name(names, positions, stamp, stamp if heard is None else heard)
+
     def on_chunk(self, chunk: ActionChunk, now: float, steady: float | None = None) -> bool:
         """Switch to a new chunk. False if it is refused; `last_refusal` gives the reason.
 
@@ -212,10 +219,7 @@ class Controller:
         """Why neither policy nor teleoperation may start to move the arms now, in one line; empty: they may."""
         for event, detail in self._levels.items():
             return f"{event.value}: {detail}" if detail else event.value
-        if self._stale(now, steady):
-            told = next((arm.measurement.refused for arm in self.arms if arm.measurement.refused), "")
-            return f"no fresh joint states{f' ({told})' if told else ''}; start the robot or the simulator first"
-        return ""
+        return self.wrong_joints(now, steady)
 
     def _unsettled(self) -> str:
         """Why motion cannot start: an arm still moves though it is commanded to stand; empty: none does."""
@@ -232,12 +236,10 @@ class Controller:
         self.heard = None if self.heard is None else steady
         self._took_over = before is State.POLICY
 
-    def _stale(self, now: float, steady: float) -> bool:
+    def wrong_joints(self, now: float, steady: float) -> str:
+        """Why the joint states are none that the arms may be moved by, in one line; empty: they are."""
         deadline = self.config.joints_deadline
-        return any(
-            not (abs(now - arm.measured_at) <= deadline and steady - arm.measurement.heard <= deadline)
-            for arm in self.arms
-        )
+        return next((why for arm in self.arms if (why := arm.joint_state.wrong(now, steady, deadline))), "")
 
     # Outputs
 
@@ -271,8 +273,8 @@ class Controller:
     def _watch(self, now: float, steady: float) -> None:
         if self.supervisor.state not in (State.POLICY, State.TELEOP):
             return
-        if self._stale(now, steady):
-            self.fault(Event.JOINTS_STALE)
+        if wrong := self.wrong_joints(now, steady):
+            self.fault(Event.JOINTS_STALE, wrong)
         elif (gap := max(arm.gap() for arm in self.arms)) > self.config.following:
             self.fault(Event.NOT_FOLLOWING, f"{gap:.2f} rad behind")
         if self.supervisor.state is State.POLICY:
@@ -329,9 +331,7 @@ class Controller:
 
     def notes(self, now: float, steady: float) -> list[str]:
         """Warnings that do not hold the arm, one line each."""
-        notes = [
-            f"{arm.arm.prefix}joint states: {arm.measurement.refused}" for arm in self.arms if arm.measurement.refused
-        ]
+        notes = [line for arm in self.arms for line in arm.joint_state.warnings(steady)]
         if self._must_let_go and self._hand_is_there(steady) and self.supervisor.state is not State.TELEOP:
             why = self._not_movable(now, steady)
             notes.append(f"a person's hand is not followed until they let go once{f' ({why})' if why else ''}")

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from pydantic import BaseModel, Field
 
+from molmoact_ros.control.clock_monitor import OTHER_CLOCK
 from molmoact_ros.robots.franka import JOINTS, OPENING_MAX
 
 FUTURE: Final = 0.05
@@ -30,6 +31,8 @@ class TeleopConfig(BaseModel):
 
 def wrong_age(age: float, timeout: float) -> str:
     """Why a command that was sent `age` s ago must not move an arm, in one line; empty: it may."""
+    if abs(age) > OTHER_CLOCK:
+        return "it is stamped 0 or by another clock; stamp it with ROS time, and set use_sim_time alike for every node"
     if not age <= timeout:
         return f"it is {age:.2f} s old; words of a person count for {timeout:g} s"
     if age < -FUTURE:

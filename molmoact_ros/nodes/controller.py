@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.logging import LoggingSeverity
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
 
@@ -24,6 +23,8 @@ from molmoact_ros.nodes.control.chunk_inputs import ChunkInputs
 from molmoact_ros.nodes.control.config import ControllerNodeConfig
 from molmoact_ros.nodes.control.diagnostics import report
 from molmoact_ros.nodes.control.gripper_sinks import Gripper
+from molmoact_ros.nodes.control.hand_config import with_hand
+from molmoact_ros.nodes.control.joint_inputs import JointInputs
 from molmoact_ros.nodes.control.publisher_monitor import PublisherMonitor
 from molmoact_ros.nodes.control.safety_status import safety_status
 from molmoact_ros.nodes.control.stop_latch import StopLatch
@@ -75,8 +76,10 @@ class ControllerNode(ManagedNode):
 
     def configure(self) -> None:
         """Load the robot and create the topics. A stop that was latched before stays latched."""
-        config, arms = self.config, self.config.robots
-        self._controller = Controller(robot_model(), config.control, arms)
+        config, joint_states = self.config, self.resolve_topic_name(self.config.joint_states)
+        arms = [with_hand(self, arm, config.hand, config.gripper) for arm in config.robots]
+        settings = config.control.model_copy(update={"joint_states": joint_states})
+        self._controller = Controller(robot_model(), settings, arms)
         self._sinks = [make_sink(config.sink, self, arm) for arm in arms]
         self._grippers = [make_gripper(config.gripper, self, arm) for arm in arms]
         self._gripper_goals: list[float | None] = [None for _ in arms]  # the last sent; None: send the next in any case
@@ -88,7 +91,7 @@ class ControllerNode(ManagedNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         # The loop polls frequent topics, and those that must count whatever the executor does: a wake-up for each
         # message costs more than the cycle itself.
-        self._joints = PollingSubscription(self, JointState, config.joint_states, qos.HEARTBEAT)
+        self._joints = JointInputs(self, config.joint_states, self._controller)
         self._engine = PollingSubscription(self, EngineStatus, f"{config.policy}/engine_status", qos.HEARTBEAT)
         self._stop = PollingSubscription(self, Empty, "~/stop", qos.RELIABLE)
         self._presence = PollingSubscription(self, Header, "~/presence", qos.HEARTBEAT)
@@ -105,8 +108,7 @@ class ControllerNode(ManagedNode):
             for arm in self._controller.arms
         ]
         commands = [sink.topic for sink in self._sinks if sink.topic]
-        alone = (config.joint_states, f"{config.policy}/action_chunk")
-        self._strangers = PublisherMonitor(self, alone, commands)
+        self._strangers = PublisherMonitor(self, f"{config.policy}/action_chunk", joint_states, self._joints, commands)
         if self._stopped:
             self._controller.stop(f"{self._stopped} (kept; resume resets it)")
         self.create_timer(1.0 / STATUS_RATE, self._tell_status, clock=STEADY)
@@ -173,16 +175,15 @@ class ControllerNode(ManagedNode):
         since, self._taken_at = self._taken_at, time.monotonic()
         if self._stop.take_serialized():
             self._controller.stop("by a person, on the topic stop")
-        for polled, kind, take in (
-            (self._presence, Header, self._on_presence), (self._engine, EngineStatus, self._on_engine),
-            (self._joints, JointState, self._on_joints),
+        for polled, take in (
+            (self._presence, self._on_presence), (self._engine, self._on_engine), *self._joints.subscriptions
         ):  # fmt: skip
             taken = polled.take_serialized()
             for number, message in enumerate(taken, 1):
                 # Arrival times are known only to within the last cycle: no clock that somebody can set dates them.
                 steady = since + number / len(taken) * (self._taken_at - since)
                 try:
-                    take(unpacked(message.data, kind), steady)
+                    take(unpacked(message.data, polled.kind), steady)
                 except ValueError as error:
                     self._refuse(f"refused {error}")
 
@@ -192,19 +193,6 @@ class ControllerNode(ManagedNode):
             self._refuse(f"a sign of presence does not count: {why}")
         else:
             self._controller.on_presence(steady)
-
-    def _on_joints(self, message: JointState, steady: float) -> None:
-        stamp = conversions.seconds(message.header.stamp)
-        positions = dict(zip(message.name, message.position, strict=False))
-        for number, arm in enumerate(self._controller.arms):
-            try:
-                q = [positions[joint] for joint in arm.arm.joints]
-                opening = sum(positions[finger] for finger in arm.arm.fingers)
-            except KeyError as lacking:
-                topic = self.config.joint_states
-                self._notes.note(f"{topic} lacks the position of {lacking}; is it this robot's?")
-                return
-            self._controller.update_joints(q, opening, stamp, number, steady)
 
     def _on_engine(self, message: EngineStatus, steady: float) -> None:
         stamp = conversions.seconds(message.header.stamp)
@@ -338,7 +326,11 @@ class ControllerNode(ManagedNode):
         self._safety_status.publish(status)
 
     def _publish_diagnostics(self) -> None:
-        self._warnings = self._strangers.warnings()
+        with self._lock:
+            wrong = self._controller.wrong_joints(self._now(), time.monotonic())
+        if self._joints.is_to_log(wrong, time.monotonic()):
+            self._notes.note(wrong)
+        self._warnings = [*([wrong] if wrong else []), *self._strangers.warnings()]
         real, jitter = self._loop is not None and self._loop.real_time, self.timing.jitter_ms()
         with self._lock:
             statuses = report(self._controller, self.get_name(), self._now(), time.monotonic(), jitter, real)

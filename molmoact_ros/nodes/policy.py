@@ -38,6 +38,7 @@ from molmoact_ros.ros.lifecycle import ManagedNode
 from molmoact_ros.ros.live_parameters import LiveParameters
 from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.polling import PollingSubscription
+from molmoact_ros.ros.publishers import crowded
 from molmoact_ros.ros.realtime_loop import own_threads, real_time
 from molmoact_ros.ros.spin import run
 
@@ -75,9 +76,8 @@ class PolicyNode(ManagedNode):
         self._joints = PollingSubscription(
             self, JointState, config.joint_states, qos.sensor(MOST_JOINTS), LARGEST_JOINTS
         )
-        alone = (*cameras, self.resolve_topic_name(config.joint_states))
         self._report = EngineStatusPublisher(
-            self, str(config.folder), self._reasoner, self._drawings, self._gate, alone
+            self, str(config.folder), self._reasoner, self._drawings, self._gate, cameras
         )
         self._depth: Subscription | None = None  # of the front camera, while a mode needs it
         self._settings.connect_setters(
@@ -86,7 +86,7 @@ class PolicyNode(ManagedNode):
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self._traces = TraceInput(self, self._drawings, self._reasoner, self._gate, self._report)
         self.create_timer(PERIOD, self._look_after_all, clock=STEADY)
-        self.create_timer(1.0, lambda: self._report.diagnose(self._joints.refusal), clock=STEADY)
+        self.create_timer(1.0, lambda: self._report.diagnose(self._joint_notes()), clock=STEADY)
         self._reasoner.start()
         self._goals = ExecuteServer(self, self._link, self)
         self._configured = True
@@ -183,6 +183,14 @@ class PolicyNode(ManagedNode):
         for joints in self._joints.messages():
             self._reasoner.add_joints(joints)
         self._reasoner.add_image(topic, image)
+
+    def _joint_notes(self) -> list[str]:
+        """What is wrong with the joint states, one line each."""
+        topic, groups = self.resolve_topic_name(self.config.joint_states), self._reasoner.joint_groups()
+        notes = crowded(self, [topic], groups) + [self._joints.refusal] * bool(self._joints.refusal)
+        if not groups:
+            notes.append(f"joint states on {topic} are stamped 0; plans are published without them")
+        return notes
 
     # Instructions
 

@@ -132,7 +132,7 @@ class SimNode(Node):
             due = _sleep_until(due + period)
 
     def _advance(self, seconds: float) -> None:
-        now = self._now()
+        now = time.monotonic()
         for drive in self._drives:
             drive.advance(now)
         self._cell.step(seconds)
@@ -160,14 +160,19 @@ class SimNode(Node):
     def _command(
         self, message: JointTrajectory, heard: float, joints: tuple[str, ...], follower: TrajectoryFollower
     ) -> None:
-        """Follow a trajectory as joint_trajectory_controller: a stamp of zero means now, a malformed one is refused."""
+        """Follow a trajectory as joint_trajectory_controller: a stamp of zero means now, a malformed one is refused.
+
+        It runs by the steady clock from then on, so that nobody moves the arm by setting a clock. heard: s since 1970.
+        """
         try:
             order = [message.joint_names.index(joint) for joint in joints]
             times = np.array([p.time_from_start.sec + p.time_from_start.nanosec * 1e-9 for p in message.points])
             positions = np.array([p.positions for p in message.points])[:, order]
             moving = bool(message.points) and all(len(p.velocities) for p in message.points)
             velocities = np.array([p.velocities for p in message.points])[:, order] if moving else None
-            follower.follow(conversions.seconds(message.header.stamp) or heard, times, positions, velocities)
+            stamp = conversions.seconds(message.header.stamp)
+            age = self._now() - stamp if stamp else max(time.time() - heard, 0.0)
+            follower.follow(time.monotonic() - age, times, positions, velocities)
         except (ValueError, IndexError) as error:
             self.get_logger().error(f"trajectory for {', '.join(joints)} refused: {error}", throttle_duration_sec=1.0)
 

@@ -48,6 +48,8 @@ TAKE: Final = 0.1
 """s between polls of depth and joints, while plans are shown in space."""
 KEPT: Final = 3.0
 """s for which depth and joints are buffered, for plans whose image was taken a while ago."""
+MOST_PARTS: Final = 20
+"""Joint states that are searched for all joints: arms and hands may be published separately."""
 LONGEST: Final = 200
 """Characters of a line of text."""
 ABOVE: Final = (0.0, 0.0, 0.9)
@@ -254,17 +256,25 @@ class ViewNode(ContainedNode):
 
     def _chunk_in_space(self, message: ActionChunk, pending: bool) -> Iterator[Marker]:
         """The hands' targets, from where the hands were when the plan's image was taken."""
-        joints = self._joints.at(conversions.seconds(message.header.stamp))
-        if joints is None:
+        positions = self._joints_at(conversions.seconds(message.header.stamp))
+        if not positions:
             return
-        measured = deserialize_message(joints, JointState)
-        self._links.update(conversions.joint_positions(measured))
+        self._links.update(positions)
         space = ActionSpace(message.action_space)
         chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
         parts = split(chunk, len(self._arms))
         for number, (arm, part) in enumerate(zip(self._arms, parts, strict=True)):
             head = conversions.header(0.0, arm.base_frame)
             yield from markers.chunk_markers(number, self._targets(arm, part), pending, head)
+
+    def _joints_at(self, stamp: float) -> dict[str, float]:
+        """Each joint's position, rad or m, in the message nearest to a time, s, that has it."""
+        positions: dict[str, float] = {}
+        for data in self._joints.around(stamp)[:MOST_PARTS]:
+            positions = conversions.joint_positions(deserialize_message(data, JointState)) | positions
+            if set(self._links.joints) <= set(positions):
+                break
+        return positions
 
     def _targets(self, arm: Arm, chunk: Chunk) -> list[Target]:
         if chunk.space is ActionSpace.JOINT:
@@ -295,7 +305,9 @@ class _Recent:
         self._kept: deque[tuple[float, bytes]] = deque()
 
     def add(self, now: float, data: bytes) -> None:
-        """Store one that arrived at `now`, s."""
+        """Store one that arrived at `now`, s. When the clock was set back, those from before it are dropped."""
+        if self._kept and now < self._kept[-1][0] - TAKE:
+            self._kept.clear()
         self._kept.append((now, data))
         while self._kept[0][0] < now - KEPT:
             self._kept.popleft()
@@ -303,6 +315,10 @@ class _Recent:
     def at(self, stamp: float) -> bytes | None:
         """The one that arrived nearest to a time, s; None where none has arrived."""
         return min(self._kept, key=lambda one: abs(one[0] - stamp), default=(0.0, None))[1]
+
+    def around(self, stamp: float) -> list[bytes]:
+        """All of them, the one that arrived nearest to a time, s, first."""
+        return [data for _, data in sorted(self._kept, key=lambda one: abs(one[0] - stamp))]
 
 
 class _Picture:

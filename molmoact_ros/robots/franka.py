@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from molmoact_ros.robots.hands import FRANKA_HAND, TwoFingerHand
+
 JOINTS = 7
 OPENING_MAX = 0.08  # m between the finger tips
 HOME_Q = np.array(
@@ -90,12 +92,13 @@ class Arm:
     """One arm, with the names of franka_ros2.
 
     prefix: "" for a single arm, else "left_" or "right_". robot: "fr3" or "panda". base: pose of its base in the
-    workcell, x, y, z in m and yaw in rad.
+    workcell, x, y, z in m and yaw in rad. hand: what it carries; None: no gripper.
     """
 
     prefix: str = ""
     robot: str = "fr3"
     base: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    hand: TwoFingerHand | None = FRANKA_HAND
 
     @property
     def limits(self) -> Limits:
@@ -109,8 +112,19 @@ class Arm:
 
     @property
     def fingers(self) -> tuple[str, str]:
-        """Names of the two finger joints, m each."""
+        """Names of the two finger joints of our model, which has a Franka Hand, m each."""
         return f"{self.prefix}{self.robot}_finger_joint1", f"{self.prefix}{self.robot}_finger_joint2"
+
+    @property
+    def hand_joints(self) -> tuple[str, ...]:
+        """Names of the joints of its hand; none without a hand."""
+        names = () if self.hand is None else self.hand.joints
+        return tuple(name.replace("{prefix}", self.prefix).replace("{robot}", self.robot) for name in names)
+
+    @property
+    def stroke(self) -> float:
+        """Greatest distance between the finger tips, m; that of the Franka Hand without a hand."""
+        return OPENING_MAX if self.hand is None else self.hand.stroke
 
     @property
     def base_frame(self) -> str:

@@ -42,7 +42,7 @@ class PollingSubscription:
 
     def __init__(self, node: Node, kind: type, topic: str, quality: QoSProfile, largest: int | None = None) -> None:
         """largest: bytes of a serialised message beyond which it is dropped unread; `refusal` then gives the reason."""
-        self._node, self._kind, self._largest = node, kind, largest
+        self._node, self.kind, self._largest = node, kind, largest
         self.refusal = ""
         self._subscription = node.create_subscription(
             kind, topic, lambda data: None, quality, callback_group=_Quiet(), raw=True
@@ -52,7 +52,7 @@ class PollingSubscription:
         """Messages received since the last call, oldest first."""
         taken, reader = [], self._subscription.handle
         with reader:
-            while (message := reader.take_message(self._kind, True)) is not None:
+            while (message := reader.take_message(self.kind, True)) is not None:
                 data, info = message
                 if self._largest is None or len(data) <= self._largest:
                     taken.append(Taken(data, info["received_timestamp"], info["source_timestamp"]))
@@ -63,12 +63,12 @@ class PollingSubscription:
 
     def messages(self) -> list[Any]:
         """Messages received since the last call, oldest first, deserialised."""
-        return [deserialize_message(taken.data, self._kind) for taken in self.take_serialized()]
+        return [deserialize_message(taken.data, self.kind) for taken in self.take_serialized()]
 
     def newest(self) -> Any:
         """The newest message received since the last call, deserialised, or None."""
         taken = self.take_serialized()
-        return deserialize_message(taken[-1].data, self._kind) if taken else None
+        return deserialize_message(taken[-1].data, self.kind) if taken else None
 
     def close(self) -> None:
         """Destroy the subscription."""

@@ -131,11 +131,11 @@ def test_the_gap_is_that_to_the_command_of_the_time_of_measuring() -> None:
     assert [when for when, _ in told] == pytest.approx([k * DT for k in range(1, 31)])
     for k in (10, 20, 29):
         when, q = told[k]
-        arm.measurement.joints, arm.measurement.stamp = q - np.eye(7)[1] * 0.02, when
+        arm.measurement.joints, arm.measurement.stamps = q - np.eye(7)[1] * 0.02, np.full(7, when)
         assert arm.gap() == pytest.approx(0.02), "as late as it may come"
-        arm.measurement.stamp = when + DT / 2
+        arm.measurement.stamps = np.full(7, when + DT / 2)
         assert arm.gap() == pytest.approx(0.02)
-    arm.measurement.stamp, arm.measurement.joints = -5.0, told[0][1] + 0.03
+    arm.measurement.stamps, arm.measurement.joints = np.full(7, -5.0), told[0][1] + 0.03
     assert arm.gap() == pytest.approx(0.03), "older than what is remembered: the oldest"
     for k in range(31, 100):
         arm.step(State.POLICY, k * DT, k * DT, 1.0)

@@ -32,6 +32,8 @@ def test_a_word_counts_up_to_its_timeout_and_a_little_ahead() -> None:
     assert wrong_age(-0.25, TIMEOUT) == "it is stamped 0.25 s in the future; synchronise the clocks"
     assert "old" in wrong_age(TIMEOUT + 1e-6, TIMEOUT) and "future" in wrong_age(-FUTURE - 1e-6, TIMEOUT)
     assert wrong_age(float("nan"), TIMEOUT)
+    for age in (1.7e9, -1.7e9):
+        assert wrong_age(age, TIMEOUT).startswith("it is stamped 0 or by another clock")
 
 
 @pytest.mark.parametrize("word", SAY)

@@ -45,6 +45,8 @@ class TestRobot(BackgroundNode):
         self.twist: list[float] | None = None
         self.commands: list[tuple[float, np.ndarray]] = []  # when it came, and where the arm is to be next
         self.still: float | None = None  # ROS time at which the clock stands
+        self.stamped = True  # the joint states are
+        self.hand_states: Any = None  # a publisher of the hand's own; None: arm and hand are in one message
         self._joints = self.create_publisher(JointState, f"{space}/joint_states", qos.RELIABLE)
         self._twists = self.create_publisher(TwistStamped, f"{space}/controller/teleop/twist", qos.RELIABLE)
         self._engine = self.create_publisher(EngineStatus, f"{space}/policy/engine_status", qos.RELIABLE)
@@ -76,9 +78,12 @@ class TestRobot(BackgroundNode):
     def _tell(self) -> None:
         if self._told_time is not None:
             self._told_time.publish(Clock(clock=conversions.time_message(self.now())))
-        joints = JointState(name=[*SINGLE.joints, *SINGLE.fingers], position=[*self.q, 0.04, 0.04])
-        joints.header = conversions.header(self.now(), "")
-        self._joints.publish(joints)
+        arm, hand = (SINGLE.joints, self.q.tolist()), (SINGLE.fingers, [0.04, 0.04])
+        both = (arm[0] + hand[0], arm[1] + hand[1])
+        publishers, parts = (self._joints, self.hand_states), (arm, hand) if self.hand_states else (both,)
+        for publisher, (names, positions) in zip(publishers, parts, strict=False):
+            head = conversions.header(self.now() if self.stamped else 0.0, "")
+            publisher.publish(JointState(header=head, name=names, position=positions))
         self._turns += 1
         if self.twist is not None and self._turns % 2:
             self.say_twist(np.cos(SWAY * time.monotonic()) * np.array(self.twist))

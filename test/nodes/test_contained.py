@@ -211,10 +211,13 @@ def test_h7_the_gripper_is_somewhere_in_the_picture_or_not_known(view: ViewNode,
     looking = np.diag([1.0, -1.0, -1.0, 1.0])
     looking[:3, 3] = 0.4, 0.0, 1.5
     hand._frames.add_transforms(TFMessage(transforms=[transform_message(pose, OPTICAL, looking)]))
-    hand._info, hand._measured = anything(CameraInfo, rng), anything(JointState, rng)
+    take = hand._monitor.take_message
+    hand._info, joints = anything(CameraInfo, rng), anything(JointState, rng)
+    take(joints.name, joints.position, 0.0, 0.0)
     place = hand.place()
     assert place is None or np.isfinite(place).all()
-    hand._info, hand._measured = sound(CameraInfo), sound(JointState)
+    hand._info, joints = sound(CameraInfo), sound(JointState)
+    take(joints.name, joints.position, 0.0, 0.0)
     assert hand.place() is not None, "the next sound messages count"
 
 

@@ -10,6 +10,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.serialization import serialize_message
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, Float64
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -172,6 +173,37 @@ def test_h3_two_robots_that_disagree_are_said(arm: Cell) -> None:
         assert not answer.success and "joint states are not believed" in answer.message
     finally:
         other.close()
+
+
+def test_case_09_arm_and_hand_are_published_apart(arm: Cell) -> None:
+    """By two publishers on one topic, which is no second robot."""
+    arm.robot.hand_states = arm.node.create_publisher(JointState, "/joint_states", qos.RELIABLE)
+    try:
+        arm.spin(6.0)  # the whole messages of before are forgotten
+        arm.said[:-1] = []
+        arm.spin(1.5)
+        assert not [line for status in arm.said for line in status.warnings], arm.status.warnings
+        assert arm.plays(arm.chunk()), arm.status
+        arm.stand()
+    finally:
+        publisher, arm.robot.hand_states = arm.robot.hand_states, None
+        arm.node.destroy_publisher(publisher)
+
+
+def test_case_29_joint_states_without_a_stamp_are_refused_in_words(arm: Cell) -> None:
+    arm.robot.stamped = False
+    try:
+        why = "joint states on /joint_states are stamped 0"
+        assert arm.until(lambda: any(why in line for line in arm.status.warnings)), arm.status
+        answer = arm.ask("start")
+        assert not answer.success and answer.message.startswith(why)
+        assert arm.until(lambda: why in arm.bringup.log("controller").read_text())
+        arm.robot.twist = SIDEWAYS
+        assert arm.moved(0.5) == 0.0
+    finally:
+        arm.robot.stamped, arm.robot.twist = True, None
+    arm.spin(0.5)
+    assert arm.plays(arm.chunk())
 
 
 def test_h8_frame_and_key(arm: Cell) -> None:

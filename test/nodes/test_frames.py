@@ -110,6 +110,28 @@ def test_m6_images_of_every_encoding_are_taken() -> None:
     assert wrong_size(Image(encoding="x" * 1_000_000)) == "its encoding's name has 1000000 characters"
 
 
+def test_the_joints_of_a_picture_come_from_whichever_messages_have_them() -> None:
+    """Arm and hand apart, the hand's slower; one joint that is NaN for a while."""
+    frames = buffer()
+    for k in range(20):
+        positions = [float(k), float("nan") if k in (10, 11) else k + 0.5]
+        frames.add_joints(JointState(header=header(1.0 + k / 100, ""), name=["a", "b"], position=positions))
+        if k % 3 == 0:
+            frames.add_joints(JointState(header=header(1.0 + k / 100, ""), name=["f"], position=[k / 1000]))
+    for camera in ("front", "wrist"):
+        frames.add_image(camera, image(1.1, 1), 1.2)
+    found = frames.newest(1.2)
+    assert found is not None
+    joints = frames.mark_used(found).joints
+    assert joints is not None
+    assert dict(zip(joints.name, joints.position, strict=True)) == {"a": 10.0, "b": 9.5, "f": 0.009}
+    assert abs(frames.report()["joints_apart_s"] - 0.01) < 1e-6 and frames.joint_groups() == 2
+    frames.add_joints(JointState(name=["a", "f"], position=[0.0, 0.0]))
+    assert frames.joint_groups() == 0, "stamped 0"
+    frames.add_joints(JointState(header=header(1.3, ""), name=["b", "f"], position=[0.0, 0.0]))
+    assert frames.joint_groups() == 1, "of one robot"
+
+
 def test_case_12_after_the_clock_was_set_nothing_from_before_is_planned_on() -> None:
     frames = buffer()
     for camera in ("front", "wrist"):

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.nodes.control.arm_sinks import make_gripper
 from molmoact_ros.nodes.control.gripper_sinks import OPENING_FORCE, SAME_OPENING, _Gripper
+from molmoact_ros.nodes.control.hand_config import with_hand
+from molmoact_ros.nodes.control.measured_joints import Measured
 from molmoact_ros.robots.franka import Arm
 from molmoact_ros.ros import qos
 
@@ -314,3 +317,83 @@ def test_m3_gripper_command_opens_with_little_force(peer: Peer, node: Callable[.
         assert [goal.command.max_effort for goal in server.goals] == [40.0, OPENING_FORCE]
     finally:
         server.close()
+
+
+# Other hands
+
+
+def test_a_robotiq_by_its_knuckle(peer: Peer, node: Callable[..., Node]) -> None:
+    heard = peer.listen(JointTrajectory, "/robotiq_gripper_controller/joint_trajectory", qos.RELIABLE)
+    controller = node()
+    arm = with_hand(controller, Arm(), "robotiq_2f85", "joint_trajectory")
+    gripper = make_gripper("joint_trajectory", controller, arm)
+    connected(peer, controller, "/robotiq_gripper_controller/joint_trajectory")
+    for opening in (0.0, 0.085, 0.2):
+        gripper.send(command(opening))
+    assert peer.until(lambda: len(heard) >= 2)
+    assert [m.points[0].positions[0] for m in heard] == pytest.approx([0.8, 0.0])
+    assert heard[0].joint_names == ["robotiq_85_left_knuckle_joint"]
+
+
+def test_crisps_gripper_by_its_topics(peer: Peer, node: Callable[..., Node]) -> None:
+    """The finger is whatever joint is first on its own topic, and values run from closed to open as calibrated."""
+    heard = peer.listen(Float64MultiArray, "/gripper/gripper_position_controller/commands", qos.RELIABLE)
+    controller = node(finger_scale=0.08 / 1.2, finger_offset=0.08 / 1.2 * 1.3)
+    arm = with_hand(controller, Arm(), "crisp", "forward_position")
+    gripper = make_gripper("forward_position", controller, arm)
+    connected(peer, controller, "/gripper/gripper_position_controller/commands")
+    topic = "/gripper/gripper_state_broadcaster/joint_states"
+    publisher = peer.node.create_publisher(JointState, topic, qos.RELIABLE)
+    connected(peer, controller, topic)
+    publisher.publish(JointState(name=["a_joint", "another"], position=[-0.7, 9.0]))
+    peer.spin(0.05)
+    gripper.send(command(0.0))
+    gripper.hold()  # on its way it stays where it is measured
+    gripper.send(command(0.08))
+    assert peer.until(lambda: len(heard) == 3), heard
+    assert [m.data[0] for m in heard] == pytest.approx([-1.3, -0.7, -0.1])
+    peer.node.destroy_publisher(publisher)
+
+
+def test_hands_by_parameters(node: Callable[..., Node]) -> None:
+    bare = with_hand(node(), Arm(), "franka_hand", "none")
+    assert bare.hand is None and bare.hand_joints == ()
+    make_gripper("none", node(), bare).send(command(0.0))
+    own = with_hand(
+        node(left_finger_joints=["thumb", "index"], left_finger_scale=-0.5, left_hand_states="hand"), LEFT,
+        "franka_hand", "gripper_command",
+    )  # fmt: skip
+    assert own.hand is not None and own.hand_joints == ("thumb", "index") and own.hand.topic == "hand"
+    pair = with_hand(node(), LEFT, "crisp", "forward_position")
+    assert pair.hand is not None and pair.hand.topic == "left/gripper/gripper_state_broadcaster/joint_states"
+    for wrong, words in (
+        ({"finger_scale": 0.0}, "parameter finger_scale .* a scale of 0"),
+        ({"finger_stroke": -1.0}, "parameter finger_stroke"),
+        ({"finger_offset": float("nan")}, "parameter finger_offset"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            with_hand(node(**wrong), Arm(), "franka_hand", "joint_trajectory")
+    with pytest.raises(ValueError, match="no hand 'schunk'; choose one of: franka_hand, robotiq_2f85, crisp"):
+        with_hand(node(), Arm(), "schunk", "joint_trajectory")
+    nameless = with_hand(node(), Arm(), "crisp", "joint_trajectory")
+    with pytest.raises(ValueError, match="set finger_joints"):
+        make_gripper("joint_trajectory", node(), nameless)
+
+
+def test_measured_joints_are_put_together_by_name(peer: Peer, node: Callable[..., Node]) -> None:
+    controller = node()
+    measured = Measured(controller, ["a", "b", "c"], "/parts")
+    publisher = peer.node.create_publisher(JointState, "/parts", qos.RELIABLE)
+    connected(peer, controller, "/parts")
+    publisher.publish(JointState(name=["c", "a"], position=[3.0, 1.0]))
+    peer.spin(0.1)
+    assert measured.positions(60.0) is None, "b is not known"
+    for k in range(5):
+        publisher.publish(JointState(name=["b"], position=[float(k)]))
+    publisher.publish(JointState(name=["b", "a"], position=[float("nan"), 7.0]))
+    assert peer.until(lambda: (found := measured.positions(60.0)) is not None and found.tolist() == [7.0, 4.0, 3.0])
+    peer.spin(0.2)
+    publisher.publish(JointState(name=["a", "b"], position=[0.0, 0.0]))
+    peer.spin(0.05)
+    assert measured.positions(0.2) is None, "c is old"
+    peer.node.destroy_publisher(publisher)

@@ -29,7 +29,8 @@ class ControllerNodeConfig(BaseModel):
         [0.0] * 4, description="each arm's base in the workcell: x, y, z in m and yaw in rad, one arm after the other"
     )
     sink: str = Field("joint_trajectory", description="where the arms' commands go")
-    gripper: str = Field("joint_trajectory", description="where the grippers' commands go")
+    gripper: str = Field("joint_trajectory", description="where the grippers' commands go; none: there is no gripper")
+    hand: str = Field("franka_hand", description="preset of the hands: franka_hand, robotiq_2f85 or crisp")
     joint_states: str = Field("joint_states", min_length=1, description="topic of the joint states")
     agreeing: int = Field(3, ge=1, le=20, description="joint states in a row that agree before they are believed")
     rate: float = Field(100.0, ge=10, le=1000, description="cycles/s")

@@ -30,8 +30,8 @@ def report(
             "gap_rad": arm.gap(),
             "gap_max_rad": config.following,
         }
-        text = f"{age:.3f} s old" if known else "none yet"
-        out.append(status(f"{node}: {arm.arm.prefix}joints", not age <= config.joints_deadline, text, values))
+        wrong = arm.joint_state.wrong(now, steady, config.joints_deadline)
+        out.append(status(f"{node}: {arm.arm.prefix}joints", bool(wrong), wrong or f"{age:.3f} s old", values))
     playing = supervisor.state is State.POLICY
     player = controller.arms[0].player
     chunks = {

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from rclpy.task import Future
+from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -19,7 +20,8 @@ from molmoact_ros.nodes.control.measured_joints import Measured
 from molmoact_ros.nodes.control.null_sink import NullSink
 from molmoact_ros.nodes.control.trajectories import FINGER_SPEED, gripper_seconds, gripper_trajectory
 from molmoact_ros.robots.command import ArmCommand
-from molmoact_ros.robots.franka import OPENING_MAX, Arm
+from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.hands import FIRST, FRANKA_HAND
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.action_client import ThreadsafeActionClient
 from molmoact_ros.ros.arm_topics import joint_states, of_arm
@@ -68,11 +70,17 @@ class _Gripper:
         self._before: float | None = None  # the last opening that was sent, also before a hold
         self._closing = True
         self._notes = ThreadedLog(node)
+        self._hand, joints = arm.hand or FRANKA_HAND, arm.hand_joints
         self._config = declare(node, GripperConfig, arm.prefix, gripper_topic=self._usual_topic(arm))
-        self._measured = Measured(node, arm.fingers, joint_states(node))
+        self._measured = Measured(node, joints, self._hand.topic or joint_states(node))
 
     def _usual_topic(self, arm: Arm) -> str:
         raise NotImplementedError
+
+    def _of_controller(self, arm: Arm, name: str) -> str:
+        """A topic or action of the hand's controller, as ros2_control names it."""
+        topic = f"{self._hand.controller}/{name}"
+        return of_arm(arm, topic) if "/" in self._hand.controller else f"{arm.prefix}{topic}"
 
     def _go(self, opening: float, measured: float, closing: bool) -> bool:
         """Move the fingers from `measured` to `opening` m between them. False: the goal could not be sent."""
@@ -82,12 +90,12 @@ class _Gripper:
         """Send the opening where it differs from the one before, or with the first command after a pause."""
         now = time.monotonic()
         again, self._heard = now - self._heard > SAID_AGAIN, now
-        opening = float(np.clip(command.opening, 0.0, OPENING_MAX))
+        opening = float(np.clip(command.opening, 0.0, self._hand.stroke))
         if not again and self._goal is not None and abs(opening - self._goal) < SAME_OPENING:
             return
         fingers = self._measured.positions()
-        before = OPENING_MAX if self._before is None else self._before
-        measured = before if fingers is None else float(fingers.sum())
+        before = self._hand.stroke if self._before is None else self._before
+        measured = before if fingers is None else self._hand.opening(fingers.tolist())
         closing = self._closes(opening, measured if self._before is None else before)
         if self._go(opening, measured, closing):
             self._goal, self._before, self._closing = opening, opening, closing
@@ -95,7 +103,7 @@ class _Gripper:
             self._goal = None
 
     def _closes(self, opening: float, before: float) -> bool:
-        if opening >= OPENING_MAX / 2:
+        if opening >= self._hand.stroke / 2:
             return False
         return self._closing if abs(opening - before) < SAME_OPENING else opening < before
 
@@ -107,20 +115,21 @@ class _Gripper:
         """The gripper holds its object."""
 
 
-class TrajectoryGripper(_Gripper):
-    """For joint_trajectory_controller on the finger joints."""
+class _TopicGripper(_Gripper):
+    """For controllers that are commanded on a topic."""
 
     def __init__(self, node: Node, arm: Arm) -> None:
         super().__init__(node, arm)
-        self._joint, self._until = arm.fingers[0], -np.inf
-        self._publisher = node.create_publisher(JointTrajectory, self._config.gripper_topic, qos.RELIABLE)
+        self._until = -np.inf
 
-    def _usual_topic(self, arm: Arm) -> str:
-        return f"{arm.prefix}fr3_gripper_controller/joint_trajectory"
+    def _publish(self, position: float, seconds: float) -> None:
+        """Command each joint to `position`, in the driver's unit, within that time, s."""
+        raise NotImplementedError
 
     def _go(self, opening: float, measured: float, closing: bool) -> bool:
-        self._publisher.publish(gripper_trajectory(self._joint, opening, measured))
-        self._until = time.monotonic() + gripper_seconds(opening, measured)
+        seconds = gripper_seconds(opening, measured)
+        self._publish(self._hand.position(opening), seconds)
+        self._until = time.monotonic() + seconds
         return True
 
     def hold(self) -> None:
@@ -131,8 +140,40 @@ class TrajectoryGripper(_Gripper):
         super().hold()
         fingers = self._measured.positions()
         if time.monotonic() < self._until and fingers is not None:
-            self._publisher.publish(gripper_trajectory(self._joint, float(fingers.sum()), float(fingers.sum())))
+            here = self._hand.opening(fingers.tolist())
+            self._publish(self._hand.position(here), gripper_seconds(here, here))
         self._until = -np.inf
+
+
+class TrajectoryGripper(_TopicGripper):
+    """For joint_trajectory_controller on the hand's first joint."""
+
+    def __init__(self, node: Node, arm: Arm) -> None:
+        super().__init__(node, arm)
+        self._joint = arm.hand_joints[0]
+        if self._joint == FIRST:
+            raise ValueError(f"gripper joint_trajectory needs the joint's name: set {arm.prefix}finger_joints")
+        self._publisher = node.create_publisher(JointTrajectory, self._config.gripper_topic, qos.RELIABLE)
+
+    def _usual_topic(self, arm: Arm) -> str:
+        return self._of_controller(arm, "joint_trajectory")
+
+    def _publish(self, position: float, seconds: float) -> None:
+        self._publisher.publish(gripper_trajectory(self._joint, position, seconds))
+
+
+class ForwardPositionGripper(_TopicGripper):
+    """For a position controller on the hand's joints, such as crisp's. They go as fast as the driver lets them."""
+
+    def __init__(self, node: Node, arm: Arm) -> None:
+        super().__init__(node, arm)
+        self._publisher = node.create_publisher(Float64MultiArray, self._config.gripper_topic, qos.RELIABLE)
+
+    def _usual_topic(self, arm: Arm) -> str:
+        return self._of_controller(arm, "commands")
+
+    def _publish(self, position: float, seconds: float) -> None:
+        self._publisher.publish(Float64MultiArray(data=[position] * len(self._hand.joints)))
 
 
 class _Goal:
@@ -220,7 +261,7 @@ class FrankaGripper(_ActionGripper):
             return self._start(self._move, self._actions.Move.Goal(width=opening, speed=speed))
         goal = self._actions.Grasp.Goal(width=opening, speed=speed, force=self._config.grasp_force)
         # Whatever is between the fingers is held: its width is not known beforehand.
-        goal.epsilon.inner = goal.epsilon.outer = OPENING_MAX
+        goal.epsilon.inner = goal.epsilon.outer = self._hand.stroke
         return self._start(self._grasp, goal)
 
     def hold(self) -> None:
@@ -244,24 +285,26 @@ class CommandGripper(_ActionGripper):
         self._action = self._client(self._kind, self._config.gripper_topic)
 
     def _usual_topic(self, arm: Arm) -> str:
-        return f"{arm.prefix}fr3_gripper_controller/gripper_cmd"
+        return self._of_controller(arm, "gripper_cmd")
 
     def _go(self, opening: float, measured: float, closing: bool) -> bool:
         force = self._config.grasp_force
         goal = self._kind.Goal()
-        goal.command.position = opening / 2  # position of one finger
+        goal.command.position = self._hand.position(opening)  # of one joint
         goal.command.max_effort = force if closing else min(force, OPENING_FORCE)
         return self._start(self._action, goal)
 
     def _complaint(self, result: Any) -> str:
         reached = result.reached_goal or result.stalled
-        return "" if reached else f"; a finger is at {result.position:.3f} m"
+        return "" if reached else f"; its joint is at {result.position:.3f}"
 
 
 GRIPPERS: Final[dict[str, Any]] = {
     "joint_trajectory": TrajectoryGripper,
     "franka": FrankaGripper,
     "gripper_command": CommandGripper,
+    "forward_position": ForwardPositionGripper,
+    "none": NullSink,
     "null": NullSink,
 }
 

@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
 from molmoact_ros.msg import SafetyStatus
+from molmoact_ros.nodes.control.joint_inputs import JointInputs
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.publishers import crowded, publisher_name
@@ -24,9 +25,14 @@ GONE: Final = 1.0
 class PublisherMonitor:
     """Checks publishers by topic, and the node's own status topic for statuses that this node has not published."""
 
-    def __init__(self, node: Node, alone: Sequence[str], commands: Sequence[str]) -> None:
-        """alone: topics that should have one publisher; commands: topics on which only this node should publish."""
-        self._node, self._alone, self._commands = node, alone, commands
+    def __init__(
+        self, node: Node, plans: str, joint_states: str, joints: JointInputs, commands: Sequence[str]
+    ) -> None:  # fmt: skip
+        """plans: topic that should have one publisher; joint_states: topic whose publishers should publish different
+        joints, by what `joints` receives; commands: topics on which only this node should publish.
+        """
+        self._node, self._plans, self._commands = node, plans, commands
+        self._joint_states, self._joints = joint_states, joints
         self._status = PollingSubscription(node, SafetyStatus, "~/safety_status", qos.HEARTBEAT)
         self._own: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)
         self._heard = float("-inf")
@@ -49,7 +55,8 @@ class PublisherMonitor:
         for topic in self._commands:
             if others := sorted({publisher_name(info) for info in self._publishers(topic) if not self._is_us(info)}):
                 out.append(f"{', '.join(others)} commands the arm, too, on {topic}; stop one of them")
-        return [*out, *crowded(self._node, self._alone)]
+        out += crowded(self._node, [self._joint_states], self._joints.groups.count(time.monotonic()))
+        return [*out, *crowded(self._node, [self._plans])]
 
     def _publishers(self, topic: str) -> list[Any]:
         return list(self._node.get_publishers_info_by_topic(topic))

@@ -32,15 +32,13 @@ def rolling_trajectory(joints: Sequence[str], command: ArmCommand) -> JointTraje
     return JointTrajectory(joint_names=list(joints), points=points)
 
 
-def gripper_trajectory(joint: str, opening: float, measured: float) -> JointTrajectory:
-    """A trajectory from `measured` to `opening` m between the fingers, at FINGER_SPEED; `joint` is the leading one."""
-    return JointTrajectory(
-        joint_names=[joint], points=[_point(gripper_seconds(opening, measured), np.array([opening / 2]), None)]
-    )
+def gripper_trajectory(joint: str, position: float, seconds: float) -> JointTrajectory:
+    """A trajectory of one joint to `position`, in the driver's unit, in that time, s."""
+    return JointTrajectory(joint_names=[joint], points=[_point(seconds, np.array([position]), None)])
 
 
 def gripper_seconds(opening: float, measured: float) -> float:
-    """Duration of that motion, s."""
+    """Duration of a motion from `measured` to `opening`, m between the fingers, at FINGER_SPEED, s."""
     return max(0.05, abs(opening - measured) / 2 / FINGER_SPEED)
 
 

@@ -76,12 +76,12 @@ class EngineStatusPublisher:
             told.message = told.message or self._note
             self._engine_status.publish(told)
 
-    def diagnose(self, refusal: str) -> None:
+    def diagnose(self, joints: Sequence[str]) -> None:
         """Once a second: who else publishes, how many frames arrived, and what became of them.
 
-        refusal: why joint states were refused, one line; empty when they were not.
+        joints: what is wrong with the joint states, one line each.
         """
-        note = "; ".join([*crowded(self._node, self._alone), *([refusal] if refusal else [])])
+        note = "; ".join([*crowded(self._node, self._alone), *joints])
         with self._lock:
             if note and note != self._note:
                 self._node.get_logger().warning(note)

@@ -12,11 +12,14 @@ from tf2_msgs.msg import TFMessage
 from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS
 from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import SINGLE
+from molmoact_ros.robots.joint_state import JointStateMonitor
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.polling import LazyPollingSubscription
 from molmoact_ros.ros.transforms import StaticFrames
 from molmoact_ros.utils.paths import robot_model
 
+MOST_PARTS: Final = 10
+"""Messages of joint states between two looks: arm and hand may be published separately."""
 LARGEST: Final = 1 << 20
 """Largest message, bytes: thousands of frames on /tf_static."""
 
@@ -28,11 +31,11 @@ class GripperProjection:
         """camera: name of the front one; joint_states: topic of the measured joints."""
         self._arm, self._links = SINGLE, Links(robot_model())
         self._frames, self._info = StaticFrames(), CameraInfo()
-        self._measured: JointState | None = None
+        self._monitor = JointStateMonitor(self._arm.joints)
         self._optical = conversions.optical_frame(camera)
         self._transforms = LazyPollingSubscription(node, TFMessage, "/tf_static", qos.TF_STATIC, LARGEST)
         self._infos = LazyPollingSubscription(node, CameraInfo, f"{camera}/color/camera_info", qos.SENSOR, LARGEST)
-        self._joints = LazyPollingSubscription(node, JointState, joint_states, qos.SENSOR, LARGEST_JOINTS)
+        self._joints = LazyPollingSubscription(node, JointState, joint_states, qos.sensor(MOST_PARTS), LARGEST_JOINTS)
 
     def open(self) -> None:
         """Subscribe."""
@@ -41,7 +44,7 @@ class GripperProjection:
     def close(self) -> None:
         """Unsubscribe, and forget the joint positions."""
         self._want(False)
-        self._measured = None
+        self._monitor.forget()
 
     def _want(self, wanted: bool) -> None:
         for polled in self._transforms, self._infos, self._joints:
@@ -51,15 +54,16 @@ class GripperProjection:
         for transforms in self._transforms.messages():
             self._frames.add_transforms(transforms)
         self._info = self._infos.newest() or self._info
-        self._measured = self._joints.newest() or self._measured
+        for joints in self._joints.messages():
+            self._monitor.take_message(joints.name, joints.position, 0.0, 0.0)
 
     def place(self) -> np.ndarray | None:
         """The tool centre point in the front image [2], in fractions of its size; None while it is unknown."""
         self._take()
-        camera, joints = self._frames.pose(self._optical, self._arm.base_frame), self._measured
-        if camera is None or not any(self._info.k) or joints is None or min(self._info.width, self._info.height) < 2:
+        camera, lacking = self._frames.pose(self._optical, self._arm.base_frame), self._monitor.missing
+        if camera is None or not any(self._info.k) or lacking or min(self._info.width, self._info.height) < 2:
             return None
-        self._links.update(conversions.joint_positions(joints))
+        self._links.update(self._monitor.positions())
         x, y, z = (np.linalg.inv(camera) @ self._links.pose(self._arm.tcp_frame))[:3, 3]
         if not z > 0:
             return None  # behind the camera, or not finite

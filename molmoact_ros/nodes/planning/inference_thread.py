@@ -153,6 +153,11 @@ class InferenceThread(threading.Thread):
         with self._changed:
             self._frames.add_joints(joints)
 
+    def joint_groups(self) -> int:
+        """See FrameBuffer.joint_groups."""
+        with self._changed:
+            return self._frames.joint_groups()
+
     def clock_set(self) -> None:
         """ROS time was set: stamps from before are invalid. Ends no task."""
         with self._changed:

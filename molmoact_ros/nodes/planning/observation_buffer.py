@@ -11,6 +11,7 @@ from typing import Final
 from sensor_msgs.msg import Image, JointState
 
 from molmoact_ros.cameras.synchronizer import MOST, Stamped, Synchronizer, nearest
+from molmoact_ros.robots.joint_state import JointGroups, nearest_positions
 from molmoact_ros.ros.conversions import seconds
 
 MOST_JOINTS = 512  # joint states in the buffer: at 1 kHz half a second
@@ -36,8 +37,9 @@ def wrong_size(image: Image) -> str:
 class FrameSet:
     """One image of each camera, front first; `stamp`: stamp of the front image, s.
 
-    depth: the front camera's; joints: those nearest to the front image, once the set is used; both within the
-    tolerance. apart: greatest difference of an image's stamp to the front one's, joints_apart: of the joints', s.
+    depth: the front camera's; joints: each joint nearest to the front image, from whichever message has it, once the
+    set is used; both within the tolerance. apart: greatest difference of an image's stamp to the front one's,
+    joints_apart: of a joint's, s.
     """
 
     images: tuple[Image, ...]
@@ -70,6 +72,7 @@ class FrameBuffer:
         self._news = dict.fromkeys(topics, -inf)  # stamp of the last frame that differs from the one before
         self._last: FrameSet | None = None
         self._without_joints = 0
+        self._unstamped = False  # the last joint states were stamped 0
 
     def add_depth(self, image: Image) -> None:
         """Add a depth image of the front camera; one whose size is invalid is dropped."""
@@ -77,8 +80,11 @@ class FrameBuffer:
             self._depth.append(Stamped(seconds(image.header.stamp), image))
 
     def add_joints(self, joints: JointState) -> None:
-        """Add joint states."""
-        self._joints.append(Stamped(seconds(joints.header.stamp), joints))
+        """Add joint states; without a stamp they are of no image and are dropped."""
+        stamp = seconds(joints.header.stamp)
+        self._unstamped = stamp <= 0.0
+        if not self._unstamped:
+            self._joints.append(Stamped(stamp, joints))
 
     def add_image(self, topic: str, image: Image, now: float) -> None:
         """Add a frame at `now`, s.
@@ -121,12 +127,22 @@ class FrameBuffer:
         """Count a set that a step uses; returns it with the joints of its moment."""
         for kept in frames.kept:
             kept.used = True
-        joints = nearest(self._joints, frames.stamp, self._joint_slop)
-        self._without_joints += joints is None
+        messages = ((kept.stamp, kept.item.name, kept.item.position) for kept in self._joints)
+        found = nearest_positions(messages, frames.stamp, self._joint_slop)
+        self._without_joints += not found
         self._last = frames
-        if joints is not None:
-            self._last = replace(frames, joints=joints.item, joints_apart=abs(joints.stamp - frames.stamp))
+        if found:
+            joints = JointState(name=list(found), position=[position for position, _ in found.values()])
+            apart = max(abs(stamp - frames.stamp) for _, stamp in found.values())
+            self._last = replace(frames, joints=joints, joints_apart=apart)
         return self._last
+
+    def joint_groups(self) -> int:
+        """How many publishers of different joints there may be; 0: joint states come, but they are stamped 0."""
+        groups = JointGroups()
+        for kept in self._joints:
+            groups.take_names(kept.item.name, 0.0)
+        return 0 if self._unstamped else max(groups.count(0.0), 1)
 
     def report(self) -> dict[str, float]:
         """What became of each camera's frames (OUTCOMES), and how far apart the last set's stamps were, s."""

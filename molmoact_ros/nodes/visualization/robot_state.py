@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -12,6 +12,7 @@ from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.joint_state import JointStateMonitor
 from molmoact_ros.robots.urdf import urdf
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
@@ -20,6 +21,10 @@ from molmoact_ros.ros.transforms import transform_message
 from molmoact_ros.utils.paths import robot_model
 
 DESCRIPTION = "robot_description"
+MOST_PARTS: Final = 20
+"""Messages of joint states between two looks: arms and hands may be published separately."""
+
+UNSTAMPED: Final = "joint states are stamped 0; the frames on /tf are stamped with the time of receipt"
 
 
 class RobotFrames:
@@ -28,7 +33,8 @@ class RobotFrames:
     def __init__(self, node: Node, arms: Sequence[Arm], joint_states: str, rate: float) -> None:
         """joint_states: topic; rate: of the frames, Hz, which are published where somebody subscribes to them."""
         self._node, self._links, self._arms = node, Links(robot_model(), arms), tuple(arms)
-        self._joints = LazyPollingSubscription(node, JointState, joint_states, qos.SENSOR)
+        self._joints = LazyPollingSubscription(node, JointState, joint_states, qos.sensor(MOST_PARTS))
+        self._monitor = JointStateMonitor(self._links.joints)
         self._description: Any = None
         self._tf: Any = None
         self._static: Any = None
@@ -66,11 +72,17 @@ class RobotFrames:
         self._description = self._tf = self._static = None
 
     def _publish(self) -> None:
-        joints = self._joints.newest()
-        if not self.wanted or joints is None:
+        messages = self._joints.messages()
+        for joints in messages:
+            self._monitor.take_message(joints.name, joints.position, conversions.seconds(joints.header.stamp), 0.0)
+        if not self.wanted or not messages:
             return
-        self._links.update(conversions.joint_positions(joints))
-        self._tf.publish(self._message(self._moving, conversions.seconds(joints.header.stamp)))
+        self._links.update(self._monitor.positions())
+        stamp = conversions.seconds(messages[-1].header.stamp)
+        if stamp <= 0.0:
+            self._node.get_logger().warning(UNSTAMPED, once=True)
+            stamp = float(self._node.get_clock().now().nanoseconds * 1e-9)
+        self._tf.publish(self._message(self._moving, stamp))
 
     def _message(self, names: Sequence[str], stamp: float = 0.0) -> TFMessage:
         links = self._links
