@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from molmoact_ros.ros.discovery import default_discovery
 from molmoact_ros.utils.paths import fastdds_profile, profile
+from molmoact_ros.utils.ros_environment import check_environment
 
 NODES: Final = (
     "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
@@ -70,7 +71,8 @@ class Profile(BaseModel):
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The nodes' environment: this process', plus shared memory for images and discovery on this machine only.
 
-    Variables that the user has set win over these defaults, and `extra` wins over both.
+    Variables that the user has set win over these defaults, and `extra` wins over both. Raises ValueError, in one line,
+    where ROS cannot start with them.
     """
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(fastdds_profile()),
@@ -78,7 +80,9 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         **default_discovery(os.environ),
     }
-    return defaults | dict(os.environ) | dict(extra or {})
+    variables = defaults | dict(os.environ) | dict(extra or {})
+    check_environment(variables)
+    return variables
 
 
 def use_environment() -> None:
