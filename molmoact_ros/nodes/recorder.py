@@ -89,7 +89,7 @@ class RecorderNode(Node):
         self._nodes: set[str] = set()  # whose parameters are known, or requested
         self._asking: dict[str, tuple[Client, Client]] = {}
         # Published for the bag: each node's parameters when it was discovered. Changes are on /parameter_events.
-        self._parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
+        self._recorded_parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self._look()
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a bag's clock may stand, or not have begun
@@ -198,7 +198,7 @@ class RecorderNode(Node):
             event = ParameterEvent(node=node, stamp=self.get_clock().now().to_msg())
             values = future.result().values
             event.new_parameters = [Parameter(name=n, value=v) for n, v in zip(names, values, strict=True)]
-            self._parameters.publish(event)
+            self._recorded_parameters.publish(event)
             for client in self._asking.pop(node):
                 self.destroy_client(client)
 

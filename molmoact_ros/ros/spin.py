@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,9 +18,11 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from molmoact_ros.ros.arguments import readable_arguments
 from molmoact_ros.ros.discovery import default_discovery
 from molmoact_ros.ros.lifecycle import ManagedNode
 from molmoact_ros.ros.logging import never_wait
+from molmoact_ros.ros.parameters import refuse_misspelt
 from molmoact_ros.utils.child_process import ENDING
 from molmoact_ros.utils.errors import one_line
 from molmoact_ros.utils.ros_environment import check_environment
@@ -60,7 +63,9 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTE
         made = make()
         nodes = [made] if isinstance(made, Node) else made
         for node in nodes:
-            if isinstance(node, ManagedNode) and node.config.autostart:
+            if not isinstance(node, ManagedNode):
+                refuse_misspelt(node)
+            elif node.config.autostart:
                 node.begin()
         signals.starting = False
         _spin(nodes, signals)
@@ -83,8 +88,10 @@ def start_rclpy() -> None:
     arguments do not let it start."""
     os.environ.update(default_discovery(os.environ))
     check_environment(os.environ)
-    # rclpy's own handler would invalidate the context while a node's threads still publish.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
+        arguments = readable_arguments(sys.argv, Path(folder))
+        # rclpy's own handler would invalidate the context while a node's threads still publish.
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
 
 
 def _end_with(error: Exception) -> NoReturn:

@@ -89,13 +89,11 @@ def _log_fault(environ: Mapping[str, str]) -> str:
         reason = error.strerror or "it cannot be created"
     if not reason:
         return ""
-    return (
-        f"the folder of ROS' logs, {folder}, cannot be written ({reason}); set ROS_LOG_DIR or ROS_HOME to one that can"
-    )
+    return f"the folder of ROS' logs, {folder}, cannot be written ({reason}); set ROS_LOG_DIR or ROS_HOME"
 
 
 def log_folder(environ: Mapping[str, str]) -> Path:
-    """The folder that rcl writes its logs to. Raises RuntimeError where that is in the home folder, and HOME is unset."""
+    """The folder that rcl writes its logs to. Raises RuntimeError where it is in the home folder and HOME is unset."""
     if own := environ.get("ROS_LOG_DIR", ""):
         return _expanded(own, environ)
     return _expanded(environ.get("ROS_HOME") or "~/.ros", environ) / "log"
