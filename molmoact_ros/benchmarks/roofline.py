@@ -243,9 +243,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokens", type=above_zero(int), default=453, help="tokens of an answer, for the baseline; default 453"
     )
     parser.add_argument(
-        "--passes", type=above_zero(float), nargs="+", default=[79.1], help="for how many passes a step's time is said; "
-        "default 79.1: of recorded answers with the released vocabulary "
-        "(test/engine/decoding/test_recorded_passes.py)",
+        "--passes", type=above_zero(float), nargs="+", default=[79.1],
+        help="for how many passes a step's time is said; default 79.1: of recorded answers with the released "
+        "vocabulary (test/engine/decoding/test_recorded_passes.py)",
     )  # fmt: skip
     parser.add_argument("--repeats", type=above_zero(int), default=30, help="of each measurement; default 30")
     parser.add_argument("--no-baseline", action="store_true", help="without transformers' generate")

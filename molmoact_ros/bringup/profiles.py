@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from molmoact_ros.ros.arguments import with_uniform_lists
 from molmoact_ros.ros.discovery import default_discovery
@@ -74,10 +74,6 @@ class Profile(BaseModel):
             if not isinstance(contents, dict):
                 raise ValueError("it has no fields; write `nodes:`, and below it each node with its parameters")
             read = Profile.model_validate(contents)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place, text = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{file} is not a profile: {place}: {text}") from None
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"{file} is not a profile: {one_line(error)}") from None
         if unknown := sorted(set(read.nodes) - set(NODES)):

@@ -25,7 +25,7 @@ from molmoact_ros.bags.recorder import MIB, Recorder, keep_memory
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.diagnostics import status
 from molmoact_ros.ros.message_types import message_class, offered
-from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.parameters import Regex, declare
 from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.paths import fastdds_profile
@@ -46,7 +46,7 @@ class RecorderConfig(BaseModel):
     """Parameters of the recorder node."""
 
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
-    exclude: list[str] = Field(
+    exclude: list[Regex] = Field(
         [r"/view/(?!markers).*", r".*/model_overlay.*", r".*/depth_image"],
         description="topics left out besides those of actions, as regular expressions: pictures made of others",
     )

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 
+from molmoact_ros.utils.errors import unfit
+
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _compiled(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(
+            f"{text!r} is not a regular expression ({error}); write .* for any text, as in /front/.*"
+        ) from None
+    return text
+
+
+Regex = Annotated[str, AfterValidator(_compiled)]
+"""A parameter that is a regular expression, checked when it is declared."""
 ALIKE: Final = 0.85
 """Similarity, 0..1, above which an unknown parameter is a misspelt one (difflib's ratio)."""
 
@@ -37,11 +54,9 @@ def declare(node: Node, model: type[Model], prefix: str = "", **defaults: object
 
 def _reason(error: ValidationError, prefix: str, node: str) -> str:
     first = error.errors()[0]
-    text = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # parameters that do not fit together
-        return f"parameters of {node}: {text}"
-    given = f", not {first['input']!r}" if text.startswith("Input should be") else ""
-    return f"parameter {prefix}{'.'.join(map(str, first['loc']))} of {node}: {text}{given}"
+        return f"parameters of {node}: {unfit(first)}"
+    return f"parameter {prefix}{'.'.join(map(str, first['loc']))} of {node}: {unfit(first)}"
 
 
 def refuse_misspelt(node: Node) -> None:
