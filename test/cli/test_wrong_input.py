@@ -143,6 +143,7 @@ def test_wrong_variables(variable: tuple[str, str], folder: Path) -> None:
 
 def test_variables_that_fit(folder: Path) -> None:
     (installed,) = installed_middlewares({})
+    home = {"HOME": str(folder)}
     fitting = {
         "HOME": str(folder),
         "RMW_IMPLEMENTATION": installed,
