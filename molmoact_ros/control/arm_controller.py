@@ -22,6 +22,7 @@ from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.limiter import Limiter, LimitScaling, Motion
 from molmoact_ros.control.measurement import Measurement
 from molmoact_ros.control.pose import Pose
+from molmoact_ros.control.standstill import Standstill
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.control.teleop import Teleop, TeleopCommand, TeleopConfig
 from molmoact_ros.control.trajectory import Target
@@ -73,7 +74,7 @@ class ArmController:
         self.guard = CollisionChecker(robot, config.surroundings, arm, others)
         self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
-        self.measurement = Measurement(arm.limits, config.agreeing)
+        self.measurement, self.standstill = Measurement(arm.limits, config.agreeing), Standstill()
         self.opening: float | None = None  # desired distance between the fingers, m; None: no command yet
         self.slowed = 0  # cycles slowed down near a singularity
         self._low, self._high = map(np.array, (config.surroundings.workspace.low, config.surroundings.workspace.high))
@@ -148,6 +149,7 @@ class ArmController:
         pose = self.kinematics.forward(stop)
         self._began = pose.position
         self.player.reset(pose, stop, now)
+        self.standstill.hand_over(now)
 
     def _stand(self, q: np.ndarray) -> None:
         self._wanted, self._mean, self._pose, self._target = Motion.at_rest(q), np.zeros(JOINTS), None, None
@@ -186,6 +188,8 @@ class ArmController:
         self.player.commanded(partial(self.kinematics.forward, motion.q), motion.q, now)
         self._told.append((now, motion.q))
         opening = self.measurement.opening if self.opening is None else self.opening
+        assert self.measured is not None
+        self.standstill.observe(now, motion.q, self.opening, self.measured, self.measurement.opening)
         return ArmCommand(motion.q, motion.dq, motion.ddq, opening, self._dt)
 
     def _from_policy(self, pace: float) -> Motion | None:
