@@ -1,4 +1,4 @@
-"""Launch files that bring a robot up by another package, where it is there. PyPI has no `launch`: names stand for it."""
+"""Launch files that bring a robot up by another package, if it is installed. PyPI has no `launch`: stand-ins."""
 
 from __future__ import annotations
 
