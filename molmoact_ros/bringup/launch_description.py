@@ -48,7 +48,7 @@ def driver(
     """
     try:
         launch_file = Path(get_package_share_directory(package)) / "launch" / file
-    except PackageNotFoundError:
+    except (PackageNotFoundError, OSError):  # OSError: no ROS installation is sourced
         return [LogInfo(msg=f"{package} is not installed here: bring the robot up elsewhere (docs/sinks.md)")]
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=about)
