@@ -25,7 +25,7 @@ from molmoact_ros.bags.recorder import MIB, Recorder, keep_memory
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.diagnostics import status
 from molmoact_ros.ros.message_types import message_class, offered
-from molmoact_ros.ros.parameters import Regex, declare
+from molmoact_ros.ros.parameters import Regex, declare, refuse_misspelt
 from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.paths import fastdds_profile
@@ -72,6 +72,7 @@ class RecorderNode(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
         self.config = declare(self, RecorderConfig)
+        refuse_misspelt(self)  # before there is a bag
         # The hidden topics of actions have types of their own, which no bag of Jazzy holds.
         self._exclude = [re.compile(pattern) for pattern in (".*/_action/.*", *self.config.exclude) if pattern]
         folder = Path(self.config.bag)
