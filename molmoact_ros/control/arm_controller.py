@@ -74,7 +74,7 @@ class ArmController:
         self.guard = CollisionChecker(robot, config.surroundings, arm, others)
         self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
-        self.measurement, self.standstill = Measurement(arm.limits, config.agreeing), Standstill()
+        self.measurement = Measurement(arm.limits, config.agreeing)
         self.opening: float | None = None  # desired distance between the fingers, m; None: no command yet
         self.slowed = 0  # cycles slowed down near a singularity
         self._low, self._high = map(np.array, (config.surroundings.workspace.low, config.surroundings.workspace.high))
@@ -86,6 +86,7 @@ class ArmController:
         self._target: tuple[np.ndarray, np.ndarray] | None = None  # of the previous cycle: m, and a quaternion
         self._began = np.zeros(3)  # position of the hand at the hand-over, m: the workspace extends to it
         self._finishing = 0.0  # s since the path's end
+        self.standstill = Standstill()
 
     @property
     def measured(self) -> np.ndarray | None:
