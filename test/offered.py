@@ -254,7 +254,11 @@ def launch_files() -> dict[str, Any]:
             self.args, self.options = args, options
 
     names = {
-        "launch": ["LaunchDescription"], "launch.actions": ["DeclareLaunchArgument", "SetEnvironmentVariable"],
+        "launch": ["LaunchDescription"],
+        "launch.actions": [
+            "DeclareLaunchArgument", "SetEnvironmentVariable", "IncludeLaunchDescription", "LogInfo",
+        ],
+        "launch.launch_description_sources": ["PythonLaunchDescriptionSource"],
         "launch.substitutions": ["LaunchConfiguration"], "launch_ros": [], "launch_ros.actions": ["Node"],
         "launch_ros.parameter_descriptions": ["ParameterValue"],
     }  # fmt: skip

@@ -24,11 +24,7 @@ from molmoact_ros.bringup.profiles import Profile, environment, use_environment
 from molmoact_ros.robots.franka import PAIR, SINGLE
 from molmoact_ros.ros import qos
 from molmoact_ros.utils import child_process
-from molmoact_ros.utils.arguments import (
-    add_json,
-    add_seconds,
-    add_seed,
-)
+from molmoact_ros.utils.arguments import add_json, add_seconds, add_seed, not_negative
 from molmoact_ros.utils.paths import robot_model
 
 Row = dict[str, float]
@@ -102,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
-    parser.add_argument("--load", type=int, default=2, help="busy processes beside it")
+    parser.add_argument("--load", type=not_negative(int), default=2, help="busy processes beside it")
     add_seconds(parser, 20.0)
 
 

@@ -17,12 +17,7 @@ from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.evaluation.rollout import sample_observations
-from molmoact_ros.utils.arguments import (
-    add_checkpoint,
-    add_json,
-    add_seed,
-    add_steps,
-)
+from molmoact_ros.utils.arguments import add_checkpoint, add_json, add_seed, add_steps, output_file
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
 
@@ -58,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     add_seed(parser)
     parser.add_argument("--alone", action="store_true", help="without simulator and controller beside it")
-    parser.add_argument("--chart", type=Path, help="also draw the figures into this PNG or SVG file")
+    parser.add_argument("--chart", type=output_file, help="also draw the figures into this PNG or SVG file")
     parser.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
     add_steps(parser)
     add_checkpoint(parser)

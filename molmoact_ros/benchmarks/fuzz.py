@@ -22,10 +22,7 @@ from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.supervisor import FAULTS, Event, State
 from molmoact_ros.robots.franka import FR3, HOME_Q, JOINTS, SINGLE, Arm
-from molmoact_ros.utils.arguments import (
-    add_json,
-    add_seed,
-)
+from molmoact_ros.utils.arguments import above_zero, add_json, add_seed
 from molmoact_ros.utils.paths import robot_model
 
 CROWDED = (Arm("left_", base=(0.0, 0.15, 0.0, 0.0)), Arm("right_", base=(0.0, -0.15, 0.0, 0.0)))
@@ -188,7 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
-    parser.add_argument("--actions", type=int, default=1_000_000, help="how many at least")
+    parser.add_argument("--actions", type=above_zero(int), default=1_000_000, help="how many at least")
     parser.add_argument("--arms", type=int, choices=[1, 2], default=1, help="how many arms")
 
 

@@ -34,12 +34,7 @@ from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.realtime_loop import SPAN
-from molmoact_ros.utils.arguments import (
-    add_json,
-    add_seconds,
-    add_seed,
-    add_times,
-)
+from molmoact_ros.utils.arguments import add_json, add_seconds, add_seed, add_times, not_negative
 from molmoact_ros.utils.provenance import machine
 
 WARM: Final = 4.0  # s before the measurement: the recorder discovers topics, and requests parameters
@@ -211,7 +206,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
-    parser.add_argument("--kills", type=int, default=0, help="instead, kill a recorder at random so often")
+    parser.add_argument(
+        "--kills", type=not_negative(int), default=0, help="instead, kill a recorder at random so often"
+    )
     add_seconds(parser, 10.0)
     add_times(parser, 3)
 

@@ -36,10 +36,7 @@ from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.quantization import LEAST, check, quantise, stored
 from molmoact_ros.reasoning.grammar import AnswerGrammar
-from molmoact_ros.utils.arguments import (
-    add_dtype,
-    add_json,
-)
+from molmoact_ros.utils.arguments import above_zero, add_dtype, add_json
 from molmoact_ros.utils.paths import default_checkpoint, shape
 from molmoact_ros.utils.progress import Progress, progress_bar
 from molmoact_ros.utils.provenance import machine
@@ -240,15 +237,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights; default: all that the device does",
     )
     parser.add_argument(
-        "--prompt", type=int, default=988, help="tokens of the prompt; default: of two 320x240 pictures"
+        "--prompt", type=above_zero(int), default=988, help="tokens of the prompt; default: of two 320x240 pictures"
     )
-    parser.add_argument("--tokens", type=int, default=453, help="tokens of an answer, for the baseline; default 453")
     parser.add_argument(
-        "--passes", type=float, nargs="+", default=[79.1], help="for how many passes a step's time is said; "
-        "default 79.1: of recorded answers with the released vocabulary "
-        "(test/engine/decoding/test_recorded_passes.py)",
+        "--tokens", type=above_zero(int), default=453, help="tokens of an answer, for the baseline; default 453"
+    )
+    parser.add_argument(
+        "--passes", type=above_zero(float), nargs="+", default=[79.1],
+        help="for how many passes a step's time is said; default 79.1: of recorded answers with the released "
+        "vocabulary (test/engine/decoding/test_recorded_passes.py)",
     )  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=30, help="of each measurement; default 30")
+    parser.add_argument("--repeats", type=above_zero(int), default=30, help="of each measurement; default 30")
     parser.add_argument("--no-baseline", action="store_true", help="without transformers' generate")
     add_dtype(parser)
 

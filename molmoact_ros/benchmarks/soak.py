@@ -20,7 +20,7 @@ from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.evaluation.rollout import TIMEOUT
-from molmoact_ros.utils.arguments import add_json, add_seed
+from molmoact_ros.utils.arguments import above_zero, add_json, add_seed
 from molmoact_ros.utils.provenance import machine
 
 PERIOD: Final = 1.0  # s between samples: the recorder frees memory every five seconds, and beats with whole multiples
@@ -154,7 +154,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
-    parser.add_argument("--minutes", type=float, default=60.0, help="how long; the base is at a sixth; default 60")
+    parser.add_argument(
+        "--minutes", type=above_zero(float), default=60.0, help="how long; the base is at a sixth; default 60"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

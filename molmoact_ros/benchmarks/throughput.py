@@ -18,13 +18,7 @@ from molmoact_ros.engine.model.checkpoint import torch_dtype
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.evaluation.rollout import sample_observations
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.utils.arguments import (
-    add_checkpoint,
-    add_dtype,
-    add_json,
-    add_seed,
-    add_steps,
-)
+from molmoact_ros.utils.arguments import above_zero, add_checkpoint, add_dtype, add_json, add_seed, add_steps
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.progress import progress_bar
 from molmoact_ros.utils.provenance import machine
@@ -85,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     add_json(parser)
     add_seed(parser)
-    parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8], help="how many at once")
+    parser.add_argument("--robots", type=above_zero(int), nargs="+", default=[1, 2, 4, 8], help="how many at once")
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
     parser.add_argument("--quantization", default="", help="the decoder's weights in fp8 or int4")
     add_steps(parser)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, LogInfo, SetEnvironmentVariable
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -31,8 +34,37 @@ RESPAWN_DELAY: Final = 2.0
 """s after which a display node is restarted."""
 
 
-def describe(profile: str) -> LaunchDescription:
-    """The nodes of a profile with their parameters, its launch arguments, and their environment."""
+def driver(
+    package: str,
+    file: str,
+    arguments: Mapping[str, tuple[str, str]],
+    fixed: Mapping[str, str],
+    controllers: Sequence[str],
+) -> list[Any]:
+    """A robot's bringup by another package: its launch file, and spawners of ros2_control's `controllers`.
+
+    arguments: default and description of each argument that is passed on; fixed: arguments of the launch file that are
+    not the user's. Where the package is not installed, a line says so in its place.
+    """
+    try:
+        launch_file = Path(get_package_share_directory(package)) / "launch" / file
+    except (PackageNotFoundError, OSError):  # OSError: no ROS installation is sourced
+        return [LogInfo(msg=f"{package} is not installed here: bring the robot up elsewhere (docs/sinks.md)")]
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=about)
+        for name, (default, about) in arguments.items()
+    ]
+    given = {**{name: LaunchConfiguration(name) for name in arguments}, **fixed}
+    include = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(launch_file)), launch_arguments=given.items())
+    spawners = [
+        Node(package="controller_manager", executable="spawner", arguments=[name], output="screen")
+        for name in controllers
+    ]
+    return [*declared, include, *spawners]
+
+
+def describe(profile: str, robot: Sequence[Any] = ()) -> LaunchDescription:
+    """The nodes of a profile with their parameters, its launch arguments, and their environment; robot: as `driver`."""
     read = Profile.read(profile)
     variables = [SetEnvironmentVariable(name, value) for name, value in environment(read.environment).items()]
     arguments = {
@@ -59,4 +91,4 @@ def describe(profile: str) -> LaunchDescription:
         )
         for name in read.nodes
     ]  # fmt: skip
-    return LaunchDescription([*arguments.values(), *variables, *nodes])
+    return LaunchDescription([*arguments.values(), *robot, *variables, *nodes])

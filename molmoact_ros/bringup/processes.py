@@ -15,6 +15,7 @@ import yaml
 
 from molmoact_ros.bringup.profiles import SHOWING, Parameters, Profile, environment
 from molmoact_ros.bringup.security import enclave_arguments
+from molmoact_ros.ros.arguments import with_uniform_lists
 from molmoact_ros.utils import child_process
 
 
@@ -29,7 +30,8 @@ def command(name: str, parameters_file: Path, namespace: str = "", package: str 
 def write_parameters(folder: Path, name: str, parameters: Parameters) -> Path:
     """Write a node's ROS parameter file into `folder`; returns its path. The file matches the node in any namespace."""
     file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump({f"/**/{name}": {"ros__parameters": parameters}} if parameters else {}))
+    contents = {f"/**/{name}": {"ros__parameters": with_uniform_lists(parameters)}} if parameters else {}
+    file.write_text(yaml.safe_dump(contents))
     return file
 
 

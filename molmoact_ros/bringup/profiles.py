@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from molmoact_ros.ros.arguments import with_uniform_lists
 from molmoact_ros.ros.discovery import default_discovery
+from molmoact_ros.utils.errors import one_line
 from molmoact_ros.utils.paths import fastdds_profile, profile
+from molmoact_ros.utils.ros_environment import check_environment
 
 NODES: Final = (
     "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
@@ -22,6 +25,25 @@ SHOWING: Final = ("view", "panel", "foxglove")
 
 Parameters = dict[str, Any]
 """ROS parameters of one node, by name."""
+
+
+def _text(value: object) -> object:
+    """YAML reads the domain in `ROS_DOMAIN_ID: 7` as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _parameters(value: object) -> object:
+    """The parameters of a node, none for `view:`. Raises ValueError for one that ROS has no type for."""
+    if value is None:
+        return {}
+    for name, given in value.items() if isinstance(value, dict) else ():
+        if given is None:
+            raise ValueError(f"{name} has no value; give one, or leave the line out")
+        if isinstance(given, dict):
+            _parameters(given)  # those of a camera, say
+        elif isinstance(given, list) and len({type(of) for of in with_uniform_lists(given)}) > 1:
+            raise ValueError(f"{name} is a list of several types; a parameter has one, such as text in quotes")
+    return value
 
 
 class Profile(BaseModel):
@@ -40,17 +62,20 @@ class Profile(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    nodes: dict[str, Parameters]
-    environment: dict[str, str] = {}
+    nodes: dict[str, Annotated[Parameters, BeforeValidator(_parameters)]]
+    environment: dict[str, Annotated[str, BeforeValidator(_text)]] = {}
 
     @staticmethod
     def read(name: str) -> Profile:
         """Read the profile `name`. Raises FileNotFoundError, naming the existing ones, or ValueError, in one line."""
         file = profile(name)
         try:
-            read = Profile.model_validate(yaml.safe_load(file.read_text()))
-        except (yaml.YAMLError, ValidationError) as error:
-            raise ValueError(f"{file} is not a profile: {str(error).splitlines()[0]}") from None
+            contents = yaml.safe_load(file.read_text())
+            if not isinstance(contents, dict):
+                raise ValueError("it has no fields; write `nodes:`, and below it each node with its parameters")
+            read = Profile.model_validate(contents)
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"{file} is not a profile: {one_line(error)}") from None
         if unknown := sorted(set(read.nodes) - set(NODES)):
             raise ValueError(f"{file} names the node {unknown[0]!r}; there are {', '.join(NODES)}")
         return read
@@ -70,7 +95,8 @@ class Profile(BaseModel):
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The nodes' environment: this process', plus shared memory for images and discovery on this machine only.
 
-    Variables that the user has set win over these defaults, and `extra` wins over both.
+    Variables that the user has set win over these defaults, and `extra` wins over both. Raises ValueError, in one line,
+    where ROS cannot start with them.
     """
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(fastdds_profile()),
@@ -78,7 +104,9 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         **default_discovery(os.environ),
     }
-    return defaults | dict(os.environ) | dict(extra or {})
+    variables = defaults | dict(os.environ) | dict(extra or {})
+    check_environment(variables)
+    return variables
 
 
 def use_environment() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
@@ -15,6 +16,8 @@ SILENT: Final = 2.0
 """Timeout for each frame after the first, s; the camera is then reopened."""
 RETRY: Final = 1.0
 """Time between two attempts to open a camera, s."""
+RESET_PAUSE: Final = 30.0
+"""Time between two hardware resets of a camera, s, which takes up to ten seconds to come back from one."""
 GLANCE: Final = 0.2
 """Timeout of one read, s; between reads the thread checks whether it should end."""
 
@@ -48,6 +51,7 @@ class CameraThread(threading.Thread):
         super().__init__(name=f"camera {name}", daemon=True)
         self._open_camera, self._listener = open_camera, listener
         self._ended = threading.Event()
+        self._was_reset = -inf  # when, on the monotonic clock, s
 
     def run(self) -> None:
         """Open the camera and read frames until `close`."""
@@ -67,15 +71,22 @@ class CameraThread(threading.Thread):
                 camera.close()
 
     def _read(self, camera: RealSense) -> str:
-        """Pass on frames while they arrive; return the reason why they stopped."""
-        heard, patience = monotonic(), FIRST
+        """Pass on frames while they arrive; return the reason why they stopped.
+
+        A camera that sends nothing at all after it was opened is reset: its firmware hangs, as some do after a process
+        that used it was killed.
+        """
+        heard, patience, never = monotonic(), FIRST, True
         try:
             while not self._ended.is_set():
                 picture = camera.read(GLANCE)
                 if picture is not None:
                     self._listener.on_picture(picture)
-                    heard, patience = monotonic(), SILENT
+                    heard, patience, never = monotonic(), SILENT, False
                 elif monotonic() - heard > patience:
+                    if never and monotonic() - self._was_reset > RESET_PAUSE and camera.reset():
+                        self._was_reset = monotonic()
+                        return f"no picture for {patience:g} s since it was opened; it is reset, which takes seconds"
                     return f"no picture for {patience:g} s; it is opened anew"
         except (RuntimeError, ValueError) as error:  # raised by librealsense when the camera is unplugged
             return f"{' '.join(str(error).split())}; it is opened anew as soon as it is there"

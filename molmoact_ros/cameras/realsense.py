@@ -331,6 +331,19 @@ class RealSense:
         self._depth = number if has_depth else self._depth
         return CameraFrame(frames, is_new, has_depth, self._align, self._threshold)
 
+    def reset(self) -> bool:
+        """Request a hardware reset, after which the camera leaves USB and comes back within seconds; then `close`.
+
+        False for a recording, and for a device that has no reset or does not respond.
+        """
+        if self.camera.device.is_playback():
+            return False
+        try:
+            self.camera.device.hardware_reset()
+        except RuntimeError:
+            return False
+        return True
+
     def close(self) -> None:
         """Stop the streams; also works for an unplugged camera."""
         with contextlib.suppress(RuntimeError):

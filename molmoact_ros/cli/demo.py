@@ -26,7 +26,7 @@ from molmoact_ros.evaluation.rollout import TIMEOUT
 from molmoact_ros.nodes.teleop.client import STATES
 from molmoact_ros.ros import conversions
 from molmoact_ros.sim.scene import Task, sample_scene
-from molmoact_ros.utils.arguments import add_checkpoint, add_images
+from molmoact_ros.utils.arguments import add_checkpoint, add_images, not_negative
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
 from molmoact_ros.visualization.video import VideoWriter, compose_cameras, compose_frame
@@ -163,7 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     parser.add_argument("--instruction", default="", help="what to do; default: what the scene asks for")
     parser.add_argument("--profile", default="sim", help="a file of config/profiles: sim, or bimanual_sim for two arms")
-    parser.add_argument("--seed", type=int, default=7, help="which scene")
+    parser.add_argument("--seed", type=not_negative(int), default=7, help="which scene")
     add_images(parser)
     parser.add_argument("--out", type=Path, help="a new folder for the results; default: runs/demo-<time>")
     add_checkpoint(parser)

@@ -22,7 +22,7 @@ from molmoact_ros.evaluation import metrics, trace_rollout
 from molmoact_ros.evaluation.metrics import Row, summary
 from molmoact_ros.evaluation.rollout import TIMEOUT
 from molmoact_ros.sim.scene import Scene, Task, sample_scene
-from molmoact_ros.utils.arguments import add_checkpoint, add_json
+from molmoact_ros.utils.arguments import above_zero, add_checkpoint, add_json, not_negative
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
 
@@ -62,8 +62,10 @@ def show(rows: list[Row], console: Console) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
-    parser.add_argument("--episodes", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=1000, help="the first scene; training uses seeds from a million on")
+    parser.add_argument("--episodes", type=above_zero(int), default=40)
+    parser.add_argument(
+        "--seed", type=not_negative(int), default=1000, help="the first scene; training uses seeds from a million on"
+    )
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     asked.add_argument(

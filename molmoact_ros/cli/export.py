@@ -15,7 +15,7 @@ from tqdm import tqdm
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.vision.onnx_export import GRAPH, Tower, export, relative_error
 from molmoact_ros.engine.vision.onnx_runtime import LIMITS, OnnxVision, checked_precision
-from molmoact_ros.utils.arguments import add_checkpoint, add_json
+from molmoact_ros.utils.arguments import above_zero, add_checkpoint, add_json
 from molmoact_ros.utils.paths import checkpoint_of
 
 
@@ -74,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     parser.add_argument("--precision", default="float32", help="float32, float16, or bfloat16 (TensorRT alone)")
     parser.add_argument("--frame-size", default="", help='size of the pictures, such as 320x240, or "camera"')
-    parser.add_argument("--frames", type=int, default=50, help="pictures on which it is compared with torch")
+    parser.add_argument(
+        "--frames", type=above_zero(int), default=50, help="pictures on which it is compared with torch"
+    )
     parser.add_argument("--out", type=Path, help="folder; default: the user's cache, where the engine looks")
     add_json(parser)
     add_checkpoint(parser)

@@ -10,6 +10,7 @@ from typing import Final
 from molmoact_ros.cli.bench import PARTS
 from molmoact_ros.cli.commands import Command, add_commands
 from molmoact_ros.utils import child_process
+from molmoact_ros.utils.errors import one_line
 
 EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.cli.run_node import ARMS, run_node
+from molmoact_ros.utils.arguments import whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     parser.add_argument("--host", help="address to serve on, default 127.0.0.1; any other one asks for a token")
-    parser.add_argument("--port", type=int, help="TCP port, default 8088")
+    parser.add_argument("--port", type=whole_number(0, 65535), help="TCP port, default 8088")
     parser.add_argument("--token-file", help="file that holds the token; default: one in ~/.config/molmoact_ros")
     parser.add_argument("--profile", help="take the parameters of this profile's panel, such as its suggestions")
     parser.add_argument("--arm", choices=["left", "right", "both"], help="of two arms, those that are jogged")

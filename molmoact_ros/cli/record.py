@@ -13,6 +13,7 @@ from molmoact_ros.bags.bag_files import repair
 from molmoact_ros.bringup.processes import command, write_parameters
 from molmoact_ros.bringup.profiles import environment
 from molmoact_ros.utils import child_process
+from molmoact_ros.utils.arguments import whole_number
 
 FLUSH: Final = 60.0
 """s for the recorder to write its queue."""
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", choices=["raw", "png", "jpeg"], default="raw", help="png: without loss; jpeg: colour with loss"
     )
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG, 1..100")
+    parser.add_argument("--quality", type=whole_number(1, 100), default=95, help="of JPEG, 1..100")
     parser.add_argument("--exclude", action="append", default=[], metavar="REGEX", help="topics left out; repeat")
     parser.add_argument("--repair", type=Path, metavar="BAG", help="make a bag whole whose recorder was killed")
 

@@ -16,6 +16,7 @@ from molmoact_ros.bags.recorded_parameters import parameters
 from molmoact_ros.bags.recording import SAME, Recording, TopicNames, namespace_rules, parse_remap
 from molmoact_ros.replay.compare import Comparison, Thresholds, compare_answers, compare_control
 from molmoact_ros.replay.report import Pictures, Report, answers_report, control_report
+from molmoact_ros.utils.arguments import above_zero, output_file
 from molmoact_ros.utils.checks import Verdict
 from molmoact_ros.utils.paths import default_checkpoint, robot_model, share
 from molmoact_ros.utils.provenance import machine
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("graph", "its cameras, joints and instructions onto live topics, through the nodes"),
     ):  # fmt: skip
         ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=text)
-    parser.add_argument("--report", type=Path, help="write an HTML report with everything in it")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--report", type=output_file, help="write an HTML report with everything in it")
+    parser.add_argument("--json", type=output_file, help="also write the figures here")
     parser.add_argument("--thresholds", type=Path, help="a YAML file; default: config/replay.yaml")
     parser.add_argument(
         "--remap", action="append", default=[], metavar="FROM:=TO", help="a topic of the bag by another name; repeat"
@@ -43,24 +44,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cameras", default="front,wrist", help="names of the cameras, front first")
     parser.add_argument("--joint-states", default="/joint_states", help="topic of the joint states")
     parser.add_argument("--policy", default="/policy", help="node name of who planned, such as /expert")
-    parser.add_argument("--slop", type=float, default=0.05, help="s between pictures of one moment, at most")
+    parser.add_argument(
+        "--slop", type=above_zero(float), default=0.05, help="s between pictures of one moment, at most"
+    )
     parser.add_argument("--instruction", default="", help="the task, where the bag does not say it")
     engine = parser.add_argument_group("--engine")
     engine.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
     engine.add_argument("--against", type=Path, help="compare with these answers instead of the recorded ones")
-    engine.add_argument("--save", type=Path, help="write the answers here, for --against")
+    engine.add_argument("--save", type=output_file, help="write the answers here, for --against")
     engine.add_argument("--mode", choices=["full", "grounded", "reuse"], help="instead of the recorded ones")
-    engine.add_argument("--period", type=float, default=0.75, help="s between plans of a bag without any")
+    engine.add_argument("--period", type=above_zero(float), default=0.75, help="s between plans of a bag without any")
     engine.add_argument("--device", default="cpu", help="torch device, such as cuda")
     engine.add_argument("--dtype", default="", help="float32, bfloat16 or float16; default: bfloat16 on a GPU")
     engine.add_argument("--unnorm-key", help="statistics that turn answers into actions")
     engine.add_argument("--frame-size", default="", help="as for infer")
     graph = parser.add_argument_group("--graph")
     graph.add_argument("--profile", default="sim", help="whose policy and controller run; its simulator does not")
-    graph.add_argument("--rate", type=float, default=1.0, help="times the recorded speed")
-    graph.add_argument("--loop", type=int, default=1, help="how often it is played, the clock going on")
+    graph.add_argument("--rate", type=above_zero(float), default=1.0, help="times the recorded speed")
+    graph.add_argument("--loop", type=above_zero(int), default=1, help="how often it is played, the clock going on")
     graph.add_argument("--paused", action="store_true", help="begin paused: /player/pause, /player/go_on")
-    graph.add_argument("--within", type=float, default=0.2, help="s between plans that are compared")
+    graph.add_argument("--within", type=above_zero(float), default=0.2, help="s between plans that are compared")
     graph.add_argument("--out", type=Path, help="a new folder for the new bag and logs; default: runs/replay-<time>")
 
 

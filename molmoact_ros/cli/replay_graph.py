@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-import rclpy
 from rich.console import Console
 
 from molmoact_ros.bags.recording import Recording
@@ -81,6 +80,8 @@ def free_domains() -> list[int]:
 
 def refuse_company(domain: int) -> None:
     """Raise RuntimeError where a controller or a policy runs in `domain`: a replay would command it."""
+    import rclpy
+
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
     node = rclpy.create_node("replay", context=context)

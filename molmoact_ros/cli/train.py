@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from molmoact_ros.training.train import TrainConfig, train_nano
+from molmoact_ros.utils.arguments import above_zero
 from molmoact_ros.utils.paths import robot_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
-    parser.add_argument("--samples", type=int, default=48_000, help="moments to demonstrate")
+    parser.add_argument("--samples", type=above_zero(int), default=48_000, help="moments to demonstrate")
     parser.add_argument("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage only")
     parser.add_argument("--config", type=Path, help="a JSON file with changes of training/train.py's TrainConfig")
 

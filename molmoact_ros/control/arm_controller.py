@@ -22,6 +22,7 @@ from molmoact_ros.control.collision import CollisionChecker, Surroundings
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.limiter import Limiter, LimitScaling, Motion
 from molmoact_ros.control.pose import Pose
+from molmoact_ros.control.standstill import Standstill
 from molmoact_ros.control.supervisor import State
 from molmoact_ros.control.teleop import Teleop, TeleopCommand, TeleopConfig
 from molmoact_ros.control.trajectory import Target
@@ -88,6 +89,7 @@ class ArmController:
         self._target: tuple[np.ndarray, np.ndarray] | None = None  # of the previous cycle: m, and a quaternion
         self._began = np.zeros(3)  # position of the hand at the hand-over, m: the workspace extends to it
         self._finishing = 0.0  # s since the path's end
+        self.standstill = Standstill()
 
     @property
     def measured(self) -> np.ndarray | None:
@@ -159,6 +161,7 @@ class ArmController:
         pose = self.kinematics.forward(stop)
         self._began = pose.position
         self.player.reset(pose, stop, now)
+        self.standstill.hand_over(now)
 
     def _stand(self, q: np.ndarray) -> None:
         self._wanted, self._mean, self._pose, self._target = Motion.at_rest(q), np.zeros(JOINTS), None, None
@@ -202,6 +205,8 @@ class ArmController:
         self.player.commanded(partial(self.kinematics.forward, motion.q), motion.q, now)
         self._told.append((now, motion.q))
         opening = self.measurement.opening if self.opening is None else self.opening
+        assert self.measured is not None
+        self.standstill.observe(now, motion.q, self.opening, self.measured, self.measurement.opening)
         return ArmCommand(motion.q, motion.dq, motion.ddq, opening, self._dt)
 
     def _from_policy(self, pace: float) -> Motion | None:

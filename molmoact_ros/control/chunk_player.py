@@ -71,13 +71,13 @@ class ChunkPlayer:
         self.mode, self.latency, self.time = mode, Latency(), 0.0
         self._commanded: deque[_Commanded] = deque()
         self._paths: list[ChunkTrajectory] = []
-        self._stamp = -np.inf
+        self._stamp = self._began = -np.inf
         self._blended, self._blend, self._gap = -np.inf, BLEND, np.zeros((3, 6))
 
     def reset(self, pose: Pose, joints: np.ndarray, now: float) -> None:
         """Drop all chunks and hold: the hand is at `pose`, the joints are at `joints` [7] rad."""
         self._commanded = deque([_Commanded(now, self.time, lambda: pose, joints.copy())])
-        self._paths, self._stamp, self._blended = [], -np.inf, -np.inf
+        self._paths, self._stamp, self._blended, self._began = [], -np.inf, -np.inf, now
 
     def advance(self, seconds: float) -> None:
         """Advance path time; at the end of the path, and without one, it stands still."""
@@ -93,15 +93,19 @@ class ChunkPlayer:
         """Switch to a new chunk at `now`, s. Raises RefusedChunk, and changes nothing, if it must not be played."""
         self.take_chunk(chunk, self.prepare(chunk, now), now)
 
-    def prepare(self, chunk: ActionChunk, now: float, actions: np.ndarray | None = None) -> ChunkTrajectory:
+    def prepare(
+        self, chunk: ActionChunk, now: float, actions: np.ndarray | None = None, standing: bool = False
+    ) -> ChunkTrajectory:
         """Plan the path of a chunk at `now`, s; changes nothing. Raises RefusedChunk if it must not be played.
 
-        actions: float64 [N, D], the result of `check_chunk` for it, if the caller has it already.
+        actions: float64 [N, D], the result of `check_chunk` for it, if the caller has it already. standing: the arm has
+        stood since the chunk's image, so that the command of that time is still in effect.
         """
-        actions = check_chunk(chunk, now) if actions is None else actions
+        actions = check_chunk(chunk, now, standing) if actions is None else actions
         if chunk.stamp <= self._stamp:
             raise RefusedChunk(f"chunk {chunk.plan_id} is older than the one being played; dropped")
-        if not self._commanded or chunk.stamp < self._commanded[0].now - chunk.dt:
+        known = self._began if standing or not self._commanded else self._commanded[0].now
+        if not self._commanded or chunk.stamp < known - chunk.dt:
             raise RefusedChunk(f"chunk {chunk.plan_id} was planned before the arm was started; waiting for a newer one")
         anchor = self._at(now if self.mode == "naive" else chunk.stamp)
         _check_first_step(chunk, actions, anchor.target)

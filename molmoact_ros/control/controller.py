@@ -42,6 +42,7 @@ class ControllerConfig(ArmConfig):
     presence_timeout: float = Field(0.0, ge=0, le=LONGEST)  # since the last presence message; 0: none required
     following: float = Field(0.25, gt=0, le=10)  # rad between command and measurement
     approve: bool = False  # play only plans that the operator has approved here
+    stop_and_go: bool = False  # play a plan of any age whose image shows the arm where it still stands
 
 
 class Controller:
@@ -99,7 +100,8 @@ class Controller:
         steady = now if steady is None else steady
         try:
             parts = split(chunk, len(self.arms))
-            actions = [check_chunk(part, now) for part in parts]
+            standing = self.config.stop_and_go and all(arm.standstill.at(chunk.stamp) for arm in self.arms)
+            actions = [check_chunk(part, now, standing) for part in parts]
             if self.supervisor.state is not State.POLICY:
                 self.last_refusal = f"the arm is in {self.supervisor.state.value}: start or resume it first"
                 return False
@@ -107,7 +109,7 @@ class Controller:
                 self.consent.check(chunk)
             # All or none: no arm begins a plan that another one refuses.
             paths = [
-                arm.player.prepare(part, now, checked)
+                arm.player.prepare(part, now, checked, standing)
                 for arm, part, checked in zip(self.arms, parts, actions, strict=True)
             ]
         except RefusedChunk as refusal:
@@ -118,7 +120,7 @@ class Controller:
         for arm, part, path in zip(self.arms, parts, paths, strict=True):
             arm.player.take_chunk(part, path, now)
         self.consent.used(chunk)
-        self._chunk_due = steady + chunk.end - now
+        self._chunk_due = steady + (len(chunk.actions) * chunk.dt if standing else chunk.end - now)
         self._chunk_since = steady if self._chunk_since is None else self._chunk_since
         return True
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import metadata
 
 from molmoact_ros.utils.checks import Check, Verdict
+from molmoact_ros.utils.ros_environment import (
+    DOMAIN,
+    MIDDLEWARE,
+    environment_faults,
+    installed_middlewares,
+    log_folder,
+    middleware_fault,
+)
 
 
 def examine() -> list[Check]:
@@ -13,7 +22,9 @@ def examine() -> list[Check]:
     looks: dict[str, Callable[[], str]] = {
         "ROS 2": _ros, "interfaces": _interfaces, "rendering": _rendering, "checkpoint": _checkpoint,
     }  # fmt: skip
-    findings = []
+    findings = _variables()
+    if middleware_fault(os.environ):  # rcl would end this process during the import of rclpy
+        del looks["ROS 2"]
     for name, look in looks.items():
         try:
             findings.append(Check.check(name, True, look()))
@@ -21,6 +32,16 @@ def examine() -> list[Check]:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             findings.append(Check.check(name, False, reason))
     return [*findings, *_backends(), cameras()]
+
+
+def _variables() -> list[Check]:
+    """The environment variables that ROS reads: a check for each fault, or one."""
+    if faults := environment_faults(os.environ):
+        return [Check.check("environment", False, fault) for fault in faults]
+    domain, installed = os.environ.get(DOMAIN) or "0", ", ".join(installed_middlewares(os.environ)) or "none found"
+    used = os.environ.get(MIDDLEWARE) or "the default"
+    text = f"ROS domain {domain}; middleware {used} of {installed}; logs in {log_folder(os.environ)}"
+    return [Check.check("environment", True, text)]
 
 
 def cameras() -> Check:

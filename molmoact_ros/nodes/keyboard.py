@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from typing import Final
 
 import rclpy
-from rclpy.signals import SignalHandlerOptions
 
 from molmoact_ros.control.teleop_devices import HELP, Keyboard, Speeds
 from molmoact_ros.nodes.teleop.client import STATES, TeleopClient, TeleopClientConfig, name_of
-from molmoact_ros.ros.discovery import default_discovery
 from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.spin import start_rclpy
 from molmoact_ros.utils.child_process import ended_by_signals
+from molmoact_ros.utils.errors import one_line
 
 PERIOD: Final = 0.05
 """s between messages to the controller, which takes 0.2 s of silence for a release."""
@@ -99,10 +99,9 @@ def _typed(seconds: float) -> Iterator[str]:
 
 def main() -> None:
     """Read keys until q or a signal. The exit status is 1, with one line, where there is no terminal."""
-    os.environ.update(default_discovery(os.environ))
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # ours end it on SIGHUP, too
     node = None
     try:
+        start_rclpy()
         with ended_by_signals():
             node = KeyboardNode()
             with _keys_at_once():
@@ -111,7 +110,7 @@ def main() -> None:
     except KeyboardInterrupt:
         pass
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
     finally:
         if node is not None:

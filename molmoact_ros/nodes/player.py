@@ -31,7 +31,7 @@ from molmoact_ros.bags.recording import Recording, TopicNames, parse_remap
 from molmoact_ros.msg import EngineStatus
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
-from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.parameters import Regex, declare
 from molmoact_ros.ros.spin import run
 
 CLOCK_RATE: Final = 200.0
@@ -61,8 +61,8 @@ class PlayerConfig(BaseModel):
     rate: float = Field(1.0, gt=0, le=100, description="times the recorded speed")
     loop: int = Field(1, ge=1, description="how often it is played; the clock goes on in between")
     paused: bool = Field(False, description="begin paused, until ~/go_on is called")
-    exclude: str = Field(OURS, description="topics that are not played: a regular expression")
-    include: str = Field("", description="topics that are played all the same")
+    exclude: Regex = Field(OURS, description="topics that are not played: a regular expression")
+    include: Regex = Field("", description="topics that are played all the same")
     allow_controller: bool = Field(
         False, description="play beside a controller, instruct its policy, and start and stop it as in the bag"
     )

@@ -25,7 +25,7 @@ from molmoact_ros.bags.recorder import MIB, Recorder, keep_memory
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.diagnostics import status
 from molmoact_ros.ros.message_types import message_class, offered
-from molmoact_ros.ros.parameters import declare
+from molmoact_ros.ros.parameters import Regex, declare, refuse_misspelt
 from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.paths import fastdds_profile
@@ -46,7 +46,7 @@ class RecorderConfig(BaseModel):
     """Parameters of the recorder node."""
 
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
-    exclude: list[str] = Field(
+    exclude: list[Regex] = Field(
         [r"/view/(?!markers).*", r".*/model_overlay.*", r".*/depth_image"],
         description="topics left out besides those of actions, as regular expressions: pictures made of others",
     )
@@ -72,6 +72,7 @@ class RecorderNode(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
         self.config = declare(self, RecorderConfig)
+        refuse_misspelt(self)  # before there is a bag
         # The hidden topics of actions have types of their own, which no bag of Jazzy holds.
         self._exclude = [re.compile(pattern) for pattern in (".*/_action/.*", *self.config.exclude) if pattern]
         folder = Path(self.config.bag)
@@ -89,7 +90,7 @@ class RecorderNode(Node):
         self._nodes: set[str] = set()  # whose parameters are known, or requested
         self._asking: dict[str, tuple[Client, Client]] = {}
         # Published for the bag: each node's parameters when it was discovered. Changes are on /parameter_events.
-        self._parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
+        self._recorded_parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self._look()
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a bag's clock may stand, or not have begun
@@ -198,7 +199,7 @@ class RecorderNode(Node):
             event = ParameterEvent(node=node, stamp=self.get_clock().now().to_msg())
             values = future.result().values
             event.new_parameters = [Parameter(name=n, value=v) for n, v in zip(names, values, strict=True)]
-            self._parameters.publish(event)
+            self._recorded_parameters.publish(event)
             for client in self._asking.pop(node):
                 self.destroy_client(client)
 

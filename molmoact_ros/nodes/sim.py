@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import mujoco
 import numpy as np
@@ -38,6 +38,7 @@ TICK: Final = 0.004
 """Time step of the physics between two new position targets, s."""
 LARGEST: Final = 1 << 20
 """Largest trajectory message, bytes: some ten thousand points."""
+Pixels = Annotated[int, Field(ge=16, le=4096)]
 CATCH_UP: Final = 0.1
 """When the process was kept from running for longer than this, s, the simulation skips the rest."""
 
@@ -51,8 +52,8 @@ class SimConfig(BaseModel):
     distractors: int = Field(-1, ge=-1, le=9, description="objects beside the task's; -1: drawn from the seed")
     camera_rate: float = Field(15.0, gt=0, le=60, description="frames/s of all cameras")
     joint_rate: float = Field(100.0, ge=10, le=250, description="joint states/s")
-    front_size: list[int] = Field([640, 480], min_length=2, max_length=2, description="width and height in pixels")
-    wrist_size: list[int] = Field([424, 240], min_length=2, max_length=2, description="width and height in pixels")
+    front_size: list[Pixels] = Field([640, 480], min_length=2, max_length=2, description="width and height in pixels")
+    wrist_size: list[Pixels] = Field([424, 240], min_length=2, max_length=2, description="width and height in pixels")
 
     def make_cell(self) -> Workcell | TrayCell:
         """The workcell, with cameras of the configured sizes."""

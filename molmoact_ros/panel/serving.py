@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -26,7 +27,12 @@ class Serving:
     async def _start(self, app: web.Application, host: str, port: int) -> int:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)  # a logged URL may hold the token
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            number = error.errno or 0
+            reason = os.strerror(number) if number > 0 else error.strerror or str(error)  # gaierror's are negative
+            raise OSError(f"cannot serve at {host}, port {port}: {reason.lower()}; choose another") from None
         return int(self._runner.addresses[0][1])
 
     def close(self, first: Coroutine[Any, Any, None]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
+from molmoact_ros.ros.parameters import refuse_misspelt
+
 
 class ManagedNode(LifecycleNode):
     """A LifecycleNode that can bring itself up.
@@ -57,7 +59,7 @@ class ManagedNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Transition from unconfigured to inactive."""
         self._kept = self._entities()
-        return self._try(self.configure)
+        return self._try(self._configure_whole)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Transition from inactive to active."""
@@ -86,6 +88,10 @@ class ManagedNode(LifecycleNode):
             ):  # fmt: skip
                 if destroy(entity):
                     break
+
+    def _configure_whole(self) -> None:
+        self.configure()
+        refuse_misspelt(self)  # all parameters are declared now
 
     def _entities(self) -> set[Any]:
         return {*self.publishers, *self.subscriptions, *self.services, *self.clients, *self.timers}

@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NoReturn, Protocol, runtime_checkable
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from molmoact_ros.ros.arguments import readable_arguments
 from molmoact_ros.ros.discovery import default_discovery
 from molmoact_ros.ros.lifecycle import ManagedNode
 from molmoact_ros.ros.logging import never_wait
+from molmoact_ros.ros.parameters import refuse_misspelt
 from molmoact_ros.utils.child_process import ENDING
+from molmoact_ros.utils.errors import one_line
+from molmoact_ros.utils.ros_environment import check_environment
 
 GIL_SWITCH_INTERVAL: Final = 0.0005
 """GIL switch interval, s. Python's default, 5 ms, is longer than a forward pass of an engine."""
@@ -47,9 +52,10 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTE
         run(ControllerNode)
     """
     never_wait()
-    os.environ.update(default_discovery(os.environ))
-    # rclpy's own handler would invalidate the context while a node's threads still publish.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        start_rclpy()
+    except (ValueError, RuntimeError) as error:
+        _end_with(error)
     sys.setswitchinterval(turn)
     signals = _Signals()
     nodes: Sequence[Node] = []
@@ -57,7 +63,9 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTE
         made = make()
         nodes = [made] if isinstance(made, Node) else made
         for node in nodes:
-            if isinstance(node, ManagedNode) and node.config.autostart:
+            if not isinstance(node, ManagedNode):
+                refuse_misspelt(node)
+            elif node.config.autostart:
                 node.begin()
         signals.starting = False
         _spin(nodes, signals)
@@ -67,13 +75,28 @@ def run(make: Callable[[], Node | Sequence[Node]], turn: float = GIL_SWITCH_INTE
         if not signals.ended:  # else the error is how a signal surfaces in a library's call
             if not isinstance(error, ValueError | RuntimeError | OSError):
                 raise
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            sys.exit(1)
+            _end_with(error)
     finally:
         signals.starting = False
         for node in nodes:
             node.destroy_node()
         rclpy.shutdown()
+
+
+def start_rclpy() -> None:
+    """Initialize rclpy for a node's process. Raises ValueError or RuntimeError where the environment or the node's
+    arguments do not let it start."""
+    os.environ.update(default_discovery(os.environ))
+    check_environment(os.environ)
+    with tempfile.TemporaryDirectory(prefix="molmoact-") as folder:
+        arguments = readable_arguments(sys.argv, Path(folder))
+        # rclpy's own handler would invalidate the context while a node's threads still publish.
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+
+
+def _end_with(error: Exception) -> NoReturn:
+    print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 class _Signals:

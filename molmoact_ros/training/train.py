@@ -180,9 +180,9 @@ def train_nano(
     Returns the trained model.
     """
     torch.manual_seed(config.seed)
+    begun = None if start is None else load_checkpoint(start)
     data = Demonstrations.load(collect_all(robot, folder / "demonstrations", samples, workers))
     tokenizer = build_tokenizer()
-    begun = None if start is None else load_checkpoint(start)
     stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
     nano = nano_config(tokenizer, stats) if begun is None else begun.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -41,7 +41,7 @@ def profile(name: str) -> Path:
     Raises FileNotFoundError that lists the known profiles.
     """
     folder = share() / "config" / "profiles"
-    file = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(f.stem for f in folder.glob("*.yaml")))
         raise FileNotFoundError(f"there is no profile {name!r}; choose one of: {known}, or a .yaml file of your own")

@@ -27,6 +27,8 @@ def read_secret(file: str | Path, what: str = "token") -> str:
     Raises ValueError for a file that others may read or a secret that can be guessed, OSError for a missing file.
     """
     path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} with a {what}; write one word into it that nobody can guess")
     if path.stat().st_mode & 0o077:
         raise ValueError(f"others may read the {what} in {path}; run: chmod 600 {path}")
     found = path.read_text().strip()

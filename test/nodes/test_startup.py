@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,26 @@ def test_corrupt_weights(domain: int, checkpoint: Path, tmp_path: Path) -> None:
 )
 def test_parameters_that_do_not_fit(domain: int, tmp_path: Path, name: str, parameters: dict) -> None:
     assert f"parameter {next(iter(parameters))} of {name}" in ending(name, parameters, tmp_path)
+
+
+PARAMETERS = {
+    "recorder bag:=5": "parameter bag of recorder: Input should be a valid string, not 5",
+    "recorder exclude:=[(]": r"parameter exclude.0 of recorder: '\(' is not a regular expression",
+    "recorder qualty:=50": "recorder has no parameter 'qualty'; write 'quality'",
+    "recorder quality": "Couldn't parse parameter override rule",
+    "sim front_size:=[0,0]": "parameter front_size.0 of sim",
+    "controller bases:=[0,0.5,0]": "bases has 3 values",
+    "controller sped:=0.1": "controller has no parameter 'sped'; write 'speed'",
+}
+
+
+@pytest.mark.parametrize("row", PARAMETERS)
+def test_parameters_as_they_are_mistyped(domain: int, tmp_path: Path, row: str) -> None:
+    name, parameter = row.split()
+    command = [sys.executable, "-P", "-m", f"molmoact_ros.nodes.{name}", "--ros-args", "-p", parameter]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    line = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and line.startswith("error: ") and re.search(PARAMETERS[row], line), line
 
 
 def test_each_arm_needs_its_base(domain: int, tmp_path: Path) -> None:

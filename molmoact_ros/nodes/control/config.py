@@ -40,6 +40,9 @@ class ControllerNodeConfig(BaseModel):
         [""], description="un-normalisation keys that somebody has checked to mean what msg/ActionChunk.msg says"
     )
     approve: bool = Field(False, description="play only plans that a person has approved at ~/approve_plan")
+    stop_and_go: bool = Field(
+        False, description="play a plan of any age whose image shows the arm where it still stands: for slow engines"
+    )
     presence_timeout: float = Field(
         0.0, ge=0, le=10, description="time without ~/presence after which the policy holds, s; 0: not asked for"
     )
@@ -89,6 +92,7 @@ class ControllerNodeConfig(BaseModel):
         """The same parameters as the controller's own configuration."""
         return ControllerConfig(
             rate=self.rate, mode=self.mode, following=self.following, agreeing=self.agreeing,
+            stop_and_go=self.stop_and_go,
             approve=self.approve, presence_timeout=self.presence_timeout, cartesian_speed=self.cartesian_speed,
             joints_deadline=self.joints_deadline, silence_deadline=self.silence_deadline,
             engine_deadline=self.engine_deadline, camera_deadline=self.camera_deadline,

@@ -89,7 +89,7 @@ class TeleopInputs:
                 self._expect_silence(newest + DISCOVERY)
 
     def _on_twist(self, message: TwistStamped, sent: float) -> None:
-        frame, t, arm = message.header.frame_id, message.twist, self._arm.arm
+        frame, t, arm = message.header.frame_id.lstrip("/"), message.twist, self._arm.arm
         if frame not in ("", arm.base_frame, arm.tcp_frame):
             self._refuse(f"twist in {frame!r} is not followed; send {arm.base_frame} or {arm.tcp_frame}")
         elif self._counts("twist", message.header.stamp, sent):

@@ -31,7 +31,7 @@ class PolicyConfig(EngineOptions):
     )
     joint_slop: float = Field(0.02, gt=0, le=1, description="greatest difference between them and the front frame, s")
     noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
-    period: float = Field(0.0, ge=0, le=10, description="least time from one plan's picture to the next's, s")
+    period: float = Field(0.0, ge=0, le=600, description="least time from one plan's picture to the next's, s")
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
     drawing_max_age: float = Field(10.0, gt=0, le=600, description="greatest age of the picture that is drawn on, s")
     drawing_timeout: float = Field(30.0, gt=0, le=3600, description="time after which a person's trace ends, s")
