@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.chunk_player import ChunkMode, ChunkPlayer
 from molmoact_ros.control.collision import CollisionChecker, Surroundings
+from molmoact_ros.control.homing import HomeConfig, Homing
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.limiter import Limiter, LimitScaling, Motion
 from molmoact_ros.control.measurement import Measurement
@@ -48,6 +49,7 @@ class ArmConfig(BaseModel):
     fractions: LimitScaling = LimitScaling()
     surroundings: Surroundings = Surroundings()
     teleop: TeleopConfig = TeleopConfig()
+    home: HomeConfig = HomeConfig()
     cartesian_speed: float = Field(0.5, gt=0, le=2)  # m/s of the hand while a policy moves it
     agreeing: int = Field(1, ge=1, le=20)  # consecutive joint states that must agree before they are accepted
     slow_below: float = Field(0.08, ge=0)  # smallest singular value below which the hand slows down
@@ -73,6 +75,8 @@ class ArmController:
         self.guard = CollisionChecker(robot, config.surroundings, arm, others)
         self.limiter = Limiter(arm.limits, config.fractions, self.guard, dt)
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
+        pace = min(config.home.speed, config.fractions.speed)
+        self.homing = Homing(config.home.position, pace * arm.limits.velocity_max, dt)
         self.measurement = Measurement(arm.limits, config.agreeing)
         self.opening: float | None = None  # desired distance between the fingers, m; None: no command yet
         self.slowed = 0  # cycles slowed down near a singularity
@@ -145,6 +149,7 @@ class ArmController:
         stop = self.limiter.stop
         self._stand(stop)
         self.opening, self._anchor = None, stop
+        self.homing.reset()
         pose = self.kinematics.forward(stop)
         self._began = pose.position
         self.player.reset(pose, stop, now)
@@ -268,6 +273,11 @@ class ArmController:
     def _from_person(self, wish: TeleopCommand) -> Motion | None:
         if wish.opening is not None:
             self.opening = wish.opening
+        if wish.home:
+            self._stand(self.limiter.stop)
+            self._wanted = self.homing.step(self.limiter.motion.q, self.limiter.stop)
+            return self._wanted
+        self.homing.reset()
         if not wish.moves:
             self._stand(self.limiter.stop)
             return None
