@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
   molmoact-ros bench libfranka --seconds 60
   molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
+  molmoact-ros home               (to the start position, slowly; Ctrl-C stops it)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
   molmoact-ros cameras
@@ -40,6 +41,7 @@ COMMANDS: Final = {
     "to-lerobot": Command("bags as one LeRobot dataset, an episode each", "molmoact_ros.cli.to_lerobot"),
     "from-lerobot": Command("episodes of a LeRobot dataset as bags, to be replayed", "molmoact_ros.cli.from_lerobot"),
     "teleop": Command("move an arm by hand, over the policy", "molmoact_ros.cli.teleop"),
+    "home": Command("the arm moves to its start position, slowly, while the command runs", "molmoact_ros.cli.home"),
     "foxglove": Command(
         "show the running nodes' topics in Foxglove, without a ROS installation", "molmoact_ros.cli.foxglove"
     ),
