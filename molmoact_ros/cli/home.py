@@ -13,11 +13,11 @@ from molmoact_ros.cli.run_node import ARMS
 from molmoact_ros.nodes.teleop.client import TeleopClientConfig
 from molmoact_ros.nodes.teleop.home import HomeClient
 
-ABOUT = """The arm moves in a straight line in joint space to the controller's parameter `home_position`, at `home_speed`
-(a fraction of its velocity limits) and inside every limit of the controller. It moves only while this command runs:
-Ctrl-C, a closed terminal, STOP and every fault stop it. Look first whether the way is free: the controller knows the
-arm and the table, and nothing else. It is refused, with the reason, while the policy or somebody else moves the arm,
-and after a stop until that is reset."""
+ABOUT = """The arm moves in a straight line in joint space to the controller's parameter `home_position`, slowly
+(`home_speed`, a fraction of its velocity limits) and inside every limit of the controller. It moves only while this
+command runs: Ctrl-C, a closed terminal, STOP and every fault stop it. Look first whether the way is free: the
+controller knows the arm and the table, and nothing else. It is refused, with the reason, while the policy or somebody
+else moves the arm, and after a stop until that is reset."""
 EXAMPLES = """examples:
   molmoact-ros home
   molmoact-ros home --arm both

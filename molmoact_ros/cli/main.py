@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
   molmoact-ros cameras
+  molmoact-ros calibrate --print-board board.pdf; molmoact-ros calibrate --camera wrist
   molmoact-ros up sim --record bag
   molmoact-ros record --out bag --images jpeg
   molmoact-ros replay bag --engine --report report.html     (--control, --graph)
@@ -67,6 +68,9 @@ COMMANDS: Final = {
     ),
     "cameras": Command(
         "the RealSense cameras that are plugged in, and their part of a profile", "molmoact_ros.cli.cameras"
+    ),
+    "calibrate": Command(
+        "where a camera is, on the hand or beside the arm, by a printed ChArUco board", "molmoact_ros.cli.calibrate"
     ),
     "serve": Command(
         "vLLM's server with a checkpoint, for policies with `backend: server` on other computers",
