@@ -23,6 +23,24 @@ RULER: Final = 100.0
 """mm: length of the line that tells whether the sheet was printed at its size."""
 
 
+def draw_board(board: CharucoBoard, pixels: int) -> np.ndarray:
+    """The board without an edge, uint8 [rows * pixels, columns * pixels] grey; pixels: side of a square.
+
+    OpenCV's own drawing fails for some sizes (5.0).
+    """
+    image = np.zeros((board.rows * pixels, board.columns * pixels), np.uint8)
+    side = round(board.marker / board.square * pixels)
+    edge = (pixels - side) // 2
+    dictionary = board.pattern.getDictionary()
+    for number, corners in zip(np.ravel(board.pattern.getIds()), board.pattern.getObjPoints(), strict=True):
+        column, row = np.floor(np.mean(corners, axis=0)[:2] / board.square).astype(int).tolist()
+        square = image[row * pixels : (row + 1) * pixels, column * pixels : (column + 1) * pixels]
+        square[:] = 255
+        marker = cv2.aruco.generateImageMarker(dictionary, int(number), side)
+        square[edge : edge + side, edge : edge + side] = marker
+    return image
+
+
 def board_page(board: CharucoBoard) -> tuple[np.ndarray, float, str]:
     """The sheet, uint8 [H, W] grey, its resolution in pixels per inch, and the name of its paper.
 
@@ -35,7 +53,7 @@ def board_page(board: CharucoBoard) -> tuple[np.ndarray, float, str]:
     name, paper = _paper(size, board)
     width, height = (round(side * per_mm) for side in paper)
     page = np.full((height, width), 255, np.uint8)
-    drawn = board.pattern.generateImage((board.columns * pixels, board.rows * pixels), marginSize=0)
+    drawn = draw_board(board, pixels)
     left, top = (width - drawn.shape[1]) // 2, max((height - drawn.shape[0]) // 2, round(EDGE * per_mm))
     page[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
     below = min(top + drawn.shape[0] + round(6 * per_mm), height - round(4 * per_mm))

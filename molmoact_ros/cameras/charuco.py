@@ -21,10 +21,11 @@ FAMILIES: Final = (
 """The largest dictionary of each kind, of which a smaller one is the beginning; not those with many false markers."""
 FEWEST: Final = 6
 """Corners of a view at least."""
+FEW: Final = "only {count} corners of the board are seen; show more of it, closer, and without glare"
 
 
 class BoardNotFoundError(ValueError):
-    """The board is not in the image; one line says why, and what to do."""
+    """The board is not in the image; `CharucoBoard.explain` says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class CharucoBoard:
         """The board's corners in an image, uint8 [H, W] or [H, W, 3]. Raises BoardNotFoundError."""
         ids, pixels = self._corners(image)
         if len(ids) < FEWEST or self.pattern.checkCharucoCornersCollinear(ids.reshape(-1, 1)):
-            raise BoardNotFoundError(self._reason(image, len(ids)))
+            raise BoardNotFoundError(FEW.format(count=len(ids)) if len(ids) else f"{self} is not seen")
         return BoardSighting(pixels, np.asarray(self.pattern.getChessboardCorners(), np.float64)[ids])
 
     def _corners(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,11 +118,14 @@ class CharucoBoard:
             return np.zeros(0, np.int32), np.zeros((0, 2))
         return np.asarray(ids, np.int32).ravel(), np.asarray(corners, np.float64).reshape(-1, 2)
 
-    def _reason(self, image: np.ndarray, count: int) -> str:
-        """Why the image does not show this board, in one line: what else it shows, or what to change."""
+    def explain(self, image: np.ndarray) -> str:
+        """Why the image does not show this board, in one line: what else it shows, or what to change.
+
+        This tries other boards, which takes a second.
+        """
+        if count := len(self._corners(image)[0]):
+            return FEW.format(count=count)
         ids = _marker_ids(self.dictionary, image)
-        if count:
-            return f"only {count} corners of the board are seen; show more of it, closer, and without glare"
         if len(ids) >= 3:
             if max(ids) >= self.markers:
                 return (

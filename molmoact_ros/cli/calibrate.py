@@ -111,7 +111,7 @@ class _Solver:
     """Turns shots into views, and views into a transform, for one camera, board and arm."""
 
     def __init__(self, args: argparse.Namespace, board: CharucoBoard, intrinsics: CameraIntrinsics) -> None:
-        self._args, self._board, self._intrinsics = args, board, intrinsics
+        self._args, self.board, self._intrinsics = args, board, intrinsics
         self._arm = Arm(ARMS[args.arm][0])
         arms = (Arm("left_"), Arm("right_")) if args.arm else (self._arm,)
         self._links = Links(robot_model(), arms)
@@ -138,7 +138,7 @@ class _Solver:
             )
         if missing := [joint for joint in self._arm.joints if joint not in shot.joints]:
             raise ValueError(f"view {shot.name} has no position of {missing[0]}")
-        sighting = self._board.find(shot.image)
+        sighting = self.board.find(shot.image)
         self._links.update(shot.joints)
         hand = np.linalg.inv(self._links.pose(self._arm.base_frame)) @ self._links.pose(self.hand_frame)
         self.views.append(CalibrationView(shot.name, sighting, hand))
@@ -147,14 +147,14 @@ class _Solver:
 
     def solve(self) -> Calibration:
         """The calibration. Raises CalibrationError."""
-        return calibrate(self.views, self._intrinsics, self._board.square, self._args.mount)
+        return calibrate(self.views, self._intrinsics, self.board.square, self._args.mount)
 
     def write(self, found: Calibration, out: Path, mounted: tuple[str, np.ndarray]) -> None:
         """Write transform and picture, and print what they say. mounted: the frame to place, and the camera in it."""
         child, inside = mounted
         parent = self.hand_frame if found.mount == "hand" else self._arm.base_frame
         about = {
-            "camera": self._args.camera, "mount": found.mount, "board": str(self._board), "views": len(found.residuals),
+            "camera": self._args.camera, "mount": found.mount, "board": str(self.board), "views": len(found.residuals),
             "residual_px": round(found.px, 3), "residual_mm": round(found.mm, 2),
             "sigma_mm": round(found.sigma_mm, 2), "sigma_deg": round(found.sigma_deg, 3),
         }  # fmt: skip
@@ -186,16 +186,17 @@ def _calibrate_again(args: argparse.Namespace, board: CharucoBoard, out: Path) -
         out = args.out or args.source
     else:
         intrinsics, shots = views_of_bag(args.source, _topics(args), Arm(ARMS[args.arm][0]).joints)
-    solver, reasons = _Solver(args, board, intrinsics), dict[str, int]()
+    solver, without = _Solver(args, board, intrinsics), list[CameraShot]()
     for shot in shots:
         try:
             solver.view_of(shot)
-        except BoardNotFoundError as error:
-            reasons[str(error)] = reasons.get(str(error), 0) + 1
-    for reason, count in reasons.items():
-        print(f"{count} of {len(shots)} views are not used: {reason}")
-    if not solver.views and reasons:
-        raise CalibrationError(f"no view shows the board: {max(reasons, key=lambda reason: reasons[reason])}")
+        except BoardNotFoundError:
+            without.append(shot)
+    if without:
+        line = f"the board is not found in {len(without)} of {len(shots)} views: {board.explain(without[0].image)}"
+        if not solver.views:
+            raise CalibrationError(line)
+        print(line)
     found = solver.solve()
     out.mkdir(parents=True, exist_ok=True)
     frame = conversions.optical_frame(args.camera)
@@ -232,26 +233,27 @@ def _collect(args: argparse.Namespace, client: CalibrationClient, solver: _Solve
             tell("the arm moves, or has stood for less than half a second; wait, then press Enter again")
         if not ((key is not None and stands) or (due and not args.by_key)):
             continue
-        try:
-            _take_view(client, solver, folder, tell)
-        except (BoardNotFoundError, RefusedStep) as error:
-            client.note_view(taken=False)
-            tell(f"no view here: {error}")
-            continue
-        if len(solver.views) >= args.views:
+        if _take_view(client, solver, folder, tell) and len(solver.views) >= args.views:
             try:
                 return solver.solve()
             except CalibrationError as error:
                 tell(f"not yet: {error}; more views may help, q gives up")
 
 
-def _take_view(client: CalibrationClient, solver: _Solver, folder: ViewFolder, tell: Callable[[str], None]) -> None:
-    image, joints = client.shot()
-    shot = CameraShot(f"{len(solver.views) + 1:02d}", image, joints)
-    corners = solver.view_of(shot)
+def _take_view(client: CalibrationClient, solver: _Solver, folder: ViewFolder, tell: Callable[[str], None]) -> bool:
+    """Try a view of this moment; whether the board was found in it."""
+    try:
+        image, joints = client.shot()
+        shot = CameraShot(f"{len(solver.views) + 1:02d}", image, joints)
+        corners = solver.view_of(shot)
+    except (BoardNotFoundError, RefusedStep) as error:
+        client.note_view(taken=False)
+        tell(f"no view here: {solver.board.explain(image) if isinstance(error, BoardNotFoundError) else error}")
+        return False
     folder.write_view(shot)
     client.note_view(taken=True)
     tell(f"view {shot.name}: {corners} corners; now another pose")
+    return True
 
 
 def _teller() -> Callable[[str], None]:
