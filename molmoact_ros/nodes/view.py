@@ -84,7 +84,7 @@ class ViewNode(ContainedNode):
         self._arms = arms_at(config.arms, config.bases)
         self._links = Links(robot_model(), self._arms)
         self._robot = RobotFrames(self, self._arms, config.joint_states, config.frames_rate)
-        if files := [Path(file) for file in config.calibrations if file]:
+        if files := [Path(file).expanduser() for file in config.calibrations if file]:
             self._cameras = self.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
             self._cameras.publish(TFMessage(transforms=[CameraPose.read(file).message() for file in files]))
         self._head = self._arms[0].base_frame if len(self._arms) == 1 else WORLD

@@ -42,7 +42,7 @@ class Lab(Peer):
         return np.array([positions[joint] for joint in SINGLE.joints])
 
     def send_home(self, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "molmoact_ros.cli.main", "home", *more]
+        command = [sys.executable, "-P", "-m", "molmoact_ros.cli.main", "home", *more]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def stands(self) -> bool:
@@ -51,7 +51,7 @@ class Lab(Peer):
         return max(float(np.abs(joints.velocity[:7]).max()) for joints in self.joints) < 0.02
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lab(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     small: dict[str, Any] = {"front_size": [64, 48], "wrist_size": [64, 48]}
     controller = {"home_position": ELSEWHERE.tolist(), "keep_stop": False, "joints_deadline": 1.0, "priority": 0}

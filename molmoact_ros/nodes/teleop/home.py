@@ -73,7 +73,7 @@ class HomeClient(TeleopClient):
         raise RuntimeError(f"the arm does not move: {self._why()}")
 
     def _follow(self, patience: float) -> str:
-        ended = self._ask_until(lambda: self.safety.state != SafetyStatus.TELEOP or not self._is_heard(), patience)
+        ended = self._ask_until(lambda: not (self._is_going() and self._is_heard()), patience)
         self.release()
         if not self._is_heard():
             raise RuntimeError("the controller is silent; the arm stops by itself where it hears nobody")
@@ -85,8 +85,9 @@ class HomeClient(TeleopClient):
 
     def release(self) -> None:
         """Let go: the arm stops."""
-        for number in range(len(self._arms)):
-            self.let_go(number)
+        if self.safety.state == SafetyStatus.TELEOP:
+            for number in range(len(self._arms)):
+                self.let_go(number)
         self._until(lambda: False, 0.5)
 
     def _refuse(self) -> None:
@@ -102,6 +103,11 @@ class HomeClient(TeleopClient):
 
     def _is_found(self) -> bool:
         return all(home.get_subscription_count() for home in self._homes)
+
+    def _is_going(self) -> bool:
+        """Whether the arm is on its way, or held because requests of this computer, which is busy, came late."""
+        late = self.safety.state == SafetyStatus.HOLD and self.safety.reason == Event.TELEOP_SILENT.value
+        return late or self.safety.state == SafetyStatus.TELEOP
 
     def _is_home(self) -> bool:
         at_home = self.safety.state == SafetyStatus.HOLD and self.safety.reason == Event.HOMED.value
