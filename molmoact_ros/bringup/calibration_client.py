@@ -121,8 +121,8 @@ class CalibrationClient(BackgroundNode):
             message, positions = self._image, self.collector.positions
         return conversions.rgb_pixels(message), positions
 
-    def note_view(self, taken: bool) -> None:
-        """Record that a view was tried now; taken: the board was found in it."""
+    def note_view(self, taken: dict[str, float] | None) -> None:
+        """Record that a view was tried now; taken: the joints of the view, None where the board was not found."""
         with self._lock:
             self.collector.note_view(time.monotonic(), taken)
 

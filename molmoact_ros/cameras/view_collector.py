@@ -28,7 +28,7 @@ class ViewCollector:
         collector = ViewCollector(SINGLE.joints)
         collector.add_joints(now, positions)
         if collector.is_due(now):
-            collector.note_view(now, taken=True)
+            collector.note_view(now, collector.positions)
     """
 
     def __init__(self, joints: Sequence[str]) -> None:
@@ -73,9 +73,8 @@ class ViewCollector:
         q = self._recent[-1][1]
         return all(float(np.abs(q - other).max()) >= NEW_POSE for other in self._taken)
 
-    def note_view(self, now: float, taken: bool) -> None:
-        """Record that a view was tried at `now`; taken: the board was found in it."""
-        self._tried_at = now
-        if taken:
-            self._tried_at = -np.inf
-            self._taken.append(self._recent[-1][1])
+    def note_view(self, now: float, taken: Mapping[str, float] | None) -> None:
+        """Record that a view was tried at `now`; taken: the joints of the view, None where the board was not found."""
+        self._tried_at = now if taken is None else -np.inf
+        if taken is not None:
+            self._taken.append(np.array([taken[name] for name in self._joints]))

@@ -247,11 +247,11 @@ def _take_view(client: CalibrationClient, solver: _Solver, folder: ViewFolder, t
         shot = CameraShot(f"{len(solver.views) + 1:02d}", image, joints)
         corners = solver.view_of(shot)
     except (BoardNotFoundError, RefusedStep) as error:
-        client.note_view(taken=False)
+        client.note_view(None)
         tell(f"no view here: {solver.board.explain(image) if isinstance(error, BoardNotFoundError) else error}")
         return False
     folder.write_view(shot)
-    client.note_view(taken=True)
+    client.note_view(joints)
     tell(f"view {shot.name}: {corners} corners; now another pose")
     return True
 

@@ -108,7 +108,7 @@ def _shots(reader: BagReader, image: str, states: str, joints: Sequence[str]) ->
             except RefusedStep:
                 continue
             count += 1
-            collector.note_view(now, taken=True)
+            collector.note_view(now, collector.positions)
             yield CameraShot(f"{count:02d}", pixels, collector.positions)
 
 

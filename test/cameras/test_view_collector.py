@@ -34,7 +34,7 @@ def test_a_view_is_due_only_after_standing_at_a_new_pose(script: list[tuple[bool
             if collector.is_due(now):
                 assert stood > 0.5 * STILL, "the arm moved less than half that time ago, and slower than a crawl"
                 assert all(np.abs(q - other).max() >= NEW_POSE for other in taken)
-                collector.note_view(now, taken=True)
+                collector.note_view(now, collector.positions)
                 taken.append(q)
 
 
@@ -42,11 +42,11 @@ def test_a_pose_without_a_board_is_looked_at_again_and_one_with_it_is_not() -> N
     collector = ViewCollector(JOINTS)
     now = stand(collector, 0.0, np.zeros(7), 1.0)
     assert collector.is_due(now)
-    collector.note_view(now, taken=False)
+    collector.note_view(now, None)
     assert not collector.is_due(now)
     now = stand(collector, now, np.zeros(7), AGAIN + 0.1)
     assert collector.is_due(now)
-    collector.note_view(now, taken=True)
+    collector.note_view(now, collector.positions)
     now = stand(collector, now, np.zeros(7), 2.0)
     assert not collector.is_due(now)
     assert collector.is_due(stand(collector, now, np.full(7, 0.2), 1.2))
