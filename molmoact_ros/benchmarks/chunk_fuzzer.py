@@ -63,6 +63,9 @@ class Operator:
         elif self._kind == "gripper":
             teleop.gripper(float(rng.choice([np.nan, -3.0, 0.02, 9.0])), steady)
             moves = False
+        elif self._kind == "home":
+            teleop.home(steady)
+            moves = True
         else:
             moves = teleop.twist(self._value[:6], steady, self._kind == "tool") and bool(self._value[:6].any())
         if moves:
@@ -73,7 +76,7 @@ class Operator:
 
     def _begin(self, steady: float) -> None:
         rng = self._rng
-        self._kind = str(rng.choice(["twist", "twist", "tool", "joint", "gripper"]))
+        self._kind = str(rng.choice(["twist", "twist", "tool", "joint", "home", "gripper"]))
         self._until, self._period = steady + float(rng.exponential(0.8)), float(rng.choice([0.01, 0.02, 0.1, 0.18]))
         self._value = rng.normal(0, 1, 7) * rng.choice([0.0, 1e-9, 0.1, 0.1, 1.0, 100.0, np.nan])
 

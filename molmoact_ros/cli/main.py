@@ -22,9 +22,11 @@ EXAMPLES = """examples:
   molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
   molmoact-ros bench libfranka --seconds 60
   molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
+  molmoact-ros home               (to the start position, slowly; Ctrl-C stops it)
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
   molmoact-ros cameras
+  molmoact-ros calibrate --print-board board.pdf; molmoact-ros calibrate --camera wrist
   molmoact-ros up sim --record bag
   molmoact-ros record --out bag --images jpeg
   molmoact-ros replay bag --engine --report report.html     (--control, --graph)
@@ -41,6 +43,7 @@ COMMANDS: Final = {
     "to-lerobot": Command("bags as one LeRobot dataset, an episode each", "molmoact_ros.cli.to_lerobot"),
     "from-lerobot": Command("episodes of a LeRobot dataset as bags, to be replayed", "molmoact_ros.cli.from_lerobot"),
     "teleop": Command("move an arm by hand, over the policy", "molmoact_ros.cli.teleop"),
+    "home": Command("the arm moves to its start position, slowly, while the command runs", "molmoact_ros.cli.home"),
     "foxglove": Command(
         "show the running nodes' topics in Foxglove, without a ROS installation", "molmoact_ros.cli.foxglove"
     ),
@@ -66,6 +69,9 @@ COMMANDS: Final = {
     ),
     "cameras": Command(
         "the RealSense cameras that are plugged in, and their part of a profile", "molmoact_ros.cli.cameras"
+    ),
+    "calibrate": Command(
+        "where a camera is, on the hand or beside the arm, by a printed ChArUco board", "molmoact_ros.cli.calibrate"
     ),
     "serve": Command(
         "vLLM's server with a checkpoint, for policies with `backend: server` on other computers",

@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from molmoact_ros.control.arm_state import ArmState
 from molmoact_ros.control.chunk_player import ChunkMode, ChunkPlayer
 from molmoact_ros.control.collision import CollisionChecker, Surroundings
+from molmoact_ros.control.homing import HomeConfig, Homing
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.limiter import Limiter, LimitScaling, Motion
 from molmoact_ros.control.pose import Pose
@@ -49,6 +50,7 @@ class ArmConfig(BaseModel):
     fractions: LimitScaling = LimitScaling()
     surroundings: Surroundings = Surroundings()
     teleop: TeleopConfig = TeleopConfig()
+    home: HomeConfig = HomeConfig()
     cartesian_speed: float = Field(0.5, gt=0, le=2)  # m/s of the hand while a policy moves it
     agreeing: int = Field(1, ge=1, le=20)  # consecutive joint states that must agree before they are accepted
     joint_states: str = ""  # topic that messages to the operator name; the node subscribes to it
@@ -77,6 +79,8 @@ class ArmController:
         self.player, self.teleop = ChunkPlayer(config.mode), Teleop(config.teleop)
         self.joint_state = ArmState(arm, config.agreeing, config.joint_states)
         self.measurement = self.joint_state.measurement
+        pace = min(config.home.speed, config.fractions.speed)
+        self.homing = Homing(config.home.position, pace * arm.limits.velocity_max, dt)
         self.opening: float | None = None  # desired distance between the fingers, m; None: no command yet
         self.slowed = 0  # cycles slowed down near a singularity
         self._known = False  # a measurement was believed
@@ -158,6 +162,7 @@ class ArmController:
         stop = self.limiter.stop
         self._stand(stop)
         self.opening, self._anchor = None, stop
+        self.homing.reset()
         pose = self.kinematics.forward(stop)
         self._began = pose.position
         self.player.reset(pose, stop, now)
@@ -289,6 +294,11 @@ class ArmController:
     def _from_person(self, wish: TeleopCommand) -> Motion | None:
         if wish.opening is not None:
             self.opening = min(wish.opening, self.arm.stroke)
+        if wish.home:
+            self._stand(self.limiter.stop)
+            self._wanted = self.homing.step(self.limiter.motion.q, self.limiter.stop)
+            return self._wanted
+        self.homing.reset()
         if not wish.moves:
             self._stand(self.limiter.stop)
             return None

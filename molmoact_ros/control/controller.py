@@ -21,6 +21,7 @@ from pydantic import Field
 from molmoact_ros.control.action_chunk import ActionChunk, RefusedChunk, check_chunk, split
 from molmoact_ros.control.arm_controller import ArmConfig, ArmController
 from molmoact_ros.control.consent import Consent
+from molmoact_ros.control.homing import home_outcome
 from molmoact_ros.control.supervisor import Event, State, Supervisor
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import SINGLE, Arm
@@ -281,6 +282,8 @@ class Controller:
             self.fault(Event.NOT_FOLLOWING, f"{gap:.2f} rad behind")
         if self.supervisor.state is State.POLICY:
             self._watch_policy(steady)
+        elif outcome := home_outcome([arm.homing for arm in self.arms]):
+            self.fault(outcome)  # before anything else moves, the operator lets go
 
     def _watch_policy(self, steady: float) -> None:
         config = self.config
@@ -299,11 +302,8 @@ class Controller:
         if config.presence_timeout and steady - self._present > config.presence_timeout:
             self.fault(Event.OPERATOR_ABSENT)
 
-    def _hand_is_there(self, steady: float) -> bool:
-        return any(arm.teleop.active(steady) for arm in self.arms)
-
     def _watch_person(self, now: float, steady: float) -> None:
-        before, active = self.supervisor.state, self._hand_is_there(steady)
+        before, active = self.supervisor.state, _is_teleoperated(self.arms, steady)
         if self._waits_since is None:
             self._waits_since = steady
         if not active:
@@ -324,7 +324,7 @@ class Controller:
             self._must_let_go = True
         waits = self._must_let_go or (self._handed_back and not moves)
         if not waits and (before is State.POLICY or not self._unsettled()):
-            self._change(Event.TELEOP, _sources(self.arms, steady), now, steady)
+            self._change(*_request(self.arms, steady), now, steady)
 
     def _change(self, event: Event, detail: str, now: float, steady: float) -> None:
         before = self.supervisor.state
@@ -334,7 +334,7 @@ class Controller:
     def notes(self, now: float, steady: float) -> list[str]:
         """Warnings that do not hold the arm, one line each."""
         notes = [line for arm in self.arms for line in arm.joint_state.warnings(steady)]
-        if self._must_let_go and self._hand_is_there(steady) and self.supervisor.state is not State.TELEOP:
+        if self._must_let_go and _is_teleoperated(self.arms, steady) and self.supervisor.state is not State.TELEOP:
             why = self._not_movable(now, steady)
             notes.append(f"a person's hand is not followed until they let go once{f' ({why})' if why else ''}")
         return notes
@@ -347,6 +347,11 @@ class Controller:
         return counts | {"singularity": sum(arm.slowed for arm in self.arms), "refused": self.refused}
 
 
-def _sources(arms: Sequence[ArmController], steady: float) -> str:
-    """By what teleoperation moves which arms, as the topics under `teleop/` are named."""
-    return ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in arms if arm.teleop.active(steady))
+def _is_teleoperated(arms: Sequence[ArmController], steady: float) -> bool:
+    return any(arm.teleop.active(steady) for arm in arms)
+
+
+def _request(arms: Sequence[ArmController], steady: float) -> tuple[Event, str]:
+    """What an operator asks for, and by what for which arms, as the topics under `teleop/` are named."""
+    event = Event.HOME if any(arm.teleop.wish(steady).home for arm in arms) else Event.TELEOP
+    return event, ", ".join(f"{arm.arm.prefix}{arm.teleop.source}" for arm in arms if arm.teleop.active(steady))

@@ -20,7 +20,8 @@ class Event(Enum):
 
     START: a new instruction. RESUME: the operator lifts a hold, resets a stop, or hands back. STOP, HOLD: commands.
     TELEOP: teleoperation starts. TELEOP_SILENT, HANDED_BACK: it ends, and the arm holds, or the policy that was
-    interrupted continues. All others are faults.
+    interrupted continues. HOME: an operator asks for the way home;
+    HOMED, HOME_BLOCKED: it ends. All others are faults.
     """
 
     START = "an instruction was given"
@@ -30,6 +31,9 @@ class Event(Enum):
     TELEOP = "a person moves the arm"
     TELEOP_SILENT = "the person let go"
     HANDED_BACK = "the person handed back to the policy"
+    HOME = "an operator sends the arm to its home position"
+    HOMED = "the arm is at its home position"
+    HOME_BLOCKED = "a limit blocks the way home; move the hand up and away, and try again"
     JOINTS_STALE = "joint states are stale"
     NOT_FOLLOWING = "the arm does not follow its commands"
     CLOCK_JUMPED = "the clock jumped"
@@ -67,6 +71,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.HOLD, Event.TELEOP): State.TELEOP,
     (State.TELEOP, Event.TELEOP_SILENT): State.HOLD,
     (State.TELEOP, Event.HANDED_BACK): State.POLICY,
+    (State.IDLE, Event.HOME): State.TELEOP,  # not from POLICY: whoever sends it home holds the policy first
+    (State.HOLD, Event.HOME): State.TELEOP,
+    (State.TELEOP, Event.HOMED): State.HOLD,
+    (State.TELEOP, Event.HOME_BLOCKED): State.HOLD,
     (State.POLICY, Event.HOLD): State.HOLD,
     (State.TELEOP, Event.HOLD): State.HOLD,
     **{(State.POLICY, event): State.HOLD for event in (*FAULTS, *POLICY_FAULTS)},

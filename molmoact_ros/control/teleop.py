@@ -6,7 +6,7 @@ Times are seconds on a steady clock, at which a command arrived: timeouts need a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -42,16 +42,20 @@ def wrong_age(age: float, timeout: float) -> str:
 
 @dataclass(frozen=True)
 class TeleopCommand:
-    """An operator's command: `twist` [6] m/s and rad/s, or `joints` [7] rad; neither: hold. `opening` in m or None."""
+    """An operator's command: `twist` [6] m/s and rad/s, `joints` [7] rad, or `home`; none of them: hold.
+
+    opening: m between the fingers, or None.
+    """
 
     twist: np.ndarray | None = None
     joints: np.ndarray | None = None
     opening: float | None = None
+    home: bool = False
 
     @property
     def moves(self) -> bool:
         """Whether it commands motion of the arm: a zero twist does not."""
-        return self.joints is not None or (self.twist is not None and bool(self.twist.any()))
+        return self.home or self.joints is not None or (self.twist is not None and bool(self.twist.any()))
 
 
 class Teleop:
@@ -86,13 +90,17 @@ class Teleop:
         self._wish, self._said = TeleopCommand(joints=values.copy()), heard
         return True
 
+    def home(self, heard: float) -> None:
+        """Move to the arm's home position, slowly (control/homing.py)."""
+        self._wish, self._said = TeleopCommand(home=True), heard
+
     def gripper(self, opening: float, heard: float) -> bool:
         """Move the fingers to `opening` m between them, 0..0.08. False if it is not finite."""
         if not np.isfinite(opening):
             return False
         before = self.wish(heard)  # does not revive an old twist or target
-        self._wish = TeleopCommand(before.twist, before.joints, float(np.clip(opening, 0, OPENING_MAX)))
-        if before.twist is None and before.joints is None:
+        self._wish = replace(before, opening=float(np.clip(opening, 0, OPENING_MAX)))
+        if before.twist is None and before.joints is None and not before.home:
             self._said = heard  # otherwise the twist or target expires by its own time
         return True
 
@@ -107,7 +115,9 @@ class Teleop:
 
     @property
     def source(self) -> str:
-        """Kind of the last command: twist, joint or gripper."""
+        """Kind of the last command: twist, joint, home or gripper."""
+        if self._wish.home:
+            return "home"
         if self._wish.twist is not None:
             return "twist"
         return "gripper" if self._wish.joints is None else "joint"

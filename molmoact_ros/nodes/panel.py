@@ -79,6 +79,7 @@ class PanelNode(TeleopClient):
         super().__init__("panel")
         self.config = config = declare(self, PanelConfig)
         self.connect(config)
+        self.connect_home()
         self._say = self.create_publisher(String, f"{config.policy}/instruction", qos.RELIABLE)
         self._execute = ThreadsafeActionClient(self, ExecuteInstruction, f"{config.policy}/execute")
         self._edit = self.create_client(EditTrace, f"{config.policy}/edit_trace")
@@ -271,6 +272,11 @@ class PanelNode(TeleopClient):
         """Move a hand, `twist` [6] in fractions of full speed."""
         if arm < len(self.config.arms):
             self.say_twist(arm, twist * np.repeat([self.config.linear, self.config.angular], 3))
+
+    def home(self, arm: int) -> None:
+        """Move an arm to its home position while this is repeated."""
+        if arm < len(self.config.arms):
+            self.say_home(arm)
 
     def let_go(self, arm: int) -> None:
         """Stop the motion, and release the dead-man's switch."""

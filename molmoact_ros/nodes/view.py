@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
 from molmoact_ros.control.action_chunk import ActionChunk as Chunk
@@ -33,6 +35,7 @@ from molmoact_ros.nodes.visualization.robot_state import RobotFrames
 from molmoact_ros.robots.forward_kinematics import WORLD, Links
 from molmoact_ros.robots.franka import Arm, arms_at
 from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros.camera_pose import CameraPose
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.contained import ContainedNode
 from molmoact_ros.ros.parameters import declare
@@ -67,6 +70,9 @@ class ViewConfig(BaseModel):
     bases: list[float] = Field([0.0] * 4, description="each arm's base in the workcell, as the controller has them")
     rate: float = Field(5.0, gt=0, le=30, description="pictures/s of each topic at most")
     quality: int = Field(80, ge=1, le=100, description="of compressed pictures")
+    calibrations: list[str] = Field(
+        [""], description="files of molmoact-ros calibrate, whole paths: the cameras' poses, published on /tf_static"
+    )
     frames_rate: float = Field(10.0, gt=0, le=100, description="of the robot's frames on /tf, 1/s")
 
 
@@ -80,6 +86,9 @@ class ViewNode(ContainedNode):
         self._arms = arms_at(config.arms, config.bases)
         self._links = Links(robot_model(), self._arms)
         self._robot = RobotFrames(self, self._arms, config.joint_states, config.frames_rate)
+        if files := [Path(file).expanduser() for file in config.calibrations if file]:
+            self._cameras = self.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
+            self._cameras.publish(TFMessage(transforms=[CameraPose.read(file).message() for file in files]))
         self._head = self._arms[0].base_frame if len(self._arms) == 1 else WORLD
         self._engine, self._safety = EngineStatus(), SafetyStatus()
         self._trace: Trace | None = None

@@ -82,6 +82,13 @@ class Jog(_Timed):
     twist: tuple[Share, Share, Share, Share, Share, Share]
 
 
+class GoHome(_Timed):
+    """The arm moves to its home position while this is repeated."""
+
+    do: Literal["home"]
+    arm: int = Field(0, ge=0, le=1)
+
+
 class Grip(_Word):
     """Open or close the hand."""
 
@@ -96,7 +103,9 @@ class LetGo(_Word):
     do: Literal["let_go"]
 
 
-Word = Annotated[Instruct | Draw | Press | ApproveRequest | Here | Jog | Grip | LetGo, Field(discriminator="do")]
+Word = Annotated[
+    Instruct | Draw | Press | ApproveRequest | Here | Jog | GoHome | Grip | LetGo, Field(discriminator="do")
+]
 WORD: TypeAdapter[Word] = TypeAdapter(Word)
 """Parses a request from JSON. Raises pydantic's ValidationError, a ValueError."""
 
@@ -125,6 +134,9 @@ class Robot(Protocol):
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
         """Move a hand with `twist` [6] in -1..1 of full speed; the dead-man's switch is held."""
+
+    def home(self, arm: int) -> None:
+        """Move an arm to its home position, slowly; the dead-man's switch is held."""
 
     def let_go(self, arm: int) -> None:
         """Stop the motion, and release the dead-man's switch."""

@@ -23,6 +23,7 @@ from molmoact_ros.panel.protocol import (
     WORD,
     ApproveRequest,
     Draw,
+    GoHome,
     Grip,
     Here,
     Instruct,
@@ -217,7 +218,7 @@ class PanelServer:
             refusal = f"not understood: {'.'.join(map(str, first['loc']))}: {first['msg']}"
             watcher.answer(0, PanelReply(ok=False, message=refusal))
             return
-        if isinstance(word, (Here, Jog)):
+        if isinstance(word, (Here, Jog, GoHome)):
             self._hear_timed(watcher, word)
         elif isinstance(word, LetGo):
             self._let_go_of(watcher)
@@ -228,12 +229,12 @@ class PanelServer:
         else:
             watcher.later(word.id, self._ask(word))
 
-    def _hear_timed(self, watcher: _Watcher, word: Here | Jog) -> None:
+    def _hear_timed(self, watcher: _Watcher, word: Here | Jog | GoHome) -> None:
         now = time.monotonic()
         late = watcher.freshness.lateness(word.number, word.sent, now)
         if late > JOG_SILENCE:
             self._let_go_of(watcher)
-            if isinstance(word, Jog) and late > HELD_BACK:
+            if not isinstance(word, Here) and late > HELD_BACK:
                 self._refuse_jog(watcher)
             if BEHIND < late < math.inf:
                 watcher.close_soon(self._loop)
@@ -263,14 +264,17 @@ class PanelServer:
         assert isinstance(word, Draw)
         return self._robot.draw(word.stroke)
 
-    def _jog(self, watcher: _Watcher, word: Jog) -> None:
+    def _jog(self, watcher: _Watcher, word: Jog | GoHome) -> None:
         jogger = self._jogger
         if jogger is not None and (jogger.watcher is not watcher or jogger.arm != word.arm):
             watcher.answer(word.id, PanelReply(ok=False, message="somebody else moves the arm; wait until they let go"))
             return
         if jogger is None:
             jogger = self._jogger = _Jogger(watcher, word.arm, self._let_go)
-        self._robot.jog(word.arm, np.array(word.twist))
+        if isinstance(word, GoHome):
+            self._robot.home(word.arm)
+        else:
+            self._robot.jog(word.arm, np.array(word.twist))
         jogger.heard(self._loop)
 
     def _let_go(self, arm: int) -> None:

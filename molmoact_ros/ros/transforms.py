@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import mujoco
 import numpy as np
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
@@ -55,6 +57,16 @@ class StaticFrames:
             return here
         other_root, there = self._to_root(within)
         return np.linalg.inv(there) @ here if root == other_root else None
+
+    def mounted(self, frame: str, but: Collection[str]) -> tuple[str, np.ndarray]:
+        """The root of the static frames that carry `frame`, below those named in `but`, and the pose [4, 4] of `frame`
+        in it: of a camera's optical frame its driver's `front_link`, say, or the frame itself."""
+        pose, seen = np.eye(4), {frame}
+        while (parent := self._parents.get(frame)) and parent[0] not in but and parent[0] not in seen:
+            frame, step = parent
+            pose = step @ pose
+            seen.add(frame)
+        return frame, pose
 
     def _to_root(self, frame: str, until: str = "") -> tuple[str, np.ndarray]:
         pose, seen = np.eye(4), {frame}

@@ -152,10 +152,11 @@ def test_m4_the_plan_that_was_looked_at_is_approved(seen: Seen) -> None:
     assert seen.until(lambda: seen.robot.told[-1] == ("approve", 4))
 
 
-def test_jogging_from_the_page_arrives_in_time(seen: Seen) -> None:
-    up = seen.browser.driver.find_element(By.CSS_SELECTOR, "#jog .up")
-    ActionChains(seen.browser.driver).click_and_hold(up).perform()
-    assert seen.until(lambda: len([told for told in seen.robot.told if told[0] == "jog"]) > 3)
+@pytest.mark.parametrize(("button", "word"), [("up", "jog"), ("home", "home")])
+def test_jogging_from_the_page_arrives_in_time(seen: Seen, button: str, word: str) -> None:
+    found = seen.browser.driver.find_element(By.CSS_SELECTOR, f"#jog .{button}")
+    ActionChains(seen.browser.driver).click_and_hold(found).perform()
+    assert seen.until(lambda: len([told for told in seen.robot.told if told[0] == word]) > 3)
     ActionChains(seen.browser.driver).release().perform()
     assert seen.until(lambda: seen.robot.told[-1] == ("let_go", 0))
 

@@ -52,6 +52,9 @@ class Writer:
     def jog(self, arm: int, twist: np.ndarray) -> None:
         self._note("jog", arm, tuple(twist))
 
+    def home(self, arm: int) -> None:
+        self._note("home", arm)
+
     def let_go(self, arm: int) -> None:
         self._note("let_go", arm)
 
@@ -310,22 +313,28 @@ def jog(number: int = 1, sent: float | None = None, arm: int = 0) -> dict[str, A
     return {"do": "jog", "number": number, "sent": sent, "arm": arm, "twist": [0, 0, 1, 0, 0, 0]}
 
 
+def home(number: int = 1) -> dict[str, Any]:
+    """The way home, as the page asks for it while its button is held."""
+    return {"do": "home", "number": number, "sent": time.monotonic(), "arm": 0}
+
+
 def here(number: int) -> dict[str, Any]:
     return {"do": "here", "number": number, "sent": time.monotonic()}
 
 
 def moves(robot: Writer) -> list[tuple[Any, ...]]:
-    return [what for what in robot.told if what[0] in ("jog", "let_go")]
+    return [what for what in robot.told if what[0] in ("jog", "home", "let_go")]
 
 
-def test_silence_lets_go(open_panel: Served) -> None:
+@pytest.mark.parametrize(("word", "told"), [(jog, ("jog", 0, (0, 0, 1, 0, 0, 0))), (home, ("home", 0))])
+def test_silence_lets_go(open_panel: Served, word: Callable[[], dict[str, Any]], told: tuple[Any, ...]) -> None:
     async def visit(client: aiohttp.ClientSession) -> None:
         async with client.ws_connect("/control") as socket:
-            await socket.send_json(jog())
+            await socket.send_json(word())
             await until(lambda: len(moves(open_panel.robot)) == 2)
 
     open_panel.use(visit)
-    assert moves(open_panel.robot) == [("jog", 0, (0, 0, 1, 0, 0, 0)), ("let_go", 0)]
+    assert moves(open_panel.robot) == [told, ("let_go", 0)]
 
 
 def test_a_connection_that_drops_lets_go(open_panel: Served) -> None:

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from molmoact_ros.control.chunk_player import ChunkMode
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import ControllerConfig
+from molmoact_ros.control.homing import HomeConfig
 from molmoact_ros.control.limiter import LimitScaling
 from molmoact_ros.control.teleop import TeleopConfig
-from molmoact_ros.robots.franka import Arm, arms_at
+from molmoact_ros.robots.franka import HOME_Q, Arm, arms_at
 
 STATED = ("nano_workcell", "scripted expert")
 """Un-normalisation keys whose units, frame, rotations and signs are msg/ActionChunk.msg's by our own training."""
@@ -68,13 +69,17 @@ class ControllerNodeConfig(BaseModel):
     teleop_timeout: float = Field(0.2, gt=0, le=2, description="silence after which a person has let go, s")
     teleop_deadman: bool = Field(False, description="a person's hand counts only while the dead-man's switch is held")
     teleop_hand_back: bool = Field(False, description="the policy goes on by itself when a person lets go")
+    home_position: list[float] = Field(
+        HOME_Q.tolist(), description="joints of each arm at its start position, rad; see `molmoact-ros home`"
+    )
+    home_speed: float = Field(0.1, ge=0.01, le=0.5, description="fraction of the velocity limits on the way home")
 
     @model_validator(mode="after")
     def _fit_together(self) -> ControllerNodeConfig:
         arms_at(self.arms, self.bases)
         if math.isinf(self.table):
             raise ValueError("table is a height in m, or nan where there is none")
-        _ = self.workspace
+        _ = self.workspace, self.home
         return self
 
     @property
@@ -86,6 +91,11 @@ class ControllerNodeConfig(BaseModel):
     def workspace(self) -> Workspace:
         """The workspace box. Raises ValueError for an invalid one."""
         return Workspace.model_validate({"low": self.workspace_low, "high": self.workspace_high})
+
+    @property
+    def home(self) -> HomeConfig:
+        """The way to the start position. Raises ValueError for a position outside of the robot's ranges."""
+        return HomeConfig(position=tuple(self.home_position), speed=self.home_speed)
 
     @property
     def control(self) -> ControllerConfig:
@@ -105,4 +115,5 @@ class ControllerNodeConfig(BaseModel):
                 timeout=self.teleop_timeout, deadman=self.teleop_deadman, hand_back=self.teleop_hand_back,
                 linear=self.teleop_cartesian_speed,
             ),
+            home=self.home,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from geometry_msgs.msg import TwistStamped
 from rclpy.node import Node
-from std_msgs.msg import Bool, Float64
+from std_msgs.msg import Bool, Float64, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from molmoact_ros.control.arm_controller import ArmController
@@ -55,6 +55,7 @@ class TeleopInputs:
             (TwistStamped, "twist", self._on_twist), (JointTrajectory, "joint", self._on_joints),
             (GripperOpening, "gripper_stamped", self._on_gripper), (Float64, "gripper", self._on_old_gripper),
             (Deadman, "deadman_stamped", self._on_deadman), (Bool, "deadman", self._on_old_deadman),
+            (Header, "home", self._on_home),
         )  # fmt: skip
         for kind, name, take in kinds:
             subscribe(node, kind, self._prefix + name, take, qos.RELIABLE, refuse)
@@ -109,8 +110,13 @@ class TeleopInputs:
             with self._lock:
                 self._arm.teleop.joints(q, time.monotonic())
 
+    def _on_home(self, message: Header, sent: float) -> None:
+        if self._counts_stamped("home", message, sent):
+            with self._lock:
+                self._arm.teleop.home(time.monotonic())
+
     def _on_gripper(self, message: GripperOpening, sent: float) -> None:
-        if self._is_stamped("gripper_stamped", message) and self._counts("gripper_stamped", message.header.stamp, sent):
+        if self._counts_stamped("gripper_stamped", message.header, sent):
             with self._lock:
                 self._arm.teleop.gripper(message.opening, time.monotonic())
 
@@ -121,9 +127,7 @@ class TeleopInputs:
 
     def _on_deadman(self, message: Deadman, sent: float) -> None:
         # A release always counts.
-        if not message.held or (
-            self._is_stamped("deadman_stamped", message) and self._counts("deadman_stamped", message.header.stamp, sent)
-        ):
+        if not message.held or (self._counts_stamped("deadman_stamped", message.header, sent)):
             with self._lock:
                 self._arm.teleop.deadman(message.held, time.monotonic())
 
@@ -132,8 +136,8 @@ class TeleopInputs:
             with self._lock:
                 self._arm.teleop.deadman(message.data, time.monotonic())
 
-    def _is_stamped(self, name: str, message: Any) -> bool:
-        there = bool(message.header.stamp.sec or message.header.stamp.nanosec)
-        if not there:
-            self._refuse(f"{self._prefix}{name} is not followed: it carries no stamp")
-        return there
+    def _counts_stamped(self, name: str, head: Header, sent: float) -> bool:
+        if head.stamp.sec or head.stamp.nanosec:
+            return self._counts(name, head.stamp, sent)
+        self._refuse(f"{self._prefix}{name} is not followed: it carries no stamp")
+        return False

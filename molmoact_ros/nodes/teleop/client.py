@@ -79,6 +79,12 @@ class TeleopClient(ContainedNode):
         # SafetyStatus is periodic, so it needs no history, and publishers of any durability match.
         self.create_subscription(SafetyStatus, f"{there}/safety_status", self._on_safety, qos.RELIABLE)
 
+    def connect_home(self) -> None:
+        """Create the topics of `say_home`, after `connect`."""
+        names = [f"{arm.prefix}home" for arm in self._arms]
+        prefix = self._stop.topic_name.removesuffix("stop")
+        self._homes = [self.create_publisher(Header, f"{prefix}teleop/{name}", qos.RELIABLE) for name in names]
+
     def _on_safety(self, message: SafetyStatus) -> None:
         self.safety = message
 
@@ -93,6 +99,11 @@ class TeleopClient(ContainedNode):
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, twist)
         self._switches[number].publish(Deadman(header=self._head(), held=True))
         self._twists[number].publish(message)
+
+    def say_home(self, number: int) -> None:
+        """Move arm `number` to its home position while this is repeated; the dead-man's switch is held."""
+        self._switches[number].publish(Deadman(header=self._head(), held=True))
+        self._homes[number].publish(self._head())
 
     def let_go(self, number: int) -> None:
         """Stop the motion at once, and release the dead-man's switch."""

@@ -7,12 +7,14 @@ const MOVES = [
   [5, 1, "⟲", "turn left"], [5, -1, "⟳", "turn right"], [4, 1, "⤵", "tilt forward"], [4, -1, "⤴", "tilt back"],
   [3, -1, "↶", "roll left"], [3, 1, "↷", "roll right"],
 ];
+const HOME = ["home", 0, "⌂", "home"]; // the arm's start position, slowly
 
 export function build(root, control, arm, speed, tell) {
   const held = new Map(); // what holds -> [part, sign]
   let timer = 0;
 
   const speak = () => {
+    if ([...held.values()].some(([part]) => part === "home")) return control.sayNow({ do: "home", arm: arm() });
     const twist = [0, 0, 0, 0, 0, 0];
     for (const [part, sign] of held.values()) twist[part] = Math.max(-1, Math.min(1, twist[part] + sign * speed()));
     control.sayNow({ do: "jog", arm: arm(), twist });
@@ -39,7 +41,7 @@ export function build(root, control, arm, speed, tell) {
     control.ask({ do: "let_go" });
   };
 
-  for (const [part, sign, sign_, name] of MOVES) {
+  for (const [part, sign, sign_, name] of [...MOVES, HOME]) {
     const button = document.createElement("button");
     button.type = "button";
     button.className = `jog ${name.replace(" ", "-")}`;
