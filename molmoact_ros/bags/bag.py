@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -45,13 +45,14 @@ class BagMessage:
     """One recorded message.
 
     topic: its topic. type_name: its type, such as `sensor_msgs/msg/Image`. data: the serialized message, CDR.
-    stamp_ns: time of reception, ROS time in ns.
+    stamp_ns: time of reception, ROS time in ns. place: where a bag holds it; places increase in the order of writing.
     """
 
     topic: str
     type_name: str
     data: bytes
     stamp_ns: int
+    place: tuple[int, ...] = field(default=(), compare=False)
 
 
 class BagWriter:
@@ -293,7 +294,7 @@ class BagReader:
             return
         try:
             for connection, stamp_ns, data in self._reader.messages(connections):
-                yield BagMessage(connection.topic, connection.msgtype, bytes(data), stamp_ns)
+                yield BagMessage(connection.topic, connection.msgtype, bytes(data), stamp_ns, (stamp_ns,))
         except (ReaderError, AnyReaderError) as error:
             raise ValueError(f"{self._bag} is damaged: {one_line(error)}") from None
 

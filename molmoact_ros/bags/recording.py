@@ -7,9 +7,10 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from molmoact_ros.bags.message_arrays import (  # fmt: skip
     unpacked,
 )
 from molmoact_ros.bags.plans import RecordedAnswer
+from molmoact_ros.bags.recorded_times import JOINT_STATE, RecordedTimes, Samples, joint_samples, read_times, seconds_of
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 
@@ -87,12 +89,24 @@ class Step:
     answer: RecordedAnswer
 
 
-class Recording:
-    """An open bag with the robot's topics; use it in a `with` block. `notes`: caveats of the results, one line each."""
+Checked = Literal["images", "joints", "nothing"]
+"""Whose stamps are checked: those of cameras and joint states, of joint states alone, or of no topic."""
 
-    def __init__(self, bag: Path, names: TopicNames | None = None) -> None:
-        """Raises FileNotFoundError and ValueError like BagReader, and ValueError for an unknown topic in `remap`."""
-        self.names, self.bag = names or TopicNames(), bag
+
+class Recording:
+    """An open bag with the robot's topics; use it in a `with` block. `notes`: caveats of the results, one line each.
+
+    The stamps of images and joint states are checked together at the first use (`check_times`). What is read after that
+    is the part of the bag without a jump of its clock, with times by the clock of the images.
+    """
+
+    def __init__(self, bag: Path, names: TopicNames | None = None, checked: Checked = "images") -> None:
+        """Open a bag.
+
+        checked: whose stamps are checked; the others' are believed. Raises FileNotFoundError and ValueError like
+        BagReader, and ValueError for an unknown topic in `remap`.
+        """
+        self.names, self.bag, self._checked = names or TopicNames(), bag, checked
         self.reader = BagReader(bag)
         self.notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
         there = sorted(self.reader.topics())
@@ -120,6 +134,9 @@ class Recording:
 
     def messages(self, topics: Sequence[str]) -> Iterator[BagMessage]:
         """Messages of those of `topics` that exist, in time order, under their remapped names."""
+        return (message for message in self._all(topics) if self._times.checked.covers(message.place))
+
+    def _all(self, topics: Sequence[str]) -> Iterator[BagMessage]:
         there = [self._original(topic) for topic in topics if topic in self.topics]
         for message in self.reader.messages(there):
             yield replace(message, topic=self.names.remap.get(message.topic, message.topic))
@@ -129,8 +146,35 @@ class Recording:
         return self.reader.decode(replace(message, topic=self._original(message.topic)))
 
     def decoded(self, topic: str) -> list[tuple[float, Any]]:
-        """All messages of a topic, each with its time of reception, s; empty if there is no such topic."""
-        return [(_seconds(message.stamp_ns), self.decode(message)) for message in self.messages([topic])]
+        """All messages of a topic, each with its time of receipt by the clock of stamps, s; empty without the topic."""
+        return [
+            (float(self._times.checked.time_of(seconds_of(message.stamp_ns))), self.decode(message))
+            for message in self.messages([topic])
+        ]
+
+    # Times
+
+    @cached_property
+    def _times(self) -> RecordedTimes:
+        cameras = [self.find_picture(topic) for topic in (*self.names.colour, self.names.depth)]
+        joints = self.names.joint_states
+        watched = [topic for topic in cameras if topic and self._checked == "images"]
+        watched += [joints] if self._checked != "nothing" and self.topics.get(joints) == JOINT_STATE else []
+        times = read_times(self._all(watched), self.decode)
+        self.notes += times.checked.notes
+        return times
+
+    def time_of(self, message: BagMessage) -> float | None:
+        """Time of an image or joint states, s, by stamp where that can be believed; None: the message is left out."""
+        if message.topic in self._times.topics:
+            return self._times.time_of(message)
+        return seconds(self.decode(message).header.stamp)
+
+    def joint_samples(self, joints: Sequence[str]) -> Samples:
+        """Positions of joints over time; adds to the notes what was left out (see `recorded_times.joint_samples`)."""
+        samples, notes = joint_samples(self.messages([self.names.joint_states]), self.decode, self._times, joints)
+        self.notes += [note for note in notes if note not in self.notes]
+        return samples
 
     # Images
 
@@ -155,13 +199,12 @@ class Recording:
                 return name
         return None
 
-    def picture(self, message: BagMessage, depth: bool = False) -> tuple[float, np.ndarray]:
-        """Stamp of an image, s, and its pixels uint8 [H, W, 3] RGB, or depth float32 [H, W] m.
+    def picture(self, message: BagMessage, depth: bool = False) -> tuple[float | None, np.ndarray]:
+        """Time of an image as by `time_of`, and its pixels uint8 [H, W, 3] RGB, or depth float32 [H, W] m.
 
         Raises ValueError if it is damaged.
         """
-        picture = self.decode(message)
-        return seconds(picture.header.stamp), self._pixels(picture, depth)
+        return self.time_of(message), self._pixels(self.decode(message), depth)
 
     def count(self, topic: str) -> int:
         """Number of messages of a topic."""
@@ -177,9 +220,8 @@ class Recording:
         return first is None or "jpeg" not in self.decode(first).format
 
     def stamps(self, topic: str) -> np.ndarray:
-        """Stamps of the images of a topic, float64 [n] s, sorted."""
-        taken = [seconds(self.decode(message).header.stamp) for message in self.messages([topic])]
-        return np.array(sorted(taken))
+        """Times of the images of a topic that are not left out, float64 [n] s, increasing."""
+        return self._times.of_topic(topic)
 
     # Plans
 
@@ -281,10 +323,10 @@ class Recording:
             for camera, stamp in enumerate(stamps):
                 wanted.setdefault((camera, stamp), []).append(found)
         for message in self.messages([*topics, *([depth] if depth and grounded else [])]):
-            camera, picture = of[message.topic], self.decode(message)
-            takers = wanted.pop((camera, seconds(picture.header.stamp)), [])
+            camera, at = of[message.topic], self.time_of(message)
+            takers = [] if at is None else wanted.pop((camera, at), [])
             if takers:
-                pixels = self._pixels(picture, camera == len(topics))
+                pixels = self._pixels(self.decode(message), camera == len(topics))
                 for taker in takers:
                     taker[camera] = pixels
             while waiting and len(waiting[0][2]) == waiting[0][1]:
@@ -306,11 +348,6 @@ class Recording:
             return pixels if encoding == "rgb8" else np.repeat(pixels[:, :, None], 3, axis=2)
         except RefusedStep as refusal:
             raise ValueError(f"a recorded picture cannot be read: {refusal}") from None
-
-
-def _seconds(stamp_ns: int) -> float:
-    """Convert ns to the same float64 as `message_arrays.seconds`: the two are compared."""
-    return float(stamp_ns // 10**9 + stamp_ns % 10**9 * 1e-9)
 
 
 def _observation(step: Step, found: dict[int, np.ndarray], cameras: int) -> Observation:
