@@ -94,7 +94,7 @@ Checked = Literal["images", "joints", "nothing"]
 
 
 class Recording:
-    """An open bag with the robot's topics; use it in a `with` block. `notes`: caveats of the results, one line each.
+    """An open bag with the robot's topics; use it in a `with` block.
 
     The stamps of images and joint states are checked together at the first use (`check_times`). What is read after that
     is the part of the bag without a jump of its clock, with times by the clock of the images.
@@ -108,7 +108,7 @@ class Recording:
         """
         self.names, self.bag, self._checked = names or TopicNames(), bag, checked
         self.reader = BagReader(bag)
-        self.notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
+        self._notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
         there = sorted(self.reader.topics())
         if unknown := sorted(set(self.names.remap) - set(there)):
             self.reader.close()
@@ -121,6 +121,11 @@ class Recording:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.reader.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """Caveats of what was read so far, one line each: what the bag lacks, and which times are not by stamp."""
+        return [*self.reader.notes, *self._notes]
 
     # Topics
 
@@ -161,7 +166,7 @@ class Recording:
         watched = [topic for topic in cameras if topic and self._checked == "images"]
         watched += [joints] if self._checked != "nothing" and self.topics.get(joints) == JOINT_STATE else []
         times = read_times(self._all(watched), self.decode)
-        self.notes += times.checked.notes
+        self._notes += times.checked.notes
         return times
 
     def time_of(self, message: BagMessage) -> float | None:
@@ -173,7 +178,7 @@ class Recording:
     def joint_samples(self, joints: Sequence[str]) -> Samples:
         """Positions of joints over time; adds to the notes what was left out (see `recorded_times.joint_samples`)."""
         samples, notes = joint_samples(self.messages([self.names.joint_states]), self.decode, self._times, joints)
-        self.notes += [note for note in notes if note not in self.notes]
+        self._notes += [note for note in notes if note not in self._notes]
         return samples
 
     # Images
@@ -269,7 +274,7 @@ class Recording:
             raise ValueError(f"the bag has no pictures on {empty[0]}: the topic is empty")
         answers, recorded = self.answers(), True
         if not answers:
-            self.notes.append("no plans were recorded: there is nothing to compare with")
+            self._notes.append("no plans were recorded: there is nothing to compare with")
             recorded = False
             times, asked = _every(stamps[0], period), self._asked()
             answers = [
@@ -281,7 +286,7 @@ class Recording:
             raise ValueError(self._why_nothing(stamps))
         if lost := len(steps) - len(seen):
             what = "plans have" if recorded else "moments have"
-            self.notes.append(
+            self._notes.append(
                 f"{lost} of {len(steps)} {what} no pictures of all cameras within {self.names.slop:g} s: left out"
             )
         if any(not step.answer.instruction for step in seen):
