@@ -8,6 +8,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -84,6 +85,11 @@ def _scan(data: mmap) -> tuple[Index, int, ChunkIndex | None, Entries]:
                 chunk = Chunk.read(stream)
                 entries = _entries(unpack_chunk(chunk, index))
             except DAMAGED:
+                if _has_chunk(data, at + HEAD + length):
+                    raise ValueError(
+                        "a chunk in its middle is damaged; it is read without that one as it is, and `mcap recover` "
+                        "writes it anew"
+                    ) from None
                 break
             if last is not None:
                 index.add_chunk(last)
@@ -106,6 +112,20 @@ def _scan(data: mmap) -> tuple[Index, int, ChunkIndex | None, Entries]:
         return index, at, last, awaited
     index.add_chunk(last)
     return index, at, None, {}
+
+
+def _has_chunk(data: mmap, at: int) -> bool:
+    """Whether there is a chunk behind `at` that can be unpacked."""
+    while at + HEAD <= len(data):
+        end = at + HEAD + int.from_bytes(data[at + 1 : at + HEAD], "little")
+        if data[at] in (0, Opcode.DATA_END, Opcode.FOOTER) or end > len(data):
+            return False
+        if data[at] == Opcode.CHUNK:
+            with suppress(*DAMAGED):
+                unpack_chunk(Chunk.read(ReadDataStream(BytesIO(data[at + HEAD : end]))))
+                return True
+        at = end
+    return False
 
 
 def note_record(opcode: int, stream: ReadDataStream, index: Index) -> None:

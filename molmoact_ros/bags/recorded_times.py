@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,14 +38,14 @@ class RecordedTimes:
         return np.array(sorted(at for (name, _), at in self.known.items() if name == topic))
 
 
-def read_times(messages: Iterable[BagMessage], decode: Callable[[BagMessage], Any]) -> RecordedTimes:
+def read_times(messages: Iterable[tuple[BagMessage, Any]]) -> RecordedTimes:
     """Check the stamps of messages with a header: of images, and of joint states by who publishes which joints.
 
-    Raises ValueError where a topic has no times at all, and what `decode` raises.
+    messages: each with its decoded form. Raises ValueError where a topic has no times at all.
     """
     rows: dict[tuple[str, str], list[tuple[Place, float, float]]] = {}
-    for message in messages:
-        decoded, names = decode(message), "images"
+    for message, decoded in messages:
+        names = "images"
         if message.type_name == JOINT_STATE:
             names = f"joint states of {', '.join(decoded.name[:1])}{' ...' if len(decoded.name) > 1 else ''}"
         row = message.place, seconds(decoded.header.stamp), seconds_of(message.stamp_ns)
@@ -70,17 +70,18 @@ def read_times(messages: Iterable[BagMessage], decode: Callable[[BagMessage], An
 
 
 def joint_samples(
-    messages: Iterable[BagMessage], decode: Callable[[BagMessage], Any], times: RecordedTimes, joints: Sequence[str]
+    messages: Iterable[tuple[BagMessage, Any]], times: RecordedTimes, joints: Sequence[str]
 ) -> tuple[Samples, list[str]]:
     """Positions of joints over time, whichever messages hold them, and notes on what was left out, one line each.
 
-    A joint that no message holds is not in the result. A position that is not finite is left out and counted.
+    messages: joint states, each with its decoded form. A joint that no message holds is not in the result. A position
+    that is not finite is left out and counted.
     """
     found: dict[str, dict[float, float]] = {name: {} for name in joints}
     lost: dict[str, int] = {}
     topic = ""
-    for message in messages:
-        topic, at, decoded = message.topic, times.time_of(message), decode(message)
+    for message, decoded in messages:
+        topic, at = message.topic, times.time_of(message)
         if at is None:
             continue
         for name, position in zip(decoded.name, decoded.position, strict=False):

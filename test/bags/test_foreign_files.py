@@ -219,6 +219,26 @@ def test_a_repair_that_is_asked_for_makes_it_whole_for_other_tools(tmp_path: Pat
         assert sum(1 for _ in make_reader(stream, validate_crcs=True).iter_messages()) == 40
 
 
+def test_a_repair_never_cuts_off_what_can_be_read(tmp_path: Path) -> None:
+    """A bag of ours that was not closed, with a damaged chunk in its middle."""
+    with BagWriter(tmp_path / "bag") as bag:
+        for number in range(30):
+            bag.write(BagMessage(TOPIC, STRING, string(number, 40), 1000 + number))
+            if number % 5 == 4:
+                bag.flush()
+    path = tmp_path / "bag" / "bag.mcap"
+    data = bytearray(path.read_bytes())
+    with path.open("rb") as stream:
+        summary = make_reader(stream).get_summary()
+    assert summary is not None
+    data[summary.chunk_indexes[2].chunk_start_offset + 60] ^= 0xFF
+    path.write_bytes(data[:-10])
+    with pytest.raises(ValueError, match="cannot be repaired: a chunk in its middle is damaged"):
+        repair(tmp_path / "bag")
+    found, _ = words(tmp_path / "bag")
+    assert found == [*range(10), *range(15, 30)] and path.read_bytes() == data[:-10]
+
+
 def test_a_damaged_chunk_costs_its_messages_alone_which_are_counted(tmp_path: Path) -> None:
     for closed in (True, False):
         path = tmp_path / f"{closed}.mcap"
