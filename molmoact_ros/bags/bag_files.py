@@ -109,7 +109,7 @@ def repair(bag: Path) -> bool:
     Only for bags of our own recorder, or where a user asks for it. Raises ValueError, in one line, if it is still being
     recorded or cannot be repaired.
     """
-    files = files_of(bag, ".mcap")
+    files = _mcap_files(bag)
     torn = [file for file in files if not is_whole(file)]
     if any(is_being_written(file) for file in torn):
         raise ValueError(f"{bag} is still being recorded; end the recorder first")
@@ -130,7 +130,7 @@ def repair_own(bag: Path) -> bool:
 
     So does one that is still being recorded or that may not be written: it is read as far as it is there.
     """
-    torn = [file for file in files_of(bag, ".mcap") if not is_whole(file)]
+    torn = [file for file in _mcap_files(bag) if not is_whole(file)]
     if not torn or not all(is_ours(file) and os.access(file, os.W_OK) for file in torn):
         return False
     if not os.access(torn[0].parent, os.W_OK) or any(is_being_written(file) for file in torn):
@@ -208,9 +208,13 @@ def one_line(error: Exception) -> str:
 
 
 def files_of(bag: Path, *kinds: str) -> list[Path]:
-    """The files of a bag with one of these suffixes, in the order in which they were written."""
+    """The files of a bag with one of these suffixes, compressed or not, in the order in which they were written."""
     files = bag.iterdir() if bag.is_dir() else [bag]
     return sorted((file for file in files if _kind(file) in kinds), key=_number)
+
+
+def _mcap_files(bag: Path) -> list[Path]:
+    return [file for file in files_of(bag, ".mcap") if file.suffix not in PACKED]
 
 
 def _number(file: Path) -> tuple[str, int]:
@@ -223,7 +227,7 @@ def _number(file: Path) -> tuple[str, int]:
 def about(bag: Path) -> dict[str, str]:
     """Metadata that our recorder left in a bag; later records override earlier ones. Empty for other bags."""
     out: dict[str, str] = {}
-    for file in files_of(bag, ".mcap"):
+    for file in _mcap_files(bag):
         with suppress(Exception), file.open("rb") as stream:  # a torn end can raise anything
             for record in make_reader(stream).iter_metadata():
                 out |= record.metadata if record.name in ABOUT else {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +216,15 @@ def test_a_repair_that_is_asked_for_makes_it_whole_for_other_tools(tmp_path: Pat
     file.say(range(40))
     file.close()
     (tmp_path / "bag.mcap").write_bytes((tmp_path / "bag.mcap").read_bytes()[:-300])
-    assert repair(tmp_path / "bag.mcap")
+    (tmp_path / "bag_1.mcap.zstd").write_bytes(zstandard.compress((tmp_path / "bag.mcap").read_bytes()))
+    packed = (tmp_path / "bag_1.mcap.zstd").read_bytes()
+    assert repair(tmp_path)
     with (tmp_path / "bag.mcap").open("rb") as stream:
         assert sum(1 for _ in make_reader(stream, validate_crcs=True).iter_messages()) == 40
+    command = [str(Path(sys.executable).parent / "pymcap-cli"), "doctor", str(tmp_path / "bag.mcap")]
+    doctor = subprocess.run(command, capture_output=True, text=True)
+    assert not doctor.returncode, doctor.stdout
+    assert (tmp_path / "bag_1.mcap.zstd").read_bytes() == packed and not repair(tmp_path)
 
 
 def test_a_repair_never_cuts_off_what_can_be_read(tmp_path: Path) -> None:
