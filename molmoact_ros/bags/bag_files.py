@@ -165,6 +165,8 @@ def storage_files(bag: Path) -> tuple[list[Path], list[str]]:
     metadata.yaml is not needed. Where it names files, others of other names are not the bag's. Raises ValueError where
     there is none.
     """
+    if bag.name == METADATA:
+        raise ValueError(f"{bag} describes a bag; give the folder that it is in")
     if not bag.is_dir():
         return [bag], []
     files = files_of(bag, *STORED)

@@ -367,6 +367,12 @@ def test_a_folder_of_bags_is_not_a_bag(tmp_path: Path) -> None:
         BagReader(tmp_path)
 
 
+def test_the_metadata_is_not_the_bag(tmp_path: Path) -> None:
+    bag = rosbag2(tmp_path / "bag", range(3))
+    with pytest.raises(ValueError, match=r"metadata.yaml describes a bag; give the folder that it is in"):
+        BagReader(bag / "metadata.yaml")
+
+
 # Other formats
 
 
