@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from heapq import merge
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Final, Self
 
 import yaml
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.rosbag2 import ReaderError, storage_mcap
 
 from molmoact_ros.bags.bag_files import (
     ABOUT,
-    METADATA,
     Contents,
     PlainDumper,
-    files_of,
     one_line,
-    repair,
+    repair_own,
+    storage_files,
     write_metadata,
 )
-from molmoact_ros.bags.mcap_repair import MAX_CHUNK, too_large, unpack
+from molmoact_ros.bags.definitions import READABLE, Definitions
+from molmoact_ros.bags.mcap_reader import McapBagFile
+from molmoact_ros.bags.mcap_repair import MAX_CHUNK
 from molmoact_ros.bags.mcap_writer import McapFile
 from molmoact_ros.bags.message_types import Types
+from molmoact_ros.bags.other_files import ROS1, SQLITE, Ros1BagFile, SqliteBagFile, begins_with, unpack_file
+from molmoact_ros.bags.storage import ZSTD, BagFile, StoredTopic, unpacked_message
 
 CHUNK: Final = 1 << 20
 """Bytes of messages per chunk, unless `flush` ends it earlier; the default of mcap's tools, too."""
@@ -45,13 +48,14 @@ class BagMessage:
     """One recorded message.
 
     topic: its topic. type_name: its type, such as `sensor_msgs/msg/Image`. data: the serialized message, CDR.
-    stamp_ns: time of reception, ROS time in ns.
+    stamp_ns: time of reception, ROS time in ns. place: where a bag holds it; places increase in the order of writing.
     """
 
     topic: str
     type_name: str
     data: bytes
     stamp_ns: int
+    place: tuple[int, ...] = field(default=(), compare=False)
 
 
 class BagWriter:
@@ -246,10 +250,11 @@ def _fitting(messages: Sequence[tuple[int, int, bytes]]) -> int:
 
 
 class BagReader:
-    """Reads a rosbag2 bag, folder or file, MCAP or sqlite3, with the message definitions that it carries.
+    """Reads a bag, folder or file: MCAP or sqlite3 of ROS 2, or ROS 1, with the message definitions that it carries.
 
-    Use it in a `with` block. A bag whose recorder was killed is repaired first. The files of a folder are read as one
-    bag, with and without metadata.yaml. Raises FileNotFoundError if there is none and ValueError if it is not readable.
+    Use it in a `with` block. The files of a folder are read as one bag, with and without metadata.yaml. A bag whose
+    recorder was killed is repaired first if the recorder was ours; the bags of others are never written to, and are
+    read as far as they are there. `notes` has one line for whatever is not read.
 
         with BagReader(Path("episode")) as bag:
             for message in bag.messages(["/joint_states"]):
@@ -257,44 +262,95 @@ class BagReader:
     """
 
     def __init__(self, bag: Path, interfaces: Collection[Path] | None = None) -> None:
-        """interfaces: see `Types`; for bags without message definitions, such as those in sqlite3."""
+        """Open a bag. interfaces: see `Types`; for bags without message definitions, such as those in sqlite3.
+
+        Raises FileNotFoundError if there is none and ValueError, in one line, if nothing of it is readable.
+        """
         if not bag.exists():
             raise FileNotFoundError(f"{bag} does not exist; give the folder of a recorded bag")
-        self.repaired = repair(bag)
-        self._types = Types(interfaces)
+        self._bag, self._stack = bag, ExitStack()
         try:
-            self._reader = AnyReader(_openable(bag), default_typestore=self._types.store)
-            self._reader.open()
-        except Exception as error:  # corrupt bytes can raise anything
-            raise ValueError(f"{bag} is not a readable bag ({one_line(error)})") from None
-        self._bag = bag
-        self._own = {connection.topic: bool(connection.msgdef.data) for connection in self._reader.connections}
+            self.repaired = repair_own(bag)
+            paths, self._notes = storage_files(bag)
+            self._files = self._open(paths)
+        except OSError as error:
+            self._stack.close()
+            raise ValueError(f"{bag} is not a readable bag: {one_line(error)}") from None
+        except BaseException:
+            self._stack.close()
+            raise
+        stored = [topic for file in self._files for topic in file.topics]
+        self._definitions = Definitions(stored, Types(interfaces))
+        self._topics = [topic for topic in stored if topic.encoding in READABLE]
+        self._note_unread([topic for topic in stored if topic.encoding not in READABLE])
+
+    def _open(self, paths: Sequence[Path]) -> list[BagFile]:
+        files: list[BagFile] = []
+        lost: list[str] = []
+        for number, path in enumerate(paths):
+            try:
+                files.append(self._open_file(path, number))
+                self._stack.callback(files[-1].close)
+            except Exception as error:  # corrupt bytes can raise anything
+                lost.append(f"{path.name}: {one_line(error)}")
+        if not files:
+            raise ValueError(f"{self._bag} is not a readable bag ({'; '.join(lost)})")
+        if lost:
+            self._notes.append(f"{len(lost)} of {len(paths)} files cannot be read and are left out: {'; '.join(lost)}")
+        return files
+
+    def _open_file(self, path: Path, number: int) -> BagFile:
+        if begins_with(path, ZSTD):
+            path = unpack_file(path, self._scratch())
+        if begins_with(path, ROS1):
+            return Ros1BagFile(path, number)
+        return SqliteBagFile(path, number, self._scratch) if begins_with(path, SQLITE) else McapBagFile(path, number)
+
+    def _scratch(self) -> Path:
+        """A new folder that is removed when the bag is closed."""
+        return Path(self._stack.enter_context(TemporaryDirectory(prefix="molmoact-bag-")))
+
+    def _note_unread(self, others: Sequence[StoredTopic]) -> None:
+        if others:
+            text = ", ".join(f"{of.name} ({of.count} messages, {of.encoding or 'no encoding'})" for of in others)
+            self._notes.append(f"{len(others)} topics are in other encodings than cdr and are left out: {text}")
+        if self._definitions.unreadable:
+            text = ", ".join(f"{topic} ({why})" for topic, why in self._definitions.unreadable.items())
+            self._notes.append(f"the definitions of {len(self._definitions.unreadable)} topics cannot be read: {text}")
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not read, one line each; reading messages may add some."""
+        return [*self._notes, *(note for file in self._files for note in file.notes)]
 
     def topics(self) -> dict[str, str]:
         """The type of each recorded topic."""
-        return {connection.topic: connection.msgtype for connection in self._reader.connections}
+        return {topic.name: topic.type_name for topic in reversed(self._topics)}
 
     def count(self, topic: str) -> int:
         """Number of messages of a topic."""
-        return sum(connection.msgcount for connection in self._reader.connections if connection.topic == topic)
+        return sum(of.count for of in self._topics if of.name == topic)
 
     @property
     def span_ns(self) -> tuple[int, int]:
-        """Stamps of the first and the last message, ns."""
-        return self._reader.start_time, max(self._reader.start_time, self._reader.end_time - 1)
+        """Times of reception of the first and the last message, ns; zeros without any."""
+        spans = [file.span for file in self._files if file.span is not None] or [(0, 0)]
+        return min(begin for begin, _ in spans), max(end for _, end in spans)
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
         """All messages, or those of `topics`, in time order. Raises ValueError for a topic that the bag lacks."""
         wanted = self.topics().keys() if topics is None else topics
         if missing := sorted(set(wanted) - self.topics().keys()):
             raise ValueError(f"the bag has no {', '.join(missing)}; it has {', '.join(sorted(self.topics()))}")
-        connections = [connection for connection in self._reader.connections if connection.topic in wanted]
-        if not connections:  # rosbags treats an empty filter as no filter
-            return
+        parts = [part for file in self._files for part in file.parts(wanted)]
         try:
-            for connection, stamp_ns, data in self._reader.messages(connections):
-                yield BagMessage(connection.topic, connection.msgtype, bytes(data), stamp_ns)
-        except (ReaderError, AnyReaderError) as error:
+            for stamp_ns, place, topic, data in merge(*parts, key=lambda message: message[:2]):
+                if topic is not None and topic.encoding in READABLE:
+                    data = self._definitions.cdr(topic, unpacked_message(bytes(data)))
+                    yield BagMessage(topic.name, topic.type_name, data, stamp_ns, place)
+        except ValueError:
+            raise
+        except Exception as error:  # corrupt bytes can raise anything
             raise ValueError(f"{self._bag} is damaged: {one_line(error)}") from None
 
     def decode(self, message: BagMessage) -> Any:
@@ -302,16 +358,14 @@ class BagReader:
 
         Raises ValueError if its type is not defined, or if it is damaged.
         """
-        if not self._own.get(message.topic) and not self._types.knows(message.type_name):
-            raise ValueError(f"{message.type_name} on {message.topic} is not defined in the bag, nor anywhere here")
         try:
-            return self._reader.deserialize(message.data, message.type_name)
+            return self._definitions.decode(message.topic, message.type_name, message.data)
         except Exception as error:  # corrupt bytes can raise anything
-            raise ValueError(f"a message on {message.topic} is damaged: {error}") from None
+            raise ValueError(f"a message on {message.topic} cannot be read: {one_line(error)}") from None
 
     def close(self) -> None:
         """Close the bag's files."""
-        self._reader.close()
+        self._stack.close()
 
     def __enter__(self) -> Self:
         return self
@@ -320,29 +374,3 @@ class BagReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _openable(bag: Path) -> list[Path]:
-    """Paths for rosbags to open: the files of a folder, which it merges by time, or the folder with its metadata."""
-    files = files_of(bag, ".mcap", ".db3")
-    if not bag.is_dir() or not files:
-        return [bag]
-    if not (bag / METADATA).exists():
-        return files
-    said = yaml.safe_load((bag / METADATA).read_text())["rosbag2_bagfile_information"]
-    if said.get("compression_mode") or len(said["relative_file_paths"]) == 1:
-        return [bag]
-    return files  # as a folder, rosbags reads them one after the other, but their time spans may overlap
-
-
-def _unpack_chunk(compression: str, data: bytes, size: int) -> bytes:
-    """`unpack` for rosbags, which itself does not limit the uncompressed size of a chunk."""
-    if size > MAX_CHUNK:
-        raise ReaderError(too_large(size))
-    try:
-        return unpack(data, compression, size)
-    except Exception as error:
-        raise ReaderError(f"a chunk cannot be unpacked: {one_line(error)}") from None
-
-
-storage_mcap.DECOMPRESSORS.update({name: partial(_unpack_chunk, name) for name in ("", "lz4", "zstd")})

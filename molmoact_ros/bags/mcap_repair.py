@@ -7,6 +7,8 @@ import os
 import struct
 import zlib
 from array import array
+from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -23,8 +25,9 @@ from molmoact_ros.bags.mcap_writer import MAGIC, Entries, Index, chunk_index, wr
 
 MAX_CHUNK: Final = 256 << 20
 """Bytes of an uncompressed chunk at most: 64 times that of any known writer, and small enough for memory."""
-_HEAD: Final = 9  # bytes of a record's header: opcode and length
-_FOOT: Final = _HEAD + 20 + len(MAGIC)
+HEAD: Final = 9
+"""Bytes of a record's header: opcode and length."""
+_FOOT: Final = HEAD + 20 + len(MAGIC)
 
 
 def is_whole(path: Path) -> bool:
@@ -36,6 +39,13 @@ def is_whole(path: Path) -> bool:
         file.seek(-_FOOT, os.SEEK_END)
         foot = file.read()
     return foot[0] == Opcode.FOOTER and foot.endswith(MAGIC)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether our recorder wrote a file, by its header."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    return start.startswith(MAGIC) and b"molmoact_ros " in start[len(MAGIC) + HEAD :]
 
 
 def repair_file(path: Path) -> Index:
@@ -65,31 +75,36 @@ def _scan(data: mmap) -> tuple[Index, int, ChunkIndex | None, Entries]:
     """The index of the complete records, where they end, and the last chunk with its entries if those are missing."""
     index, at = Index(), len(MAGIC)
     last, awaited = None, Entries()
-    while at + _HEAD <= len(data):
-        opcode, length = data[at], int.from_bytes(data[at + 1 : at + _HEAD], "little")
-        if opcode in (Opcode.DATA_END, Opcode.FOOTER) or length > len(data) - at - _HEAD:
+    while at + HEAD <= len(data):
+        opcode, length = data[at], int.from_bytes(data[at + 1 : at + HEAD], "little")
+        if opcode in (Opcode.DATA_END, Opcode.FOOTER) or length > len(data) - at - HEAD:
             break
-        stream = ReadDataStream(BytesIO(data[at + _HEAD : at + _HEAD + length]))
+        stream = ReadDataStream(BytesIO(data[at + HEAD : at + HEAD + length]))
         if opcode == Opcode.CHUNK:
             try:
                 chunk = Chunk.read(stream)
-                entries = _read_chunk(chunk, index)
-            except _DAMAGED:
+                entries = _entries(unpack_chunk(chunk, index))
+            except DAMAGED:
+                if _has_chunk(data, at + HEAD + length):
+                    raise ValueError(
+                        "a chunk in its middle is damaged; it is read without that one as it is, and `mcap recover` "
+                        "writes it anew"
+                    ) from None
                 break
             if last is not None:
                 index.add_chunk(last)
-            last, awaited = chunk_index(chunk, at, _HEAD + length), entries
+            last, awaited = chunk_index(chunk, at, HEAD + length), entries
             index.counts.update({number: len(of) // 2 for number, of in entries.items()})
         elif opcode == Opcode.MESSAGE_INDEX and last is not None:
             last.message_index_offsets[stream.read2()] = at
-            last.message_index_length += _HEAD + length
+            last.message_index_length += HEAD + length
         elif opcode == Opcode.METADATA:
-            index.metadata.append(MetadataIndex(at, _HEAD + length, Metadata.read(stream).name))
+            index.metadata.append(MetadataIndex(at, HEAD + length, Metadata.read(stream).name))
         elif opcode == Opcode.MESSAGE:
             raise ValueError("it holds messages outside of chunks; repair it with `mcap recover`")
         else:
-            _note(opcode, stream, index)
-        at += _HEAD + length
+            note_record(opcode, stream, index)
+        at += HEAD + length
     if last is None or set(last.message_index_offsets) != set(awaited):
         if last is not None:
             last.message_index_offsets.clear()
@@ -99,7 +114,21 @@ def _scan(data: mmap) -> tuple[Index, int, ChunkIndex | None, Entries]:
     return index, at, None, {}
 
 
-def _note(opcode: int, stream: ReadDataStream, index: Index) -> None:
+def _has_chunk(data: mmap, at: int) -> bool:
+    """Whether there is a chunk behind `at` that can be unpacked."""
+    while at + HEAD <= len(data):
+        end = at + HEAD + int.from_bytes(data[at + 1 : at + HEAD], "little")
+        if data[at] in (0, Opcode.DATA_END, Opcode.FOOTER) or end > len(data):
+            return False
+        if data[at] == Opcode.CHUNK:
+            with suppress(*DAMAGED):
+                unpack_chunk(Chunk.read(ReadDataStream(BytesIO(data[at + HEAD : end]))))
+                return True
+        at = end
+    return False
+
+
+def note_record(opcode: int, stream: ReadDataStream, index: Index) -> None:
     """Add a schema or a channel to `index`."""
     if opcode == Opcode.SCHEMA:
         schema = Schema.read(stream)
@@ -109,15 +138,18 @@ def _note(opcode: int, stream: ReadDataStream, index: Index) -> None:
         index.channels[channel.id] = channel
 
 
-_MESSAGE = struct.Struct("<HIQQ")
-_DAMAGED = (McapError, zstandard.ZstdError, RuntimeError, struct.error, OverflowError, MemoryError)
+MESSAGE: Final = struct.Struct("<HIQQ")
+"""Begin of a message: channel, sequence number, stamp and time of publication in ns."""
+DAMAGED: Final = (
+    McapError, zstandard.ZstdError, RuntimeError, struct.error, OverflowError, MemoryError, UnicodeDecodeError,
+)  # fmt: skip
 """Exceptions that a torn chunk raises."""
 
 
-def _read_chunk(chunk: Chunk, index: Index) -> Entries:
-    """The message index of a chunk; its schemas and channels are added to `index`.
+def unpack_chunk(chunk: Chunk, index: Index | None = None) -> bytes:
+    """The records of a chunk; its schemas and channels are added to `index`.
 
-    Raises ValueError if the uncompressed chunk exceeds MAX_CHUNK, and one of _DAMAGED if the chunk is damaged.
+    Raises ValueError if the uncompressed chunk exceeds MAX_CHUNK, and one of DAMAGED if the chunk is damaged.
     """
     if chunk.uncompressed_size > MAX_CHUNK:
         raise ValueError(too_large(chunk.uncompressed_size))
@@ -125,16 +157,32 @@ def _read_chunk(chunk: Chunk, index: Index) -> Entries:
     expected = chunk.uncompressed_crc
     if len(plain) != chunk.uncompressed_size or (expected and zlib.crc32(plain) != expected):
         raise RuntimeError("its size or its checksum is another")
-    entries: Entries = {}
+    if index is not None:
+        for opcode, begin, end in records(plain):
+            if opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                note_record(opcode, ReadDataStream(BytesIO(plain[begin:end])), index)
+    return plain
+
+
+def records(plain: bytes) -> Iterator[tuple[int, int, int]]:
+    """Opcode of each record, and where its content begins and ends. Raises RuntimeError for one that is cut off."""
     at = 0
     while at < len(plain):
-        length = int.from_bytes(plain[at + 1 : at + _HEAD], "little")
-        if plain[at] == Opcode.MESSAGE:
-            channel, _, stamp, _ = _MESSAGE.unpack_from(plain, at + _HEAD)
-            entries.setdefault(channel, array("Q")).extend((stamp, at))
-        else:
-            _note(plain[at], ReadDataStream(BytesIO(plain[at + _HEAD : at + _HEAD + length])), index)
-        at += _HEAD + length
+        begin = at + HEAD
+        end = begin + int.from_bytes(plain[at + 1 : begin], "little")
+        if end > len(plain):
+            raise RuntimeError("a record is longer than what holds it")
+        yield plain[at], begin, end
+        at = end
+
+
+def _entries(plain: bytes) -> Entries:
+    """The message index of a chunk's records."""
+    entries: Entries = {}
+    for opcode, begin, _ in records(plain):
+        if opcode == Opcode.MESSAGE:
+            channel, _, stamp, _ = MESSAGE.unpack_from(plain, begin)
+            entries.setdefault(channel, array("Q")).extend((stamp, begin - HEAD))
     return entries
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from molmoact_ros.bags.message_arrays import chunk_actions, depth_codes, seconds, trace_points
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,50 @@ class RecordedAnswers:
             return RecordedAnswers(read["about"], [_answer(row) for row in read["answers"]])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} does not hold answers ({error}); `replay --engine --save` writes them") from None
+
+
+Decoded = Callable[[str], list[tuple[float, Any]]]
+"""Of a topic: its messages, each with its time of receipt in s; empty for a topic that a bag lacks."""
+
+
+def read_answers(decoded: Decoded, policy: str) -> list[RecordedAnswer]:
+    """All plans with a chunk, by the stamps of their images. policy: name of the node that published them."""
+    chunks = {m.plan_id: m for _, m in decoded(f"{policy}/action_chunk")}
+    depths = {m.plan_id: m for _, m in decoded(f"{policy}/depth_tokens")}
+    traces = {m.plan_id: m for _, m in decoded(f"{policy}/trace") if m.source == 0}
+    tokens = {m.plan_id: m for _, m in decoded(f"{policy}/answer_tokens")}
+    took = {m.plan_id: m.step_seconds for _, m in reversed(decoded(f"{policy}/engine_status"))}
+    asked = read_instructions(decoded, policy)
+    out = []
+    for number, chunk in sorted(chunks.items(), key=lambda item: seconds(item[1].header.stamp)):
+        said, stamp = tokens.get(number), seconds(chunk.header.stamp)
+        depth, trace = depths.get(number), traces.get(number)
+        out.append(
+            RecordedAnswer(
+                plan_id=number, stamp=stamp, mode=chunk.mode or "full",
+                instruction=said.instruction if said else instruction_at(asked, stamp),
+                checkpoint=said.checkpoint if said else "",
+                frames=[seconds(frame) for frame in said.frames] if said else [],
+                drawn=trace_points(said) if said and len(said.x) else None,
+                tokens=said.tokens.tolist() if said else None,
+                depth=None if depth is None else depth_codes(depth),
+                trace=None if trace is None else trace_points(trace),
+                actions=chunk_actions(chunk), dt=chunk.dt, seconds=took.get(number),
+            )
+        )  # fmt: skip
+    return out
+
+
+def read_instructions(decoded: Decoded, policy: str) -> list[tuple[float, str]]:
+    """The instructions that the policy was executing, each with its time in s, in time order."""
+    return [(at, m.instruction) for at, m in decoded(f"{policy}/engine_status")]
+
+
+def instruction_at(instructions: list[tuple[float, str]], at: float) -> str:
+    """The last instruction at or before a time, s, or the first one after it; empty: there is none."""
+    before = [text for when, text in instructions if when <= at and text]
+    after = [text for when, text in instructions if when > at and text]
+    return before[-1] if before else (after[0] if after else "")
 
 
 def pairs(

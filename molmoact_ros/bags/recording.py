@@ -5,26 +5,25 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 
 from molmoact_ros.bags.bag import BagMessage, BagReader
 from molmoact_ros.bags.image_codec import COMPRESSED, IMAGE
 from molmoact_ros.bags.message_arrays import (  # fmt: skip
-    chunk_actions,
-    depth_codes,
     metres,
     rgb_pixels,
     seconds,
-    trace_points,
     unpacked,
 )
-from molmoact_ros.bags.plans import RecordedAnswer
+from molmoact_ros.bags.plans import RecordedAnswer, instruction_at, read_answers, read_instructions
+from molmoact_ros.bags.recorded_times import JOINT_STATE, RecordedTimes, Samples, joint_samples, read_times, seconds_of
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 
@@ -87,14 +86,27 @@ class Step:
     answer: RecordedAnswer
 
 
-class Recording:
-    """An open bag with the robot's topics; use it in a `with` block. `notes`: caveats of the results, one line each."""
+Checked = Literal["images", "joints", "nothing"]
+"""Whose stamps are checked: those of cameras and joint states, of joint states alone, or of no topic."""
 
-    def __init__(self, bag: Path, names: TopicNames | None = None) -> None:
-        """Raises FileNotFoundError and ValueError like BagReader, and ValueError for an unknown topic in `remap`."""
-        self.names, self.bag = names or TopicNames(), bag
+
+class Recording:
+    """An open bag with the robot's topics; use it in a `with` block.
+
+    The stamps of images and joint states are checked together at the first use (`check_times`). What is read after that
+    is the part of the bag without a jump of its clock, with times by the clock of the images.
+    """
+
+    def __init__(self, bag: Path, names: TopicNames | None = None, checked: Checked = "images") -> None:
+        """Open a bag.
+
+        checked: whose stamps are checked; the others' are believed. Raises FileNotFoundError and ValueError like
+        BagReader, and ValueError for an unknown topic in `remap`.
+        """
+        self.names, self.bag, self._checked = names or TopicNames(), bag, checked
         self.reader = BagReader(bag)
-        self.notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
+        self._notes = ["its recorder was killed: the bag was repaired"] if self.reader.repaired else []
+        self._unreadable: dict[str, tuple[int, str]] = {}  # how many messages of each topic, and why
         there = sorted(self.reader.topics())
         if unknown := sorted(set(self.names.remap) - set(there)):
             self.reader.close()
@@ -108,6 +120,16 @@ class Recording:
     ) -> None:
         self.reader.close()
 
+    @property
+    def notes(self) -> list[str]:
+        """Caveats of what was read so far, one line each: what the bag lacks, and which times are not by stamp."""
+        lost = [f"{count} messages on {topic} are left out: {why}" for topic, (count, why) in self._unreadable.items()]
+        return [*self.reader.notes, *lost, *self._notes]
+
+    def add_note(self, line: str) -> None:
+        """Add a caveat of a result, one line."""
+        self._notes.append(line)
+
     # Topics
 
     @property
@@ -120,6 +142,9 @@ class Recording:
 
     def messages(self, topics: Sequence[str]) -> Iterator[BagMessage]:
         """Messages of those of `topics` that exist, in time order, under their remapped names."""
+        return (message for message in self._all(topics) if self._times.checked.covers(message.place))
+
+    def _all(self, topics: Sequence[str]) -> Iterator[BagMessage]:
         there = [self._original(topic) for topic in topics if topic in self.topics]
         for message in self.reader.messages(there):
             yield replace(message, topic=self.names.remap.get(message.topic, message.topic))
@@ -129,8 +154,49 @@ class Recording:
         return self.reader.decode(replace(message, topic=self._original(message.topic)))
 
     def decoded(self, topic: str) -> list[tuple[float, Any]]:
-        """All messages of a topic, each with its time of reception, s; empty if there is no such topic."""
-        return [(_seconds(message.stamp_ns), self.decode(message)) for message in self.messages([topic])]
+        """All messages of a topic, each with its time of receipt by the clock of stamps, s; empty without the topic."""
+        return [(self.received(message), decoded) for message, decoded in self.readable(self.messages([topic]))]
+
+    def readable(self, messages: Iterable[BagMessage]) -> Iterator[tuple[BagMessage, Any]]:
+        """Messages with their decoded forms; one that is damaged is left out, and `notes` counts it."""
+        lost: dict[str, tuple[int, str]] = {}
+        for message in messages:
+            try:
+                decoded = self.decode(message)
+            except ValueError as error:
+                lost[message.topic] = lost.get(message.topic, (0, ""))[0] + 1, str(error)
+                self._unreadable |= lost
+                continue
+            yield message, decoded
+
+    # Times
+
+    @cached_property
+    def _times(self) -> RecordedTimes:
+        cameras = [self.find_picture(topic) for topic in (*self.names.colour, self.names.depth)]
+        joints = self.names.joint_states
+        watched = [topic for topic in cameras if topic and self._checked == "images"]
+        watched += [joints] if self._checked != "nothing" and self.topics.get(joints) == JOINT_STATE else []
+        times = read_times(self.readable(self._all(watched)))
+        self._notes += times.checked.notes
+        return times
+
+    def time_of(self, message: BagMessage) -> float | None:
+        """Time of an image or joint states, s, by stamp where that can be believed; None: the message is left out."""
+        if message.topic in self._times.topics:
+            return self._times.time_of(message)
+        return seconds(self.decode(message).header.stamp)
+
+    def received(self, message: BagMessage) -> float:
+        """Time of receipt of any message, s, by the clock of stamps."""
+        return float(self._times.checked.time_of(seconds_of(message.stamp_ns)))
+
+    def joint_samples(self, joints: Sequence[str]) -> Samples:
+        """Positions of joints over time; adds to the notes what was left out (see `recorded_times.joint_samples`)."""
+        messages = self.readable(self.messages([self.names.joint_states]))
+        samples, notes = joint_samples(messages, self._times, joints)
+        self._notes += [note for note in notes if note not in self._notes]
+        return samples
 
     # Images
 
@@ -155,13 +221,12 @@ class Recording:
                 return name
         return None
 
-    def picture(self, message: BagMessage, depth: bool = False) -> tuple[float, np.ndarray]:
-        """Stamp of an image, s, and its pixels uint8 [H, W, 3] RGB, or depth float32 [H, W] m.
+    def picture(self, message: BagMessage, depth: bool = False) -> tuple[float | None, np.ndarray]:
+        """Time of an image as by `time_of`, and its pixels uint8 [H, W, 3] RGB, or depth float32 [H, W] m.
 
         Raises ValueError if it is damaged.
         """
-        picture = self.decode(message)
-        return seconds(picture.header.stamp), self._pixels(picture, depth)
+        return self.time_of(message), self._pixels(self.decode(message), depth)
 
     def count(self, topic: str) -> int:
         """Number of messages of a topic."""
@@ -177,44 +242,14 @@ class Recording:
         return first is None or "jpeg" not in self.decode(first).format
 
     def stamps(self, topic: str) -> np.ndarray:
-        """Stamps of the images of a topic, float64 [n] s, sorted."""
-        taken = [seconds(self.decode(message).header.stamp) for message in self.messages([topic])]
-        return np.array(sorted(taken))
+        """Times of the images of a topic that are not left out, float64 [n] s, increasing."""
+        return self._times.of_topic(topic)
 
     # Plans
 
     def answers(self) -> list[RecordedAnswer]:
         """All recorded plans with a chunk, by the stamps of their images; those of a policy without tokens, too."""
-        base = self.names.policy
-        chunks = {m.plan_id: m for _, m in self.decoded(f"{base}/action_chunk")}
-        depths = {m.plan_id: m for _, m in self.decoded(f"{base}/depth_tokens")}
-        traces = {m.plan_id: m for _, m in self.decoded(f"{base}/trace") if m.source == 0}
-        tokens = {m.plan_id: m for _, m in self.decoded(f"{base}/answer_tokens")}
-        status = self.decoded(f"{base}/engine_status")
-        took = {m.plan_id: m.step_seconds for _, m in reversed(status)}
-        asked = self._asked()
-        out = []
-        for number, chunk in sorted(chunks.items(), key=lambda item: seconds(item[1].header.stamp)):
-            said, stamp = tokens.get(number), seconds(chunk.header.stamp)
-            depth, trace = depths.get(number), traces.get(number)
-            out.append(
-                RecordedAnswer(
-                    plan_id=number, stamp=stamp, mode=chunk.mode or "full",
-                    instruction=said.instruction if said else _last(asked, stamp),
-                    checkpoint=said.checkpoint if said else "",
-                    frames=[seconds(frame) for frame in said.frames] if said else [],
-                    drawn=trace_points(said) if said and len(said.x) else None,
-                    tokens=said.tokens.tolist() if said else None,
-                    depth=None if depth is None else depth_codes(depth),
-                    trace=None if trace is None else trace_points(trace),
-                    actions=chunk_actions(chunk), dt=chunk.dt, seconds=took.get(number),
-                )
-            )  # fmt: skip
-        return out
-
-    def _asked(self) -> list[tuple[float, str]]:
-        """The instructions that the policy was executing, in time order."""
-        return [(at, m.instruction) for at, m in self.decoded(f"{self.names.policy}/engine_status")]
+        return read_answers(self.decoded, self.names.policy)
 
     def steps(self, instruction: str = "", period: float = 0.75) -> list[Step]:
         """The steps to infer again: those recorded, or, if there are none, one every `period` s.
@@ -227,11 +262,12 @@ class Recording:
             raise ValueError(f"the bag has no pictures on {empty[0]}: the topic is empty")
         answers, recorded = self.answers(), True
         if not answers:
-            self.notes.append("no plans were recorded: there is nothing to compare with")
+            self._notes.append("no plans were recorded: there is nothing to compare with")
             recorded = False
-            times, asked = _every(stamps[0], period), self._asked()
+            times, asked = _every(stamps[0], period), read_instructions(self.decoded, self.names.policy)
             answers = [
-                RecordedAnswer(k + 1, t, instruction=instruction or _last(asked, t)) for k, t in enumerate(times)
+                RecordedAnswer(k + 1, t, instruction=instruction or instruction_at(asked, t))
+                for k, t in enumerate(times)
             ]
         steps = [self._step(answer, stamps, instruction) for answer in answers]
         seen = [step for step in steps if step is not None]
@@ -239,7 +275,7 @@ class Recording:
             raise ValueError(self._why_nothing(stamps))
         if lost := len(steps) - len(seen):
             what = "plans have" if recorded else "moments have"
-            self.notes.append(
+            self._notes.append(
                 f"{lost} of {len(steps)} {what} no pictures of all cameras within {self.names.slop:g} s: left out"
             )
         if any(not step.answer.instruction for step in seen):
@@ -264,34 +300,48 @@ class Recording:
         )
 
     def observations(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Observation]]:
-        """The observation of each step, in the order of the images; only a few are in memory at a time."""
+        """The observation of each step, in the order of the images; only a few are in memory at a time.
+
+        A step with an image that cannot be read is left out and counted in the notes. Raises ValueError where all are.
+        """
         topics = [self.picture_topic(topic) for topic in self.names.colour]
         depth = self.find_picture(self.names.depth)
         of = {topic: k for k, topic in enumerate(topics)} | ({depth: len(topics)} if depth else {})
         grounded = depth is not None and any(step.answer.mode == "grounded" for step in steps)
         depths = self.stamps(depth) if depth and grounded else np.zeros(0)
-        waiting: deque[tuple[Step, int, dict[int, np.ndarray]]] = deque()
-        wanted: dict[tuple[int, float], list[dict[int, np.ndarray]]] = {}
+        waiting: deque[tuple[Step, int, dict[int, Any]]] = deque()
+        wanted: dict[tuple[int, float], list[dict[int, Any]]] = {}
+        lost, why = 0, ""
         for step in steps:
             stamps = [*step.frames]
             if step.answer.mode == "grounded" and len(depths):
                 stamps.append(float(depths[_nearest(depths, step.frames[0])]))
-            found: dict[int, np.ndarray] = {}
+            found: dict[int, Any] = {}
             waiting.append((step, len(stamps), found))
             for camera, stamp in enumerate(stamps):
                 wanted.setdefault((camera, stamp), []).append(found)
         for message in self.messages([*topics, *([depth] if depth and grounded else [])]):
-            camera, picture = of[message.topic], self.decode(message)
-            takers = wanted.pop((camera, seconds(picture.header.stamp)), [])
+            camera, at = of[message.topic], self.time_of(message)
+            takers = [] if at is None else wanted.pop((camera, at), [])
             if takers:
-                pixels = self._pixels(picture, camera == len(topics))
+                try:
+                    pixels = self._pixels(self.decode(message), camera == len(topics))
+                except ValueError as error:
+                    why, pixels = str(error), None
                 for taker in takers:
                     taker[camera] = pixels
             while waiting and len(waiting[0][2]) == waiting[0][1]:
                 step, _, found = waiting.popleft()
-                yield step, _observation(step, found, len(topics))
+                if all(pixels is not None for pixels in found.values()):
+                    yield step, _observation(step, found, len(topics))
+                else:
+                    lost += 1
             if not waiting:
-                return
+                break
+        if lost == len(steps) and steps:
+            raise ValueError(why)
+        if lost:
+            self._notes.append(f"{lost} of {len(steps)} steps are left out: {why}")
 
     def _pixels(self, picture: Any, is_depth: bool) -> np.ndarray:
         """Pixels of an image, uint8 [H, W, 3] RGB, or depth float32 [H, W] m. Raises ValueError if it is damaged."""
@@ -306,11 +356,6 @@ class Recording:
             return pixels if encoding == "rgb8" else np.repeat(pixels[:, :, None], 3, axis=2)
         except RefusedStep as refusal:
             raise ValueError(f"a recorded picture cannot be read: {refusal}") from None
-
-
-def _seconds(stamp_ns: int) -> float:
-    """Convert ns to the same float64 as `message_arrays.seconds`: the two are compared."""
-    return float(stamp_ns // 10**9 + stamp_ns % 10**9 * 1e-9)
 
 
 def _observation(step: Step, found: dict[int, np.ndarray], cameras: int) -> Observation:
@@ -330,10 +375,3 @@ def _every(stamps: np.ndarray, period: float) -> list[float]:
         if not out or stamp - out[-1] >= period - SAME:
             out.append(stamp)
     return out
-
-
-def _last(said: list[tuple[float, str]], at: float) -> str:
-    """The last text at or before the time `at`, or the first one after it."""
-    before = [text for when, text in said if when <= at and text]
-    after = [text for when, text in said if when > at and text]
-    return before[-1] if before else (after[0] if after else "")

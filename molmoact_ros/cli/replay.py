@@ -26,7 +26,7 @@ COLOURS = {Verdict.OK: "green", Verdict.NOTE: "dim", Verdict.FAIL: "red"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
-    parser.add_argument("bag", type=Path, help="folder of a bag, or its .mcap or .db3 file")
+    parser.add_argument("bag", type=Path, help="folder of a bag, or a file of it: .mcap, .db3, .bag")
     ways = parser.add_mutually_exclusive_group(required=True)
     for way, text in (
         ("engine", "its pictures into the engine, as fast as it goes"),
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay; returns 0 where the result is close enough to the recording, 2 where it is not."""
+    """Replay; returns 0 if the result is close enough to the recording, 2 if it is not, 1 if nothing was compared."""
     console = Console()
     if args.namespace:  # the player applies the same rules
         args.remap = [*namespace_rules(args.bag, args.namespace), *args.remap]
@@ -77,10 +77,12 @@ def run(args: argparse.Namespace) -> int:
         joint_states=args.joint_states, policy=args.policy, namespace=args.namespace,
     )  # fmt: skip
     thresholds = Thresholds.read(args.thresholds or share() / "config" / "replay.yaml")
-    with Recording(args.bag, names) as recording:
-        comparison, report = WAYS[args.way](args, recording, thresholds, console)
-        for note in recording.notes:
-            console.print(f"[dim]{note}[/]", highlight=False, soft_wrap=True)
+    with Recording(args.bag, names, "joints" if args.way == "control" else "images") as recording:
+        try:
+            comparison, report = WAYS[args.way](args, recording, thresholds, console)
+        finally:  # an error may follow from what was left out
+            for note in recording.notes:
+                console.print(note, style="dim", highlight=False, soft_wrap=True, markup=False)
     for finding in comparison.findings:
         colour = COLOURS[finding.verdict]
         line = f"[{colour}]{finding.verdict.value:4}[/] {finding.name}: {finding.text}"
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         findings = [{"name": f.name, "verdict": f.verdict.value, "text": f.text} for f in comparison.findings]
         figures = {"good": comparison.good, "first": comparison.first, "findings": findings} | comparison.figures
         args.json.write_text(json.dumps(figures, indent=1, default=str))
-    return 0 if comparison.good else 2
+    return 0 if comparison.good else 2 if comparison.compared else 1
 
 
 Outcome = tuple[Comparison, Report]
@@ -126,7 +128,7 @@ def _engine(args: argparse.Namespace, recording: Recording, thresholds: Threshol
     then = RecordedAnswers.load(args.against) if args.against else _of_bag(recording)
     both = pairs(then.answers, now.answers, within=SAME)
     why_not = inexact(then, now, recording, args.mode)
-    comparison = compare_answers(both, not why_not, thresholds, why_not)
+    comparison = compare_answers(both, not why_not, thresholds, why_not, again, saved=args.save is not None)
     title = f"{recording.bag.name} into the engine"
     words = f"recorded by {_name(then)}, replayed by {_name(now)}, {len(now.answers)} steps"
     return comparison, answers_report(recording, both, pictures, comparison, thresholds, title, words)
@@ -181,7 +183,7 @@ def _graph(args: argparse.Namespace, recording: Recording, thresholds: Threshold
         now = RecordedAnswers(machine(""), anew.answers())
     then = _of_bag(recording)
     both = pairs(then.answers, now.answers, within=args.within)
-    comparison = compare_answers(both, False, thresholds, "the nodes choose their pictures by the clock")
+    comparison = compare_answers(both, False, thresholds, "the nodes choose their pictures by the clock", now.answers)
     title, words = f"{recording.bag.name} through the nodes", f"{len(now.answers)} plans, recorded: {len(then.answers)}"
     pictures = Pictures(len(both))
     _note_pictures(recording, both, pictures)

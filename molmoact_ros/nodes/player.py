@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -31,6 +30,7 @@ from molmoact_ros.bags.recording import Recording, TopicNames, parse_remap
 from molmoact_ros.msg import EngineStatus
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
+from molmoact_ros.ros.message_types import message_class
 from molmoact_ros.ros.parameters import Regex, declare
 from molmoact_ros.ros.spin import run
 
@@ -89,7 +89,9 @@ class PlayerNode(Node):
         self._looked = -math.inf
         self._failure = ""  # why the thread ended before the bag
         self._recording = Recording(
-            Path(self.config.bag), TopicNames(remap=parse_remap([rule for rule in self.config.remap if rule]))
+            Path(self.config.bag),
+            TopicNames(remap=parse_remap([rule for rule in self.config.remap if rule])),
+            "nothing",
         )
         self._going = threading.Event()
         if not self.config.paused:
@@ -110,6 +112,8 @@ class PlayerNode(Node):
         self.create_timer(0.1, self._end_on_failure, clock=STEADY)
         self._thread = threading.Thread(target=self._play, name="player", daemon=True)
         self._thread.start()
+        for note in self._recording.notes:
+            self.get_logger().warning(note)
         self.get_logger().info(f"ready: playing {len(self._topics)} topics of {self.config.bag}")
 
     def destroy_node(self) -> None:
@@ -151,10 +155,8 @@ class PlayerNode(Node):
 
     def _advertise(self, topic: str, type_name: str) -> dict[str, Any]:
         """A publisher for a topic of the bag; compressed images are published decompressed, as nodes need them."""
-        package, _, kind = type_name.split("/")
-        try:
-            message_type = getattr(import_module(f"{package}.msg"), kind)
-        except (ImportError, AttributeError):
+        message_type = message_class(type_name)
+        if message_type is None:
             self.get_logger().warning(f"{topic} is not played: {type_name} is not installed here")
             return {}
         if type_name == COMPRESSED:

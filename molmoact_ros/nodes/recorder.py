@@ -26,7 +26,7 @@ from molmoact_ros.ros import qos
 from molmoact_ros.ros.diagnostics import status
 from molmoact_ros.ros.message_types import message_class, offered
 from molmoact_ros.ros.parameters import Regex, declare, refuse_misspelt
-from molmoact_ros.ros.polling import PollingSubscription
+from molmoact_ros.ros.polling import PollingSubscription, Taken
 from molmoact_ros.ros.spin import run
 from molmoact_ros.utils.paths import fastdds_profile
 from molmoact_ros.utils.provenance import machine
@@ -58,12 +58,27 @@ class RecorderConfig(BaseModel):
     reserve: int = Field(16, ge=0, description="MiB of the disk set aside for what is no picture")
 
 
+OVERLAP: Final = 1.0
+"""s for which both subscriptions of a topic that is subscribed to anew are received: no message falls between them."""
+
+
 class RecordedTopic(NamedTuple):
     """A recorded topic's type, subscription and QoS."""
 
     type_name: str
     polled: PollingSubscription
     quality: QoSProfile
+
+
+class Handover(NamedTuple):
+    """A topic's former subscription, which is received until the steady time `until`, s.
+
+    seen: send times and data of the messages that either subscription received meanwhile.
+    """
+
+    polled: PollingSubscription
+    until: float
+    seen: set[tuple[int, bytes]]
 
 
 class RecorderNode(Node):
@@ -86,6 +101,7 @@ class RecorderNode(Node):
         )  # fmt: skip
         self._topics: dict[str, int] = {}  # how many publishers each had at the last discovery
         self._polled: dict[str, RecordedTopic] = {}
+        self._former: dict[str, Handover] = {}
         self._taken = self._clocks()  # time of the last poll, ns: by the machine's clock, by ROS'
         self._nodes: set[str] = set()  # whose parameters are known, or requested
         self._asking: dict[str, tuple[Client, Client]] = {}
@@ -137,7 +153,7 @@ class RecorderNode(Node):
     def _listen_again(self, topic: str) -> None:
         """Relax the QoS where a later publisher offers less: otherwise none of its messages would match."""
         listener = self._polled.get(topic)
-        if listener is None:
+        if listener is None or topic in self._former:
             return
         quality = offered(self, topic, listener.quality.depth)
         less = [
@@ -151,13 +167,12 @@ class RecorderNode(Node):
         if not less:
             return
         self.get_logger().warning(
-            f"{topic} has a publisher that is not {' and '.join(less)}, unlike the first: it is heard as that one "
-            "offers it from now on, and what the others said at this moment may be missing"
+            f"{topic} has a later publisher that is not {' and '.join(less)}, unlike the first: both are recorded from "
+            "now on, as that one offers it"
         )
         kind = message_class(listener.type_name)
         assert kind is not None
-        self._take()
-        listener.polled.close()
+        self._former[topic] = Handover(listener.polled, time.monotonic() + OVERLAP, set())
         self._polled[topic] = RecordedTopic(
             listener.type_name, PollingSubscription(self, kind, topic, quality), quality
         )
@@ -168,10 +183,26 @@ class RecorderNode(Node):
         messages = [
             BagMessage(topic, listener.type_name, data, ros_time(heard, since, self._taken))
             for topic, listener in self._polled.items()
-            for data, heard, _ in listener.polled.take_serialized()
+            for data, heard, _ in self._received(topic, listener)
         ]
         for message in sorted(messages, key=lambda message: message.stamp_ns):
             self._recorder.put(message)
+
+    def _received(self, topic: str, listener: RecordedTopic) -> list[Taken]:
+        """Messages of a topic since the last poll; those of two overlapping subscriptions once."""
+        new = listener.polled.take_serialized()
+        former = self._former.get(topic)
+        if former is None:
+            return new
+        out = []
+        for taken in [*former.polled.take_serialized(), *new]:
+            if (taken.sent, taken.data) not in former.seen:
+                former.seen.add((taken.sent, taken.data))
+                out.append(taken)
+        if time.monotonic() > former.until:
+            former.polled.close()
+            del self._former[topic]
+        return out
 
     def _clocks(self) -> tuple[int, int]:
         return time.time_ns(), self.get_clock().now().nanoseconds
@@ -208,6 +239,9 @@ class RecorderNode(Node):
     # Progress
 
     def _report(self) -> None:
+        for topic in self._polled:  # a publisher may have been replaced between two discoveries
+            if self.count_publishers(topic):
+                self._listen_again(topic)
         tally = self._recorder.tally
         lost = tally.pictures + tally.others
         values = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,12 +76,13 @@ class Comparison:
     """Result of a comparison.
 
     findings: one check each, FAIL if a threshold is exceeded. first: description of the first divergence; empty: none.
-    figures: metrics by name, for JSON and the report.
+    figures: metrics by name, for JSON and the report. compared: False if there was nothing to compare.
     """
 
     findings: list[Check] = field(default_factory=list)
     first: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
+    compared: bool = True
 
     @property
     def good(self) -> bool:
@@ -172,11 +174,16 @@ def _first(then: RecordedAnswer, now: RecordedAnswer, unequal: int | None) -> st
 
 
 def compare_answers(
-    pairs: Sequence[tuple[RecordedAnswer, RecordedAnswer]], exact: bool, thresholds: Thresholds, why_not: str = ""
-) -> Comparison:
-    """Compare recorded and new answers. exact: tokens must be equal; else `why_not` is why only distances count."""
+    pairs: Sequence[tuple[RecordedAnswer, RecordedAnswer]], exact: bool, thresholds: Thresholds, why_not: str = "",
+    replayed: Sequence[RecordedAnswer] = (), saved: bool = False,
+) -> Comparison:  # fmt: skip
+    """Compare recorded and new answers.
+
+    exact: tokens must be equal; else `why_not` is why only distances count. replayed: all new answers, and saved:
+    whether they were asked for by themselves; both for a replay without pairs.
+    """
     if not pairs:
-        return Comparison([Check("plans", Verdict.NOTE, "nothing to compare")])
+        return _nothing_compared(replayed, saved)
     rows = [difference(then, now) for then, now in pairs]
     out = Comparison(figures={"plans": len(rows)})
     begin = rows[0].stamp
@@ -185,7 +192,10 @@ def compare_answers(
             out.first = f"step {k + 1} of {len(rows)} (plan {row.plan_id}, {row.stamp - begin:.2f} s): {row.first}"
             break
     refused = [now.refused for _, now in pairs if now.refused]
-    out.findings.append(Check.check("answers", not refused, refused[0] if refused else f"{len(rows)} of {len(rows)}"))
+    text = (
+        f"{len(refused)} of {len(rows)} steps are refused{_most(refused)}" if refused else f"{len(rows)} of {len(rows)}"
+    )
+    out.findings.append(Check.check("answers", not refused, text))
     compared = [row.tokens for row in rows if row.tokens is not None]
     unequal = sum(compared)
     if exact:
@@ -201,6 +211,21 @@ def compare_answers(
         for row, (then, now) in zip(rows, pairs, strict=True)
     ]
     return out
+
+
+def _nothing_compared(replayed: Sequence[RecordedAnswer], saved: bool) -> Comparison:
+    refused = [answer.refused for answer in replayed if answer.refused]
+    if saved and replayed and not refused:
+        text = f"{len(replayed)} are saved; there is nothing to compare with"
+        return Comparison([Check("plans", Verdict.NOTE, text)])
+    text = f"nothing was compared: {len(refused)} of {len(replayed)} steps were refused{_most(refused)}"
+    if len(refused) < len(replayed):
+        text += "; the others have no recorded plan: --save keeps them, and --against compares with such a file"
+    return Comparison([Check("plans", Verdict.FAIL, text)], compared=False)
+
+
+def _most(refused: Sequence[str]) -> str:
+    return f"; refused most often because {Counter(refused).most_common(1)[0][0]}" if refused else ""
 
 
 def _distances(rows: Sequence[Difference], t: Thresholds, out: Comparison) -> None:
@@ -259,6 +284,10 @@ def compare_control(replay: ControlReplay, t: Thresholds) -> Comparison:
     for arm, then, now, measured in zip(replay.arms, replay.recorded, replay.again, replay.measured, strict=True):
         _compare_motion(f"{arm.prefix}commands", then, now, measured, t, out, firsts)
     then, now = replay.recorded[0], replay.again[0]
+    if not then.states and not any(len(of.times) for of in replay.recorded):
+        text = "nothing was compared: the bag has neither commands nor states of a controller, so none was started"
+        out.findings.append(Check("states", Verdict.FAIL, text))
+        out.compared = False
     _compare_states(then, now, out, firsts)
     hits = {name: (then.limits.get(name, 0), count) for name, count in now.limits.items()}
     over = {n: (a, b) for n, (a, b) in hits.items() if n != "refused" and b > a * t.limit_hits_ratio + _MORE}

@@ -6,10 +6,11 @@ camera, it has to detect again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from scipy.ndimage import minimum_filter1d
@@ -96,7 +97,7 @@ def replay_control(
     """
     config, names = config or ControllerConfig(), recording.names
     controller = Controller(robot, config, arms)
-    joints = recording.decoded(names.joint_states)
+    joints = _joint_states(recording, arms)
     plans = f"{names.policy}/action_chunk"
     chunks = recording.decoded(plans)
     for what, topic, there in (("joint states", names.joint_states, joints), ("chunks", plans, chunks)):
@@ -107,7 +108,7 @@ def replay_control(
     states: list[tuple[float, State, str]] = []
     refused: list[str] = []
     events = _events(recording, joints, chunks, recorded[0].states)
-    begin, end = joints[0][0], joints[-1][0]
+    begin, end = joints[0].received, joints[-1].received
     ticks = _ticks(recorded[0].times, begin, end, 1.0 / config.rate)
     place = 0
     for now in ticks:
@@ -132,19 +133,52 @@ def replay_control(
     return ControlReplay(arms, recorded, motions, [_measured(joints, arm) for arm in arms], broken)
 
 
+class _JointState(NamedTuple):
+    """Positions of all joints by name, rad and m. received, stamp: s."""
+
+    received: float
+    stamp: float
+    positions: dict[str, float]
+
+
+def _joint_states(recording: Recording, arms: Sequence[Arm]) -> list[_JointState]:
+    """The joint states of the arms, put together from whichever messages hold them.
+
+    A message with a position that is not finite is left out, as the controller does. Raises ValueError where no message
+    holds a joint.
+    """
+    wanted = {joint for arm in arms for joint in arm.joints}
+    newest: dict[str, float] = {}
+    out, lost = list[_JointState](), 0
+    for message, decoded in recording.readable(recording.messages([recording.names.joint_states])):
+        stamp = recording.time_of(message)
+        positions = dict(zip(decoded.name, decoded.position.tolist(), strict=False))
+        if stamp is None or not all(map(math.isfinite, positions.values())):
+            lost += stamp is not None
+            continue
+        newest |= positions
+        if wanted <= newest.keys() and wanted & positions.keys():
+            out.append(_JointState(recording.received(message), stamp, dict(newest)))
+    if newest and (lacking := sorted(wanted - newest.keys())):
+        raise ValueError(f"the joint states lack the position of {lacking[0]!r}; is it this robot's bag?")
+    if lost:
+        recording.add_note(f"{lost} joint states with positions that are not finite numbers are left out")
+    return out
+
+
 def _events(
-    recording: Recording, joints: list[tuple[float, Any]], chunks: list[tuple[float, Any]],
+    recording: Recording, joints: list[_JointState], chunks: list[tuple[float, Any]],
     states: list[tuple[float, State, str]],
 ) -> list[tuple[float, str, Any]]:  # fmt: skip
     """The inputs of the controller, in time order."""
     names, controller = recording.names, recording.names.controller
-    out: list[tuple[float, str, Any]] = [(at, "joints", m) for at, m in joints]
+    out: list[tuple[float, str, Any]] = [(state.received, "joints", state) for state in joints]
     out += [(at, "chunk", m) for at, m in chunks]
     out += [(at, "engine", m) for at, m in recording.decoded(f"{names.policy}/engine_status")]
     for topic in recording.topics:
         if topic.startswith(f"{controller}/teleop/"):
             out += [(at, topic.rpartition("/")[2], m) for at, m in recording.decoded(topic)]
-    before, known = State.IDLE, joints[0][0]
+    before, known = State.IDLE, joints[0].received
     for told, state, reason in states:
         at = max(told, known)  # a late recorder receives the latched status at once
         if before is State.STOPPED and state is not State.STOPPED:
@@ -179,15 +213,10 @@ def _tell(
         _tell_person(controller, kind, message, at)
 
 
-def _tell_joints(controller: Controller, arms: Sequence[Arm], message: Any) -> None:
-    positions = dict(zip(message.name, message.position, strict=False))
+def _tell_joints(controller: Controller, arms: Sequence[Arm], state: _JointState) -> None:
     for number, arm in enumerate(arms):
-        try:
-            q = [positions[joint] for joint in arm.joints]
-        except KeyError as lacking:
-            raise ValueError(f"the joint states lack the position of {lacking}; is it this robot's bag?") from None
-        opening = sum(positions.get(finger, 0.0) for finger in arm.fingers)
-        controller.update_joints(q, opening, seconds(message.header.stamp), number)
+        opening = sum(state.positions.get(finger, 0.0) for finger in arm.fingers)
+        controller.update_joints([state.positions[joint] for joint in arm.joints], opening, state.stamp, number)
 
 
 def _tell_person(controller: Controller, kind: str, message: Any, at: float) -> None:
@@ -275,9 +304,6 @@ def cycle_times(heard: np.ndarray, period: float) -> np.ndarray:
     return out
 
 
-def _measured(joints: list[tuple[float, Any]], arm: Arm) -> tuple[np.ndarray, np.ndarray]:
-    rows = []
-    for _, message in joints:
-        positions = dict(zip(message.name, message.position, strict=False))
-        rows.append([positions[joint] for joint in arm.joints])
-    return np.array([seconds(m.header.stamp) for _, m in joints]), np.array(rows)
+def _measured(joints: list[_JointState], arm: Arm) -> tuple[np.ndarray, np.ndarray]:
+    rows = [[state.positions[joint] for joint in arm.joints] for state in joints]
+    return np.array([state.stamp for state in joints]), np.array(rows)

@@ -156,7 +156,8 @@ def _film(recording: Recording, begin: float) -> list[dict[str, Any]]:
     for k, message in enumerate(recording.messages([topic])):
         if k % every == 0:
             stamp, pixels = recording.picture(message)
-            out.append({"time": stamp - begin, "front": as_uri(pixels, WIDTH)})
+            if stamp is not None:
+                out.append({"time": stamp - begin, "front": as_uri(pixels, WIDTH)})
     return out
 
 

@@ -10,7 +10,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 def message_class(type_name: str) -> type | None:
     """The class of a message type such as `sensor_msgs/msg/Image`; None where it is not installed."""
-    package, _, kind = type_name.split("/")
+    package, _, kind = type_name.partition("/msg/")
+    if not package or not kind:  # another tool's type, or a service's
+        return None
     try:
         found: type = getattr(import_module(f"{package}.msg"), kind)
     except (ImportError, AttributeError):

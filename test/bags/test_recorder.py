@@ -132,12 +132,17 @@ def test_a_file_cut_anywhere_is_repaired(tmp_path: Path) -> None:
     assert about(tmp_path / "whole") == {"molmoact-ros": "1"}
 
 
-def test_a_bag_is_not_repaired_while_it_is_recorded(tmp_path: Path) -> None:
+def test_a_bag_is_not_repaired_while_it_is_recorded_and_is_read_as_far_as_it_is_there(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as bag:
         bag.write(text(1))
         bag.flush()
         with pytest.raises(ValueError, match="still being recorded"):
-            BagReader(tmp_path / "bag")
+            repair(tmp_path / "bag")
+        with BagReader(tmp_path / "bag") as reader:
+            assert len(list(reader.messages())) == 1 and not reader.repaired
+            assert reader.notes == [
+                "bag.mcap was not closed, or is still being written: it is read as far as it is there"
+            ]
     with BagReader(tmp_path / "bag") as reader:
         assert not reader.repaired and len(list(reader.messages())) == 1
 

@@ -178,9 +178,9 @@ def test_swapped_commands_are_caught(golden: Path, monkeypatch: pytest.MonkeyPat
     """The driver's names in another order, taken for ours: what a wrong index does."""
     from molmoact_ros.replay import control as module
 
-    def by_place(controller: Any, arms: Any, message: Any) -> None:
-        q = np.array(message.position[:7])[[0, 1, 2, 5, 4, 3, 6]]
-        controller.update_joints(q, 0.08, message.header.stamp.sec + message.header.stamp.nanosec * 1e-9, 0)
+    def by_place(controller: Any, arms: Any, state: Any) -> None:
+        q = np.array([*state.positions.values()])[[0, 1, 2, 5, 4, 3, 6]]
+        controller.update_joints(q, 0.08, state.stamp, 0)
 
     monkeypatch.setattr(module, "_tell_joints", by_place)
     assert failures(control(golden)) & {"commands", "states", "commands: following"}
