@@ -233,6 +233,8 @@ def _tell_person(controller: Controller, kind: str, message: Any, at: float) -> 
         names, last = list(message.joint_names), message.points[-1].positions
         if set(arm.arm.joints) <= set(names):
             arm.teleop.joints([last[names.index(joint)] for joint in arm.arm.joints], at)
+    elif device == "home":
+        arm.teleop.home(at)
     elif device == "gripper":
         arm.teleop.gripper(message.data, at)
     elif device == "gripper_stamped":
