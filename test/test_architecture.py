@@ -24,7 +24,7 @@ ROS = {"rclpy", "launch", "launch_ros", "std_msgs", "std_srvs", "sensor_msgs", "
 LIGHT = {
     "reasoning": {"numpy", "cv2", "pydantic"},
     "robots": {"numpy", "mujoco", "ruckig", "pylibfranka"},
-    "cameras": {"numpy", "pyrealsense2"},
+    "cameras": {"numpy", "cv2", "pyrealsense2"},
     "visualization": {"numpy", "cv2", "imageio_ffmpeg"},
     "control": {"numpy", "scipy", "mujoco", "mink", "ruckig", "pydantic"},
     "bags": {"numpy", "cv2", "yaml", "mcap", "zstandard", "lz4", "rosbags"},

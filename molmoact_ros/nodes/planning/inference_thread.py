@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
@@ -20,6 +20,7 @@ from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, FrameSet
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.ros.conversions import metres, rgb_pixels
+from molmoact_ros.ros.image_transport import CameraImage
 
 LOOK_AGAIN = 0.1
 """Seconds after which a silent camera is checked again."""
@@ -137,13 +138,13 @@ class InferenceThread(threading.Thread):
             self._set(None)
         self.join()
 
-    def add_image(self, topic: str, image: Image) -> None:
+    def add_image(self, topic: str, image: CameraImage) -> None:
         """Add a frame."""
         with self._changed:
             self._frames.add_image(topic, image, self._clock())
             self._changed.notify_all()
 
-    def add_depth(self, image: Image) -> None:
+    def add_depth(self, image: CameraImage) -> None:
         """Add a depth image of the front camera."""
         with self._changed:
             self._frames.add_depth(image)
