@@ -16,16 +16,11 @@ from torch import Tensor
 
 from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, TorchModelRunner
-from molmoact_ros.engine.model.checkpoint import (
-    PROCESSOR,
-    CheckpointError,
-    CheckpointFolder,
-    fill,
-    read_headers,
-)
+from molmoact_ros.engine.model.checkpoint import PROCESSOR, CheckpointFolder
 from molmoact_ros.engine.model.config import ProcessorConfig
 from molmoact_ros.engine.model.image_processor import ImageProcessor, denormalise, read_picture
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import CheckpointError, fill, read_headers
 from molmoact_ros.utils.checks import Check
 
 LOGITS_LIMIT = 1e-4

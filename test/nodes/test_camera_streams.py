@@ -186,6 +186,7 @@ def test_whatever_reads_depth_takes_nan_and_infinities_as_not_known(seed: int, s
 
 def test_depth_of_infinity_gives_the_same_depth_tokens_and_colours() -> None:
     vq = load_depth_decoder(default_checkpoint())
+    assert vq is not None
     depth = np.tile(np.linspace(0.5, 1.0, 320, dtype=np.float32), (240, 1))
     unknown = np.arange(240)[:, None] < 80
     codes = [

@@ -23,8 +23,8 @@ from molmoact_ros.engine.model.checkpoint import (
     CheckpointFolder,
     find_depth_vq,
     load_depth_vq,
-    short_hash,
 )
+from molmoact_ros.engine.model.weight_files import short_hash
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.lark_grammar import lark
