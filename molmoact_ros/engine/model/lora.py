@@ -48,6 +48,13 @@ class LoraConfig(BaseModel):
     layer_replication: None = None
     target_parameters: None = None
     trainable_token_indices: None = None
+    alora_invocation_tokens: None = None
+    use_bdlora: Literal[False] | None = None
+    use_qalora: Literal[False] = False
+    kasa_config: None = None
+    velora_config: None = None
+    monteclora_config: None = None
+    arrow_config: None = None
 
     @classmethod
     def load(cls, folder: Path) -> LoraConfig:

@@ -34,14 +34,15 @@ WITHIN = st.sampled_from([{"rope_type": "default"}, {"type": "default"}, {"rope_
 
 
 def llm() -> dict[str, Any]:
-    return json.loads(released_config(False, tiny=True).llm_config.model_dump_json())  # type: ignore[no-any-return]
+    return json.loads(released_config(False, tiny=True).llm_config.model_dump_json())
 
 
 @st.composite
 def spellings(draw: st.DrawFn) -> dict[str, Any]:
     """The decoder's configuration with the base of RoPE beside, within, or both."""
     fields = {name: value for name, value in llm().items() if not name.startswith("rope")}
-    within, spelled = draw(WITHIN), draw(st.sampled_from(["rope_parameters", "rope_scaling"]))
+    within: Any = draw(WITHIN)
+    spelled = draw(st.sampled_from(["rope_parameters", "rope_scaling"]))
     beside = draw(st.booleans())
     if not beside:
         fields |= draw(st.sampled_from([{}, {"rope_theta": None}]))
@@ -128,7 +129,7 @@ def test_a_converter_without_statistics_writes_null() -> None:
 
 
 def processor() -> dict[str, Any]:
-    return json.loads(PROCESSORS[729].model_dump_json())  # type: ignore[no-any-return]
+    return json.loads(PROCESSORS[729].model_dump_json())
 
 
 @pytest.mark.parametrize("also_plain", [False, True])

@@ -173,6 +173,7 @@ HEAD = "base_model.model.lm_head.lora_A.weight"
         ({"use_dora": True}, None, "use_dora: .*; True is not merged here"),
         ({"init_lora_weights": "pissa"}, None, "init_lora_weights.*'pissa' is not merged here"),
         ({"target_parameters": ["wte.embedding"]}, None, "target_parameters"),
+        ({"alora_invocation_tokens": [3, 5]}, None, "alora_invocation_tokens"),
         ({}, lambda t: t.pop(HEAD), "lm_head lacks lora_A or lora_B; copy the adapter again"),
         ({}, lambda t: t.update({HEAD: t[HEAD][:, :-1].contiguous()}), r"lm_head: lora_A .* and lora_B .* do not fit"),
         ({}, lambda t: t.update({HEAD: t[HEAD] * float("nan")}), "lm_head.lora_A.weight holds NaN or infinity"),
