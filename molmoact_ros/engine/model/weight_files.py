@@ -164,7 +164,7 @@ def fill(model: nn.Module, weights: Weights, device: str, dtype: torch.dtype) ->
 
 
 def read_tensor(file: Any, name: str, weights: Weights) -> torch.Tensor:
-    """A tensor of an open weight file; one in float8 as float32, by its scale. Raises CheckpointError."""
+    """A tensor [...] of an open weight file; one in float8 as float32, by its scale. Raises CheckpointError."""
     stored: torch.Tensor = file.get_tensor(name)
     if name not in weights.scales:
         return stored
