@@ -85,6 +85,11 @@ class CheckpointFolder:
         """`config.json`: shapes of the network, and statistics by un-normalisation key."""
         return read_config(self.path, CONFIG, MolmoActConfig)
 
+    @property
+    def processor_file(self) -> Path:
+        """The file that has the image processor; where both are there, processor_config.json, as in transformers."""
+        return self.path / (PROCESSOR if _nested_processor(self.path) is None else WHOLE_PROCESSOR)
+
     @cached_property
     def processor(self) -> ProcessorConfig:
         """How images become patches: `image_processor` of processor_config.json, else preprocessor_config.json."""

@@ -17,6 +17,8 @@ from molmoact_ros.doctor.parity import PROCESSORS
 from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.config import LlmConfig, MolmoActConfig
 from molmoact_ros.engine.model.weight_files import CheckpointError, read_headers
+from molmoact_ros.engine.vllm_backend.engine import served_name
+from molmoact_ros.utils.paths import default_checkpoint
 
 from ...conftest import released_config
 
@@ -139,7 +141,13 @@ def test_the_image_processor_may_lie_in_processor_config(tmp_path: Path, also_pl
     (tmp_path / "processor_config.json").write_text(json.dumps(whole))
     if also_plain:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor()))
-    assert CheckpointFolder(tmp_path).processor.max_crops == 6
+    files = CheckpointFolder(tmp_path)
+    assert files.processor.max_crops == 6 and files.processor_file.name == "processor_config.json"
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(default_checkpoint() / name, tmp_path)
+    before = served_name(tmp_path)
+    (tmp_path / "processor_config.json").write_text(json.dumps(whole | {"image_processor": processor()}))
+    assert served_name(tmp_path) != before, "client and server would see other crops"
 
 
 def test_a_processor_config_of_transformers_4_says_nothing_of_images(tmp_path: Path) -> None:
