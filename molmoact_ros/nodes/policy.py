@@ -163,6 +163,7 @@ class PolicyNode(ManagedNode):
 
     def on_plan(self, plan: ReasonedPlan) -> None:
         """Publish the parts that this step has completed, each once."""
+        self._drawings.camera_frame = plan.camera_frame
         self._plans.reasoning(plan)
         chunk = self._plans.chunk(plan)
         if chunk is not None:

@@ -38,7 +38,8 @@ class ReasonedPlan:
     """One reasoning step: its number, its observation, and its progress. seconds: since the step began.
 
     joints: the joint states nearest to the front image; None when there were none within the tolerance.
-    frames: stamps of its images, front first. tokens: of the answer, once that is complete.
+    frames: stamps of its images, front first. tokens: of the answer, once that is complete. camera_frame: the front
+    image's frame, as its driver names it.
     """
 
     plan_id: int
@@ -49,6 +50,7 @@ class ReasonedPlan:
     joints: JointState | None = None
     frames: tuple[Time, ...] = ()
     tokens: tuple[int, ...] = ()
+    camera_frame: str = ""
 
 
 class PlanListener(Protocol):
@@ -219,12 +221,13 @@ class InferenceThread(threading.Thread):
             images = tuple(rgb_pixels(image) for image in frames.images)
             depth = None if frames.depth is None else metres(frames.depth)
             stamps = tuple(image.header.stamp for image in frames.images)
+            camera_frame = frames.images[0].header.frame_id
             observation = Observation(images, task.instruction, frames.stamp, trace, depth)
             for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
                 seconds, timings = time.monotonic() - began, self._engine.timings
                 tokens = tuple(self._engine.tokens) if reasoning.complete else ()
                 plan = ReasonedPlan(
-                    self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens
+                    self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens, camera_frame
                 )
                 if not self._tell(task, plan):
                     return

@@ -20,11 +20,14 @@ from molmoact_ros.ros.image_transport import CameraImage
 MOST_JOINTS = 512  # joint states in the buffer: at 1 kHz half a second
 LARGEST_JOINTS: Final = 1 << 16  # bytes of a message: a thousand joints
 MOST_LETTERS: Final = 40  # of an encoding's name
+LONGEST_FRAME: Final = 200  # characters of a frame's name
 WIDEST_PIXEL: Final = 16  # bytes: four channels of 32 bits
 
 
 def wrong_size(image: CameraImage) -> str:
     """Why an image's size is invalid, in one line; empty when it is valid. Reads its fields only, never its pixels."""
+    if len(image.header.frame_id) > LONGEST_FRAME:
+        return f"its frame's name has {len(image.header.frame_id)} characters"
     if isinstance(image, CompressedImage):
         return _wrong_compressed(image)
     wide, high, step, held = image.width, image.height, image.step, len(image.data)
