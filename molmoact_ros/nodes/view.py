@@ -249,7 +249,7 @@ class ViewNode(ContainedNode):
         trace = self._trace
         depth = None if trace is None else self._depths.at(conversions.seconds(trace.header.stamp))
         k = np.asarray(self._info.k).reshape(3, 3)
-        if trace is None or depth is None or not k.any():
+        if trace is None or depth is None or not k.any() or not np.isfinite(k).all():
             return []
         points = lift(self._points, conversions.metres(deserialize_message(depth, self._depth_kind)), k)
         return markers.trace_markers(points, trace.source == Trace.HUMAN, trace.header)
