@@ -34,7 +34,7 @@ from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.clocks import STEADY, ClockJumps
-from molmoact_ros.ros.image_transport import CameraImage, colour_topic, depth_topic
+from molmoact_ros.ros.image_transport import CameraImage, colour_topic, depth_topic, wrong_transport
 from molmoact_ros.ros.lifecycle import ManagedNode
 from molmoact_ros.ros.live_parameters import LiveParameters
 from molmoact_ros.ros.parameters import declare
@@ -174,7 +174,9 @@ class PolicyNode(ManagedNode):
 
     def on_waiting(self, reason: str) -> None:
         """Report that a camera is silent."""
-        self._report.report(EngineStatus.WAITING, reason)
+        config = self.config
+        wrong = wrong_transport(config.cameras, config.image_transport, self.count_publishers)
+        self._report.report(EngineStatus.WAITING, wrong or reason)
 
     def on_refused(self, reason: str, fatal: bool) -> None:
         """Report a refused step; a fatal refusal ends the goal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import Field
@@ -24,6 +25,19 @@ def colour_topic(camera: str, transport: ImageTransport) -> tuple[type, str]:
 def depth_topic(camera: str, transport: ImageTransport) -> tuple[type, str]:
     """Message type and topic of the depth that is aligned to a camera's colour images."""
     return _of(f"{camera}/aligned_depth_to_color/image_raw", transport, "compressedDepth")
+
+
+def wrong_transport(cameras: Sequence[str], transport: ImageTransport, publishers: Callable[[str], int]) -> str:
+    """What to set where a camera publishes by the other transport alone, in one line; empty where none does.
+
+    publishers: number of publishers of a topic.
+    """
+    other: ImageTransport = "compressed" if transport == "raw" else "raw"
+    for camera in cameras:
+        (_, topic), (_, there) = colour_topic(camera, transport), colour_topic(camera, other)
+        if not publishers(topic) and publishers(there):
+            return f"{there} is published and {topic} is not; set image_transport to {other}"
+    return ""
 
 
 def _of(topic: str, transport: ImageTransport, suffix: str) -> tuple[type, str]:

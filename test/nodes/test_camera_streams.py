@@ -33,7 +33,7 @@ from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, wrong_si
 from molmoact_ros.nodes.visualization import panel_images
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.conversions import header, metres, millimetres, rgb_pixels
-from molmoact_ros.ros.image_transport import CameraImage, colour_topic, depth_topic
+from molmoact_ros.ros.image_transport import CameraImage, colour_topic, depth_topic, wrong_transport
 from molmoact_ros.utils.paths import default_checkpoint
 from molmoact_ros.visualization.deproject import lift
 from molmoact_ros.visualization.overlay import colour_depth
@@ -154,6 +154,18 @@ def test_topics_are_named_as_image_transport_names_them() -> None:
     assert depth_topic("front", "compressed") == (
         CompressedImage, "front/aligned_depth_to_color/image_raw/compressedDepth",
     )  # fmt: skip
+
+
+def test_a_camera_with_the_other_transport_alone_says_what_to_set() -> None:
+    there = {"front/color/image_raw": 1, "wrist/color/image_raw/compressed": 1}
+    said = wrong_transport(["front", "wrist"], "raw", lambda topic: there.get(topic, 0))
+    assert said == (
+        "wrist/color/image_raw/compressed is published and wrist/color/image_raw is not; "
+        "set image_transport to compressed"
+    )
+    assert "set image_transport to raw" in wrong_transport(["front"], "compressed", lambda topic: there.get(topic, 0))
+    assert wrong_transport(["front", "wrist"], "raw", lambda topic: 1) == ""
+    assert wrong_transport(["front", "wrist"], "raw", lambda topic: 0) == "", "the camera is off: nothing is known"
 
 
 def depths_like(depth: np.ndarray, unknown: np.ndarray, values: list[float]) -> list[np.ndarray]:
