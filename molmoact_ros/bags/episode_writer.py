@@ -9,7 +9,7 @@ import numpy as np
 
 from molmoact_ros.bags.bag import BagMessage, BagWriter
 from molmoact_ros.bags.image_codec import IMAGE, Form, pack
-from molmoact_ros.bags.message_arrays import PIXEL
+from molmoact_ros.cameras.image_encodings import PIXEL
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
 NO_STAMP: Final = 0.0

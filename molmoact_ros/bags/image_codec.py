@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from molmoact_ros.bags.bag import BagMessage
-from molmoact_ros.bags.message_arrays import DEPTH_HEAD, image_pixels, rgb_pixels
 from molmoact_ros.bags.message_types import Types
+from molmoact_ros.cameras.compressed_images import DEPTH_HEAD
+from molmoact_ros.cameras.image_encodings import image_pixels, rgb_pixels
 from molmoact_ros.reasoning.answer import RefusedStep
 
 Form = Literal["raw", "png", "jpeg"]
@@ -20,6 +21,8 @@ COMPRESSED: Final = "sensor_msgs/msg/CompressedImage"
 PICTURES: Final = (IMAGE, COMPRESSED, "sensor_msgs/msg/PointCloud2")
 """Large messages that are soon superseded: dropped first if the disk is slow or full."""
 _DEPTH = ("16UC1", "mono16")
+_KEPT_BY_PNG: Final = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
+"""Colour that PNG holds without loss, and whose names image_transport's tools expect in the format."""
 _FILTER, _SUB = 19, 16  # IMWRITE_PNG_FILTER and _SUB since OpenCV 4.12; older versions ignore them
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, _FILTER, _SUB]
 """One filter instead of the best of five per row: half the time, for 5 % larger depth and 17 % larger noisy colour."""
@@ -28,8 +31,8 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, _FILTER, _SUB]
 def pack(message: BagMessage, types: Types, form: Form, quality: int) -> BagMessage:
     """Convert a recorded Image to a CompressedImage on image_transport's topic; quality: of JPEG, 1..100.
 
-    Any other message, an Image without such a form (32FC1) and a malformed one are returned unchanged: a recorder
-    stores everything.
+    Any other message, an Image without such a form (32FC1; as PNG also yuv422 and bayer, which it would not hold
+    without loss) and a malformed one are returned unchanged: a recorder stores everything.
     """
     if form == "raw" or message.type_name != IMAGE:
         return message
@@ -38,11 +41,12 @@ def pack(message: BagMessage, types: Types, form: Form, quality: int) -> BagMess
         if image.encoding in _DEPTH:
             said, suffix, data = f"{image.encoding}; compressedDepth png", "compressedDepth", bytes(DEPTH_HEAD)
             data += _encoded(image_pixels(image), ".png", _PNG)
-        elif image.encoding == "32FC1":
+        elif form == "png" and image.encoding not in _KEPT_BY_PNG:
             return message
         else:
             options = [cv2.IMWRITE_JPEG_QUALITY, quality] if form == "jpeg" else _PNG
-            said, suffix = f"{image.encoding}; {form} compressed bgr8", "compressed"
+            encoding = image.encoding if image.encoding in _KEPT_BY_PNG else "rgb8"
+            said, suffix = f"{encoding}; {form} compressed bgr8", "compressed"
             data = _encoded(rgb_pixels(image)[:, :, ::-1], ".jpg" if form == "jpeg" else ".png", options)
     except RefusedStep:
         return message

@@ -16,14 +16,10 @@ import numpy as np
 
 from molmoact_ros.bags.bag import BagMessage, BagReader
 from molmoact_ros.bags.image_codec import COMPRESSED, IMAGE
-from molmoact_ros.bags.message_arrays import (  # fmt: skip
-    metres,
-    rgb_pixels,
-    seconds,
-    unpacked,
-)
+from molmoact_ros.bags.message_arrays import seconds
 from molmoact_ros.bags.plans import RecordedAnswer, instruction_at, read_answers, read_instructions
 from molmoact_ros.bags.recorded_times import JOINT_STATE, RecordedTimes, Samples, joint_samples, read_times, seconds_of
+from molmoact_ros.cameras.image_encodings import metres, rgb_pixels
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 
@@ -346,14 +342,7 @@ class Recording:
     def _pixels(self, picture: Any, is_depth: bool) -> np.ndarray:
         """Pixels of an image, uint8 [H, W, 3] RGB, or depth float32 [H, W] m. Raises ValueError if it is damaged."""
         try:
-            if not hasattr(picture, "format"):
-                return metres(picture) if is_depth else rgb_pixels(picture)
-            pixels, encoding = unpacked(picture)
-            if is_depth:
-                if encoding != "16UC1":
-                    raise RefusedStep(f"the compressed depth is {encoding}, not 16UC1")
-                return np.asarray(pixels * np.float32(1e-3), np.float32)
-            return pixels if encoding == "rgb8" else np.repeat(pixels[:, :, None], 3, axis=2)
+            return metres(picture) if is_depth else rgb_pixels(picture)
         except RefusedStep as refusal:
             raise ValueError(f"a recorded picture cannot be read: {refusal}") from None
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from molmoact_ros.engine.model.checkpoint import load_checkpoint, read_headers, torch_dtype
+from molmoact_ros.engine.model.checkpoint import load_checkpoint, torch_dtype
+from molmoact_ros.engine.model.weight_files import read_headers
 from molmoact_ros.utils.arguments import (
     add_checkpoint,
     add_dtype,

@@ -26,15 +26,11 @@ from molmoact_ros.engine.decoding.constrained import DecodeCounts, decode
 from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder
 from molmoact_ros.engine.decoding.speculative import WIDE, AnswerCache, Tree
-from molmoact_ros.engine.model.checkpoint import (
-    CheckpointError,
-    CheckpointFolder,
-    default_dtype,
-    torch_dtype,
-)
+from molmoact_ros.engine.model.checkpoint import CheckpointFolder, default_dtype, torch_dtype
 from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.quantization import LEAST, check, quantise, stored
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.utils.arguments import above_zero, add_dtype, add_json
 from molmoact_ros.utils.paths import default_checkpoint, shape

@@ -19,7 +19,7 @@ from molmoact_ros.benchmarks.panel_latency import address
 from molmoact_ros.bringup.episode_client import EpisodeClient, GraphError, Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
-from molmoact_ros.engine.model.checkpoint import digest
+from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.reasoning.trace_progress import NEAR, apart
 from molmoact_ros.sim.scene import AREA_X, AREA_Y, sample_scene
 from molmoact_ros.sim.table_workcell import Workcell

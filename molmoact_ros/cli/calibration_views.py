@@ -12,8 +12,8 @@ import yaml
 from PIL import Image
 
 from molmoact_ros.bags.bag import BagReader
-from molmoact_ros.bags.message_arrays import rgb_pixels, unpacked
 from molmoact_ros.bringup.calibration_client import CalibrationTopics, intrinsics_of
+from molmoact_ros.cameras.image_encodings import rgb_pixels
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.cameras.view_collector import ViewCollector
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -104,19 +104,12 @@ def _shots(reader: BagReader, image: str, states: str, joints: Sequence[str]) ->
             collector.add_joints(now, dict(zip(read.name, np.asarray(read.position).tolist(), strict=False)))
         elif collector.is_due(now):
             try:
-                pixels = _pixels(reader.decode(message))
+                pixels = rgb_pixels(reader.decode(message))
             except RefusedStep:
                 continue
             count += 1
             collector.note_view(now, collector.positions)
             yield CameraShot(f"{count:02d}", pixels, collector.positions)
-
-
-def _pixels(message: Any) -> np.ndarray:
-    if hasattr(message, "encoding"):
-        return rgb_pixels(message)
-    pixels, _ = unpacked(message)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
 
 
 def _first(there: dict[str, str], topic: str, endings: Sequence[str], flag: str) -> str:

@@ -20,7 +20,8 @@ from rich.table import Table
 from molmoact_ros.bringup.episode_client import Episode, EpisodeClient, EpisodeMoment, Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
-from molmoact_ros.engine.model.checkpoint import digest, load_depth_decoder
+from molmoact_ros.engine.model.checkpoint import load_depth_decoder
+from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.evaluation.metrics import Row, depth_accuracy, trace_error
 from molmoact_ros.evaluation.rollout import TIMEOUT
 from molmoact_ros.nodes.teleop.client import STATES

@@ -17,7 +17,7 @@ from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.cli.demo import row
 from molmoact_ros.engine.factory import EngineOptions, open_engine
-from molmoact_ros.engine.model.checkpoint import digest
+from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.evaluation import metrics, trace_rollout
 from molmoact_ros.evaluation.metrics import Row, summary
 from molmoact_ros.evaluation.rollout import TIMEOUT

@@ -34,6 +34,7 @@ EXAMPLES = """examples:
   molmoact-ros doctor
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
+  molmoact-ros merge my-adapter --base MolmoAct-7B-D-0812 --out merged
   molmoact-ros export --checkpoint MolmoAct-7B-D-0812 --precision float16
 """
 COMMANDS: Final = {
@@ -78,6 +79,7 @@ COMMANDS: Final = {
         "molmoact_ros.cli.serve",
     ),
     "keys": Command("keys and permissions of each node for SROS2 (docs/security.md)", "molmoact_ros.cli.keys"),
+    "merge": Command("merge a LoRA adapter into its checkpoint, as a new folder", "molmoact_ros.cli.merge"),
     "fetch": Command("download a released checkpoint; a second call fetches what is missing", "molmoact_ros.cli.fetch"),
 }
 

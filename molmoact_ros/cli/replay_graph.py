@@ -26,7 +26,7 @@ from molmoact_ros.utils.paths import default_checkpoint
 LONGER: Final = 60.0
 """s that the replay may take beyond the bag's length."""
 CANNOT_APPLY: Final[dict[str, dict[str, Any]]] = {
-    "policy": {"autostart": True, "approve": ""},
+    "policy": {"autostart": True, "approve": "", "image_transport": "raw"},  # the player publishes decoded images
     "controller": {
         "autostart": True, "approve": False, "presence_timeout": 0.0, "sink": "null", "gripper": "null",
         "following": 7.0,  # rad, more than a joint can lag behind: the recorded arm follows the recorded commands

@@ -21,20 +21,15 @@ from tokenizers import Tokenizer
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
     DEPTH,
-    PROCESSOR,
     RELEASED_DEPTH,
-    CheckpointError,
     CheckpointFolder,
-    Weights,
-    misfits,
-    read_config,
-    read_headers,
-    read_tokenizer,
     text_codec,
 )
 from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
+from molmoact_ros.engine.model.folder_kind import other_kind
 from molmoact_ros.engine.model.image_processor import ImageProcessor
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import CheckpointError, Weights, misfits, read_headers
 from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats
 from molmoact_ros.reasoning.answer_templates import forms
 from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TOKENS
@@ -75,12 +70,15 @@ class _Folder:
 
 def inspect(folder: Path) -> list[Check]:
     """Run all checks; a check that raises becomes a failed check, never an exception."""
+    if not (folder / CONFIG).is_file() and (reason := other_kind(folder)):
+        return [Check.check("folder", False, reason)]
+    files = CheckpointFolder(folder)
     looks: dict[str, Callable[[], Any]] = {
-        "config": lambda: read_config(folder, CONFIG, MolmoActConfig),
-        "processor": lambda: read_config(folder, PROCESSOR, ProcessorConfig),
-        "tokenizer": lambda: read_tokenizer(folder),
+        "config": lambda: files.config,
+        "processor": lambda: files.processor,
+        "tokenizer": lambda: files.tokenizer,
         "weights": lambda: read_headers(folder),
-        "run": lambda: CheckpointFolder(folder).run,
+        "run": lambda: files.run,
     }
     findings, read = [], {}
     for name, look in looks.items():
@@ -155,7 +153,7 @@ def _images(folder: _Folder) -> Iterator[Check]:
     try:
         ImageProcessor(processor)
     except ValueError as error:
-        yield Check.check("images", False, f"{PROCESSOR}: {error}")
+        yield Check.check("images", False, f"the image processor: {error}")
         return
     size, patch = processor.base_image_input_size, processor.image_patch_size
     wanted = (vit.image_default_input_size, vit.image_patch_size)

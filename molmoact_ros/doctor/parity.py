@@ -16,16 +16,11 @@ from torch import Tensor
 
 from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, TorchModelRunner
-from molmoact_ros.engine.model.checkpoint import (
-    PROCESSOR,
-    CheckpointError,
-    CheckpointFolder,
-    fill,
-    read_headers,
-)
+from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.config import ProcessorConfig
 from molmoact_ros.engine.model.image_processor import ImageProcessor, denormalise, read_picture
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import CheckpointError, fill, read_headers
 from molmoact_ros.utils.checks import Check
 
 LOGITS_LIMIT = 1e-4
@@ -139,8 +134,8 @@ def _grown(
 def _compare_picture(path: Path, name: str) -> Iterator[Check]:
     data = dict(np.load(path))
     wanted = data["crops_u8"] if "crops_u8" in data else data["crops"]
-    given = path.parent / PROCESSOR
-    config = CheckpointFolder(path.parent).processor if given.is_file() else PROCESSORS[wanted.shape[1]]
+    files = CheckpointFolder(path.parent)
+    config = files.processor if files.processor_file.is_file() else PROCESSORS[wanted.shape[1]]
     made = ImageProcessor(config)([read_picture(path.with_suffix(".png"))])
     crops = made.crops[made.crop_of]
     if "crops_u8" in data:

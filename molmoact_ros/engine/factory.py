@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from molmoact_ros.engine.model.checkpoint import CheckpointError, digest, torch_dtype
+from molmoact_ros.engine.model.checkpoint import torch_dtype
+from molmoact_ros.engine.model.weight_files import CheckpointError, digest
 from molmoact_ros.engine.torch_engine import Engine, TorchEngine
 from molmoact_ros.engine.vllm_backend.engine import VllmEngine, served_name
 from molmoact_ros.utils.secret import server_key

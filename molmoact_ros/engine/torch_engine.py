@@ -20,16 +20,11 @@ from molmoact_ros.engine.decoding.cpu_kernel import CpuKernelRunner, can_run
 from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, TorchModelRunner
 from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, AnswerCache
-from molmoact_ros.engine.model.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    CheckpointFolder,
-    default_dtype,
-    load_checkpoint,
-)
+from molmoact_ros.engine.model.checkpoint import Checkpoint, CheckpointFolder, default_dtype, load_checkpoint
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.model.quantization import check, quantise
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.vision.onnx_runtime import open_vision
 from molmoact_ros.reasoning.answer import Reasoning, Segment
 from molmoact_ros.reasoning.observation import Observation

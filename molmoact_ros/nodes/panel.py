@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 from rclpy.subscription import Subscription
 from rclpy.task import Future as RosFuture
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -31,6 +31,7 @@ from molmoact_ros.ros import qos
 from molmoact_ros.ros.action_client import ThreadsafeActionClient
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.contained import contained, settle
+from molmoact_ros.ros.image_transport import IMAGE_TRANSPORT, ImageTransport, colour_topic, depth_topic
 from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
@@ -68,6 +69,7 @@ class PanelConfig(TeleopClientConfig, Speeds):
     token_file: str = Field("", description="file with the token; empty: ~/.config/molmoact_ros/panel_token, if needed")
     policy: str = Field("policy", description="node name of the policy")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
+    image_transport: ImageTransport = IMAGE_TRANSPORT
     suggestions: list[str] = Field(KNOWN, min_length=1, description="instructions to offer")
     timeout: float = Field(120.0, gt=0, description="time for one instruction, s")
 
@@ -148,7 +150,8 @@ class PanelNode(TeleopClient):
         wanted = self._server.looked_at()
         for view in wanted - set(self._looking):
             take = lambda data, view=view: self._on_image(view, data)  # noqa: E731
-            self._looking[view] = self.create_subscription(Image, view.topic, take, qos.SENSOR, raw=True)
+            kind = CompressedImage if view.compressed else Image
+            self._looking[view] = self.create_subscription(kind, view.topic, take, qos.SENSOR, raw=True)
         for view in set(self._looking) - wanted:
             self.destroy_subscription(self._looking.pop(view))
 
@@ -306,12 +309,14 @@ class PanelNode(TeleopClient):
 def views(config: PanelConfig) -> list[View]:
     """The image views: the front camera, its depth, the model's depth, and the other cameras."""
     front, *others = config.cameras
-    color, depth = f"{front}/color/image_raw", f"{front}/aligned_depth_to_color/image_raw"
+    compressed = config.image_transport == "compressed"
+    colour = {name: colour_topic(name, config.image_transport)[1] for name in config.cameras}
+    _, depth = depth_topic(front, config.image_transport)
     return [
-        View("front", "Camera", color, "color", True),
-        View("depth", "Depth", depth, "depth", True),
+        View("front", "Camera", colour[front], "color", True, compressed),
+        View("depth", "Depth", depth, "depth", True, compressed),
         View("said", "Model’s depth", f"{config.policy}/depth_image", "said", True),
-        *(View(name, name.capitalize(), f"{name}/color/image_raw", "color", False) for name in others),
+        *(View(name, name.capitalize(), colour[name], "color", False, compressed) for name in others),
     ]
 
 

@@ -24,9 +24,9 @@ from std_srvs.srv import Trigger
 
 from molmoact_ros.bags.bag import BagMessage
 from molmoact_ros.bags.image_codec import COMPRESSED
-from molmoact_ros.bags.message_arrays import unpacked
 from molmoact_ros.bags.recorded_parameters import parameters
 from molmoact_ros.bags.recording import Recording, TopicNames, parse_remap
+from molmoact_ros.cameras.compressed_images import decoded
 from molmoact_ros.msg import EngineStatus
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
@@ -280,7 +280,7 @@ class PlayerNode(Node):
 
     def _unpacked(self, message: BagMessage, shift: int) -> Image:
         picture = self._recording.decode(message)
-        pixels, encoding = unpacked(picture)
+        pixels, encoding = decoded(picture)
         stamp = conversions.seconds(picture.header.stamp) + shift * 1e-9
         return conversions.image_message(pixels, encoding, conversions.header(stamp, picture.header.frame_id))
 

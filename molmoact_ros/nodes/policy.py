@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from molmoact_ros.engine.base import ReasoningMode
@@ -34,6 +34,7 @@ from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.clocks import STEADY, ClockJumps
+from molmoact_ros.ros.image_transport import CameraImage, colour_topic, depth_topic, wrong_transport
 from molmoact_ros.ros.lifecycle import ManagedNode
 from molmoact_ros.ros.live_parameters import LiveParameters
 from molmoact_ros.ros.parameters import declare
@@ -63,7 +64,8 @@ class PolicyNode(ManagedNode):
         """Load the engine and create the topics."""
         config, self._engine = self.config, self._load(self.config)
         self.sees = False  # as Planner.sees
-        cameras = [self.resolve_topic_name(f"{camera}/color/image_raw") for camera in config.cameras]
+        sources = [colour_topic(camera, config.image_transport) for camera in config.cameras]
+        cameras = [self.resolve_topic_name(topic) for _, topic in sources]
         frames = FrameBuffer(cameras, config.slop, config.max_age, config.noisy_cameras, config.joint_slop)
         front = config.cameras[0]
         self._clock_watch, self._link = ClockJumps(), ControllerClient(self, config.controller)
@@ -71,8 +73,8 @@ class PolicyNode(ManagedNode):
         self._drawings = OperatorTrace(self, front, config.joint_states, config.drawing_max_age, config.drawing_timeout)
         self._reasoner = InferenceThread(self._engine, frames, self._now, self, config.period)
         self._gate = ApprovalGate(self, self._link, self._reasoner.lock, self._reasoner.again, self._veto)
-        for topic in cameras:
-            self.create_subscription(Image, topic, partial(self._on_image, topic), qos.SENSOR)
+        for topic, (kind, _) in zip(cameras, sources, strict=True):
+            self.create_subscription(kind, topic, partial(self._on_image, topic), qos.SENSOR)
         self._joints = PollingSubscription(
             self, JointState, config.joint_states, qos.sensor(MOST_JOINTS), LARGEST_JOINTS
         )
@@ -139,8 +141,8 @@ class PolicyNode(ManagedNode):
         """Set the mode from the next step on. Depth is subscribed only while needed: it is as large as colour."""
         mode = ReasoningMode(name)
         if mode is ReasoningMode.GROUNDED and self._depth is None:
-            topic = f"{self.config.cameras[0]}/aligned_depth_to_color/image_raw"
-            self._depth = self.create_subscription(Image, topic, self._reasoner.add_depth, qos.SENSOR)
+            kind, topic = depth_topic(self.config.cameras[0], self.config.image_transport)
+            self._depth = self.create_subscription(kind, topic, self._reasoner.add_depth, qos.SENSOR)
         elif mode is not ReasoningMode.GROUNDED and self._depth is not None:
             self.destroy_subscription(self._depth)
             self._depth = None
@@ -161,6 +163,7 @@ class PolicyNode(ManagedNode):
 
     def on_plan(self, plan: ReasonedPlan) -> None:
         """Publish the parts that this step has completed, each once."""
+        self._drawings.camera_frame = plan.camera_frame
         self._plans.reasoning(plan)
         chunk = self._plans.chunk(plan)
         if chunk is not None:
@@ -171,7 +174,9 @@ class PolicyNode(ManagedNode):
 
     def on_waiting(self, reason: str) -> None:
         """Report that a camera is silent."""
-        self._report.report(EngineStatus.WAITING, reason)
+        config = self.config
+        wrong = wrong_transport(config.cameras, config.image_transport, self.count_publishers)
+        self._report.report(EngineStatus.WAITING, wrong or reason)
 
     def on_refused(self, reason: str, fatal: bool) -> None:
         """Report a refused step; a fatal refusal ends the goal."""
@@ -179,7 +184,7 @@ class PolicyNode(ManagedNode):
         if fatal:
             self._goals.trouble = reason
 
-    def _on_image(self, topic: str, image: Image) -> None:
+    def _on_image(self, topic: str, image: CameraImage) -> None:
         for joints in self._joints.messages():
             self._reasoner.add_joints(joints)
         self._reasoner.add_image(topic, image)

@@ -38,6 +38,7 @@ from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.camera_pose import CameraPose
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.contained import ContainedNode
+from molmoact_ros.ros.image_transport import IMAGE_TRANSPORT, ImageTransport, colour_topic, depth_topic
 from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.polling import LazyPollingSubscription
 from molmoact_ros.ros.spin import run
@@ -63,6 +64,7 @@ class ViewConfig(BaseModel):
     """Parameters of the view node."""
 
     camera: str = Field("front", description="name of the front camera")
+    image_transport: ImageTransport = IMAGE_TRANSPORT
     policy: str = Field("policy", description="node name of the policy")
     controller: str = Field("controller", description="node name of the controller")
     joint_states: str = Field("joint_states", description="topic of the joint states")
@@ -113,12 +115,12 @@ class ViewNode(ContainedNode):
             (lazy(ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), partial(self._on_chunk, False)),
             (lazy(ActionChunk, f"{config.policy}/pending_chunk", qos.RELIABLE), partial(self._on_chunk, True)),
         ]
-        self._frames = lazy(Image, f"{camera}/color/image_raw", qos.SENSOR)
+        self._frames = lazy(*colour_topic(camera, config.image_transport), qos.SENSOR)
         self._models = lazy(Image, model_overlay, qos.SENSOR)
         self._decodes = lazy(Image, f"{config.policy}/depth_image", qos.SENSOR)
-        depth = f"{camera}/aligned_depth_to_color/image_raw"
+        self._depth_kind, depth = depth_topic(camera, config.image_transport)
         self._in_space: list[tuple[LazyPollingSubscription, _Recent]] = [
-            (lazy(Image, depth, qos.sensor(10)), self._depths),
+            (lazy(self._depth_kind, depth, qos.sensor(10)), self._depths),
             (lazy(JointState, config.joint_states, qos.sensor(100)), self._joints),
         ]
         self._infos = lazy(CameraInfo, f"{camera}/color/camera_info", qos.SENSOR)
@@ -258,9 +260,9 @@ class ViewNode(ContainedNode):
         trace = self._trace
         depth = None if trace is None else self._depths.at(conversions.seconds(trace.header.stamp))
         k = np.asarray(self._info.k).reshape(3, 3)
-        if trace is None or depth is None or not k.any():
+        if trace is None or depth is None or not k.any() or not np.isfinite(k).all():
             return []
-        points = lift(self._points, conversions.metres(deserialize_message(depth, Image)), k)
+        points = lift(self._points, conversions.metres(deserialize_message(depth, self._depth_kind)), k)
         return markers.trace_markers(points, trace.source == Trace.HUMAN, trace.header)
 
     def _chunk_in_space(self, message: ActionChunk, pending: bool) -> Iterator[Marker]:

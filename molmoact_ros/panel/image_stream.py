@@ -27,7 +27,7 @@ class View:
     """An image topic that can be shown.
 
     kind: "color", "depth" (m) or "said" (the model's depth, 0..1). drawable: pixels are those of the front camera, so
-    that a trace can be drawn on it.
+    that a trace can be drawn on it. compressed: its messages are CompressedImage, not Image.
     """
 
     name: str
@@ -35,6 +35,7 @@ class View:
     topic: str
     kind: str
     drawable: bool
+    compressed: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Picture:
 class Encoder:
     """A low-priority process that encodes at most one image of each view at a time."""
 
-    def __init__(self, encode: Callable[[str, bytes], Picture], begin: Callable[[], None]) -> None:
-        """encode: from a view's kind and the serialized image; begin: called once in the process. Both importable."""
+    def __init__(self, encode: Callable[[str, bytes, bool], Picture], begin: Callable[[], None]) -> None:
+        """encode: from a view's kind, the serialized image, and whether it is a CompressedImage; begin: called once in
+        the process. Both importable."""
         self._encode, self._begin = encode, begin
         self._pool: ProcessPoolExecutor | None = None
         self._busy: set[str] = set()
@@ -69,7 +71,7 @@ class Encoder:
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(1, context, initializer=_stand_back, initargs=(self._begin,))
             try:
-                future = self._pool.submit(self._encode, view.kind, data)
+                future = self._pool.submit(self._encode, view.kind, data, view.compressed)
             except BrokenExecutor as error:  # its process ended while it was idle
                 future = Future()
                 future.set_exception(error)

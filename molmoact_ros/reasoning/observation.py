@@ -23,3 +23,8 @@ class Observation:
     stamp: float
     trace: np.ndarray | None = None
     depth: np.ndarray | None = None
+
+
+def known_depth(depth: np.ndarray) -> np.ndarray:
+    """Depth float [H, W] m with 0 wherever it is no measurement: NaN, below zero, and +-Inf (REP 118)."""
+    return np.where((depth > 0) & (depth < np.inf), depth, depth.dtype.type(0))

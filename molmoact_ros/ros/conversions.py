@@ -13,29 +13,23 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
 
-from molmoact_ros.bags.message_arrays import (
-    PIXEL,
-    chunk_actions,
-    depth_codes,
-    image_pixels,
-    metres,
-    rgb_pixels,
-    seconds,
-    trace_points,
-)
+from molmoact_ros.bags.message_arrays import chunk_actions, depth_codes, seconds, trace_points
+from molmoact_ros.cameras.image_encodings import PIXEL, image_pixels, image_size, metres, rgb_pixels
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, Trace
 from molmoact_ros.reasoning.answer import RefusedStep
-from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.reasoning.observation import Observation, known_depth
 from molmoact_ros.reasoning.trace import MAX_COORDINATE, checked_trace
 from molmoact_ros.reasoning.trace_steering import LONGEST
+from molmoact_ros.ros.image_transport import CameraImage
 
 __all__ = [
     "camera_info", "chunk_actions", "chunk_message", "depth_codes", "depth_tokens_message", "header", "image_message",
     "image_pixels", "joint_positions", "metres", "millimetres", "of_usual_size", "optical_frame", "rgb_pixels",
     "seconds", "stroke", "time_message", "tokens_message", "trace_message", "trace_points",
 ]  # fmt: skip
-"""Conversions to messages are here. Conversions from messages also serve bags and are in bags/message_arrays.py."""
+"""Conversions to messages are here. Conversions from messages also serve bags: they are in bags/message_arrays.py, and
+those of images in cameras/image_encodings.py."""
 
 
 def time_message(stamp: float) -> Time:
@@ -64,10 +58,11 @@ HIGHEST: Final = 4096
 """Largest width or height of an image that is displayed, pixels."""
 
 
-def of_usual_size(message: Image) -> Image:
+def of_usual_size(message: CameraImage) -> CameraImage:
     """The image. Raises RefusedStep for one whose rendering would take gigabytes, or that exceeds JPEG's size limit."""
-    if max(message.width, message.height) > HIGHEST:
-        raise RefusedStep(f"an image of {message.width}x{message.height} is larger than any camera's; it is not shown")
+    width, height = image_size(message)
+    if max(width, height) > HIGHEST:
+        raise RefusedStep(f"an image of {width}x{height} is larger than any camera's; it is not shown")
     return message
 
 
@@ -90,8 +85,12 @@ def image_message(pixels: np.ndarray, encoding: str, head: Header) -> Image:
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:
-    """Depth float [H, W] in m, 0 invalid, in the format that RealSense publishes: uint16 mm (16UC1)."""
-    return np.round(depth * 1000.0).astype(np.uint16)
+    """Depth float [H, W] in m in the format that RealSense publishes, uint16 mm (16UC1).
+
+    0 where it is not known: not finite, not above zero, or beyond what 16 bits hold.
+    """
+    rounded = np.round(known_depth(depth) * 1000.0)
+    return np.where(rounded < 2**16, rounded, 0).astype(np.uint16)
 
 
 def camera_info(intrinsics: CameraIntrinsics, head: Header) -> CameraInfo:

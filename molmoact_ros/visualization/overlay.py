@@ -85,7 +85,7 @@ def beside(front: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
 
 def colour_depth(depth: np.ndarray, side: int) -> np.ndarray:
     """`depth`, float [h, w] in 0..1, nearer is larger, as uint8 [side, side, 3] RGB from blue (far) to red (near)."""
-    levels = np.round(np.clip(np.nan_to_num(depth), 0, 1) * 255).astype(np.uint8)
+    levels = np.round(np.clip(np.nan_to_num(depth, posinf=0.0), 0, 1) * 255).astype(np.uint8)
     coloured = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     square: np.ndarray = cv2.resize(coloured, (side, side), interpolation=cv2.INTER_LINEAR)
     return square

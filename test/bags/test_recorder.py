@@ -26,9 +26,10 @@ from molmoact_ros.bags.bag import BagMessage, BagReader, BagWriter
 from molmoact_ros.bags.bag_files import about, repair
 from molmoact_ros.bags.image_codec import COMPRESSED, IMAGE, Form, pack
 from molmoact_ros.bags.mcap_repair import is_whole
-from molmoact_ros.bags.message_arrays import image_pixels, unpacked
 from molmoact_ros.bags.message_types import Types
 from molmoact_ros.bags.recorder import MIB, Recorder
+from molmoact_ros.cameras.compressed_images import decoded
+from molmoact_ros.cameras.image_encodings import image_pixels
 
 TYPES = Types()
 STRING = "std_msgs/msg/String"
@@ -350,7 +351,7 @@ def test_pictures_are_packed_as_image_transport_does_it(form: Form) -> None:
     message = TYPES.decode(packed.data, packed.type_name)
     assert (packed.topic, packed.type_name) == ("/front/image/compressed", COMPRESSED)
     assert message.format == f"rgb8; {form} compressed bgr8" and message.header.stamp.sec == 1
-    pixels, encoding = unpacked(message)
+    pixels, encoding = decoded(message)
     assert encoding == "rgb8"
     difference = np.abs(pixels.astype(int) - smooth)
     assert difference.max() == 0 if form == "png" else difference.mean() < 4
@@ -358,7 +359,7 @@ def test_pictures_are_packed_as_image_transport_does_it(form: Form) -> None:
     packed = pack(picture(depth, "16UC1", "/depth"), TYPES, form, 95)
     message = TYPES.decode(packed.data, packed.type_name)
     assert packed.topic == "/depth/compressedDepth" and message.format == "16UC1; compressedDepth png"
-    np.testing.assert_array_equal(unpacked(message)[0], depth)
+    np.testing.assert_array_equal(decoded(message)[0], depth)
 
 
 def test_what_cannot_be_packed_is_kept_as_it_is() -> None:
@@ -376,5 +377,5 @@ def test_pictures_packed_at_once_are_all_in_the_bag_each_at_its_time(tmp_path: P
         recorder.put(replace(grey, stamp_ns=number + 1))
     assert recorder.close().messages == 24
     with BagReader(tmp_path / "bag") as reader:
-        found = {message.stamp_ns: unpacked(reader.decode(message))[0] for message in reader.messages()}
+        found = {message.stamp_ns: decoded(reader.decode(message))[0] for message in reader.messages()}
     assert {stamp: int(pixels.mean()) for stamp, pixels in found.items()} == {n + 1: 10 * n for n in range(24)}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from molmoact_ros.cli.main import main
 from molmoact_ros.doctor.checkpoint import REPORTED_STANDSTILL, inspect
-from molmoact_ros.engine.model.checkpoint import read_headers
+from molmoact_ros.engine.model.weight_files import read_headers
 from molmoact_ros.utils.checks import Verdict
 from molmoact_ros.utils.paths import default_checkpoint
 

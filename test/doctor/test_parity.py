@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from molmoact_ros.cli.main import main
 from molmoact_ros.doctor.parity import LOGITS_LIMIT, compare
-from molmoact_ros.engine.model.checkpoint import CheckpointError
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.utils.checks import Verdict
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep, DecodeCounts, decode
 from molmoact_ros.engine.decoding.speculative import NARROW, WIDE, AnswerCache, DraftConfig
-from molmoact_ros.engine.model.checkpoint import CheckpointError, load_checkpoint
+from molmoact_ros.engine.model.checkpoint import load_checkpoint
 from molmoact_ros.engine.model.depth_vq import DepthVq, relative_depth
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.reasoning.answer import RefusedStep, Segment

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensor_msgs.msg import Image, JointState
 
-from molmoact_ros.bags.message_arrays import PIXEL
+from molmoact_ros.cameras.image_encodings import PIXEL
 from molmoact_ros.nodes.planning.observation_buffer import MOST_PIXELS, FrameBuffer, wrong_size
 from molmoact_ros.ros.conversions import header, image_message
 

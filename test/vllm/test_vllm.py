@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,3 +113,16 @@ def test_every_tensor_of_both_families_has_its_place() -> None:
         biases = config.llm_config.qkv_bias
         # Two tables become one, a fused projection three, a gate two.
         assert len(names) == len(tensors) - 1 + layers * (2 * (1 + biases) + 1)
+
+
+def test_both_spellings_of_rope_size_the_same_decoder() -> None:
+    from molmoact_ros.engine.vllm_backend.plugin.config import ServedConfig
+
+    raw = json.loads((Path(__file__).parents[1] / "golden" / "d_like" / CONFIG).read_text())
+    raw.pop("model_type")
+    theta = raw["llm_config"]["rope_theta"]
+    fives = {name: value for name, value in raw["llm_config"].items() if not name.startswith("rope")}
+    fives["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    of_4, of_5 = ServedConfig(**raw), ServedConfig(**raw | {"llm_config": fives})
+    assert of_4.text_config.to_dict() == of_5.text_config.to_dict()
+    assert of_4.checked.llm_config.rope_theta == of_5.checked.llm_config.rope_theta == theta

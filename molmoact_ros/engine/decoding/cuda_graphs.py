@@ -26,8 +26,9 @@ from torch.nn import functional as F
 
 from molmoact_ros.engine.decoding.decoder import Cache, SequenceSlice, TorchModelRunner, attend
 from molmoact_ros.engine.decoding.speculative import parents_mask
-from molmoact_ros.engine.model.checkpoint import CheckpointError, cache_folder
+from molmoact_ros.engine.model.checkpoint import cache_folder
 from molmoact_ros.engine.model.molmoact import DecoderAttention, DecoderBlock, MolmoAct
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.utils.progress import Progress
 
 WIDTHS = (1, 32, 64, 128, 256)

@@ -6,42 +6,43 @@ unpickled (`weights_only`), and they are stored as safetensors.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import nn
 
 from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
 from molmoact_ros.engine.model.depth_vq import DepthVq
+from molmoact_ros.engine.model.folder_kind import other_kind
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import (
+    WEIGHTS,
+    CheckpointError,
+    Weights,
+    digest,
+    fill,
+    read_header,
+    read_headers,
+    short_hash,
+)
 from molmoact_ros.reasoning.tokens import TextCodec
 
 CONFIG, PROCESSOR, RUN, TOKENIZER = "config.json", "preprocessor_config.json", "run.json", "tokenizer.json"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WHOLE_PROCESSOR = "processor_config.json"
+"""Where transformers 5 puts what version 4 saved as PROCESSOR, in the field `image_processor`."""
 DEPTH, RELEASED_DEPTH = "depth_vq.safetensors", "vae-final.pt"
 DEFAULT_DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
 """Default dtype of the weights on each kind of device."""
-_MIB = 2**20
-LONG = 256 * _MIB
-"""Size above which a weight file is hashed by its length and ends only, bytes."""
-Shape = tuple[int, ...]
 Config = TypeVar("Config", bound=BaseModel)
-
-
-class CheckpointError(RuntimeError):
-    """An unusable checkpoint. The message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +68,6 @@ class Checkpoint:
         return text_codec(self.tokenizer)
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The weight files of a folder and their headers: each tensor's file, shape and dtype ("F32", "BF16")."""
-
-    files: tuple[Path, ...]
-    shapes: dict[str, Shape] = field(default_factory=dict)
-    dtypes: dict[str, str] = field(default_factory=dict)
-    file_of: dict[str, Path] = field(default_factory=dict)
-
-    def below(self, prefix: str) -> Weights:
-        """Only the tensors whose names start with `prefix`."""
-        names = [name for name in self.shapes if name.startswith(prefix)]
-        file_of = {name: self.file_of[name] for name in names}
-        shapes, dtypes = {n: self.shapes[n] for n in names}, {n: self.dtypes[n] for n in names}
-        return Weights(tuple(dict.fromkeys(file_of.values())), shapes, dtypes, file_of)
-
-
 class CheckpointFolder:
     """The small files of a checkpoint folder, each parsed once, when it is first needed.
 
@@ -101,10 +85,18 @@ class CheckpointFolder:
         """`config.json`: shapes of the network, and statistics by un-normalisation key."""
         return read_config(self.path, CONFIG, MolmoActConfig)
 
+    @property
+    def processor_file(self) -> Path:
+        """The file that has the image processor; where both are there, processor_config.json, as in transformers."""
+        return self.path / (PROCESSOR if _nested_processor(self.path) is None else WHOLE_PROCESSOR)
+
     @cached_property
     def processor(self) -> ProcessorConfig:
-        """`preprocessor_config.json`: how images become patches."""
-        return read_config(self.path, PROCESSOR, ProcessorConfig)
+        """How images become patches: `image_processor` of processor_config.json, else preprocessor_config.json."""
+        nested = _nested_processor(self.path)
+        if nested is None:
+            return read_config(self.path, PROCESSOR, ProcessorConfig)
+        return _validated(ProcessorConfig, json.dumps(nested), f"{self.path / WHOLE_PROCESSOR}: image_processor")
 
     @cached_property
     def run(self) -> RunConfig:
@@ -158,18 +150,33 @@ def read_config(folder: Path, name: str, kind: type[Config]) -> Config:
             f"no checkpoint at {folder}; give the folder with --checkpoint, or `molmoact-ros fetch` one"
         )
     if not (folder / name).is_file():
-        raise CheckpointError(f"{folder / name} is missing; copy the whole checkpoint folder again")
+        reason = other_kind(folder) if name == CONFIG else ""
+        raise CheckpointError(reason or f"{folder / name} is missing; copy the whole checkpoint folder again")
     try:
-        return kind.model_validate_json((folder / name).read_text())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / name}: {_first(error)}") from None
+        return _validated(kind, (folder / name).read_text(), str(folder / name))
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{folder / name}: {error}") from None
 
 
-def _first(error: ValidationError | UnicodeDecodeError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+def _validated(kind: type[Config], text: str, where: str) -> Config:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"{where}: {'.'.join(map(str, first['loc'])) or 'it'}: {reason}") from None
+
+
+def _nested_processor(folder: Path) -> object:
+    """The image processor within processor_config.json, as transformers 5 saves it; None where it has none."""
+    path = folder / WHOLE_PROCESSOR
+    if not path.is_file():
+        return None
+    try:
+        whole = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return whole.get("image_processor") if isinstance(whole, dict) else None
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -189,84 +196,6 @@ def text_codec(tokenizer: Tokenizer) -> TextCodec:
         lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False),
     )
-
-
-def read_headers(folder: Path) -> Weights:
-    """Read the headers of a folder's weight files.
-
-    Raises CheckpointError for a file that is missing, is truncated, or lacks a tensor that the index assigns to it.
-    """
-    names = _indexed(folder) if (folder / INDEX).is_file() else {}
-    if not names and not (folder / WEIGHTS).is_file():
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is missing, and so is {INDEX}; copy the whole checkpoint folder again"
-        )
-    files = tuple(folder / name for name in sorted(set(names.values()))) or (folder / WEIGHTS,)
-    weights = Weights(files)
-    for path in files:
-        _read_header(path, weights)
-    for tensor, name in names.items():
-        if weights.file_of.get(tensor) != folder / name:
-            raise CheckpointError(
-                f"{folder / name} lacks the tensor {tensor}, which {INDEX} says it holds; download it again"
-            )
-    return weights
-
-
-def _indexed(folder: Path) -> dict[str, str]:
-    """The file name of each tensor, from the index."""
-    try:
-        names: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / INDEX} is corrupt ({error!r}); download it again") from None
-    strange = next((name for name in names.values() if Path(name).name != name), None)
-    if strange is not None:
-        raise CheckpointError(f"{folder / INDEX} names {strange!r}, which is not a file of the folder")
-    return names
-
-
-def _read_header(path: Path, weights: Weights) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; `molmoact-ros fetch` gets what is missing")
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                piece = file.get_slice(name)
-                weights.shapes[name], weights.dtypes[name] = tuple(piece.get_shape()), piece.get_dtype()
-                weights.file_of[name] = path
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is corrupt ({error}); copy or download it again") from None
-
-
-def misfits(model: nn.Module, weights: Weights) -> list[str]:
-    """Mismatches between a model (on any device, meta too) and weight files; one line per tensor."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    lines = []
-    for name, shape in wanted.items():
-        if name not in weights.shapes:
-            lines.append(f"the tensor {name} {list(shape)} is missing")
-        elif weights.shapes[name] != shape:
-            lines.append(f"{name} has shape {list(weights.shapes[name])}, not {list(shape)}")
-    unknown = sorted(weights.shapes.keys() - wanted.keys())
-    return lines + [f"{weights.file_of[name].name} holds the unknown tensor {name}" for name in unknown]
-
-
-def fill(model: nn.Module, weights: Weights, device: str, dtype: torch.dtype) -> None:
-    """Load the tensors of weight files into `model` (on meta). Raises CheckpointError that names a mismatch."""
-    if lines := misfits(model, weights):
-        more = f" (and {len(lines) - 1} more; see `molmoact-ros doctor --checkpoint`)" if len(lines) > 1 else ""
-        where = weights.files[0] if len(weights.files) == 1 else weights.files[0].parent
-        raise CheckpointError(f"{where} does not hold the model: {lines[0]}{more}")
-    for path in weights.files:
-        with safe_open(path, framework="pt") as file:
-            tensors = {}
-            for name in (name for name, holder in weights.file_of.items() if holder == path):
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    raise CheckpointError(f"{path}: {name} holds NaN or infinity; copy or download it again")
-                # A copy, never a view of the memory-mapped file: a late page fault would stall a step.
-                tensors[name] = tensor.to(device, dtype, copy=True)
-            model.load_state_dict(tensors, strict=False, assign=True)
 
 
 def find_depth_vq(folder: Path) -> Path | None:
@@ -317,7 +246,7 @@ def convert_depth_vq(pickled: Path, target: Path) -> None:
 def load_depth_vq(path: Path) -> DepthVq:
     """Load a depth VQ-VAE from a safetensors file; its widths follow from the tensors. Raises CheckpointError."""
     weights = Weights((path,))
-    _read_header(path, weights)
+    read_header(path, weights)
     try:
         hidden, (codes, dim) = weights.shapes["encoder.0.weight"][0], weights.shapes["_vq_vae._embedding"]
     except (KeyError, ValueError) as error:
@@ -339,25 +268,3 @@ def save_checkpoint(
     tokenizer.save(str(folder / TOKENIZER))
     for name, module in ((WEIGHTS, model), (DEPTH, depth_vq)):
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / name)
-
-
-def digest(folder: Path) -> str:
-    """First 12 hexadecimal digits of a SHA-256 that identifies a checkpoint by its weight files.
-
-    Files larger than `LONG` contribute only their length and their first and last MiB.
-    """
-    total = hashlib.sha256()
-    for path in read_headers(folder).files:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            if size > LONG:
-                total.update(size.to_bytes(8, "little") + file.read(_MIB))
-                file.seek(size - _MIB)
-            total.update(file.read())
-    return total.hexdigest()[:12]
-
-
-def short_hash(path: Path) -> str:
-    """First 12 hexadecimal digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -1,13 +1,15 @@
 """The configuration files of a checkpoint folder: architecture, image processing, and its use on a robot.
 
-Fields that affect the model's numbers have no defaults: a missing one is an error that names it.
+Fields that affect the model's numbers have no defaults: a missing one is an error that names it. Both spellings of
+transformers are read, that of version 4 (`rope_theta`, `rope_scaling`) and that of version 5 (`rope_parameters`).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.reasoning.answer_templates import Wording
@@ -87,11 +89,53 @@ class LlmConfig(BaseModel):
     hidden_act: Activation
     max_position_embeddings: int
     rope_theta: float
-    rope_scaling: None  # no released checkpoint uses RoPE scaling
+    rope_scaling: None = None  # no released checkpoint uses RoPE scaling
     use_qk_norm: bool
-    qk_norm_type: Literal["olmo"]  # over the whole projection, before the split into heads
+    qk_norm_type: Literal["olmo"] | None  # over the whole projection, before the split into heads
     layer_norm_eps: float
     norm_after: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_rope(cls, fields: Any) -> Any:
+        """`rope_theta` and `rope_scaling` of transformers 4 from whichever spelling there is."""
+        if not isinstance(fields, Mapping):
+            return fields
+        fields = dict(fields)
+        spelled = {name: fields.pop(name, None) for name in ("rope_parameters", "rope_scaling")}
+        for name, rope in spelled.items():
+            theta = _default_rope(name, rope) if rope else None
+            beside = fields.get("rope_theta")
+            if theta is not None and beside not in (None, theta):
+                raise ValueError(f"rope_theta is {beside}, but {name}.rope_theta is {theta}")
+            fields |= {} if theta is None else {"rope_theta": theta}
+        return fields
+
+    @model_validator(mode="after")
+    def _check(self) -> LlmConfig:
+        if self.use_qk_norm and self.qk_norm_type is None:
+            raise ValueError("qk_norm_type is null, but use_qk_norm is true")
+        return self
+
+
+_ROPE: Final = ("rope_type", "type", "rope_theta")
+"""What describes RoPE without scaling; "type" is how transformers spelled rope_type before 4.43."""
+
+
+def _default_rope(name: str, rope: object) -> float | None:
+    """The base of RoPE in the field `name`, where it has one. Raises ValueError unless it is RoPE without scaling."""
+    if not isinstance(rope, Mapping):
+        raise ValueError(f"{name} is {rope!r}, not an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"{name}.rope_type is {kind!r}; only RoPE of the type 'default' is computed")
+    more = next((key for key in rope if key not in _ROPE), None)
+    if more == "partial_rotary_factor" and rope[more] == 1.0:
+        more = None
+    if more is not None:
+        raise ValueError(f"{name}.{more} is not known; only RoPE of the type 'default' is computed")
+    theta = rope.get("rope_theta")
+    return None if theta is None else float(theta)
 
 
 class DatasetStats(BaseModel):
@@ -113,6 +157,12 @@ class MolmoActConfig(BaseModel):
     n_action_bins: Literal[256]
     norm_stats: dict[str, DatasetStats]
 
+    @field_validator("norm_stats", mode="before")
+    @classmethod
+    def _no_stats(cls, stats: Any) -> Any:
+        """Ai2's converter writes null where it was given no statistics."""
+        return {} if stats is None else stats
+
     @model_validator(mode="after")
     def _check(self) -> MolmoActConfig:
         vit, layers = self.vit_config.num_hidden_layers, self.adapter_config.vit_layers
@@ -124,7 +174,7 @@ class MolmoActConfig(BaseModel):
 
 
 class ProcessorConfig(BaseModel):
-    """`preprocessor_config.json`: how images become crops.
+    """`preprocessor_config.json`, or `image_processor` in `processor_config.json`: how images become crops.
 
     crop_mode: a global view and overlapping tiles, or (the nano's) one view. resize_mode: siglip stretches without
     antialiasing, default keeps the aspect ratio and pads, area (the nano's) stretches by area averaging.

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from molmoact_ros.reasoning.observation import known_depth
+
 INPUT = 320  # side length, pixels (released configuration)
 GRID = 10
 
@@ -17,7 +19,7 @@ def relative_depth(depth: np.ndarray) -> np.ndarray:
 
     It is the inverse depth, scaled by its minimum and maximum over valid pixels; invalid pixels count as farthest.
     """
-    depth = cv2.resize(np.nan_to_num(depth.astype(np.float32)), (INPUT, INPUT), interpolation=cv2.INTER_NEAREST)
+    depth = cv2.resize(known_depth(depth.astype(np.float32)), (INPUT, INPUT), interpolation=cv2.INTER_NEAREST)
     valid = depth > 0
     if not valid.any():
         return np.zeros((INPUT, INPUT), np.float32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from molmoact_ros.engine.model.checkpoint import CheckpointError
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import CheckpointError
 
 LEAST = {"fp8": (8, 9), "int4": (8, 0)}
 """Minimum compute capability of a GPU for torchao's kernels."""

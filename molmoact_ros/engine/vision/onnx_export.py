@@ -21,16 +21,11 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from molmoact_ros.engine.model.checkpoint import (
-    CheckpointError,
-    CheckpointFolder,
-    cache_folder,
-    fill,
-    read_headers,
-)
+from molmoact_ros.engine.model.checkpoint import CheckpointFolder, cache_folder
 from molmoact_ros.engine.model.config import RunConfig
 from molmoact_ros.engine.model.image_processor import ImageInputs, ImageProcessor
 from molmoact_ros.engine.model.molmoact import VisionBackbone
+from molmoact_ros.engine.model.weight_files import CheckpointError, fill, read_headers
 
 Precision = Literal["float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

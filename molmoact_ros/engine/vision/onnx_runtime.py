@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.model.checkpoint import CheckpointError, cache_folder
+from molmoact_ros.engine.model.checkpoint import cache_folder
 from molmoact_ros.engine.model.image_processor import ImageInputs
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.vision.onnx_export import ABOUT, GRAPH, PRECISIONS, Exported, Precision, Tower, relative_error
 from molmoact_ros.reasoning.answer import RefusedStep
 

@@ -18,13 +18,12 @@ from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.decoding.speculative import AnswerCache, Tracker, given_ids
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
-    PROCESSOR,
     TOKENIZER,
     CheckpointFolder,
     find_depth_vq,
     load_depth_vq,
-    short_hash,
 )
+from molmoact_ros.engine.model.weight_files import short_hash
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.lark_grammar import lark
@@ -196,6 +195,6 @@ def served_name(folder: Path) -> str:
     It contains a hash of config, processor and tokenizer, so that client and server agree on text and statistics.
     """
     total = hashlib.sha256()
-    for name in (CONFIG, PROCESSOR, TOKENIZER):
-        total.update((folder / name).read_bytes())
+    for path in (folder / CONFIG, CheckpointFolder(folder).processor_file, folder / TOKENIZER):
+        total.update(path.read_bytes())
     return f"molmoact-{total.hexdigest()[:12]}"

@@ -13,12 +13,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from molmoact_ros.engine.model.checkpoint import (
-    CheckpointError,
-    CheckpointFolder,
-    read_tokenizer,
-    text_codec,
-)
+from molmoact_ros.engine.model.checkpoint import CheckpointFolder, read_tokenizer, text_codec
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.vllm_backend.engine import Request, served_name
 from molmoact_ros.engine.vllm_backend.plugin import TOKENIZER_MODE
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS

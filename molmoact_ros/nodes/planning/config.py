@@ -15,6 +15,7 @@ from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.robots.franka import BASE_FRAME
+from molmoact_ros.ros.image_transport import IMAGE_TRANSPORT, ImageTransport
 from molmoact_ros.ros.live_parameters import LiveParameter
 from molmoact_ros.utils.paths import default_checkpoint
 
@@ -24,6 +25,7 @@ class PolicyConfig(EngineOptions):
 
     autostart: bool = Field(True, description="configure and activate by itself; false: a life-cycle manager does")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
+    image_transport: ImageTransport = IMAGE_TRANSPORT
     max_age: float = Field(0.5, gt=0, le=60, description="greatest age of a frame, s")
     slop: float = Field(0.05, gt=0, le=1, description="greatest difference between the frames of one step, s")
     joint_states: str = Field(

@@ -60,7 +60,8 @@ class GripperProjection:
     def place(self) -> np.ndarray | None:
         """The tool centre point in the front image [2], in fractions of its size; None while it is unknown."""
         self._take()
-        camera, lacking = self._frames.pose(self._optical, self._arm.base_frame), self._monitor.missing
+        optical = self._info.header.frame_id or self._optical  # each driver names it in its own way
+        camera, lacking = self._frames.pose(optical, self._arm.base_frame), self._monitor.missing
         if camera is None or not any(self._info.k) or lacking or min(self._info.width, self._info.height) < 2:
             return None
         self._links.update(self._monitor.positions())

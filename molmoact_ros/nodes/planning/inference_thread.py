@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
@@ -20,6 +20,7 @@ from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, FrameSet
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.ros.conversions import metres, rgb_pixels
+from molmoact_ros.ros.image_transport import CameraImage
 
 LOOK_AGAIN = 0.1
 """Seconds after which a silent camera is checked again."""
@@ -37,7 +38,8 @@ class ReasonedPlan:
     """One reasoning step: its number, its observation, and its progress. seconds: since the step began.
 
     joints: the joint states nearest to the front image; None when there were none within the tolerance.
-    frames: stamps of its images, front first. tokens: of the answer, once that is complete.
+    frames: stamps of its images, front first. tokens: of the answer, once that is complete. camera_frame: the front
+    image's frame, as its driver names it.
     """
 
     plan_id: int
@@ -48,6 +50,7 @@ class ReasonedPlan:
     joints: JointState | None = None
     frames: tuple[Time, ...] = ()
     tokens: tuple[int, ...] = ()
+    camera_frame: str = ""
 
 
 class PlanListener(Protocol):
@@ -137,13 +140,13 @@ class InferenceThread(threading.Thread):
             self._set(None)
         self.join()
 
-    def add_image(self, topic: str, image: Image) -> None:
+    def add_image(self, topic: str, image: CameraImage) -> None:
         """Add a frame."""
         with self._changed:
             self._frames.add_image(topic, image, self._clock())
             self._changed.notify_all()
 
-    def add_depth(self, image: Image) -> None:
+    def add_depth(self, image: CameraImage) -> None:
         """Add a depth image of the front camera."""
         with self._changed:
             self._frames.add_depth(image)
@@ -223,12 +226,13 @@ class InferenceThread(threading.Thread):
             images = tuple(rgb_pixels(image) for image in frames.images)
             depth = None if frames.depth is None else metres(frames.depth)
             stamps = tuple(image.header.stamp for image in frames.images)
+            camera_frame = frames.images[0].header.frame_id
             observation = Observation(images, task.instruction, frames.stamp, trace, depth)
             for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
                 seconds, timings = time.monotonic() - began, self._engine.timings
                 tokens = tuple(self._engine.tokens) if reasoning.complete else ()
                 plan = ReasonedPlan(
-                    self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens
+                    self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens, camera_frame
                 )
                 if not self._tell(task, plan):
                     return

@@ -8,21 +8,29 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, JointState
 
+from molmoact_ros.cameras.compressed_images import MOST_PIXELS
+from molmoact_ros.cameras.image_encodings import image_size
 from molmoact_ros.cameras.synchronizer import MOST, Stamped, Synchronizer, nearest
+from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.joint_state import JointGroups, nearest_positions
 from molmoact_ros.ros.conversions import seconds
+from molmoact_ros.ros.image_transport import CameraImage
 
 MOST_JOINTS = 512  # joint states in the buffer: at 1 kHz half a second
 LARGEST_JOINTS: Final = 1 << 16  # bytes of a message: a thousand joints
-MOST_PIXELS: Final = 100_000_000
 MOST_LETTERS: Final = 40  # of an encoding's name
+LONGEST_FRAME: Final = 200  # characters of a frame's name
 WIDEST_PIXEL: Final = 16  # bytes: four channels of 32 bits
 
 
-def wrong_size(image: Image) -> str:
-    """Why an image's size is invalid, in one line; empty when it is valid. Reads its fields only, never its data."""
+def wrong_size(image: CameraImage) -> str:
+    """Why an image's size is invalid, in one line; empty when it is valid. Reads its fields only, never its pixels."""
+    if len(image.header.frame_id) > LONGEST_FRAME:
+        return f"its frame's name has {len(image.header.frame_id)} characters"
+    if isinstance(image, CompressedImage):
+        return _wrong_compressed(image)
     wide, high, step, held = image.width, image.height, image.step, len(image.data)
     if wide * high > MOST_PIXELS or step * high > MOST_PIXELS * WIDEST_PIXEL:
         return f"it claims {wide}x{high} pixels in rows of {step} bytes; at most {MOST_PIXELS // 10**6} MP are read"
@@ -31,6 +39,14 @@ def wrong_size(image: Image) -> str:
     if not step * high <= held <= max(step, wide * WIDEST_PIXEL) * high:
         return f"it holds {held} bytes, and claims {wide}x{high} pixels in rows of {step}"
     return ""
+
+
+def _wrong_compressed(image: CompressedImage) -> str:
+    try:
+        wide, high = image_size(image)
+    except RefusedStep as refusal:
+        return str(refusal)
+    return "" if len(image.data) <= MOST_PIXELS else f"it has {len(image.data)} bytes for {wide}x{high} pixels"
 
 
 @dataclass(frozen=True)
@@ -42,13 +58,13 @@ class FrameSet:
     joints_apart: of a joint's, s.
     """
 
-    images: tuple[Image, ...]
+    images: tuple[CameraImage, ...]
     stamp: float
-    depth: Image | None = None
+    depth: CameraImage | None = None
     joints: JointState | None = None
     apart: float = 0.0
     joints_apart: float = inf
-    kept: tuple[Stamped[Image], ...] = ()
+    kept: tuple[Stamped[CameraImage], ...] = ()
 
 
 class FrameBuffer:
@@ -63,18 +79,18 @@ class FrameBuffer:
         stamps, s.
         """
         self._noisy, self._max_age, self._slop = noisy, max_age, slop
-        self._frames: Synchronizer[Image] = Synchronizer(topics, slop, max_age)
-        self._depth: deque[Stamped[Image]] = deque(maxlen=MOST)
+        self._frames: Synchronizer[CameraImage] = Synchronizer(topics, slop, max_age)
+        self._depth: deque[Stamped[CameraImage]] = deque(maxlen=MOST)
         self._joints: deque[Stamped[JointState]] = deque(maxlen=MOST_JOINTS)
         self._joint_slop = joint_slop
-        self._previous: dict[str, Image] = {}
+        self._previous: dict[str, CameraImage] = {}
         self._wrong: dict[str, str] = {}  # why a camera's last image was refused
         self._news = dict.fromkeys(topics, -inf)  # stamp of the last frame that differs from the one before
         self._last: FrameSet | None = None
         self._without_joints = 0
         self._unstamped = False  # the last joint states were stamped 0
 
-    def add_depth(self, image: Image) -> None:
+    def add_depth(self, image: CameraImage) -> None:
         """Add a depth image of the front camera; one whose size is invalid is dropped."""
         if not wrong_size(image):
             self._depth.append(Stamped(seconds(image.header.stamp), image))
@@ -86,7 +102,7 @@ class FrameBuffer:
         if not self._unstamped:
             self._joints.append(Stamped(stamp, joints))
 
-    def add_image(self, topic: str, image: Image, now: float) -> None:
+    def add_image(self, topic: str, image: CameraImage, now: float) -> None:
         """Add a frame at `now`, s.
 
         A frame that equals the one before to the last bit is no news: no sensor is that free of noise. One whose size

@@ -22,6 +22,8 @@ class OperatorTrace:
         self._node = node
         self._steering, self._hand = Steering(max_age, timeout), GripperProjection(node, camera, joint_states)
         self._frame, self._log = conversions.optical_frame(camera), node.get_logger()
+        self.camera_frame = ""
+        """The front image's frame, as its driver names it: what is drawn on that image or its overlay may bear it."""
 
     @property
     def trace(self) -> np.ndarray | None:
@@ -38,9 +40,9 @@ class OperatorTrace:
 
         shown: stamp of the image of a plan that waits for approval, s.
         """
-        if message.header.frame_id not in ("", self._frame):
+        if message.header.frame_id not in ("", self._frame, self.camera_frame):
             frame = message.header.frame_id[:60]
-            raise RefusedStep(f"the drawing is in {frame!r}; draw on the picture of {self._frame}")
+            raise RefusedStep(f"the drawing is in {frame!r}; draw on the picture of {self.camera_frame or self._frame}")
         picture, now = conversions.seconds(message.header.stamp), self._node.get_clock().now().nanoseconds * 1e-9
         return self._steering.check(conversions.stroke(message), picture, now, shown)
 

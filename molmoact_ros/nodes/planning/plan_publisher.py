@@ -28,7 +28,7 @@ class PlanPublisher:
 
     def reasoning(self, plan: ReasonedPlan) -> None:
         """Publish depth tokens and the model's trace, each once a plan."""
-        said, head = plan.reasoning, conversions.header(plan.observation.stamp, self._frame)
+        said, head = plan.reasoning, self._head(plan)
         if said.depth_codes is not None and self._is_new(plan, "depth"):
             codes = conversions.depth_tokens_message(said.depth_codes, self._engine.codebook, plan.plan_id, head)
             self._depth_tokens.publish(codes)
@@ -50,13 +50,16 @@ class PlanPublisher:
     def complete(self, plan: ReasonedPlan) -> None:
         """Publish the rest of a complete plan; its images are published by `show`."""
         mode, seen = plan.timings.mode.value, plan.observation
-        head = conversions.header(seen.stamp, self._frame)
+        head = self._head(plan)
         self._answer_tokens.publish(
             conversions.tokens_message(plan.tokens, self._engine.digest, mode, seen, plan.frames, plan.plan_id, head)
         )
         if seen.trace is not None:
             self._trace.publish(conversions.trace_message(seen.trace, Trace.HUMAN, plan.plan_id, head))
         self._to_show = plan
+
+    def _head(self, plan: ReasonedPlan) -> conversions.Header:
+        return conversions.header(plan.observation.stamp, plan.camera_frame or self._frame)
 
     def _is_new(self, plan: ReasonedPlan, part: str) -> bool:
         """Whether this part of this plan was not published before; from now on it counts as published."""
@@ -71,7 +74,7 @@ class PlanPublisher:
         if plan is None:
             return
         said, seen = plan.reasoning, plan.observation
-        head, trace = conversions.header(seen.stamp, self._frame), said.trace if seen.trace is None else seen.trace
+        head, trace = self._head(plan), said.trace if seen.trace is None else seen.trace
         if trace is not None and self._model_overlay.get_subscription_count():
             overlay = draw_training_overlay(self._engine.frame(seen.images[0]), trace)
             self._model_overlay.publish(conversions.image_message(overlay, "rgb8", head))

@@ -8,10 +8,11 @@ from typing import Final
 import cv2
 import numpy as np
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from molmoact_ros.panel.image_stream import Picture
-from molmoact_ros.ros.conversions import image_pixels, metres, of_usual_size, rgb_pixels
+from molmoact_ros.ros.conversions import metres, of_usual_size, rgb_pixels
+from molmoact_ros.ros.image_transport import CameraImage
 from molmoact_ros.utils.child_process import die_with_parent
 
 WIDEST: Final = 960
@@ -25,9 +26,9 @@ def begin() -> None:
     cv2.setNumThreads(1)
 
 
-def encode(kind: str, data: bytes) -> Picture:
-    """A JPEG of a serialised sensor_msgs/Image; kind as in View. Raises RefusedStep where it is no such image."""
-    message = of_usual_size(deserialize_message(data, Image))
+def encode(kind: str, data: bytes, compressed: bool = False) -> Picture:
+    """A JPEG of a serialised Image or CompressedImage; kind as in View. Raises RefusedStep for no such image."""
+    message = of_usual_size(deserialize_message(data, CompressedImage if compressed else Image))
     picture = {"color": rgb_pixels, "depth": _depth, "said": _said}[kind](message)
     if picture.shape[1] > WIDEST:
         size = (WIDEST, max(1, round(picture.shape[0] * WIDEST / picture.shape[1])))
@@ -38,10 +39,10 @@ def encode(kind: str, data: bytes) -> Picture:
     return Picture(jpeg.tobytes(), stamp.sec, stamp.nanosec)
 
 
-def _depth(message: Image) -> np.ndarray:
+def _depth(message: CameraImage) -> np.ndarray:
     """Measured depth from blue (far) to red (near), over the range that most of the image has; black where unknown."""
     depth = metres(message)
-    known = (depth > 0) & np.isfinite(depth)
+    known = depth > 0
     if not known.any():
         return np.zeros((*depth.shape, 3), np.uint8)
     near, far = np.percentile(depth[::4, ::4][known[::4, ::4]], [2, 98]) if known[::4, ::4].any() else (0.0, 1.0)
@@ -50,13 +51,13 @@ def _depth(message: Image) -> np.ndarray:
     return picture
 
 
-def _said(message: Image) -> np.ndarray:
+def _said(message: CameraImage) -> np.ndarray:
     """The model's depth, 0..1, which is square for any camera: stretched to the most usual 4:3."""
-    picture = _coloured(image_pixels(message))
+    picture = _coloured(metres(message))
     height = picture.shape[0]
     return cv2.resize(picture, (max(1, height * 4 // 3), height))
 
 
 def _coloured(nearness: np.ndarray) -> np.ndarray:
-    levels = np.round(np.clip(np.nan_to_num(nearness), 0, 1) * 255).astype(np.uint8)
+    levels = np.round(np.clip(nearness, 0, 1) * 255).astype(np.uint8)
     return cv2.applyColorMap(levels, cv2.COLORMAP_TURBO)[..., ::-1].copy()

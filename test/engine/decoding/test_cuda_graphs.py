@@ -17,8 +17,8 @@ from molmoact_ros.engine.decoding import cuda_graphs
 from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, SequenceSlice, TorchModelRunner
 from molmoact_ros.engine.decoding.speculative import WIDE, DraftConfig, Tree
-from molmoact_ros.engine.model.checkpoint import CheckpointError
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.utils.paths import default_checkpoint

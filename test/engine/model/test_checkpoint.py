@@ -17,17 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from molmoact_ros.engine.model.checkpoint import (
-    CheckpointError,
-    digest,
-    find_depth_vq,
-    load_checkpoint,
-    load_depth_decoder,
-    misfits,
-    read_headers,
-)
+from molmoact_ros.engine.model.checkpoint import find_depth_vq, load_checkpoint, load_depth_decoder
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import CheckpointError, digest, misfits, read_headers
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
@@ -243,7 +236,7 @@ def test_code_beside_the_weights_is_never_run(copy: Path) -> None:
 
 @pytest.mark.parametrize("long", [2**28, 2**21])
 def test_digests_tell_checkpoints_apart(copy: Path, long: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("molmoact_ros.engine.model.checkpoint.LONG", long)
+    monkeypatch.setattr("molmoact_ros.engine.model.weight_files.LONG", long)
     before = digest(copy)
     assert before == digest(copy)
     path = read_headers(copy).file_of[NAME]

@@ -13,8 +13,8 @@ from molmoact_ros.cli.main import main
 from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchModelRunner
 from molmoact_ros.engine.factory import EngineOptions, open_engine
-from molmoact_ros.engine.model.checkpoint import CheckpointError
 from molmoact_ros.engine.model.quantization import misfit, quantise, stored
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.paths import default_checkpoint

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from molmoact_ros.cli.main import main
 from molmoact_ros.doctor.parity import PROCESSORS
-from molmoact_ros.engine.model.checkpoint import CheckpointError
 from molmoact_ros.engine.model.config import RunConfig
 from molmoact_ros.engine.model.image_processor import ImageProcessor
 from molmoact_ros.engine.model.molmoact import VisionBackbone
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.engine.vision.onnx_export import ABOUT, GRAPH, Tower, export, weights_hash
 from molmoact_ros.engine.vision.onnx_runtime import CPU, LIMITS, OnnxVision, providers, read_about

@@ -20,7 +20,7 @@ from molmoact_ros.cli.main import main
 from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.factory import EngineOptions, open_engine
-from molmoact_ros.engine.model.checkpoint import CheckpointError
+from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.engine.vllm_backend.client import ServerStream
 from molmoact_ros.engine.vllm_backend.engine import VllmEngine, known_beginning, served_name

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from vllm.tokenizers.hf import get_cached_tokenizer
 
 from molmoact_ros.engine.model.checkpoint import TOKENIZER
-from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.model.config import LlmConfig, MolmoActConfig
 from molmoact_ros.reasoning.tokens import END_OF_TEXT
 
 MODEL_TYPE, ARCHITECTURE = "molmoact", "MolmoActForActionReasoning"
@@ -43,9 +43,10 @@ class ServedConfig(PretrainedConfig):
 def _decoder(llm: dict[str, Any]) -> dict[str, Any]:
     names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
              "num_hidden_layers", "intermediate_size", "hidden_act", "max_position_embeddings")  # fmt: skip
-    rope = {"rope_type": "default", "rope_theta": llm["rope_theta"]}
-    same = {name: llm[name] for name in names}
-    return {**same, "rms_norm_eps": llm["layer_norm_eps"], "rope_parameters": rope, "architectures": [ARCHITECTURE]}
+    read = LlmConfig.model_validate(llm)  # in whichever spelling
+    rope = {"rope_type": "default", "rope_theta": read.rope_theta}
+    same = {name: getattr(read, name) for name in names}
+    return {**same, "rms_norm_eps": read.layer_norm_eps, "rope_parameters": rope, "architectures": [ARCHITECTURE]}
 
 
 class PlainTokenizer(PreTrainedTokenizerFast):
