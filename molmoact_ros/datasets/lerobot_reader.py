@@ -228,7 +228,7 @@ class Dataset:
 
 def _is_colour(name: str, feature: Mapping[str, Any]) -> bool:
     about = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
-    return feature["dtype"] in ("image", "video") and not about.get("video.is_depth_map") and "depth" not in name
+    return feature.get("dtype") in ("image", "video") and not about.get("video.is_depth_map") and "depth" not in name
 
 
 def _numbers(key: str, rows: list[Any]) -> np.ndarray:

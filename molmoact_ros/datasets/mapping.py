@@ -31,6 +31,10 @@ from molmoact_ros.robots.franka import OPENING_MAX
 
 HAND_SPEED_MAX: Final = 3.0
 """m/s: the FR3's Cartesian limit (FCI documentation); faster displacements are in another unit, or are poses."""
+MAX_REACH: Final = 2.0
+"""m from the arm's base: more than twice its reach of 0.855 m (FCI documentation), for bases beside it."""
+MAX_ANGLE: Final = 2 * np.pi + 0.1
+"""rad: a whole turn, and rounding."""
 FEATURES: Final = {
     "state": ("state", "states", "observation.state", "observation.states"),
     "actions": ("actions", "action"),
@@ -158,7 +162,7 @@ def choose_mapping(
     scales = {}
     for kind, of in (("state", state), ("actions", actions)):
         scales[kind] = grippers.get(kind) or _default_scale(of)
-        if kind not in grippers and not _ours(of):
+        if kind not in grippers and not _ours(of, features):
             scales[kind].refuse_if_metres(_gripper_range(of, ranges), kind)
     joints = state if state.find(JOINT_ROLES) else _joints(features, {key for key, _ in actions.parts})
     return DatasetMapping(
@@ -240,9 +244,11 @@ def _joints(features: Mapping[str, Any], taken: set[str]) -> FeatureRoles | None
     return None
 
 
-def _ours(of: FeatureRoles) -> bool:
-    """Whether these are features as we write them."""
-    return of.parts in ((("state", STATE_ROLES),), (("actions", ACTION_ROLES),))
+def _ours(of: FeatureRoles, features: Mapping[str, Any]) -> bool:
+    """Whether this is a feature as we write it, with names."""
+    (key, _), *more = of.parts
+    ours = of.parts in ((("state", STATE_ROLES),), (("actions", ACTION_ROLES),))
+    return ours and not more and bool(names_of(features[key]))
 
 
 def _default_scale(of: FeatureRoles) -> GripperScale:
@@ -271,8 +277,19 @@ def _poses(of: FeatureRoles, values: np.ndarray, kinematics: Callable[[], Kinema
     """Poses [n, 6] as `hand_poses` has them."""
     where = of.find(POSITION)
     if where is None:
-        return hand_poses(values[:, of.find(JOINT_ROLES)].astype(np.float64), kinematics())
-    return np.column_stack([values[:, where], _angles(of, values)])
+        joints = values[:, of.find(JOINT_ROLES)].astype(np.float64)
+        _refuse_units(joints, MAX_ANGLE, "joints", "rad")
+        return hand_poses(joints, kinematics())
+    angles = _angles(of, values)
+    _refuse_units(values[:, where], MAX_REACH, "positions", "m")
+    _refuse_units(angles, MAX_ANGLE, "angles", "rad")
+    return np.column_stack([values[:, where], angles])
+
+
+def _refuse_units(values: np.ndarray, most: float, what: str, unit: str) -> None:
+    """Raises ValueError for values farther from 0 than is possible in this unit."""
+    if (farthest := float(np.abs(values).max(initial=0.0))) > most:
+        raise ValueError(f"the dataset has {what} of up to {farthest:.4g}: these are not {unit}; convert it first")
 
 
 def _angles(of: FeatureRoles, values: np.ndarray) -> np.ndarray:
