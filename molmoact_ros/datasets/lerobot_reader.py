@@ -98,7 +98,7 @@ class Dataset:
         columns = self._rows(number, [*mapping.keys, "task_index", *images])
         if lacking := [key for key in (*mapping.keys, *images) if key not in columns]:
             raise DamagedEpisode(f"it has no {lacking[0]}, though meta/info.json names it")
-        table = {key: _numbers(key, columns[key]) for key in mapping.keys}
+        table = {key: _finite(key, _numbers(key, columns[key])) for key in mapping.keys}
         count = len(next(iter(table.values())))
         if not count:
             raise DamagedEpisode("it has no frames")
@@ -158,13 +158,22 @@ class Dataset:
             raise DamagedEpisode(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
 
     def _rows(self, number: int, names: Sequence[str]) -> dict[str, list[Any]]:
-        if not self._version_3 or "data/file_index" in self._listed.get(number, {}):
-            return self._read(self._path("data_path", number), names, number)
-        for file in self._data_files():
-            columns = self._read(file, names, number)
+        if not self._version_3:
+            return self._read(self._path("data_path", number), names)
+        files, reason = self._data_files(), f"it is in no file of {self.folder / 'data'}"
+        if "data/file_index" in self._listed.get(number, {}):
+            # LeRobot's converter from 2.1 lists the first episode of a file under the file before: look behind it, too.
+            listed = self._path("data_path", number)
+            files = [*(file for file in files if file >= listed), *(file for file in files if file < listed)]
+        for file in files:
+            try:
+                columns = self._read(file, names, number)
+            except DamagedEpisode as error:
+                reason = str(error)
+                continue
             if any(columns.values()):
                 return columns
-        raise DamagedEpisode(f"it is in no file of {self.folder / 'data'}")
+        raise DamagedEpisode(reason)
 
     def _ranges(self, key: str) -> np.ndarray:
         """Least and greatest of each of a feature's values [2, D], over a sample of the files that can be read."""
@@ -175,8 +184,9 @@ class Dataset:
                 values = _numbers(key, self._read(file, [key]).get(key, []))
             except DamagedEpisode:
                 continue
+            values = values.reshape(len(values), -1)
+            values = values[np.isfinite(values).all(axis=1)]
             if len(values):
-                values = values.reshape(len(values), -1)
                 spans += [values.min(axis=0), values.max(axis=0)]
         if not spans:
             raise ValueError(f"no episode of {self.folder} can be read; is the dataset whole?")
@@ -232,11 +242,15 @@ def _is_colour(name: str, feature: Mapping[str, Any]) -> bool:
 
 
 def _numbers(key: str, rows: list[Any]) -> np.ndarray:
-    """A column as float32 [n] or [n, D]. Raises DamagedEpisode for rows of different lengths and values not finite."""
+    """A column as float32 [n] or [n, D]. Raises DamagedEpisode for rows that are empty or of different lengths."""
     try:
-        values = np.array(rows, np.float32)
+        return np.array(rows, np.float32)
     except (ValueError, TypeError):
         raise DamagedEpisode(f"{key} has rows that are empty or of different lengths") from None
+
+
+def _finite(key: str, values: np.ndarray) -> np.ndarray:
+    """The same values. Raises DamagedEpisode, with their number, for those that are not finite."""
     if bad := int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum()) if len(values) else 0:
         raise DamagedEpisode(f"{key} is not a finite number in {bad} of {len(values)} frames")
     return values

@@ -343,10 +343,24 @@ def test_what_cannot_be_read_is_left_out_and_counted(
 
 def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
     actions = np.zeros((FRAMES, 7))
-    actions[2, 3] = np.nan
+    actions[2, 3], actions[4, 6] = np.nan, np.inf
     folder = write_foreign(tmp_path / "ds", actions=actions)
-    with pytest.raises(ValueError, match="no episode of .* can be read"):
-        read(folder)  # the ranges are read first
+    with pytest.raises(DamagedEpisode, match="action is not a finite number in 2 of 6 frames"):
+        read(folder)
+
+
+def test_an_episode_is_found_behind_the_file_that_lists_it(tmp_path: Path) -> None:
+    """As LeRobot's converter from 2.1 writes it, whenever it begins another file."""
+    folder = write_foreign(tmp_path / "ds", "v3.0", episodes=(0, 1))
+    first = folder / "data/chunk-000/file-000.parquet"
+    table = pyarrow.parquet.read_table(first)
+    write_table(first, table.slice(0, FRAMES))
+    write_table(first.with_name("file-001.parquet"), table.slice(FRAMES))
+    check_images(read(folder, 1), 1, 0)
+    first.write_bytes(b"no table")
+    check_images(read(folder, 1), 1, 0)
+    with pytest.raises(DamagedEpisode, match="file-000.parquet cannot be read"):
+        read(folder, 0)
 
 
 def test_a_rate_need_not_be_whole(tmp_path: Path) -> None:
