@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from molmoact_ros.datasets.episode import DamagedEpisode
 from molmoact_ros.datasets.lerobot_reader import Dataset
-from molmoact_ros.datasets.mapping import MappingOptions
+from molmoact_ros.datasets.mapping_options import MappingOptions
 from molmoact_ros.datasets.staging import built_beside, refuse_existing
 from molmoact_ros.datasets.to_bag import write_bag
 

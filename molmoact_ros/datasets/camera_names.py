@@ -24,6 +24,8 @@ def match_cameras(keys: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
         raise ValueError(f"--cameras {','.join(wanted)} names a camera twice")
     if unknown := [key for key in given.values() if key not in keys]:
         raise ValueError(f"the dataset has no camera {unknown[0]}; it has {', '.join(keys) or 'none'}")
+    if "" in names:
+        raise ValueError(f"--cameras {','.join(wanted)} has a camera without a name")
     if not keys:
         raise ValueError("the dataset has no images")
     if len(names) > len(keys):

@@ -14,7 +14,8 @@ import numpy as np
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
 from molmoact_ros.datasets.lerobot_format import CHUNKS_SIZE, import_parquet
-from molmoact_ros.datasets.mapping import DatasetMapping, MappingOptions, choose_mapping
+from molmoact_ros.datasets.mapping import DatasetMapping
+from molmoact_ros.datasets.mapping_options import MappingOptions, choose_mapping
 from molmoact_ros.datasets.video_reader import read_video
 from molmoact_ros.utils.paths import robot_model
 

@@ -23,7 +23,7 @@ def read_video(file: Path, count: int, begin: float = 0.0, fps: float = 30.0) ->
     # Half a frame early: seeking drops every frame before that time, and times in the file are rounded.
     seek = ["-ss", f"{begin - 0.5 / fps:.6f}"] if begin > 0 else []
     frames = imageio_ffmpeg.read_frames(
-        file, input_params=["-noautorotate", "-threads", "2", *seek],
+        file, input_params=["-threads", "2", *seek],
         output_params=["-fps_mode", "passthrough", "-frames:v", str(count)],
     )  # fmt: skip
     number = 0

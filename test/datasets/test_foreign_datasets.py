@@ -21,7 +21,7 @@ from molmoact_ros.cli.main import main
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
 from molmoact_ros.datasets.lerobot_reader import Dataset
-from molmoact_ros.datasets.mapping import MappingOptions
+from molmoact_ros.datasets.mapping_options import MappingOptions
 from molmoact_ros.datasets.video_reader import read_video
 from molmoact_ros.robots.franka import HOME_Q
 from molmoact_ros.utils.paths import robot_model
@@ -241,7 +241,11 @@ def test_liberos_values_are_refused_until_they_are_explained(
     assert "the gripper's actions lie in -1 .. 1" in capsys.readouterr().err and not out.exists()
     assert main([*command, "--gripper", "libero"]) == 1
     error = capsys.readouterr().err
-    assert "move the hand by 0.9 m in a frame of 0.1 s" in error and "--action-scale" in error and not out.exists()
+    assert (
+        "move the hand by 0.9 m in a frame of 0.1 s, which no displacement does" in error
+        and "--action-scale" in error
+        and not out.exists()
+    )
     assert main([*command, "--gripper", "libero", "--action-scale", "0.05,0.5"]) == 0
     printed = capsys.readouterr().out
     with Recording(out / "episode_000000") as recording:
@@ -284,6 +288,12 @@ def test_joints_and_poses_become_the_same_states_and_actions(tmp_path: Path) -> 
     folder = write_foreign(tmp_path / "b", states=rows, actions=rows, state_names=pose_names, action_names=pose_names)
     with pytest.raises(ValueError, match=r"\(ee.x, .*\) is not the pose or the joints of one arm .* with --actions"):
         read(folder)  # a displacement by quaternion is not a thing
+    with pytest.raises(ValueError, match="which no displacement does"):  # poses, though slow enough for displacements
+        slow = write_foreign(tmp_path / "slow", states=row, state_names=names, actions=np.hstack([poses, grip]), fps=1)
+        read(slow)
+    with pytest.raises(ValueError, match="the actions, as targets, are 0.* m away from the states"):  # velocities
+        moving = np.hstack([0.1 * np.ones((FRAMES, 7)), grip])
+        read(write_foreign(tmp_path / "fast", states=row, state_names=names, actions=moving, action_names=names))
     by_pose = read(folder, actions="x,y,z,qx,qy,qz,qw,gripper")
     np.testing.assert_allclose(by_pose.states, by_joint.states, atol=1e-5)
     np.testing.assert_allclose(by_pose.actions, by_joint.actions, atol=1e-5)

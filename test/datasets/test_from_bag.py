@@ -18,7 +18,7 @@ from molmoact_ros.cli.main import main
 from molmoact_ros.datasets.episode import Demonstration
 from molmoact_ros.datasets.joint_tracks import JointTracks
 from molmoact_ros.datasets.lerobot_reader import Dataset
-from molmoact_ros.datasets.mapping import MappingOptions
+from molmoact_ros.datasets.mapping_options import MappingOptions
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
 
 FPS, SECONDS, START = 10, 2, 50.0

@@ -18,7 +18,7 @@ from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import Demonstration
 from molmoact_ros.datasets.from_bag import of_bag
 from molmoact_ros.datasets.lerobot_reader import Dataset
-from molmoact_ros.datasets.mapping import MappingOptions
+from molmoact_ros.datasets.mapping_options import MappingOptions
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
 from molmoact_ros.utils.paths import robot_model
 

@@ -16,7 +16,8 @@ from molmoact_ros.datasets.camera_names import match_cameras
 from molmoact_ros.datasets.feature_roles import ROLES, names_of, roles_of
 from molmoact_ros.datasets.gripper_scale import TOLERANCE, GripperScale, parse_gripper
 from molmoact_ros.datasets.hand_source import HandSource
-from molmoact_ros.datasets.mapping import DatasetMapping, MappingOptions, choose_mapping
+from molmoact_ros.datasets.mapping import DatasetMapping
+from molmoact_ros.datasets.mapping_options import MappingOptions, choose_mapping
 
 FRAMES = 4
 FIXED = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
@@ -89,6 +90,7 @@ def test_the_forms_of_a_rotation_mean_the_same(seed: int) -> None:
 def test_displacements_are_scaled_and_poses_add_up(seed: int, position: float, angle: float) -> None:
     rows = poses(seed)
     features = {"state": {"shape": [7]}, "actions": {"shape": [7]}}
+    rows[:, :3] = rows[0, :3] + 0.1 * (rows[:, :3] - rows[0, :3])  # targets are near the states
     table = {"state": rows, "actions": np.roll(rows, -1, axis=0)}
     as_poses = mapping_of(features, table, MappingOptions(actions="x,y,z,roll,pitch,yaw,gripper"))
     moved = as_poses.deltas(table, rows, 10, no_kinematics)
