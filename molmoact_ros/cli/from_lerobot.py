@@ -57,11 +57,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"mapping: {mapping}")
     if mapping.joints:
         print(f"joints: {mapping.joints}")
-    damaged = {}
+    damaged, silent = {}, 0
     with built_beside(args.out) as unfinished:
         for number, name in tqdm(names.items(), unit="episode"):
             try:
-                write_bag(unfinished / name, dataset.episode(number, mapping))
+                demonstration = dataset.episode(number, mapping)
+                write_bag(unfinished / name, demonstration)
+                silent += "" in demonstration.tasks
             except DamagedEpisode as error:
                 damaged[number] = str(error)
         if len(damaged) == len(names):
@@ -69,5 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if damaged:
         first = min(damaged)
         print(f"{len(damaged)} of {len(names)} episodes are left out; {first}: {damaged[first]}", file=sys.stderr)
+    if silent:
+        print(f"{silent} episodes do not say their task; replay them with --instruction", file=sys.stderr)
     print(f"{len(names) - len(damaged)} bags in {args.out}")
     return 0

@@ -48,7 +48,9 @@ class Dataset:
             raise FileNotFoundError(f"{folder} is no LeRobot dataset: it has no meta/info.json")
         try:
             info = json.loads(file.read_text())
-            version, fps, _ = info.get("codebase_version"), float(info["fps"]), info["features"].items()
+            version, fps = info.get("codebase_version"), float(info["fps"])
+            if not all(isinstance(feature, dict) and "dtype" in feature for feature in info["features"].values()):
+                raise ValueError("a feature without dtype")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is damaged, or of another format ({type(error).__name__}: {error})") from None
         if version not in VERSIONS:
@@ -122,12 +124,11 @@ class Dataset:
         rows: list[dict[str, Any]] = []
         if self._version_3:
             for file in sorted((self.folder / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
-                schema = import_parquet().read_schema(file).names
-                columns = self._read(file, [name for name in schema if not name.startswith("stats/")])
+                columns = self._read(file)
                 rows += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         else:
-            rows = _json_lines(self.folder / "meta" / "episodes.jsonl")
-        return {int(row["episode_index"]): row for row in rows}
+            rows = _json_lines(self.folder / "meta" / "episodes.jsonl", "episode_index")
+        return {int(row["episode_index"]): row for row in rows if row.get("episode_index") is not None}
 
     def _data_files(self) -> list[Path]:
         if self._version_3:
@@ -143,17 +144,22 @@ class Dataset:
             place |= {name: row.get(f"{about}/{name}") for name in ("chunk_index", "file_index")}
             if None in place.values():
                 raise DamagedEpisode(f"meta/episodes does not say in which file its {key or 'data'} is")
-        return self.folder / str(self.info[kind]).format(**place)
+        try:
+            return self.folder / str(self.info[kind]).format(**place)
+        except (KeyError, ValueError, IndexError):
+            raise DamagedEpisode(f"meta/info.json does not say where it is: its {kind} is missing or unknown") from None
 
-    def _read(self, file: Path, names: Sequence[str], number: int | None = None) -> dict[str, list[Any]]:
-        """Those columns of a Parquet file that it has; of one episode, if `number` is given."""
+    def _read(
+        self, file: Path, names: Sequence[str] | None = None, number: int | None = None
+    ) -> dict[str, list[Any]]:  # fmt: skip
+        """Those columns of a Parquet file that it has; default: all but statistics. number: of one episode alone."""
         if not file.is_file():
             raise DamagedEpisode(f"{file} is missing")
         parquet = import_parquet()
         try:
-            there = parquet.read_schema(file).names
+            there = [name for name in parquet.read_schema(file).names if not name.startswith("stats/")]
             chosen = [("episode_index", "=", number)] if number is not None and "episode_index" in there else None
-            table = parquet.read_table(file, columns=[name for name in names if name in there], filters=chosen)
+            table = parquet.read_table(file, columns=[name for name in names or there if name in there], filters=chosen)
             return dict(table.to_pydict())
         except (ValueError, OSError) as error:
             raise DamagedEpisode(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
@@ -198,10 +204,12 @@ class Dataset:
     @cached_property
     def _tasks(self) -> dict[int, str]:
         if not self._version_3:
-            return {int(row["task_index"]): row["task"] for row in _json_lines(self.folder / "meta" / "tasks.jsonl")}
+            rows = _json_lines(self.folder / "meta" / "tasks.jsonl", "task_index", "task")
+            return {int(row["task_index"]): str(row["task"]) for row in rows}
         file = self.folder / "meta" / "tasks.parquet"
-        columns = self._read(file, import_parquet().read_schema(file).names) if file.is_file() else {}
-        words = next((values for name, values in columns.items() if name != "task_index"), [])
+        columns = self._read(file) if file.is_file() else {}
+        named = [name for name in ("task", "__index_level_0__", *columns) if name in columns and name != "task_index"]
+        words = columns[named[0]] if named else []
         return {int(number): str(task) for number, task in zip(columns.get("task_index", []), words, strict=True)}
 
     def _frame_tasks(self, number: int, columns: Mapping[str, list[Any]], count: int) -> list[str]:
@@ -257,9 +265,12 @@ def _finite(key: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; none if there is no such file. Raises ValueError if it is damaged."""
+def _json_lines(file: Path, *keys: str) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; none if there is no such file. Raises ValueError for rows that lack one of `keys`."""
     try:
-        return [json.loads(line) for line in file.read_text().splitlines() if line.strip()] if file.is_file() else []
-    except ValueError:
-        raise ValueError(f"{file} is damaged; download it again") from None
+        rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()] if file.is_file() else []
+        if all(row[key] is not None for row in rows for key in keys):
+            return rows
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{file} is damaged; download it again")

@@ -394,7 +394,46 @@ def test_single_episodes_join_those_that_are_there(tmp_path: Path, capsys: pytes
     assert sorted(path.name for path in (tmp_path / "bags").iterdir()) == ["episode_000000", "episode_000002"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"codebase_version": "v2.1", "fps": 0, "features": {}}'])
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_whatever_is_missing_or_cut_off_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str
+) -> None:
+    """Every file of a dataset, deleted or cut in half, and every entry of its description: two episodes, one line."""
+    folder = write_foreign(tmp_path / "ds", version, episodes=(0, 1))
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    description = folder / "meta" / "info.json"
+    info = json.loads(description.read_text())
+    changes: list[tuple[Path, bytes | None]] = [(file, None) for file in files]
+    changes += [(file, file.read_bytes()[: file.stat().st_size // 2]) for file in files]
+    changes += [(description, json.dumps({k: v for k, v in info.items() if k != key}).encode()) for key in info]
+    for number, (file, changed) in enumerate(changes):
+        whole = file.read_bytes()
+        file.unlink()
+        if changed is not None:
+            file.write_bytes(changed)
+        out = tmp_path / f"bags{number}"
+        status = main(["from-lerobot", str(folder), "--out", str(out)])
+        lines = [line for line in capsys.readouterr().err.strip().splitlines() if "episode/s" not in line]
+        if status == 0:
+            expected = ("1 of 2 episodes are left out; ", "2 episodes do not say their task")
+            assert out.is_dir() and all(line.startswith(expected) for line in lines), (file, lines)
+            assert lines or "info.json" in file.name or "meta/episodes" in str(file), file
+        else:
+            assert lines[-1].startswith("error: ") and not out.exists(), (file, lines)
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"codebase_version": "v2.1", "fps": 9, "features": {"a": 1}}',
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"codebase_version": "v2.1", "fps": 0, "features": {}}',
+    ],
+)
 def test_a_damaged_description_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "info.json").write_text(text)
