@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from molmoact_ros.datasets.episode import HAND, STATE_NAMES
 from molmoact_ros.datasets.hand_source import HandSource
 from molmoact_ros.datasets.joint_tracks import JointTracks
 from molmoact_ros.datasets.poses import displacements, hand_poses
-from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, SINGLE
+from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, SINGLE, Arm
 
 PAUSE: Final = 0.5
 """s without a sample of an arm joint from which on a note says so: the arm may have moved meanwhile."""
@@ -33,25 +34,29 @@ class RecordedArm:
     def __init__(self, recording: Recording, kinematics: Kinematics, hand: HandSource) -> None:
         """Raises ValueError, in one line, if the recording has neither the arm's joints nor an imported state."""
         self._recording, self._kinematics, self._hand = recording, kinematics, hand
-        wanted = [hand.joint] if hand.joint else list(SINGLE.fingers) if hand.constant is None else []
-        self._tracks = JointTracks(recording.joint_samples([*SINGLE.joints, *wanted]))
         topic = recording.names.joint_states
+        self._names = {name for _, message in recording.decoded(topic) for name in message.name}
+        self._arm = _only_arm(self._names, topic)
+        wanted = [hand.joint] if hand.joint else list(self._arm.fingers) if hand.constant is None else []
+        self._tracks = JointTracks(recording.joint_samples([*self._arm.joints, *wanted]))
         self.notes: list[str] = []
         hands = recording.decoded(HAND) if recording.topics.get(HAND) == JOINT_STATE else []
         self._imported = [(at, message) for at, message in hands if tuple(message.name) == STATE_NAMES]
-        self._has_arm = not self._tracks.lacking(SINGLE.joints)
+        self._has_arm = not self._tracks.lacking(self._arm.joints)
         if not self._has_arm and not self._imported:
             raise ValueError(self._no_joints(topic))
         if self._has_arm:
+            if self._arm != SINGLE:
+                self.notes.append(f"joints of {self._arm.prefix}{self._arm.robot} are written under the FR3's names")
             self._find_elsewhere(self._tracks.lacking(wanted))
-            if (pause := self._tracks.longest_pause(SINGLE.joints)) > PAUSE:
+            if (pause := self._tracks.longest_pause(self._arm.joints)) > PAUSE:
                 self.notes.append(f"{topic}: {pause:.2f} s without the arm's joints, which are interpolated meanwhile")
 
     def covered(self, ticks: np.ndarray, slack: float) -> np.ndarray:
         """Those of `ticks` [n] s at which the arm's joints are known, to within `slack` s at both ends."""
         if not self._has_arm:
             return ticks
-        begin, end = self._tracks.span(SINGLE.joints)
+        begin, end = self._tracks.span(self._arm.joints)
         inside = ticks[(ticks >= begin - slack) & (ticks <= end + slack)]
         topic = self._recording.names.joint_states
         if not len(inside):
@@ -67,9 +72,9 @@ class RecordedArm:
         """Arm joints and two fingers at `ticks` [n, 9], rad and m; None if only an imported state is there."""
         if not self._has_arm:
             return None
-        arm = self._tracks.at(SINGLE.joints, ticks)
-        if not self._tracks.lacking(SINGLE.fingers) and not self._hand.joint and self._hand.constant is None:
-            return np.column_stack([arm, self._tracks.at(SINGLE.fingers, ticks)])
+        arm = self._tracks.at(self._arm.joints, ticks)
+        if not self._tracks.lacking(self._arm.fingers) and not self._hand.joint and self._hand.constant is None:
+            return np.column_stack([arm, self._tracks.at(self._arm.fingers, ticks)])
         finger = self._opening(ticks) * OPENING_MAX / 2
         return np.column_stack([arm, finger, finger])
 
@@ -79,21 +84,21 @@ class RecordedArm:
             times = np.array([at for at, _ in self._imported])
             rows = np.array([message.position for _, message in self._imported])
             return np.asarray(rows[[np.abs(times - at).argmin() for at in ticks]])
-        poses = hand_poses(self._tracks.at(SINGLE.joints, ticks), self._kinematics)
+        poses = hand_poses(self._tracks.at(self._arm.joints, ticks), self._kinematics)
         return np.column_stack([poses, self._opening(ticks)])
 
     def actions(self, ticks: np.ndarray, states: np.ndarray) -> np.ndarray:
         """The hand's commanded motion from each tick to the next [n, 7]; no motion at the last."""
-        commands = self._recording.decoded(f"/{SINGLE.robot}_arm_controller/joint_trajectory")
-        rows = [(SINGLE.joints, m.points[0].positions, at) for at, m in commands if m.points]
+        commands = self._recording.decoded(f"/{self._arm.prefix}{self._arm.robot}_arm_controller/joint_trajectory")
+        rows = [(self._arm.joints, m.points[0].positions, at) for at, m in commands if m.points]
         tracks = JointTracks.of((at, names, q) for names, q, at in rows if len(q) == JOINTS)
-        if tracks.lacking(SINGLE.joints):
+        if tracks.lacking(self._arm.joints):
             chunks = self._imported_actions(ticks)
             if chunks is not None:
                 return chunks
             wanted, gripper = states, np.append(states[1:, 6], states[-1, 6])
         else:
-            wanted = hand_poses(tracks.at(SINGLE.joints, ticks), self._kinematics)
+            wanted = hand_poses(tracks.at(self._arm.joints, ticks), self._kinematics)
             gripper = self._commanded_opening(ticks, states[:, 6])
         return np.column_stack([np.vstack([displacements(wanted), np.zeros(6)]), gripper])
 
@@ -112,14 +117,13 @@ class RecordedArm:
                 return
 
     def _no_joints(self, topic: str) -> str:
-        lacking = self._tracks.lacking(SINGLE.joints)
-        there = sorted({name for _, message in self._recording.decoded(topic) for name in message.name})
-        if lacking[0] in there:
+        lacking = self._tracks.lacking(self._arm.joints)
+        if lacking[0] in self._names:
             return f"no message on {topic} has a position of {lacking[0]} that is a finite number"
-        if there:
+        if self._names:
             return (
-                f"the joint states on {topic} lack {', '.join(lacking)}; they have {', '.join(there)}, and only one "
-                "FR3 arm can be exported"
+                f"the joint states on {topic} lack {', '.join(lacking)}; they have {', '.join(sorted(self._names))}, "
+                "and only a Franka arm can be exported"
             )
         like = next((f"; say where with --remap {other}:={topic}" for other in self._other_topics()), "")
         return f"the bag has no joint states on {topic}{like}"
@@ -128,7 +132,7 @@ class RecordedArm:
         """The gripper's opening at `ticks` [n], 1 open .. 0 closed. Raises ValueError if nothing says it."""
         if self._hand.constant is not None:
             return np.full(len(ticks), self._hand.constant)
-        wanted = [self._hand.joint] if self._hand.joint else SINGLE.fingers
+        wanted = [self._hand.joint] if self._hand.joint else self._arm.fingers
         if lacking := self._tracks.lacking(wanted):
             unknown = np.full(len(ticks), np.nan)
             commanded = self._commanded_opening(ticks, unknown)
@@ -158,8 +162,21 @@ class RecordedArm:
 
     def _commanded_opening(self, ticks: np.ndarray, before: np.ndarray) -> np.ndarray:
         """The last gripper command at each tick [n], 1 open .. 0 closed; `before` the first one as given there."""
-        commands = self._recording.decoded(f"/{SINGLE.robot}_gripper_controller/joint_trajectory")
+        commands = self._recording.decoded(f"/{self._arm.prefix}{self._arm.robot}_gripper_controller/joint_trajectory")
         fingers = [(at, m.points[-1].positions[0]) for at, m in commands if m.points and len(m.points[-1].positions)]
         goals = [(at, 2 * finger / OPENING_MAX) for at, finger in fingers if np.isfinite(finger)]
         last = np.searchsorted([at for at, _ in goals], ticks, side="right") - 1
         return np.array([goals[k][1] if k >= 0 else before[row] for row, k in enumerate(last)])
+
+
+def _only_arm(names: Collection[str], topic: str) -> Arm:
+    """The Franka arm whose joints these are, by the name of its first one: FR3, Panda, or FER as franka_ros2 calls it.
+
+    The FR3 without a prefix if there is none. Raises ValueError for several.
+    """
+    found = [re.fullmatch(r"(.*?)(fr3|panda|fer)_joint1", name) for name in sorted(names)]
+    arms = [Arm(match[1], match[2]) for match in found if match]
+    if len(arms) > 1:
+        described = ", ".join(f"{arm.prefix}{arm.robot}" for arm in arms)
+        raise ValueError(f"the joint states on {topic} are of several arms ({described}); only one can be exported")
+    return arms[0] if arms else SINGLE

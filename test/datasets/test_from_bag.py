@@ -162,6 +162,33 @@ def test_frames_without_joint_states_are_left_out(tmp_path: Path, capsys: pytest
     np.testing.assert_allclose(found.states[0], expected.states[5], atol=0.02)  # 0.05 s before its first message
 
 
+@pytest.mark.parametrize("name", ["panda", "fer", "left_fr3"])
+def test_a_frankas_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """A Panda's links are as long as the FR3's."""
+    arm, fingers = [f"{name}_joint{j}" for j in range(1, 8)], [f"{name}_finger_joint{j}" for j in (1, 2)]
+
+    def named(out: EpisodeWriter, k: int, now: float) -> None:
+        publish(out, [*fingers, *reversed(arm)], [0.03, 0.03, *arm_at(now)[::-1]], now)
+        out.command(f"/{name}_arm_controller/joint_trajectory", arm, arm_at(now + 0.1), np.zeros(7), 0.01, now)
+
+    found = export(tmp_path, named)
+    assert f"joints of {name} are written under the FR3's names" in capsys.readouterr().err
+    expected = export(tmp_path / "fr3")
+    np.testing.assert_allclose(found.states, expected.states, atol=1e-6)
+    # What was commanded was due a frame later.
+    np.testing.assert_allclose(found.actions[:-2, :6], expected.actions[1:-1, :6], atol=1e-5)
+
+
+def test_two_arms_in_a_bag_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def both(out: EpisodeWriter, k: int, now: float) -> None:
+        for side in ("left", "right"):
+            publish(out, [f"{side}_{joint}" for joint in ARM], arm_at(now), now)
+
+    bag = write(tmp_path / "bag", both)
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "ds")]) == 1
+    assert "are of several arms (left_fr3, right_fr3); only one can be exported" in capsys.readouterr().err
+
+
 def test_joints_of_another_robot_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def other(out: EpisodeWriter, k: int, now: float) -> None:
         publish(out, [f"ur_joint{j}" for j in range(7)], arm_at(now), now)
