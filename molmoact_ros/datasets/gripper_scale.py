@@ -38,10 +38,10 @@ class GripperScale:
         return np.clip(out, 0.0, 1.0)
 
     def refuse_if_metres(self, span: np.ndarray, kind: str) -> None:
-        """Raises ValueError for values that could be a finger's way in m. span: least and greatest value [2]."""
+        """Raises ValueError for values that move as a finger does in m. span: least and greatest value [2]."""
         low, high = float(span.min()), float(span.max())
         self.apply(np.array([low, high]), kind)
-        if self.open == 1.0 and 0.005 < high <= 1.1 * OPENING_MAX:
+        if self.open == 1.0 and high - low > 0.005 and high <= 1.1 * OPENING_MAX:
             raise ValueError(
                 f"the gripper's {_PLURAL[kind]} lie in {low:.3g} .. {high:.3g}: metres, or a hand that is nearly "
                 f"closed? say how they are meant: {_HOW}"

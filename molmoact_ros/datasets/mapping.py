@@ -15,8 +15,8 @@ from molmoact_ros.datasets.gripper_scale import GripperScale
 from molmoact_ros.datasets.poses import displacements, hand_poses
 from molmoact_ros.robots.franka import OPENING_MAX
 
-HAND_SPEED_MAX: Final = 3.0
-"""m/s: the FR3's Cartesian limit (FCI documentation); faster displacements are in another unit, or are poses."""
+HAND_SPEED_MAX: Final = 6.0
+"""m/s: twice the FR3's Cartesian limit (FCI documentation); faster displacements are in another unit, or are poses."""
 FAR: Final = 0.3
 """m between actions and states from which on they are no targets."""
 NEAR: Final = 0.1

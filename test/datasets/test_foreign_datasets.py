@@ -303,7 +303,8 @@ def test_joints_and_poses_become_the_same_states_and_actions(tmp_path: Path) -> 
 @pytest.mark.parametrize(("change", "words"), [
     ({"states": np.tile([400.0, 0, 300, 3, 0, 0, 1], (FRAMES, 1))}, "positions of up to 400: these are not m"),
     ({"states": np.tile([0.4, 0, 0.3, 180, 0, 0, 1.0], (FRAMES, 1))}, "angles of up to 180: these are not rad"),
-    ({"states": np.tile([0.4, 0, 0.3, 3, 0, 0, 0.03], (FRAMES, 1))}, "lie in 0.03 .. 0.03: metres, or a hand"),
+    ({"states": np.hstack([np.tile([0.4, 0, 0.3, 3, 0, 0], (FRAMES, 1)), np.linspace(0, 0.04, FRAMES)[:, None]])},
+     "lie in 0 .. 0.04: metres, or a hand"),
     ({"actions": np.tile([0, 0, 0, 0, 0, 0, 255.0], (FRAMES, 1))}, "actions lie in 255 .. 255, not in 0"),
     ({"state_names": [f"motor_{k}" for k in range(7)]}, "(motor_0, motor_1"),
     ({"state_names": ["left_x", "y", "z", "roll", "pitch", "yaw", "right_x"]}, "say what each value is with --state"),
