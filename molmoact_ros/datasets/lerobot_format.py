@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 CHUNKS_SIZE: Final = 1000
@@ -27,10 +25,9 @@ def import_pyarrow() -> Any:
     return pyarrow
 
 
-def import_parquet() -> Callable[[Path], Any]:
-    """The function that reads a Parquet file as a table. Raises RuntimeError like `import_pyarrow`."""
+def import_parquet() -> Any:
+    """Import pyarrow.parquet. Raises RuntimeError like `import_pyarrow`."""
     import_pyarrow()
     import pyarrow.parquet
 
-    result: Callable[[Path], Any] = pyarrow.parquet.read_table
-    return result
+    return pyarrow.parquet

@@ -3,133 +3,274 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
 
-from molmoact_ros.datasets.episode import Demonstration
+from molmoact_ros.control.kinematics import Kinematics
+from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
 from molmoact_ros.datasets.lerobot_format import CHUNKS_SIZE, import_parquet
+from molmoact_ros.datasets.mapping import DatasetMapping
+from molmoact_ros.datasets.mapping_options import MappingOptions, choose_mapping
+from molmoact_ros.datasets.video_reader import read_video
+from molmoact_ros.utils.paths import robot_model
+
+VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
+_SAMPLE: Final = 50  # number of files from which the ranges of a feature are read
 
 
-@dataclass(frozen=True)
 class Dataset:
-    """A LeRobot dataset of version 2.0, 2.1 or 3.0: its folder and the contents of its meta/info.json.
+    """A LeRobot dataset of version 2.0, 2.1 or 3.0; nothing in its folder is changed.
 
-    Open one with `open`:
-
-        dataset = Dataset.open(Path("dataset"))
-        demonstration = dataset.episode(0)
-        print(demonstration.task, demonstration.actions.shape)  # [n, 7]
+    dataset = Dataset.open(Path("dataset"))
+    mapping = dataset.mapping(MappingOptions())
+    demonstration = dataset.episode(dataset.episodes[0], mapping)
+    print(demonstration.tasks[0], demonstration.actions.shape)  # [n, 7]
     """
 
-    folder: Path
-    info: dict[str, Any]
+    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
+        """folder: the dataset's. info: contents of its meta/info.json."""
+        self.folder, self.info = folder, info
+        self._kinematics = cache(lambda: Kinematics(robot_model()))
 
     @staticmethod
     def open(folder: Path) -> Dataset:
-        """Open a dataset. Raises FileNotFoundError if there is none, ValueError for an unsupported version."""
+        """Open a dataset.
+
+        Raises FileNotFoundError if there is none, ValueError for an unsupported version or a damaged meta/info.json.
+        """
         file = folder / "meta" / "info.json"
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is no LeRobot dataset: it has no meta/info.json")
-        info = json.loads(file.read_text())
-        if info.get("codebase_version") not in ("v2.0", "v2.1", "v3.0"):
-            version = info.get("codebase_version")
+        try:
+            info = json.loads(file.read_text())
+            version, fps = info.get("codebase_version"), float(info["fps"])
+            if not all(isinstance(feature, dict) and "dtype" in feature for feature in info["features"].values()):
+                raise ValueError("a feature without dtype")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged, or of another format ({type(error).__name__}: {error})") from None
+        if version not in VERSIONS:
             raise ValueError(f"{folder} is a dataset of version {version}; v2.0, v2.1 and v3.0 are read")
+        if not 0 < fps < np.inf:
+            raise ValueError(f"{file}: a rate of {fps:g} frames per second is not possible")
         return Dataset(folder, info)
 
     @property
-    def episodes(self) -> int:
-        """Number of episodes."""
-        return int(self.info["total_episodes"])
+    def fps(self) -> float:
+        """Frames per second."""
+        return float(self.info["fps"])
+
+    @cached_property
+    def episodes(self) -> list[int]:
+        """Numbers of the episodes, which have gaps where some were deleted."""
+        if self._listed:
+            return sorted(self._listed)
+        if self._version_3:
+            numbers = [self._read(file, ["episode_index"])["episode_index"] for file in self._data_files()]
+            return sorted({int(number) for column in numbers for number in column})
+        return list(range(int(self.info.get("total_episodes", 0))))
+
+    @property
+    def numbers(self) -> str:
+        """The episodes' numbers in words: `0 to 4, 6 to 9`."""
+        begins = [k for k in self.episodes if k - 1 not in self.episodes]
+        ends = [k for k in self.episodes if k + 1 not in self.episodes]
+        return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in zip(begins, ends, strict=True)) or "none"
 
     @property
     def cameras(self) -> list[str]:
-        """Names of the image and video features, in their order."""
-        features = self.info["features"]
-        return [name for name, feature in features.items() if feature["dtype"] in ("image", "video")]
+        """Names of the image and video features, in their order; depth images are left out."""
+        return [name for name, of in self.info["features"].items() if _is_colour(name, of)]
 
-    def episode(self, number: int) -> Demonstration:
-        """Read one episode. Raises ValueError, in one line, if it is missing or its features do not fit MolmoAct."""
-        if not 0 <= number < self.episodes:
-            raise ValueError(f"there is no episode {number}; the dataset has 0 to {self.episodes - 1}")
-        table = self._table(number)
-        state, action = self._column(table, "state"), self._column(table, "action")
-        if action.shape[1] != 7:
-            raise ValueError(f"actions have {action.shape[1]} values; read are 7: x, y, z, roll, pitch, yaw, gripper")
-        joints = self._values(table, "joint_positions") if "joint_positions" in table else None
-        tasks = self._tasks()
-        task = tasks[int(np.ravel(table["task_index"])[0])]
-        pictures = {name: self._pictures(name, number, table) for name in self.cameras}
-        return Demonstration(task, int(self.info["fps"]), pictures, state[:, :7], action, joints)
+    def mapping(self, options: MappingOptions) -> DatasetMapping:
+        """How features become ours. Raises ValueError, in one line, where neither names nor options say it."""
+        return choose_mapping(self.info["features"], self.cameras, options, self._ranges)
 
-    def _table(self, number: int) -> dict[str, Any]:
-        import_table = import_parquet()
-        if self.info["codebase_version"] != "v3.0":
-            return dict(import_table(self.folder / self.info["data_path"].format(**self._place(number))).to_pydict())
-        for file in sorted((self.folder / "data").glob("chunk-*/file-*.parquet")):
-            columns = import_table(file).to_pydict()
-            rows = [k for k, n in enumerate(columns["episode_index"]) if n == number]
-            if rows:
-                return {name: [values[k] for k in rows] for name, values in columns.items()}
-        raise ValueError(f"episode {number} is in no file of {self.folder / 'data'}; is the dataset whole?")
+    def episode(self, number: int, mapping: DatasetMapping) -> Demonstration:
+        """Read one episode.
 
-    def _place(self, number: int) -> dict[str, int]:
-        return {"episode_chunk": number // int(self.info.get("chunks_size", CHUNKS_SIZE)), "episode_index": number}
+        Raises DamagedEpisode, in one line, if it is missing or cannot be read, ValueError if the mapping does not fit.
+        """
+        if number not in self.episodes:
+            raise DamagedEpisode(f"there is no episode {number}; the dataset has {self.numbers}")
+        images = [key for key in mapping.cameras.values() if self.info["features"][key]["dtype"] == "image"]
+        columns = self._rows(number, [*mapping.keys, "task_index", *images])
+        if lacking := [key for key in (*mapping.keys, *images) if key not in columns]:
+            raise DamagedEpisode(f"it has no {lacking[0]}, though meta/info.json names it")
+        table = {key: _finite(key, _numbers(key, columns[key])) for key in mapping.keys}
+        count = len(next(iter(table.values())))
+        if not count:
+            raise DamagedEpisode("it has no frames")
+        pictures = {name: self._pictures(key, number, columns, count) for name, key in mapping.cameras.items()}
+        states = mapping.states(table, self._kinematics)
+        return Demonstration(
+            self._frame_tasks(number, columns, count), self.fps, pictures, states,
+            mapping.deltas(table, states, self.fps, self._kinematics), mapping.arm_joints(table, states),
+        )  # fmt: skip
 
-    def _column(self, table: dict[str, Any], kind: str) -> np.ndarray:
-        for name in (kind, f"{kind}s", f"observation.{kind}"):
-            if name in table:
-                return self._values(table, name)
-        raise ValueError(f"the dataset has no {kind}; it has {', '.join(self.info['features'])}")
+    # Files
 
-    def _values(self, table: dict[str, Any], name: str) -> np.ndarray:
-        return np.array(table[name], np.float32)
+    @property
+    def _version_3(self) -> bool:
+        return bool(self.info["codebase_version"] == "v3.0")
 
+    @cached_property
+    def _listed(self) -> dict[int, dict[str, Any]]:
+        """What meta/ says of each episode, by its number; empty if it lists none."""
+        rows: list[dict[str, Any]] = []
+        if self._version_3:
+            for file in sorted((self.folder / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
+                columns = self._read(file)
+                rows += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        else:
+            rows = _json_lines(self.folder / "meta" / "episodes.jsonl", "episode_index")
+        return {int(row["episode_index"]): row for row in rows if row.get("episode_index") is not None}
+
+    def _data_files(self) -> list[Path]:
+        if self._version_3:
+            return sorted((self.folder / "data").glob("chunk-*/file-*.parquet"))
+        return [self._path("data_path", number) for number in self.episodes]
+
+    def _path(self, kind: str, number: int, key: str = "") -> Path:
+        """A file of an episode: `data_path` or `video_path` of info.json, filled in."""
+        chunk = number // int(self.info.get("chunks_size", CHUNKS_SIZE))
+        place = {"episode_chunk": chunk, "episode_index": number, "video_key": key}
+        if self._version_3:
+            row, about = self._listed.get(number, {}), f"videos/{key}" if key else "data"
+            place |= {name: row.get(f"{about}/{name}") for name in ("chunk_index", "file_index")}
+            if None in place.values():
+                raise DamagedEpisode(f"meta/episodes does not say in which file its {key or 'data'} is")
+        try:
+            return self.folder / str(self.info[kind]).format(**place)
+        except (KeyError, ValueError, IndexError):
+            raise DamagedEpisode(f"meta/info.json does not say where it is: its {kind} is missing or unknown") from None
+
+    def _read(
+        self, file: Path, names: Sequence[str] | None = None, number: int | None = None
+    ) -> dict[str, list[Any]]:  # fmt: skip
+        """Those columns of a Parquet file that it has; default: all but statistics. number: of one episode alone."""
+        if not file.is_file():
+            raise DamagedEpisode(f"{file} is missing")
+        parquet = import_parquet()
+        try:
+            there = [name for name in parquet.read_schema(file).names if not name.startswith("stats/")]
+            chosen = [("episode_index", "=", number)] if number is not None and "episode_index" in there else None
+            table = parquet.read_table(file, columns=[name for name in names or there if name in there], filters=chosen)
+            return dict(table.to_pydict())
+        except (ValueError, OSError) as error:
+            raise DamagedEpisode(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+
+    def _rows(self, number: int, names: Sequence[str]) -> dict[str, list[Any]]:
+        if not self._version_3:
+            return self._read(self._path("data_path", number), names)
+        files, reason = self._data_files(), f"it is in no file of {self.folder / 'data'}"
+        if "data/file_index" in self._listed.get(number, {}):
+            # LeRobot's converter from 2.1 lists the first episode of a file under the file before: look behind it, too.
+            listed = self._path("data_path", number)
+            files = [*(file for file in files if file >= listed), *(file for file in files if file < listed)]
+        for file in files:
+            try:
+                columns = self._read(file, names, number)
+            except DamagedEpisode as error:
+                reason = str(error)
+                continue
+            if any(columns.values()):
+                return columns
+        raise DamagedEpisode(reason)
+
+    def _ranges(self, key: str) -> np.ndarray:
+        """Least and greatest of each of a feature's values [2, D], over a sample of the files that can be read."""
+        files = [file for file in self._data_files() if file.is_file()]
+        spans = []
+        for file in files[:: -(-len(files) // _SAMPLE) or 1]:
+            try:
+                values = _numbers(key, self._read(file, [key]).get(key, []))
+            except DamagedEpisode:
+                continue
+            values = values.reshape(len(values), -1)
+            values = values[np.isfinite(values).all(axis=1)]
+            if len(values):
+                spans += [values.min(axis=0), values.max(axis=0)]
+        if not spans:
+            raise ValueError(f"no episode of {self.folder} can be read; is the dataset whole?")
+        return np.array([np.min(spans, axis=0), np.max(spans, axis=0)])
+
+    # Contents
+
+    @cached_property
     def _tasks(self) -> dict[int, str]:
-        if self.info["codebase_version"] == "v3.0":
-            columns = import_parquet()(self.folder / "meta" / "tasks.parquet").to_pydict()
-            words = next(values for name, values in columns.items() if name != "task_index")
-            return dict(zip(columns["task_index"], words, strict=True))
-        rows = [json.loads(line) for line in (self.folder / "meta" / "tasks.jsonl").read_text().splitlines()]
-        return {row["task_index"]: row["task"] for row in rows}
+        if not self._version_3:
+            rows = _json_lines(self.folder / "meta" / "tasks.jsonl", "task_index", "task")
+            return {int(row["task_index"]): str(row["task"]) for row in rows}
+        file = self.folder / "meta" / "tasks.parquet"
+        columns = self._read(file) if file.is_file() else {}
+        named = [name for name in ("task", "__index_level_0__", *columns) if name in columns and name != "task_index"]
+        words = columns[named[0]] if named else []
+        return {int(number): str(task) for number, task in zip(columns.get("task_index", []), words, strict=True)}
 
-    def _pictures(self, name: str, number: int, table: dict[str, Any]) -> Callable[[], Iterator[np.ndarray]]:
-        if self.info["features"][name]["dtype"] == "image":
-            return lambda: (_decoded(cell) for cell in table[name])
-        file, first = self._video(name, number)
-        return lambda: _frames(file, first, len(table["task_index"]))
+    def _frame_tasks(self, number: int, columns: Mapping[str, list[Any]], count: int) -> list[str]:
+        """The task of each frame; of the whole episode where frames do not say it."""
+        if "task_index" not in columns or not self._tasks:
+            listed = list(self._listed.get(number, {}).get("tasks") or [""])
+            return [str(listed[0])] * count
+        numbers = _numbers("task_index", columns["task_index"]).ravel().astype(int)
+        if unknown := sorted(set(numbers.tolist()) - set(self._tasks)):
+            raise DamagedEpisode(f"its task {unknown[0]} is not among the tasks in meta/")
+        return [self._tasks[task] for task in numbers]
 
-    def _video(self, name: str, number: int) -> tuple[Path, int]:
-        """The video file of an episode, and the index of the episode's first frame in it."""
-        if self.info["codebase_version"] != "v3.0":
-            return self.folder / self.info["video_path"].format(video_key=name, **self._place(number)), 0
-        for file in sorted((self.folder / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
-            columns = import_parquet()(file).to_pydict()
-            if number in columns["episode_index"]:
-                row = columns["episode_index"].index(number)
-                place = {k: columns[f"videos/{name}/{k}"][row] for k in ("chunk_index", "file_index")}
-                begin = columns[f"videos/{name}/from_timestamp"][row]
-                file = self.folder / self.info["video_path"].format(video_key=name, **place)
-                return file, round(begin * self.info["fps"])
-        raise ValueError(f"episode {number} is in no file of {self.folder / 'meta/episodes'}; is the dataset whole?")
+    def _pictures(
+        self, key: str, number: int, columns: Mapping[str, list[Any]], count: int
+    ) -> Callable[[], Iterator[np.ndarray]]:
+        if key in columns:
+            return lambda: (self._decode(cell) for cell in columns[key])
+        file, fps = self._path("video_path", number, key), self.fps
+        begin = self._listed[number].get(f"videos/{key}/from_timestamp", 0.0) if self._version_3 else 0.0
+        if not file.is_file():
+            raise DamagedEpisode(f"{file} is missing")
+        return lambda: read_video(file, count, begin, fps)
+
+    def _decode(self, cell: Any) -> np.ndarray:
+        """An image of a table, which holds it or names a file."""
+        cell = cell if isinstance(cell, dict) else {"bytes": cell}
+        data, file = cell.get("bytes"), self.folder / str(cell.get("path"))
+        if not data and file.is_file():
+            data = file.read_bytes()
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if pixels is None:
+            raise DamagedEpisode(f"the image {cell.get('path')} cannot be decoded")
+        return np.ascontiguousarray(pixels[:, :, ::-1])
 
 
-def _decoded(cell: dict[str, Any]) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(cell["bytes"] or b"", np.uint8), cv2.IMREAD_COLOR) if cell["bytes"] else None
-    if pixels is None:
-        raise ValueError(f"the picture {cell['path']} cannot be decoded; is the dataset whole?")
-    return np.ascontiguousarray(pixels[:, :, ::-1])
+def _is_colour(name: str, feature: Mapping[str, Any]) -> bool:
+    about = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    return feature.get("dtype") in ("image", "video") and not about.get("video.is_depth_map") and "depth" not in name
 
 
-def _frames(file: Path, first: int, count: int) -> Iterator[np.ndarray]:
-    video = cv2.VideoCapture(str(file))
-    for number in range(first + count):
-        more, frame = video.read()
-        if not more:
-            raise ValueError(f"{file} has no frame {number}; is it there, and its codec known to OpenCV?")
-        if number >= first:
-            yield np.ascontiguousarray(frame[:, :, ::-1])
+def _numbers(key: str, rows: list[Any]) -> np.ndarray:
+    """A column as float32 [n] or [n, D]. Raises DamagedEpisode for rows that are empty or of different lengths."""
+    try:
+        return np.array(rows, np.float32)
+    except (ValueError, TypeError):
+        raise DamagedEpisode(f"{key} has rows that are empty or of different lengths") from None
+
+
+def _finite(key: str, values: np.ndarray) -> np.ndarray:
+    """The same values. Raises DamagedEpisode, with their number, for those that are not finite."""
+    if bad := int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum()) if len(values) else 0:
+        raise DamagedEpisode(f"{key} is not a finite number in {bad} of {len(values)} frames")
+    return values
+
+
+def _json_lines(file: Path, *keys: str) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; none if there is no such file. Raises ValueError for rows that lack one of `keys`."""
+    try:
+        rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()] if file.is_file() else []
+        if all(row[key] is not None for row in rows for key in keys):
+            return rows
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{file} is damaged; download it again")

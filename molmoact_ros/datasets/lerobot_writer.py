@@ -12,14 +12,19 @@ import numpy as np
 
 from molmoact_ros.datasets.episode import STATE_NAMES, Demonstration
 from molmoact_ros.datasets.lerobot_format import CHUNKS_SIZE, DATA, VIDEO, image_keys, import_pyarrow
+from molmoact_ros.datasets.staging import built_beside
 from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.visualization.video import VideoWriter
 
 
-def write_dataset(folder: Path, demonstrations: Sequence[Demonstration], video: bool = False) -> None:
-    """Write a dataset of version 2.1; `video`: H.264 videos instead of PNG images.
+def write_dataset(
+    folder: Path, demonstrations: Sequence[Demonstration], video: bool = False, size: tuple[int, int] | None = None
+) -> list[str]:  # fmt: skip
+    """Write a dataset of version 2.1, and return notes of what was changed on the way, one line each.
 
-    Raises FileExistsError if the folder exists, ValueError if the demonstrations differ in cameras or rates.
+    video: H.264 videos instead of PNG images; images of an odd size are padded by a row or column. size: width and
+    height to which images are scaled. The folder appears when the dataset is complete. Raises FileExistsError if it
+    exists, ValueError if the demonstrations differ in cameras, rates or sizes of images.
     """
     arrow = import_pyarrow()
     if folder.exists():
@@ -27,27 +32,38 @@ def write_dataset(folder: Path, demonstrations: Sequence[Demonstration], video: 
     first = demonstrations[0]
     if any(d.fps != first.fps or list(d.pictures) != list(first.pictures) for d in demonstrations):
         raise ValueError("the recordings differ in their cameras or rates; make a dataset of each")
+    if len({d.joints is None for d in demonstrations}) > 1:
+        raise ValueError("some of the recordings have no joint states; make a dataset of each kind")
+    with built_beside(folder) as unfinished:
+        return _write(arrow, unfinished, demonstrations, video, size)
+
+
+def _write(
+    arrow: Any, folder: Path, demonstrations: Sequence[Demonstration], video: bool, size: tuple[int, int] | None
+) -> list[str]:  # fmt: skip
+    first, notes = demonstrations[0], dict[str, None]()
     keys = dict(zip(first.pictures, image_keys(len(first.pictures)), strict=True))
-    tasks = list(dict.fromkeys(d.task for d in demonstrations))
+    tasks = list(dict.fromkeys(task for d in demonstrations for task in d.tasks))
     meta, features, total = folder / "meta", dict[str, Any](), 0
-    meta.mkdir(parents=True)
+    sizes: dict[str, tuple[int, ...]] = {}
+    fps = int(first.fps) if first.fps == int(first.fps) else first.fps
+    meta.mkdir()
     for number, demonstration in enumerate(demonstrations):
-        columns, shapes = _columns(demonstration, number, total, tasks.index(demonstration.task))
+        columns, shapes = _columns(demonstration, number, total, tasks)
         stats = {name: _statistics(values) for name, values in columns.items()}
         place = {"episode_chunk": number // CHUNKS_SIZE, "episode_index": number}
         pictures = {}
         for camera, key in keys.items():
-            read = demonstration.pictures[camera]
+            images = _of_one_size(demonstration.pictures[camera](), camera, number, size, sizes)
             if video:
-                shapes[key], stats[key] = _write_video(
-                    folder / VIDEO.format(video_key=key, **place), read(), first.fps
-                )  # fmt: skip
+                file = folder / VIDEO.format(video_key=key, **place)
+                shapes[key], stats[key] = _write_video(file, _even(images, camera, notes), fps)
             else:
-                pictures[key], shapes[key], stats[key] = _as_png(read())
-        features = _features(shapes, list(keys.values()), video, first.fps)
+                pictures[key], shapes[key], stats[key] = _as_png(images)
+        features = _features(shapes, list(keys.values()), video, fps)
         _write_parquet(arrow, folder / DATA.format(**place), columns, pictures, features)
-        length = len(demonstration.states)
-        _append(meta / "episodes.jsonl", {"episode_index": number, "tasks": [demonstration.task], "length": length})
+        length, said = len(demonstration.states), list(dict.fromkeys(demonstration.tasks))
+        _append(meta / "episodes.jsonl", {"episode_index": number, "tasks": said, "length": length})
         _append(meta / "episodes_stats.jsonl", {"episode_index": number, "stats": stats})
         total += length
     for number, task in enumerate(tasks):
@@ -56,15 +72,46 @@ def write_dataset(folder: Path, demonstrations: Sequence[Demonstration], video: 
     info = {
         "codebase_version": "v2.1", "robot_type": "fr3", "total_episodes": count, "total_frames": total,
         "total_tasks": len(tasks), "total_videos": count * len(keys) if video else 0,
-        "total_chunks": -(-count // CHUNKS_SIZE), "chunks_size": CHUNKS_SIZE, "fps": first.fps,
+        "total_chunks": -(-count // CHUNKS_SIZE), "chunks_size": CHUNKS_SIZE, "fps": fps,
         "splits": {"train": f"0:{count}"}, "data_path": DATA, "video_path": VIDEO if video else None,
         "features": features,
     }  # fmt: skip
     (meta / "info.json").write_text(json.dumps(info, indent=4))
+    return list(notes)
+
+
+def _of_one_size(
+    images: Iterator[np.ndarray], camera: str, episode: int, size: tuple[int, int] | None,
+    sizes: dict[str, tuple[int, ...]],
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """The images, scaled to `size`, if that is given. Raises ValueError for one that differs from `sizes[camera]`."""
+    for number, image in enumerate(images):
+        if size is not None and image.shape[1::-1] != size:
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        before = sizes.setdefault(camera, image.shape)
+        if image.shape != before:
+            raise ValueError(
+                f"the images of {camera} are {image.shape[1]}x{image.shape[0]} from frame {number} of episode "
+                f"{episode} on, and {before[1]}x{before[0]} before; scale them with --size {before[1]}x{before[0]}, "
+                "or make a dataset of each"
+            )
+        yield image
+
+
+def _even(images: Iterator[np.ndarray], camera: str, notes: dict[str, None]) -> Iterator[np.ndarray]:
+    """The images with even sizes, as H.264's usual pixel format needs: the last row or column may be repeated."""
+    for image in images:
+        height, width = image.shape[:2]
+        if height % 2 or width % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+            notes[
+                f"the images of {camera} are {width}x{height}: padded to {image.shape[1]}x{image.shape[0]} for H.264"
+            ] = None
+        yield image
 
 
 def _columns(
-    d: Demonstration, number: int, total: int, task: int
+    d: Demonstration, number: int, total: int, tasks: list[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:  # fmt: skip
     length = len(d.states)
     frames = np.arange(length)
@@ -74,12 +121,13 @@ def _columns(
     shapes = {name: [values.shape[1]] for name, values in columns.items()}
     columns |= {
         "timestamp": (frames / d.fps).astype(np.float32), "frame_index": frames,
-        "episode_index": np.full(length, number), "index": total + frames, "task_index": np.full(length, task),
+        "episode_index": np.full(length, number), "index": total + frames,
+        "task_index": np.array([tasks.index(task) for task in d.tasks]),
     }  # fmt: skip
     return columns, shapes
 
 
-def _features(shapes: dict[str, list[int]], pictures: list[str], video: bool, fps: int) -> dict[str, Any]:
+def _features(shapes: dict[str, list[int]], pictures: list[str], video: bool, fps: float) -> dict[str, Any]:
     names = {
         "state": list(STATE_NAMES), "actions": [f"delta_{n}" for n in STATE_NAMES[:6]] + ["gripper"],
         "joint_positions": [*SINGLE.joints, *SINGLE.fingers],
@@ -135,7 +183,7 @@ def _as_png(pictures: Iterator[np.ndarray]) -> tuple[list[bytes], list[int], dic
     return encoded, shape, _picture_statistics(small)
 
 
-def _write_video(file: Path, pictures: Iterator[np.ndarray], fps: int) -> tuple[list[int], dict[str, Any]]:
+def _write_video(file: Path, pictures: Iterator[np.ndarray], fps: float) -> tuple[list[int], dict[str, Any]]:
     file.parent.mkdir(parents=True, exist_ok=True)
     small, shape = [], [0, 0, 3]
     with VideoWriter(file, fps) as writer:

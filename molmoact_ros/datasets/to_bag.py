@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,29 +18,27 @@ CHUNK: Final = 8  # number of actions in each plan of an imported demonstration
 _BEGIN: Final = 1.0  # s, start of an imported bag's clock: a stamp of zero means none
 
 
-def write_bag(folder: Path, demonstration: Demonstration, cameras: Sequence[str]) -> None:
+def write_bag(folder: Path, demonstration: Demonstration) -> None:
     """Write an episode as a bag: images, joints or poses, and at each frame the next CHUNK actions as a plan.
 
-    cameras: names for the image streams, in their order. Raises FileExistsError if the folder exists, ValueError if the
-    demonstration has fewer cameras.
+    Raises FileExistsError if the folder exists. What is raised while images are read leaves no folder.
     """
     d, dt = demonstration, 1.0 / demonstration.fps
-    if len(cameras) > len(d.pictures):
-        raise ValueError(f"the dataset has {len(d.pictures)} cameras ({', '.join(d.pictures)}), not {len(cameras)}")
-    streams = [read() for read in list(d.pictures.values())[: len(cameras)]]
+    streams = {camera: read() for camera, read in d.pictures.items()}
+    bag = BagWriter(folder, about={"imported": "LeRobot"})
     try:
-        with BagWriter(folder, about={"imported": "LeRobot"}) as bag:
+        with bag:
             out = EpisodeWriter(bag)
             for k in range(len(d.states)):
                 now = _BEGIN + k * dt
-                out.engine_status(now, d.task, k + 1, 0.0, "")
-                for camera, stream in zip(cameras, streams, strict=True):
+                out.engine_status(now, d.tasks[k], k + 1, 0.0, "")
+                for camera, stream in streams.items():
                     out.image(f"/{camera}/color/image_raw", next(stream), "rgb8", now)
                 out.joints(STATE_NAMES, d.states[k], np.zeros(len(STATE_NAMES)), now, HAND)
                 if d.joints is not None:
                     names = [*SINGLE.joints, *SINGLE.fingers]
                     out.joints(names, d.joints[k], np.zeros(len(names)), now)
                 out.chunk(d.actions[k : k + CHUNK], dt, now, k + 1, now)
-    except ValueError:
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -1,0 +1,143 @@
+"""Round trips with LeRobot's own code, in an environment of its own: `make test-lerobot`.
+
+LeRobot of today reads version 3.0 alone, so what we write goes through LeRobot's converter first, as its message says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from molmoact_ros.bags.bag import BagWriter
+from molmoact_ros.bags.episode_writer import EpisodeWriter
+from molmoact_ros.cli.main import main
+from molmoact_ros.datasets.episode import Demonstration
+from molmoact_ros.datasets.lerobot_reader import Dataset
+from molmoact_ros.datasets.mapping_options import MappingOptions
+from molmoact_ros.robots.franka import HOME_Q, SINGLE
+
+LEROBOT = os.environ.get("MOLMOACT_LEROBOT")
+pytestmark = pytest.mark.skipif(LEROBOT is None, reason="make test-lerobot names an environment with LeRobot")
+
+FRAMES = 12
+TASKS = ("put the red cube in the bowl", "open the drawer")
+CONVERT = """
+import sys
+from lerobot.datasets.v30.convert_dataset_v21_to_v30 import convert_dataset
+convert_dataset("ds", root=sys.argv[1], push_to_hub=False)
+"""
+LOAD = """
+import json, sys
+import numpy as np
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+dataset = LeRobotDataset("local/ds", root=sys.argv[1], video_backend="pyav")
+items = [dataset[k] for k in range(len(dataset))]
+arrays = {key: np.stack([np.asarray(item[key]) for item in items]) for key in sys.argv[3:]}
+np.savez(sys.argv[2], task=[item["task"] for item in items], **arrays)
+"""
+CREATE = """
+import sys
+import numpy as np
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+given = np.load(sys.argv[2])
+names = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+images = {f"observation.images.{c}": given[c] for c in ("wrist", "front")}
+axes = ["height", "width", "channels"]
+features = {k: {"dtype": sys.argv[3], "shape": v.shape[1:], "names": axes} for k, v in images.items()}
+features |= {k: {"dtype": "float32", "shape": (7,), "names": names} for k in ("observation.state", "action")}
+dataset = LeRobotDataset.create("local/ds", 10, features, root=sys.argv[1], use_videos=sys.argv[3] == "video")
+count = len(given["state"])
+for episode in range(2):
+    for k in range(count):
+        frame = {key: shown[k] for key, shown in images.items()}
+        frame |= {"observation.state": given["state"][k], "action": given["action"][k]}
+        dataset.add_frame(frame | {"task": str(given["tasks"][episode])})
+    dataset.save_episode()
+dataset.finalize()
+"""
+
+
+def lerobot(script: str, *arguments: Any) -> None:
+    """Run a script with LeRobot, without network."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    environment = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [f"{LEROBOT}/bin/python", "-c", script, *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
+def read(folder: Path, number: int) -> Demonstration:
+    dataset = Dataset.open(folder)
+    return dataset.episode(number, dataset.mapping(MappingOptions()))
+
+
+def picture(episode: int, frame: int, which: int) -> np.ndarray:
+    return np.full((64, 96, 3), (20 + 18 * frame, 40 + 60 * episode, 60 + 120 * which), np.uint8)
+
+
+def write_bag(folder: Path, task: str) -> Path:
+    with BagWriter(folder) as bag:
+        out = EpisodeWriter(bag)
+        for k in range(FRAMES):
+            now = 50.0 + k / 10
+            out.engine_status(now, task, 1, 0.1)
+            position = np.append(HOME_Q + 0.01 * k, [0.03, 0.03])
+            out.joints([*SINGLE.joints, *SINGLE.fingers], position, np.zeros(9), now)
+            for which, camera in enumerate(("front", "wrist")):
+                out.image(f"/{camera}/color/image_raw", picture(TASKS.index(task), k, which), "rgb8", now)
+    return folder
+
+
+@pytest.mark.parametrize("options", [[], ["--video"]], ids=["png", "video"])
+def test_lerobot_loads_what_we_write(tmp_path: Path, options: list[str]) -> None:
+    bags = [str(write_bag(tmp_path / f"bag{k}", task)) for k, task in enumerate(TASKS)]
+    folder = tmp_path / "ds"
+    assert main(["to-lerobot", *bags, "--out", str(folder), *options]) == 0
+    ours = [read(folder, number) for number in (0, 1)]
+    lerobot(CONVERT, tmp_path)
+    assert json.loads((folder / "meta" / "info.json").read_text())["codebase_version"] == "v3.0"
+    keys = ("image", "wrist_image", "state", "actions", "joint_positions", "timestamp")
+    lerobot(LOAD, folder, tmp_path / "loaded.npz", *keys)
+    loaded = np.load(tmp_path / "loaded.npz")
+    for key, name in (("state", "states"), ("actions", "actions"), ("joint_positions", "joints")):
+        np.testing.assert_array_equal(loaded[key], np.concatenate([getattr(episode, name) for episode in ours]))
+    assert loaded["task"].tolist() == [TASKS[0]] * FRAMES + [TASKS[1]] * FRAMES
+    for which, key in enumerate(("image", "wrist_image")):
+        expected = [picture(episode, k, which) for episode in (0, 1) for k in range(FRAMES)]
+        shown = np.moveaxis(loaded[key], 1, -1) * 255
+        assert np.abs(shown - expected).max() < (12 if options else 1)
+    for number in (0, 1):  # and we read what LeRobot's converter made of it
+        again = read(folder, number)
+        np.testing.assert_array_equal(again.states, ours[number].states)
+        assert again.tasks == ours[number].tasks
+        for camera in ("front", "wrist"):
+            pairs = zip(again.pictures[camera](), ours[number].pictures[camera](), strict=True)
+            assert all(np.abs(a.astype(int) - b).max() < 6 for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_we_read_what_lerobot_writes(tmp_path: Path, kind: str) -> None:
+    """With its defaults: version 3.0, AV1; the wrist camera comes first."""
+    random = np.random.default_rng(7)
+    state = np.column_stack([random.uniform(-0.5, 0.5, (FRAMES, 6)), np.linspace(0, 1, FRAMES)]).astype(np.float32)
+    action = np.column_stack([random.uniform(-0.01, 0.01, (FRAMES, 6)), np.linspace(1, 0, FRAMES)]).astype(np.float32)
+    front, wrist = (np.stack([picture(0, k, which) for k in range(FRAMES)]) for which in (0, 1))
+    np.savez(tmp_path / "given.npz", state=state, action=action, tasks=np.array(TASKS), front=front, wrist=wrist)
+    folder = tmp_path / "ds"
+    lerobot(CREATE, folder, tmp_path / "given.npz", kind)
+    assert main(["from-lerobot", str(folder), "--out", str(tmp_path / "bags")]) == 0
+    for number in (0, 1):
+        episode = read(folder, number)
+        np.testing.assert_array_equal(episode.states, state)
+        np.testing.assert_allclose(episode.actions, action, atol=1e-7)
+        assert episode.tasks == [TASKS[number]] * FRAMES
+        for camera, expected in (("front", front), ("wrist", wrist)):
+            frames = list(episode.pictures[camera]())
+            assert np.abs(np.array(frames).astype(int) - expected).max() < (12 if kind == "video" else 1)
