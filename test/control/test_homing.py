@@ -54,9 +54,11 @@ class Asking:
             commands = self.controller.step(self.now)
             assert commands is not None
             self.judge.judge_commands(commands, 0, braking, self.now, [self.now - self.asked_at <= timeout + 1e-9])
+            sent = self.state in (State.POLICY, State.TELEOP) or commands[0].velocity.any() or self.judge.moving
+            q = commands[0].position if sent else np.asarray(self.controller.arms[0].measured)  # unasked, it stands
             if alive:
-                self.controller.update_joints(commands[0].position, 0.08, self.now)
-            out.append(commands[0].position)
+                self.controller.update_joints(q, 0.08, self.now)
+            out.append(q)
         return np.array(out)
 
     def until_held(self, seconds: float) -> np.ndarray:
