@@ -131,6 +131,8 @@ def test_each_way_begins_where_the_arm_stands_then() -> None:
     path = np.vstack([elsewhere, asking.run(1.0, home=True)])
     assert asking.state is State.TELEOP and asking.is_clean()
     assert (np.abs(np.diff(path, axis=0)) <= 0.15 * FR3.velocity_max * DT + 1e-5).all(), "slowly, as the first one"
+    gone, way = path - elsewhere, HOME_Q - elsewhere
+    assert np.abs(gone - np.outer(gone @ way, way) / (way @ way)).max() < 5e-3, "straight from there"
 
 
 def test_the_way_waits_for_an_arm_that_is_kept_from_following() -> None:
