@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from molmoact_ros.benchmarks.motion_judge import MotionJudge
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
-from molmoact_ros.control.homing import RAMP, HomeConfig, Homing
+from molmoact_ros.control.homing import LAG, RAMP, HomeConfig, Homing
 from molmoact_ros.control.supervisor import FAULTS, Event, State
 from molmoact_ros.nodes.control.config import ControllerNodeConfig
 from molmoact_ros.robots.franka import FR3, HOME_Q, JOINTS, SINGLE
@@ -54,9 +54,11 @@ class Asking:
             commands = self.controller.step(self.now)
             assert commands is not None
             self.judge.judge_commands(commands, 0, braking, self.now, [self.now - self.asked_at <= timeout + 1e-9])
+            sent = self.state in (State.POLICY, State.TELEOP) or commands[0].velocity.any() or self.judge.moving
+            q = commands[0].position if sent else np.asarray(self.controller.arms[0].measured)  # unasked, it stands
             if alive:
-                self.controller.update_joints(commands[0].position, 0.08, self.now)
-            out.append(commands[0].position)
+                self.controller.update_joints(q, 0.08, self.now)
+            out.append(q)
         return np.array(out)
 
     def until_held(self, seconds: float) -> np.ndarray:
@@ -118,6 +120,29 @@ def test_letting_go_stops_it() -> None:
     assert np.abs(path[-1] - before).max() < 0.1 and np.abs(path[-1] - HOME_Q).max() > 0.1
     again = asking.until_held(30.0)
     assert np.abs(again[-1] - HOME_Q).max() < 2e-3 and asking.is_clean(), "and who asks again gets there"
+
+
+def test_each_way_begins_where_the_arm_stands_then() -> None:
+    asking = away()
+    asking.run(1.0, home=False)
+    elsewhere = HOME_Q - [0.3, 0.1, 0.0, 0.0, 0.0, 0.0, 0.2]
+    asking.stand(elsewhere)
+    asking.run(0.1, home=False)
+    path = np.vstack([elsewhere, asking.run(1.0, home=True)])
+    assert asking.state is State.TELEOP and asking.is_clean()
+    assert (np.abs(np.diff(path, axis=0)) <= 0.15 * FR3.velocity_max * DT + 1e-5).all(), "slowly, as the first one"
+    gone, way = path - elsewhere, HOME_Q - elsewhere
+    assert np.abs(gone - np.outer(gone @ way, way) / (way @ way)).max() < 5e-3, "straight from there"
+
+
+def test_the_way_waits_for_an_arm_that_is_kept_from_following() -> None:
+    start, homing = HOME_Q + 0.5, Homing(HOME_Q, 0.1 * FR3.velocity_max, DT)
+    for _ in range(round(1.5 / DT)):
+        assert np.abs(homing.step(start, start).q - start).max() < LAG + 0.1 * FR3.velocity_max.max() * DT
+    assert not homing.blocked
+    for _ in range(round(1.0 / DT)):
+        homing.step(start, start)
+    assert homing.blocked and not homing.reached
 
 
 @pytest.mark.parametrize("event", [*FAULTS, Event.STOP, Event.HOLD])
