@@ -63,9 +63,9 @@ class TestRobot(BackgroundNode):
         """ROS time, s."""
         return time.time() if self.still is None else self.still
 
-    def say_twist(self, twist: Any, ago: float = 0.0) -> None:
+    def say_twist(self, twist: Any, ago: float = 0.0, frame: str = BASE_FRAME) -> None:
         """One word of a person, said so many s ago."""
-        message = TwistStamped(header=conversions.header(self.now() - ago, BASE_FRAME))
+        message = TwistStamped(header=conversions.header(self.now() - ago, frame))
         message.twist.linear.x, message.twist.linear.y, message.twist.linear.z = map(float, twist)
         self._twists.publish(message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,27 @@ def test_c2_hold_in_a_persons_hand(arm: Cell) -> None:
         arm.robot.twist = None
         arm.spin(0.6)
     arm.in_hand()
+
+
+def test_a_twist_in_a_wrong_frame_moves_nothing_and_is_said_once_a_second(arm: Cell) -> None:
+    log, began = arm.bringup.log("controller"), time.monotonic()
+    before = len(log.read_text())
+    for _ in range(60):
+        arm.robot.say_twist(SIDEWAYS, frame="camera_link")
+        arm.spin(0.03)
+    assert arm.moved(0.2) < 1e-6 and arm.status.state == SafetyStatus.HOLD
+    lines = [line for line in log.read_text()[before:].splitlines() if "camera_link" in line]
+    assert 1 <= len(lines) <= time.monotonic() - began + 2, lines
+    assert "send fr3_link0 or fr3_hand_tcp" in lines[0]
+
+
+def test_a_frame_as_tf_once_wrote_it_is_the_arms_own(arm: Cell) -> None:
+    for _ in range(200):
+        arm.robot.say_twist(SIDEWAYS, frame="/fr3_link0")
+        arm.spin(0.03)
+        if arm.status.state == SafetyStatus.TELEOP:
+            return
+    pytest.fail(f"not followed: {arm.status.reason}")
 
 
 @pytest.mark.parametrize("ago", [HOUR, 0.5, -0.5, -HOUR])
