@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sensor_msgs.msg import CameraInfo, JointState
+from sensor_msgs.msg import CameraInfo
 from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.engine.base import ReasoningMode
@@ -65,5 +65,5 @@ def test_the_gripper_is_found_in_the_frame_that_camera_info_names(peer: Peer, fr
     hand._frames.add_transforms(TFMessage(transforms=[at]))
     k = [20.0, 0.0, 8.0, 0.0, 20.0, 6.0, 0.0, 0.0, 1.0]
     hand._info = CameraInfo(header=conversions.header(0.0, frame), width=16, height=12, k=k)
-    hand._measured = JointState(name=list(SINGLE.joints), position=[0.1] * 7)
+    hand._monitor.take_message(list(SINGLE.joints), [0.1] * 7, 0.0, 0.0)
     assert hand.place() is not None
