@@ -45,7 +45,7 @@ _M_ARENA_MAX: Final = -8
 class RecordingStats:
     """Statistics of a recording.
 
-    messages, bytes: written to the bag. pictures, others: lost images, and lost other messages. problem: the last one,
+    messages, bytes: written to the bag. images, others: lost images, and lost other messages. problem: the last one,
     in one line; empty: none.
     """
 
@@ -262,7 +262,7 @@ class Recorder:
             self._tally = replace(before, problem=reason)
             self._count(**lost)
         if say and reason != before.problem:
-            what = "others than pictures" if lost.get("others") else "pictures"
+            what = "others than images" if lost.get("others") else "images"
             self._tell(f"{reason}: {what} are being lost" if lost else reason)
 
 

@@ -202,10 +202,10 @@ class Recording:
         if found is None:
             there = sorted(name for name, kind in self.topics.items() if kind in (IMAGE, COMPRESSED))
             if not there:
-                raise ValueError(f"the bag has no pictures at all; {topic} is needed")
+                raise ValueError(f"the bag has no images at all; {topic} is needed")
             like = min(there, key=lambda name: ("depth" in name) != ("depth" in topic))
             raise ValueError(
-                f"the bag has no pictures on {topic}; say which they are with --remap {like}:={topic}; "
+                f"the bag has no images on {topic}; say which they are with --remap {like}:={topic}; "
                 f"there are {', '.join(there)}"
             )
         return found
@@ -255,7 +255,7 @@ class Recording:
         """
         stamps = [self.stamps(self.picture_topic(topic)) for topic in self.names.colour]
         if empty := [topic for topic, of in zip(self.names.colour, stamps, strict=True) if not len(of)]:
-            raise ValueError(f"the bag has no pictures on {empty[0]}: the topic is empty")
+            raise ValueError(f"the bag has no images on {empty[0]}: the topic is empty")
         answers, recorded = self.answers(), True
         if not answers:
             self._notes.append("no plans were recorded: there is nothing to compare with")
@@ -272,7 +272,7 @@ class Recording:
         if lost := len(steps) - len(seen):
             what = "plans have" if recorded else "moments have"
             self._notes.append(
-                f"{lost} of {len(steps)} {what} no pictures of all cameras within {self.names.slop:g} s: left out"
+                f"{lost} of {len(steps)} {what} no images of all cameras within {self.names.slop:g} s: left out"
             )
         if any(not step.answer.instruction for step in seen):
             raise ValueError("the bag does not say what was asked for; give --instruction")
@@ -291,7 +291,7 @@ class Recording:
             f"{name} {of[0]:.2f} to {of[-1]:.2f} s" for name, of in zip(self.names.cameras, stamps, strict=True)
         )
         return (
-            f"no pictures of all cameras within {self.names.slop:g} s of each other ({spans}); "
+            f"no images of all cameras within {self.names.slop:g} s of each other ({spans}); "
             "were their clocks synchronised? a larger --slop pairs them anyway"
         )
 
@@ -344,7 +344,7 @@ class Recording:
         try:
             return metres(picture) if is_depth else rgb_pixels(picture)
         except RefusedStep as refusal:
-            raise ValueError(f"a recorded picture cannot be read: {refusal}") from None
+            raise ValueError(f"a recorded image cannot be read: {refusal}") from None
 
 
 def _observation(step: Step, found: dict[int, np.ndarray], cameras: int) -> Observation:

@@ -208,7 +208,7 @@ def _beside(name: str, folder: Path) -> Iterator[Beside]:
     with Bringup(Profile(nodes=nodes), folder) as extra:
         page = spawn.Process(target=look, args=(address(extra), frames), daemon=True)
         page.start()
-        _until(lambda: frames.value > 0, extra, "the panel shows no pictures")
+        _until(lambda: frames.value > 0, extra, "the panel shows no images")
         yield Beside(frames, [extra.pid(node) for node in nodes])
         page.terminate()
         page.join()
@@ -250,7 +250,7 @@ def run(args: argparse.Namespace) -> int:
     for name, f in figures.items():
         console.print(
             f"{name:18} camera to command {f['p50']:.0f} ms at the median, {f['p99']:.0f} ms at the 99th percentile, "
-            f"{f['plans']} plans, {f['pictures']:.1f} pictures/s, {f['cores']:.2f} cores"
+            f"{f['plans']} plans, {f['pictures']:.1f} images/s, {f['cores']:.2f} cores"
         )
     for name in ARMS[1:]:
         low, high = figures[name]["p99_ratio_range"]

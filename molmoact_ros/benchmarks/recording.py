@@ -243,7 +243,7 @@ def run(args: argparse.Namespace) -> int:
             chance = f"{figures['chance'][name]:.2g}"
             console.print(f"p99 with a recorder ({name}) over p99 without: {ratio:.2f}; so or more by chance: {chance}")
         for name, row in figures["disk"].items():
-            console.print(f"{name}: {row['MB_s']:.0f} MB/s, {row['pictures_s']:.0f} pictures/s of 640x480")
+            console.print(f"{name}: {row['MB_s']:.0f} MB/s, {row['pictures_s']:.0f} images/s of 640x480")
     if args.json:
         args.json.write_text(json.dumps(machine("") | figures, indent=1))
     return 0 if not args.kills or whole == len(kills) else 1

@@ -233,7 +233,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights; default: all that the device does",
     )
     parser.add_argument(
-        "--prompt", type=above_zero(int), default=988, help="tokens of the prompt; default: of two 320x240 pictures"
+        "--prompt", type=above_zero(int), default=988, help="tokens of the prompt; default: of two 320x240 images"
     )
     parser.add_argument(
         "--tokens", type=above_zero(int), default=453, help="tokens of an answer, for the baseline; default 453"

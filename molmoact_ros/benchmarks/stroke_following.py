@@ -78,7 +78,7 @@ def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random
     if page.find("end").is_enabled():
         page.press("end")
     _see(page, lambda: page.state() in ("idle", "hold"), "the controller does not hold")
-    _see(page, lambda: page.frames() > 0, "no picture is shown")
+    _see(page, lambda: page.frames() > 0, "no image is shown")
     task = client.reset(seed)
     stroke = _stroke(_hand(client, cell), cell, rng)
     field = page.find("text")
@@ -128,7 +128,7 @@ def _stroke(hand: np.ndarray, cell: Workcell, rng: np.random.Generator) -> np.nd
         size = np.array([cell.cameras["front"].width, cell.cameras["front"].height])
         if np.linalg.norm(along) > 80 and (stroke > 5).all() and (stroke < size - 5).all():
             return stroke
-    raise GraphError("the hand is out of the picture; look at the simulator's log")
+    raise GraphError("the hand is out of the image; look at the simulator's log")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -180,7 +180,7 @@ def _measure(args: argparse.Namespace, console: Console) -> tuple[Any, bool]:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("takes", total=args.times)
         takes = bench_teleop(args.times, lambda _: progress.advance(task))
-    title = f"a person takes over in mid-motion, and hands back, {args.times} times"
+    title = f"an operator takes over in mid-motion, and hands back, {args.times} times"
     table = new_table(title, "what", "median", "worst", "limit")
     late = max(takes.seconds) >= DEADLINE
     worst = f"{max(takes.seconds) * 1e3:.1f} ms"

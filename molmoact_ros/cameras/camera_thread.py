@@ -86,8 +86,8 @@ class CameraThread(threading.Thread):
                 elif monotonic() - heard > patience:
                     if never and monotonic() - self._was_reset > RESET_PAUSE and camera.reset():
                         self._was_reset = monotonic()
-                        return f"no picture for {patience:g} s since it was opened; it is reset, which takes seconds"
-                    return f"no picture for {patience:g} s; it is opened anew"
+                        return f"no image for {patience:g} s since it was opened; it is reset, which takes seconds"
+                    return f"no image for {patience:g} s; it is opened anew"
         except (RuntimeError, ValueError) as error:  # raised by librealsense when the camera is unplugged
             return f"{' '.join(str(error).split())}; it is opened anew as soon as it is there"
         return "closed"

@@ -34,7 +34,7 @@ PARTS: Final = {
         "every fault that must hold the arm, and how soon it does", "molmoact_ros.benchmarks.fault_injection"
     ),
     "fuzz": Command("nonsense at the controller, its commands checked", "molmoact_ros.benchmarks.fuzz"),
-    "teleop": Command("a person takes over in mid-motion", "molmoact_ros.benchmarks.teleop_takeover"),
+    "teleop": Command("an operator takes over in mid-motion", "molmoact_ros.benchmarks.teleop_takeover"),
     "libfranka": Command(
         "1 kHz to the simulated robot behind libfranka's protocol", "molmoact_ros.benchmarks.libfranka"
     ),

@@ -37,10 +37,10 @@ ABOUT = """Finds where a camera is: on the hand (eye in hand; the board lies sti
 board is fixed to the hand). It listens to the camera and to the arm's joints and moves nothing: you move the arm, in
 its guiding mode or by teleoperation. Whenever the arm stands still at a new pose and the board is seen, that is a view;
 Enter takes one at once. Tilt the hand by 20 to 40 degrees to different sides between the views, and show the board near
-and far. docs/calibration.md has pictures."""
+and far. docs/calibration.md has images."""
 EXAMPLES = """examples:
   molmoact-ros calibrate --print-board board.pdf       (print at 100 %, measure a square, glue it onto a flat plate)
-  molmoact-ros calibrate --camera wrist                (15 views; then a static transform and a picture of them)
+  molmoact-ros calibrate --camera wrist                (15 views; then a static transform and an image of them)
   molmoact-ros calibrate --camera front --square 34.8 --marker 25.9
   molmoact-ros calibrate runs/calibration-front        (again from the views of a folder)
   molmoact-ros calibrate bag --camera front            (from a bag; the arm has to stand at each pose)
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     views = parser.add_argument_group("views")
     views.add_argument("--views", type=int, default=15, help="how many to take (default: 15)")
     views.add_argument("--by-key", action="store_true", help="take views by Enter alone, none by itself")
-    views.add_argument("--out", type=Path, help="a new folder for views, transform and picture")
+    views.add_argument("--out", type=Path, help="a new folder for views, transform and image")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,7 +150,7 @@ class _Solver:
         return calibrate(self.views, self._intrinsics, self.board.square, self._args.mount)
 
     def write(self, found: Calibration, out: Path, mounted: tuple[str, np.ndarray]) -> None:
-        """Write transform and picture, and print what they say. mounted: the frame to place, and the camera in it."""
+        """Write transform and image, and print what they say. mounted: the frame to place, and the camera in it."""
         child, inside = mounted
         parent = self.hand_frame if found.mount == "hand" else self._arm.base_frame
         about = {

@@ -35,7 +35,7 @@ def export_and_compare(checkpoint: Path, args: argparse.Namespace, console: Cons
     vision = OnnxVision(folder, torch.empty(0))
     figures, limit = compare(tower, vision, args.frames), LIMITS[precision]
     console.print(
-        f"{args.frames} pictures by {vision.provider}: largest relative error {figures['worst']:.1e}, "
+        f"{args.frames} images by {vision.provider}: largest relative error {figures['worst']:.1e}, "
         f"limit {limit:.0e}; {figures['onnx_ms']:.1f} ms, torch {figures['torch_ms']:.1f} ms"
     )
     if args.json:
@@ -73,10 +73,8 @@ def compare(tower: Tower, vision: OnnxVision, frames: int) -> dict[str, float]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     parser.add_argument("--precision", default="float32", help="float32, float16, or bfloat16 (TensorRT alone)")
-    parser.add_argument("--frame-size", default="", help='size of the pictures, such as 320x240, or "camera"')
-    parser.add_argument(
-        "--frames", type=above_zero(int), default=50, help="pictures on which it is compared with torch"
-    )
+    parser.add_argument("--frame-size", default="", help='size of the images, such as 320x240, or "camera"')
+    parser.add_argument("--frames", type=above_zero(int), default=50, help="images on which it is compared with torch")
     parser.add_argument("--out", type=Path, help="folder; default: the user's cache, where the engine looks")
     add_json(parser)
     add_checkpoint(parser)

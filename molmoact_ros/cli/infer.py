@@ -45,7 +45,7 @@ def infer(
     if said.depth_codes is not None and engine.depth_vq is not None:
         Image.fromarray(colour_depth(engine.depth_vq.picture(said.depth_codes), DEPTH_SIDE)).save(out / "depth.png")
     counts, total = engine.timings.counts, engine.timings.total
-    console.print(f"{counts.tokens} tokens in {counts.passes} passes, {total:.2f} s; pictures in {out}")
+    console.print(f"{counts.tokens} tokens in {counts.passes} passes, {total:.2f} s; images in {out}")
     return said
 
 
@@ -60,19 +60,19 @@ def _print(said: Reasoning, console: Console) -> None:
         console.print("depth codes, row by row, as indices into the codebook", str(said.depth_codes), sep="\n")
     for name, trace in (("trace", said.trace), ("trace of the right arm", said.second_trace)):
         if trace is not None:
-            console.print(f"{name}, x and y in 0..255 of the front picture: {trace.tolist()}")
+            console.print(f"{name}, x and y in 0..255 of the front image: {trace.tolist()}")
     with np.printoptions(precision=6, suppress=True, linewidth=120):
         console.print(f"actions {list(said.actions.shape)}", str(said.actions), sep="\n", highlight=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
-    parser.add_argument("--image", type=Path, action="append", required=True, help="a camera's picture, front first")
+    parser.add_argument("--image", type=Path, action="append", required=True, help="a camera's image, front first")
     parser.add_argument("--instruction", required=True)
-    parser.add_argument("--edit-trace", metavar='"X,Y;X,Y"', help="a trace to follow, 0..255 of the front picture")
-    parser.add_argument("--out", type=Path, default=Path("infer"), help="folder for the trace and depth pictures")
+    parser.add_argument("--edit-trace", metavar='"X,Y;X,Y"', help="a trace to follow, 0..255 of the front image")
+    parser.add_argument("--out", type=Path, default=Path("infer"), help="folder for the trace and depth images")
     parser.add_argument("--unnorm-key", help="statistics that turn answers into actions, where there are several")
-    parser.add_argument("--frame-size", default="", help='scale pictures to, such as 320x240; or "camera": as they are')
+    parser.add_argument("--frame-size", default="", help='scale images to, such as 320x240; or "camera": as they are')
     parser.add_argument("--precision", default="", help="of the exported vision tower; default: by the device")
     add_checkpoint(parser)
     parser.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")

@@ -16,7 +16,7 @@ EXAMPLES = """examples:
   molmoact-ros demo --instruction "put the red cube in the bowl" --seed 7
   molmoact-ros demo --profile bimanual_sim
   molmoact-ros eval --episodes 40 --seed 1000 --json figures.json
-  molmoact-ros eval --steer --episodes 30     (strokes drawn on the front picture)
+  molmoact-ros eval --steer --episodes 30     (strokes drawn on the front image)
   molmoact-ros bench engine
   molmoact-ros bench roofline     (7B's shape on a GPU: how near its passes come to the memory's speed)
   molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
@@ -49,9 +49,9 @@ COMMANDS: Final = {
         "show the running nodes' topics in Foxglove, without a ROS installation", "molmoact_ros.cli.foxglove"
     ),
     "panel": Command(
-        "a web page: live pictures, the trace to redraw, instruction, jog and STOP", "molmoact_ros.cli.panel"
+        "a web page: live images, the trace to redraw, instruction, jog and STOP", "molmoact_ros.cli.panel"
     ),
-    "infer": Command("one reasoning step on pictures: depth codes, trace and actions", "molmoact_ros.cli.infer"),
+    "infer": Command("one reasoning step on images: depth codes, trace and actions", "molmoact_ros.cli.infer"),
     "up": Command("start the nodes of a profile until Ctrl-C", "molmoact_ros.cli.up"),
     "record": Command(
         "everything that is published, into a bag, until Ctrl-C; or repair a bag", "molmoact_ros.cli.record"

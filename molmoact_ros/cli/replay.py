@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, help="folder of a bag, or a file of it: .mcap, .db3, .bag")
     ways = parser.add_mutually_exclusive_group(required=True)
     for way, text in (
-        ("engine", "its pictures into the engine, as fast as it goes"),
+        ("engine", "its images into the engine, as fast as it goes"),
         ("control", "its chunks and joint states through the control code"),
         ("graph", "its cameras, joints and instructions onto live topics, through the nodes"),
     ):  # fmt: skip
@@ -44,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cameras", default="front,wrist", help="names of the cameras, front first")
     parser.add_argument("--joint-states", default="/joint_states", help="topic of the joint states")
     parser.add_argument("--policy", default="/policy", help="node name of who planned, such as /expert")
-    parser.add_argument(
-        "--slop", type=above_zero(float), default=0.05, help="s between pictures of one moment, at most"
-    )
+    parser.add_argument("--slop", type=above_zero(float), default=0.05, help="s between images of one moment, at most")
     parser.add_argument("--instruction", default="", help="the task, where the bag does not say it")
     engine = parser.add_argument_group("--engine")
     engine.add_argument("--checkpoint", type=Path, help="checkpoint folder; default: the nano model")
@@ -152,7 +150,7 @@ def inexact(then: RecordedAnswers, now: RecordedAnswers, recording: Recording, m
     if then.about.get("checkpoint") != now.about["checkpoint"]:
         return f"the checkpoint is {now.about['checkpoint']}, recorded was {_name(then)}"
     if not recording.lossless:
-        return "the recorded pictures are JPEG, not what the policy saw"
+        return "the recorded images are JPEG, not what the policy saw"
     if mode and any(answer.mode != mode for answer in then.answers):
         return f"the mode is {mode}, not the recorded one"
     for what in ("processor", "torch"):
@@ -183,7 +181,7 @@ def _graph(args: argparse.Namespace, recording: Recording, thresholds: Threshold
         now = RecordedAnswers(machine(""), anew.answers())
     then = _of_bag(recording)
     both = pairs(then.answers, now.answers, within=args.within)
-    comparison = compare_answers(both, False, thresholds, "the nodes choose their pictures by the clock", now.answers)
+    comparison = compare_answers(both, False, thresholds, "the nodes choose their images by the clock", now.answers)
     title, words = f"{recording.bag.name} through the nodes", f"{len(now.answers)} plans, recorded: {len(then.answers)}"
     pictures = Pictures(len(both))
     _note_pictures(recording, both, pictures)

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bags", type=Path, nargs="+", metavar="BAG")
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the dataset")
     parser.add_argument("--fps", type=float, default=10, help="frames a second, such as 29.97")
-    parser.add_argument("--video", action="store_true", help="pictures as H.264, with loss; default: PNG")
-    parser.add_argument("--size", default="", metavar="WxH", help="scale all pictures; default: as they are")
+    parser.add_argument("--video", action="store_true", help="images as H.264, with loss; default: PNG")
+    parser.add_argument("--size", default="", metavar="WxH", help="scale all images; default: as they are")
     parser.add_argument("--cameras", default="front,wrist", help="names of the cameras, front first")
     parser.add_argument("--instruction", default="", help="the task, where a bag does not say it")
     parser.add_argument(

@@ -187,7 +187,7 @@ def _check_first_step(chunk: ActionChunk, actions: np.ndarray, anchor: Target) -
     else:
         far = chunk.space is ActionSpace.JOINT and np.abs(actions[0, :ARM] - anchor.joints).max() > radians
     if far:
-        raise RefusedChunk(f"chunk {chunk.plan_id} begins far from where the arm was at its picture; check its frame")
+        raise RefusedChunk(f"chunk {chunk.plan_id} begins far from where the arm was at its image; check its frame")
 
 
 def _difference(a: Target, b: Target, space: ActionSpace) -> np.ndarray:

@@ -207,7 +207,7 @@ class Controller:
         state, config = self.supervisor.state, self.config
         moves = any(arm.teleop.wish(steady).moves for arm in self.arms)
         if moves or (state is State.TELEOP and event is Event.START):
-            return "a person moves the arm; wait until they have let go"
+            return "an operator moves the arm; wait until they have let go"
         doubted = next(
             (f"joint states are not believed: {why}" for arm in self.arms if (why := arm.measurement.refused)), ""
         )
@@ -336,7 +336,7 @@ class Controller:
         notes = [line for arm in self.arms for line in arm.joint_state.warnings(steady)]
         if self._must_let_go and _is_teleoperated(self.arms, steady) and self.supervisor.state is not State.TELEOP:
             why = self._not_movable(now, steady)
-            notes.append(f"a person's hand is not followed until they let go once{f' ({why})' if why else ''}")
+            notes.append(f"an operator's hand is not followed until they let go once{f' ({why})' if why else ''}")
         return notes
 
     @property

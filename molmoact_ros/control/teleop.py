@@ -34,7 +34,7 @@ def wrong_age(age: float, timeout: float) -> str:
     if abs(age) > OTHER_CLOCK:
         return "it is stamped 0 or by another clock; stamp it with ROS time, and set use_sim_time alike for every node"
     if not age <= timeout:
-        return f"it is {age:.2f} s old; words of a person count for {timeout:g} s"
+        return f"it is {age:.2f} s old; an operator's messages count for {timeout:g} s"
     if age < -FUTURE:
         return f"it is stamped {-age:.2f} s in the future; synchronise the clocks"
     return ""

@@ -25,7 +25,7 @@ class Demonstration:
     Args:
         tasks: language instruction of each of the n frames.
         fps: frames per second, not necessarily whole (29.97).
-        pictures: for each camera, a function that iterates over its n frames, uint8 [H, W, 3] RGB.
+        images: for each camera, a function that iterates over its n frames, uint8 [H, W, 3] RGB.
         states: float32 [n, 7], the hand's x, y, z (m), roll, pitch, yaw (rad, fixed axes) in the base frame and its
             gripper (1 open .. 0 closed).
         actions: float32 [n, 7], as DELTA_EE_POSE of ActionChunk.msg.

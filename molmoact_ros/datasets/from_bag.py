@@ -30,7 +30,7 @@ def of_bag(
     topics = [recording.picture_topic(topic) for topic in names.colour]
     stamps = [recording.stamps(topic) for topic in topics]
     if not all(len(of) for of in stamps):
-        raise ValueError(f"the bag has no pictures on {topics[[len(of) for of in stamps].index(0)]}")
+        raise ValueError(f"the bag has no images on {topics[[len(of) for of in stamps].index(0)]}")
     begin, end = max(of[0] for of in stamps), min(of[-1] for of in stamps)
     if end < begin:
         raise ValueError(f"the images on {' and '.join(topics)} have no time in common; were their clocks the same?")
@@ -46,7 +46,7 @@ def of_bag(
     )  # fmt: skip
     off = max(float(np.abs(near - ticks).max()) for near in nearest)
     if off > 0.5 / fps + SAME_TIME:
-        out.notes.append(f"pictures were lost: one stands for a time {off:.3f} s beside its own")
+        out.notes.append(f"images were lost: one stands for a time {off:.3f} s beside its own")
     return out
 
 

@@ -161,7 +161,7 @@ def _images(folder: _Folder) -> Iterator[Check]:
     yield Check.check("images", (size, patch) == wanted, f"{text}; config.json: {wanted[0]}, {wanted[1]}")
     if processor.crop_mode != "resize":
         most = processor.max_multi_image_crops
-        yield _expect("tiles of several pictures", f"at most {most} each", most, 8)
+        yield _expect("tiles of several images", f"at most {most} each", most, 8)
 
 
 def _tokens(folder: _Folder) -> Iterator[Check]:
@@ -251,7 +251,7 @@ def _depth(folder: _Folder) -> Iterator[Check]:
     elif (folder.path / RELEASED_DEPTH).is_file():
         yield _ok("depth decoder", f"{RELEASED_DEPTH}; its tensors are kept as {DEPTH} when it is first used")
     else:
-        text = f"none: depth codes come without pictures; copy {RELEASED_DEPTH} here from MolmoAct-7B-D-0812"
+        text = f"none: depth codes come without images; copy {RELEASED_DEPTH} here from MolmoAct-7B-D-0812"
         yield Check("depth decoder", Verdict.NOTE, text)
 
 

@@ -49,7 +49,7 @@ def compare(folder: Path) -> list[Check]:
     checkpoints = sorted(folder.rglob(NPZ))
     pictures = sorted(path for path in folder.rglob("*.npz") if path.name != NPZ)
     if not checkpoints and not pictures:
-        raise CheckpointError(f"{folder} holds neither a {NPZ} nor a picture WxH.png with WxH.npz")
+        raise CheckpointError(f"{folder} holds neither a {NPZ} nor an image WxH.png with WxH.npz")
     findings: list[Check] = []
     for path in checkpoints:
         findings += _guarded(_compare_checkpoint, path, folder)

@@ -126,7 +126,7 @@ class TorchEngine(BaseEngine):
         Raises CheckpointError, RefusedStep for the normalisation key, ValueError for the frame size.
         """
         if vision not in VISIONS:
-            raise CheckpointError(f"pictures cannot be read by {vision!r}; choose one of: {', '.join(VISIONS)}")
+            raise CheckpointError(f"images cannot be read by {vision!r}; choose one of: {', '.join(VISIONS)}")
         if threads:
             torch.set_num_threads(threads)
         # What needs no weights is refused before they are read.

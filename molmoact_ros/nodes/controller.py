@@ -174,7 +174,7 @@ class ControllerNode(ManagedNode):
         """Read what has arrived since the last cycle, except chunks and teleoperation."""
         since, self._taken_at = self._taken_at, time.monotonic()
         if self._stop.take_serialized():
-            self._controller.stop("by a person, on the topic stop")
+            self._controller.stop("by an operator, on the topic stop")
         for polled, take in (
             (self._presence, self._on_presence), (self._engine, self._on_engine), *self._joints.subscriptions
         ):  # fmt: skip
@@ -218,7 +218,7 @@ class ControllerNode(ManagedNode):
         return self._answer(self._controller.hold, response)
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._answer(lambda: self._controller.stop("by a person"), response)
+        return self._answer(lambda: self._controller.stop("by an operator"), response)
 
     def _on_approve(self, request: ApprovePlan.Request, response: ApprovePlan.Response) -> ApprovePlan.Response:
         """An operator approves a plan; where this controller requires no approval, any plan is fine."""

@@ -48,14 +48,14 @@ class RecorderConfig(BaseModel):
     bag: str = Field("bag", min_length=1, description="folder of the bag; must not exist yet")
     exclude: list[Regex] = Field(
         [r"/view/(?!markers).*", r".*/model_overlay.*", r".*/depth_image"],
-        description="topics left out besides those of actions, as regular expressions: pictures made of others",
+        description="topics left out besides those of actions, as regular expressions: images made of others",
     )
     images: Form = Field("raw", description="raw; png: without loss; jpeg: colour as JPEG, depth as PNG")
     quality: int = Field(95, ge=1, le=100, description="of JPEG")
     max_bag_size: int = Field(2048, ge=0, description="MiB after which the bag goes on in another file; 0: never")
     max_bag_duration: float = Field(600.0, ge=0, description="s after which it does; 0: never")
-    waiting: int = Field(128, ge=1, description="MiB of pictures, and as many of others, that may wait for the disk")
-    reserve: int = Field(16, ge=0, description="MiB of the disk set aside for what is no picture")
+    waiting: int = Field(128, ge=1, description="MiB of images, and as many of others, that may wait for the disk")
+    reserve: int = Field(16, ge=0, description="MiB of the disk set aside for what is no image")
 
 
 OVERLAP: Final = 1.0
@@ -257,7 +257,7 @@ class RecorderNode(Node):
 
     def _say(self, what: str) -> None:
         tally = self._recorder.tally
-        lost = f"; lost: {tally.pictures} pictures, {tally.others} others ({tally.problem})" if tally.problem else ""
+        lost = f"; lost: {tally.pictures} images, {tally.others} others ({tally.problem})" if tally.problem else ""
         self.get_logger().info(f"{what}: {tally.messages} messages, {tally.bytes / MIB:.1f} MiB{lost}")
 
 

@@ -70,8 +70,8 @@ class ViewConfig(BaseModel):
     joint_states: str = Field("joint_states", description="topic of the joint states")
     arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm's names, left first")
     bases: list[float] = Field([0.0] * 4, description="each arm's base in the workcell, as the controller has them")
-    rate: float = Field(5.0, gt=0, le=30, description="pictures/s of each topic at most")
-    quality: int = Field(80, ge=1, le=100, description="of compressed pictures")
+    rate: float = Field(5.0, gt=0, le=30, description="images/s of each topic at most")
+    quality: int = Field(80, ge=1, le=100, description="of compressed images")
     calibrations: list[str] = Field(
         [""], description="files of molmoact-ros calibrate, whole paths: the cameras' poses, published on /tf_static"
     )
@@ -128,7 +128,7 @@ class ViewNode(ContainedNode):
         self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, clock=STEADY, autostart=False)
         self._taking = self.create_timer(TAKE, self._take, clock=STEADY, autostart=False)
         self.create_timer(LOOK, self._look_who_listens, clock=STEADY)
-        self.get_logger().info("ready: pictures and markers are made for those who listen")
+        self.get_logger().info("ready: images and markers are made for those who listen")
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
@@ -235,7 +235,7 @@ class ViewNode(ContainedNode):
             self._depth_picture.publish(lambda: colour_depth(depth, depth.shape[0]), message.header)
 
     def _on_model_overlay(self, message: Image) -> None:
-        with self._refusing("model's picture"):
+        with self._refusing("model's image"):
             data = jpeg(conversions.rgb_pixels(conversions.of_usual_size(message)), self.config.quality)
             self._model.publish(CompressedImage(header=message.header, format="jpeg", data=data))
 

@@ -90,7 +90,7 @@ class Encoder:
             done(view, str(error))
         else:
             self.close()  # its process has ended; the next image starts another
-            done(view, f"no picture could be made ({type(error).__name__}); it is tried again")
+            done(view, f"no image could be made ({type(error).__name__}); it is tried again")
 
     def close(self) -> None:
         """Stop the process."""

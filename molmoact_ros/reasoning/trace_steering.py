@@ -34,7 +34,7 @@ def simplified(stroke: np.ndarray) -> np.ndarray:
     if stroke.ndim != 2 or stroke.shape[1:] != (2,) or not 2 <= len(stroke) <= LONGEST:
         raise RefusedStep(f"a drawing has 2 to {LONGEST} points, each with x and y; got {len(stroke)}: draw a line")
     if not np.isfinite(stroke).all() or stroke.min() < 0.0 or stroke.max() > 1.0:
-        raise RefusedStep("a point of the drawing lies outside the picture; points are fractions of it, 0..1")
+        raise RefusedStep("a point of the drawing lies outside the image; points are fractions of it, 0..1")
     points = np.round(stroke * MAX_COORDINATE).astype(np.int64)
     points = points[np.r_[True, np.any(np.diff(points, axis=0) != 0, axis=1)]]
     whole = points
@@ -86,20 +86,20 @@ class Steering:
         self.message = ""
 
     def check(self, stroke: np.ndarray, picture: float, now: float, shown: float | None = None) -> np.ndarray:
-        """Validate a stroke [m, 2] drawn on the image with stamp `picture`, s; return its trace, int64 [n, 2].
+        """Validate a stroke [m, 2] drawn on the image with stamp `image`, s; return its trace, int64 [n, 2].
 
         shown: stamp of the image of a plan that waits for approval; that image is not stale however long it waits. Of
         two drawings the one on the newer image wins; of two on the same image the later one. Raises RefusedStep for an
         invalid stroke, and for an image that is missing, stale, in the future or older than the active drawing's.
         """
         if picture <= 0.0:
-            raise RefusedStep("the drawing does not say on which picture it was drawn; give the picture's stamp")
+            raise RefusedStep("the drawing does not say on which image it was drawn; give the image's stamp")
         if picture > now + AHEAD:
-            raise RefusedStep(f"the drawing's picture is {picture - now:.1f} s from the future; synchronise the clocks")
+            raise RefusedStep(f"the drawing's image is {picture - now:.1f} s from the future; synchronise the clocks")
         if now - picture > self._max_age and (shown is None or picture < shown - 1e-6):
-            raise RefusedStep(f"the drawing's picture is {now - picture:.1f} s old; draw on the picture of now")
+            raise RefusedStep(f"the drawing's image is {now - picture:.1f} s old; draw on the image of now")
         if self.trace is not None and picture < self._picture - 1e-6:
-            raise RefusedStep("somebody drew on a newer picture meanwhile; look at their line, and draw again")
+            raise RefusedStep("somebody drew on a newer image meanwhile; look at their line, and draw again")
         return simplified(stroke)
 
     def take_trace(self, trace: np.ndarray, picture: float, now: float) -> None:

@@ -91,4 +91,4 @@ def add_dtype(parser: ArgumentParser) -> None:
 def add_images(parser: ArgumentParser) -> None:
     """--images FORM: how a bag stores images."""
     parser.add_argument("--images", choices=["raw", "png", "jpeg"], default="raw",
-                        help="how the bag keeps pictures (docs/record.md)")  # fmt: skip
+                        help="how the bag keeps images (docs/record.md)")  # fmt: skip

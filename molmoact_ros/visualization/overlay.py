@@ -44,8 +44,8 @@ def draw_plan(image: np.ndarray, trace: np.ndarray, human: bool, age: float, lin
     bright = HUMAN_COLOUR if human else TRAINING_COLOUR
     colour = bright if age <= OLD else tuple(value // 2 for value in bright)
     canvas = draw_for_people(image, trace, colour)
-    whose = "a person's trace" if human else "the model's trace"
-    write(canvas, (f"{whose}, picture {age:.1f} s old", *lines), bright)
+    whose = "an operator's trace" if human else "the model's trace"
+    write(canvas, (f"{whose}, image {age:.1f} s old", *lines), bright)
     return canvas
 
 

@@ -54,9 +54,7 @@ def deep() -> Iterator[Any]:
 
 @pytest.mark.parametrize("message", [*deep()])
 def test_16_bit_colour_is_refused_as_it_is_live(tmp_path: Path, message: BagMessage) -> None:
-    with pytest.raises(
-        ValueError, match=r"a recorded picture cannot be read: 16 bits a channel .*publish 8"
-    ) as refusal:
+    with pytest.raises(ValueError, match=r"a recorded image cannot be read: 16 bits a channel .*publish 8") as refusal:
         read(tmp_path / "bag", message)
     assert "\n" not in str(refusal.value)
 

@@ -183,9 +183,9 @@ from molmoact_ros.bags.recorder import keep_memory, release_memory
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 keep_memory()
-pictures = [os.urandom(230_000) for _ in range(400)]
-few = pictures[::50]
-del pictures
+images = [os.urandom(230_000) for _ in range(400)]
+few = images[::50]
+del images
 before = resident()
 release_memory()
 print(before - resident())
@@ -194,7 +194,7 @@ print(before - resident())
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot be told")
 def test_m9_what_waited_for_a_slow_disk_is_given_back() -> None:
-    """Pictures that waited leave gaps between those that still do; the memory of these goes back all the same."""
+    """Images that waited leave gaps between those that still do; the memory of these goes back all the same."""
     done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 60 * 1_000_000
 
@@ -211,7 +211,7 @@ fill(Path(sys.argv[1]))
 
 
 def fill(bag: Path) -> None:
-    """Far more pictures than there is room for, and a command with each."""
+    """Far more images than there is room for, and a command with each."""
     recorder = Recorder(BagWriter(bag), bag, reserve=4 * MIB, tell=lambda line: print(line, flush=True))
     for number in range(100):
         recorder.put(text(number))
@@ -291,7 +291,7 @@ def test_a_slow_disk_loses_pictures_and_no_command(tmp_path: Path, monkeypatch: 
         assert [int(reader.decode(m).data) for m in reader.messages(["/command"])] == list(range(count))
     with BagReader(tmp_path / "killed") as reader:
         *_, last = reader.messages(["/command"])
-    assert last.stamp_ns > now - 1e9, "commands do not wait behind pictures"
+    assert last.stamp_ns > now - 1e9, "commands do not wait behind images"
 
 
 def test_many_threads_may_bring_messages(tmp_path: Path) -> None:

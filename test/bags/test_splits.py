@@ -136,7 +136,7 @@ def test_m9_what_was_latched_just_before_the_next_file_is_in_it(tmp_path: Path) 
 
 
 def test_m9_messages_of_two_files_come_by_time(tmp_path: Path) -> None:
-    """Pictures that waited for the disk are in the next file, and older than what is in the one before."""
+    """Images that waited for the disk are in the next file, and older than what is in the one before."""
     with BagWriter(tmp_path / "bag", max_ns=10 * SECOND) as bag:
         for stamp in (1, 12, 11, 13, 25, 24, 26):
             bag.write(text(str(stamp), stamp * SECOND))

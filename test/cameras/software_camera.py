@@ -1,6 +1,6 @@
 """A RealSense made of pyrealsense2's own software_device: known lenses, known places, a scene that can be computed.
 
-Before a wall at 1.2 m stands a box at 0.6 m. Pictures run through the library's real sensors and pipeline.
+Before a wall at 1.2 m stands a box at 0.6 m. Images run through the library's real sensors and pipeline.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def color_picture(number: int) -> np.ndarray:
 
 
 def project(points: np.ndarray) -> np.ndarray:
-    """Pixels [n, 2] of points [n, 3] m in the colour picture."""
+    """Pixels [n, 2] of points [n, 3] m in the colour image."""
     pixels = cv2.projectPoints(points[:, None], np.zeros(3), np.zeros(3), COLOR_K, np.array(DISTORTION))[0]
     return pixels.reshape(-1, 2)
 
@@ -84,7 +84,7 @@ class SoftwareCamera:
         self._running = threading.Event()
 
     def shoot(self, delay: float = 0.0, depth: bool = True) -> None:
-        """Take a picture now; it arrives after `delay` s."""
+        """Take an image now; it arrives after `delay` s."""
         taken, self.number = time.monotonic(), self.number + 1
         self.taken[self.number] = taken
         time.sleep(delay)
@@ -102,7 +102,7 @@ class SoftwareCamera:
         return frame
 
     def __enter__(self) -> SoftwareCamera:
-        """Plugged in: pictures at RATE, each a little late by a time of its own, until the block is left."""
+        """Plugged in: images at RATE, each a little late by a time of its own, until the block is left."""
         self._running.set()
         self._thread = threading.Thread(target=self._film)
         self._thread.start()

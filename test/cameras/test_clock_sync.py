@@ -1,4 +1,4 @@
-"""When a picture was taken: never before it was, never after it came, whatever the clocks do."""
+"""When an image was taken: never before it was, never after it came, whatever the clocks do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDING = 1e-6  # s: stamps of 1.8e9 s in double precision are 2e-7 s apart
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture: seconds since the one before, seconds until it arrived, and what happened to the clocks meanwhile."""
+    """An image: seconds since the one before, seconds until it arrived, and what happened to the clocks meanwhile."""
 
     gap: float
     delay: float
@@ -34,7 +34,7 @@ def shots(jumps: bool = True, longest: float = 5.0) -> st.SearchStrategy[list[Sh
 
 
 def run(shots: list[Shot], drift: float, is_global: bool = False) -> list[tuple[float, float, float]]:
-    """For each picture: when it was taken, the stamp, and when it arrived, all by ROS' clock of its arrival, s."""
+    """For each image: when it was taken, the stamp, and when it arrived, all by ROS' clock of its arrival, s."""
     known, out = CameraClock(), []
     true = arrived = 1000.0
     camera_zero, system_lead, ros_lead = 900.0, 1.7e9, 1.7e9

@@ -1,4 +1,4 @@
-"""The library's own pipeline, syncer and align on synthetic pictures: what goes in comes out, where it belongs."""
+"""The library's own pipeline, syncer and align on synthetic images: what goes in comes out, where it belongs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_pixels_intrinsics_and_numbers_come_out_as_they_went_in() -> None:
     assert (k.width, k.height, k.model) == (WIDTH, HEIGHT, "plumb_bob")
     np.testing.assert_allclose([k.fx, k.fy, k.cx, k.cy], COLOR_K[[0, 1, 0, 1], [0, 1, 2, 2]], atol=1e-4)
     np.testing.assert_allclose(k.distortion, DISTORTION, atol=1e-7)
-    assert running.read(0.05) is None, "no picture is given out twice"
+    assert running.read(0.05) is None, "no image is given out twice"
     running.close()
 
 

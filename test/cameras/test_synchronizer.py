@@ -1,4 +1,4 @@
-"""Pictures that belong together: against a search over everything, with any stamps, in any order, at any clock."""
+"""Images that belong together: against a search over everything, with any stamps, in any order, at any clock."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Event = tuple[int, float, float, bool]
 
 
 def histories(cameras: int) -> st.SearchStrategy[list[Event]]:
-    """Camera, age of the picture when it came, time since the event before, and whether a set is then used."""
+    """Camera, age of the image when it came, time since the event before, and whether a set is then used."""
     event = st.tuples(st.integers(0, cameras - 1), st.floats(-0.2, 0.8), st.floats(0.0, 0.1), st.booleans())
     return st.lists(event, max_size=25)
 
 
 def brute_force(pictures: list[list[float]], now: float) -> tuple[float, ...] | None:
-    """Newest first picture with, from each other camera, the nearest of those within the tolerance."""
+    """Newest first image with, from each other camera, the nearest of those within the tolerance."""
     current = [[s for s in stamps if -SLOP <= now - s <= MAX_AGE] for stamps in pictures]
     for leader in sorted(current[0], reverse=True):
         near = [[s for s in others if abs(s - leader) <= SLOP] for others in current[1:]]

@@ -1,4 +1,4 @@
-"""The command that takes one step on pictures."""
+"""The command that takes one step on images."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_drawn_trace_is_shown_as_the_model_saw_it(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (["--image", "nowhere.png"], "nowhere.png is not a picture"),
+        (["--image", "nowhere.png"], "nowhere.png is not an image"),
         (["--instruction", ""], "instruction is empty"),
         (["--frame-size", "huge"], "320x240"),
         (["--dtype", "int4"], "float32"),

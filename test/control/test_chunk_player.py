@@ -77,7 +77,7 @@ FAST = "chunk 7 is faster than 0.5 m/s or 2.5 rad/s; check the normalisation key
 TURNS = "chunk 7 turns the hand by more than 2.8 rad; check the normalisation key"
 GRIPPER = "chunk 7 has a gripper value outside 0..1; check the checkpoint"
 SHAPE = "chunk 7 has shape [{}], expected [N, 7]; check the checkpoint"
-BEGINS = "chunk 7 begins far from where the arm was at its picture; check its frame"
+BEGINS = "chunk 7 begins far from where the arm was at its image; check its frame"
 
 
 @pytest.mark.parametrize(

@@ -341,10 +341,10 @@ def test_a_person_who_moves_the_arm_is_not_interrupted() -> None:
     assert loop.state is State.TELEOP and loop.reason == f"{Event.TELEOP.value}: twist"
     for go in (loop.start, loop.resume):
         assert not go()
-        assert loop.controller.refusal == "a person moves the arm; wait until they have let go"
+        assert loop.controller.refusal == "an operator moves the arm; wait until they have let go"
     loop.run(0.125, lambda: loop.twist([0.0] * 6))
     assert loop.state is State.TELEOP and not loop.start(), "an instruction takes no arm out of a hand that rests"
-    assert loop.controller.refusal == "a person moves the arm; wait until they have let go"
+    assert loop.controller.refusal == "an operator moves the arm; wait until they have let go"
     assert loop.resume() and loop.state is State.POLICY, "but who rests may hand back"
     loop.run(0.5, lambda: loop.twist([0.0] * 6))
     assert loop.state is State.POLICY, "and going on to rest takes nothing back"
@@ -411,7 +411,7 @@ def test_a_stream_that_went_on_while_it_could_not_move_the_arm_does_not_do_so_la
     (note,) = controller.notes(loop.now, loop.at)
     why = {"joints": " (joint states have stopped: none came for 1.1 s)",
            "level": f" ({Event.SECOND_CONTROLLER.value}: x)"}  # fmt: skip
-    assert note == f"a person's hand is not followed until they let go once{why.get(how, '')}"
+    assert note == f"an operator's hand is not followed until they let go once{why.get(how, '')}"
     loop.deaf = [False]
     controller.clear(Event.SECOND_CONTROLLER)
     if how == "stop":

@@ -77,7 +77,7 @@ def test_a_stop_is_latched_and_only_resume_lifts_it() -> None:
     assert np.abs(stopped[-1] - stopped[20]).max() == 0, "at rest within 0.2 s"
     assert not controller.start(0.9)
     controller.arms[0].teleop.twist([0.1, 0, 0, 0, 0, 0], 0.9)
-    assert np.abs(run(controller, 0.9, 0.1)[-1] - stopped[-1]).max() == 0, "nor does a person's hand"
+    assert np.abs(run(controller, 0.9, 0.1)[-1] - stopped[-1]).max() == 0, "nor does an operator's hand"
     assert controller.resume(1.0)
 
 
@@ -160,7 +160,7 @@ def test_letting_go_holds_unless_the_policy_was_to_go_on() -> None:
     run(controller, 0.0, 0.1)
     assert controller.supervisor.state is State.TELEOP
     assert not controller.on_chunk(chunk(stamp=0.1), 0.1)
-    assert not controller.start(0.1), "nor does an instruction take the arm out of a person's hand"
+    assert not controller.start(0.1), "nor does an instruction take the arm out of an operator's hand"
     still = run(controller, 0.1, 1.0)
     assert controller.supervisor.state is State.HOLD
     assert np.abs(still[-1] - still[-20]).max() == 0

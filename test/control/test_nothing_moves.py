@@ -143,7 +143,7 @@ def test_c1_the_elbow_moves_only_as_the_hand_does() -> None:
 @given(q=Q, twist=st.lists(st.floats(-0.2, 0.2), min_size=6, max_size=6))
 @example(q=np.array([1.0, 0.0, 2.0, -0.5, 1.0, 1.0, 0.0]), twist=[0.0, 0.0, 0.0, 0.0, 0.0, 0.125])
 def test_c1_the_box_draws_no_hand_inside(q: np.ndarray, twist: list[float]) -> None:
-    """Outside of it START is refused, and a person's twist moves the hand as they say, never by itself."""
+    """Outside of it START is refused, and an operator's twist moves the hand as they say, never by itself."""
     controller = _kept.setdefault("boxed", controller_at(HOME_Q))
     now = controller.__dict__.setdefault("clock", 0.0) + 10.0
     controller.__dict__["clock"] = now
@@ -263,7 +263,7 @@ def test_c3_a_robot_that_stopped_by_itself_holds_and_nothing_goes_on_when_it_is_
     assert loop.state is State.HOLD and "cartesian_reflex" in controller.supervisor.reason
     assert not controller.start(loop.now, loop.steady) and "cartesian_reflex" in controller.refusal
     loop.run(0.5, twist=FORWARD)
-    assert loop.state is State.HOLD, "nor does a person move it"
+    assert loop.state is State.HOLD, "nor does an operator move it"
     controller.clear(Event.ROBOT_STOPPED)
     path = loop.run(0.5, twist=FORWARD)
     assert loop.state is State.HOLD and np.abs(np.diff(path, axis=0)).max() == 0.0

@@ -28,7 +28,7 @@ def somebody(deadman: bool = False) -> Teleop:
 def test_a_word_counts_up_to_its_timeout_and_a_little_ahead() -> None:
     for age in (0.0, TIMEOUT, -FUTURE, 0.1):
         assert wrong_age(age, TIMEOUT) == ""
-    assert wrong_age(0.75, TIMEOUT) == "it is 0.75 s old; words of a person count for 0.5 s"
+    assert wrong_age(0.75, TIMEOUT) == "it is 0.75 s old; an operator's messages count for 0.5 s"
     assert wrong_age(-0.25, TIMEOUT) == "it is stamped 0.25 s in the future; synchronise the clocks"
     assert "old" in wrong_age(TIMEOUT + 1e-6, TIMEOUT) and "future" in wrong_age(-FUTURE - 1e-6, TIMEOUT)
     assert wrong_age(float("nan"), TIMEOUT)

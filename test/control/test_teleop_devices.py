@@ -1,4 +1,4 @@
-"""Keys and axes as a person's words."""
+"""Keys and axes as an operator's words."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def read(folder: Path, number: int = 0) -> Demonstration:
 
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
-    """Joints and commands at 100 Hz, pictures at 10 Hz; the hand closes in the middle."""
+    """Joints and commands at 100 Hz, images at 10 Hz; the hand closes in the middle."""
     with BagWriter(tmp_path / "bag") as writer:
         out = EpisodeWriter(writer)
         for k in range(10 * FRAMES - 9):

@@ -56,4 +56,4 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "d_like", tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").unlink()
     texts = [f.text for f in compare(tmp_path) if f.verdict is Verdict.FAIL]
-    assert len(texts) == 2 and "not a picture" in texts[1] and "model.safetensors is missing" in texts[0]
+    assert len(texts) == 2 and "not an image" in texts[1] and "model.safetensors is missing" in texts[0]

@@ -27,14 +27,14 @@ from molmoact_ros.ros.background_node import BackgroundNode
 from .conftest import Peer
 
 SWAY = 2.0
-"""rad/s of a person's hand from side to side."""
+"""rad/s of an operator's hand from side to side."""
 
 
 class TestRobot(BackgroundNode):
-    """Joint states, and an arm that is at once where it is told to be; beside it a person, an engine and a clock.
+    """Joint states, and an arm that is at once where it is told to be; beside it an operator, an engine and a clock.
 
-    q: [7] rad; follows: it goes where it is told to; twist: what a person says all the while, [x, y, z] m/s, there and
-    back again.
+    q: [7] rad; follows: it goes where it is told to; twist: of an operator all the while, [x, y, z] m/s, there and back
+    again.
     """
 
     __test__ = False
@@ -64,7 +64,7 @@ class TestRobot(BackgroundNode):
         return time.time() if self.still is None else self.still
 
     def say_twist(self, twist: Any, ago: float = 0.0, frame: str = BASE_FRAME) -> None:
-        """One word of a person, said so many s ago."""
+        """One word of an operator, said so many s ago."""
         message = TwistStamped(header=conversions.header(self.now() - ago, frame))
         message.twist.linear.x, message.twist.linear.y, message.twist.linear.z = map(float, twist)
         self._twists.publish(message)
@@ -148,7 +148,7 @@ class Cell(Peer):
         self.robot.commands = []
 
     def in_hand(self) -> None:
-        """A person moves the arm, and goes on to."""
+        """An operator moves the arm, and goes on to."""
         for _ in range(5):
             self.robot.twist = [0.0, 0.1, 0.0]
             if self.is_in("TELEOP", 3.0) and self.moved(0.3) > 1e-3:

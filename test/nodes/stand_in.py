@@ -26,7 +26,7 @@ PIECES = 12
 
 
 def picture(part: dict[str, Any]) -> np.ndarray:
-    """The picture uint8 [H, W, 3] in a part of a message."""
+    """The image uint8 [H, W, 3] in a part of a message."""
     png = base64.b64decode(part["image_url"]["url"].removeprefix("data:image/png;base64,"))
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 

@@ -48,7 +48,7 @@ def _a_person_takes_the_right_arm(client: EpisodeClient) -> None:
         client._spin(0.05)
         if client.now.safety.state == SafetyStatus.TELEOP and _moved(joints[-1], before, "right_") > 0.05:
             break
-    assert client.now.safety.reason == "a person moves the arm: right_twist"
+    assert client.now.safety.reason == "an operator moves the arm: right_twist"
     assert _moved(joints[-1], before, "right_") > 0.05 > 0.01 > _moved(joints[-1], before, "left_")
     assert client._wait(client.create_client(Trigger, "/controller/stop").call_async(Trigger.Request()), "x").success
 

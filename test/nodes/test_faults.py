@@ -34,7 +34,7 @@ def running(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
         "joints stale (TELEOP)",
         "hold pressed (TELEOP)",
         "stop pressed (TELEOP)",
-        "a person took over and lets go (POLICY)",
+        "operator took over and lets go (POLICY)",
         "chunk NaN (POLICY)",
         "SIGHUP (POLICY)",
         "controller killed (TELEOP)",

@@ -1,4 +1,4 @@
-"""A person at the panel, in Chromium, before the live simulator, controller and policy."""
+"""An operator at the panel, in Chromium, before the live simulator, controller and policy."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def person(graph: Person) -> Person:
 
 def test_a_person_looks_instructs_draws_and_stops(person: Person) -> None:
     page = person.browser
-    assert page.until(lambda: page.frames() > 3, 30.0), "pictures arrive"
+    assert page.until(lambda: page.frames() > 3, 30.0), "images arrive"
 
     page.instruct(INSTRUCTION)
     assert person.is_in(SafetyStatus.POLICY), page.text("answer")
@@ -129,7 +129,7 @@ def test_a_person_looks_instructs_draws_and_stops(person: Person) -> None:
     drawn = next(trace for trace in person.traces if trace.source == Trace.HUMAN)
     assert len(drawn.x) <= 5 and drawn.header.stamp.sec > 0
     assert np.hypot(drawn.x[-1] - stroke[-1][0], drawn.y[-1] - stroke[-1][1]) < 0.02, "it ends where the stroke does"
-    assert person.sees("trace-line", "person’s trace"), (
+    assert person.sees("trace-line", "operator’s trace"), (
         page.text("trace-line"),
         page.text("state"),
         page.text("answer"),
@@ -317,7 +317,7 @@ def test_a_plan_waits_for_approval_and_a_veto_ends_it(person: Person) -> None:
         assert page.until(lambda: not page.find("gate").is_displayed(), 30.0), "it is answered"
         assert page.until(lambda: page.find("gate").is_displayed(), 30.0), "the next one"
         page.press("veto")
-        assert person.sees("answer", "vetoed by a person")
+        assert person.sees("answer", "vetoed by an operator")
         assert person.is_in(SafetyStatus.HOLD)
         page.draw([(0.5, 0.3), (0.6, 0.6)])
         assert person.sees("trace-line", "goes with the next instruction")
@@ -360,12 +360,12 @@ def test_a_drawing_on_an_old_picture_is_refused_and_the_page_says_why(person: Pe
     os.kill(person.bringup.pid("sim"), signal.SIGSTOP)
     person.spin(4.5)
     page.draw([(0.5, 0.3), (0.6, 0.6)])
-    assert person.sees("trace-line", "Not used: the drawing's picture is")
+    assert person.sees("trace-line", "Not used: the drawing's image is")
     page.press("clear")
     page.press("end")
     seen = page.frames()
     os.kill(person.bringup.pid("sim"), signal.SIGCONT)
-    assert page.until(lambda: page.frames() > seen + 2, 60.0), "and pictures come again"
+    assert page.until(lambda: page.frames() > seen + 2, 60.0), "and images come again"
 
 
 def test_pictures_are_made_behind_everything_else_by_a_process_that_ends(person: Person) -> None:

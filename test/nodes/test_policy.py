@@ -43,7 +43,7 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
     assert result.plans >= 2
     chunk = robot.chunks[-1]
     assert chunk.joint_names[:7] == [f"fr3_joint{k}" for k in range(1, 8)]
-    assert np.abs(np.array(chunk.joint_positions[:7]) - HOME_Q).max() < 0.5, "the joints of its picture"
+    assert np.abs(np.array(chunk.joint_positions[:7]) - HOME_Q).max() < 0.5, "the joints of its image"
     assert np.diff([seconds(chunk.header.stamp) for chunk in robot.chunks]).min() >= PERIOD
     assert robot.until(lambda: depth and overlay and len(last) == 3)
     plan = last["action_chunk"].plan_id
@@ -68,7 +68,7 @@ def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> 
 
 
 def test_an_answer_can_be_said_again_from_what_was_published(robot: Robot, checkpoint: Path) -> None:
-    """Its pictures by the stamps that come with its tokens, into an engine of one's own: the same tokens."""
+    """Its images by the stamps that come with its tokens, into an engine of one's own: the same tokens."""
     tokens = robot.listen(AnswerTokens, "/policy/answer_tokens", qos.RELIABLE)
     cameras = [robot.listen(Image, f"/{name}/color/image_raw", EVERY_PICTURE) for name in ("front", "wrist")]
 
@@ -76,7 +76,7 @@ def test_an_answer_can_be_said_again_from_what_was_published(robot: Robot, check
         return [{seconds(image.header.stamp): image for image in images} for images in cameras]
 
     def heard() -> list[AnswerTokens]:
-        """Answers, behind the first, to pictures of which the middleware has lost none on the way to this test."""
+        """Answers, behind the first, to images of which the middleware has lost none on the way to this test."""
         return [t for t in tokens[1:] if all(seconds(at) in of for of, at in zip(by_stamp(), t.frames, strict=True))]
 
     robot.say(INSTRUCTION)

@@ -150,7 +150,7 @@ def test_pictures_depth_lens_and_stamps_reach_the_topics(rig: Rig, peer: Peer) -
         edges = [columns.min() - left, columns.max() - right, rows.min() - top, rows.max() - bottom]
         assert np.abs(edges).max() < 1.7
         times = {seconds(m.header.stamp) for m in heard[f"/{name}/color/camera_info"]}
-        assert seconds(depths[-1].header.stamp) in times, "of the colour picture that it lies on"
+        assert seconds(depths[-1].header.stamp) in times, "of the colour image that it lies on"
         aligned = heard[f"/{name}/aligned_depth_to_color/camera_info"][-1]
         assert list(aligned.k) == list(info.k)
     said = json.loads(metadata[-1].json_data)

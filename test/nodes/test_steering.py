@@ -1,4 +1,4 @@
-"""A person's drawing and the gate before motion, through the running graph: three processes."""
+"""An operator's drawing and the gate before motion, through the running graph: three processes."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_every_wrong_drawing_is_refused_in_one_line_and_changes_nothing(follower
         (draw(follower, [0.5], [0.5]), "draw a line"),
         (draw(follower, [], []), "draw a line"),
         (draw(follower, [0.5, 0.6], [0.5]), "has x and y"),
-        (draw(follower, [0.5, 2.0], [0.5, 0.5]), "outside the picture"),
+        (draw(follower, [0.5, 2.0], [0.5, 0.5]), "outside the image"),
         (draw(follower, [0.5, 0.5], [0.5, 0.5]), "only a point"),
         (draw(follower, *zigzag), "bends too often"),
-        (draw(follower, *TO_THE_RIGHT, age=60.0), "old; draw on the picture of now"),
+        (draw(follower, *TO_THE_RIGHT, age=60.0), "old; draw on the image of now"),
         (draw(follower, *TO_THE_RIGHT, age=-60.0), "from the future"),
-        (draw(follower, *TO_THE_RIGHT, frame="wrist_color_optical_frame"), "draw on the picture of front"),
-        (follower.call(EditTrace, "/policy/edit_trace", trace=Trace(x=[0.5, 0.7], y=[0.5, 0.5])), "on which picture"),
+        (draw(follower, *TO_THE_RIGHT, frame="wrist_color_optical_frame"), "draw on the image of front"),
+        (follower.call(EditTrace, "/policy/edit_trace", trace=Trace(x=[0.5, 0.7], y=[0.5, 0.5])), "on which image"),
     ]
     for answer, reason in refused:
         assert not answer.success and reason in answer.message and "\n" not in answer.message
@@ -107,7 +107,7 @@ def test_who_draws_on_a_topic_hears_of_a_refusal_in_the_status(follower: Robot) 
 def test_of_two_people_the_one_with_the_newer_picture_counts_and_the_other_is_told(follower: Robot) -> None:
     assert draw(follower, *TO_THE_RIGHT, age=1.0).success
     late = draw(follower, [0.5, 0.2], [0.5, 0.5], age=5.0)
-    assert not late.success and "newer picture" in late.message
+    assert not late.success and "newer image" in late.message
     assert draw(follower, [0.5, 0.8, 0.8], [0.5, 0.5, 0.9], age=0.0).success
     assert follower.until(lambda: follower.engine[-1].trace_message.startswith("replaced by a newer drawing"))
     assert follower.engine[-1].trace_source == Trace.HUMAN and follower.engine[-1].trace_points_left == 3
@@ -140,7 +140,7 @@ def test_points_are_dropped_as_the_gripper_goes_along_and_at_the_end_it_is_done(
     repeat = follower.node.create_timer(0.05, lambda: twist.publish(message))  # silence is letting go
 
     def guide() -> bool:
-        """A person's hand, along what was drawn, whatever the model wants."""
+        """An operator's hand, along what was drawn, whatever the model wants."""
         lefts.append(follower.engine[-1].trace_points_left)
         away = corners[1 if lefts[-1] == 3 else 2] - follower.hand()
         message.twist.linear.y, message.twist.linear.z = np.clip(4 * away[1:], -0.1, 0.1).tolist()

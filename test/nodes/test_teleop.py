@@ -1,4 +1,4 @@
-"""A person takes over in a running graph, with the real devices' nodes, and it is recorded as theirs."""
+"""An operator takes over in a running graph, with the real devices' nodes, and it is recorded as theirs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_joystick_takes_over_in_mid_motion_and_hands_back(running: Graph) -> N
     assert not rig.until(push, 0.5), "nothing without the dead-man's button"
     buttons[4] = 1
     assert rig.until(push, PATIENCE)
-    assert rig.safety.reason == "a person moves the arm: twist"
+    assert rig.safety.reason == "an operator moves the arm: twist"
     before = rig.q.copy()
     assert rig.until(lambda: push() and bool(abs(rig.q - before).max() > 0.03), PATIENCE), "it moves as told"
     assert rig.until(lambda: rig.safety.state == SafetyStatus.POLICY, PATIENCE), "nobody speaks: the policy goes on"
@@ -118,4 +118,6 @@ def test_what_the_person_did_is_recorded_as_theirs(running: Graph, bag: Path) ->
         told = [recorded.decode(m) for m in recorded.messages(["/controller/safety_status"])]
     assert any(message.twist.linear.z > 0.05 for message in said)
     assert {message.header.frame_id for message in said} == {"fr3_link0"}
-    assert "a person moves the arm: twist" in {status.reason for status in told if status.state == SafetyStatus.TELEOP}
+    assert "an operator moves the arm: twist" in {
+        status.reason for status in told if status.state == SafetyStatus.TELEOP
+    }

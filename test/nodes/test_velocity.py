@@ -135,7 +135,7 @@ def test_h5_neither_executor_nor_lock_keeps_the_velocity_from_zero(peer: Peer) -
 
 
 class Cell:
-    """A controller's process with this sink, the robot behind it, and a person who moves it."""
+    """A controller's process with this sink, the robot behind it, and an operator who moves it."""
 
     def __init__(self, peer: Peer, stderr: int) -> None:
         self.q, self.velocity, self.heard = HOME_Q.copy(), np.zeros(7), []  # type: ignore[var-annotated]
@@ -166,7 +166,7 @@ class Cell:
             self._twists.publish(twist)
 
     def drive(self) -> None:
-        """Until a joint moves. A person whose stream began before the controller did has to let go once."""
+        """Until a joint moves. An operator whose stream began before the controller did has to let go once."""
         for _ in range(10):
             self.moving = True
             if self._peer.until(lambda: np.abs(self.velocity).max() > 0.05, 3.0):

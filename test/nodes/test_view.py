@@ -80,7 +80,7 @@ def planner(graph: Bringup, peer: Peer) -> Planner:
 
 
 def decode(message: CompressedImage) -> np.ndarray:
-    """The picture, uint8 [H, W, 3] RGB."""
+    """The image, uint8 [H, W, 3] RGB."""
     pixels: Any = cv2.imdecode(np.frombuffer(bytes(message.data), np.uint8), cv2.IMREAD_COLOR)
     assert pixels is not None and message.format == "jpeg"
     return np.asarray(pixels[..., ::-1])

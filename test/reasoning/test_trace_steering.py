@@ -75,7 +75,7 @@ def test_what_is_no_line_is_refused(stroke: list[list[float]], reason: str) -> N
 
 @pytest.mark.parametrize(
     ("picture", "reason"),
-    [(0.0, "on which picture"), (NOW - 11, "11.0 s old"), (NOW + 2, "from the future")],
+    [(0.0, "on which image"), (NOW - 11, "11.0 s old"), (NOW + 2, "from the future")],
 )
 def test_a_drawing_needs_a_picture_of_now(picture: float, reason: str) -> None:
     with pytest.raises(RefusedStep, match=reason):
@@ -92,7 +92,7 @@ def test_the_picture_of_a_plan_that_waits_is_never_stale() -> None:
 def test_of_two_drawings_the_one_on_the_newer_picture_counts() -> None:
     steering = Steering(10.0, 30.0)
     steering.take_trace(steering.check(LINE, NOW - 1, NOW), NOW - 1, NOW)
-    with pytest.raises(RefusedStep, match="newer picture"):
+    with pytest.raises(RefusedStep, match="newer image"):
         steering.check(LINE, NOW - 2, NOW + 1)
     again = steering.check(LINE[::-1], NOW - 1, NOW + 1)  # the same picture: the later drawing
     steering.take_trace(again, NOW - 1, NOW + 1.5)

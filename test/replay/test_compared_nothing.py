@@ -108,4 +108,4 @@ def test_one_damaged_image_costs_one_step(
 
     main(["replay", str(changed(damage)), "--engine"])
     said = capsys.readouterr()
-    assert "steps are left out: a recorded picture cannot be read" in said.out and not said.err
+    assert "steps are left out: a recorded image cannot be read" in said.out and not said.err

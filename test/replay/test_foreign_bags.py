@@ -113,7 +113,7 @@ def test_frames_that_were_dropped_are_told_and_the_rest_plays(tmp_path: Path, na
     with Recording(foreign(tmp_path / "bag", without=(1, 2)), NAMES) as recording:
         steps = recording.steps("put the red cube in the bowl")
         assert [step.frames[0] for step in steps] == [50.0, 53.0]
-        assert any("2 of 4 moments have no pictures of all cameras within 0.05 s" in note for note in recording.notes)
+        assert any("2 of 4 moments have no images of all cameras within 0.05 s" in note for note in recording.notes)
 
 
 ALL = [argument for old, new in THEIR.items() for argument in ("--remap", f"{old}:={new}")]
@@ -123,11 +123,11 @@ PUT = ["--instruction", "put"]
 @pytest.mark.parametrize(
     ("make", "arguments", "line"),
     [
-        ({}, PUT, "no pictures on /front/color/image_raw; .* --remap /cam0/image:=/front/color/image_raw; there are"),
+        ({}, PUT, "no images on /front/color/image_raw; .* --remap /cam0/image:=/front/color/image_raw; there are"),
         ({}, [*PUT, "--remap", "/cam9:=/front/color/image_raw"], "no /cam9 to remap; it has /cam0/depth, /cam0/image"),
         ({}, [*PUT, "--remap", "cam0"], "not of the form"),
         ({"apart": 7.5}, [*PUT, *ALL], r"of each other \(front 50.00 to 53.00 s, wrist 57.50 to 60.50 s\); were"),
-        ({"count": 1, "without": (0,)}, [*PUT, *ALL[:2]], "no pictures on /wrist/color/image_raw"),
+        ({"count": 1, "without": (0,)}, [*PUT, *ALL[:2]], "no images on /wrist/color/image_raw"),
         ({}, ALL, "does not say what was asked for; give --instruction"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_damaged_picture_says_so(changed: Callable[[Change], Path], capsys: py
         return message
 
     assert main(["replay", str(changed(damage)), "--engine"]) == 1
-    assert "a recorded picture cannot be read" in capsys.readouterr().err
+    assert "a recorded image cannot be read" in capsys.readouterr().err
 
 
 def test_remapping_rules_are_checked() -> None:

@@ -1,4 +1,4 @@
-"""The plan in the picture, for people, and in space."""
+"""The plan in the image, for people, and in space."""
 
 from __future__ import annotations
 

@@ -248,4 +248,4 @@ def read_picture(path: Path) -> np.ndarray:
         with Image.open(path) as picture:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except OSError as error:
-        raise ValueError(f"{path} is not a picture that can be read ({error})") from None
+        raise ValueError(f"{path} is not an image that can be read ({error})") from None

@@ -113,7 +113,7 @@ class OnnxVision:
         wanted = (self.about.crops, self.about.tokens)
         if (len(pictures.crops), len(pictures.indices)) != wanted:
             raise RefusedStep(
-                f"the vision tower was exported for {wanted[0]} crops and {wanted[1]} image tokens, the pictures have "
+                f"the vision tower was exported for {wanted[0]} crops and {wanted[1]} image tokens, the images have "
                 f"{len(pictures.crops)} and {len(pictures.indices)}; export it for their "
                 "frame size, and say the cameras in run.json"
             )

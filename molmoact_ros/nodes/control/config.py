@@ -40,7 +40,7 @@ class ControllerNodeConfig(BaseModel):
     unnorm_keys: list[str] = Field(
         [""], description="un-normalisation keys that somebody has checked to mean what msg/ActionChunk.msg says"
     )
-    approve: bool = Field(False, description="play only plans that a person has approved at ~/approve_plan")
+    approve: bool = Field(False, description="play only plans that an operator has approved at ~/approve_plan")
     stop_and_go: bool = Field(
         False, description="play a plan of any age whose image shows the arm where it still stands: for slow engines"
     )
@@ -57,7 +57,7 @@ class ControllerNodeConfig(BaseModel):
     acceleration: float = Field(0.8, gt=0, le=1, description="fraction of the joints' acceleration limits")
     jerk: float = Field(0.2, gt=0, le=1, description="fraction of the joints' jerk limits")
     cartesian_speed: float = Field(0.5, gt=0, le=2, description="of the hand while a policy moves it, m/s at most")
-    teleop_cartesian_speed: float = Field(0.25, gt=0, le=2, description="the same while a person moves it, m/s")
+    teleop_cartesian_speed: float = Field(0.25, gt=0, le=2, description="the same while an operator moves it, m/s")
     workspace_low: list[float] = Field(list(Workspace().low), min_length=3, max_length=3, description="corner, m")
     workspace_high: list[float] = Field(list(Workspace().high), min_length=3, max_length=3, description="corner, m")
     table: float = Field(
@@ -66,9 +66,11 @@ class ControllerNodeConfig(BaseModel):
     table_distance: float = Field(0.002, ge=0, le=1, description="kept between arm and table, m")
     self_distance: float = Field(0.02, ge=0, le=1, description="kept between hand and shoulder side of the arm, m")
     arm_distance: float = Field(0.04, ge=0, le=1, description="kept between two arms, m")
-    teleop_timeout: float = Field(0.2, gt=0, le=2, description="silence after which a person has let go, s")
-    teleop_deadman: bool = Field(False, description="a person's hand counts only while the dead-man's switch is held")
-    teleop_hand_back: bool = Field(False, description="the policy goes on by itself when a person lets go")
+    teleop_timeout: float = Field(0.2, gt=0, le=2, description="silence after which an operator has let go, s")
+    teleop_deadman: bool = Field(
+        False, description="an operator's hand counts only while the dead-man's switch is held"
+    )
+    teleop_hand_back: bool = Field(False, description="the policy goes on by itself when an operator lets go")
     home_position: list[float] = Field(
         HOME_Q.tolist(), description="joints of each arm at its start position, rad; see `molmoact-ros home`"
     )

@@ -171,5 +171,5 @@ class ApprovalGate:
         """End the task and hold the arm, whether or not a plan is pending: it may just have been released."""
         plan = self._gate.plan_id
         response.success, response.message = True, "" if plan else "no plan waits; the task has ended all the same"
-        self._vetoed(f"plan {plan} was vetoed by a person" if plan else "vetoed by a person")
+        self._vetoed(f"plan {plan} was vetoed by an operator" if plan else "vetoed by an operator")
         return response

@@ -33,10 +33,10 @@ class PolicyConfig(EngineOptions):
     )
     joint_slop: float = Field(0.02, gt=0, le=1, description="greatest difference between them and the front frame, s")
     noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
-    period: float = Field(0.0, ge=0, le=600, description="least time from one plan's picture to the next's, s")
+    period: float = Field(0.0, ge=0, le=600, description="least time from one plan's image to the next's, s")
     action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
-    drawing_max_age: float = Field(10.0, gt=0, le=600, description="greatest age of the picture that is drawn on, s")
-    drawing_timeout: float = Field(30.0, gt=0, le=3600, description="time after which a person's trace ends, s")
+    drawing_max_age: float = Field(10.0, gt=0, le=600, description="greatest age of the image that is drawn on, s")
+    drawing_timeout: float = Field(30.0, gt=0, le=3600, description="time after which an operator's trace ends, s")
     base_frame: str = Field(BASE_FRAME, description="base of a single arm, in which its actions are")
     controller: str = Field("controller", description="node name of the controller; a relative one: in this namespace")
     priority: int = Field(

@@ -42,7 +42,7 @@ class OperatorTrace:
         """
         if message.header.frame_id not in ("", self._frame, self.camera_frame):
             frame = message.header.frame_id[:60]
-            raise RefusedStep(f"the drawing is in {frame!r}; draw on the picture of {self.camera_frame or self._frame}")
+            raise RefusedStep(f"the drawing is in {frame!r}; draw on the image of {self.camera_frame or self._frame}")
         picture, now = conversions.seconds(message.header.stamp), self._node.get_clock().now().nanoseconds * 1e-9
         return self._steering.check(conversions.stroke(message), picture, now, shown)
 
@@ -67,7 +67,7 @@ class OperatorTrace:
         hand = self._hand.place()
         if hand is None:
             self._log.warning(
-                "where the gripper is in the picture is not known (joint states, camera_info and the camera's place in "
+                "where the gripper is in the image is not known (joint states, camera_info and the camera's place in "
                 "/tf_static are needed): the drawing is followed whole until it is cleared",
                 throttle_duration_sec=10.0, skip_first=True,
             )  # fmt: skip

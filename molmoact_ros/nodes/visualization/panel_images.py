@@ -34,7 +34,7 @@ def encode(kind: str, data: bytes, compressed: bool = False) -> Picture:
         size = (WIDEST, max(1, round(picture.shape[0] * WIDEST / picture.shape[1])))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     made, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert made, "OpenCV encodes 8-bit pictures of any size"
+    assert made, "OpenCV encodes 8-bit images of any size"
     stamp = message.header.stamp
     return Picture(jpeg.tobytes(), stamp.sec, stamp.nanosec)
 

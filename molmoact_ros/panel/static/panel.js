@@ -53,7 +53,7 @@ function begin(told) {
   choices($("views"), about.views.map((v) => [v.name, v.label]), view, (name) => {
     view = name;
     $("stage").classList.remove("seen");
-    blind("waiting for a picture");
+    blind("waiting for an image");
     pictures.look(view);
   });
   $("arms").hidden = about.arms.length < 2;
@@ -189,18 +189,18 @@ let refusal = "";
 function traceLine() {
   const mine = stage.mine;
   const person = state.engine?.instruction && state.trace?.person;
-  let line = "The model plans its own trace. Drag across the picture to draw yours.";
+  let line = "The model plans its own trace. Drag across the image to draw yours.";
   let kind = "model";
   if (state.engine?.instruction && state.trace?.source.startsWith("unknown")) line = `The trace’s source is ${state.trace.source}.`;
-  if (!stage.drawable) [line, kind] = ["A trace is drawn on the front camera’s picture.", ""];
+  if (!stage.drawable) [line, kind] = ["A trace is drawn on the front camera’s image.", ""];
   else if (mine && refusal) [line, kind] = [`Not used: ${refusal}`, "refused"];
   else if (taken()) [line, kind] = ["Your trace was taken up; the next step follows it.", "mine"];
   else if (mine && !state.engine?.instruction) [line, kind] = ["Your trace goes with the next instruction.", "mine"];
   else if (mine) [line, kind] = ["Your trace is sent when you let go.", "mine"];
   else if (person) {
     const left = state.engine.points_left;
-    [line, kind] = [`A person’s trace is in use${left ? `, ${left} points left` : ""} (plan ${state.trace.plan}).`, "person"];
-  } else if (state.engine?.instruction && state.engine.trace_message) [line, kind] = [`Person’s trace: ${state.engine.trace_message}. The model plans again.`, "model"];
+    [line, kind] = [`An operator’s trace is in use${left ? `, ${left} points left` : ""} (plan ${state.trace.plan}).`, "person"];
+  } else if (state.engine?.instruction && state.engine.trace_message) [line, kind] = [`Operator’s trace: ${state.engine.trace_message}. The model plans again.`, "model"];
   text("trace-line", line);
   $("trace-line").className = kind;
   $("clear").disabled = !mine && !person;
@@ -375,9 +375,9 @@ function blind(message) {
 let [counted, countedAt] = [0, performance.now()];
 setInterval(() => {
   const now = performance.now();
-  text("rate", `${Math.round(((frames - counted) * 1000) / (now - countedAt))} pictures/s`);
+  text("rate", `${Math.round(((frames - counted) * 1000) / (now - countedAt))} frames/s`);
   [counted, countedAt] = [frames, now];
-  if (now - seen > 2000 && $("stage").classList.contains("seen")) blind("no picture for two seconds");
+  if (now - seen > 2000 && $("stage").classList.contains("seen")) blind("no image for two seconds");
 }, 1000);
 
 $("theme").onclick = () => choose(theme() === "dark" ? "light" : "dark");

@@ -71,7 +71,7 @@ def engine() -> TorchEngine:
 
 
 def by(engine: TorchEngine, passes: Callable[[], ModelRunner], width: DraftConfig) -> list[list[int]]:
-    """Answers to some pictures in a row, by passes and with guesses of a width."""
+    """Answers to some images in a row, by passes and with guesses of a width."""
     usual = engine.decoder, engine.draft
     engine.decoder, engine.draft, said = CachedDecoder(passes()), width, []
     engine.forget()

@@ -59,7 +59,7 @@ def test_the_same_crop_is_encoded_once() -> None:
 
 
 def test_a_second_picture_comes_behind_the_first_and_its_missing_patches_too() -> None:
-    """The released processor counts a missing patch of a later picture as the patch before the picture."""
+    """The released processor counts a missing patch of a later image as the patch before the image."""
     first, second = picture(320, 240), picture(640, 480, 1)
     both, alone = SIGLIP([first, second]), SIGLIP([second])
     np.testing.assert_array_equal(both.pooled_idx[392:], alone.pooled_idx + 2 * 729)
