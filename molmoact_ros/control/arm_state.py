@@ -87,8 +87,11 @@ class ArmState:
                 return f"{subject} are not believed: {measurement.refused}"
             return f"{subject} have no position of {_listed(self._joints.missing)}{self._named()}; is it this robot's?"
         if wrong := measurement.wrong_time(now, steady, deadline):
-            bad = self._joints.not_finite_of(self._arm.joints)
-            return f"{subject} {f'hold NaN or infinity for {_listed(bad)}' if bad else wrong}"
+            if bad := self._joints.not_finite_of(self._arm.joints):
+                return f"{subject} hold NaN or infinity for {_listed(bad)}"
+            if measurement.is_refusing(steady):
+                return f"{subject} are not believed: {measurement.refused}"
+            return f"{subject} {wrong}"
         return "" if self._hand_known else self._no_hand()
 
     def _named(self) -> str:

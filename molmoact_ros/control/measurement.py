@@ -148,6 +148,10 @@ class Measurement:
         self.refused, self._refused_at = why, heard if math.isfinite(heard) else self.heard
         return False
 
+    def is_refusing(self, steady: float) -> bool:
+        """Whether a sample was rejected within the last DOUBTED s. steady: time on the steady clock, s."""
+        return bool(self.refused) and steady - self._refused_at <= DOUBTED
+
     def wrong_time(self, now: float, steady: float, deadline: float) -> str:
         """Why these joints are no state of now, as the end of a sentence about them; empty: they are.
 

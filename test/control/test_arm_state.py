@@ -131,6 +131,14 @@ def test_what_lacks_is_named() -> None:
     assert not state.wrong(0.0, 0.0, DEADLINE) and state.measurement.opening == 0.02
 
 
+def test_joint_states_that_come_and_are_not_believed_have_not_stopped() -> None:
+    state = ArmState(SINGLE, 1, "/joint_states")
+    for k in range(100):
+        say(state, list(range(9)), HOME_Q if k < 50 else np.zeros(7), k * DT)
+    assert "are not believed: joint 4 is told to be at 0.00 rad, outside" in state.wrong(0.99, 0.99, DEADLINE)
+    assert state.wrong(2.0, 2.0, DEADLINE).startswith("joint states on /joint_states have stopped"), "now they have"
+
+
 def test_one_part_of_an_arm_that_stops_is_named() -> None:
     state = ArmState(SINGLE, 1)
     for k in range(100):

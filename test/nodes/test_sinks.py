@@ -171,7 +171,7 @@ def test_parameters_and_names_that_do_not_fit(node: Callable[..., Node]) -> None
         make_gripper("glue", node(), LEFT)
     with pytest.raises(ValueError, match="parameter grasp_force of controller3"):
         make_gripper("gripper_command", node(grasp_force=200.0), Arm())
-    assert len(SINKS) == 7 and len(GRIPPERS) == 4
+    assert len(SINKS) == 7 and len(GRIPPERS) == 6
 
 
 @pytest.mark.parametrize(("name", "package"), [("franka", "franka_msgs"), ("gripper_command", "control_msgs")])
