@@ -41,7 +41,7 @@ def _a_person_takes_the_right_arm(client: EpisodeClient) -> None:
     message = TwistStamped()
     message.header.frame_id, message.twist.linear.z = "right_fr3_link0", 0.1
     client.reset(4)
-    client._spin(1.5)  # a stream that is there when its sender is discovered has to pause once
+    client._spin(3.0)  # a stream that is there when its sender is discovered has to pause once
     before = dict(zip(joints[-1].name, joints[-1].position, strict=True))
     for _ in range(200):
         twists.publish(message)

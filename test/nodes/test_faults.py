@@ -74,7 +74,7 @@ def test_a_persons_gripper_goes_to_the_hand(running: Graph) -> None:
     mine = rig.create_publisher(Float64, "/controller/teleop/gripper", qos.RELIABLE)
     rig.call(Trigger, "/controller/hold")
     rig.go()
-    rig.until(lambda: False, 1.5)  # nobody is followed who has not been silent once since they were discovered
+    rig.until(lambda: False, 3.0)  # nobody is followed who has not been silent once since they were discovered
 
     def say() -> bool:
         mine.publish(Float64(data=0.02))

@@ -136,7 +136,7 @@ def test_points_are_dropped_as_the_gripper_goes_along_and_at_the_end_it_is_done(
     message, lefts = TwistStamped(), []
     message.header.frame_id = BASE_FRAME
     assert follower.until(twist.get_subscription_count)
-    follower.spin(1.5)  # a stream that is there when its sender is discovered has to pause once
+    follower.spin(3.0)  # a stream that is there when its sender is discovered has to pause once
     repeat = follower.node.create_timer(0.05, lambda: twist.publish(message))  # silence is letting go
 
     def guide() -> bool:
@@ -211,7 +211,7 @@ def test_a_person_who_moves_the_arm_takes_away_what_the_plan_was_made_of(gated: 
     first = pending(gated)
     twist = gated.node.create_publisher(TwistStamped, "/controller/teleop/twist", qos.RELIABLE)
     assert gated.until(twist.get_subscription_count)
-    gated.spin(1.5)  # a stream that is there when its sender is discovered has to pause once
+    gated.spin(3.0)  # a stream that is there when its sender is discovered has to pause once
     message = TwistStamped()
     message.header.frame_id = BASE_FRAME
     message.twist.linear.y = 0.05
