@@ -237,7 +237,7 @@ def _robot(mode: str) -> Act:
 # Expected outcomes
 
 
-def _in_persons_hand(rig: FaultInjector) -> bool:
+def _is_teleoperated(rig: FaultInjector) -> bool:
     return bool(rig.safety.state == SafetyStatus.TELEOP)
 
 
@@ -283,7 +283,7 @@ def controller_suite() -> Suite:
         Fault("operator's heartbeat lost", "POLICY", PRESENCE + BRAKING, _set(present=False), _set(present=True)),
         Fault("chunk NaN", "POLICY", 0.4 + BRAKING, _set(spoil=with_nan), sound),
         Fault("chunk from the past", "POLICY", 0.4 + 0.9 + 2.0 + BRAKING, _set(spoil=from_the_past), sound),
-        Fault("operator takes over", "POLICY", 0.05, _take_over(0.03), happened=_in_persons_hand),
+        Fault("operator takes over", "POLICY", 0.05, _take_over(0.03), happened=_is_teleoperated),
         Fault("operator took over and lets go", "POLICY", 0.2 + BRAKING, _take_over_and_let_go),
         Fault("operator lets go", "TELEOP", 0.2 + BRAKING, _set(streaming=False)),
         Fault("stale twist replayed", "IDLE", STATUS, _replay, happened=_nobody_took_over),

@@ -205,7 +205,7 @@ class ArmController:
         if state is State.POLICY:
             wanted, speed = self._from_policy(pace), self._config.cartesian_speed
         elif state is State.TELEOP:
-            wanted, speed = self._from_person(self.teleop.wish(steady)), self._config.teleop.linear
+            wanted, speed = self._from_operator(self.teleop.wish(steady)), self._config.teleop.linear
         motion = self.limiter.step(wanted, beside, speed)
         self.player.commanded(partial(self.kinematics.forward, motion.q), motion.q, now)
         self._told.append((now, motion.q))
@@ -291,7 +291,7 @@ class ArmController:
         self.limiter.counts["workspace"] += bool(np.any(inside != pose.position))
         return Pose(inside, pose.rotation)
 
-    def _from_person(self, wish: TeleopCommand) -> Motion | None:
+    def _from_operator(self, wish: TeleopCommand) -> Motion | None:
         if wish.opening is not None:
             self.opening = min(wish.opening, self.arm.stroke)
         if wish.home:

@@ -260,7 +260,7 @@ class Controller:
         for arm in self.arms:
             arm.miss(missed, braked)
         self._watch(now, steady)
-        self._watch_person(now, steady)
+        self._watch_operator(now, steady)
         state = self.supervisor.state
         pace = min(arm.pace() for arm in self.arms) if state is State.POLICY else 1.0
         return tuple(arm.step(state, now, steady, pace, self._beside(number)) for number, arm in enumerate(self.arms))
@@ -302,7 +302,7 @@ class Controller:
         if config.presence_timeout and steady - self._present > config.presence_timeout:
             self.fault(Event.OPERATOR_ABSENT)
 
-    def _watch_person(self, now: float, steady: float) -> None:
+    def _watch_operator(self, now: float, steady: float) -> None:
         before, active = self.supervisor.state, _is_teleoperated(self.arms, steady)
         if self._waits_since is None:
             self._waits_since = steady

@@ -144,8 +144,8 @@ class _JointState(NamedTuple):
 def _joint_states(recording: Recording, arms: Sequence[Arm]) -> list[_JointState]:
     """The joint states of the arms, put together from whichever messages hold them.
 
-    A message with a position that is not finite is left out, as the controller does. Raises ValueError where no message
-    holds a joint.
+    A message with a position that is not finite is left out as a whole; the controller leaves out that joint alone.
+    Raises ValueError where no message holds a joint.
     """
     wanted = {joint for arm in arms for joint in arm.joints}
     newest: dict[str, float] = {}
@@ -210,7 +210,7 @@ def _tell(
     elif kind in ("hold", "stop"):
         getattr(controller, kind)()
     else:
-        _tell_person(controller, kind, message, at)
+        _tell_operator(controller, kind, message, at)
 
 
 def _tell_joints(controller: Controller, arms: Sequence[Arm], state: _JointState) -> None:
@@ -219,7 +219,7 @@ def _tell_joints(controller: Controller, arms: Sequence[Arm], state: _JointState
         controller.update_joints([state.positions[joint] for joint in arm.joints], opening, state.stamp, number)
 
 
-def _tell_person(controller: Controller, kind: str, message: Any, at: float) -> None:
+def _tell_operator(controller: Controller, kind: str, message: Any, at: float) -> None:
     """Pass a teleoperation message on; the last part of its topic is the arm's prefix and the kind of command."""
     arm = max(
         (arm for arm in controller.arms if kind.startswith(arm.arm.prefix)), key=lambda arm: len(arm.arm.prefix)

@@ -386,9 +386,9 @@ def test_a_person_who_rests_has_the_arm_brake_and_begins_anew_where_it_stands() 
         arm.teleop.twist([0.2, 0, 0, 0, 0, 0], k * DT)
         arm.step(State.TELEOP, k * DT, k * DT, 1.0)
     stop = arm.limiter.stop
-    assert arm._from_person(TeleopCommand(twist=np.zeros(6))) is None and arm._pose is None
+    assert arm._from_operator(TeleopCommand(twist=np.zeros(6))) is None and arm._pose is None
     np.testing.assert_array_equal(arm._wanted.q, stop)
-    wanted = arm._from_person(TeleopCommand(twist=np.array([0, 0.1, 0, 0, 0, 0])))
+    wanted = arm._from_operator(TeleopCommand(twist=np.array([0, 0.1, 0, 0, 0, 0])))
     assert wanted is not None and arm._pose is not None
     np.testing.assert_allclose(arm._pose.position, hand(arm, stop).position + [0, 0.001, 0], atol=1e-9)
     np.testing.assert_array_equal(arm._began, arm._pose.position)
@@ -397,8 +397,8 @@ def test_a_person_who_rests_has_the_arm_brake_and_begins_anew_where_it_stands() 
 
 def test_a_persons_joints_are_wanted_as_they_are() -> None:
     arm = at(BENT)
-    arm._from_person(TeleopCommand(twist=np.array([0, 0.1, 0, 0, 0, 0])))
-    wanted = arm._from_person(TeleopCommand(joints=HOME_Q, opening=0.02))
+    arm._from_operator(TeleopCommand(twist=np.array([0, 0.1, 0, 0, 0, 0])))
+    wanted = arm._from_operator(TeleopCommand(joints=HOME_Q, opening=0.02))
     assert wanted is not None and arm.opening == 0.02 and arm._pose is None
     np.testing.assert_array_equal(wanted.q, HOME_Q)
     assert not wanted.dq.any() and not wanted.ddq.any()
@@ -432,7 +432,7 @@ def test_a_twist_moves_no_hand_out_of_the_box_and_not_back_out_once_it_came_in()
     arm = at(BENT, surroundings=box(place + [-0.05, -0.05, -0.2], place + [-0.01, 0.05, 0.05]))  # 10 mm outside
     for way in (-0.5, 0.5):
         for _ in range(2):
-            arm._from_person(TeleopCommand(twist=np.array([way, 0, 0, 0, 0, 0])))
+            arm._from_operator(TeleopCommand(twist=np.array([way, 0, 0, 0, 0, 0])))
         assert arm._pose is not None
         np.testing.assert_allclose(arm._pose.position, place + [-0.01, 0, 0], atol=1e-12)
 

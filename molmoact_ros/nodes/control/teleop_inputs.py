@@ -127,7 +127,7 @@ class TeleopInputs:
 
     def _on_deadman(self, message: Deadman, sent: float) -> None:
         # A release always counts.
-        if not message.held or (self._counts_stamped("deadman_stamped", message.header, sent)):
+        if not message.held or self._counts_stamped("deadman_stamped", message.header, sent):
             with self._lock:
                 self._arm.teleop.deadman(message.held, time.monotonic())
 
