@@ -64,7 +64,7 @@ $(VENV)/interfaces: $(VENV)/requirements $(BUILD_FILES)
 # What needs no compiler is only copied.
 $(VENV)/installed: $(VENV)/interfaces $(SOURCES)
 	@echo "set-up: the package's sources"
-	@$(PY) -m cmake --install build/cmake --component sources --prefix $(VENV) > build/install.log
+	@cmake --install build/cmake --component sources --prefix $(VENV) > build/install.log
 	@touch $@
 
 # What tests need beside it: the actions of the grippers' drivers, and the simulated robot behind libfranka's protocol.

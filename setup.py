@@ -71,7 +71,7 @@ def build(source: Path, folder: Path) -> None:
         "Python3_EXECUTABLE": sys.executable,
         "BUILD_TESTING": "OFF",
     }
-    cmake: list[str | Path] = [sys.executable, "-m", "cmake"]
+    cmake: list[str | Path] = [shutil.which("cmake") or "cmake"]
     for command in (
         [*cmake, "-S", source, "-B", folder, "-G", "Ninja", *(f"-D{key}={value}" for key, value in options.items())],
         [*cmake, "--build", folder],
@@ -80,4 +80,9 @@ def build(source: Path, folder: Path) -> None:
         subprocess.run(command, check=True, env=environment)
 
 
-setup(packages=["molmoact_ros"], cmdclass={"build_py": BuildWithInterfaces}, distclass=BinaryDistribution)
+setup(
+    packages=["molmoact_ros"],
+    cmdclass={"build_py": BuildWithInterfaces},
+    distclass=BinaryDistribution,
+    setup_requires=[] if shutil.which("cmake") else ["cmake>=3.20"],  # a third of the size from the distribution
+)

@@ -334,6 +334,29 @@ def test_a_level_refuses_for_as_long_as_it_lasts() -> None:
     assert loop.start(), "what happened once refuses nothing"
 
 
+def test_a_fault_that_is_watched_lasts_for_as_long_as_it_has_a_reason() -> None:
+    loop = Loop()
+    assert loop.start()
+    loop.controller.level(Event.ROBOT_STOPPED, "reflex")
+    assert loop.state is State.HOLD and loop.reason == f"{Event.ROBOT_STOPPED.value}: reflex"
+    loop.controller.level(Event.SECOND_CONTROLLER, "")
+    assert not loop.resume() and loop.controller.refusal == f"{Event.ROBOT_STOPPED.value}: reflex"
+    loop.controller.level(Event.ROBOT_STOPPED, "")
+    assert loop.resume()
+
+
+def test_a_stream_from_before_the_controller_is_followed_only_after_its_time_and_a_pause() -> None:
+    loop = Loop()
+    loop.controller.expect_silence(1.0)
+    loop.run(0.5)
+    loop.run(0.25, loop.twist)
+    assert loop.state is State.IDLE, "it came too early"
+    loop.run(0.3125)
+    assert loop.at > 1.0
+    loop.run(0.125, loop.twist)
+    assert loop.state is State.TELEOP
+
+
 def test_a_person_who_moves_the_arm_is_not_interrupted() -> None:
     loop = Loop()
     assert loop.start()
