@@ -113,6 +113,10 @@ class ArmController:
         """Process a message of joint states: whatever it has of this arm and its hand (ArmState.take_message)."""
         self._begin_where(self.joint_state.take_message(names, positions, stamp, heard))
 
+    def update_hand(self, names: Sequence[str], positions: Sequence[float], stamp: float, heard: float) -> None:
+        """Process a message of the topic that its hand has for itself (ArmState.take_hand_message)."""
+        self._begin_where(self.joint_state.take_hand_message(names, positions, stamp, heard))
+
     def _begin_where(self, believed: bool) -> None:
         """The first measurement that is believed is where the commands begin."""
         if believed and not self._known:

@@ -9,6 +9,7 @@ import numpy as np
 
 from molmoact_ros.control.measurement import Measurement
 from molmoact_ros.robots.franka import JOINTS, Arm
+from molmoact_ros.robots.hands import FIRST
 from molmoact_ros.robots.joint_state import JointStateMonitor
 
 HAND_OLD: Final = 1.0
@@ -67,6 +68,10 @@ class ArmState:
         return self.measurement.take_sample(
             sample.positions, self.measurement.opening, sample.stamps, sample.heard, new
         )
+
+    def take_hand_message(self, names: Sequence[str], positions: Sequence[float], stamp: float, heard: float) -> bool:
+        """Take a message of the hand's own topic, as by take_message. A hand of FIRST has its first position."""
+        return self.take_message((FIRST,) if FIRST in self._arm.hand_joints else names, positions, stamp, heard)
 
     def _take_hand(self) -> None:
         fingers = self._joints.sample(FINGERS)
