@@ -113,9 +113,9 @@ class ArmState:
     def warnings(self, steady: float) -> list[str]:
         """What somebody should look at though the arm may be moved, one line each. steady: s."""
         arm, measurement, lines = self._arm.prefix, self.measurement, []
-        if measurement.refused:
+        if measurement.is_refusing(steady):
             lines.append(f"{arm}joint states: {measurement.refused}")
-        if measurement.backward:
+        if measurement.is_going_back(steady):
             lines.append(
                 f"{self._subject} go back in time by {measurement.backward:.3f} s: two publishers of a "
                 "joint, or a clock that was set"
