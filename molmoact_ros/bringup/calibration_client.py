@@ -12,8 +12,8 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
-from molmoact_ros.cameras.view_collector import ViewCollector
 from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.view_collector import ViewCollector
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.background_node import BackgroundNode
 from molmoact_ros.ros.transforms import StaticFrames
@@ -72,7 +72,7 @@ class CalibrationClient(BackgroundNode):
     def _on_joints(self, message: JointState) -> None:
         with self._lock:
             self._joints_heard = True
-            self.collector.add_joints(time.monotonic(), conversions.joint_positions(message))
+            self.collector.add_joints(time.monotonic(), message.name, message.position)
 
     def _on_frames(self, message: TFMessage) -> None:
         with self._lock:

@@ -15,8 +15,8 @@ from molmoact_ros.bags.bag import BagReader
 from molmoact_ros.bringup.calibration_client import CalibrationTopics, intrinsics_of
 from molmoact_ros.cameras.image_encodings import rgb_pixels
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
-from molmoact_ros.cameras.view_collector import ViewCollector
 from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.robots.view_collector import ViewCollector
 
 VIEWS: Final = "views.yaml"
 """File of a folder with the intrinsics, and of each view its image and joints."""
@@ -101,7 +101,7 @@ def _shots(reader: BagReader, image: str, states: str, joints: Sequence[str]) ->
         now = message.stamp_ns * 1e-9
         if message.topic == states:
             read = reader.decode(message)
-            collector.add_joints(now, dict(zip(read.name, np.asarray(read.position).tolist(), strict=False)))
+            collector.add_joints(now, read.name, read.position)
         elif collector.is_due(now):
             try:
                 pixels = rgb_pixels(reader.decode(message))
