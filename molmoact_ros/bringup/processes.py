@@ -56,7 +56,7 @@ class Bringup:
 
     def __init__(self, profile: Profile, logs: Path, namespace: str = "") -> None:
         self._profile, self._logs, self._namespace = profile, logs, namespace
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, child_process.Child] = {}
 
     def __enter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class Bringup:
     def start(self, name: str) -> None:
         """Start one of the profile's nodes, or restart it after it ended."""
         file = write_parameters(self._logs, name, self._profile.nodes[name])
-        with self.log(name).open("ab") as log:
+        with self.log(name).open("ab") as log, child_process.uninterrupted():
             self._processes[name] = child_process.start(
                 command(name, file, self._namespace), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=self._logs, env=environment(self._profile.environment),
