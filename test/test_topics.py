@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ UNSEEN = {"controller": {"~/recover"}, "expert": {"~/execute"}, "view": {"/robot
 """What a node offers only beside a robot, or once others run."""
 
 
-def names(about: dict[str, dict[str, list[str]]]) -> Iterator[tuple[str, str]]:
+def names(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Column and name of all that a node offers, by its default parameters and by others, without an arm's prefix."""
     lines = [(kind, line) for of in about["nodes"].values() for kind, found in of.items() for line in found]
     for variant in about.get("with", {}).values():
@@ -34,7 +35,7 @@ def names(about: dict[str, dict[str, list[str]]]) -> Iterator[tuple[str, str]]:
 def documented() -> dict[str, dict[str, set[str]]]:
     """The names in each column of the table, by node."""
     text = (ROOT / "docs" / "topics.md").read_text()
-    found = {}
+    found = dict[str, dict[str, set[str]]]()
     for line in text[text.index("## By node") :].splitlines():
         nodes, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         quoted = [set(re.findall(r"`([^`]+)`", cell)) for cell in cells]
