@@ -21,7 +21,7 @@ from molmoact_ros.robots.joint_state import JointStateMonitor
 
 @dataclass(frozen=True, eq=False)
 class RecordedJoints:
-    """A recorded message of joint states. received, stamp: s. positions: float64 [n], rad, or as the driver has them.
+    """A recorded message of joint states. received, stamp: s. positions: rad, or as the driver has them.
 
     of_arms: it was on the arms' topic. hands: numbers of the arms whose hand has this topic for itself.
     """
@@ -29,7 +29,7 @@ class RecordedJoints:
     received: float
     stamp: float
     names: Sequence[str]
-    positions: np.ndarray
+    positions: Sequence[float]
     of_arms: bool
     hands: tuple[int, ...]
 
@@ -55,8 +55,9 @@ def read_joints(recording: Recording, arms: Sequence[Arm]) -> tuple[list[Recorde
         if (stamp := recording.time_of(message)) is not None:
             hands = tuple(number for number, topic in enumerate(of_hands) if topic == message.topic)
             received, is_of_arms = recording.received(message), message.topic == of_arms
-            names = decoded.name[: len(decoded.position)]
-            joints.append(RecordedJoints(received, stamp, names, decoded.position, is_of_arms, hands))
+            positions = decoded.position.tolist()
+            names = decoded.name[: len(positions)]
+            joints.append(RecordedJoints(received, stamp, names, positions, is_of_arms, hands))
     named = {name for message in joints if message.of_arms for name in message.names}
     if not any(message.of_arms for message in joints):
         raise ValueError(f"the bag has no joint states on {of_arms}; say where they are with --remap")

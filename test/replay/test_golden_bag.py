@@ -180,7 +180,7 @@ def test_swapped_commands_are_caught(golden: Path, monkeypatch: pytest.MonkeyPat
     whole = Controller.update_joint_state
 
     def by_place(self: Controller, names: Any, positions: Any, *times: float) -> None:
-        whole(self, names, positions[[0, 1, 2, 5, 4, 3, 6, 7, 8]], *times)
+        whole(self, names, np.array(positions)[[0, 1, 2, 5, 4, 3, 6, 7, 8]].tolist(), *times)
 
     monkeypatch.setattr(Controller, "update_joint_state", by_place)
     assert failures(control(golden)) & {"commands", "states", "commands: following"}
