@@ -148,7 +148,7 @@ def test_what_is_not_published_is_named_with_what_is(
     studio: Studio, flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lone = studio.node.create_publisher(CompressedImage, "/lone/image_raw/compressed", qos.RELIABLE)
-    monkeypatch.setattr(calibrate, "FOUND", 1.0)
+    monkeypatch.setattr(calibrate, "FOUND", 2.0)
     assert main(["calibrate", *FLAGS, *flags.split(), "--out", str(tmp_path / "out")]) == 1
     studio.node.destroy_publisher(lone)
     assert capsys.readouterr().err == f"error: {WRONG[flags]}\n"
