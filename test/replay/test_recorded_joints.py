@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from molmoact_ros.bags.bag import BagWriter
 from molmoact_ros.bags.episode_writer import EpisodeWriter
@@ -20,7 +21,7 @@ from molmoact_ros.robots.franka import HOME_Q, PAIR, SINGLE, Arm
 from molmoact_ros.utils.paths import robot_model
 
 FINGERS = ("fr3_finger_joint1", "fr3_finger_joint2")
-Rows = Callable[[int], Sequence[tuple[str, Sequence[str], Sequence[float]]]]
+Rows = Callable[[int], Sequence[tuple[str, Sequence[str], ArrayLike]]]
 """Topic, names and positions of the messages of a cycle."""
 
 
@@ -48,12 +49,12 @@ class Replayed:
         return self.controller.arms[0].measurement.opening
 
 
-def whole(k: int) -> list[tuple[str, Sequence[str], Sequence[float]]]:
+def whole(k: int) -> list[tuple[str, Sequence[str], ArrayLike]]:
     return [("/joint_states", (*SINGLE.joints, *FINGERS), [*HOME_Q, 0.01, 0.01])]
 
 
 def test_a_position_that_is_no_number_costs_that_joint_alone(tmp_path: Path) -> None:
-    def rows(k: int) -> list[tuple[str, Sequence[str], Sequence[float]]]:
+    def rows(k: int) -> list[tuple[str, Sequence[str], ArrayLike]]:
         q = HOME_Q + 0.001 * k
         q[2] = np.nan if k >= 25 else q[2]
         return [("/joint_states", (*SINGLE.joints, *FINGERS), [*q, 0.01, 0.01])]
@@ -71,7 +72,7 @@ def test_a_position_that_is_no_number_costs_that_joint_alone(tmp_path: Path) -> 
 
 
 def test_arm_and_hand_come_in_two_messages_and_the_start_waits_for_both(tmp_path: Path) -> None:
-    def rows(k: int) -> list[tuple[str, Sequence[str], Sequence[float]]]:
+    def rows(k: int) -> list[tuple[str, Sequence[str], ArrayLike]]:
         hand = [("/joint_states", FINGERS, [0.015, 0.015])] if k >= 10 else []
         return [*hand, ("/joint_states", SINGLE.joints, HOME_Q)]
 
@@ -91,7 +92,7 @@ def test_the_hand_is_the_recorded_controllers(tmp_path: Path) -> None:
 
 
 def test_a_hand_with_a_topic_of_its_own_is_read_from_there(tmp_path: Path) -> None:
-    def rows(k: int) -> list[tuple[str, Sequence[str], Sequence[float]]]:
+    def rows(k: int) -> list[tuple[str, Sequence[str], ArrayLike]]:
         joints = [("/joint_states", arm.joints, HOME_Q) for arm in PAIR]
         return [*joints, ("/left/gripper/states", ("whatever",), [0.5]), ("/right/gripper/states", ("this",), [0.25])]
 
