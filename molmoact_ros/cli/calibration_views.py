@@ -45,15 +45,15 @@ class ViewFolder:
             raise FileExistsError(f"{folder} holds views already; give another --out")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._said: dict[str, Any] = {"about": about, "intrinsics": asdict(intrinsics), "views": []}
-        self._said["intrinsics"]["distortion"] = list(intrinsics.distortion)
+        self._content: dict[str, Any] = {"about": about, "intrinsics": asdict(intrinsics), "views": []}
+        self._content["intrinsics"]["distortion"] = list(intrinsics.distortion)
 
     def write_view(self, shot: CameraShot) -> None:
         """Write one view."""
         file = f"{shot.name}.png"
         Image.fromarray(shot.image).save(self._folder / file)
-        self._said["views"].append({"image": file, "joints": shot.joints})
-        (self._folder / VIEWS).write_text(yaml.safe_dump(self._said, sort_keys=False))
+        self._content["views"].append({"image": file, "joints": shot.joints})
+        (self._folder / VIEWS).write_text(yaml.safe_dump(self._content, sort_keys=False))
 
 
 def read_views(folder: Path) -> tuple[CameraIntrinsics, dict[str, str], list[CameraShot]]:

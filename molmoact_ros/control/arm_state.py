@@ -36,15 +36,15 @@ class ArmState:
         self._arm, self._where = arm, f" on {topic}" if topic else ""
         self._subject = f"{arm.prefix}joint states{self._where}"
         self._joints = JointStateMonitor((*arm.joints, *arm.hand_joints))
-        self._came = False  # any joint state
-        self._strange: Sequence[str] = ()  # names that are not of this arm, in the last message before all joints came
+        self._any_received = False  # any joint state
+        self._foreign_names: Sequence[str] = ()  # of another arm, in the last message before all joints came
         self._new = np.zeros(JOINTS, bool)  # joints that came since the last sample of all of them
         self._hand_known = arm.hand is None
         self._hand_heard: float | None = None  # arrival of the finger that came least recently, s
 
     def take_sample(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> bool:
         """Take all joints at once: [7] rad, and the opening in m. False if they are rejected."""
-        self._came = self._hand_known = True
+        self._any_received = self._hand_known = True
         return self.measurement.take_sample(q, opening, stamp, heard)
 
     def take_message(self, names: Sequence[str], positions: Sequence[float], stamp: float, heard: float) -> bool:
@@ -52,10 +52,10 @@ class ArmState:
 
         positions: rad, or as the hand's driver has them. stamp: s. heard: arrival on the steady clock, s.
         """
-        self._came |= len(names) > 0
+        self._any_received |= len(names) > 0
         updated = self._joints.take_message(names, positions, stamp, heard)
         if self.measurement.joints is None:
-            self._strange = [name for name in names if name not in self._joints.joints]
+            self._foreign_names = [name for name in names if name not in self._joints.joints]
         if bad := self._joints.not_finite_of(names):
             self.measurement.doubt(f"NaN or infinity for {_listed(bad)}", heard)
         if updated[FINGERS].any():
@@ -85,7 +85,7 @@ class ArmState:
         now: ROS time, s; steady: time on the steady clock, s; deadline: greatest age of the arm's joints, s.
         """
         subject, measurement = self._subject, self.measurement
-        if not self._came:
+        if not self._any_received:
             return f"no joint states came{self._where}; start the robot or the simulator first"
         if measurement.joints is None:
             if measurement.refused:
@@ -100,7 +100,7 @@ class ArmState:
         return "" if self._hand_known else self._no_hand()
 
     def _named(self) -> str:
-        return f" (they name {_listed(self._strange)})" if len(self._strange) else ""
+        return f" (they name {_listed(self._foreign_names)})" if len(self._foreign_names) else ""
 
     def _no_hand(self) -> str:
         hand = self._arm.hand
