@@ -157,9 +157,9 @@ class BagWriter:
         while self._waiting:
             count = _fitting(self._waiting)
             self._file.append(self._waiting[:count])
-            self._keep_waiting(self._waiting[count:])
+            self._set_waiting(self._waiting[count:])
 
-    def _keep_waiting(self, messages: list[tuple[int, int, bytes]]) -> None:
+    def _set_waiting(self, messages: list[tuple[int, int, bytes]]) -> None:
         self._waiting, self.waiting_bytes = messages, sum(len(data) for _, _, data in messages)
 
     def _is_full(self) -> bool:
@@ -191,7 +191,7 @@ class BagWriter:
 
     def _repeated(self, now: int) -> list[BagMessage]:
         """The last messages of latched topics that are not periodic, stamped `now`, ns."""
-        held = [of for of in self._latched.values() if not _goes_on([message.stamp_ns for message in of], now)]
+        held = [of for of in self._latched.values() if not _is_periodic([message.stamp_ns for message in of], now)]
         messages = sorted((message for of in held for message in of), key=lambda message: message.stamp_ns)
         return [replace(message, stamp_ns=now) for message in messages]
 
@@ -200,7 +200,7 @@ class BagWriter:
         dropped = {number for topic, number in self._channels.items() if which(topic)}
         kept = [entry for entry in self._waiting if entry[0] not in dropped]
         count = len(self._waiting) - len(kept)
-        self._keep_waiting(kept)
+        self._set_waiting(kept)
         return count
 
     @property
@@ -233,7 +233,7 @@ class BagWriter:
         write_metadata(self._folder, contents, self.about)
 
 
-def _goes_on(stamps: list[int], now: int) -> bool:
+def _is_periodic(stamps: list[int], now: int) -> bool:
     """Whether a latched topic is periodic: LATCHED messages, and `now` after them, less than FRESH_NS apart each."""
     gaps = (after - before for before, after in pairwise([*stamps, now]))
     return len(stamps) == LATCHED and all(gap < FRESH_NS for gap in gaps)

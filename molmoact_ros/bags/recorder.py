@@ -104,7 +104,7 @@ class Recorder:
         reserve: int = 16 * MIB, tell: Callable[[str], None] = lambda line: None,
     ) -> None:  # fmt: skip
         """Start the thread. The class describes the arguments."""
-        self._bag, self._form, self._quality, self._tell = bag, form, quality, tell
+        self._bag, self._form, self._quality, self._report = bag, form, quality, tell
         self._limit, self._reserve = waiting, _Reserve(folder / RESERVE, reserve)
         self._lock = threading.Condition()
         self._queues: dict[bool, deque[BagMessage]] = {True: deque(), False: deque()}  # images, others
@@ -195,7 +195,7 @@ class Recorder:
                 if picture and not self._pictures_wanted:  # since the previous one was written
                     self._count(pictures=1)
                     continue
-                self._try(lambda take=packed: self._bag.write(self._noted(take())))  # type: ignore[misc]
+                self._try(lambda take=packed: self._bag.write(self._registered(take())))  # type: ignore[misc]
                 self._count(messages=1)
 
     def _packed(self, batch: list[BagMessage]) -> list[Callable[[], BagMessage]]:
@@ -212,7 +212,7 @@ class Recorder:
             self._queues[True].clear()
         return left
 
-    def _noted(self, out: BagMessage) -> BagMessage:
+    def _registered(self, out: BagMessage) -> BagMessage:
         """Register the topic of a message that is about to be written."""
         if out.type_name in PICTURES:
             self._pictures.add(out.topic)
@@ -263,7 +263,7 @@ class Recorder:
             self._count(**lost)
         if say and reason != before.problem:
             what = "others than images" if lost.get("others") else "images"
-            self._tell(f"{reason}: {what} are being lost" if lost else reason)
+            self._report(f"{reason}: {what} are being lost" if lost else reason)
 
 
 class _Reserve:

@@ -53,7 +53,7 @@ class CamerasNode(Node):
         )  # fmt: skip
         self._count = 0
         self.create_timer(1.0 / RATE, self._film)
-        self.create_timer(0.01, self._tell_joints)
+        self.create_timer(0.01, self._publish_joints)
 
     def _follow(self, message: JointTrajectory) -> None:
         self._commanded = list(message.points[0].positions)
@@ -66,7 +66,7 @@ class CamerasNode(Node):
             message.header.stamp = stamp
             publisher.publish(message)
 
-    def _tell_joints(self) -> None:
+    def _publish_joints(self) -> None:
         message = JointState(name=[*SINGLE.joints, *SINGLE.fingers], position=[*self._commanded, 0.04, 0.04])
         message.velocity = [0.0] * 9
         message.header.stamp = self.get_clock().now().to_msg()

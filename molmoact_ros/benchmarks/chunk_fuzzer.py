@@ -135,19 +135,19 @@ class ChunkFuzzer:
     def _with(self, chunk: ActionChunk, actions: np.ndarray, stamp: float | None = None) -> ActionChunk:
         return ActionChunk(actions, chunk.dt, chunk.stamp if stamp is None else stamp, chunk.plan_id, chunk.space)
 
-    def _spoilt(self, chunk: ActionChunk, value: float) -> ActionChunk:
+    def _with_fault(self, chunk: ActionChunk, value: float) -> ActionChunk:
         actions = np.array(chunk.actions)
         actions[int(self.rng.integers(len(actions))), int(self.rng.integers(actions.shape[1]))] = value
         return self._with(chunk, actions)
 
     def _nan(self, chunk: ActionChunk, _: float) -> ActionChunk:
-        return self._spoilt(chunk, np.nan)
+        return self._with_fault(chunk, np.nan)
 
     def _infinite(self, chunk: ActionChunk, _: float) -> ActionChunk:
-        return self._spoilt(chunk, float(self.rng.choice([-np.inf, np.inf])))
+        return self._with_fault(chunk, float(self.rng.choice([-np.inf, np.inf])))
 
     def _jump(self, chunk: ActionChunk, _: float) -> ActionChunk:
-        return self._spoilt(chunk, float(self.rng.normal(0, 0.3)))
+        return self._with_fault(chunk, float(self.rng.normal(0, 0.3)))
 
     def _reversed(self, chunk: ActionChunk, now: float) -> ActionChunk:
         return self._with(chunk, chunk.actions, now - float(self.rng.exponential(2.0)))

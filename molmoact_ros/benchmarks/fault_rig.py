@@ -40,26 +40,26 @@ class ToldTime:
     """ROS time as the injector publishes it. A faulty clock stays so until `go_on`, which continues from its time."""
 
     def __init__(self) -> None:
-        self._tell: Callable[[float], float] = lambda real: real
+        self._time_of: Callable[[float], float] = lambda real: real
 
     def now(self) -> float:
         """The published time, s since 1970."""
-        return self._tell(time.time())
+        return self._time_of(time.time())
 
     def jump(self, by: float) -> None:
         """Set the time ahead by `by` s."""
         ahead = self.now() - time.time() + by
-        self._tell = lambda real: real + ahead
+        self._time_of = lambda real: real + ahead
 
     def stand_still(self) -> None:
         """Stop the time."""
         at = self.now()
-        self._tell = lambda real: at
+        self._time_of = lambda real: at
 
     def repeat(self) -> None:
         """Repeat the last seconds again and again."""
         at, since = self.now(), time.time()
-        self._tell = lambda real: at - AGAIN + (real - since) % AGAIN
+        self._time_of = lambda real: at - AGAIN + (real - since) % AGAIN
 
     def go_on(self) -> None:
         """Run at the normal rate."""
@@ -97,7 +97,7 @@ class FaultInjector(BackgroundNode):
         self._twist = self.create_publisher(TwistStamped, "/controller/teleop/twist", qos.RELIABLE)
         self.say_stop = self.create_publisher(Empty, "/controller/stop", qos.RELIABLE)
         self._presence = self.create_publisher(Header, "/controller/presence", qos.RELIABLE)
-        self.create_timer(0.1, self._tell_presence)
+        self.create_timer(0.1, self._publish_presence)
         self.create_timer(0.02, self._stream)
         self._chunks: Any = None
         self._engine: Any = None
@@ -154,16 +154,16 @@ class FaultInjector(BackgroundNode):
         """Act as the policy: a heartbeat, and plans that swing the hand from side to side. clock: publish /clock."""
         self._chunks = self.create_publisher(ActionChunk, "/policy/action_chunk", qos.RELIABLE)
         self._engine = self.create_publisher(EngineStatus, "/policy/engine_status", qos.STATE)
-        self.create_timer(0.1, self._beat)
+        self.create_timer(0.1, self._publish_heartbeat)
         self.create_timer(0.4, self._send_chunk)
         if clock:
             self._time_source = self.create_publisher(Clock, "/clock", qos.RELIABLE)
-            self.create_timer(0.005, self._tell_time)
+            self.create_timer(0.005, self._publish_time)
 
-    def _tell_time(self) -> None:
+    def _publish_time(self) -> None:
         self._time_source.publish(Clock(clock=conversions.time_message(self.now())))
 
-    def _beat(self) -> None:
+    def _publish_heartbeat(self) -> None:
         status = EngineStatus(state=EngineStatus.RUNNING)
         status.header.stamp = conversions.time_message(self.now())
         self._engine.publish(status)
@@ -173,12 +173,12 @@ class FaultInjector(BackgroundNode):
         now = self.now() - 0.1  # as if the engine had needed this long
         times = now + 0.1 * np.arange(9)
         actions = np.zeros((8, 7))
-        actions[:, 1], actions[:, 6] = np.diff(WIDTH * np.sin(SWAY * times)) - 0.1 * self._back(), 1.0
+        actions[:, 1], actions[:, 6] = np.diff(WIDTH * np.sin(SWAY * times)) - 0.1 * self._centring_speed(), 1.0
         chunk = conversions.chunk_message(actions, 0.1, "", self._plan, conversions.header(now, BASE_FRAME))
         self.spoil(chunk)
         self._chunks.publish(chunk)
 
-    def _back(self) -> float:
+    def _centring_speed(self) -> float:
         """Speed by which the hand returns to the middle, m/s, so that drift does not accumulate over many trials."""
         return MIDDLE * float(self.q[0])
 
@@ -191,9 +191,9 @@ class FaultInjector(BackgroundNode):
             # Push a blocked arm on across the middle: swaying, it might never lag far enough behind.
             self.say_twist(self._push * WIDTH * SWAY)
         elif self.streaming:
-            self.say_twist(WIDTH * SWAY * float(np.cos(SWAY * time.monotonic())) - self._back())
+            self.say_twist(WIDTH * SWAY * float(np.cos(SWAY * time.monotonic())) - self._centring_speed())
 
-    def _tell_presence(self) -> None:
+    def _publish_presence(self) -> None:
         if self.present:
             self._presence.publish(conversions.header(self.now(), ""))
 

@@ -190,7 +190,7 @@ def _read_log(graph: Graph) -> None:
     graph.unread.drain()
 
 
-def _kill_shower(name: str, stop: Act) -> Act:
+def _kill_display_node(name: str, stop: Act) -> Act:
     """End a display node; then an operator calls stop, by another way."""
 
     def act(graph: Graph) -> None:
@@ -203,7 +203,7 @@ def _kill_shower(name: str, stop: Act) -> Act:
     return act
 
 
-def _start_shower(name: str) -> Act:
+def _start_display_node(name: str) -> Act:
     def act(graph: Graph) -> None:
         log, rig = graph.bringup.log(name), graph.rig
         before = log.read_text().count("ready")
@@ -241,7 +241,7 @@ def _is_teleoperated(rig: FaultInjector) -> bool:
     return bool(rig.safety.state == SafetyStatus.TELEOP)
 
 
-def _nobody_took_over(rig: FaultInjector) -> bool:
+def _no_teleoperation(rig: FaultInjector) -> bool:
     return rig.hands == 0
 
 
@@ -286,9 +286,9 @@ def controller_suite() -> Suite:
         Fault("operator takes over", "POLICY", 0.05, _take_over(0.03), happened=_is_teleoperated),
         Fault("operator took over and lets go", "POLICY", 0.2 + BRAKING, _take_over_and_let_go),
         Fault("operator lets go", "TELEOP", 0.2 + BRAKING, _set(streaming=False)),
-        Fault("stale twist replayed", "IDLE", STATUS, _replay, happened=_nobody_took_over),
-        Fault("stale twist replayed", "HOLD", STATUS, _replay, happened=_nobody_took_over),
-        Fault("stale twist replayed", "POLICY", STATUS, _replay, happened=_nobody_took_over, stands=False),
+        Fault("stale twist replayed", "IDLE", STATUS, _replay, happened=_no_teleoperation),
+        Fault("stale twist replayed", "HOLD", STATUS, _replay, happened=_no_teleoperation),
+        Fault("stale twist replayed", "POLICY", STATUS, _replay, happened=_no_teleoperation, stands=False),
     ]  # fmt: skip
     watched = {"robot_state": ROBOT_STATE, "following": FOLLOWING, "presence_timeout": PRESENCE}
     return Suite("controller", faults, more={"controller": watched})
@@ -316,13 +316,13 @@ def unread_suite() -> Suite:
 
 def showing_suite() -> Suite:
     """With the display nodes: motion continues without them, and stops by other ways."""
-    view = _kill_shower("view", _call("stop"))
+    view = _kill_display_node("view", _call("stop"))
     return Suite(
         "showing",
         [
-            *_both("panel killed: stop on the topic", BRAKING, _kill_shower("panel", _stop_by_topic),
-                   _start_shower("panel")),
-            *_both("view killed: stop pressed", BRAKING, view, _start_shower("view")),
+            *_both("panel killed: stop on the topic", BRAKING, _kill_display_node("panel", _stop_by_topic),
+                   _start_display_node("panel")),
+            *_both("view killed: stop pressed", BRAKING, view, _start_display_node("view")),
         ],
         more={"panel": {"port": 0}, "view": {}},
     )  # fmt: skip

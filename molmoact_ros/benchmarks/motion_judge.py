@@ -35,7 +35,7 @@ class MotionJudge:
         self._apart: deque[float] = deque(maxlen=round(BRAKING * config.rate / 2))  # in the last cycles, m
         self._last = [HOME_Q.copy() for _ in arms]
         self._still = [True for _ in arms]
-        self._caused, self._plan = -np.inf, False
+        self._caused_at, self._plan = -np.inf, False
         self._speeds: deque[float] = deque(maxlen=round(BRAKING * config.rate))  # the hand's limit in the last cycles
         self._more = {"arm_distance": 0, "without_cause": 0}
         self.moving = self._sent = False
@@ -94,13 +94,14 @@ class MotionJudge:
                 self._last[n] = way[min(k, len(way) - 1)]
                 self._checkers[n].command(self._last[n])
         cause = any(asked) if state is State.TELEOP else self._has_plan(state)
-        self._caused = steady if cause else self._caused
+        self._caused_at = steady if cause else self._caused_at
         self._speeds.append(
             config.cartesian_speed if state is State.POLICY else config.teleop.linear if playing else 0.0
         )
         for n, command in enumerate(commands):
             moved = bool(np.abs(command.position - self._last[n]).max() > STILL)
-            self._more["without_cause"] += moved and (steady - self._caused > BRAKING or (self._still[n] and not cause))
+            late = steady - self._caused_at > BRAKING
+            self._more["without_cause"] += moved and (late or (self._still[n] and not cause))
             self._still[n] = not moved
             self._last[n] = command.position
             self._checkers[n].command(command.position, max(self._speeds))

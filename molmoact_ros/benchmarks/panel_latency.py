@@ -80,7 +80,7 @@ class Stopwatch(BackgroundNode):
         topic = "/fr3_arm_controller/joint_trajectory"
         self._sent = PollingSubscription(self, JointTrajectory, topic, qos.KEPT)
         self.create_subscription(SafetyStatus, "/controller/safety_status", self._on_safety, qos.STATE)
-        self._say = self.create_publisher(String, "/policy/instruction", qos.RELIABLE)
+        self._instruction = self.create_publisher(String, "/policy/instruction", qos.RELIABLE)
         self._triggers = {name: self.create_client(Trigger, f"/controller/{name}") for name in ("hold", "resume")}
         self._reset = self.create_client(ResetScene, "/sim/reset_scene")
         self.begin()
@@ -109,7 +109,7 @@ class Stopwatch(BackgroundNode):
     def ready(self) -> bool:
         """Whether everything runs."""
         clients = [*self._triggers.values(), self._reset]
-        return bool(self.safety.joints_age > 0 and self._say.get_subscription_count()) and all(
+        return bool(self.safety.joints_age > 0 and self._instruction.get_subscription_count()) and all(
             client.service_is_ready() for client in clients
         )
 
@@ -117,7 +117,7 @@ class Stopwatch(BackgroundNode):
         """Reset the scene, and start a task."""
         self._call(self._triggers["hold"], Trigger.Request())
         self._call(self._reset, ResetScene.Request(seed=7, instruction=INSTRUCTION, distractors=-1))
-        self._say.publish(String(data=INSTRUCTION))
+        self._instruction.publish(String(data=INSTRUCTION))
         self.keep()
 
     def keep(self) -> None:

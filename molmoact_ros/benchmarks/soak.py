@@ -95,7 +95,7 @@ class _Watch:
     """Samples the nodes when due, and keeps the recorder's folder small."""
 
     def __init__(self, graph: Bringup, nodes: list[str], bag: Path, whole: float, tell: Callable[[str], None]) -> None:
-        self._graph, self._bag, self._whole, self._tell = graph, bag, whole, tell
+        self._graph, self._bag, self._whole, self._report = graph, bag, whole, tell
         self._began, self._due, self._next_line = time.monotonic(), 0.0, 0.0
         self.period = min(PERIOD, whole / 120)
         self.episodes = 0
@@ -115,7 +115,7 @@ class _Watch:
         if now >= self._next_line:
             self._next_line = now + min(PROGRESS, self._whole / 10)
             held = ", ".join(f"{node} {of[-1].memory / 1e6:.1f}" for node, of in self.samples.items())
-            self._tell(f"{now / 60:5.1f} min, {self.episodes} tasks; MB: {held}")
+            self._report(f"{now / 60:5.1f} min, {self.episodes} tasks; MB: {held}")
         if now >= self._whole:
             raise _Over
 

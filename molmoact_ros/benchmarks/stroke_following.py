@@ -74,21 +74,21 @@ def bench_steer(times: int, seed: int, checkpoint: Path, tell: Callable[[Followe
 
 
 def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random.Generator, seed: int) -> Followed:
-    _see(page, lambda: page.find("end").is_enabled() or page.text("engine-state") == "idle", "the policy is silent")
+    _await(page, lambda: page.find("end").is_enabled() or page.text("engine-state") == "idle", "the policy is silent")
     if page.find("end").is_enabled():
         page.press("end")
-    _see(page, lambda: page.state() in ("idle", "hold"), "the controller does not hold")
-    _see(page, lambda: page.frames() > 0, "no image is shown")
+    _await(page, lambda: page.state() in ("idle", "hold"), "the controller does not hold")
+    _await(page, lambda: page.frames() > 0, "no image is shown")
     task = client.reset(seed)
     stroke = _stroke(_hand(client, cell), cell, rng)
     field = page.find("text")
     field.clear()
     field.send_keys(task)
     page.press("plan")  # the arm stands until the stroke is in use
-    _see(page, lambda: task in page.text("doing"), "the policy does not take the instruction")
+    _await(page, lambda: task in page.text("doing"), "the policy does not take the instruction")
     k = cell.cameras["front"]
     page.draw([(float(x / (k.width - 1)), float(y / (k.height - 1))) for x, y in stroke])
-    _see(page, lambda: "in use" in page.text("trace-line"), "the stroke is not used")
+    _await(page, lambda: "in use" in page.text("trace-line"), "the stroke is not used")
     page.press("resume")
     began, way = time.monotonic(), [_hand(client, cell)]
     used = began
@@ -106,7 +106,7 @@ def _follow(client: EpisodeClient, page: Browser, cell: Workcell, rng: np.random
     )
 
 
-def _see(page: Browser, happened: Callable[[], bool], else_: str) -> None:
+def _await(page: Browser, happened: Callable[[], bool], else_: str) -> None:
     if not page.until(happened, 30.0):
         raise GraphError(f"{else_}: {page.text('answer')} {page.text('trace-line')} {page.text('reason')}")
 

@@ -8,30 +8,29 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, JointState
 from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
-from molmoact_ros.cameras.view_collector import ViewCollector
 from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.view_collector import ViewCollector
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.background_node import BackgroundNode
+from molmoact_ros.ros.image_transport import CameraImage, ImageTransport, other_transport, transported
 from molmoact_ros.ros.transforms import StaticFrames
 
-TYPES: Final = {"image": "sensor_msgs/msg/Image", "camera_info": "sensor_msgs/msg/CameraInfo",
-                "joint states": "sensor_msgs/msg/JointState"}  # fmt: skip
-"""What is needed, and its type."""
 FLAGS: Final = {"image": "--image-topic", "camera_info": "--info-topic", "joint states": "--joint-states"}
 """The option that names each topic."""
 
 
 @dataclass(frozen=True)
 class CalibrationTopics:
-    """Names of the topics that a calibration listens to."""
+    """Names of the topics that a calibration listens to; transport: of the images on the base topic `image`."""
 
     image: str
     camera_info: str
     joint_states: str
+    transport: ImageTransport = "raw"
 
 
 class CalibrationClient(BackgroundNode):
@@ -54,14 +53,18 @@ class CalibrationClient(BackgroundNode):
         self.collector, self.frames = ViewCollector(arm.joints), StaticFrames()
         self._lock, self._image, self._info = threading.Lock(), None, None
         self._joints_heard = False
-        self._topics = {"image": topics.image, "camera_info": topics.camera_info, "joint states": topics.joint_states}
-        self.create_subscription(Image, topics.image, self._on_image, qos.SENSOR)
+        kind, image = transported(topics.image, topics.transport)
+        self._types = {"image": kind, "camera_info": CameraInfo, "joint states": JointState}
+        self._topics = {"image": image, "camera_info": topics.camera_info, "joint states": topics.joint_states}
+        self._other = other_transport(topics.transport)
+        self._other_image = transported(topics.image, self._other)[1]
+        self.create_subscription(kind, image, self._on_image, qos.SENSOR)
         self.create_subscription(CameraInfo, topics.camera_info, self._on_info, qos.SENSOR)
         self.create_subscription(JointState, topics.joint_states, self._on_joints, qos.sensor(10))
         self.create_subscription(TFMessage, "/tf_static", self._on_frames, qos.TF_STATIC)
         self.begin()
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: CameraImage) -> None:
         with self._lock:
             self._image = message
 
@@ -72,7 +75,7 @@ class CalibrationClient(BackgroundNode):
     def _on_joints(self, message: JointState) -> None:
         with self._lock:
             self._joints_heard = True
-            self.collector.add_joints(time.monotonic(), conversions.joint_positions(message))
+            self.collector.add_joints(time.monotonic(), message.name, message.position)
 
     def _on_frames(self, message: TFMessage) -> None:
         with self._lock:
@@ -102,8 +105,10 @@ class CalibrationClient(BackgroundNode):
             missing = self.collector.lacking
             return f"{self._topics['joint states']} lacks the position of {missing[0]}; is it this robot's? See --arm"
         name = lacking[0]
-        kinds = self.get_topic_names_and_types()
-        found = sorted(topic for topic, types in kinds if TYPES[name] in types and self.count_publishers(topic))
+        if name == "image" and self.count_publishers(self._other_image):
+            return f"no image comes on {self._topics[name]}; give --image-transport {self._other}, which is published"
+        kind, topics = f"sensor_msgs/msg/{self._types[name].__name__}", self.get_topic_names_and_types()
+        found = sorted(topic for topic, types in topics if kind in types and self.count_publishers(topic))
         where = (
             f"; there is {', '.join(found)}: name one by {FLAGS[name]}" if found else "; start the camera and the arm"
         )

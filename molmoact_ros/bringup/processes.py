@@ -56,7 +56,7 @@ class Bringup:
 
     def __init__(self, profile: Profile, logs: Path, namespace: str = "") -> None:
         self._profile, self._logs, self._namespace = profile, logs, namespace
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, child_process.Child] = {}
 
     def __enter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class Bringup:
     def start(self, name: str) -> None:
         """Start one of the profile's nodes, or restart it after it ended."""
         file = write_parameters(self._logs, name, self._profile.nodes[name])
-        with self.log(name).open("ab") as log:
+        with self.log(name).open("ab") as log, child_process.uninterrupted():
             self._processes[name] = child_process.start(
                 command(name, file, self._namespace), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=self._logs, env=environment(self._profile.environment),
@@ -129,7 +129,7 @@ class Restarts:
 
     def __init__(self, bringup: Bringup, tell: Callable[[str], None]) -> None:
         """tell: receives a line for each end."""
-        self._bringup, self._tell = bringup, tell
+        self._bringup, self._print_line = bringup, tell
         self._due: dict[str, float] = {}  # when each ended node is restarted
         self._delay: dict[str, float] = {}
         self._began: dict[str, float] = {}  # when each restarted node was started
@@ -139,15 +139,15 @@ class Restarts:
         self._bringup.check(but=SHOWING)
         for name, line in self._bringup.ended().items():
             if name not in self._due:
-                self._put_off(name, line, now)
+                self._delay_restart(name, line, now)
             elif now >= self._due[name]:
                 self._start(name, now)
 
-    def _put_off(self, name: str, reason: str, now: float) -> None:
+    def _delay_restart(self, name: str, reason: str, now: float) -> None:
         ran_well = now - self._began.get(name, -RAN_WELL) >= RAN_WELL
         delay = FIRST_DELAY if ran_well else min(2 * self._delay[name], LONGEST_DELAY)
         self._delay[name], self._due[name] = delay, now + delay
-        self._tell(
+        self._print_line(
             f"{name} has ended: {reason}; it is started again in {delay:g} s (whole log: {self._bringup.log(name)})"
         )
 
@@ -157,19 +157,19 @@ class Restarts:
         try:
             self._bringup.start(name)
         except OSError as error:  # out of memory, for example: nodes that move the arm go on all the same
-            self._put_off(name, str(error), now)
+            self._delay_restart(name, str(error), now)
 
 
 def up(name: str, logs: Path, overrides: Mapping[str, Parameters] | None = None, namespace: str = "") -> None:
     """Run a profile until a signal, or until a node outside SHOWING ends (RuntimeError)."""
     with Bringup(Profile.read(name).with_parameters(overrides or {}), logs, namespace) as bringup:
-        restarts = Restarts(bringup, _tell)
+        restarts = Restarts(bringup, _print_line)
         with suppress(KeyboardInterrupt):
             while True:
                 restarts.check(time.monotonic())
                 time.sleep(0.2)
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     with suppress(OSError):  # its reader is gone
         print(line, file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 import rclpy
@@ -30,6 +30,7 @@ from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import Arm
 from molmoact_ros.ros import conversions
 from molmoact_ros.ros.camera_pose import CameraPose
+from molmoact_ros.ros.image_transport import ImageTransport
 from molmoact_ros.utils.paths import robot_model
 from molmoact_ros.visualization.calibration_report import draw_calibration
 
@@ -68,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--mount", choices=["hand", "fixed"], help="what carries it; without this, the views tell")
     where.add_argument("--arm", choices=["left", "right"], help="of two arms, the one that moves")
     where.add_argument("--image-topic", metavar="TOPIC", help="default: CAMERA/color/image_raw")
+    where.add_argument(
+        "--image-transport", choices=get_args(ImageTransport), default="raw", help="of live images (default: raw)"
+    )  # fmt: skip
     where.add_argument("--info-topic", metavar="TOPIC", help="default: camera_info beside the image")
     where.add_argument("--joint-states", default="joint_states", metavar="TOPIC", help="default: joint_states")
     where.add_argument("--hand-frame", metavar="FRAME", help="the arm's frame that carries the camera or the board")
@@ -104,7 +108,7 @@ def _board(args: argparse.Namespace) -> CharucoBoard:
 def _topics(args: argparse.Namespace) -> CalibrationTopics:
     image = args.image_topic or f"{args.camera}/color/image_raw"
     info = args.info_topic or f"{image.rpartition('/')[0]}/camera_info"
-    return CalibrationTopics(image, info, args.joint_states)
+    return CalibrationTopics(image, info, args.joint_states, args.image_transport)
 
 
 class _Solver:

@@ -15,8 +15,8 @@ from molmoact_ros.bags.bag import BagReader
 from molmoact_ros.bringup.calibration_client import CalibrationTopics, intrinsics_of
 from molmoact_ros.cameras.image_encodings import rgb_pixels
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
-from molmoact_ros.cameras.view_collector import ViewCollector
 from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.robots.view_collector import ViewCollector
 
 VIEWS: Final = "views.yaml"
 """File of a folder with the intrinsics, and of each view its image and joints."""
@@ -45,15 +45,15 @@ class ViewFolder:
             raise FileExistsError(f"{folder} holds views already; give another --out")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._said: dict[str, Any] = {"about": about, "intrinsics": asdict(intrinsics), "views": []}
-        self._said["intrinsics"]["distortion"] = list(intrinsics.distortion)
+        self._content: dict[str, Any] = {"about": about, "intrinsics": asdict(intrinsics), "views": []}
+        self._content["intrinsics"]["distortion"] = list(intrinsics.distortion)
 
     def write_view(self, shot: CameraShot) -> None:
         """Write one view."""
         file = f"{shot.name}.png"
         Image.fromarray(shot.image).save(self._folder / file)
-        self._said["views"].append({"image": file, "joints": shot.joints})
-        (self._folder / VIEWS).write_text(yaml.safe_dump(self._said, sort_keys=False))
+        self._content["views"].append({"image": file, "joints": shot.joints})
+        (self._folder / VIEWS).write_text(yaml.safe_dump(self._content, sort_keys=False))
 
 
 def read_views(folder: Path) -> tuple[CameraIntrinsics, dict[str, str], list[CameraShot]]:
@@ -101,7 +101,7 @@ def _shots(reader: BagReader, image: str, states: str, joints: Sequence[str]) ->
         now = message.stamp_ns * 1e-9
         if message.topic == states:
             read = reader.decode(message)
-            collector.add_joints(now, dict(zip(read.name, np.asarray(read.position).tolist(), strict=False)))
+            collector.add_joints(now, read.name, read.position)
         elif collector.is_due(now):
             try:
                 pixels = rgb_pixels(reader.decode(message))

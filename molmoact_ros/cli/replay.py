@@ -161,11 +161,14 @@ def inexact(then: RecordedAnswers, now: RecordedAnswers, recording: Recording, m
 
 def _control(args: argparse.Namespace, recording: Recording, thresholds: Thresholds, console: Console) -> Outcome:
     from molmoact_ros.nodes.control.config import ControllerNodeConfig
+    from molmoact_ros.nodes.control.hand_config import with_recorded_hand
     from molmoact_ros.replay.control import replay_control
 
-    settings = ControllerNodeConfig.model_validate(parameters(recording, recording.names.controller))
+    recorded = parameters(recording, recording.names.controller)
+    settings = ControllerNodeConfig.model_validate(recorded)
+    arms = [with_recorded_hand(arm, settings.hand, settings.gripper, recorded) for arm in settings.robots]
     with console.status("replaying"):
-        again = replay_control(recording, robot_model(), settings.control, settings.robots)
+        again = replay_control(recording, robot_model(), settings.control, arms)
     comparison = compare_control(again, thresholds)
     title = f"{recording.bag.name} into the controller"
     versions = about(recording.bag).get("molmoact-ros", "unknown")

@@ -83,11 +83,11 @@ class ArmController:
         self.homing = Homing(config.home.position, pace * arm.limits.velocity_max, dt)
         self.opening: float | None = None  # desired distance between the fingers, m; None: no command yet
         self.slowed = 0  # cycles slowed down near a singularity
-        self._known = False  # a measurement was believed
+        self._has_begun = False  # a measurement was believed
         self._low, self._high = map(np.array, (config.surroundings.workspace.low, config.surroundings.workspace.high))
-        self._wanted = Motion.at_rest(np.zeros(JOINTS))
+        self._desired = Motion.at_rest(np.zeros(JOINTS))
         self._mean = np.zeros(JOINTS)  # velocity of the desired joints over the last cycle, rad/s
-        self._told: deque[tuple[float, np.ndarray]] = deque(maxlen=round(REMEMBERED / dt))  # time, joints
+        self._sent: deque[tuple[float, np.ndarray]] = deque(maxlen=round(REMEMBERED / dt))  # time, joints
         self._pose: Pose | None = None  # desired pose of the hand, integrated from twists
         self._anchor = np.zeros(JOINTS)  # the joints at the last hand-over, which the elbow tends to
         self._target: tuple[np.ndarray, np.ndarray] | None = None  # of the previous cycle: m, and a quaternion
@@ -113,11 +113,15 @@ class ArmController:
         """Process a message of joint states: whatever it has of this arm and its hand (ArmState.take_message)."""
         self._begin_where(self.joint_state.take_message(names, positions, stamp, heard))
 
+    def update_hand(self, names: Sequence[str], positions: Sequence[float], stamp: float, heard: float) -> None:
+        """Process a message of the topic that its hand has for itself (ArmState.take_hand_message)."""
+        self._begin_where(self.joint_state.take_hand_message(names, positions, stamp, heard))
+
     def _begin_where(self, believed: bool) -> None:
         """The first measurement that is believed is where the commands begin."""
-        if believed and not self._known:
+        if believed and not self._has_begun:
             assert self.measured is not None
-            self._known = True
+            self._has_begun = True
             self.limiter.reset(self.measured)
             self.settle(self.measured_at)
 
@@ -126,7 +130,7 @@ class ArmController:
         assert self.measured is not None
         if not self.limiter.motion.dq.any():
             self.limiter.reset(self.measured)
-            self._told.clear()
+            self._sent.clear()
 
     def miss(self, cycles: int, braked: bool) -> None:
         """Account for cycles in which no command was sent: the arm executed its braking trajectory, or stood still.
@@ -169,11 +173,11 @@ class ArmController:
         self.standstill.hand_over(now)
 
     def _stand(self, q: np.ndarray) -> None:
-        self._wanted, self._mean, self._pose, self._target = Motion.at_rest(q), np.zeros(JOINTS), None, None
+        self._desired, self._mean, self._pose, self._target = Motion.at_rest(q), np.zeros(JOINTS), None, None
 
     def gap(self) -> float:
         """Tracking error: greatest difference of measured joints to those commanded at that time, rad; 0 at first."""
-        if self.measured is None or not self._told:
+        if self.measured is None or not self._sent:
             return 0.0
         told = {at: self._commanded(at) for at in set(self.measurement.stamps.tolist())}
         then = [told[at][joint] for joint, at in enumerate(self.measurement.stamps.tolist())]
@@ -181,17 +185,17 @@ class ArmController:
 
     def _commanded(self, at: float) -> np.ndarray:
         """The joints [7] rad that were commanded at a time, s; the oldest that are remembered for one before them."""
-        return next((q for when, q in reversed(self._told) if when <= at), self._told[0][1])
+        return next((q for when, q in reversed(self._sent) if when <= at), self._sent[0][1])
 
     def pace(self) -> float:
         """Fraction of the speed, 0..1, at which this arm can follow its path.
 
         It is less than 1 when the arm lags, near a singularity, and where the path exceeds the hand's speed limit.
         """
-        lag = float(np.abs(self._wanted.q - self.limiter.motion.q).max())
-        return float(np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)) * self._ease() * self._unhurried()
+        lag = float(np.abs(self._desired.q - self.limiter.motion.q).max())
+        return float(np.clip((WAIT_AT - lag) / (WAIT_AT - WAIT_FROM), 0.0, 1.0)) * self._ease() * self._speed_factor()
 
-    def _unhurried(self) -> float:
+    def _speed_factor(self) -> float:
         return min(1.0, self._config.cartesian_speed / max(self.player.hand_speed, 1e-9))
 
     def step(
@@ -208,7 +212,7 @@ class ArmController:
             wanted, speed = self._from_operator(self.teleop.wish(steady)), self._config.teleop.linear
         motion = self.limiter.step(wanted, beside, speed)
         self.player.commanded(partial(self.kinematics.forward, motion.q), motion.q, now)
-        self._told.append((now, motion.q))
+        self._sent.append((now, motion.q))
         opening = self.measurement.opening if self.opening is None else self.opening
         assert self.measured is not None
         self.standstill.observe(now, motion.q, self.opening, self.measured, self.measurement.opening)
@@ -225,7 +229,7 @@ class ArmController:
             self._finishing = 0.0
         elif target.pose is not None and not self._is_finishing(target.pose):
             return self._rest()
-        return self._want(target)
+        return self._track(target)
 
     def _grip(self, value: float) -> None:
         """Open or close by a policy's value, 1 open .. 0 closed, with hysteresis around the middle."""
@@ -241,15 +245,15 @@ class ArmController:
         self._finishing += self._dt
         if self._finishing > FINISHING:
             return False
-        hand, end = self.kinematics.forward(self._wanted.q), self._inside(end, self._began)
+        hand, end = self.kinematics.forward(self._desired.q), self._inside(end, self._began)
         away = float(np.linalg.norm(end.position - hand.position))
         return away > REACHED_M or float((end.rotation * hand.rotation.inv()).magnitude()) > REACHED_RAD
 
     def _rest(self) -> Motion:
         """Hold the desired joints."""
         self._finishing = FINISHING
-        self._wanted, self._mean = Motion.at_rest(self._wanted.q), np.zeros(JOINTS)
-        return self._wanted
+        self._desired, self._mean = Motion.at_rest(self._desired.q), np.zeros(JOINTS)
+        return self._desired
 
     def _ease(self) -> float:
         """Fraction of the speed that remains near a singularity; 1 far from one."""
@@ -260,29 +264,29 @@ class ArmController:
         self.slowed += part < 1.0
         return float(np.clip(part, self._config.slowest, 1.0))
 
-    def _want(self, target: Target) -> Motion:
+    def _track(self, target: Target) -> Motion:
         """The desired joints of this cycle, with the velocity and acceleration at which they change."""
         if target.joints is not None:
             q = target.joints
         else:
             assert target.pose is not None
             pose = self._inside(target.pose, self._began)
-            q = self.kinematics.solve(self._wanted.q, pose, self._dt, self._posture(pose))
-        mean = (q - self._wanted.q) / self._dt
+            q = self.kinematics.solve(self._desired.q, pose, self._dt, self._posture(pose))
+        mean = (q - self._desired.q) / self._dt
         ddq = (mean - self._mean) / self._dt
         self._mean = mean
-        self._wanted = Motion(q, mean + ddq * self._dt / 2, ddq)  # `mean` was reached half a cycle before its end
-        return self._wanted
+        self._desired = Motion(q, mean + ddq * self._dt / 2, ddq)  # `mean` was reached half a cycle before its end
+        return self._desired
 
     def _posture(self, pose: Pose) -> np.ndarray:
         """Joints [7] rad a little nearer to the anchor, in proportion to the hand's motion; none while it stands."""
         before, self._target = self._target, (pose.position, pose.rotation.as_quat())
         if before is None:
-            return self._wanted.q
+            return self._desired.q
         moved = _norm(pose.position - before[0])
         turned = 2.0 * min(_norm(self._target[1] - before[1]), _norm(self._target[1] + before[1]))
         part = min(1.0, ELBOW_PER_M * moved + ELBOW_PER_RAD * turned)
-        result: np.ndarray = self._wanted.q + part * (self._anchor - self._wanted.q)
+        result: np.ndarray = self._desired.q + part * (self._anchor - self._desired.q)
         return result
 
     def _inside(self, pose: Pose, start: np.ndarray) -> Pose:
@@ -296,24 +300,24 @@ class ArmController:
             self.opening = min(wish.opening, self.arm.stroke)
         if wish.home:
             self._stand(self.limiter.stop)
-            self._wanted = self.homing.step(self.limiter.motion.q, self.limiter.stop)
-            return self._wanted
+            self._desired = self.homing.step(self.limiter.motion.q, self.limiter.stop)
+            return self._desired
         self.homing.reset()
         if not wish.moves:
             self._stand(self.limiter.stop)
             return None
         if wish.joints is not None:
             self._stand(wish.joints)
-            return self._wanted
+            return self._desired
         assert wish.twist is not None
         if self._pose is None:
             self._stand(self.limiter.stop)
-            self._pose = self.kinematics.forward(self._wanted.q)
+            self._pose = self.kinematics.forward(self._desired.q)
             self._posture(self._pose)
         before = self._pose
         self._pose = self._inside(self._pulled(before, wish.twist), before.position)
         self._began = self._pose.position
-        return self._want(Target(pose=self._pose))
+        return self._track(Target(pose=self._pose))
 
     def _pulled(self, pose: Pose, twist: np.ndarray) -> Pose:
         """`pose` moved by one cycle of `twist`. Beyond the maximum lead over the commanded hand it only moves back."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from molmoact_ros.control.measurement import Measurement
 from molmoact_ros.robots.franka import JOINTS, Arm
+from molmoact_ros.robots.hands import FIRST
 from molmoact_ros.robots.joint_state import JointStateMonitor
 
 HAND_OLD: Final = 1.0
@@ -35,15 +36,15 @@ class ArmState:
         self._arm, self._where = arm, f" on {topic}" if topic else ""
         self._subject = f"{arm.prefix}joint states{self._where}"
         self._joints = JointStateMonitor((*arm.joints, *arm.hand_joints))
-        self._came = False  # any joint state
-        self._strange: Sequence[str] = ()  # names that are not of this arm, in the last message before all joints came
+        self._any_received = False  # any joint state
+        self._foreign_names: Sequence[str] = ()  # of another arm, in the last message before all joints came
         self._new = np.zeros(JOINTS, bool)  # joints that came since the last sample of all of them
         self._hand_known = arm.hand is None
         self._hand_heard: float | None = None  # arrival of the finger that came least recently, s
 
     def take_sample(self, q: np.ndarray, opening: float, stamp: float, heard: float) -> bool:
         """Take all joints at once: [7] rad, and the opening in m. False if they are rejected."""
-        self._came = self._hand_known = True
+        self._any_received = self._hand_known = True
         return self.measurement.take_sample(q, opening, stamp, heard)
 
     def take_message(self, names: Sequence[str], positions: Sequence[float], stamp: float, heard: float) -> bool:
@@ -51,10 +52,10 @@ class ArmState:
 
         positions: rad, or as the hand's driver has them. stamp: s. heard: arrival on the steady clock, s.
         """
-        self._came |= len(names) > 0
+        self._any_received |= len(names) > 0
         updated = self._joints.take_message(names, positions, stamp, heard)
         if self.measurement.joints is None:
-            self._strange = [name for name in names if name not in self._joints.joints]
+            self._foreign_names = [name for name in names if name not in self._joints.joints]
         if bad := self._joints.not_finite_of(names):
             self.measurement.doubt(f"NaN or infinity for {_listed(bad)}", heard)
         if updated[FINGERS].any():
@@ -68,6 +69,10 @@ class ArmState:
             sample.positions, self.measurement.opening, sample.stamps, sample.heard, new
         )
 
+    def take_hand_message(self, names: Sequence[str], positions: Sequence[float], stamp: float, heard: float) -> bool:
+        """Take a message of the hand's own topic, as by take_message. A hand of FIRST has its first position."""
+        return self.take_message((FIRST,) if FIRST in self._arm.hand_joints else names, positions, stamp, heard)
+
     def _take_hand(self) -> None:
         fingers = self._joints.sample(FINGERS)
         if fingers is not None and self._arm.hand is not None:
@@ -80,7 +85,7 @@ class ArmState:
         now: ROS time, s; steady: time on the steady clock, s; deadline: greatest age of the arm's joints, s.
         """
         subject, measurement = self._subject, self.measurement
-        if not self._came:
+        if not self._any_received:
             return f"no joint states came{self._where}; start the robot or the simulator first"
         if measurement.joints is None:
             if measurement.refused:
@@ -95,7 +100,7 @@ class ArmState:
         return "" if self._hand_known else self._no_hand()
 
     def _named(self) -> str:
-        return f" (they name {_listed(self._strange)})" if len(self._strange) else ""
+        return f" (they name {_listed(self._foreign_names)})" if len(self._foreign_names) else ""
 
     def _no_hand(self) -> str:
         hand = self._arm.hand
@@ -108,9 +113,9 @@ class ArmState:
     def warnings(self, steady: float) -> list[str]:
         """What somebody should look at though the arm may be moved, one line each. steady: s."""
         arm, measurement, lines = self._arm.prefix, self.measurement, []
-        if measurement.refused:
+        if measurement.is_refusing(steady):
             lines.append(f"{arm}joint states: {measurement.refused}")
-        if measurement.backward:
+        if measurement.is_going_back(steady):
             lines.append(
                 f"{self._subject} go back in time by {measurement.backward:.3f} s: two publishers of a "
                 "joint, or a clock that was set"

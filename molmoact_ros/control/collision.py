@@ -72,8 +72,8 @@ class CollisionChecker:
         self._model = _model(robot, surroundings, arm, others)
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site(arm.tcp_frame).id
-        self._mine = _joints(self._model, arm)
-        self._theirs = [address for other in others for address in _joints(self._model, other)]
+        self._own_addresses = _joints(self._model, arm)
+        self._other_addresses = [address for other in others for address in _joints(self._model, other)]
         self._low, self._high = np.array(surroundings.workspace.low), np.array(surroundings.workspace.high)
         self._table, apart = surroundings.table_distance, {_SELF: surroundings.self_distance}
         apart[_ARMS] = surroundings.arm_distance
@@ -118,9 +118,9 @@ class CollisionChecker:
         return out, hands
 
     def _place(self, k: int, q: np.ndarray, beside: np.ndarray | None) -> None:
-        self._data.qpos[self._mine] = q[k]
+        self._data.qpos[self._own_addresses] = q[k]
         if beside is not None:
-            self._data.qpos[self._theirs] = beside[k]
+            self._data.qpos[self._other_addresses] = beside[k]
         mujoco.mj_kinematics(self._model, self._data)
 
 

@@ -39,7 +39,7 @@ class Consent:
 
     def check(self, chunk: ActionChunk) -> None:
         """Raise RefusedChunk if the chunk is not approved. A chunk that moves no arm needs no approval."""
-        if _rests(chunk):
+        if _is_standing_still(chunk):
             return
         if chunk.plan_id != self._approved:
             raise RefusedChunk(f"plan {chunk.plan_id} was not approved by anybody; call approve_plan first")
@@ -59,7 +59,7 @@ class Consent:
         self._approved = None
 
 
-def _rests(chunk: ActionChunk) -> bool:
+def _is_standing_still(chunk: ActionChunk) -> bool:
     """Whether its actions move no arm (grippers aside: they keep their last command)."""
     actions = np.asarray(chunk.actions, np.float64)
     if chunk.space is not ActionSpace.DELTA_EE or chunk.plan_id or actions.ndim != 2:

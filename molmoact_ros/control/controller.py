@@ -66,14 +66,14 @@ class Controller:
         self._chunk_due = -np.inf  # end time of the newest chunk
         self._chunk_since: float | None = None  # when the first chunk since the hand-over was accepted
         self._took_over = False  # the operator took over from the policy
-        self._must_let_go = False  # an ongoing teleoperation stream does not move the arm until it has paused
-        self._waits_since: float | None = None  # start of that pause; None: this cycle
+        self._release_required = False  # an ongoing teleoperation stream does not move the arm until it has paused
+        self._pause_since: float | None = None  # start of that pause; None: this cycle
         self._moved_at = -np.inf  # when teleoperation last asked for motion
         self._handed_back = False  # nor does an ongoing stream without motion, after the operator handed back
         self.heard: float | None = None  # time of the engine's last heartbeat
-        self._present = -np.inf  # time of the operator's last presence message
+        self._presence_at = -np.inf  # time of the operator's last presence message
         self.camera_age, self.engine_fault, self._fault_since = 0.0, "", 0.0
-        self._levels: dict[Event, str] = {}  # lasting faults, until they are cleared
+        self._lasting_faults: dict[Event, str] = {}  # lasting faults, until they are cleared
 
     # Inputs
 
@@ -143,31 +143,31 @@ class Controller:
 
     def on_presence(self, steady: float) -> None:
         """Process a presence message of the operator, received at `steady`, s."""
-        self._present = steady
+        self._presence_at = steady
 
     def start(self, now: float, steady: float | None = None) -> bool:
         """A new instruction: let chunks move the arm. False if it is refused; `refusal` gives the reason."""
-        return self._go(Event.START, now, now if steady is None else steady)
+        return self._start_or_resume(Event.START, now, now if steady is None else steady)
 
     def resume(self, now: float, steady: float | None = None) -> bool:
         """Lift a hold, hand back to the policy, or reset a stop, which leads to HOLD. False if it is refused."""
-        return self._go(Event.RESUME, now, now if steady is None else steady)
+        return self._start_or_resume(Event.RESUME, now, now if steady is None else steady)
 
     def stop(self, detail: str = "") -> None:
         """Latched stop: brake, and stand until `resume`, which is its reset."""
-        self._ask_to_let_go()
+        self._require_release()
         self.supervisor.on(Event.STOP, detail)
 
     def hold(self) -> None:
         """The task ended: brake and hold until the next start or resume. Ongoing teleoperation must pause first."""
-        self._ask_to_let_go()
+        self._require_release()
         self.supervisor.on(Event.HOLD)
 
     def fault(self, event: Event, detail: str = "", lasts: bool = False) -> None:
         """Report a fault; lasts: until `clear`. Ongoing teleoperation must pause before it moves the arm again."""
-        self._ask_to_let_go()
+        self._require_release()
         if lasts:
-            self._levels[event] = detail
+            self._lasting_faults[event] = detail
         self.supervisor.on(event, detail)
 
     def level(self, event: Event, wrong: str) -> None:
@@ -179,16 +179,16 @@ class Controller:
 
     def expect_silence(self, until: float) -> None:
         """Ignore a teleoperation stream that continues past `until`, s on the steady clock, until it has paused."""
-        self._must_let_go, self._waits_since = True, until - self.config.teleop.timeout
+        self._release_required, self._pause_since = True, until - self.config.teleop.timeout
 
-    def _ask_to_let_go(self) -> None:
-        self._must_let_go, self._waits_since = True, None
+    def _require_release(self) -> None:
+        self._release_required, self._pause_since = True, None
 
     def clear(self, event: Event) -> None:
         """Clear a lasting fault; the arm stays where it is."""
-        self._levels.pop(event, None)
+        self._lasting_faults.pop(event, None)
 
-    def _go(self, event: Event, now: float, steady: float) -> bool:
+    def _start_or_resume(self, event: Event, now: float, steady: float) -> bool:
         before = self.supervisor.state
         if before is State.STOPPED:
             self.refusal = "" if event is Event.RESUME else "the arm is stopped; resume it (the reset of a stop) first"
@@ -213,14 +213,14 @@ class Controller:
         )
         if refusal := self._not_movable(now, steady) or doubted:
             return refusal
-        if config.presence_timeout and steady - self._present > config.presence_timeout:
+        if config.presence_timeout and steady - self._presence_at > config.presence_timeout:
             return "no operator is present: nothing is heard on the controller's presence topic (presence_timeout)"
         unsettled = "" if state is State.TELEOP else self._unsettled()
         return unsettled or next((why for arm in self.arms if (why := arm.outside())), "")
 
     def _not_movable(self, now: float, steady: float) -> str:
         """Why neither policy nor teleoperation may start to move the arms now, in one line; empty: they may."""
-        for event, detail in self._levels.items():
+        for event, detail in self._lasting_faults.items():
             return f"{event.value}: {detail}" if detail else event.value
         return self.wrong_joints(now, steady)
 
@@ -299,16 +299,16 @@ class Controller:
             self.fault(Event.ENGINE_FAULT, self.engine_fault)
         if self.camera_age > config.camera_deadline:
             self.fault(Event.CAMERA_STALE)
-        if config.presence_timeout and steady - self._present > config.presence_timeout:
+        if config.presence_timeout and steady - self._presence_at > config.presence_timeout:
             self.fault(Event.OPERATOR_ABSENT)
 
     def _watch_operator(self, now: float, steady: float) -> None:
         before, active = self.supervisor.state, _is_teleoperated(self.arms, steady)
-        if self._waits_since is None:
-            self._waits_since = steady
+        if self._pause_since is None:
+            self._pause_since = steady
         if not active:
             # The pause starts at the fault: before it, commands may have been sent that did not arrive here.
-            self._must_let_go &= steady - self._waits_since < self.config.teleop.timeout
+            self._release_required &= steady - self._pause_since < self.config.teleop.timeout
             self._handed_back = False
             if before is State.TELEOP:
                 back = self.config.teleop.hand_back and self._took_over
@@ -318,11 +318,11 @@ class Controller:
         self._moved_at = steady if moves else self._moved_at
         if before is State.TELEOP:
             return
-        if steady - max(self._waits_since, self._moved_at) >= self.config.teleop.timeout:
-            self._must_let_go = False  # a stick that is released: some devices stream zeros
+        if steady - max(self._pause_since, self._moved_at) >= self.config.teleop.timeout:
+            self._release_required = False  # a stick that is released: some devices stream zeros
         if before is State.STOPPED or self._not_movable(now, steady):
-            self._must_let_go = True
-        waits = self._must_let_go or (self._handed_back and not moves)
+            self._release_required = True
+        waits = self._release_required or (self._handed_back and not moves)
         if not waits and (before is State.POLICY or not self._unsettled()):
             self._change(*_request(self.arms, steady), now, steady)
 
@@ -334,7 +334,7 @@ class Controller:
     def notes(self, now: float, steady: float) -> list[str]:
         """Warnings that do not hold the arm, one line each."""
         notes = [line for arm in self.arms for line in arm.joint_state.warnings(steady)]
-        if self._must_let_go and _is_teleoperated(self.arms, steady) and self.supervisor.state is not State.TELEOP:
+        if self._release_required and _is_teleoperated(self.arms, steady) and self.supervisor.state is not State.TELEOP:
             why = self._not_movable(now, steady)
             notes.append(f"an operator's hand is not followed until they let go once{f' ({why})' if why else ''}")
         return notes

@@ -35,8 +35,9 @@ class Measurement:
 
     joints: float64 [7] rad, None before the first. opening: distance between the finger tips, m. stamps: [7] times of
     the measurement, s. arrivals: [7] times of their arrival on the steady clock, s; joints may be published in several
-    messages. refused: why a sample of the last DOUBTED s was rejected, in one line; empty: none was. backward: by how
-    much a stamp of the last DOUBTED s was before the one before it, s; 0: none was.
+    messages. refused: why a sample was rejected, in one line; empty: none was in the DOUBTED s before the newest one.
+    backward: by how much a stamp was before the one before it, s; 0: none was in that time. Where samples have stopped,
+    `is_refusing` and `is_going_back` say whether these two still count.
     """
 
     def __init__(self, limits: Limits, agreeing: int, stroke: float = OPENING_MAX) -> None:
@@ -151,6 +152,10 @@ class Measurement:
     def is_refusing(self, steady: float) -> bool:
         """Whether a sample was rejected within the last DOUBTED s. steady: time on the steady clock, s."""
         return bool(self.refused) and steady - self._refused_at <= DOUBTED
+
+    def is_going_back(self, steady: float) -> bool:
+        """Whether a stamp went back within the last DOUBTED s. steady: time on the steady clock, s."""
+        return self.backward > 0.0 and steady - self._backward_at <= DOUBTED
 
     def wrong_time(self, now: float, steady: float, deadline: float) -> str:
         """Why these joints are no state of now, as the end of a sentence about them; empty: they are.

@@ -63,12 +63,12 @@ class Teleop:
 
     def __init__(self, config: TeleopConfig) -> None:
         self._config = config
-        self._wish, self.in_tool = TeleopCommand(), False
-        self._said = self._held = -np.inf
+        self._command, self.in_tool = TeleopCommand(), False
+        self._received_at = self._deadman_at = -np.inf
 
     def deadman(self, held: bool, heard: float) -> None:
         """The dead-man's switch is held or released; received at `heard`, s."""
-        self._held = heard if held else -np.inf
+        self._deadman_at = heard if held else -np.inf
 
     def twist(self, twist: Sequence[float] | np.ndarray, heard: float, in_tool: bool = False) -> bool:
         """Move the hand with `twist` [6] m/s and rad/s. False, and nothing changes, if it is not finite."""
@@ -79,7 +79,7 @@ class Teleop:
         values = values.copy()
         for part, limit in ((slice(0, 3), self._config.linear), (slice(3, 6), self._config.angular)):
             values[part] *= min(1.0, limit / max(float(np.linalg.norm(values[part])), 1e-12))
-        self._wish, self.in_tool, self._said = TeleopCommand(twist=values), in_tool, heard
+        self._command, self.in_tool, self._received_at = TeleopCommand(twist=values), in_tool, heard
         return True
 
     def joints(self, joints: Sequence[float] | np.ndarray, heard: float) -> bool:
@@ -87,41 +87,41 @@ class Teleop:
         values = np.asarray(joints, np.float64)
         if values.shape != (JOINTS,) or not np.isfinite(values).all():
             return False
-        self._wish, self._said = TeleopCommand(joints=values.copy()), heard
+        self._command, self._received_at = TeleopCommand(joints=values.copy()), heard
         return True
 
     def home(self, heard: float) -> None:
         """Move to the arm's home position, slowly (control/homing.py)."""
-        self._wish, self._said = TeleopCommand(home=True), heard
+        self._command, self._received_at = TeleopCommand(home=True), heard
 
     def gripper(self, opening: float, heard: float) -> bool:
         """Move the fingers to `opening` m between them, 0..0.08. False if it is not finite."""
         if not np.isfinite(opening):
             return False
         before = self.wish(heard)  # does not revive an old twist or target
-        self._wish = replace(before, opening=float(np.clip(opening, 0, OPENING_MAX)))
+        self._command = replace(before, opening=float(np.clip(opening, 0, OPENING_MAX)))
         if before.twist is None and before.joints is None and not before.home:
-            self._said = heard  # otherwise the twist or target expires by its own time
+            self._received_at = heard  # otherwise the twist or target expires by its own time
         return True
 
     def active(self, now: float) -> bool:
         """Whether teleoperation is active: a command came within the timeout, and a required switch is held."""
-        fresh = 0 <= now - self._said <= self._config.timeout
-        return fresh and (not self._config.deadman or 0 <= now - self._held <= self._config.timeout)
+        fresh = 0 <= now - self._received_at <= self._config.timeout
+        return fresh and (not self._config.deadman or 0 <= now - self._deadman_at <= self._config.timeout)
 
     def wish(self, now: float) -> TeleopCommand:
         """The command that is valid at `now`, s."""
-        return self._wish if self.active(now) else TeleopCommand()
+        return self._command if self.active(now) else TeleopCommand()
 
     @property
     def source(self) -> str:
         """Kind of the last command: twist, joint, home or gripper."""
-        if self._wish.home:
+        if self._command.home:
             return "home"
-        if self._wish.twist is not None:
+        if self._command.twist is not None:
             return "twist"
-        return "gripper" if self._wish.joints is None else "joint"
+        return "gripper" if self._command.joints is None else "joint"
 
     def forget(self) -> None:
         """Forget the last command."""
-        self._wish, self._said = TeleopCommand(), -np.inf
+        self._command, self._received_at = TeleopCommand(), -np.inf

@@ -58,12 +58,12 @@ class Keyboard:
 
     def __init__(self, speeds: Speeds, arms: int = 1) -> None:
         self.arm, self.factor, self._arms, self._speeds = 0, 1.0, arms, speeds
-        self._twist, self._pressed, self._touched = np.zeros(6), -np.inf, -np.inf
+        self._twist, self._pressed_at, self._touched_at = np.zeros(6), -np.inf, -np.inf
         self._opening = [OPENING_MAX] * arms
 
     def press(self, key: str, now: float) -> float | None:
         """Process a key press at `now`, s; returns the commanded opening in m, if any. Unknown keys move nothing."""
-        self._touched = now
+        self._touched_at = now
         if key in MOVES:
             part, sign = MOVES[key]
             self._twist = np.zeros(6)
@@ -72,13 +72,13 @@ class Keyboard:
             self.factor = float(np.clip(self.factor * (FASTER if key == "+" else 1 / FASTER), *SPEEDS))
             return None
         elif key == "\t":
-            self.arm, self._twist, self._pressed = (self.arm + 1) % self._arms, np.zeros(6), -np.inf
+            self.arm, self._twist, self._pressed_at = (self.arm + 1) % self._arms, np.zeros(6), -np.inf
             return None
         elif key in (" ", "g", "h"):
             self._twist = np.zeros(6)
         else:
             return None
-        self._pressed = now
+        self._pressed_at = now
         if key not in ("g", "h"):
             return None
         wanted = self._opening[self.arm] + (BITE if key == "h" else -BITE)
@@ -87,14 +87,14 @@ class Keyboard:
 
     def twist(self, now: float) -> np.ndarray | None:
         """The twist of the hand, [6] m/s and rad/s; None: no operator is present."""
-        since = now - self._pressed
+        since = now - self._pressed_at
         if since > THERE:
             return None
         return self._twist if since <= TAP else np.zeros(6)
 
     def is_present(self, now: float) -> bool:
         """Whether any key was pressed within the last THERE s."""
-        return now - self._touched <= THERE
+        return now - self._touched_at <= THERE
 
 
 class JoystickLayout(Speeds):

@@ -83,7 +83,7 @@ class ControllerNode(ManagedNode):
         self._sinks = [make_sink(config.sink, self, arm) for arm in arms]
         self._grippers = [make_gripper(config.gripper, self, arm) for arm in arms]
         self._gripper_goals: list[float | None] = [None for _ in arms]  # the last sent; None: send the next in any case
-        self._moving, self._told = False, (State.IDLE, "")
+        self._moving, self._handled_state = False, (State.IDLE, "")
         self._taken_at = time.monotonic()
         self._warnings: list[str] = []
         self._clocks = ClockMonitor(bool(self.get_parameter("use_sim_time").value))
@@ -103,15 +103,17 @@ class ControllerNode(ManagedNode):
         ):  # fmt: skip
             self.create_service(Trigger, f"~/{name}", answer)
         self.create_service(ApprovePlan, "~/approve_plan", self._on_approve)
-        self._people = [
+        self._teleop_inputs = [
             TeleopInputs(self, arm, self._lock, config.teleop_timeout, self._refuse, self._controller.expect_silence)
             for arm in self._controller.arms
         ]
         commands = [sink.topic for sink in self._sinks if sink.topic]
-        self._strangers = PublisherMonitor(self, f"{config.policy}/action_chunk", joint_states, self._joints, commands)
+        self._publisher_monitor = PublisherMonitor(
+            self, f"{config.policy}/action_chunk", joint_states, self._joints, commands
+        )
         if self._stopped:
             self._controller.stop(f"{self._stopped} (kept; resume resets it)")
-        self.create_timer(1.0 / STATUS_RATE, self._tell_status, clock=STEADY)
+        self.create_timer(1.0 / STATUS_RATE, self._update_status, clock=STEADY)
         self.create_timer(1.0, self._publish_diagnostics, clock=STEADY)
 
     def activate(self) -> None:
@@ -240,7 +242,7 @@ class ControllerNode(ManagedNode):
             if before is State.STOPPED and supervisor.state is State.HOLD:
                 response.message = "the stop is reset and the arm holds; resume it, or give an instruction"
             self._publish_status()
-        self._keep_stop()
+        self._store_stop()
         return response
 
     # Outputs
@@ -280,21 +282,21 @@ class ControllerNode(ManagedNode):
                 self._gripper_goals[number] = arm.opening
                 self._grippers[number].send(command)
         self._moving = moving
-        if (supervisor.state, supervisor.reason) != self._told:
+        if (supervisor.state, supervisor.reason) != self._handled_state:
             self._publish_status()
 
-    def _tell_status(self) -> None:
+    def _update_status(self) -> None:
         """Ten times a second: check for another controller, and publish the status."""
-        another = self._strangers.another_controller()
+        another = self._publisher_monitor.another_controller()
         with self._lock:
             self._controller.level(Event.SECOND_CONTROLLER, "stop one of them" if another else "")
             self._publish_status()
-        self._keep_stop()
+        self._store_stop()
 
     def _note_change(self) -> None:
         """Handle a change of the state or its reason; under the lock."""
-        supervisor, (before, _) = self._controller.supervisor, self._told
-        self._told = (supervisor.state, supervisor.reason)
+        supervisor, (before, _) = self._controller.supervisor, self._handled_state
+        self._handled_state = (supervisor.state, supervisor.reason)
         if supervisor.state is before:
             return
         self._notes.note(f"{supervisor.state.value}: {supervisor.reason}", LoggingSeverity.INFO)
@@ -305,7 +307,7 @@ class ControllerNode(ManagedNode):
         if State.STOPPED in (supervisor.state, before):
             self._stopped = (self._stopped or supervisor.reason) if supervisor.state is State.STOPPED else ""
 
-    def _keep_stop(self) -> None:
+    def _store_stop(self) -> None:
         """Write a latched stop to disk, so it outlives this process; not under the lock, since a disk may be slow."""
         if self._stopped == self._written or not self.config.keep_stop:
             return
@@ -317,12 +319,12 @@ class ControllerNode(ManagedNode):
 
     def _publish_status(self) -> None:
         """Publish the SafetyStatus; under the lock."""
-        if (self._controller.supervisor.state, self._controller.supervisor.reason) != self._told:
+        if (self._controller.supervisor.state, self._controller.supervisor.reason) != self._handled_state:
             self._note_change()
         status = safety_status(self._controller, self._chunks.played, self._now())
         status.header.stamp = self.get_clock().now().to_msg()
         status.warnings = [*self._warnings, *self._controller.notes(self._now(), time.monotonic())]
-        self._strangers.said(status)
+        self._publisher_monitor.said(status)
         self._safety_status.publish(status)
 
     def _publish_diagnostics(self) -> None:
@@ -330,7 +332,7 @@ class ControllerNode(ManagedNode):
             wrong = self._controller.wrong_joints(self._now(), time.monotonic())
         if self._joints.is_to_log(wrong, time.monotonic()):
             self._notes.note(wrong)
-        self._warnings = [*([wrong] if wrong else []), *self._strangers.warnings()]
+        self._warnings = [*([wrong] if wrong else []), *self._publisher_monitor.warnings()]
         real, jitter = self._loop is not None and self._loop.real_time, self.timing.jitter_ms()
         with self._lock:
             statuses = report(self._controller, self.get_name(), self._now(), time.monotonic(), jitter, real)

@@ -45,14 +45,14 @@ class ExpertNode(Node):
         super().__init__("expert")
         self.config = declare(self, ExpertConfig)
         self._planning, self._number = False, 0  # of the last plan
-        self._asked, self._answer = 0.0, Future()  # when the simulator was last called, and its response
-        self._answer.set_result(None)
+        self._requested_at, self._response = 0.0, Future()  # when the simulator was last called, and its response
+        self._response.set_result(None)
         self._clock_watch, self._link = ClockJumps(), ControllerClient(self, self.config.controller)
         self._chunks = self.create_publisher(ActionChunk, "~/action_chunk", qos.RELIABLE)
         self._status = self.create_publisher(EngineStatus, "~/engine_status", qos.STATE)
         self._truth = self.create_client(SceneTruth, f"{self.config.sim}/scene_truth")
-        self.create_timer(PERIOD, self._beat, clock=STEADY)
-        self.create_timer(self.config.period, self._look, clock=STEADY)
+        self.create_timer(PERIOD, self._publish_heartbeat, clock=STEADY)
+        self.create_timer(self.config.period, self._request_truth, clock=STEADY)
         self._goals: ExecuteServer | None = None
         self.sees = True  # as Planner.sees: goals are accepted once everything is connected
 
@@ -88,7 +88,7 @@ class ExpertNode(Node):
         """See Planner.halt."""
         self._planning = False
 
-    def _beat(self) -> None:
+    def _publish_heartbeat(self) -> None:
         if self._goals is None:
             if self._connected():  # a goal that came before would begin with a silent planner
                 self._goals = ExecuteServer(self, self._link, self)
@@ -109,18 +109,18 @@ class ExpertNode(Node):
 
     # Plans
 
-    def _look(self) -> None:
+    def _request_truth(self) -> None:
         """Request the ground truth, unless a response is outstanding."""
         now = time.monotonic()
-        if not self._planning or (not self._answer.done() and now - self._asked < OVERDUE):
+        if not self._planning or (not self._response.done() and now - self._requested_at < OVERDUE):
             return
-        self._truth.remove_pending_request(self._answer)
-        self._asked, self._answer = now, self._truth.call_async(SceneTruth.Request())
-        self._answer.add_done_callback(self._plan)
+        self._truth.remove_pending_request(self._response)
+        self._requested_at, self._response = now, self._truth.call_async(SceneTruth.Request())
+        self._response.add_done_callback(self._plan)
 
     def _plan(self, answer: Future) -> None:
         truth = answer.result()
-        if not self._planning or truth is None or answer is not self._answer or self._goals is None:
+        if not self._planning or truth is None or answer is not self._response or self._goals is None:
             return
         self._number += 1
         self._goals.count_plan()

@@ -71,9 +71,9 @@ class FoxgloveNode(ContainedNode):
         except OSError:
             self._server.stop()
             raise
-        self._look_for_topics()
-        self.create_timer(1.0, self._look_for_topics, clock=STEADY)
-        self.create_timer(LOOK, self._look_who_watches, clock=STEADY)
+        self._discover_topics()
+        self.create_timer(1.0, self._discover_topics, clock=STEADY)
+        self.create_timer(LOOK, self._update_relays, clock=STEADY)
         name = config.host if is_loopback(config.host) else socket.gethostname()
         at = f"ws://{f'[{name}]' if ':' in name else name}:{port}"
         more = f", followed by /?token= and the token in {file}," if file else ""
@@ -85,7 +85,7 @@ class FoxgloveNode(ContainedNode):
         self._server.stop()
         super().destroy_node()
 
-    def _look_for_topics(self) -> None:
+    def _discover_topics(self) -> None:
         for topic, types in self.get_topic_names_and_types():
             if topic not in self._channels:
                 self._channels[topic] = None  # whatever the result, each topic is tried once
@@ -104,7 +104,7 @@ class FoxgloveNode(ContainedNode):
         channel = self._sdk.Channel(topic, message_encoding="cdr", schema=schema, context=self._sinks)
         return _Relay(self, topic, kind, channel)
 
-    def _look_who_watches(self) -> None:
+    def _update_relays(self) -> None:
         watched = self._watchers.taken()
         for topic, relay in self._channels.items():
             if relay is not None:
@@ -124,29 +124,29 @@ class _Relay:
 
     def __init__(self, node: Node, topic: str, kind: type, channel: Any) -> None:
         self._node, self._channel = node, channel
-        self._kind, self._topic, self._latecomers = kind, topic, False
+        self._kind, self._topic, self._is_latched = kind, topic, False
         self._subscription: Subscription | None = None
         self._clients: frozenset[int] = frozenset()
-        self._kept: bytes | None = None  # the last message, where late joiners receive it
+        self._latched_message: bytes | None = None  # the last message, where late joiners receive it
 
     def serve(self, clients: frozenset[int]) -> None:
         """Subscribe while there are clients; new ones receive the last message."""
         if clients and self._subscription is None:
             quality = offered(self._node, self._topic, depth=5)
-            self._latecomers = quality.durability is DurabilityPolicy.TRANSIENT_LOCAL
+            self._is_latched = quality.durability is DurabilityPolicy.TRANSIENT_LOCAL
             self._subscription = self._node.create_subscription(
                 self._kind, self._topic, self._on_message, quality, raw=True
             )
         elif not clients and self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
-            self._subscription, self._kept = None, None
-        elif self._kept is not None and clients - self._clients:
-            self._log(self._kept)
+            self._subscription, self._latched_message = None, None
+        elif self._latched_message is not None and clients - self._clients:
+            self._log(self._latched_message)
         self._clients = clients
 
     def _on_message(self, data: bytes) -> None:
-        if self._latecomers:
-            self._kept = data
+        if self._is_latched:
+            self._latched_message = data
         self._log(data)
 
     def _log(self, data: bytes) -> None:

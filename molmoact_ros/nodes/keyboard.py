@@ -40,13 +40,13 @@ class KeyboardNode(TeleopClient):
         super().__init__("keyboard")
         self.config = declare(self, KeyboardConfig)
         self.connect(self.config)
-        self._keys, self._there = Keyboard(self.config, len(self.config.arms)), False
+        self._keys, self._is_moving = Keyboard(self.config, len(self.config.arms)), False
 
     def press(self, key: str) -> None:
         """Handle a key press."""
         before = self._keys.arm
         opening = self._keys.press(key, time.monotonic())
-        if self._keys.arm != before and self._there:
+        if self._keys.arm != before and self._is_moving:
             self.let_go(before)
         if key == "x":
             self.ask("stop")
@@ -63,7 +63,7 @@ class KeyboardNode(TeleopClient):
         twist = self._keys.twist(now)
         if twist is not None:
             self.say_twist(self._keys.arm, twist)
-        self._there = twist is not None
+        self._is_moving = twist is not None
 
     def line(self) -> str:
         """The state, for the screen."""

@@ -82,7 +82,7 @@ class PanelNode(TeleopClient):
         self.config = config = declare(self, PanelConfig)
         self.connect(config)
         self.connect_home()
-        self._say = self.create_publisher(String, f"{config.policy}/instruction", qos.RELIABLE)
+        self._instruction = self.create_publisher(String, f"{config.policy}/instruction", qos.RELIABLE)
         self._execute = ThreadsafeActionClient(self, ExecuteInstruction, f"{config.policy}/execute")
         self._edit = self.create_client(EditTrace, f"{config.policy}/edit_trace")
         self._triggers["hold"] = self.create_client(Trigger, f"{config.controller}/hold")
@@ -93,17 +93,17 @@ class PanelNode(TeleopClient):
         self._engine, self._trace, self._chunk = EngineStatus(), None, None
         self._traces, self._goals = 0, 0  # counts: traces received, goals sent
         self._ended: dict[str, Any] = {}  # the last goal's result
-        self._heard = {"safety": -math.inf, "engine": -math.inf}
+        self._received_at = {"safety": -math.inf, "engine": -math.inf}
         self._plans: list[tuple[PollingSubscription, Callable[[Any], None]]] = [
             (PollingSubscription(self, EngineStatus, f"{config.policy}/engine_status", qos.RELIABLE), self._on_engine),
             (PollingSubscription(self, Trace, f"{config.policy}/trace", qos.RELIABLE), self._on_trace),
             (PollingSubscription(self, ActionChunk, f"{config.policy}/action_chunk", qos.RELIABLE), self._on_chunk),
         ]
-        self._looking: dict[View, Subscription] = {}
+        self._image_subscriptions: dict[View, Subscription] = {}
         self._encoder = Encoder(panel_images.encode, panel_images.begin)
         self._open()
         self.create_timer(1.0 / RATE, self._show, clock=STEADY)
-        self.create_timer(1.0 / PRESENCE_RATE, self._tell_presence, clock=STEADY)
+        self.create_timer(1.0 / PRESENCE_RATE, self._publish_presence, clock=STEADY)
 
     def _open(self) -> None:
         config = self.config
@@ -126,14 +126,14 @@ class PanelNode(TeleopClient):
     def _on_safety(self, message: SafetyStatus) -> None:
         changed = message.state != self.safety.state or message.reason != self.safety.reason
         super()._on_safety(message)
-        self._heard["safety"] = time.monotonic()
+        self._received_at["safety"] = time.monotonic()
         if changed:
             self._show()
 
     def _on_engine(self, message: EngineStatus) -> None:
         if message.instruction != self._engine.instruction:
             self._trace = None  # of another task
-        self._engine, self._heard["engine"] = message, time.monotonic()
+        self._engine, self._received_at["engine"] = message, time.monotonic()
 
     def _on_trace(self, message: Trace) -> None:
         self._trace, self._traces = message, self._traces + 1
@@ -148,14 +148,14 @@ class PanelNode(TeleopClient):
         if self._server.watched():
             self._server.show_state(self._state())
         wanted = self._server.looked_at()
-        for view in wanted - set(self._looking):
+        for view in wanted - set(self._image_subscriptions):
             take = lambda data, view=view: self._on_image(view, data)  # noqa: E731
             kind = CompressedImage if view.compressed else Image
-            self._looking[view] = self.create_subscription(kind, view.topic, take, qos.SENSOR, raw=True)
-        for view in set(self._looking) - wanted:
-            self.destroy_subscription(self._looking.pop(view))
+            self._image_subscriptions[view] = self.create_subscription(kind, view.topic, take, qos.SENSOR, raw=True)
+        for view in set(self._image_subscriptions) - wanted:
+            self.destroy_subscription(self._image_subscriptions.pop(view))
 
-    def _tell_presence(self) -> None:
+    def _publish_presence(self) -> None:
         if self._server.has_operator():
             self.say_present()
 
@@ -165,7 +165,7 @@ class PanelNode(TeleopClient):
 
     def _state(self) -> dict[str, Any]:
         now = time.monotonic()
-        there = {name: now - at < 1.0 for name, at in self._heard.items()}
+        there = {name: now - at < 1.0 for name, at in self._received_at.items()}
         there["engine"] &= self._execute.server_is_ready()  # without its action server it accepts no goal
         return {
             "safety": safety_state(self.safety) if there["safety"] else None,
@@ -180,7 +180,7 @@ class PanelNode(TeleopClient):
     def press(self, name: str) -> Future[PanelReply]:
         """Call a Trigger service, or `end`."""
         if name == "end":
-            self._say.publish(String())
+            self._instruction.publish(String())
             return _now(PanelReply(ok=True))
         if name in ("reset", "resume") and (refusal := self._why_not(name)):
             return _now(PanelReply(ok=False, message=refusal))
@@ -230,9 +230,11 @@ class PanelNode(TeleopClient):
         """Send an instruction: as a goal, which starts the controller, or on the topic, which does not."""
         self._trace = None  # of another task
         if not move:
-            if not self._say.get_subscription_count():
-                return _now(PanelReply(ok=False, message=f"no policy hears {self._say.topic_name}; is it running?"))
-            self._say.publish(String(data=text))
+            if not self._instruction.get_subscription_count():
+                return _now(
+                    PanelReply(ok=False, message=f"no policy hears {self._instruction.topic_name}; is it running?")
+                )
+            self._instruction.publish(String(data=text))
             return _now(PanelReply(ok=True))
         if not self._execute.server_is_ready():
             return _now(

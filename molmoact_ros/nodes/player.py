@@ -86,20 +86,20 @@ class PlayerNode(Node):
     def __init__(self) -> None:
         super().__init__("player")
         self.config = declare(self, PlayerConfig)
-        self._looked = -math.inf
+        self._checked_at = -math.inf
         self._failure = ""  # why the thread ended before the bag
         self._recording = Recording(
             Path(self.config.bag),
             TopicNames(remap=parse_remap([rule for rule in self.config.remap if rule])),
             "nothing",
         )
-        self._going = threading.Event()
+        self._unpaused = threading.Event()
         if not self.config.paused:
-            self._going.set()
+            self._unpaused.set()
         self._open = True
         self._clock_topic = self.create_publisher(Clock, "/clock", qos.RELIABLE)
-        self._sees = False  # today's policy receives images
-        self._awaited = ""  # what is called at the controller once it does
+        self._policy_has_images = False  # today's policy receives images
+        self._pending_service = ""  # what is called at the controller once it does
         if self.config.allow_controller:
             self._connect()
         self._commanded = self._recorded_sinks()
@@ -119,7 +119,7 @@ class PlayerNode(Node):
     def destroy_node(self) -> None:
         """End the thread, then destroy the node."""
         self._open = False
-        self._going.set()
+        self._unpaused.set()
         self._thread.join()
         self._recording.reader.close()
         super().destroy_node()
@@ -170,17 +170,17 @@ class PlayerNode(Node):
             raise SystemExit(f"error: the bag cannot be played: {self._failure}")
 
     def _on_pause(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._going.clear()
+        self._unpaused.clear()
         response.success = True
         return response
 
     def _on_go_on(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._going.set()
+        self._unpaused.set()
         response.success = True
         return response
 
     def _on_engine(self, message: EngineStatus) -> None:
-        self._sees = math.isfinite(message.camera_age)
+        self._policy_has_images = math.isfinite(message.camera_age)
 
     # The thread
 
@@ -192,7 +192,7 @@ class PlayerNode(Node):
             begin, end = self._recording.reader.span_ns
             for turn in range(self.config.loop):
                 shift = turn * (end - begin + round(GAP * 1e9))
-                for cue in self._cues():
+                for cue in self._playback_events():
                     self._until(cue.at + shift)
                     if not self._open:
                         return
@@ -210,10 +210,10 @@ class PlayerNode(Node):
             infos = [info for topic in topics for info in self.get_subscriptions_info_by_topic(topic)]
             if wanted <= {info.node_name for info in infos}:
                 return
-            self._tell_time(self._now)
+            self._publish_time(self._now)
             time.sleep(0.1)
 
-    def _cues(self) -> Iterator[PlaybackEvent]:
+    def _playback_events(self) -> Iterator[PlaybackEvent]:
         """All events, by time."""
         told, state = "", 0
         names = self._recording.names
@@ -239,20 +239,20 @@ class PlayerNode(Node):
         step = round(self.config.rate * 1e9 / CLOCK_RATE)
         due = time.monotonic()
         while self._open and self._now < at:
-            if not self._going.is_set():
-                self._going.wait(0.1)
+            if not self._unpaused.is_set():
+                self._unpaused.wait(0.1)
                 due = time.monotonic()
                 continue
             part = min(step, at - self._now)
             due += part * 1e-9 / self.config.rate
             time.sleep(max(0.0, due - time.monotonic()))
             self._now += part
-            self._tell_time(self._now)
-            self._ask_controller()
+            self._publish_time(self._now)
+            self._call_controller()
 
-    def _tell_time(self, now: int) -> None:
-        if not self.config.allow_controller and time.monotonic() - self._looked > LOOK:
-            self._looked = time.monotonic()
+    def _publish_time(self, now: int) -> None:
+        if not self.config.allow_controller and time.monotonic() - self._checked_at > LOOK:
+            self._checked_at = time.monotonic()
             self._refuse_controllers()
         self._clock_topic.publish(Clock(clock=conversions.time_message(now * 1e-9)))
 
@@ -267,14 +267,14 @@ class PlayerNode(Node):
         elif cue.instruction is not None:
             self._instruction.publish(String(data=cue.instruction))
         else:
-            self._awaited = cue.service
-            self._ask_controller()
+            self._pending_service = cue.service
+            self._call_controller()
 
-    def _ask_controller(self) -> None:
+    def _call_controller(self) -> None:
         """Repeat the recorded call. One that starts motion waits until today's policy has images, or it would hold."""
-        service, engine = self._awaited, "policy/engine_status"
-        if service and (self._sees or service == "stop" or not self.count_publishers(engine)):
-            self._awaited = ""
+        service, engine = self._pending_service, "policy/engine_status"
+        if service and (self._policy_has_images or service == "stop" or not self.count_publishers(engine)):
+            self._pending_service = ""
             if self._triggers[service].service_is_ready():
                 self._triggers[service].call_async(Trigger.Request())
 

@@ -87,7 +87,7 @@ class PolicyNode(ManagedNode):
         )
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self._traces = TraceInput(self, self._drawings, self._reasoner, self._gate, self._report)
-        self.create_timer(PERIOD, self._look_after_all, clock=STEADY)
+        self.create_timer(PERIOD, self._on_period, clock=STEADY)
         self.create_timer(1.0, lambda: self._report.diagnose(self._joint_notes()), clock=STEADY)
         self._reasoner.start()
         self._goals = ExecuteServer(self, self._link, self)
@@ -278,10 +278,10 @@ class PolicyNode(ManagedNode):
 
     # Ten times a second
 
-    def _look_after_all(self) -> None:
+    def _on_period(self) -> None:
         self._watch_clock()
         self._goals.look_after()
-        self._look_after_plan()
+        self._update_plan()
         self._report.publish()
         self.sees = isfinite(self._reasoner.camera_age())
         self._plans.show()
@@ -302,7 +302,7 @@ class PolicyNode(ManagedNode):
             self._end_task(Result.HELD, reason)
             self._report.report(EngineStatus.FAULT, reason)
 
-    def _look_after_plan(self) -> None:
+    def _update_plan(self) -> None:
         """Advance the pending plan, and the gripper's progress along a drawing."""
         with self._reasoner.lock:
             if self._reasoner.task is None:

@@ -115,14 +115,14 @@ class _Finder:
     """Opens cameras one at a time, so that two threads never open the same one."""
 
     def __init__(self, context: Any, plugged_in: Callable[[], Iterable[Any]]) -> None:
-        self._context, self._plugged_in, self._lock = context, plugged_in, threading.Lock()
+        self._context, self._query_devices, self._lock = context, plugged_in, threading.Lock()
 
     def open(self, config: CameraConfig) -> RealSense:
         with self._lock:
             if config.file:
                 camera = recorded(self._context, Path(config.file))
             else:
-                camera = select_device(list_devices(self._plugged_in()), config.serial, config.model)
+                camera = select_device(list_devices(self._query_devices()), config.serial, config.model)
             return RealSense(camera, config.settings(camera))
 
 
@@ -136,13 +136,13 @@ class _Camera:
         self._clock = CameraClock()
         self._stamp = 0.0  # of the last colour image, ROS time, s
         self._number = -1  # the camera's own frame counter, of colour
-        self._trouble = "not looked for yet"
+        self._fault = "not looked for yet"
         self._frames = self._lost = self._opened = 0
         self._reported = (monotonic(), 0)
         self.keeper = CameraThread(name, lambda: finder.open(config), self)
 
     def on_open(self, camera: RealSense) -> None:
-        self._camera, self._clock, self._number, self._trouble = camera, CameraClock(), -1, ""
+        self._camera, self._clock, self._number, self._fault = camera, CameraClock(), -1, ""
         self._opened += 1
         k = camera.intrinsics
         self._node.get_logger().info(f"{self._name}: {camera.camera} runs, {k.width}x{k.height}")
@@ -150,9 +150,9 @@ class _Camera:
             self._node.get_logger().warning(f"{self._name}: it hangs on USB 2; plug it into USB 3 for its full rate")
 
     def on_trouble(self, reason: str) -> None:
-        if reason != self._trouble:
+        if reason != self._fault:
             self._node.get_logger().error(f"{self._name}: {reason}")
-        self._camera, self._trouble = None, reason
+        self._camera, self._fault = None, reason
 
     def on_picture(self, picture: CameraFrame) -> None:
         if picture.is_new:
@@ -182,7 +182,7 @@ class _Camera:
         (before, frames), now = self._reported, (monotonic(), self._frames)
         self._reported = now
         rate = (now[1] - frames) / max(now[0] - before, 1e-9)
-        camera, trouble = self._camera, self._trouble
+        camera, trouble = self._camera, self._fault
         values: dict[str, Any] = {"rate_hz": rate, "frames": now[1], "lost": self._lost, "opened": self._opened}
         if camera is not None:
             values |= {"serial": camera.camera.serial, "model": camera.camera.model, "usb": camera.camera.usb}

@@ -104,14 +104,15 @@ class RecorderNode(Node):
         self._former: dict[str, Handover] = {}
         self._taken = self._clocks()  # time of the last poll, ns: by the machine's clock, by ROS'
         self._nodes: set[str] = set()  # whose parameters are known, or requested
-        self._asking: dict[str, tuple[Client, Client]] = {}
+        self._parameter_clients: dict[str, tuple[Client, Client]] = {}
         # Published for the bag: each node's parameters when it was discovered. Changes are on /parameter_events.
         self._recorded_parameters = self.create_publisher(ParameterEvent, "~/parameters", KEEP_ALL)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self._look()
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a bag's clock may stand, or not have begun
         for seconds, do in (
-            (LOOK, self._look), (TAKE, self._take), (1.0, self._report), (REMINDER, lambda: self._say("recording")),
+            (LOOK, self._look), (TAKE, self._take), (1.0, self._report),
+            (REMINDER, lambda: self._log_size("recording")),
         ):  # fmt: skip
             self.create_timer(seconds, do, clock=steady)
         self.get_logger().info(f"ready: recording into {folder}")
@@ -121,7 +122,7 @@ class RecorderNode(Node):
         self._take()
         super().destroy_node()
         self._recorder.close()
-        self._say("recorded")
+        self._log_size("recorded")
 
     def _look(self) -> None:
         for topic, types in self.get_topic_names_and_types():
@@ -133,7 +134,7 @@ class RecorderNode(Node):
                 self._topics[topic] = count
         names = {f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces()}
         for node in names - self._nodes - {self.get_fully_qualified_name()}:
-            self._ask(node)
+            self._request_parameters(node)
 
     # Topics
 
@@ -209,14 +210,14 @@ class RecorderNode(Node):
 
     # Parameters
 
-    def _ask(self, node: str) -> None:
+    def _request_parameters(self, node: str) -> None:
         """Request a node's parameters, once its services are up, and publish them as if it had just declared them."""
-        if node not in self._asking:
-            self._asking[node] = (
+        if node not in self._parameter_clients:
+            self._parameter_clients[node] = (
                 self.create_client(ListParameters, f"{node}/list_parameters"),
                 self.create_client(GetParameters, f"{node}/get_parameters"),
             )
-        lister, getter = self._asking[node]
+        lister, getter = self._parameter_clients[node]
         if not (lister.service_is_ready() and getter.service_is_ready()):
             return
         self._nodes.add(node)
@@ -231,7 +232,7 @@ class RecorderNode(Node):
             values = future.result().values
             event.new_parameters = [Parameter(name=n, value=v) for n, v in zip(names, values, strict=True)]
             self._recorded_parameters.publish(event)
-            for client in self._asking.pop(node):
+            for client in self._parameter_clients.pop(node):
                 self.destroy_client(client)
 
         lister.call_async(ListParameters.Request()).add_done_callback(names_came)
@@ -255,7 +256,7 @@ class RecorderNode(Node):
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
-    def _say(self, what: str) -> None:
+    def _log_size(self, what: str) -> None:
         tally = self._recorder.tally
         lost = f"; lost: {tally.pictures} images, {tally.others} others ({tally.problem})" if tally.problem else ""
         self.get_logger().info(f"{what}: {tally.messages} messages, {tally.bytes / MIB:.1f} MiB{lost}")

@@ -124,10 +124,10 @@ class ViewNode(ContainedNode):
             (lazy(JointState, config.joint_states, qos.sensor(100)), self._joints),
         ]
         self._infos = lazy(CameraInfo, f"{camera}/color/camera_info", qos.SENSOR)
-        self._asks = self.create_client(GetParameters, f"{config.controller}/get_parameters")
-        self._drawing = self.create_timer(1.0 / config.rate, self._show_frame, clock=STEADY, autostart=False)
+        self._parameters_client = self.create_client(GetParameters, f"{config.controller}/get_parameters")
+        self._image_timer = self.create_timer(1.0 / config.rate, self._publish_images, clock=STEADY, autostart=False)
         self._taking = self.create_timer(TAKE, self._take, clock=STEADY, autostart=False)
-        self.create_timer(LOOK, self._look_who_listens, clock=STEADY)
+        self.create_timer(LOOK, self._check_viewers, clock=STEADY)
         self.get_logger().info("ready: images and markers are made for those who listen")
 
     @contextmanager
@@ -143,7 +143,7 @@ class ViewNode(ContainedNode):
 
     # Inputs
 
-    def _look_who_listens(self) -> None:
+    def _check_viewers(self) -> None:
         drawn, space = self._overlay.wanted or self._both.wanted, self._markers.get_subscription_count() > 0
         self._frames.want(drawn)
         self._decodes.want(self._both.wanted or self._depth_picture.wanted)
@@ -153,13 +153,13 @@ class ViewNode(ContainedNode):
         for polled, _ in self._plans:
             polled.want(drawn or space)
         taking = drawn or space or self._decodes.wanted or self._models.wanted
-        for timer, wanted in ((self._drawing, drawn), (self._taking, taking)):
+        for timer, wanted in ((self._image_timer, drawn), (self._taking, taking)):
             if timer.is_canceled() is wanted:
                 (timer.reset if wanted else timer.cancel)()
         self._show_markers()
-        if space and self._box is None and self._asks.service_is_ready():
+        if space and self._box is None and self._parameters_client.service_is_ready():
             names = ["workspace_low", "workspace_high"]
-            self.when_done(self._asks.call_async(GetParameters.Request(names=names)), self._on_box)
+            self.when_done(self._parameters_client.call_async(GetParameters.Request(names=names)), self._on_box)
 
     def _take(self) -> None:
         """Poll the inputs, and show them."""
@@ -203,7 +203,7 @@ class ViewNode(ContainedNode):
 
     # Images
 
-    def _show_frame(self) -> None:
+    def _publish_images(self) -> None:
         """Publish the newest frame with the current plan; nothing where there is no newer frame."""
         self._take()
         with self._refusing("front camera"):
@@ -254,7 +254,7 @@ class ViewNode(ContainedNode):
         if self._box is not None:
             for number, arm in enumerate(self._arms):
                 yield markers.box_marker(number, *self._box, conversions.header(0.0, arm.base_frame))
-        yield markers.text_marker(self._words(), ABOVE, conversions.header(0.0, self._head))
+        yield markers.text_marker(self._state_text(), ABOVE, conversions.header(0.0, self._head))
 
     def _trace_in_space(self) -> list[Marker]:
         trace = self._trace
@@ -297,7 +297,7 @@ class ViewNode(ContainedNode):
         ends = [*np.arange(1, len(chunk.actions)) * chunk.dt, path.end]
         return [path.at(end) for end in ends]
 
-    def _words(self) -> str:
+    def _state_text(self) -> str:
         engine, safety = self._engine, self._safety
         lines = [f"{name_of(STATES, safety.state)} {safety.reason}".strip(), engine.instruction or "no instruction"]
         if engine.plan_id:
@@ -313,23 +313,23 @@ class _Recent:
     """Serialised messages of the last seconds, as few are read, with their time of arrival."""
 
     def __init__(self) -> None:
-        self._kept: deque[tuple[float, bytes]] = deque()
+        self._messages: deque[tuple[float, bytes]] = deque()
 
     def add(self, now: float, data: bytes) -> None:
         """Store one that arrived at `now`, s. When the clock was set back, those from before it are dropped."""
-        if self._kept and now < self._kept[-1][0] - TAKE:
-            self._kept.clear()
-        self._kept.append((now, data))
-        while self._kept[0][0] < now - KEPT:
-            self._kept.popleft()
+        if self._messages and now < self._messages[-1][0] - TAKE:
+            self._messages.clear()
+        self._messages.append((now, data))
+        while self._messages[0][0] < now - KEPT:
+            self._messages.popleft()
 
     def at(self, stamp: float) -> bytes | None:
         """The one that arrived nearest to a time, s; None where none has arrived."""
-        return min(self._kept, key=lambda one: abs(one[0] - stamp), default=(0.0, None))[1]
+        return min(self._messages, key=lambda one: abs(one[0] - stamp), default=(0.0, None))[1]
 
     def around(self, stamp: float) -> list[bytes]:
         """All of them, the one that arrived nearest to a time, s, first."""
-        return [data for _, data in sorted(self._kept, key=lambda one: abs(one[0] - stamp))]
+        return [data for _, data in sorted(self._messages, key=lambda one: abs(one[0] - stamp))]
 
 
 class _Picture:

@@ -69,7 +69,7 @@ class Encoder:
             self._busy.add(view.name)
             if self._pool is None:  # the first request
                 context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(1, context, initializer=_stand_back, initargs=(self._begin,))
+                self._pool = ProcessPoolExecutor(1, context, initializer=_lower_priority, initargs=(self._begin,))
             try:
                 future = self._pool.submit(self._encode, view.kind, data, view.compressed)
             except BrokenExecutor as error:  # its process ended while it was idle
@@ -100,7 +100,7 @@ class Encoder:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _stand_back(begin: Callable[[], None]) -> None:
+def _lower_priority(begin: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the panel, which ends this process
     os.setsid()  # with autogroup scheduling, niceness counts only within a session
     os.nice(NICE)

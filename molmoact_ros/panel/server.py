@@ -203,14 +203,14 @@ class PanelServer:
         try:
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
-                    self._hear(watcher, message.data)
+                    self._on_text(watcher, message.data)
         finally:
             self._watchers.discard(watcher)
             watcher.close()
-            self._let_go_of(watcher)
+            self._release_jog_of(watcher)
         return socket
 
-    def _hear(self, watcher: _Watcher, text: str) -> None:
+    def _on_text(self, watcher: _Watcher, text: str) -> None:
         try:
             word = WORD.validate_json(text)
         except ValidationError as error:
@@ -219,21 +219,21 @@ class PanelServer:
             watcher.answer(0, PanelReply(ok=False, message=refusal))
             return
         if isinstance(word, (Here, Jog, GoHome)):
-            self._hear_timed(watcher, word)
+            self._on_timed_request(watcher, word)
         elif isinstance(word, LetGo):
-            self._let_go_of(watcher)
+            self._release_jog_of(watcher)
             watcher.must_let_go = False
             watcher.answer(word.id, PanelReply(ok=True))
         elif isinstance(word, Grip):
             watcher.answer(word.id, self._robot.grip(word.arm, word.open))
         else:
-            watcher.later(word.id, self._ask(word))
+            watcher.later(word.id, self._forward_request(word))
 
-    def _hear_timed(self, watcher: _Watcher, word: Here | Jog | GoHome) -> None:
+    def _on_timed_request(self, watcher: _Watcher, word: Here | Jog | GoHome) -> None:
         now = time.monotonic()
         late = watcher.freshness.lateness(word.number, word.sent, now)
         if late > JOG_SILENCE:
-            self._let_go_of(watcher)
+            self._release_jog_of(watcher)
             if not isinstance(word, Here) and late > HELD_BACK:
                 self._refuse_jog(watcher)
             if BEHIND < late < math.inf:
@@ -250,11 +250,11 @@ class PanelServer:
             refusal = "the network held your commands back, so the arm stands; let go, and press again"
             watcher.answer(0, PanelReply(ok=False, message=refusal))
 
-    def _let_go_of(self, watcher: _Watcher) -> None:
+    def _release_jog_of(self, watcher: _Watcher) -> None:
         if self._jogger is not None and self._jogger.watcher is watcher:
             self._jogger.let_go()
 
-    def _ask(self, word: Word) -> Future[PanelReply]:
+    def _forward_request(self, word: Word) -> Future[PanelReply]:
         if isinstance(word, Press):
             return self._robot.press(word.do)
         if isinstance(word, ApproveRequest):
@@ -270,14 +270,14 @@ class PanelServer:
             watcher.answer(word.id, PanelReply(ok=False, message="somebody else moves the arm; wait until they let go"))
             return
         if jogger is None:
-            jogger = self._jogger = _Jogger(watcher, word.arm, self._let_go)
+            jogger = self._jogger = _Jogger(watcher, word.arm, self._release_jog)
         if isinstance(word, GoHome):
             self._robot.home(word.arm)
         else:
             self._robot.jog(word.arm, np.array(word.twist))
         jogger.heard(self._loop)
 
-    def _let_go(self, arm: int) -> None:
+    def _release_jog(self, arm: int) -> None:
         self._jogger = None
         self._robot.let_go(arm)
 
@@ -362,7 +362,7 @@ class _Jogger:
     """The browser that jogs an arm, until it stops sending."""
 
     def __init__(self, watcher: _Watcher, arm: int, let_go: Callable[[int], None]) -> None:
-        self.watcher, self.arm, self._let_go = watcher, arm, let_go
+        self.watcher, self.arm, self._release_jog = watcher, arm, let_go
         self._silence: asyncio.TimerHandle | None = None
 
     def heard(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -373,7 +373,7 @@ class _Jogger:
     def let_go(self) -> None:
         if self._silence is not None:
             self._silence.cancel()
-        self._let_go(self.arm)
+        self._release_jog(self.arm)
 
 
 async def _answered(future: Future[PanelReply]) -> PanelReply:

@@ -6,11 +6,10 @@ camera, it has to detect again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from scipy.ndimage import minimum_filter1d
@@ -22,6 +21,7 @@ from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.limit_checker import LimitChecker
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.reasoning.answer import RefusedStep
+from molmoact_ros.replay.recorded_joints import RecordedJoints, first_known, measured_joints, read_joints
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import JOINTS, SINGLE, Arm
 
@@ -72,7 +72,7 @@ class _Arm:
         self.checker = LimitChecker(robot, 1.0 / config.rate, config.fractions, config.surroundings, arm)
         self._moving = False
 
-    def take(self, now: float, command: ArmCommand, playing: bool) -> None:
+    def add_command(self, now: float, command: ArmCommand, playing: bool) -> None:
         """Add the command of a cycle. While the arm stands and nothing is played, it is not sent, and not checked."""
         moving = bool(command.velocity.any())
         self.times.append(now)
@@ -96,25 +96,24 @@ def replay_control(
         arms: the recorded arms.
     """
     config, names = config or ControllerConfig(), recording.names
+    joints, arms = read_joints(recording, arms)
     controller = Controller(robot, config, arms)
-    joints = _joint_states(recording, arms)
     plans = f"{names.policy}/action_chunk"
     chunks = recording.decoded(plans)
-    for what, topic, there in (("joint states", names.joint_states, joints), ("chunks", plans, chunks)):
-        if not there:
-            raise ValueError(f"the bag has no {what} on {topic}; say where they are with --remap")
+    if not chunks:
+        raise ValueError(f"the bag has no chunks on {plans}; say where they are with --remap")
     recorded = _recorded(recording, arms, 1.0 / config.rate)
     again = [_Arm(robot, arm, config) for arm in arms]
     states: list[tuple[float, State, str]] = []
     refused: list[str] = []
-    events = _events(recording, joints, chunks, recorded[0].states)
+    events = _events(recording, joints, chunks, recorded[0].states, first_known(joints, arms, config.agreeing))
     begin, end = joints[0].received, joints[-1].received
     ticks = _ticks(recorded[0].times, begin, end, 1.0 / config.rate)
     place = 0
     for now in ticks:
         while place < len(events) and events[place][0] <= now + SAME:
             at, kind, message = events[place]
-            _tell(controller, arms, kind, message, at, refused)
+            _pass_on(controller, kind, message, at, refused)
             place += 1
         commands = controller.step(now)
         supervisor = controller.supervisor
@@ -122,7 +121,7 @@ def replay_control(
             states.append((now, supervisor.state, supervisor.reason))
         playing = supervisor.state in (State.POLICY, State.TELEOP)
         for arm, command in zip(again, commands or (), strict=False):
-            arm.take(now, command, playing)
+            arm.add_command(now, command, playing)
     broken = {name: sum(arm.checker.broken[name] for arm in again) for name in again[0].checker.broken}
     motions = [
         ReplayedMotion(
@@ -130,47 +129,14 @@ def replay_control(
         )
         for arm in again
     ]
-    return ControlReplay(arms, recorded, motions, [_measured(joints, arm) for arm in arms], broken)
-
-
-class _JointState(NamedTuple):
-    """Positions of all joints by name, rad and m. received, stamp: s."""
-
-    received: float
-    stamp: float
-    positions: dict[str, float]
-
-
-def _joint_states(recording: Recording, arms: Sequence[Arm]) -> list[_JointState]:
-    """The joint states of the arms, put together from whichever messages hold them.
-
-    A message with a position that is not finite is left out as a whole; the controller leaves out that joint alone.
-    Raises ValueError where no message holds a joint.
-    """
-    wanted = {joint for arm in arms for joint in arm.joints}
-    newest: dict[str, float] = {}
-    out, lost = list[_JointState](), 0
-    for message, decoded in recording.readable(recording.messages([recording.names.joint_states])):
-        stamp = recording.time_of(message)
-        positions = dict(zip(decoded.name, decoded.position.tolist(), strict=False))
-        if stamp is None or not all(map(math.isfinite, positions.values())):
-            lost += stamp is not None
-            continue
-        newest |= positions
-        if wanted <= newest.keys() and wanted & positions.keys():
-            out.append(_JointState(recording.received(message), stamp, dict(newest)))
-    if newest and (lacking := sorted(wanted - newest.keys())):
-        raise ValueError(f"the joint states lack the position of {lacking[0]!r}; is it this robot's bag?")
-    if lost:
-        recording.add_note(f"{lost} joint states with positions that are not finite numbers are left out")
-    return out
+    return ControlReplay(arms, recorded, motions, [measured_joints(joints, arm) for arm in arms], broken)
 
 
 def _events(
-    recording: Recording, joints: list[_JointState], chunks: list[tuple[float, Any]],
-    states: list[tuple[float, State, str]],
+    recording: Recording, joints: Sequence[RecordedJoints], chunks: list[tuple[float, Any]],
+    states: list[tuple[float, State, str]], known: float,
 ) -> list[tuple[float, str, Any]]:  # fmt: skip
-    """The inputs of the controller, in time order."""
+    """The inputs of the controller, in time order. known: when it can be started first, s."""
     names, controller = recording.names, recording.names.controller
     out: list[tuple[float, str, Any]] = [(state.received, "joints", state) for state in joints]
     out += [(at, "chunk", m) for at, m in chunks]
@@ -178,7 +144,7 @@ def _events(
     for topic in recording.topics:
         if topic.startswith(f"{controller}/teleop/"):
             out += [(at, topic.rpartition("/")[2], m) for at, m in recording.decoded(topic)]
-    before, known = State.IDLE, joints[0].received
+    before = State.IDLE
     for told, state, reason in states:
         at = max(told, known)  # a late recorder receives the latched status at once
         if before is State.STOPPED and state is not State.STOPPED:
@@ -193,11 +159,10 @@ def _events(
     return sorted(out, key=lambda event: event[0])  # a stable sort: joints stay before other inputs of the same time
 
 
-def _tell(
-    controller: Controller, arms: Sequence[Arm], kind: str, message: Any, at: float, refused: list[str]
-) -> None:  # fmt: skip
+def _pass_on(controller: Controller, kind: str, message: Any, at: float, refused: list[str]) -> None:
+    """Pass one recorded input on to the controller, as its node does."""
     if kind == "joints":
-        _tell_joints(controller, arms, message)
+        message.pass_to(controller)
     elif kind == "chunk":
         playing = controller.supervisor.state is State.POLICY  # otherwise every chunk is ignored, as in the recording
         if not controller.on_chunk(_chunk(message), at) and playing:
@@ -210,16 +175,10 @@ def _tell(
     elif kind in ("hold", "stop"):
         getattr(controller, kind)()
     else:
-        _tell_operator(controller, kind, message, at)
+        _pass_teleop_on(controller, kind, message, at)
 
 
-def _tell_joints(controller: Controller, arms: Sequence[Arm], state: _JointState) -> None:
-    for number, arm in enumerate(arms):
-        opening = sum(state.positions.get(finger, 0.0) for finger in arm.fingers)
-        controller.update_joints([state.positions[joint] for joint in arm.joints], opening, state.stamp, number)
-
-
-def _tell_operator(controller: Controller, kind: str, message: Any, at: float) -> None:
+def _pass_teleop_on(controller: Controller, kind: str, message: Any, at: float) -> None:
     """Pass a teleoperation message on; the last part of its topic is the arm's prefix and the kind of command."""
     arm = max(
         (arm for arm in controller.arms if kind.startswith(arm.arm.prefix)), key=lambda arm: len(arm.arm.prefix)
@@ -304,8 +263,3 @@ def cycle_times(heard: np.ndarray, period: float) -> np.ndarray:
             times = np.maximum.accumulate(np.arange(len(part)) * period + least)
             out[part] = np.where(np.abs(times - heard[part]) < SAME, heard[part], times)
     return out
-
-
-def _measured(joints: list[_JointState], arm: Arm) -> tuple[np.ndarray, np.ndarray]:
-    rows = [[state.positions[joint] for joint in arm.joints] for state in joints]
-    return np.array([state.stamp for state in joints]), np.array(rows)

@@ -19,12 +19,12 @@ IMAGE_TRANSPORT: Final[Any] = Field(
 
 def colour_topic(camera: str, transport: ImageTransport) -> tuple[type, str]:
     """Message type and topic of a camera's colour images."""
-    return _of(f"{camera}/color/image_raw", transport, "compressed")
+    return transported(f"{camera}/color/image_raw", transport)
 
 
 def depth_topic(camera: str, transport: ImageTransport) -> tuple[type, str]:
     """Message type and topic of the depth that is aligned to a camera's colour images."""
-    return _of(f"{camera}/aligned_depth_to_color/image_raw", transport, "compressedDepth")
+    return transported(f"{camera}/aligned_depth_to_color/image_raw", transport, "compressedDepth")
 
 
 def wrong_transport(cameras: Sequence[str], transport: ImageTransport, publishers: Callable[[str], int]) -> str:
@@ -32,7 +32,7 @@ def wrong_transport(cameras: Sequence[str], transport: ImageTransport, publisher
 
     publishers: number of publishers of a topic.
     """
-    other: ImageTransport = "compressed" if transport == "raw" else "raw"
+    other = other_transport(transport)
     for camera in cameras:
         (_, topic), (_, there) = colour_topic(camera, transport), colour_topic(camera, other)
         if not publishers(topic) and publishers(there):
@@ -40,5 +40,11 @@ def wrong_transport(cameras: Sequence[str], transport: ImageTransport, publisher
     return ""
 
 
-def _of(topic: str, transport: ImageTransport, suffix: str) -> tuple[type, str]:
+def other_transport(transport: ImageTransport) -> ImageTransport:
+    """The transport that is not `transport`."""
+    return "compressed" if transport == "raw" else "raw"
+
+
+def transported(topic: str, transport: ImageTransport, suffix: str = "compressed") -> tuple[type, str]:
+    """Message type and topic of the images that image_transport publishes under the base topic `topic`."""
     return (Image, topic) if transport == "raw" else (CompressedImage, f"{topic}/{suffix}")

@@ -7,6 +7,7 @@ way.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -24,6 +25,8 @@ PATIENCE: Final = 5.0
 """Grace period for a child to stop the robot and exit before it is killed, s."""
 AGAIN: Final = 10.0
 """Time after which another signal interrupts a shutdown in progress, s."""
+POLL: Final = 0.02
+"""Time between looks whether a child has ended, s."""
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _libc = ctypes.CDLL(None)
 
@@ -34,6 +37,53 @@ class Ended(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
+
+
+class _Deferral:
+    """How many blocks of `uninterrupted` the main thread is in, and the signal that came meanwhile."""
+
+    depth = 0
+    number: int | None = None
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Context in which no signal raises Ended; one that comes in it raises Ended at its end.
+
+    Ended inside of subprocess.Popen could lose a child that has just been started, or leave Popen's lock locked for
+    good, so that whoever waits for the child waits for ever. Outside the main thread, where no signal raises anything,
+    nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Deferral.depth += 1
+    try:
+        yield
+    finally:
+        _Deferral.depth -= 1
+        number = _Deferral.number
+        if number is not None and not _Deferral.depth:
+            _Deferral.number = None
+            raise Ended(number)
+
+
+class Child(subprocess.Popen[Any]):
+    """A child process that a signal to this one leaves in a defined state, whenever it comes (see `uninterrupted`)."""
+
+    def poll(self) -> int | None:
+        """The exit status; None while the child runs."""
+        with uninterrupted():
+            return super().poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the child's end; the exit status. Raises subprocess.TimeoutExpired after `timeout` s."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if timeout is not None and time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(POLL)
+        return status
 
 
 @contextmanager
@@ -52,7 +102,10 @@ def ended_by_signals() -> Iterator[None]:
         nonlocal last
         if time.monotonic() - last > AGAIN:
             last = time.monotonic()
-            raise Ended(number)
+            if _Deferral.depth:
+                _Deferral.number = number
+            else:
+                raise Ended(number)
 
     before = {number: signal.getsignal(number) for number in ENDING}
     for number, handler in before.items():
@@ -65,7 +118,7 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def start(command: Sequence[str], terminal: bool = False, **options: Any) -> subprocess.Popen[Any]:
+def start(command: Sequence[str], terminal: bool = False, **options: Any) -> Child:
     """Start a child process; `options` are those of `subprocess.Popen`.
 
     The child receives SIGTERM when the thread that started it ends, even by SIGKILL. It starts with none of ENDING
@@ -73,20 +126,18 @@ def start(command: Sequence[str], terminal: bool = False, **options: Any) -> sub
     process; with `terminal`, it stays in this session and can read from the terminal.
     """
     parent = os.getpid()
-    return subprocess.Popen(
-        list(command), start_new_session=not terminal, preexec_fn=lambda: _tie(parent), **options
-    )  # fmt: skip
+    return Child(list(command), start_new_session=not terminal, preexec_fn=lambda: _tie(parent), **options)
 
 
-def end(children: Sequence[subprocess.Popen[Any]], patience: float = PATIENCE) -> None:
+def end(children: Sequence[Child], patience: float = PATIENCE) -> None:
     """End children started by `start`: SIGTERM, and SIGKILL for those still running after `patience` s."""
-    running = [child for child in children if child.poll() is None]
-    for child in running:
-        child.send_signal(signal.SIGTERM)
     try:
-        _reap(running, patience)
+        with uninterrupted():
+            for child in children:
+                child.terminate()
+        _reap(children, patience)
     except BaseException:  # a signal must not leave any child behind
-        _reap(running, patience)
+        _reap(children, patience)
         raise
 
 
@@ -95,14 +146,18 @@ def run(command: Sequence[str], patience: float = PATIENCE, terminal: bool = Fal
 
     If a signal ends this process (`ended_by_signals`), the child is ended first; the status is 0 if SIGTERM ended it.
     """
-    child = start(command, terminal, **options)
+    children: list[Child] = []
     try:
-        status = child.wait()
+        with uninterrupted():
+            children.append(start(command, terminal, **options))
+        status = children[0].wait()
     except KeyboardInterrupt:
-        end([child], patience)
-        status = 0 if child.returncode == -signal.SIGTERM else child.returncode
+        if not children:
+            raise
+        end(children, patience)
+        status = 0 if children[0].returncode == -signal.SIGTERM else children[0].returncode
     except BaseException:
-        end([child], patience)
+        end(children, patience)
         raise
     return status if status >= 0 else 128 - status
 
@@ -124,9 +179,9 @@ def _tie(parent: int) -> None:
     die_with_parent(parent)
 
 
-def _reap(running: Sequence[subprocess.Popen[Any]], patience: float) -> None:
+def _reap(children: Sequence[Child], patience: float) -> None:
     deadline = time.monotonic() + patience
-    for child in running:
+    for child in children:
         try:
             child.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -134,7 +189,7 @@ def _reap(running: Sequence[subprocess.Popen[Any]], patience: float) -> None:
             child.wait()
 
 
-def _kill(child: subprocess.Popen[Any]) -> None:
+def _kill(child: Child) -> None:
     """Send SIGKILL; for a process-group leader, to the whole group, so that its children are not left behind."""
     with suppress(ProcessLookupError):
         if os.getpgid(child.pid) == child.pid:

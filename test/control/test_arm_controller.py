@@ -92,7 +92,7 @@ def test_an_arm_is_taken_up_where_it_is_measured_unless_it_still_brakes() -> Non
     arm.limiter.motion = Motion(BENT, np.eye(7)[0] * 0.1, np.zeros(7))
     arm.take_up()
     np.testing.assert_array_equal(arm.limiter.motion.q, BENT)
-    assert arm._told, "and what it was told is still compared"
+    assert arm._sent, "and what it was told is still compared"
 
 
 def test_an_arm_that_moves_by_its_joint_states_is_not_taken_up() -> None:
@@ -127,7 +127,7 @@ def test_the_gap_is_that_to_the_command_of_the_time_of_measuring() -> None:
     load(arm, 0.04)
     for k in range(1, 31):
         arm.step(State.POLICY, k * DT, k * DT, 1.0)
-    told = list(arm._told)
+    told = list(arm._sent)
     assert [when for when, _ in told] == pytest.approx([k * DT for k in range(1, 31)])
     for k in (10, 20, 29):
         when, q = told[k]
@@ -139,7 +139,7 @@ def test_the_gap_is_that_to_the_command_of_the_time_of_measuring() -> None:
     assert arm.gap() == pytest.approx(0.03), "older than what is remembered: the oldest"
     for k in range(31, 100):
         arm.step(State.POLICY, k * DT, k * DT, 1.0)
-    assert len(arm._told) == 60
+    assert len(arm._sent) == 60
 
 
 # Hand-over
@@ -156,8 +156,8 @@ def test_settling_forgets_what_was_wanted_and_stays_where_braking_ends() -> None
     arm.settle(7.0)
     assert arm.opening is None and not arm.player.loaded
     np.testing.assert_array_equal(arm._anchor, stop)
-    np.testing.assert_array_equal(arm._wanted.q, stop)
-    assert not arm._wanted.dq.any() and not arm._mean.any() and arm._pose is None and arm._target is None
+    np.testing.assert_array_equal(arm._desired.q, stop)
+    assert not arm._desired.dq.any() and not arm._mean.any() and arm._pose is None and arm._target is None
     np.testing.assert_allclose(arm._began, hand(arm, stop).position)
     last = arm.player._commanded[-1]
     assert last.now == 7.0 and last.target.pose is not None
@@ -276,7 +276,7 @@ def test_a_persons_fingers_are_theirs_and_stay_when_nothing_more_is_said() -> No
 @pytest.mark.parametrize("sign", [1, -1])
 def test_path_time_waits_for_an_arm_that_lags_behind(lag: float, pace: float, sign: int) -> None:
     arm = at(BENT)
-    arm._wanted = Motion.at_rest(BENT + sign * lag * np.eye(7)[3])
+    arm._desired = Motion.at_rest(BENT + sign * lag * np.eye(7)[3])
     assert arm.pace() == pytest.approx(pace)
 
 
@@ -298,7 +298,7 @@ def test_the_arm_is_slowed_down_near_a_singularity() -> None:
     ):  # fmt: skip
         arm = at(BENT, slow_below=below, slowest=0.2)
         assert arm.pace() == pytest.approx(ease) and arm.slowed == slowed
-        arm._wanted = Motion.at_rest(BENT + 0.1 * np.eye(7)[3])
+        arm._desired = Motion.at_rest(BENT + 0.1 * np.eye(7)[3])
         assert arm.pace() == pytest.approx(ease / 2), "and by a lag besides"
 
 
@@ -387,7 +387,7 @@ def test_a_person_who_rests_has_the_arm_brake_and_begins_anew_where_it_stands() 
         arm.step(State.TELEOP, k * DT, k * DT, 1.0)
     stop = arm.limiter.stop
     assert arm._from_operator(TeleopCommand(twist=np.zeros(6))) is None and arm._pose is None
-    np.testing.assert_array_equal(arm._wanted.q, stop)
+    np.testing.assert_array_equal(arm._desired.q, stop)
     wanted = arm._from_operator(TeleopCommand(twist=np.array([0, 0.1, 0, 0, 0, 0])))
     assert wanted is not None and arm._pose is not None
     np.testing.assert_allclose(arm._pose.position, hand(arm, stop).position + [0, 0.001, 0], atol=1e-9)
@@ -443,7 +443,7 @@ def test_a_twist_moves_no_hand_out_of_the_box_and_not_back_out_once_it_came_in()
 def test_wanted_joints_carry_the_speed_and_acceleration_at_which_they_change() -> None:
     arm = at(BENT)
     places = [BENT + np.eye(7)[1] * by for by in (0.001, 0.004, 0.009)]
-    wanted = [arm._want(Target(joints=q)) for q in places]
+    wanted = [arm._track(Target(joints=q)) for q in places]
     for q, motion, speed, push in zip(places, wanted, (0.1, 0.3, 0.5), (10.0, 20.0, 20.0), strict=True):
         np.testing.assert_array_equal(motion.q, q)
         np.testing.assert_allclose(motion.ddq, np.eye(7)[1] * push, atol=1e-9)
@@ -456,11 +456,11 @@ def test_a_wanted_pose_is_solved_for_from_the_last_wanted_joints() -> None:
     arm = at(BENT)
     pose = hand(arm)
     for k in range(1, 11):
-        wanted = arm._want(Target(pose=Pose(pose.position + [0.0005 * k, 0, 0], pose.rotation)))
+        wanted = arm._track(Target(pose=Pose(pose.position + [0.0005 * k, 0, 0], pose.rotation)))
         assert arm._target is not None
         np.testing.assert_allclose(arm._target[0], pose.position + [0.0005 * k, 0, 0])
     np.testing.assert_allclose(hand(arm, wanted.q).position, pose.position + [0.005, 0, 0], atol=2e-4)
-    np.testing.assert_array_equal(arm._wanted.q, wanted.q)
+    np.testing.assert_array_equal(arm._desired.q, wanted.q)
 
 
 def test_the_elbow_goes_to_its_anchor_while_the_hand_goes_where_it_is_told() -> None:
@@ -469,7 +469,7 @@ def test_the_elbow_goes_to_its_anchor_while_the_hand_goes_where_it_is_told() -> 
         arm = at(BENT)
         pose, arm._anchor = hand(arm), anchor
         for k in range(1, 101):
-            wanted = arm._want(Target(pose=Pose(pose.position + [0, 0.0005 * k, 0], pose.rotation)))
+            wanted = arm._track(Target(pose=Pose(pose.position + [0, 0.0005 * k, 0], pose.rotation)))
         np.testing.assert_allclose(hand(arm, wanted.q).position, pose.position + [0, 0.05, 0], atol=2e-3)
         ends.append(wanted.q)
     near, far = (float(np.linalg.norm(q - anchor)) for q in reversed(ends))
@@ -516,12 +516,12 @@ def test_at_the_end_of_a_path_the_arm_rests() -> None:
     load(arm, 0.01, steps=2)
     for k in range(60):
         arm.step(State.POLICY, k * DT, 0.0, 1.0)
-    rest = arm._wanted
+    rest = arm._desired
     assert arm.player.remaining == 0.0 and arm._finishing == rules.FINISHING
     for k in range(60, 70):
         arm.step(State.POLICY, k * DT, 0.0, 1.0)
-        np.testing.assert_array_equal(arm._wanted.q, rest.q)
-        assert not arm._wanted.dq.any() and not arm._wanted.ddq.any() and not arm._mean.any()
+        np.testing.assert_array_equal(arm._desired.q, rest.q)
+        assert not arm._desired.dq.any() and not arm._desired.ddq.any() and not arm._mean.any()
     assert np.linalg.norm(hand(arm, rest.q).position - hand(arm, BENT).position - [0.02, 0, 0]) < 2e-4
     load(arm, 0.01, now=0.7)
     arm.step(State.POLICY, 0.71, 0.0, 1.0)

@@ -180,6 +180,16 @@ def test_stamps_that_go_back_a_little_are_said_and_do_no_harm() -> None:
     assert not state.warnings(0.8), "it is over"
 
 
+def test_a_warning_ends_though_no_joint_states_come_after_it() -> None:
+    state = ArmState(SINGLE, 1)
+    say(state, list(range(9)), HOME_Q, 1.0)
+    say(state, list(range(9)), HOME_Q, 0.9, 1.01)
+    say(state, list(range(9)), HOME_Q + 9.0, 1.02)
+    assert ["outside" in line for line in state.warnings(1.5)] == [True, False]
+    assert not state.warnings(1.53), "the last joint states are half a second old; that they stopped is said elsewhere"
+    assert "have stopped" in state.wrong(1.53, 1.53, DEADLINE)
+
+
 def test_without_a_gripper_and_with_another_hand() -> None:
     bare = ArmState(Arm(hand=None), 1)
     bare.take_message(SINGLE.joints, HOME_Q.tolist(), 0.0, 0.0)

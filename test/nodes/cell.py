@@ -138,14 +138,22 @@ class Cell(Peer):
     def stand(self, q: np.ndarray = HOME_Q) -> None:
         """The arm stands there, in HOLD, and everybody has let go."""
         self.robot.twist, self.robot.follows = None, True
-        self.spin(0.3)
+        if self.status.state == SafetyStatus.TELEOP:
+            self.spin(0.3)
         if self.status.state in (SafetyStatus.IDLE, SafetyStatus.STOPPED):
             self.ask("resume")
         self.ask("hold")
-        self.spin(0.6)
+        self.robot.commands = []
+        assert self.until(self._is_quiet), "the arm does not come to rest"
         self.robot.q = np.array(q, float)
         self.spin(0.3)
         self.robot.commands = []
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing was commanded for a while; asked again and again, each time about another one."""
+        before = len(self.robot.commands)
+        self.spin(0.3)
+        return len(self.robot.commands) == before
 
     def in_hand(self) -> None:
         """An operator moves the arm, and goes on to."""

@@ -5,18 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import rclpy
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from tf2_msgs.msg import TFMessage
 
+from molmoact_ros.bringup.calibration_client import CalibrationClient, CalibrationTopics
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.cameras.charuco import CharucoBoard
+from molmoact_ros.cli import calibrate
+from molmoact_ros.cli.main import main
 from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.camera_pose import CameraPose
@@ -44,21 +50,25 @@ class Studio(Peer):
         self.at = 0
         create = self.node.create_publisher
         self._images = create(Image, "/wrist/color/image_raw", qos.RELIABLE)
+        self._compressed = create(CompressedImage, "/wrist/color/image_raw/compressed", qos.RELIABLE)
         self._joints = create(JointState, "/joint_states", qos.RELIABLE)
         self._info = create(CameraInfo, "/wrist/color/camera_info", qos.RELIABLE)
         self._frames = create(TFMessage, "/tf_static", qos.TF_STATIC)
         driver = transform_message(conversions.header(0.0, "wrist_link"), OPTICAL, MOUNT)
         self._frames.publish(TFMessage(transforms=[driver]))
-        self.node.create_timer(0.02, self._tell_joints)
+        self.node.create_timer(0.02, self._publish_joints)
         self.node.create_timer(0.15, self._film)
 
-    def _tell_joints(self) -> None:
+    def _publish_joints(self) -> None:
         self._joints.publish(JointState(name=list(SINGLE.joints), position=self.shots[self.at][0].tolist()))
 
     def _film(self) -> None:
         head = conversions.header(0.0, OPTICAL)  # a camera that stamps nothing
         self._images.publish(conversions.image_message(self.shots[self.at][1], "rgb8", head))
         self._info.publish(conversions.camera_info(CAMERAS["wrist"], head))
+        if self._compressed.get_subscription_count():
+            packed = cv2.imencode(".png", self.shots[self.at][1][:, :, ::-1])[1].tobytes()
+            self._compressed.publish(CompressedImage(header=head, format="rgb8; png compressed bgr8", data=packed))
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +112,43 @@ def test_a_camera_is_placed_by_an_arm_that_stands_here_and_there_and_view_publis
         assert placed is not None and np.allclose(placed, camera, atol=1e-6)
 
 
-def test_what_is_not_published_is_named_with_what_is(studio: Studio, tmp_path: Path) -> None:
-    running = calibrating("--image-topic", "camera/image_raw", "--out", str(tmp_path / "out"))
-    assert studio.until(lambda: running.poll() is not None, 60.0)
-    said = running.communicate()[1].strip()
-    assert running.returncode == 1 and len(said.splitlines()) == 1
-    assert "no image comes on camera/image_raw; there is /wrist/color/image_raw: name one by --image-topic" in said
+def test_images_may_be_compressed(studio: Studio) -> None:
+    rclpy.init()
+    names = "wrist/color/image_raw", "wrist/color/camera_info", "joint_states"
+    client = CalibrationClient(CalibrationTopics(*names, "compressed"), SINGLE)
+    try:
+        with ThreadPoolExecutor() as pool:
+            found = pool.submit(client.wait, 20.0)
+            assert studio.until(found.done) and found.result().width == CAMERAS["wrist"].width
+        q, image = studio.shots[studio.at]
+        shot, joints = client.shot()
+        np.testing.assert_array_equal(shot, image)
+        assert joints == pytest.approx(dict(zip(SINGLE.joints, q.tolist(), strict=True)))
+    finally:
+        client.close()
+        rclpy.shutdown()
+
+
+WRONG = {
+    "--image-topic camera/image_raw": (
+        "no image comes on camera/image_raw; there is /wrist/color/image_raw: name one by --image-topic"
+    ),
+    "--image-topic lone/image_raw": (
+        "no image comes on lone/image_raw; give --image-transport compressed, which is published"
+    ),
+    "--image-topic camera/image_raw --image-transport compressed": (
+        "no image comes on camera/image_raw/compressed; there is /lone/image_raw/compressed, "
+        "/wrist/color/image_raw/compressed: name one by --image-topic"
+    ),
+}
+
+
+@pytest.mark.parametrize("flags", WRONG)
+def test_what_is_not_published_is_named_with_what_is(
+    studio: Studio, flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = studio.node.create_publisher(CompressedImage, "/lone/image_raw/compressed", qos.RELIABLE)
+    monkeypatch.setattr(calibrate, "FOUND", 2.0)
+    assert main(["calibrate", *FLAGS, *flags.split(), "--out", str(tmp_path / "out")]) == 1
+    studio.node.destroy_publisher(lone)
+    assert capsys.readouterr().err == f"error: {WRONG[flags]}\n"

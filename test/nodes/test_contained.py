@@ -133,7 +133,7 @@ def test_h7_numbers_that_are_not_known_are_shown_as_such(
     assert "unknown (99) why" in keyboard.line()
     view._on_safety(strange)
     view._on_engine(EngineStatus(trace_source=97))
-    assert view._words().startswith("unknown (99) why")
+    assert view._state_text().startswith("unknown (99) why")
 
 
 @MANY
@@ -159,8 +159,8 @@ def test_h7_the_view_draws_the_next_sound_message_whatever_came_before(view: Vie
     good = sound(Image)
     drawn = view._draw(conversions.rgb_pixels(good), good.header)
     assert drawn.shape == (12, 16, 3)
-    view._depths._kept.clear()
-    view._joints._kept.clear()
+    view._depths._messages.clear()
+    view._joints._messages.clear()
     view._joints.add(12.0, bytes(serialize_message(sound(JointState))))
     view._on_chunk(False, sound(ActionChunk))
     assert next(len(marker.points) for marker in view._chunks[False]) == 8

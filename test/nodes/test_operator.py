@@ -35,6 +35,9 @@ from molmoact_ros.srv import ApprovePlan
 from .conftest import PATIENCE, Peer
 from .test_contained import anything
 
+CLOSING = 1.0
+"""s for the closing handshake, which a client that has not read everything does not notice."""
+
 
 class Page:
     """Speaks to a panel as its page does."""
@@ -42,7 +45,9 @@ class Page:
     def __init__(self, peer: Peer, at: str) -> None:
         self.peer, self.state = peer, dict[str, Any]()
         self._stack = ExitStack()
-        self._socket: ClientConnection = self._stack.enter_context(connect(at.replace("http", "ws") + "control"))
+        self._socket: ClientConnection = self._stack.enter_context(
+            connect(at.replace("http", "ws") + "control", close_timeout=CLOSING)
+        )
         self._answers: dict[int, dict[str, Any]] = {}
         self._number = 0
 
@@ -198,7 +203,8 @@ def test_h7_no_message_ends_a_node_that_only_shows(
     }  # fmt: skip
     said = {topic: peer.node.create_publisher(kind, topic, qos.STATE) for topic, kind in kinds.items()}
     (port,) = re.findall(r"ready: open ws://\S+?:(\d+)", bringup.log("foxglove").read_text())
-    with connect(f"ws://127.0.0.1:{port}", subprotocols=["foxglove.sdk.v1"], max_size=None) as viewer:  # type: ignore[list-item]
+    protocols: Any = ["foxglove.sdk.v1"]
+    with connect(f"ws://127.0.0.1:{port}", subprotocols=protocols, max_size=None, close_timeout=CLOSING) as viewer:
         assert peer.until(lambda: "/joy" in advertised(viewer))
         rng = random.Random(7)
         for _ in range(60):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -32,9 +33,16 @@ def sample(grammar: AnswerGrammar, choose: Callable[[np.ndarray], int]) -> list[
     return ids
 
 
+@pytest.fixture(scope="module")
+def grammar_of(codec: TextCodec, stats: NormStats) -> Callable[[bool, Wording], AnswerGrammar]:
+    """The grammar of a form, which is built once."""
+    return cache(lambda steered, wording: AnswerGrammar(codec, EOS, stats, forms(steered, (8,), (wording,))))
+
+
 @settings(deadline=None, max_examples=40)
 @given(DEPTH, TRACE, BINS, st.sampled_from([Wording.ONE_CAMERA, Wording.SEVERAL_CAMERAS]), st.booleans())
 def test_an_answer_reads_back_as_it_was_written(
+    grammar_of: Callable[[bool, Wording], AnswerGrammar],
     codec: TextCodec,
     stats: NormStats,
     depth: np.ndarray,
@@ -43,7 +51,7 @@ def test_an_answer_reads_back_as_it_was_written(
     wording: Wording,
     steered: bool,
 ) -> None:
-    grammar = AnswerGrammar(codec, EOS, stats, forms(steered, (8,), (wording,)))
+    grammar = grammar_of(steered, wording)
     said_depth, said_trace = (None, None) if steered else (depth, trace)
     text = answer_text(said_depth, said_trace, values_from_bins(bins), wording)
     reasoning = grammar.parse([*codec.encode(text), EOS])
@@ -154,12 +162,18 @@ def test_a_walk_is_cut_where_a_draft_no_longer_fits(grammar: AnswerGrammar) -> N
         grammar.advance(states[-1], EOS)
 
 
+@pytest.fixture(scope="module")
+def by_character(stats: NormStats) -> AnswerGrammar:
+    return AnswerGrammar(BY_CHARACTER, EOS, stats, forms(False, (8,), (Wording.ONE_CAMERA,)))
+
+
 @settings(deadline=None, max_examples=15)
 @given(TRACE, BINS)
-def test_values_may_take_several_tokens(stats: NormStats, trace: np.ndarray, bins: np.ndarray) -> None:
+def test_values_may_take_several_tokens(
+    by_character: AnswerGrammar, stats: NormStats, trace: np.ndarray, bins: np.ndarray
+) -> None:
     """With one token a character, values share beginnings ("1", "12") and the automaton becomes a trie."""
-    grammar = AnswerGrammar(BY_CHARACTER, EOS, stats, forms(False, (8,), (Wording.ONE_CAMERA,)))
-    depth = np.arange(100).reshape(10, 10)
+    grammar, depth = by_character, np.arange(100).reshape(10, 10)
     ids = [*BY_CHARACTER.encode(answer_text(depth, trace, values_from_bins(bins), Wording.ONE_CAMERA)), EOS]
     assert grammar.ended(grammar.walk(grammar.start, ids)[-1])
     reasoning = grammar.parse(ids)

@@ -20,6 +20,7 @@ from molmoact_ros.bags.plans import RecordedAnswers, pairs
 from molmoact_ros.bags.recording import SAME, Recording
 from molmoact_ros.cli.main import main
 from molmoact_ros.cli.replay import inexact
+from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.limiter import Limiter, Motion
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.replay.compare import Thresholds, compare_answers, compare_control, frechet
@@ -176,13 +177,12 @@ def test_a_swapped_joint_order_is_caught(changed: Callable[[Change], Path]) -> N
 
 def test_swapped_commands_are_caught(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's names in another order, taken for ours: what a wrong index does."""
-    from molmoact_ros.replay import control as module
+    whole = Controller.update_joint_state
 
-    def by_place(controller: Any, arms: Any, state: Any) -> None:
-        q = np.array([*state.positions.values()])[[0, 1, 2, 5, 4, 3, 6]]
-        controller.update_joints(q, 0.08, state.stamp, 0)
+    def by_place(self: Controller, names: Any, positions: Any, *times: float) -> None:
+        whole(self, names, np.array(positions)[[0, 1, 2, 5, 4, 3, 6, 7, 8]].tolist(), *times)
 
-    monkeypatch.setattr(module, "_tell_joints", by_place)
+    monkeypatch.setattr(Controller, "update_joint_state", by_place)
     assert failures(control(golden)) & {"commands", "states", "commands: following"}
 
 

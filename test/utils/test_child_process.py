@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +92,68 @@ def test_further_signals_do_not_cut_an_end_short(tmp_path: Path) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         parent.send_signal(number)
     assert parent.wait(PATIENCE) == 128 + signal.SIGKILL and is_gone(pid), "it has waited for the child"
+
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def interrupted(passed: list[str]) -> None:
+    with child_process.uninterrupted():
+        with child_process.uninterrupted():
+            signal.raise_signal(signal.SIGHUP)
+            passed.append("inner")
+        passed.append("outer")
+
+
+def test_a_signal_waits_for_the_end_of_what_must_not_be_interrupted() -> None:
+    passed: list[str] = []
+    with child_process.ended_by_signals(), pytest.raises(child_process.Ended) as ended:
+        interrupted(passed)
+    assert passed == ["inner", "outer"] and ended.value.number == signal.SIGHUP
+    with child_process.uninterrupted():
+        pass  # it is raised once
+
+
+class InterruptedLock:
+    """A lock at whose first acquisition a signal comes, before its caller knows that it is acquired."""
+
+    def __init__(self) -> None:
+        self.lock, self.count = threading.Lock(), 0
+
+    def acquire(self, blocking: bool = True) -> bool:
+        acquired = self.lock.acquire(blocking)
+        self.count += 1
+        if self.count == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return acquired
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_a_signal_inside_of_popens_lock_leaves_it_free_and_the_child_ends() -> None:
+    child, lock = child_process.start(SLEEPS), InterruptedLock()
+    child._waitpid_lock = lock  # type: ignore[attr-defined]  # of subprocess.Popen
+    with child_process.ended_by_signals(), pytest.raises(child_process.Ended):
+        child.wait(PATIENCE)
+    assert lock.count == 1 and not lock.lock.locked(), "else each later wait would last for ever"
+    child_process.end([child], PATIENCE)
+    assert child.returncode == -signal.SIGTERM
+
+
+def test_a_signal_while_a_child_starts_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[child_process.Child] = []
+
+    def start(*args: Any, **options: Any) -> child_process.Child:
+        started.append(whole(*args, **options))
+        signal.raise_signal(signal.SIGTERM)  # before its caller knows of the child
+        return started[0]
+
+    whole = child_process.start
+    monkeypatch.setattr(child_process, "start", start)
+    with child_process.ended_by_signals():
+        assert child_process.run(SLEEPS, PATIENCE) == 0
+    assert started[0].returncode == -signal.SIGTERM
 
 
 def test_a_command_ends_with_the_status_of_its_child() -> None:

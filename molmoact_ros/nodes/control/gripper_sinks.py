@@ -233,10 +233,10 @@ class _ActionGripper(_Gripper):
 
     def _on_end(self, goal: _Goal, result: Future) -> None:
         self._goals.remove(goal)
-        if not goal.cancelled and (complaint := self._complaint(result.result().result)):
+        if not goal.cancelled and (complaint := self._failure(result.result().result)):
             self._notes.note(f"the gripper did not reach its goal{complaint}", LoggingSeverity.WARN)
 
-    def _complaint(self, result: Any) -> str:
+    def _failure(self, result: Any) -> str:
         """What is wrong with a result, as the end of a sentence; "" for nothing."""
         raise NotImplementedError
 
@@ -271,7 +271,7 @@ class FrankaGripper(_ActionGripper):
             self._stop.call_async(Trigger.Request())
         super().hold()
 
-    def _complaint(self, result: Any) -> str:
+    def _failure(self, result: Any) -> str:
         return "" if result.success else f": {result.error or 'nothing was grasped'}"
 
 
@@ -294,7 +294,7 @@ class CommandGripper(_ActionGripper):
         goal.command.max_effort = force if closing else min(force, OPENING_FORCE)
         return self._start(self._action, goal)
 
-    def _complaint(self, result: Any) -> str:
+    def _failure(self, result: Any) -> str:
         reached = result.reached_goal or result.stalled
         return "" if reached else f"; its joint is at {result.position:.3f}"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from rclpy.node import Node
@@ -41,16 +42,35 @@ def with_hand(node: Node, arm: Arm, preset: str, gripper: str) -> Arm:
 
     Raises ValueError for an unknown preset or a parameter that does not fit.
     """
+    arm, defaults = _preset(arm, preset)
+    return _fitted(arm, declare(node, HandConfig, arm.prefix, **defaults), gripper)
+
+
+def with_recorded_hand(arm: Arm, preset: str, gripper: str, recorded: Mapping[str, Any]) -> Arm:
+    """The same by the recorded parameters of a controller, by name; what was not recorded is the preset's.
+
+    Raises ValueError like `with_hand`.
+    """
+    arm, defaults = _preset(arm, preset)
+    known = {name: recorded[arm.prefix + name] for name in defaults if arm.prefix + name in recorded}
+    return _fitted(arm, HandConfig.model_validate(defaults | known), gripper)
+
+
+def _preset(arm: Arm, preset: str) -> tuple[Arm, dict[str, Any]]:
+    """The arm with a preset's hand, and that hand as the values of a HandConfig."""
     if preset not in HANDS:
         raise ValueError(f"there is no hand {preset!r}; choose one of: {', '.join(HANDS)}")
-    arm = dataclasses.replace(arm, hand=HANDS[preset])
-    assert arm.hand is not None
-    topic = of_arm(arm, arm.hand.topic) if arm.hand.topic else ""
-    config = declare(
-        node, HandConfig, arm.prefix, finger_joints=list(arm.hand_joints), finger_scale=arm.hand.scale,
-        finger_offset=arm.hand.offset, finger_stroke=arm.hand.stroke, hand_states=topic,
-    )  # fmt: skip
-    if gripper in NO_GRIPPER:
+    hand = HANDS[preset]
+    arm = dataclasses.replace(arm, hand=hand)
+    return arm, {
+        "finger_joints": list(arm.hand_joints), "finger_scale": hand.scale, "finger_offset": hand.offset,
+        "finger_stroke": hand.stroke, "hand_states": of_arm(arm, hand.topic) if hand.topic else "",
+    }  # fmt: skip
+
+
+def _fitted(arm: Arm, config: HandConfig, gripper: str) -> Arm:
+    """The arm with its hand as configured; without one as `gripper` says."""
+    if arm.hand is None or gripper in NO_GRIPPER:
         return dataclasses.replace(arm, hand=None)
     hand = dataclasses.replace(
         arm.hand, joints=tuple(config.finger_joints), scale=config.finger_scale, offset=config.finger_offset,

@@ -11,7 +11,6 @@ from sensor_msgs.msg import JointState
 
 from molmoact_ros.control.arm_controller import ArmController
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.robots.hands import FIRST
 from molmoact_ros.robots.joint_state import JointGroups
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.logging import NUMBER
@@ -46,8 +45,7 @@ class JointInputs:
         self._controller.update_joint_state(message.name, message.position, stamp, steady)
 
     def _on_hand(self, arm: ArmController, message: JointState, steady: float) -> None:
-        names = (FIRST,) if FIRST in arm.arm.hand_joints else message.name
-        arm.update_by_name(names, message.position, conversions.seconds(message.header.stamp), steady)
+        arm.update_hand(message.name, message.position, conversions.seconds(message.header.stamp), steady)
 
     def is_to_log(self, fault: str, steady: float) -> bool:
         """Whether what is wrong with the joint states, in one line, has lasted and was not logged yet. steady: s."""

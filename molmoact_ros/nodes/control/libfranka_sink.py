@@ -124,7 +124,7 @@ class LibfrankaSink:
         record = Path(config.record) if config.record else None
         self._arm = LibfrankaArm(config.robot_address, record, config.settings)
         node.create_service(Trigger, f"~/{arm.prefix}recover", self._on_recover)
-        self._timer = node.create_timer(1.0 / RATE, self._tell, clock=STEADY)
+        self._timer = node.create_timer(1.0 / RATE, self._report_state, clock=STEADY)
 
     def send(self, command: ArmCommand) -> None:
         """Pass a command to the 1 kHz process, which interpolates, and brakes when commands stop."""
@@ -145,18 +145,18 @@ class LibfrankaSink:
         self._timer.cancel()
         self._arm.close()
 
-    def _tell(self) -> None:
+    def _report_state(self) -> None:
         state = self._arm.state()
         if state.refused > self._refused:
             self._notes.note(state.message, LoggingSeverity.WARN)
         self._refused = state.refused
         if state.mode is not self._mode:
             self._mode = state.mode
-            self._tell_mode(state)
+            self._report_mode(state)
         if state.mode not in (RobotMode.CONNECTING, RobotMode.ENDED):
             self._publish(state)
 
-    def _tell_mode(self, state: RobotState) -> None:
+    def _report_mode(self, state: RobotState) -> None:
         if state.mode not in (RobotMode.FAULT, RobotMode.ENDED):
             self._notes.note(f"the robot is {state.mode.name.lower()}", LoggingSeverity.INFO)
             return

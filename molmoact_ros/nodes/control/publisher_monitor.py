@@ -53,7 +53,7 @@ class PublisherMonitor:
         """One line for each topic with a publisher that should not be there."""
         out = []
         for topic in self._commands:
-            if others := sorted({publisher_name(info) for info in self._publishers(topic) if not self._is_us(info)}):
+            if others := sorted({publisher_name(info) for info in self._publishers(topic) if not self._is_own(info)}):
                 out.append(f"{', '.join(others)} commands the arm, too, on {topic}; stop one of them")
         out += crowded(self._node, [self._joint_states], self._joints.groups.count(time.monotonic()))
         return [*out, *crowded(self._node, [self._plans])]
@@ -61,5 +61,5 @@ class PublisherMonitor:
     def _publishers(self, topic: str) -> list[Any]:
         return list(self._node.get_publishers_info_by_topic(topic))
 
-    def _is_us(self, info: Any) -> bool:
+    def _is_own(self, info: Any) -> bool:
         return (info.node_namespace, info.node_name) == (self._node.get_namespace(), self._node.get_name())

@@ -31,20 +31,20 @@ class RobotWatch:
     def __init__(self, node: Node, kind: type, topic: str, judge: Callable[[Any], str]) -> None:
         self._topic, self._judge = topic, judge
         self._messages = PollingSubscription(node, kind, topic, qos.SENSOR)
-        self._reason, self._looked, self._heard = "", -np.inf, np.inf  # inf: never
+        self._reason, self._polled_at, self._received_at = "", -np.inf, np.inf  # inf: never
 
     def fault(self) -> str:
         """Why the robot has stopped by itself, one line; "" while it runs, and while its state is unknown."""
         now = time.monotonic()
-        if now - self._looked < EVERY:
+        if now - self._polled_at < EVERY:
             return self._reason
-        if now - self._looked > SILENCE and np.isfinite(self._heard):
-            self._heard = now  # nothing was read for as long
-        self._looked = now
+        if now - self._polled_at > SILENCE and np.isfinite(self._received_at):
+            self._received_at = now  # nothing was read for as long
+        self._polled_at = now
         message = self._messages.newest()
         if message is not None:
-            self._heard, self._reason = now, self._judge(message)
-        elif now - self._heard > SILENCE:
+            self._received_at, self._reason = now, self._judge(message)
+        elif now - self._received_at > SILENCE:
             self._reason = f"nothing comes on {self._topic} any more"
         return self._reason
 

@@ -60,9 +60,9 @@ class TeleopInputs:
         for kind, name, take in kinds:
             subscribe(node, kind, self._prefix + name, take, qos.RELIABLE, refuse)
         self._topics = [self._prefix + name for _, name, _ in kinds]
-        node.create_timer(LOOK, self._look, clock=STEADY)
+        node.create_timer(LOOK, self._note_publishers, clock=STEADY)
 
-    def _look(self) -> None:
+    def _note_publishers(self) -> None:
         """Note publishers that are new; one that sends before this has seen it for DISCOVERY has to pause once."""
         now, found = time.monotonic(), dict[bytes, float]()
         for topic in self._topics:
@@ -83,7 +83,7 @@ class TeleopInputs:
 
     def _doubt_new_publishers(self, topic: str) -> None:
         if self._node.count_publishers(topic) != self._number.get(topic, 0):
-            self._look()
+            self._note_publishers()
         newest = max(self._seen.values(), default=-inf)
         if time.monotonic() - newest < DISCOVERY:
             with self._lock:

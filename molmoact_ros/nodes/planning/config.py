@@ -52,11 +52,11 @@ class PolicyConfig(EngineOptions):
 def load_engine(config: PolicyConfig) -> Engine:
     """Open the engine that the parameters select, and warm it up."""
     engine = open_engine(config, config.folder)
-    engine.warm_up(_tell_progress)
+    engine.warm_up(_log_progress)
     return engine
 
 
-def _tell_progress(done: int, of: int) -> None:
+def _log_progress(done: int, of: int) -> None:
     """Log a line for each quarter."""
     if done * 4 // of > (done - 1) * 4 // of:
         get_logger("policy").info(f"warming up: {done} of {of} passes recorded")

@@ -155,7 +155,7 @@ class ExecuteServer:
         elif self.trouble and goal.statuses is not None:
             self.end(Result.FAULT if goal.plans else Result.REFUSED, self.trouble)
         elif goal.elapsed > timeout:
-            self.end(Result.TIMED_OUT, f"the time of {timeout:g} s is over{self._waited_for(goal)}")
+            self.end(Result.TIMED_OUT, f"the time of {timeout:g} s is over{self._missing_answer(goal)}")
         elif goal.asked is None:
             self._call_start(goal)
         elif goal.statuses is None:
@@ -169,7 +169,7 @@ class ExecuteServer:
                 ExecuteInstruction.Feedback(elapsed=goal.elapsed, plan_id=safety.plan_id, progress=safety.progress)
             )
 
-    def _waited_for(self, goal: _Goal) -> str:
+    def _missing_answer(self, goal: _Goal) -> str:
         return "" if goal.statuses is not None else f"; {self._link.name} has not answered"
 
     def _call_start(self, goal: _Goal) -> None:

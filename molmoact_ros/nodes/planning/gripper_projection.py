@@ -39,14 +39,14 @@ class GripperProjection:
 
     def open(self) -> None:
         """Subscribe."""
-        self._want(True)
+        self._set_wanted(True)
 
     def close(self) -> None:
         """Unsubscribe, and forget the joint positions."""
-        self._want(False)
+        self._set_wanted(False)
         self._monitor.forget()
 
-    def _want(self, wanted: bool) -> None:
+    def _set_wanted(self, wanted: bool) -> None:
         for polled in self._transforms, self._infos, self._joints:
             polled.want(wanted)
 

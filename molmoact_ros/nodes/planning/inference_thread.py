@@ -108,8 +108,8 @@ class InferenceThread(threading.Thread):
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         self._task: PlanningTask | None = None
-        self._open, self._worked = True, False
-        self._plan_id, self._seen = 0, 0.0
+        self._open, self._has_planned = True, False
+        self._plan_id, self._last_frame = 0, 0.0
         self.mode = ReasoningMode.FULL
         self._period, self._planned = period, -inf  # stamp of the last plan's image
 
@@ -121,7 +121,7 @@ class InferenceThread(threading.Thread):
     def follow(self, instruction: str) -> None:
         """Start an instruction in place of any other."""
         self._set(PlanningTask(instruction))
-        self._worked = False
+        self._has_planned = False
 
     def again(self) -> None:
         """Drop the step in progress and begin a new one at once: its inputs have changed."""
@@ -165,7 +165,7 @@ class InferenceThread(threading.Thread):
         """ROS time was set: stamps from before are invalid. Ends no task."""
         with self._changed:
             self._frames.clear()
-            self._planned, self._seen = -inf, 0.0
+            self._planned, self._last_frame = -inf, 0.0
 
     def frames_report(self) -> dict[str, float]:
         """What became of the frames (FrameBuffer.report)."""
@@ -201,7 +201,7 @@ class InferenceThread(threading.Thread):
         while self._open and self._task is task and time.monotonic() - waited < LOOK_AGAIN:
             frames = self._frames.newest(self._clock())
             if frames is not None and self._is_due(frames.stamp) and not self._lacks_depth(frames):
-                self._seen = frames.stamp
+                self._last_frame = frames.stamp
                 return self._frames.mark_used(frames)
             self._changed.wait(LOOK_AGAIN)
         newest = self._frames.newest(self._clock())
@@ -217,7 +217,7 @@ class InferenceThread(threading.Thread):
     def _is_due(self, stamp: float) -> bool:
         # `clock_set` handles a clock that went back; a step back too small for that must not block planning either.
         paced = not 0 <= stamp - self._planned < self._period
-        return stamp != self._seen and paced and self._listener.may_plan_on(stamp)
+        return stamp != self._last_frame and paced and self._listener.may_plan_on(stamp)
 
     def _step(self, task: PlanningTask, frames: FrameSet, trace: np.ndarray | None) -> None:
         began = time.monotonic()
@@ -234,22 +234,22 @@ class InferenceThread(threading.Thread):
                 plan = ReasonedPlan(
                     self._plan_id, observation, reasoning, seconds, timings, frames.joints, stamps, tokens, camera_frame
                 )
-                if not self._tell(task, plan):
+                if not self._deliver_plan(task, plan):
                     return
         except CancelledStep:
             return
         except RefusedStep as refusal:
             # The first step of a task shows whether the task is possible at all; later ones may meet a bad moment.
-            self._refuse(task, str(refusal), fatal=not self._worked)
+            self._refuse(task, str(refusal), fatal=not self._has_planned)
         except Exception as error:  # whatever an engine raises, the arm gets no chunk and operators see why
             self._refuse(task, f"the engine failed ({type(error).__name__}: {error}); restart the policy", fatal=True)
 
-    def _tell(self, task: PlanningTask, plan: ReasonedPlan) -> bool:
+    def _deliver_plan(self, task: PlanningTask, plan: ReasonedPlan) -> bool:
         with self._changed:
             if self._task is not task:
                 return False
             if plan.reasoning.complete:
-                self._worked, self._planned = True, plan.observation.stamp
+                self._has_planned, self._planned = True, plan.observation.stamp
             self._listener.on_plan(plan)
             return True
 

@@ -47,12 +47,12 @@ class HomeClient(TeleopClient):
         super().__init__("home")
         self.connect(config)
         self.connect_home()
-        self._controller, self._heard, self._began = config.controller, float("-inf"), False
-        self._asked = float("inf")  # when the present request began
+        self._controller, self._status_at, self._began = config.controller, float("-inf"), False
+        self._requested_at = float("inf")  # when the present request began
 
     def _on_safety(self, message: SafetyStatus) -> None:
         super()._on_safety(message)
-        self._heard = time.monotonic()
+        self._status_at = time.monotonic()
         self._began |= message.state == SafetyStatus.TELEOP and message.reason.startswith(Event.HOME.value)
 
     def run(self, patience: float, tell: Callable[[str], None]) -> str:
@@ -60,27 +60,27 @@ class HomeClient(TeleopClient):
 
         patience: s for the way at most. tell: receives a line for people.
         """
-        if not self._until(lambda: self._is_heard() and self._is_found(), FOUND):
+        if not self._until(lambda: self._is_controller_alive() and self._is_found(), FOUND):
             raise RuntimeError(f"no controller answers at {self._stop.topic_name}; start it first (molmoact-ros up)")
-        self._refuse()
+        self._refuse_busy()
         self._until(lambda: False, DISCOVERY + 0.5)
         for _ in range(TRIES):
-            self._refuse()
+            self._refuse_busy()
             tell("the arm moves home; Ctrl-C stops it")
-            if self._ask_until(lambda: self._began or self._is_home(), SILENT):
+            if self._request_until(lambda: self._began or self._is_home(), SILENT):
                 return self._follow(patience)
             self.release()
-        raise RuntimeError(f"the arm does not move: {self._why()}")
+        raise RuntimeError(f"the arm does not move: {self._state_text()}")
 
     def _follow(self, patience: float) -> str:
-        ended = self._ask_until(lambda: not (self._is_going() and self._is_heard()), patience)
+        ended = self._request_until(lambda: not (self._is_moving_home() and self._is_controller_alive()), patience)
         self.release()
-        if not self._is_heard():
+        if not self._is_controller_alive():
             raise RuntimeError("the controller is silent; the arm stops by itself where it hears nobody")
         if not ended:
             raise RuntimeError(f"not home after {patience:g} s; raise --timeout, or home_speed of the controller")
         if not self._is_home():
-            raise RuntimeError(f"the arm is not home: {self._why()}")
+            raise RuntimeError(f"the arm is not home: {self._state_text()}")
         return self.safety.reason
 
     def release(self) -> None:
@@ -90,34 +90,34 @@ class HomeClient(TeleopClient):
                 self.let_go(number)
         self._until(lambda: False, 0.5)
 
-    def _refuse(self) -> None:
+    def _refuse_busy(self) -> None:
         if why := BUSY.get(self.safety.state):
             raise RuntimeError(f"{why.format(node=self._controller)}: {self.safety.reason}")
 
-    def _why(self) -> str:
+    def _state_text(self) -> str:
         state = f"{name_of(STATES, self.safety.state)}: {self.safety.reason}"
         return "; ".join([state, *self.safety.warnings])
 
-    def _is_heard(self) -> bool:
-        return time.monotonic() - self._heard < SILENT
+    def _is_controller_alive(self) -> bool:
+        return time.monotonic() - self._status_at < SILENT
 
     def _is_found(self) -> bool:
         return all(home.get_subscription_count() for home in self._homes)
 
-    def _is_going(self) -> bool:
+    def _is_moving_home(self) -> bool:
         """Whether the arm is on its way, or held because requests of this computer, which is busy, came late."""
         late = self.safety.state == SafetyStatus.HOLD and self.safety.reason == Event.TELEOP_SILENT.value
         return late or self.safety.state == SafetyStatus.TELEOP
 
     def _is_home(self) -> bool:
         at_home = self.safety.state == SafetyStatus.HOLD and self.safety.reason == Event.HOMED.value
-        stands = time.monotonic() - self._asked > 1.0 and not any("let go" in line for line in self.safety.warnings)
-        return at_home and (self._began or stands)
+        waits = any("let go" in line for line in self.safety.warnings)
+        return at_home and (self._began or (time.monotonic() - self._requested_at > 1.0 and not waits))
 
-    def _ask_until(self, happened: Callable[[], bool], patience: float) -> bool:
+    def _request_until(self, happened: Callable[[], bool], patience: float) -> bool:
         """Ask for the way home until `happened`; False when it never did."""
         deadline = time.monotonic() + patience
-        self._asked = time.monotonic()
+        self._requested_at = time.monotonic()
         while True:
             for number in range(len(self._arms)):
                 self.say_home(number)

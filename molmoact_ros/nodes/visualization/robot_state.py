@@ -40,15 +40,15 @@ class RobotFrames:
         self._static: Any = None
         fixed = {name for name in self._links.parents if self._links.is_fixed(name)}
         self._fixed, self._moving = sorted(fixed), [name for name in self._links.parents if name not in fixed]
-        node.create_timer(1.0, self._look_for_others, clock=STEADY)
-        self._telling = node.create_timer(1.0 / rate, self._publish, clock=STEADY, autostart=False)
+        node.create_timer(1.0, self._check_publishers, clock=STEADY)
+        self._timer = node.create_timer(1.0 / rate, self._publish, clock=STEADY, autostart=False)
 
     @property
     def wanted(self) -> bool:
         """Whether /tf has a subscriber."""
         return self._tf is not None and self._tf.get_subscription_count() > 0
 
-    def _look_for_others(self) -> None:
+    def _check_publishers(self) -> None:
         alone = self._node.count_publishers(DESCRIPTION) <= (self._description is not None)
         if alone and self._description is None:
             self._begin()
@@ -56,8 +56,8 @@ class RobotFrames:
             self._node.get_logger().info(f"{DESCRIPTION} comes from another node; frames are left to it")
             self._end()
         self._joints.want(self.wanted)
-        if self._telling.is_canceled() is self.wanted:
-            (self._telling.reset if self.wanted else self._telling.cancel)()
+        if self._timer.is_canceled() is self.wanted:
+            (self._timer.reset if self.wanted else self._timer.cancel)()
 
     def _begin(self) -> None:
         create = self._node.create_publisher

@@ -167,7 +167,7 @@ class Interpolator:
         self._late, self._braking = False, False  # whether the segment is late, or brakes
         self._queue: deque[_Target] = deque()
         self._target: _Target | None = None  # end of the segment, unless it brakes
-        self._heard, self._heard_at = self.position, -np.inf  # the last command's position, and its arrival
+        self._received, self._received_at = self.position, -np.inf  # the last command's position, and its arrival
         self._due, self._rate = -np.inf, 1.0  # of the last command: when it is due; playback rate
         self._ruckig, self._plan = ruckig.Ruckig(7), ruckig.InputParameter(7)
         self._plan.max_jerk = (PLANNED[1] * FR3.jerk_max).tolist()
@@ -187,13 +187,13 @@ class Interpolator:
         command = checked(command)
         due, rate = self._schedule(command.period)
         gap = np.abs(command.position - self.position) - FR3.velocity_max * (due - self._now)
-        step = np.abs(command.position - self._heard) - FR3.velocity_max * command.period
-        goes_on = self._now - self._heard_at < SILENCE and step.max() < STEP
+        step = np.abs(command.position - self._received) - FR3.velocity_max * command.period
+        goes_on = self._now - self._received_at < SILENCE and step.max() < STEP
         if gap.max() > GAP and not goes_on:
             joint = int(np.argmax(gap)) + 1
             raise RefusedCommand(f"joint {joint} would have to jump {gap.max():.3f} rad; begin where the arm is")
         self._due, self._rate = due, rate
-        self._heard, self._heard_at = command.position, self._now
+        self._received, self._received_at = command.position, self._now
         while self._queue and self._queue[-1].due > due - CYCLE:
             self._queue.pop()
         self._queue.append(self._played(command, due, rate))

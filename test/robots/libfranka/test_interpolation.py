@@ -190,7 +190,7 @@ def test_the_first_command_is_due_in_two_periods_and_those_that_come_in_time_a_p
         np.testing.assert_array_equal(arm.step(), HOME_Q)
     arm.take_command(STAND)
     assert arm._due == pytest.approx(3 * PERIOD) and arm._rate == pytest.approx(1.0)
-    assert arm._heard_at == pytest.approx(PERIOD)
+    assert arm._received_at == pytest.approx(PERIOD)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_command_may_be_as_far_as_the_joint_can_go_until_it_is_due_and_a_littl
     with pytest.raises(RefusedCommand) as refusal:
         arm.take_command(replace(STAND, position=HOME_Q + sign * AXES[2] * (way + 1e-6)))
     assert str(refusal.value) == "joint 3 would have to jump 0.100 rad; begin where the arm is"
-    assert arm.resting and arm._due == -np.inf and arm._heard_at == -np.inf
+    assert arm.resting and arm._due == -np.inf and arm._received_at == -np.inf
 
 
 @pytest.mark.parametrize(
@@ -229,12 +229,12 @@ def test_an_arm_that_is_elsewhere_is_led_on_by_a_stream_that_goes_on(
     step: float, silence: float, goes_on: bool
 ) -> None:
     arm = Interpolator(HOME_Q)
-    arm._now, arm._heard, arm._heard_at = 5.0, HOME_Q + AXES[6] * 1.0, 5.0 - silence
-    command = replace(STAND, position=arm._heard + AXES[6] * (step + np.sign(step) * 5.26 * PERIOD))
+    arm._now, arm._received, arm._received_at = 5.0, HOME_Q + AXES[6] * 1.0, 5.0 - silence
+    command = replace(STAND, position=arm._received + AXES[6] * (step + np.sign(step) * 5.26 * PERIOD))
     if goes_on:
         arm.take_command(command)
-        assert not arm.resting and arm._heard_at == 5.0
-        np.testing.assert_array_equal(arm._heard, command.position)
+        assert not arm.resting and arm._received_at == 5.0
+        np.testing.assert_array_equal(arm._received, command.position)
     else:
         with pytest.raises(RefusedCommand, match="jump"):
             arm.take_command(command)
