@@ -13,7 +13,7 @@ from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.limiter import Motion
 from molmoact_ros.control.supervisor import Event, State
 from molmoact_ros.control.teleop import TeleopConfig
-from molmoact_ros.robots.franka import HOME_Q, OPENING_MAX, PAIR, Arm
+from molmoact_ros.robots.franka import HOME_Q, OPENING_MAX, PAIR, SINGLE, Arm
 from molmoact_ros.utils.paths import robot_model
 
 ROBOT = robot_model()
@@ -343,6 +343,16 @@ def test_a_fault_that_is_watched_lasts_for_as_long_as_it_has_a_reason() -> None:
     assert not loop.resume() and loop.controller.refusal == f"{Event.ROBOT_STOPPED.value}: reflex"
     loop.controller.level(Event.ROBOT_STOPPED, "")
     assert loop.resume()
+
+
+def test_joint_states_by_name_are_as_old_as_their_arrival() -> None:
+    loop = Loop()
+    names, values = [*SINGLE.joints, *SINGLE.fingers], [*HOME_Q, 0.02, 0.02]
+    loop.controller.update_joint_state(names, values, loop.now, loop.at)
+    assert loop.controller.wrong_joints(loop.now, loop.at) == ""
+    assert "none came for 1.0 s" in loop.controller.wrong_joints(loop.now + 1.0, loop.at + 1.0)
+    loop.controller.update_joint_state(names, values, loop.now + 1.0)
+    assert loop.controller.wrong_joints(loop.now + 1.0, loop.now + 1.0) == "", "without an arrival the stamp counts"
 
 
 def test_a_stream_from_before_the_controller_is_followed_only_after_its_time_and_a_pause() -> None:
