@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def lanes() -> int:
     return int(found.molmoact_lanes())
 
 
-def fits(weights: list[Tensor], widths: list[int]) -> bool:
+def fits(weights: Sequence[Tensor], widths: Sequence[int]) -> bool:
     """Whether the library is there and can compute with `weights`: few, in float32 on the CPU, not quantised.
 
     weights: of a network's layers, [...]. widths: of what it computes; each must fill whole vectors.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from molmoact_ros.engine.cpu_library import ADDRESS, COUNT, NativeArrays, fits, library
 from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.image_processor import ImageInputs
-from molmoact_ros.engine.model.molmoact import MolmoAct, VisionBackbone
+from molmoact_ros.engine.model.molmoact import MolmoAct, VisionBackbone, VitBlock
 from molmoact_ros.reasoning.answer import RefusedStep
 
 
@@ -77,8 +77,7 @@ class CpuTower:
     def _structure(self, config: MolmoActConfig, backbone: VisionBackbone) -> _Tower:
         vit, adapter, keep, pack = config.vit_config, config.adapter_config, self._arrays.keep, self._arrays.pack
         tower, pooling, projector = backbone.image_vit, backbone.image_pooling_2d, backbone.image_projector
-        patch = tower.patch_embedding
-        blocks = tower.transformer.resblocks
+        patch, blocks = tower.patch_embedding, tower.blocks
         return _Tower(
             len(blocks), vit.patch_dim, vit.hidden_size, vit.num_attention_heads, vit.num_key_value_heads, vit.head_dim,
             vit.intermediate_size, len(tower.taps), adapter.hidden_size, adapter.num_attention_heads,
@@ -89,7 +88,7 @@ class CpuTower:
             *self._linear(pooling.wo), pack(projector.w3.weight, projector.w1.weight), pack(projector.w2.weight),
         )  # fmt: skip
 
-    def _block(self, block: nn.Module) -> _Block:
+    def _block(self, block: VitBlock) -> _Block:
         keep, attention, mlp = self._arrays.keep, block.attention, block.feed_forward
         first, second = block.attention_norm, block.ffn_norm
         return _Block(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from molmoact_ros.engine.model.checkpoint import load_checkpoint
+from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.config import AdapterConfig, VitConfig
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.model.molmoact import MolmoAct
@@ -134,7 +134,7 @@ def test_a_compiled_tower_that_is_off_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_an_exported_tower_comes_before_torch(tmp_path: Path) -> None:
     folder = checkpoint("o_like_two_cameras", tmp_path)
-    made = load_checkpoint(folder, dtype=torch.float32).model
+    made = MolmoAct(CheckpointFolder(folder).config)
     assert fastest(folder, made) == "torch"
     export(Tower.read(folder), "float32")
     assert fastest(folder, made) == "onnx"
