@@ -90,7 +90,8 @@ def test_images_of_another_shape_are_refused() -> None:
 def test_robots_encode_at_the_same_time() -> None:
     made = model()
     tower, inputs = CpuTower(made), [pictures(2, seed) for seed in range(2)]
-    alone, wrong = [tower(x).numpy() for x in inputs], []
+    alone = [tower(x).numpy() for x in inputs]
+    wrong: list[int] = []
 
     def encode(i: int) -> None:
         wrong.extend(seed for seed in range(40) if not np.array_equal(tower(inputs[i]).numpy(), alone[i]))
