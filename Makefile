@@ -25,7 +25,7 @@ INSTRUCTION ?= put the red cube in the bowl
 SEED ?= 7
 
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
-    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) molmoact_ros/engine/decoding/cpu_kernel.cpp
+    $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) $(shell find molmoact_ros -name '*.cpp' -o -name '*.h')
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
 .PHONY: setup franka-sim demo test test-vllm test-lerobot mutation colcon lint clean

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from molmoact_ros.benchmarks.engine_chart import draw_engine
-from molmoact_ros.benchmarks.engine_step import BASELINE, Figures, bench, floor, memory
+from molmoact_ros.benchmarks.engine_step import BASELINE, FLOOR, Figures, bench, floor, memory
 from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.engine.vision.selection import VISIONS
 from molmoact_ros.evaluation.rollout import sample_observations
 from molmoact_ros.utils.arguments import add_checkpoint, add_json, add_seed, add_steps, output_file
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
@@ -23,10 +24,10 @@ from molmoact_ros.utils.provenance import machine
 
 
 def bench_engine(
-    checkpoint: Path, steps: int, seed: int, alone: bool, vision: str = "torch"
-) -> tuple[Figures, dict[str, dict[str, float]], str]:
+    checkpoint: Path, steps: int, seed: int, alone: bool, vision: str = "auto"
+) -> tuple[Figures, dict[str, dict[str, float]], TorchEngine]:
     """Figures of `steps` reasoning steps, the lower bound of a forward pass and the peak memory (see
-    engine_step.bench), and the checkpoint's digest. seed: of the scene. alone: with nothing else running. vision: what
+    engine_step.bench), and the engine. seed: of the scene. alone: with nothing else running. vision: what
     runs the vision tower.
     """
     pictures = sample_observations(robot_model(), steps, seed)
@@ -35,7 +36,7 @@ def bench_engine(
     costs = {"floor": floor(engine)}
     if alone:
         figures = bench(engine, pictures)
-        return figures, costs | {"memory": memory()}, engine.digest
+        return figures, costs | {"memory": memory()}, engine
     use_environment()
     others = Profile.read("sim").without("policy")
     with (
@@ -45,7 +46,7 @@ def bench_engine(
     ):
         client.wait_until_ready(others.nodes, graph.check)
         figures = bench(engine, pictures)
-    return figures, costs | {"memory": memory()}, engine.digest
+    return figures, costs | {"memory": memory()}, engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
     parser.add_argument("--alone", action="store_true", help="without simulator and controller beside it")
     parser.add_argument("--chart", type=output_file, help="also draw the figures into this PNG or SVG file")
-    parser.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
+    parser.add_argument("--vision", choices=VISIONS, default="auto", help="what runs the vision tower; default: auto")
     add_steps(parser)
     add_checkpoint(parser)
 
@@ -62,23 +63,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark, print its results, and return the exit status."""
 
-    figures, costs, digest = bench_engine(checkpoint_of(args), args.steps, args.seed, args.alone, args.vision)
+    figures, costs, engine = bench_engine(checkpoint_of(args), args.steps, args.seed, args.alone, args.vision)
     beside = "alone" if args.alone else "beside the simulator and the controller"
-    table = Table("stage", "median", "p99", title=f"{args.steps} steps {beside}, checkpoint {digest}")
+    table = Table("stage", "median", "p99", title=f"{args.steps} steps {beside}, checkpoint {engine.digest}")
     for name, f in figures.items():
         unit = "" if name.startswith(("passes", "tokens", "guesses")) else " ms"
         table.add_row(name, f"{f['median']:.1f}{unit}", f"{f['p99']:.1f}{unit}")
     console = Console()
     console.print(table)
-    ratio = figures[BASELINE]["median"] / figures["step"]["median"]
+    middle = {name: f["median"] for name, f in figures.items()}
+    ratio, within = middle[BASELINE] / middle["step"], middle["step"] / middle[FLOOR]
     console.print(f"{ratio:.1f} times the speed of transformers' generate, greedy, over the same weights")
+    console.print(
+        "a step takes {0:.2f} times its floor of {floor:.1f} ms: {floor, passes:.1f} ms for {passes:.0f} passes over a "
+        "token, {floor, vision:.1f} ms for the tower ({1}) and {floor, prefill:.1f} ms for the prefill, each measured "
+        "apart in this run".format(within, engine.vision_by, **middle)
+    )
     console.print(
         "a pass over one token takes {pass:.2f} ms; reading its {weights:.0f} MB of weights takes {floor:.2f} ms "
         "at the measured {copy:.0f} GB/s".format(**costs["floor"])
     )
     if args.json:
-        about = {"seed": args.seed, "beside": beside, "vision": args.vision, **machine(digest)}
-        args.json.write_text(json.dumps(about | {"ratio": ratio, "figures": figures, **costs}, indent=1))
+        about = {"seed": args.seed, "beside": beside, "vision": engine.vision_by, **machine(engine.digest)}
+        ratios = {"ratio": ratio, "within": within}
+        args.json.write_text(json.dumps(about | ratios | {"figures": figures, **costs}, indent=1))
     if args.chart:
         draw_engine(figures, f"{args.steps} steps {beside}", args.chart)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,14 +17,18 @@ from molmoact_ros.engine.torch_engine import STAGES, TorchEngine
 from molmoact_ros.reasoning.answer import Segment
 from molmoact_ros.reasoning.observation import Observation
 
-BASELINE = "transformers"
+BASELINE, FLOOR = "transformers", "floor"
 SEGMENTS = (Segment.DEPTH, Segment.TRACE, Segment.ACTION)
 Figures = dict[str, dict[str, float]]
 
 
 def bench(engine: TorchEngine, observations: Sequence[Observation], tick: Callable[[], None] = lambda: None) -> Figures:
     """Median and p99 over `observations` of the step and its stages (ms), the decoder's forward passes, tokens and the
-    acceptance rate of drafts, by segment, and the baseline's step (ms); ours and the baseline alternate."""
+    acceptance rate of drafts, by segment, the step's floor and what it is made of (ms), and the baseline's step (ms).
+
+    All alternate, so that each meets the machine as the others do. The floor is the time of as many passes over one
+    token as the step took, of the tower and of the prefill, each timed apart, with nothing between them.
+    """
     twin = transformers_model(engine.model)
     samples: dict[str, list[float]] = {}
 
@@ -36,6 +41,7 @@ def bench(engine: TorchEngine, observations: Sequence[Observation], tick: Callab
             pass
         note("step", (time.perf_counter() - began) * 1e3)
         _note_step(engine, note)
+        _note_floor(engine, observation, note)
         note(BASELINE, _baseline(engine, twin, observation, engine.timings.counts.tokens))
         tick()
     return {
@@ -54,6 +60,34 @@ def _note_step(engine: TorchEngine, note: Callable[[str, float], None]) -> None:
         spent = counts.segments[segment]
         note(f"passes, {segment.value}", spent.passes)
         note(f"guesses that held, {segment.value}, %", 100 * spent.held / max(1, spent.guessed))
+
+
+@torch.inference_mode()
+def _note_floor(engine: TorchEngine, observation: Observation, note: Callable[[str, float], None]) -> None:
+    asked = engine.ask(observation)
+    embeddings = engine.embed(asked, engine.vision(asked.pictures))
+
+    def prefill() -> None:
+        engine.decoder.rewind(0)
+        engine.decoder.append(embeddings)
+
+    counts = engine.timings.counts
+    middle = len(embeddings) + counts.tokens // 2
+
+    def passes() -> None:
+        for _ in range(counts.passes):
+            _pass(engine, middle)
+
+    parts = {"vision": lambda: engine.vision(asked.pictures), "prefill": prefill, "passes": passes}
+    spent = {name: 1e3 * median_seconds(part, 1, engine.device, warm=0) for name, part in parts.items()}
+    for name, milliseconds in spent.items():
+        note(f"{FLOOR}, {name}", milliseconds)
+    note(FLOOR, sum(spent.values()))
+
+
+def _pass(engine: TorchEngine, length: int) -> None:
+    engine.decoder.rewind(length)
+    engine.decoder.feed([engine.end], Tree())
 
 
 def _baseline(engine: TorchEngine, twin: torch.nn.Module, observation: Observation, tokens: int) -> float:
@@ -75,12 +109,7 @@ def floor(engine: TorchEngine, repeats: int = 30) -> dict[str, float]:
     size = sum(map(stored, parts))
     rate = copy_rate(engine.device, size, repeats)
     middle = min(512, engine.decoder.passes.capacity) // 2
-
-    def run() -> None:
-        engine.decoder.rewind(middle)
-        engine.decoder.feed([engine.end], Tree())
-
-    passing, reading = median_seconds(run, repeats, engine.device), size / rate
+    passing, reading = median_seconds(partial(_pass, engine, middle), repeats, engine.device), size / rate
     return {
         "weights": size / 1e6, "copy": rate / 1e9, "floor": reading * 1e3, "pass": passing * 1e3,
         "share": reading / passing,

@@ -12,6 +12,7 @@ from rich.console import Console
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.image_processor import read_picture
 from molmoact_ros.engine.torch_engine import Engine
+from molmoact_ros.engine.vision.selection import VISIONS
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.reasoning.trace import draw_training_overlay, trace_from_text
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frame-size", default="", help='scale images to, such as 320x240; or "camera": as they are')
     parser.add_argument("--precision", default="", help="of the exported vision tower; default: by the device")
     add_checkpoint(parser)
-    parser.add_argument("--vision", choices=["torch", "onnx"], default="torch", help="what runs the vision tower")
+    parser.add_argument("--vision", choices=VISIONS, default="auto", help="what runs the vision tower; default: auto")
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda")
     parser.add_argument(
         "--quantization", default="", help="the decoder's weights in fp8 or int4; default: as --dtype says"

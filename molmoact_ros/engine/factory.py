@@ -24,7 +24,9 @@ class EngineOptions(BaseModel):
     frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
     threads: int = Field(1, ge=0, le=256, description="CPU threads of torch; 0: as many as it takes")
     vision: str = Field(
-        "torch", description="of torch: what runs the vision tower, torch or onnx (`molmoact-ros export`)"
+        "auto",
+        description="of torch: what runs the vision tower: compiled, onnx (`molmoact-ros export`) or torch; auto: the "
+        "fastest of them that is usable",
     )
     vision_precision: str = Field("", description="of onnx: float32, float16 or bfloat16; empty: by the device")
     quantization: str = Field(

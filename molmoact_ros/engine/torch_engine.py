@@ -25,13 +25,11 @@ from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.model.quantization import check, quantise
 from molmoact_ros.engine.model.weight_files import CheckpointError
-from molmoact_ros.engine.vision.onnx_runtime import open_vision
+from molmoact_ros.engine.vision.selection import VISIONS, open_tower
 from molmoact_ros.reasoning.answer import Reasoning, Segment
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.progress import Progress, ignore
 
-VISIONS = ("torch", "onnx")
-"""Runtimes of the vision tower."""
 STAGES = ("preprocess", "vision", "prefill", "depth", "trace", "actions")
 
 
@@ -79,8 +77,9 @@ class Engine(InferenceEngine, Protocol):
 class TorchEngine(BaseEngine):
     """Runs a checkpoint in torch, on CPU or GPU.
 
-    `vision` maps images to features and `decoder` runs the forward passes: CUDA graphs on a GPU, a compiled kernel for
-    small models on a CPU, plain torch else. Not thread-safe; `together` makes one engine per thread.
+    `vision` maps images to features (`vision_by`: which of VISIONS it is) and `decoder` runs the forward passes: CUDA
+    graphs on a GPU, a compiled kernel for small models on a CPU, plain torch else. Not thread-safe; `together` makes
+    one engine per thread.
 
         engine = TorchEngine.load(Path("models/nano"))
         engine.warm_up()
@@ -101,13 +100,14 @@ class TorchEngine(BaseEngine):
         self.model, self.digest, self.codebook = checkpoint.model, checkpoint.digest, checkpoint.codebook
         self.device, self.dtype = self.model.lm_head.weight.device, self.model.lm_head.weight.dtype
         self.vision: Callable[[ImageInputs], Tensor] = self.torch_features
+        self.vision_by = "torch"
         self.decoder = CachedDecoder(self._passes())
         self.draft = WIDE if self.device.type == "cuda" else NARROW
 
     @staticmethod
     def load(
         folder: Path, device: str = "cpu", threads: int | None = None, dtype: torch.dtype | None = None,
-        unnorm_key: str | None = None, frame_size: str = "", vision: str = "torch", precision: str = "",
+        unnorm_key: str | None = None, frame_size: str = "", vision: str = "auto", precision: str = "",
         quantization: str = "",
     ) -> TorchEngine:  # fmt: skip
         """Load a checkpoint folder.
@@ -119,7 +119,7 @@ class TorchEngine(BaseEngine):
             dtype: of the weights; None: bfloat16 on a GPU, float32 on a CPU.
             unnorm_key: key of the action statistics; None: the only one.
             frame_size: see `RunConfig.with_frame_size`.
-            vision: torch, or onnx for the exported tower.
+            vision: what runs the vision tower, one of VISIONS.
             precision: of the exported tower (see `open_vision`).
             quantization: of the decoder's weights, fp8 or int4 (see `quantise`).
 
@@ -138,10 +138,9 @@ class TorchEngine(BaseEngine):
         if quantization:
             quantise(checkpoint.model, quantization)
         engine = TorchEngine(replace(checkpoint, run=run), unnorm_key)
-        if vision == "onnx":
-            engine.vision = open_vision(
-                folder, engine.torch_features, engine.model.lm_head.weight, precision, frame_size
-            )
+        engine.vision_by, engine.vision = open_tower(
+            vision, folder, engine.model, engine.torch_features, engine.processor, run, precision, frame_size
+        )
         return engine
 
     def _passes(self) -> ModelRunner:

@@ -21,6 +21,8 @@ class Segment(Enum):
     ACTION = "action"
     END = "end"
 
+    __hash__ = object.__hash__  # Enum's own is a Python function, which decoding would call thousands of times a step
+
 
 @dataclass(frozen=True)
 class Reasoning:

@@ -52,6 +52,7 @@ class Automaton:
         self._forced: dict[int, list[int]] = {}
         self._allowed: dict[tuple[int, ...], np.ndarray] = {}
         self._allowed_of: dict[int, np.ndarray] = {}
+        self._segments: dict[int, Segment] = {}
         self._number([start])
 
     def _number(self, states: Sequence[int]) -> int:
@@ -86,8 +87,10 @@ class Automaton:
 
     def segment(self, state: int) -> Segment:
         """The part of the answer that the next token belongs to."""
-        segments = {self._builder.segments[m] for m in self._members[state]}
-        return next(segment for segment in _ORDER if segment in segments)
+        if state not in self._segments:
+            segments = {self._builder.segments[m] for m in self._members[state]}
+            self._segments[state] = next(segment for segment in _ORDER if segment in segments)
+        return self._segments[state]
 
     def allowed(self, state: int) -> np.ndarray:
         """Allowed next ids, int64 [k], ascending. One id is forced; none means the end. Equal sets share one array."""

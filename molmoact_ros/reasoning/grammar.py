@@ -137,6 +137,7 @@ class AnswerGrammar:
         self.eos_id, self._reader = eos_id, AnswerReader(forms, stats)
         self.builder, self.cutter = Builder(), _Cutter(codec)
         self.slots: dict[int, Slot] = {}
+        self._slot_at: dict[int, Slot | None] = {}
         self._spellings: dict[tuple[Values, str, str], tuple[tuple[Ids, ...], dict[Ids, int]]] = {}
         for values in (ACTION_SYMBOLS, *([] if self.steered else [DEPTH_TOKENS, _COORDINATES])):
             self._check_spelling(values)
@@ -166,7 +167,10 @@ class AnswerGrammar:
 
     def slot(self, state: int) -> Slot | None:
         """The slot that begins at `state`, or None."""
-        return next((self.slots[m] for m in self._automaton.members(state) if m in self.slots), None)
+        if state not in self._slot_at:
+            members = self._automaton.members(state)
+            self._slot_at[state] = next((self.slots[m] for m in members if m in self.slots), None)
+        return self._slot_at[state]
 
     def spellings(self, values: Values, head: str, tail: str) -> tuple[tuple[Ids, ...], dict[Ids, int]]:
         """The ids of each value between `head` and `tail`, and the index of each spelling."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from molmoact_ros.benchmarks.engine_chart import draw_engine
-from molmoact_ros.benchmarks.engine_step import BASELINE, bench, floor
+from molmoact_ros.benchmarks.engine_step import BASELINE, FLOOR, bench, floor
 from molmoact_ros.benchmarks.hf_baseline import greedy, transformers_model
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.torch_engine import STAGES, TorchEngine
@@ -59,6 +59,8 @@ def test_every_figure_is_there(engine: TorchEngine, tmp_path: Path) -> None:
     wanted = {"step", *STAGES, BASELINE, "passes", "tokens", "passes, depth", "guesses that held, action, %"}
     assert wanted <= set(figures) and len(ticks) == 3
     assert all(f["median"] <= f["p99"] for f in figures.values())
+    parts = [figures[f"{FLOOR}, {part}"]["median"] for part in ("vision", "prefill", "passes")]
+    assert 0 < max(parts) < figures[FLOOR]["median"]
     assert 0 < figures["passes"]["median"] < figures["tokens"]["median"]
     cost = floor(engine, repeats=5)
     assert cost["weights"] == pytest.approx(7.24, abs=0.01) and cost["pass"] > 0 and cost["share"] > 0

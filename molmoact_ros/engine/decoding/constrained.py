@@ -65,7 +65,8 @@ class _Answer:
     """An answer in progress: its tokens, the grammar's state, and the tokens not yet fed to the decoder."""
 
     def __init__(self, grammar: AnswerGrammar, lasts: Sequence[AnswerCache], given: AnswerCache) -> None:
-        self.grammar, self.state, self.given = grammar, grammar.start, given
+        self.grammar, self.state = grammar, grammar.start
+        self.given = given if given.values or given.turns else None
         self.tokens: list[int] = []
         self.pending: list[int] = []
         self.tracker = Tracker(grammar, lasts)
@@ -83,9 +84,12 @@ class _Answer:
         self.pending.append(token)
 
     def _force(self) -> None:
-        while ids := self.grammar.forced_run(self.state) or given_ids(self.grammar, self.state, self.given):
+        while ids := self.grammar.forced_run(self.state) or self._prefilled():
             for token in ids:
                 self._append(token)
+
+    def _prefilled(self) -> Sequence[int]:
+        return () if self.given is None else given_ids(self.grammar, self.state, self.given)
 
     @property
     def ended(self) -> bool:

@@ -68,6 +68,13 @@ class Tracker:
         self.grammar, self.lasts, self.said = grammar, list(lasts), AnswerCache()
         self.slot: Slot | None = None  # the value in progress, and its ids so far
         self.ids: tuple[int, ...] = ()
+        self._ends = self._last_action()
+
+    def _last_action(self) -> dict[int, int]:
+        """The values of the previous chunk's last action by their dimension."""
+        values, size = self.lasts[0].values if self.lasts else {}, self.grammar.stats.dimensions
+        places = sorted(place for segment, place in values if segment is Segment.ACTION)
+        return {place % size: values[Segment.ACTION, place] for place in places}
 
     def note(self, state: int, token: int) -> None:
         """Record that `token` follows in `state`."""
@@ -82,21 +89,29 @@ class Tracker:
         value = self.slot.values.get(self.ids)
         if value is not None:
             key = self.slot.key
-            if value in self.guesses(key, self.said.values)[:1]:
+            if value == self.guess(key, self.said.values):
                 self.said.held.add(key)
             else:
                 self.said.held.discard(key)
             self.said.values[key] = value
 
+    def guess(self, key: Key, said: Mapping[Key, int]) -> int | None:
+        """Index of the most likely value for `key`, if there is one. said: the answer's values so far."""
+        segment, place = key
+        if segment is Segment.ACTION:
+            size = self.grammar.stats.dimensions
+            return said.get((segment, place - size)) if place >= size else self._ends.get(place)
+        for last in self.lasts:
+            if key in last.values:
+                return last.values[key]
+        return None
+
     def guesses(self, key: Key, said: Mapping[Key, int]) -> list[int]:
-        """Indices of the drafted values for `key`, most likely first. said: the answer's values so far."""
-        (segment, place), size = key, self.grammar.stats.dimensions
-        if segment is not Segment.ACTION:
-            return list(dict.fromkeys(m.values[key] for m in self.lasts if key in m.values))
-        if place >= size:  # drafted from the previous action
-            return [said[segment, place - size]] if (segment, place - size) in said else []
-        ends = [p for last in self.lasts[:1] for s, p in last.values if s is segment and p % size == place]
-        return [self.lasts[0].values[segment, max(ends)]] if ends else []  # from the previous chunk's last action
+        """Indices of the drafted values for `key`, most likely first: of actions one, else those of all answers."""
+        if key[0] is not Segment.ACTION:
+            return list(dict.fromkeys(last.values[key] for last in self.lasts if key in last.values))
+        guess = self.guess(key, said)
+        return [] if guess is None else [guess]
 
 
 @dataclass
@@ -137,9 +152,11 @@ def grow(tracker: Tracker, state: int, config: DraftConfig, reach: int) -> Tree:
             node, state = tree.add_node(node, token), grammar.advance(state, token)
         else:
             ids = tracker.ids[:spelt]
-            values = _likely(slot, ids, tracker.guesses(slot.key, said), config.around)
             sure = slot.key in tracker.lasts[0].held if tracker.lasts else False
-            if not values or reach <= 0 or not (sure or config.around or slot.key[0] is Segment.DEPTH):
+            if reach <= 0 or not (sure or config.around or slot.key[0] is Segment.DEPTH):
+                return tree
+            values = _likely(tracker, slot, ids, said, config.around)
+            if not values:
                 return tree
             reach -= 1
             before = node
@@ -160,14 +177,18 @@ def _turn(tracker: Tracker, state: int) -> int | None:
     return next((last.turns[state] for last in tracker.lasts if state in last.turns), None)
 
 
-def _likely(slot: Slot, ids: tuple[int, ...], guesses: Sequence[int], around: bool) -> list[int]:
-    """Candidate values whose spelling continues after `ids`, most likely first.
+def _likely(tracker: Tracker, slot: Slot, ids: tuple[int, ...], said: Mapping[Key, int], around: bool) -> list[int]:
+    """Candidate values whose spelling continues after `ids`, most likely first. said: the answer's values so far.
 
     They are the guesses and, with `around` or inside a value, all other values of an ordered kind, nearest first.
     Inside a value, `ids` may rule out a guess already.
     """
-    if not guesses:
+    guess = tracker.guess(slot.key, said)
+    if guess is None:
         return []
+    if not (around or ids):
+        return [guess]
+    guesses = tracker.guesses(slot.key, said)
     order = list(guesses)
     if (around or ids) and slot.key[0] is not Segment.DEPTH:
         order += sorted(range(len(slot.spellings)), key=lambda value: abs(value - guesses[0]))

@@ -62,7 +62,9 @@ class _VitMlp(nn.Module):
         return result
 
 
-class _VitBlock(nn.Module):
+class VitBlock(nn.Module):
+    """One layer of the vision tower: attention among an image's patches, then an MLP, each after a norm."""
+
     def __init__(self, c: VitConfig) -> None:
         super().__init__()
         self.attention, self.feed_forward = _ImageAttention(c, c.hidden_size), _VitMlp(c)
@@ -70,6 +72,7 @@ class _VitBlock(nn.Module):
         self.ffn_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features of patches [N, P, hidden] to the same."""
         normed = self.attention_norm(x)
         x = x + self.attention(normed, normed)
         result: Tensor = x + self.feed_forward(self.ffn_norm(x))
@@ -79,7 +82,7 @@ class _VitBlock(nn.Module):
 class _VitBlocks(nn.Module):
     def __init__(self, c: VitConfig, count: int) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(_VitBlock(c) for _ in range(count))
+        self.resblocks = nn.ModuleList(VitBlock(c) for _ in range(count))
 
 
 class VisionTransformer(nn.Module):
@@ -93,6 +96,11 @@ class VisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(torch.zeros(c.image_num_pos, c.hidden_size))
         self.pre_ln = nn.LayerNorm(c.hidden_size, c.layer_norm_eps) if c.pre_layernorm else None
         self.transformer = _VitBlocks(c, max(self.taps) + 1)
+
+    @property
+    def blocks(self) -> list[VitBlock]:
+        """The tower's layers in order."""
+        return [block for block in self.transformer.resblocks if isinstance(block, VitBlock)]
 
     def forward(self, patches: Tensor) -> Tensor:
         """Normalised patches float [N, P, patch_dim] to features [N, P, taps * hidden]."""

@@ -85,10 +85,8 @@ class Tower:
         return Tower(backbone.eval(), processor, run, config.adapter_config.text_hidden_size, weights_hash(folder))
 
     def pictures(self, seed: int) -> ImageInputs:
-        """Smooth random images from `seed`, one per camera, as inputs of the model: crops [C, P, patch_dim]."""
-        rng = np.random.default_rng(seed)
-        width, height = self.run.frame_size or self.processor.base[::-1]
-        return self.processor([_smooth(rng, height, width) for _ in range(self.run.cameras or DEFAULT_CAMERAS)])
+        """See `sample_pictures`."""
+        return sample_pictures(self.processor, self.run, seed)
 
     def exported(self, pictures: ImageInputs, precision: Precision) -> Exported:
         """Metadata of the export for images of this shape."""
@@ -99,6 +97,13 @@ class Tower:
             weights=self.weights, precision=precision, crops=crops, patches=patches, patch_dim=patch_dim, tokens=tokens,
             hidden=self.hidden, torch=torch.__version__, onnx=onnx.__version__,
         )  # fmt: skip
+
+
+def sample_pictures(processor: ImageProcessor, run: RunConfig, seed: int) -> ImageInputs:
+    """Smooth random images from `seed`, one per camera, as inputs of the model: crops [C, P, patch_dim]."""
+    rng = np.random.default_rng(seed)
+    width, height = run.frame_size or processor.base[::-1]
+    return processor([_smooth(rng, height, width) for _ in range(run.cameras or DEFAULT_CAMERAS)])
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def open_vision(folder: Path, torchs: Features, like: Tensor, precision: str = "
         raise CheckpointError("ONNX Runtime is not installed; `pip install 'molmoact_ros[onnx]'`, or see with torch")
     chosen = checked_precision(precision or ("float16" if like.is_cuda else "float32"))
     tower = Tower.read(folder, frame_size)
-    export = cache_folder() / "vision" / tower.exported(tower.pictures(0), chosen).name
+    export = _folder(tower, chosen)
     if not export.is_dir():
         raise CheckpointError(
             f"the vision tower has not been exported in {chosen}; run `molmoact-ros export --checkpoint {folder} "
@@ -180,13 +180,22 @@ def open_vision(folder: Path, torchs: Features, like: Tensor, precision: str = "
         )
     vision = OnnxVision(export, like)
     limit = max(LIMITS[chosen], LIMITS[str(like.dtype).removeprefix("torch.")])
-    error = error_against(vision, torchs, tower, CHECKED)
+    error = error_against(vision, torchs, [tower.pictures(seed) for seed in range(CHECKED)])
     if not error <= limit:
         raise CheckpointError(
             f"the exported vision tower differs from torch's by {error:.1e} of the largest feature, more than "
             f"{limit:.0e} ({vision.provider}, {chosen}); delete {export} and export again, or see with torch"
         )
     return vision
+
+
+def find_export(folder: Path, precision: Precision, frame_size: str = "") -> Path:
+    """Where a checkpoint's exported tower lies, if it has been exported. Raises CheckpointError, ValueError."""
+    return _folder(Tower.read(folder, frame_size), precision)
+
+
+def _folder(tower: Tower, precision: Precision) -> Path:
+    return cache_folder() / "vision" / tower.exported(tower.pictures(0), precision).name
 
 
 def checked_precision(name: str) -> Precision:
@@ -197,11 +206,10 @@ def checked_precision(name: str) -> Precision:
     raise CheckpointError(f"the vision tower cannot be exported in {name!r}; choose one of: {', '.join(PRECISIONS)}")
 
 
-def error_against(vision: Features, torchs: Features, tower: Tower, count: int) -> float:
-    """The largest relative error on `count` random inputs [C, P, patch_dim]; infinite if a feature is not finite."""
+def error_against(vision: Features, torchs: Features, samples: Sequence[ImageInputs]) -> float:
+    """The largest relative error on sample images; infinite if a feature is not finite."""
     worst = 0.0
-    for seed in range(count):
-        pictures = tower.pictures(seed)
+    for pictures in samples:
         found, wanted = (see(pictures).float().cpu().numpy() for see in (vision, torchs))
         if not np.isfinite(found).all():
             return float("inf")

@@ -94,7 +94,7 @@ def look(seed: int) -> Observation:
 
 def test_the_engine_says_the_same_by_either_tower() -> None:
     export(Tower.read(default_checkpoint()), "float32")
-    plain = TorchEngine.load(default_checkpoint(), threads=1)
+    plain = TorchEngine.load(default_checkpoint(), threads=1, vision="torch")
     exported = TorchEngine.load(default_checkpoint(), threads=1, vision="onnx")
     assert isinstance(exported.vision, OnnxVision) and exported.vision.provider == CPU
     for seed in range(3):
@@ -107,7 +107,7 @@ def test_the_engine_says_the_same_by_either_tower() -> None:
 def test_without_an_export_it_says_how_to_make_one() -> None:
     with pytest.raises(CheckpointError, match="run `molmoact-ros export --checkpoint .*nano --precision float32`"):
         TorchEngine.load(default_checkpoint(), vision="onnx")
-    with pytest.raises(CheckpointError, match="choose one of: torch, onnx"):
+    with pytest.raises(CheckpointError, match="choose one of: auto, compiled, onnx, torch"):
         TorchEngine.load(default_checkpoint(), vision="tensorrt")
     with pytest.raises(CheckpointError, match="'int3'; choose one of"):
         TorchEngine.load(default_checkpoint(), vision="onnx", precision="int3")
