@@ -97,6 +97,7 @@ class _Run:
 
     def run(self, tensorboard: bool, check_memory: bool) -> RunProgress:
         config, processes = self.config, self.processes
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of workers
         if processes.device.type == "cuda":  # attention and scatters of one device give the same bits again
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)

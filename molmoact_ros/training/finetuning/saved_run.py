@@ -52,16 +52,16 @@ class SavedRun:
     def begin(self, settings: dict[str, Any]) -> None:
         """Write down what the run is begun with. Raises CheckpointError where another one was begun here."""
         path = self.folder / BEGUN
-        if path.is_file():
-            before = json.loads(path.read_text())
-            for name, value in _flat(settings).items():
-                if (old := _flat(before).get(name)) != value:
-                    raise CheckpointError(
-                        f"{self.folder.parent} was begun with {name} {old}, not {value}; give it, or another --out"
-                    )
-        elif self.processes.first:
+        before = _flat(json.loads(path.read_text())) if path.is_file() else None
+        self.processes.wait()
+        if before is None and self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(settings, indent=1))
+        for name, value in _flat(settings).items():
+            if before is not None and (old := before.get(name)) != value:
+                raise CheckpointError(
+                    f"{self.folder.parent} was begun with {name} {old}, not {value}; give it, or another --out"
+                )
         self.processes.wait()
 
     def save(self, loss: AnswerLoss, optimiser: torch.optim.Optimizer, progress: RunProgress) -> None:
