@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--warm-up", type=not_negative(int), default=0, help="steps; default: 200, at most a tenth of --steps")
     add("--dropout", type=not_negative(float), default=_DEFAULTS.dropout, help="of the decoder's residuals")
     add("--no-augment", action="store_true", help="images as recorded, neither cropped nor recoloured")
+    add("--no-recompute", action="store_true", help="no gradient checkpointing: faster, and needs more memory")
     add("--steer-share", type=float, default=_DEFAULTS.steer_share, help="fraction of examples with the trace drawn")
     add("--wording", choices=[w.value for w in Wording], help="of the answers; default: the checkpoint's")
     add("--dtype", choices=["float32", "bfloat16"], help="of the computation; default: bfloat16 on a GPU")
@@ -72,6 +73,7 @@ def _config(args: argparse.Namespace) -> FinetuneConfig:
     given = {name: value for name, value in vars(args).items() if name in FinetuneConfig.model_fields}
     chosen = {
         "augment": not args.no_augment,
+        "recompute": not args.no_recompute,
         "dtype": args.dtype or ("bfloat16" if cuda else "float32"),
         "workers": (4 if cuda else 0) if args.workers is None else args.workers,
     }

@@ -49,9 +49,10 @@ class FinetuneConfig(BaseModel):
 
     batch: examples of one step over all devices. micro_batch: examples of one forward pass on a device; 0: as many as
     memory is estimated to hold. rate: of all parts; 0: those of the released command. warm_up: steps; 0: 200, but at
-    most a tenth of `steps`. steer_share: fraction of examples with the trace drawn on the image. rehearse_share:
-    fraction of examples from the rehearsal data. dtype: of the computation, and of frozen weights. validation: fraction
-    of the episodes that are held out. validation_samples: of them, how many are decoded in each validation.
+    most a tenth of `steps`. recompute: gradient checkpointing, which keeps the input of each layer alone and computes
+    the rest again. steer_share: fraction of examples with the trace drawn on the image. rehearse_share: fraction of
+    examples from the rehearsal data. dtype: of the computation, and of frozen weights. validation: fraction of the
+    episodes that are held out. validation_samples: of them, how many are decoded in each validation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +70,7 @@ class FinetuneConfig(BaseModel):
     z_weight: float = Field(1e-4, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     augment: bool = True
+    recompute: bool = True
     steer_share: float = Field(0.5, ge=0, le=1)
     rehearse_share: float = Field(0.3, ge=0, lt=1)
     wording: Wording | None = None
@@ -94,7 +96,7 @@ class FinetuneConfig(BaseModel):
 
     def fixed(self) -> dict[str, Any]:
         """The settings that must be the same when training is resumed."""
-        free = {"steps", "rate", "warm_up", "micro_batch", "workers", "validate_every", "save_every"}
+        free = {"steps", "rate", "warm_up", "micro_batch", "recompute", "workers", "validate_every", "save_every"}
         return self.model_dump(mode="json", exclude=free)
 
 

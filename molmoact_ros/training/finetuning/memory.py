@@ -87,8 +87,8 @@ def estimate(
 
 
 def _passes(model: MolmoActConfig, config: FinetuneConfig, sizes: SequenceSizes) -> float:
-    """Bytes of one sequence's activations: what each layer keeps with gradient checkpointing, and the largest part that
-    is computed again at a time (a layer of the decoder, one of the tower, the connector, or the scores)."""
+    """Bytes of one sequence's activations: what each layer keeps with gradient checkpointing, the connector, and the
+    largest part that is computed again at a time (a layer of the decoder, one of the tower, or the scores)."""
     llm, vit, adapter = model.llm_config, model.vit_config, model.adapter_config
     number = 2 if config.dtype == "bfloat16" else 4
     stream = number if config.method is Method.LORA else 4
@@ -102,7 +102,10 @@ def _passes(model: MolmoActConfig, config: FinetuneConfig, sizes: SequenceSizes)
     features = vit.hidden_size * len(adapter.vit_layers)
     connector = sizes.image_tokens * (4 * 4 * features + 8 * adapter.intermediate_size) * number
     head = sizes.answer * llm.vocab_size * (number + 3 * 4)
-    return float(kept + connector + max(layer, tower, head))
+    if config.recompute:
+        return float(kept + connector + max(layer, tower, head))
+    # Half of what a layer touches is kept until its gradient is computed.
+    return float(connector + (layer * llm.num_hidden_layers + tower * vit.num_hidden_layers) / 2 + head)
 
 
 def available(device: torch.device) -> float:
@@ -136,6 +139,8 @@ def advice(
     changes: list[tuple[str, FinetuneConfig]] = []
     if config.micro_batch > 1:
         changes.append(("--micro-batch 1", config.model_copy(update={"micro_batch": 1})))
+    if not config.recompute:
+        changes.append(("gradient checkpointing", config.model_copy(update={"recompute": True})))
     if config.dtype == "float32":
         changes.append(("--dtype bfloat16", config.model_copy(update={"dtype": "bfloat16"})))
     if not lora:

@@ -88,7 +88,7 @@ def build_model(files: CheckpointFolder, config: FinetuneConfig) -> AnswerLoss:
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(part_of(name) in config.parts)
-    for block in [*model.layers, *model.model.vision_backbone.image_vit.transformer.resblocks]:
+    for block in [*model.layers, *model.model.vision_backbone.image_vit.transformer.resblocks] * config.recompute:
         forward: Callable[..., Tensor] = block.forward
         block.forward = partial(checkpoint, forward, use_reentrant=False)
     return AnswerLoss(model, config.z_weight, config.dropout)

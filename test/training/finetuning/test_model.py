@@ -78,6 +78,12 @@ def plain_loss(model: MolmoAct, weights: dict[str, Tensor], batch: AnswerBatch, 
     return entropy + z_weight * log_partition.square().mean().float()
 
 
+def off(found: Tensor | None, wanted: Tensor) -> float:
+    """The norm of a gradient's difference, relative to the gradient's; a key's bias has none but rounding."""
+    assert found is not None
+    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-3))
+
+
 def trainer(loss: AnswerLoss, config: FinetuneConfig, folder: Path, micro_batch: int = 2) -> FinetuneTrainer:
     examples: Mixture = None  # type: ignore[assignment]
     return FinetuneTrainer(
@@ -94,7 +100,7 @@ def test_adapters_with_zero_b_change_no_bit(batch: AnswerBatch) -> None:
     names = [name for name, parameter in trained.named_parameters() if parameter.requires_grad]
     assert names and all(".lora_" in name for name in names)
     a = next(parameter for name, parameter in trained.named_parameters() if name.endswith("lora_A.default.weight"))
-    assert 0.7 < float(a.std()) * LORA.rank < 1.3
+    assert 0.7 < float(a.detach().std()) * LORA.rank < 1.3
 
 
 @pytest.mark.parametrize("parts", [tuple(ModelPart), (ModelPart.DECODER,)], ids=["all", "decoder"])
@@ -115,8 +121,8 @@ def test_a_full_step_has_plain_torchs_loss_and_gradients(
     )
     found = {n: p.grad for n, p in loss.model.named_parameters() if p.grad is not None}
     assert found.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    apart = {name: off(found[name], gradient) for name, gradient in gradients.items()}
+    assert max(apart.values()) < 1e-3, apart
 
 
 def test_a_step_of_adapters_has_plain_torchs_loss_and_gradients(batch: AnswerBatch, tmp_path: Path) -> None:
@@ -136,8 +142,8 @@ def test_a_step_of_adapters_has_plain_torchs_loss_and_gradients(batch: AnswerBat
     gradients = torch.autograd.grad(wanted, list(pairs.values()))
     assert entry["loss"] == pytest.approx(float(wanted), rel=1e-5)
     found = {n: p.grad for n, p in loss.model.named_parameters()}
-    for name, gradient in zip(pairs, gradients, strict=True):
-        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    apart = {name: off(found[name], gradient) for name, gradient in zip(pairs, gradients, strict=True)}
+    assert max(apart.values()) < 1e-3, apart
 
 
 def test_accumulated_gradients_are_those_of_one_pass(batch: AnswerBatch, tmp_path: Path) -> None:
@@ -157,12 +163,15 @@ def test_merged_is_unmerged(batch: AnswerBatch, tmp_path: Path) -> None:
             parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
     save_adapter(tmp_path / "adapter", loss, trained_tensors(loss), LORA, GOLDEN)
     merge(tmp_path / "adapter", GOLDEN, tmp_path / "merged")
-    features, logits = [], []
+    text, whole = [], []
     for model in (loss.model, plain(tmp_path / "merged"), plain()):
-        features.append(model.image_features(batch.crops, batch.pooled))
-        logits.append(model.logits(model(batch.ids, features[-1])))
-    assert float((logits[0] - logits[1]).abs().max()) < 1e-5
-    assert float((logits[0] - logits[2]).abs().max()) > 0.1, "the adapter changes something"
+        model.double()  # what differs is the merged matrices' rounding, not that of the passes
+        text.append(model.logits(model(batch.ids.clamp(max=100))))
+        whole.append(model.logits(model(batch.ids, model.image_features(batch.crops.double(), batch.pooled))))
+    assert float((text[0] - text[1]).abs().max()) < 1e-5
+    # Through the tower's layers, too, the rounding of the merged matrices grows with the logits.
+    assert float((whole[0] - whole[1]).abs().max() / whole[0].abs().max()) < 1e-5
+    assert float((whole[0] - whole[2]).abs().max()) > 0.1, "the adapter changes something"
 
 
 def test_dropout_leaves_answers_alone(batch: AnswerBatch) -> None:

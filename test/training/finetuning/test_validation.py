@@ -20,7 +20,7 @@ from molmoact_ros.utils.paths import default_checkpoint
 from .conftest import STATISTICS, Labelled, make_samples
 
 CPU = torch.device("cpu")
-CONFIG = FinetuneConfig(rank=4, validation_samples=2)
+CONFIG = FinetuneConfig(rank=4, validation_samples=1)
 
 
 def make_validator(cameras: int = 2) -> Validator:
