@@ -157,7 +157,7 @@ def check_tokenizer(files: CheckpointFolder) -> None:
     if missing := [token for token, at in ids.items() if at is None]:
         raise CheckpointError(f"the tokenizer of {files.path} has no token {missing[0]}: {advice}")
     words = tokenizer.get_vocab_size(with_added_tokens=False)
-    if beyond := [token for token, at in ids.items() if at >= rows]:
+    if beyond := [token for token, at in ids.items() if at is not None and at >= rows]:
         raise CheckpointError(
             f"the tokenizer of {files.path} ({words} words) puts {beyond[0]} at {ids[beyond[0]]}, and the model has "
             f"{rows} rows: {advice}"

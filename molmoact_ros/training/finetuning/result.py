@@ -44,8 +44,8 @@ def write_result(
 ) -> None:  # fmt: skip
     """Write the checkpoint `base` with what was trained to the folder `out`, its config.json last.
 
-    makers: of the training data and of rehearsed data; each gives the statistics under its key. tensors: all trained
-    weights by name, unless `adapter` is the folder of one.
+    makers: of the training data and of rehearsed data; each gives what is stated under its key. tensors: all trained
+    weights [...] by name, unless `adapter` is the folder of one.
     """
     weights = read_headers(base.path)
     changes: dict[str, Change]
@@ -60,13 +60,21 @@ def write_result(
     stats = {key: entry.model_dump(mode="json") for maker in makers for key, entry in maker.config.norm_stats.items()}
     config = json.loads((beside / CONFIG).read_text()) | {"norm_stats": stats}
     (beside / CONFIG).write_text(json.dumps(config, indent=1))
-    (beside / RUN).write_text(makers[0].run.model_dump_json(indent=1))
+    (beside / RUN).write_text(json.dumps(_run_fields(makers), indent=1))
     (beside / CARD).write_text(card)
     write_weights(weights, changes, beside)
     (out / CONFIG).unlink(missing_ok=True)  # the folder is no checkpoint while its files are replaced
     for path in sorted(beside.iterdir(), key=lambda path: path.name == CONFIG):
         path.replace(out / path.name)
     beside.rmdir()
+
+
+def _run_fields(makers: list[ExampleMaker]) -> dict[str, Any]:
+    """run.json: the first one's; what is stated by un-normalisation key, of all of them."""
+    first, *others = (maker.run.model_dump(mode="json") for maker in makers)
+    for other in others:
+        first |= {name: value | first[name] for name, value in other.items() if isinstance(value, dict)}
+    return first
 
 
 def model_card(

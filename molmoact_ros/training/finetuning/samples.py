@@ -42,19 +42,31 @@ class TrainingSample:
 
 
 class TrainingData(Protocol):
-    """Labelled samples of whole episodes.
+    """Labelled samples of whole episodes."""
 
-    name: the un-normalisation key of its statistics. episodes: int64 [n], the episode of each sample. run: the fields
-    of run.json that the data determine. notes: what was left out, one line each. identity: where the data come from and
-    how much they are, for the model card; resumed training compares it.
-    """
+    @property
+    def name(self) -> str:
+        """The un-normalisation key of its statistics."""
 
-    name: str
-    statistics: DatasetStats
-    episodes: np.ndarray
-    run: Mapping[str, Any]
-    notes: Sequence[str]
-    identity: Mapping[str, Any]
+    @property
+    def statistics(self) -> DatasetStats:
+        """Statistics of the actions, by which they are normalised."""
+
+    @property
+    def episodes(self) -> np.ndarray:
+        """The episode of each sample, int64 [n]."""
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """The fields of run.json that the data determine, such as what the actions' numbers mean."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was left out, one line each."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """path, digest, samples and episodes: for the model card, and to compare when a run is resumed."""
 
     def __len__(self) -> int:
         """The number of samples."""

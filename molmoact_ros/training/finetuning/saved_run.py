@@ -81,7 +81,7 @@ class SavedRun:
         folder = self._found(LAST)
         if folder is None:
             return RunProgress()
-        state = {
+        state: dict[str, Any] = {
             "model": get_model_state_dict(loss, options=_TRAINED),
             "optimiser": get_optimizer_state_dict(loss, optimiser, options=_TRAINED),
         }
@@ -95,7 +95,7 @@ class SavedRun:
         folder = self._found(BEST)
         if folder is None:
             return None
-        state = {"model": get_model_state_dict(loss, options=_TRAINED)}
+        state: dict[str, Any] = {"model": get_model_state_dict(loss, options=_TRAINED)}
         self._read(folder, state)
         set_model_state_dict(loss, state["model"], options=_TRAINED)
         return int(json.loads((folder / PROGRESS).read_text())["step"])
@@ -135,9 +135,12 @@ class SavedRun:
 
 
 def trained_tensors(loss: AnswerLoss) -> dict[str, torch.Tensor]:
-    """The whole trained parameters on the CPU, by their names in the model; of several processes, at the first one."""
+    """The whole trained parameters [...] on the CPU, by their names in the model; of several processes, at the first.
+
+    On one CPU they are the parameters themselves, no copies.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    found = get_model_state_dict(loss, options=options)
+    found: dict[str, Any] = get_model_state_dict(loss, options=options)
     return {name.removeprefix("model."): tensor for name, tensor in found.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def batch() -> AnswerBatch:
     return AnswerBatch(ids, targets, crops.repeat(2, 1, 1, 1), pooled.repeat(2, 1, 1))
 
 
-def plain_loss(model: MolmoAct, weights: dict[str, Tensor], batch: AnswerBatch, z_weight: float) -> Tensor:
+def plain_loss(model: MolmoAct, weights: Mapping[str, Tensor], batch: AnswerBatch, z_weight: float) -> Tensor:
     """The loss written down as it is meant: cross-entropy and z-loss, means over the answers' tokens."""
 
     class Logits(torch.nn.Module):
