@@ -68,6 +68,12 @@ class AnswerBatch:
         """The number of tokens that are trained on."""
         return int((self.targets != NO_LOSS).sum())
 
+    @property
+    def tokens(self) -> int:
+        """The number of tokens without padding: a sequence ends behind its last target."""
+        places = torch.arange(self.targets.shape[1]) * (self.targets != NO_LOSS)
+        return int((places.max(dim=1).values + 2).sum())
+
 
 def collate(examples: Sequence[Example]) -> AnswerBatch:
     """The batch of some examples: sequences padded at their end, where causal attention keeps padding unseen."""

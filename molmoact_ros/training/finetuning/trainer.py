@@ -83,7 +83,7 @@ class FinetuneTrainer:
         """
         config, processes = self.config, self.processes
         torch.manual_seed((config.seed * _STEPS_APART + self.progress.step) * processes.count + processes.rank)
-        counts = torch.tensor([sum(b.answer_tokens for b in batches), sum(b.ids.numel() for b in batches)])
+        counts = torch.tensor([sum(b.answer_tokens for b in batches), sum(b.tokens for b in batches)])
         learnt, seen = processes.total(counts.to(processes.device)).tolist()
         total = torch.zeros(2, device=processes.device)
         self.optimiser.zero_grad(set_to_none=True)

@@ -130,7 +130,9 @@ def test_the_mixture_is_half_and_half_and_a_function_of_the_number(nano: Checkpo
     data = Labelled(samples)
     maker = ExampleMaker(nano, data)
     mixture = Mixture([(data, maker, np.arange(12))], FinetuneConfig(seed=3))
-    lengths = [len(mixture[number].ids) for number in range(48)]
+    examples = [mixture[number] for number in range(48)]
+    lengths = [len(example.ids) for example in examples]
+    assert collate(examples[:5]).tokens == sum(lengths[:5]), "padding is not counted"
     steered = np.array(lengths) < 260
     assert 12 < steered.sum() < 36
     again = Mixture([(data, maker, np.arange(12))], FinetuneConfig(seed=3))
