@@ -35,6 +35,7 @@ EXAMPLES = """examples:
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
   molmoact-ros merge my-adapter --base MolmoAct-7B-D-0812 --out merged
+  molmoact-ros finetune --checkpoint MolmoAct-7B-D-0812 --data cup-in-sink --out my-policy
   molmoact-ros export --checkpoint MolmoAct-7B-D-0812 --precision float16
 """
 COMMANDS: Final = {
@@ -61,6 +62,9 @@ COMMANDS: Final = {
         "molmoact_ros.cli.replay",
     ),
     "train": Command("train the nano model from nothing; goes on where it stopped", "molmoact_ros.cli.train"),
+    "finetune": Command(
+        "train a checkpoint on your own labelled demonstrations; goes on where it stopped", "molmoact_ros.cli.finetune"
+    ),
     "doctor": Command(
         "what works here, what a checkpoint folder holds, and what to do about what does not fit",
         "molmoact_ros.cli.doctor",
