@@ -122,7 +122,7 @@ def test_7b_d_layers_train_by_adapters_by_all_weights_and_in_two_processes(
     released: Path, real: Path, tmp_path: Path
 ) -> None:
     """28 and 25 layers, Qwen's vocabulary, tiny widths. Two processes (FSDP2, gloo) compute what one does."""
-    words = ["--checkpoint", released, "--data", real, "--no-augment", *FAST]
+    words: list[str | Path] = ["--checkpoint", released, "--data", real, "--no-augment", *FAST]
     assert finetune(*words, "--out", tmp_path / "lora") == 0
     (entry,) = check_trained(released, tmp_path / "lora")
     assert np.isfinite([entry["loss"], entry["gradient_norm"]]).all()
