@@ -72,7 +72,7 @@ def roles_of(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def arms_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The prefixes of the arms whose values these are, by `left` and `right` as a word in the names; `("",)` for one."""
+    """The prefixes of the arms that have these values, by `left` and `right` as words in the names; `("",)` for one."""
     sides = {_side(name) for name in names} - {""}
     return TWO_ARMS if sides == set(TWO_ARMS) else ONE_ARM
 

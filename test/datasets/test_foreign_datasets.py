@@ -56,8 +56,8 @@ def write_foreign(
 
     episodes: their numbers. cameras: `front` or `wrist` by feature, which is what its images show. states, actions
     [n, D]: of every episode. tasks: the task's number at each frame, by episode. codec: ffmpeg's options of videos;
-    without, images are in the tables. extra: further features, each with its values [n, D] and names. about: the `info` of
-    state and actions, by default which value of the gripper is open.
+    without, images are in the tables. extra: further features, each with its values [n, D] and names. about: the
+    `info` of state and actions, by default which value of the gripper is open.
     """
     cameras = cameras or {"observation.images.front": "front", "observation.images.wrist": "wrist"}
     states = np.tile(np.array([0.4, 0.0, 0.3, 3.1, 0.0, 0.1, 0.5]), (FRAMES, 1)) if states is None else states
