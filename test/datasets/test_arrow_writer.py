@@ -63,9 +63,9 @@ class ReleasedLoader:
             question = (
                 f"The task is {task}. What is the action that the robot should take. To figure out the action that "
                 f"the robot should take to {task}, let's think through it step by step. First, what is the depth map "
-                "for the first image? Second, what is the trajectory of the end effector in the first image? Based on the "
-                "depth map of the first image and the trajectory of the end effector in the first image, along with "
-                "other images from different camera views as additional information, what is the action that the "
+                "for the first image? Second, what is the trajectory of the end effector in the first image? Based on "
+                "the depth map of the first image and the trajectory of the end effector in the first image, along "
+                "with other images from different camera views as additional information, what is the action that the "
                 "robot should take?"
             )
             answer = (

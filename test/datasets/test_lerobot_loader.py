@@ -151,8 +151,8 @@ def test_lerobot_loads_two_arms_with_what_was_noted_of_them(tmp_path: Path) -> N
     }
     episodes = [
         Demonstration(
-            [TASKS[0]] * FRAMES, 10.0, shown, random.normal(size=(FRAMES, 14)).astype(np.float32),
-            random.normal(size=(FRAMES, 14)).astype(np.float32), None, arms=("left_", "right_"),
+            [TASKS[0]] * FRAMES, 10.0, shown, random.uniform(0, 0.5, (FRAMES, 14)).astype(np.float32),
+            random.uniform(0, 0.02, (FRAMES, 14)).astype(np.float32), None, arms=("left_", "right_"),
             interventions=np.arange(FRAMES) > 4, outcome=outcome,
         )
         for outcome in ("success", "failure")
