@@ -100,7 +100,8 @@ class _Table:
 
     def __init__(self, library: Any, folder: Path) -> None:
         """folder: for the table while it grows; it is removed at the end."""
-        self._library, self._folder, self._writer = library, folder, None
+        self._library, self._folder = library, folder
+        self._writer: Any = None
 
     def __enter__(self) -> _Table:
         self._folder.mkdir()

@@ -36,7 +36,7 @@ class GripperScale(GripperPolarity):
                 f"the gripper's {_PLURAL[kind]} lie in {values.min():.3g} .. {values.max():.3g}, not in "
                 f"{self.closed:g} (closed) .. {self.open:g} (open); say how they are meant: {HOW_GRIPPER}"
             )
-        return np.clip(out, 0.0, 1.0)
+        return np.asarray(np.clip(out, 0.0, 1.0))
 
 
 PRESETS: Final = {

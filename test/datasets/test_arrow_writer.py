@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,17 @@ def image(frame: int, which: int) -> np.ndarray:
     return np.full((12, 16, 3), (10 * frame, 40, 60 + 120 * which), np.uint8)
 
 
+def images(which: int) -> Iterator[np.ndarray]:
+    return (image(frame, which) for frame in range(FRAMES))
+
+
 def episode(hands: int = 1, name: str = "one") -> LabelledEpisode:
     """Open for five frames, then closed; x moves by the 1 % quantile, z by more than the 99 %, the rest stands."""
     arm = np.zeros((FRAMES, 7), np.float32)
     arm[:, 0], arm[:, 2], arm[:5, 6] = -0.02, 0.03, 1.0
     columns = [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 6] if hands == 2 else list(range(7))
     cameras = ("front", "wrist", "right_wrist")[: hands + 1]
-    shown = {camera: lambda which=k: (image(f, which) for f in range(FRAMES)) for k, camera in enumerate(cameras)}
+    shown = {camera: partial(images, k) for k, camera in enumerate(cameras)}
     of = Demonstration(
         [f"{TASK[0].upper()}{TASK[1:]}."] * FRAMES, 10.0, shown, arm[:, columns], arm[:, columns], None,
         arms=("left_", "right_") if hands == 2 else ("",), name=name, outcome="success",
@@ -58,7 +64,7 @@ class ReleasedLoader:
         example = self.rows[row]
         task, depth, trace = example["language_instruction"], example["depth"], example["trace"]
         chunk = json.loads(example["processed_action"])["chunked_action"]
-        images = [np.asarray(example[name].convert("RGB")) for name in ("image", "wrist_image")]
+        shown = [np.asarray(example[name].convert("RGB")) for name in ("image", "wrist_image")]
         if reasoning:
             question = (
                 f"The task is {task}. What is the action that the robot should take. To figure out the action that "
@@ -73,7 +79,7 @@ class ReleasedLoader:
                 f"trajectory of the right end effector is {trace}. Based on this information, the action that the "
                 f"robot should take is {chunk}."
             )
-            return question, answer, None, images
+            return question, answer, None, shown
         question = (
             f"The task is {task}. Notice that the trajectory of the end effector is annotated on the first image. "
             "Based on the trajectory annotated on the image, along with other images from different camera views as "
@@ -83,7 +89,7 @@ class ReleasedLoader:
             "Based on the image and the annotated trajectory of the end effector, the action that the robot should "
             f"take is {chunk}."
         )
-        return question, answer, ast.literal_eval(trace), images
+        return question, answer, ast.literal_eval(trace), shown
 
 
 def chunk_text(frame: int) -> str:
@@ -97,7 +103,7 @@ def test_the_released_loader_reads_our_questions_and_answers_to_the_byte(tmp_pat
     assert (report.episodes, report.frames) == (1, FRAMES) and not report.dropped and not report.left_out
     loader = ReleasedLoader(tmp_path / "mine")
     for k in (0, 3, 9):
-        question, answer, drawn, images = loader.get(k, reasoning=True)
+        question, answer, drawn, seen = loader.get(k, reasoning=True)
         depth = f"<DEPTH_START>{f'<DEPTH_{k}>' * 100}<DEPTH_END>"
         trace = f"[[{10 * k}, 20], [200, 255]]"
         assert answer == (
@@ -109,7 +115,7 @@ def test_the_released_loader_reads_our_questions_and_answers_to_the_byte(tmp_pat
         normalised = STEPS.normalise(episode().demonstration.actions)[np.minimum(k + np.arange(8), FRAMES - 1)]
         codes, points = episode().depth[k], episode().traces[k]
         assert f" {answer}" == answer_text(codes, points, normalised, Wording.TWO_ARMS)
-        for which, shown in enumerate(images):
+        for which, shown in enumerate(seen):
             np.testing.assert_array_equal(shown, image(k, which))
         question, answer, drawn, _ = loader.get(k, reasoning=False)
         assert f"User: {question} Assistant:" == prompt(TASK, cameras=2, steered=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,10 @@ def picture(episode: int, frame: int, which: int) -> np.ndarray:
     return np.full((64, 96, 3), (20 + 18 * frame, 40 + 60 * episode, 60 + 120 * which), np.uint8)
 
 
+def pictures(which: int) -> Iterator[np.ndarray]:
+    return (picture(0, k, which) for k in range(FRAMES))
+
+
 def write_bag(folder: Path, task: str) -> Path:
     with BagWriter(folder) as bag:
         out = EpisodeWriter(bag)
@@ -145,10 +151,8 @@ def check_loaded(folder: Path, tmp_path: Path, ours: list[Demonstration], tolera
 def test_lerobot_loads_two_arms_with_what_was_noted_of_them(tmp_path: Path) -> None:
     """Interventions and outcome are columns; each episode by itself, too, from a second table."""
     random = np.random.default_rng(3)
-    shown = {
-        camera: lambda which=which: (picture(0, k, which) for k in range(FRAMES))
-        for which, camera in enumerate(("front", "left_wrist", "right_wrist"))
-    }
+    cameras = ("front", "left_wrist", "right_wrist")
+    shown = {camera: partial(pictures, which) for which, camera in enumerate(cameras)}
     episodes = [
         Demonstration(
             [TASKS[0]] * FRAMES, 10.0, shown, random.uniform(0, 0.5, (FRAMES, 14)).astype(np.float32),
