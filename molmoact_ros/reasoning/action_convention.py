@@ -26,12 +26,12 @@ class GripperPolarity:
             raise ValueError(f"the gripper's open and closed are both {self.open:g}")
 
     def opening(self, values: np.ndarray) -> np.ndarray:
-        """Values (any shape) as 1 (open) .. 0 (closed), float64. Nothing is clipped: a strange value stays strange."""
+        """Values [...] as 1 (open) .. 0 (closed), float64 [...]. Nothing is clipped: a strange value stays strange."""
         out = (np.asarray(values, np.float64) - self.closed) / (self.open - self.closed)
         return out if self.threshold is None else np.where(out >= self.threshold, 1.0, 0.0)
 
     def values(self, opening: np.ndarray) -> np.ndarray:
-        """Openings, 1 (open) .. 0 (closed), as the values that mean them, float64."""
+        """Openings [...], 1 (open) .. 0 (closed), as the values that mean them, float64 [...]."""
         return self.closed + np.asarray(opening, np.float64) * (self.open - self.closed)
 
 
