@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -17,10 +14,10 @@ from molmoact_ros.bags.recording import TopicNames
 from molmoact_ros.bringup.episode_recorder import EpisodeRecorder
 from molmoact_ros.bringup.policy_goal import PolicyGoal
 from molmoact_ros.bringup.stream_monitor import StreamMonitor
-from molmoact_ros.control.teleop_devices import Debounce
-from molmoact_ros.datasets.collection import DUE, NEXT, Collection, CollectionEvent, CollectionState, Outcome
-from molmoact_ros.datasets.episode_check import examine_bag
-from molmoact_ros.datasets.episode_record import EpisodeRecord, SessionFolder
+from molmoact_ros.control.teleop_devices import AGAIN, Debounce
+from molmoact_ros.datasets.collection import DUE, NEXT, VERDICTS, Collection, CollectionEvent, CollectionState, Outcome
+from molmoact_ros.datasets.episode_record import SessionFolder
+from molmoact_ros.datasets.episode_review import EpisodeReview, why_not_written
 from molmoact_ros.datasets.interventions import Interventions
 from molmoact_ros.msg import Episode, SafetyStatus
 from molmoact_ros.nodes.teleop.client import TeleopClient, TeleopClientConfig, is_fresh
@@ -37,8 +34,6 @@ HOMING_PATIENCE: Final = 120.0
 """s for the way to the start position."""
 STARTING: Final = 30.0
 """s after the countdown in which the recorder must have begun."""
-LEAST_ROOM: Final = 64 << 20
-"""Bytes of the disk that must be free to begin an episode, and at least one and a half times its largest so far."""
 S, E = CollectionState, CollectionEvent
 COMMANDS: Final = {
     event.value: event for event in (E.BEGIN, E.END, E.CANCEL, E.KEEP, E.FAIL, E.DISCARD, E.REDO, E.HOME)
@@ -69,6 +64,14 @@ class CollectorConfig(BaseModel):
     joy: str = "joy"
     joy_buttons: dict[str, int] = {"next": 6, "fail": 9, "discard": 10}
 
+    @property
+    def names(self) -> TopicNames:
+        """The topics of the bags."""
+        return TopicNames(
+            cameras=tuple(self.cameras), policy=f"/{self.policy or 'policy'}", controller=f"/{self.teleop.controller}",
+            joint_states=f"/{self.joint_states.lstrip('/')}",
+        )  # fmt: skip
+
 
 class CollectorNode(TeleopClient):
     """Runs a session: commands come by `command`, by ~/command and by a joystick; `tell` receives lines for people."""
@@ -81,17 +84,16 @@ class CollectorNode(TeleopClient):
         self.collection = Collection(session.wanted, session.outcomes(), session.discarded)
         self._home = HomeSequence(self, config.teleop.controller)
         self._steps: Generator[None, None, str] | None = None
-        self._pool = ThreadPoolExecutor(1, "check")
-        self._checked: Future[EpisodeRecord] | None = None
-        self.record: EpisodeRecord | None = None  # of the episode in RECORDING, CHECKING and REVIEW, and the last one
-        self._line, self._due = "", 0.0  # what is said instead of what is due; when the countdown is over
+        self._review = EpisodeReview(session, config.names)
+        self._line, self._fault = "", ""  # what is said instead of what is due; what ended the episode
+        self._due = 0.0  # when the countdown is over, steady s
         self._interventions, self._began = Interventions(), 0.0  # of the episode, when it began, steady s
         self._buttons: list[int] = []
         self._presses = Debounce()
         self._connect()
         if self.collection.state is S.CHECKING:
             self._say("an episode of before is not reviewed yet: it is checked first")
-            self._enter_checking(self._draft())
+            self._review.start_check(self.collection.number, self._recorder.stop)
 
     def _connect(self) -> None:
         config = self.config
@@ -111,7 +113,7 @@ class CollectorNode(TeleopClient):
         self._home.let_go()
         self._policy.end_goal()
         self._recorder.stop()
-        self._pool.shutdown()
+        self._review.close()
         self.destroy_node()
 
     # The operator
@@ -124,11 +126,18 @@ class CollectorNode(TeleopClient):
         if name == "policy":
             allowed = self.collection.state is S.RECORDING
             return self._policy.begin_goal(self._session.task) if allowed else DUE[self.collection.state]
-        event = NEXT.get(self.collection.state) if name == "next" else COMMANDS.get(name)
-        if event is None:
-            known = f"there is no command {name!r}; there are {', '.join(COMMANDS)}, next and policy"
-            return DUE[self.collection.state] if name == "next" else known
-        return self._on_operator(event)
+        if name == "next":
+            return self._on_next()
+        if name not in COMMANDS:
+            return f"there is no command {name!r}; there are {', '.join(COMMANDS)}, next and policy"
+        return self._on_operator(COMMANDS[name])
+
+    def _on_next(self) -> str:
+        """A single button was pressed; a held or a bouncing one must not lead from a verdict to motion."""
+        if not self._presses.press(time.monotonic()):
+            return f"pressed again within {AGAIN:g} s; wait a moment, and press once"
+        event = NEXT.get(self.collection.state)
+        return DUE[self.collection.state] if event is None else self._on_operator(event)
 
     def _change_texts(self, notes: str, task: str) -> str:
         state = self.collection.state
@@ -136,22 +145,16 @@ class CollectorNode(TeleopClient):
             if state is not S.WAITING:
                 return f"the task changes between episodes only: {DUE[state]}"
             self._session.task = task
-            if refusal := _saved(self._session.write):
+            if refusal := why_not_written(self._session.write):
                 return refusal
-        if notes and self.record is None:
-            return "there is no episode yet that notes could belong to"
-        if notes and self.record is not None:
-            self.record.notes = notes
-            there = state in (S.WAITING, S.REVIEW) and self.record.outcome is not Outcome.DISCARDED
-            return _saved(self._write_record) if there else ""
-        return ""
+        return self._review.note(notes, state in (S.WAITING, S.REVIEW)) if notes else ""
 
     def _on_operator(self, event: CollectionEvent) -> str:
         if refusal := self.collection.why_not(event):
             return refusal
         if event in (E.BEGIN, E.REDO) and (refusal := self._why_not_ready()):
             return refusal
-        if self.collection.state is S.REVIEW and (refusal := self._decide(event)):
+        if self.collection.state is S.REVIEW and (refusal := self._review.judge(VERDICTS[event])):
             return refusal
         self._apply(event)
         return ""
@@ -161,29 +164,7 @@ class CollectorNode(TeleopClient):
             return "nobody has said what the task is; give --task, or type it on the panel"
         if self.config.policy and (refusal := self._policy.why_not_ready()):
             return refusal
-        bags = [self._session.bag(number) for number in range(self.collection.number)]
-        sizes = [sum(file.stat().st_size for file in bag.glob("*")) for bag in bags if bag.is_dir()]
-        need, free = max(LEAST_ROOM, *(round(1.5 * size) for size in sizes), 0), _free(self._session.folder)
-        if free < need:
-            return f"{free >> 20} MiB are free on the disk, and an episode needs {need >> 20}; free some, then begin"
-        return self._monitor.missing
-
-    def _decide(self, event: CollectionEvent) -> str:
-        """Write the operator's verdict; why it cannot be written, and nothing has changed; empty: it is."""
-        assert self.record is not None
-        verdicts = {E.KEEP: Outcome.KEPT, E.FAIL: Outcome.FAILED}
-        before, self.record.outcome = self.record.outcome, verdicts.get(event, Outcome.DISCARDED)
-        number = self.collection.number
-        refusal = _saved(self._write_record)
-        if not refusal and self.record.outcome is Outcome.DISCARDED:
-            refusal = _saved(lambda: self._session.discard(number))
-        if refusal:
-            self.record.outcome = before
-        return refusal
-
-    def _write_record(self) -> None:
-        assert self.record is not None
-        self.record.write(self._session.bag(self.record.number))
+        return self._session.why_no_room() or self._monitor.missing
 
     def _on_command(self, request: CollectCommand.Request, response: CollectCommand.Response) -> Any:
         response.message = self.command(request.command, request.notes, request.task)
@@ -197,8 +178,7 @@ class CollectorNode(TeleopClient):
         for name, button in self.config.joy_buttons.items():
             pressed = button < len(self._buttons) and self._buttons[button]
             was = button < len(before) and before[button]
-            counts = pressed and not was and before and self._presses.press(time.monotonic())
-            if counts and (refusal := self.command(name)):
+            if pressed and not was and before and (refusal := self.command(name)):
                 self._say(refusal)
 
     # The machine
@@ -226,9 +206,8 @@ class CollectorNode(TeleopClient):
             self._recorder.drop()
         elif before is S.RECORDING:
             self._policy.end_goal()
-            assert self.record is not None
-            self.record.end = self._now()
-            self._enter_checking(self.record)
+            self._review.end_episode(self._now(), self._fault)
+            self._review.start_check(self.collection.number, self._recorder.stop)
 
     def _tick(self) -> None:
         self._monitor.poll()
@@ -272,11 +251,11 @@ class CollectorNode(TeleopClient):
             self._apply(E.COUNTED)
 
     def _enter_recording(self) -> None:
-        self.record, self._began = self._draft(), time.monotonic()
-        self.record.begin = self._now()
+        begin, self._began, self._fault = self._now(), time.monotonic(), ""
+        self._review.begin_episode(self.collection.number, begin)
         self._interventions = Interventions()
-        self._interventions.observe_state(self.record.begin, self.safety.state)
-        if self.config.policy and (refusal := self._policy.begin_goal(self.record.task)):
+        self._interventions.observe_state(begin, self.safety.state)
+        if self.config.policy and (refusal := self._policy.begin_goal(self._session.task)):
             self._say(refusal)
 
     def _watch_recording(self) -> None:
@@ -290,34 +269,15 @@ class CollectorNode(TeleopClient):
 
     def _break(self, why: str) -> None:
         self._say(why)
-        if self.collection.state is S.RECORDING and self.record is not None:
-            self.record.ended_by = why
+        self._fault = why
         self._apply(E.BROKEN)
 
-    def _enter_checking(self, draft: EpisodeRecord) -> None:
-        config, bag = self.config, self._session.bag(draft.number)
-        names = TopicNames(
-            cameras=tuple(config.cameras), policy=f"/{config.policy or 'policy'}",
-            controller=f"/{config.teleop.controller}", joint_states=f"/{config.joint_states.lstrip('/')}",
-        )  # fmt: skip
-
-        def check() -> EpisodeRecord:
-            self._recorder.stop()
-            return examine_bag(bag, names, draft)
-
-        self._checked = self._pool.submit(check)
-
     def _await_check(self) -> None:
-        if self._checked is None or not self._checked.done():
-            return
-        notes = self.record.notes if self.record is not None else ""
-        self.record, self._checked = self._checked.result(), None
-        self.record.notes = self.record.notes or notes
-        self.record.problems = [*([self.record.ended_by] if self.record.ended_by else []), *self.record.problems]
-        for line in [*self.record.problems, _saved(self._write_record)]:
-            if line:
-                self._say(f"episode {self.record.number}: {line}")
-        self._apply(E.CHECKED)
+        problems = self._review.finish_check()
+        if problems is not None:
+            for line in problems:
+                self._say(f"episode {self.collection.number}: {line}")
+            self._apply(E.CHECKED)
 
     # What is said
 
@@ -330,12 +290,6 @@ class CollectorNode(TeleopClient):
     def _say(self, line: str) -> None:
         self._line = line
         self._tell(line)
-
-    def _draft(self) -> EpisodeRecord:
-        return EpisodeRecord(
-            session=self._session.folder.resolve().name, number=self.collection.number, task=self._session.task,
-            begin=0.0, end=0.0,
-        )  # fmt: skip
 
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds * 1e-9)
@@ -358,7 +312,7 @@ class CollectorNode(TeleopClient):
 
     def _show(self) -> None:
         """Publish where the collection stands."""
-        collection, record = self.collection, self.record
+        collection, record = self.collection, self._review.record
         state, count = collection.state, collection.count
         message = Episode(
             state=Episode.DONE if state is S.WAITING and collection.is_complete else STATES[state],
@@ -374,16 +328,3 @@ class CollectorNode(TeleopClient):
             message.intervention_begins = [conversions.time_message(begin) for begin, _ in intervals]
             message.intervention_ends = [conversions.time_message(end) for _, end in intervals]
         self._episode.publish(message)
-
-
-def _saved(write: Callable[[], object]) -> str:
-    """Write something; why that is impossible, in one line; empty: it is written."""
-    try:
-        write()
-    except OSError as error:
-        return f"it cannot be written: {error.strerror} ({error.filename}); free some space, then decide again"
-    return ""
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free

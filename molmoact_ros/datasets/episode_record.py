@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,6 +19,8 @@ RECORD: Final = "episode.json"
 """Name of the file in the bag's folder."""
 SESSION: Final = "session.json"
 EPISODE: Final = re.compile(r"episode_(\d+)")
+LEAST_ROOM: Final = 64 << 20
+"""Bytes of the disk that must be free to begin an episode, or one and a half times the largest one so far."""
 DISCARDED: Final = "discarded"
 """Folder of a session to which discarded episodes are moved."""
 
@@ -138,6 +141,14 @@ class SessionFolder:
         """Number of discarded episodes."""
         folder = self.folder / DISCARDED
         return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+    def why_no_room(self) -> str:
+        """Why the disk has no room for another episode, in one line; empty: it has."""
+        sizes = [sum(file.stat().st_size for file in bag.iterdir()) for bag in self._bags().values()]
+        need, free = max(LEAST_ROOM, *(3 * size // 2 for size in sizes), 0), shutil.disk_usage(self.folder).free
+        if free >= need:
+            return ""
+        return f"{free >> 20} MiB of the disk are free, and an episode needs {need >> 20}; free some, then begin again"
 
     def discard(self, number: int) -> Path:
         """Move an episode to the discarded ones, and return its new folder; its number is free again."""

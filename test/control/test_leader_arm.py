@@ -24,7 +24,7 @@ class Hand:
 
     def run(self, seconds: float, speed: float = 0.0) -> list[bool]:
         """Move joint 1 with `speed`, rad/s; whether the robot is to follow, every DT."""
-        out = []
+        out: list[bool] = []
         for _ in range(round(seconds / DT)):
             self.now += DT
             self.q = self.q + [speed * DT, 0, 0, 0, 0, 0, 0]
@@ -85,10 +85,10 @@ def test_nothing_is_commanded_but_after_a_rest_and_a_motion(moves: list[tuple[fl
 
 def test_joints_are_found_by_name_and_turned() -> None:
     layout = LeaderLayout()
-    q = np.arange(7) * 0.1
+    q = [0.1 * n for n in range(7)]
     np.testing.assert_allclose(layout.read([*NAMES[::-1], "grip"], [*q[::-1], 0.5]), q)
     turned = LeaderLayout(joints=NAMES, signs=[-1.0, *[1.0] * 6], offsets=[0.5, *[0.0] * 6])
-    np.testing.assert_allclose(turned.read(NAMES, q + 0.1), [0.4, *(q[1:] + 0.1)])
+    np.testing.assert_allclose(turned.read(NAMES, q), [0.5, *q[1:]])
     for names, positions in ((NAMES[:6], q[:6]), (NAMES, [np.nan, *q[1:]]), (["x"], [1.0])):
         with pytest.raises(ValueError, match="has no position of") as error:
             layout.read(names, list(positions))
