@@ -35,7 +35,9 @@ class EpisodeRecorder:
         """What it has lost and why, one line; empty: nothing."""
 
     def start(self, bag: Path) -> None:
-        """Start to record into a new folder. Raises OSError where that is impossible."""
+        """Start to record into a new folder. Raises OSError where that is impossible, or the folder is there."""
+        if bag.exists():
+            raise FileExistsError(f"{bag} is there already; move it away")
         self._bag, self.is_recording, self.loss = bag, False, ""
         nodes = {"recorder": self._parameters | {"bag": str(bag.resolve())}}
         self._process = Bringup(Profile(nodes=nodes), self._logs.resolve())
@@ -64,6 +66,7 @@ class EpisodeRecorder:
             process.stop(FLUSH)
 
     def drop(self) -> None:
-        """Finish and remove a bag that holds no episode."""
-        self.stop()
-        shutil.rmtree(self._bag, ignore_errors=True)
+        """Finish and remove the bag of this recorder, which holds no episode."""
+        if self._process is not None:
+            self.stop()
+            shutil.rmtree(self._bag, ignore_errors=True)

@@ -52,9 +52,9 @@ class EpisodeReview:
         self.record.end, self.record.ended_by = stamp, fault
 
     def start_check(self, number: int, close_bag: Callable[[], None]) -> None:
-        """Close the bag and check it, in another thread. An episode that was left behind has no record yet."""
-        draft = self.record if self.record is not None else self._draft(number, 0.0)
+        """Close the bag and check it, in another thread. An episode of before has its record, or was left behind."""
         bag = self._session.bag(number)
+        draft = self.record or EpisodeRecord.read(bag) or self._draft(number, 0.0)
 
         def check() -> EpisodeRecord:
             close_bag()
@@ -67,7 +67,7 @@ class EpisodeReview:
         if self._checked is None or not self._checked.done():
             return None
         found, self._checked = self._checked.result(), None
-        found.notes = self.record.notes if self.record is not None else ""
+        found.notes = self.record.notes if self.record is not None else found.notes
         found.problems = [*([found.ended_by] if found.ended_by else []), *found.problems]
         self.record = found
         refusal = self._write()
