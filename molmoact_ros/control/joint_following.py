@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from molmoact_ros.control.homing import LAG, RAMP
 from molmoact_ros.control.limiter import Motion
 from molmoact_ros.robots.franka import JOINTS
 
@@ -14,8 +15,6 @@ NEAR: Final = 0.1
 JUMP: Final = 0.3
 """rad between two targets, one cycle after the other, from which on the second one is another first: no operator moves
 so fast, and a leader that was started anew may be anywhere."""
-LAG: Final = 0.05
-"""rad between the way and the commanded joints at which the way waits: a limit keeps the arm from following."""
 
 
 class JointFollowing:
@@ -37,6 +36,7 @@ class JointFollowing:
         """Forget the leader: the next target is a first one."""
         self._before: np.ndarray | None = None
         self._way: np.ndarray | None = None  # where the approach is; None: the arm has caught up
+        self._pace = 0.0  # fraction of its speed
 
     def step(self, target: np.ndarray, commanded: np.ndarray, rest: np.ndarray) -> Motion:
         """The desired motion of this cycle.
@@ -45,14 +45,15 @@ class JointFollowing:
         to rest, [7] rad; an approach begins there.
         """
         if self._before is None or float(np.abs(target - self._before).max()) > JUMP:
-            self._way = rest.copy()
+            self._way, self._pace = rest.copy(), 0.0
         self._before = target.copy()
         if self._way is None or float(np.abs(target - commanded).max()) <= NEAR:
             self._way = None
             return Motion.at_rest(target)
         if float(np.abs(self._way - commanded).max()) > LAG:
+            self._pace = 0.0
             return Motion.at_rest(self._way)
-        left = target - self._way
-        velocity = left / max(float(np.max(np.abs(left) / self._speed)), self._dt)
+        left, self._pace = target - self._way, min(self._pace + self._dt / RAMP, 1.0)
+        velocity = self._pace * left / max(float(np.max(np.abs(left) / self._speed)), self._dt)
         self._way = self._way + velocity * self._dt
         return Motion(self._way, velocity, np.zeros(JOINTS))

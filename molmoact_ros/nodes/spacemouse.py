@@ -9,7 +9,7 @@ from pydantic import Field
 from sensor_msgs.msg import Joy
 
 from molmoact_ros.control.teleop_devices import SpaceMouse, SpaceMouseLayout
-from molmoact_ros.nodes.teleop.client import OLD, TeleopClient, TeleopClientConfig, is_fresh
+from molmoact_ros.nodes.teleop.client import AHEAD, OLD, TeleopClient, TeleopClientConfig, is_fresh
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.bounded_subscription import subscribe
 from molmoact_ros.ros.parameters import declare
@@ -39,7 +39,7 @@ class SpaceMouseNode(TeleopClient):
         """A twist has no stamp: it is as old as the driver's middleware says."""
         v, w = message.linear, message.angular
         twist = self._mouse.twist([v.x, v.y, v.z, w.x, w.y, w.z])
-        if twist is None or time.time() - sent > OLD:
+        if twist is None or not -AHEAD <= time.time() - sent <= OLD:
             self._release()
             return
         self._held = True

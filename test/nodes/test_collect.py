@@ -59,7 +59,8 @@ class Desk(Peer):
             self._side.publish(image)
 
     def open(self, folder: Path, *more: str, cameras: str = "front,wrist") -> None:
-        """Start the command, and wait for it."""
+        """Start the command, and wait for it; one of a test that failed is ended first."""
+        self.kill()
         self.episodes.clear()
         command = [sys.executable, "-P", "-m", "molmoact_ros.cli.main", "collect", "--out", str(folder)]
         self.process = subprocess.Popen(
@@ -67,6 +68,12 @@ class Desk(Peer):
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         assert self.until(lambda: self.episodes, LONG), self.process.poll()
+
+    def kill(self) -> None:
+        """SIGKILL, where it still runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def close_session(self) -> str:
         """End the command; what it printed."""
@@ -119,8 +126,7 @@ def desk(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk
     with Bringup(Profile(nodes=nodes, environment=profile.environment), tmp_path_factory.mktemp("logs")) as bringup:
         made = Desk(bringup)
         yield made
-        if made.process is not None:
-            made.process.kill()
+        made.kill()
         made.close()
 
 
@@ -136,9 +142,7 @@ def test_episodes_are_kept_failed_discarded_and_go_on_after_a_kill(desk: Desk, t
     assert desk.command("fail", notes="slipped").success
     desk.begin()
     desk.move(1.5)
-    assert desk.process is not None
-    desk.process.kill()
-    desk.process.communicate()
+    desk.kill()
     desk.spin(2.0)
     desk.open(folder)
     assert desk.is_in(Episode.REVIEW), "the episode that was cut off is reviewed"
