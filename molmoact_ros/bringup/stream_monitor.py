@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from rclpy.node import Node
@@ -15,6 +16,8 @@ from molmoact_ros.ros.polling import PollingSubscription
 
 SILENT: Final = 1.0
 """s without a message after which a camera or the joints count as gone."""
+COUNTED: Final = 0.2
+"""s between two polls that count as silence at most: a process that was not scheduled does not blame the camera."""
 
 
 class StreamMonitor:
@@ -25,21 +28,21 @@ class StreamMonitor:
         topics["joint states"] = (JointState, joint_states)
         self._topics = {name: topic for name, (_, topic) in topics.items()}
         self._polled = {name: PollingSubscription(node, kind, at, qos.SENSOR) for name, (kind, at) in topics.items()}
-        self._heard: dict[str, float] = {}
+        self._silence = dict.fromkeys(topics, inf)
+        """s since each one's last message."""
+        self._last = time.monotonic()
 
     def poll(self) -> None:
         """Note what has come since the last call."""
+        since, self._last = time.monotonic() - self._last, time.monotonic()
         for name, polled in self._polled.items():
-            if polled.take_serialized():
-                self._heard[name] = time.monotonic()
+            self._silence[name] = 0.0 if polled.take_serialized() else self._silence[name] + min(since, COUNTED)
 
     @property
     def missing(self) -> str:
         """What is silent, one line; empty: nothing is."""
-        now = time.monotonic()
-        for name, topic in self._topics.items():
-            since = now - self._heard.get(name, float("-inf"))
-            if since > SILENT:
-                how = "has sent nothing yet" if name not in self._heard else f"has been silent for {since:.1f} s"
-                return f"{name} {how} on {topic}: is it plugged in, and does its node run?"
+        for name, silence in self._silence.items():
+            if silence > SILENT:
+                how = "has sent nothing yet" if silence == inf else f"has been silent for {silence:.1f} s"
+                return f"{name} {how} on {self._topics[name]}: is it plugged in, and does its node run?"
         return ""
