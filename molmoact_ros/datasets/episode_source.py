@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from molmoact_ros.bags.recording import Recording, TopicNames
+from molmoact_ros.datasets.collection import Outcome
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
+from molmoact_ros.datasets.episode_record import SESSION, EpisodeRecord, session_bags
 from molmoact_ros.datasets.from_bag import of_bag
 from molmoact_ros.datasets.hand_source import HandSource
 from molmoact_ros.datasets.lerobot_reader import Dataset
@@ -41,7 +43,10 @@ class EpisodeSource:
     """
 
     def __init__(self, paths: Sequence[Path], options: SourceOptions) -> None:
-        """paths: folders or files of bags, and folders of datasets. Raises FileNotFoundError, naming a missing one."""
+        """paths: bags, folders of sessions (of `collect`), and folders of datasets.
+
+        Raises FileNotFoundError, naming a missing one.
+        """
         if missing := [path for path in paths if not path.exists()]:
             raise FileNotFoundError(f"there is no {missing[0]}; give bags, or folders of LeRobot datasets")
         self._paths, self._options = paths, options
@@ -50,9 +55,10 @@ class EpisodeSource:
     def __iter__(self) -> Iterator[Demonstration]:
         count = 0
         for path in self._paths:
-            for demonstration in self._dataset(path) if is_dataset(path) else self._bag(path):
-                yield demonstration
-                count += 1
+            for bag in bags_in(path):
+                for demonstration in self._dataset(bag) if is_dataset(bag) else self._bag(bag):
+                    yield demonstration
+                    count += 1
         if not count and self.left_out:
             name, reason = next(iter(self.left_out.items()))
             raise ValueError(f"{name}: {reason}" if len(self.left_out) > 1 else reason)
@@ -66,7 +72,10 @@ class EpisodeSource:
             return
         with recording:
             try:
-                found = of_bag(recording, robot_model(), options.fps, options.task, options.hand)
+                record = EpisodeRecord.read(path)
+                if record is not None and record.outcome not in (Outcome.KEPT, Outcome.FAILED):
+                    raise ValueError(f"it is {record.outcome.value}; review it first, by molmoact-ros collect")
+                found = of_bag(recording, robot_model(), options.fps, options.task, options.hand, record)
             except ValueError as error:
                 self.left_out[str(path)] = str(error)
                 return
@@ -83,6 +92,11 @@ class EpisodeSource:
                 continue
             found.tasks = [task or self._options.task for task in found.tasks]
             yield found
+
+
+def bags_in(path: Path) -> list[Path]:
+    """The episodes' bags of a session's folder; of another path, the path itself."""
+    return session_bags(path) if (path / SESSION).is_file() else [path]
 
 
 def is_dataset(path: Path) -> bool:

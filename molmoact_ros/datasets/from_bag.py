@@ -8,45 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.control.action_chunk import ActionSpace, join
 from molmoact_ros.control.kinematics import Kinematics
+from molmoact_ros.datasets.collection import Outcome
 from molmoact_ros.datasets.episode import ONE_ARM, TWO_ARMS, DamagedEpisode, Demonstration
+from molmoact_ros.datasets.episode_record import EpisodeRecord
 from molmoact_ros.datasets.hand_source import HandSource
 from molmoact_ros.datasets.recorded_arm import SAME_TIME, RecordedArm, find_arms
 
-
-class EpisodeFacts(Protocol):
-    """What somebody has noted of an episode; times in s of the clock of stamps.
-
-    begin, end: what of the bag is the episode. interventions: when a person had taken over from a policy. task: the
-    instruction; empty: the bag says it. outcome: kept, failed, or something else. actions: `measured` where nobody
-    commanded.
-    """
-
-    begin: float
-    end: float
-    interventions: list[tuple[float, float]]
-    task: str
-    outcome: str
-    actions: Literal["commanded", "measured"]
-
-
-_OUTCOMES: Final[dict[str, Literal["success", "failure"]]] = {"kept": "success", "failed": "failure"}
+_OUTCOMES: Final[dict[Outcome, Literal["success", "failure"]]] = {Outcome.KEPT: "success", Outcome.FAILED: "failure"}
 
 
 def of_bag(
     recording: Recording, robot: Path, fps: float, task: str = "", hand: HandSource | None = None,
-    facts: EpisodeFacts | None = None,
+    record: EpisodeRecord | None = None,
 ) -> Demonstration:  # fmt: skip
     """Convert a recording of one arm or two to a demonstration.
 
     robot: the arm's MJCF file. fps: frames per second. task: instruction where nothing else says it. hand: where the
-    gripper's opening comes from; default: the fingers. facts: what was noted of the episode. Raises ValueError, in one
+    gripper's opening comes from; default: the fingers. record: of the episode. Raises ValueError, in one
     line, if something is missing.
     """
     names = recording.names
@@ -57,8 +42,8 @@ def of_bag(
     begin, end = max(of[0] for of in stamps), min(of[-1] for of in stamps)
     if end < begin:
         raise ValueError(f"the images on {' and '.join(topics)} have no time in common; were their clocks the same?")
-    if facts is not None:
-        begin, end = max(begin, facts.begin), min(end, facts.end)
+    if record is not None:
+        begin, end = max(begin, record.begin), min(end, record.end)
         if end < begin:
             raise ValueError("the images are of another time than the episode's record; were their clocks the same?")
     found = find_arms(recording)
@@ -71,16 +56,16 @@ def of_bag(
     states = [arm.states(ticks) for arm in arms]
     actions = [arm.actions(ticks, of) for arm, of in zip(arms, states, strict=True)]
     joints = [of for arm in arms if (of := arm.joints(ticks)) is not None]
-    measured = (facts is not None and facts.actions == "measured") or any(arm.source == "measured" for arm in arms)
+    measured = (record is not None and record.actions == "measured") or any(arm.source == "measured" for arm in arms)
     out = Demonstration(
-        _tasks(recording, ticks, task) if facts is None or not facts.task else [facts.task] * len(ticks), fps,
+        _tasks(recording, ticks, task) if record is None or not record.task else [record.task] * len(ticks), fps,
         {n: _pictures(recording, topic, near) for n, topic, near in zip(names.cameras, topics, nearest, strict=True)},
         join(states, ActionSpace.DELTA_EE).astype(np.float32), join(actions, ActionSpace.DELTA_EE).astype(np.float32),
         np.column_stack(joints).astype(np.float32) if len(joints) == len(arms) else None,
         [*recording.notes, *dict.fromkeys(note for arm in arms for note in arm.notes)],
         ONE_ARM if alone else TWO_ARMS,
-        None if facts is None else _inside(ticks, facts.interventions),
-        "" if facts is None else _OUTCOMES.get(facts.outcome, ""),
+        None if record is None else _inside(ticks, record.interventions),
+        "" if record is None else _OUTCOMES.get(record.outcome, ""),
         "measured" if measured else "commanded", str(recording.bag),
     )  # fmt: skip
     if measured:

@@ -89,6 +89,7 @@ class _Writer:
         images: dict[str, list[bytes]] = {}
         shapes: dict[str, list[int]] = {}
         stats: dict[str, Statistics] = {}
+        sizes = dict(self._sizes)
         try:
             for camera, key in keys.items():
                 shown = self._of_one_size(demonstration, camera)
@@ -98,7 +99,7 @@ class _Writer:
                 else:
                     images[key], shapes[key], stats[key] = _as_png(shown)
         except DamagedEpisode as error:
-            self.written.left_out[demonstration.name] = str(error)
+            self.written.left_out[demonstration.name], self._sizes = str(error), sizes
             for key in keys.values():
                 self._files.video_path(number, key).unlink(missing_ok=True)
             return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,7 +18,9 @@ from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.cli.main import main
 from molmoact_ros.control.kinematics import Kinematics
+from molmoact_ros.datasets.collection import Outcome
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
+from molmoact_ros.datasets.episode_record import EpisodeRecord, SessionFolder
 from molmoact_ros.datasets.from_bag import of_bag
 from molmoact_ros.datasets.lerobot_files import EncodedEpisode, FilesVersion30
 from molmoact_ros.datasets.lerobot_format import VERSIONS, Version
@@ -199,23 +201,32 @@ def test_an_open_hand_stays_open_whatever_its_column_says(
     assert read(tmp_path / "set").actions[:, 6].tolist() == [0.0] * 6 + [1.0] * 6, "a flipped sign is seen"
 
 
-def test_what_was_noted_of_an_episode_is_a_column(tmp_path: Path, bag: Path) -> None:
-    facts = SimpleNamespace(
-        begin=50.2, end=50.9, interventions=[(50.35, 50.55)], task="wave", outcome="failed", actions="measured"
-    )
-    with Recording(bag) as recording:
-        episode = of_bag(recording, robot_model(), FPS, facts=facts)
-        assert len(episode.states) == 8 and episode.tasks == ["wave"] * 8
-        for version in VERSIONS:
-            write_dataset(tmp_path / version, [episode], WriteOptions(version))
-    for version in VERSIONS:
-        found = read(tmp_path / version)
-        assert found.interventions is not None
-        assert found.interventions.tolist() == [False, False, True, True, False, False, False, False]
-        assert (found.outcome, found.action_source, found.tasks) == ("failure", "measured", ["wave"] * 8)
-    assert read_notes(episode) == [
-        "nobody commanded the arm on a topic that is recorded: the actions are the measured motion"
-    ]
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_session_becomes_a_dataset_with_what_was_noted_of_its_episodes(
+    tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str], version: Version
+) -> None:
+    """Cut to the episode; interventions and outcome are columns; what was not reviewed is left out by name."""
+    session = SessionFolder(tmp_path / "session", "wave", 3)
+    for number, (outcome, actions) in enumerate(
+        [(Outcome.FAILED, "measured"), (Outcome.UNREVIEWED, "commanded"), (Outcome.KEPT, "commanded")]
+    ):
+        shutil.copytree(bag, session.bag(number))
+        EpisodeRecord.model_validate(
+            {"session": "session", "number": number, "task": "wave", "outcome": outcome, "begin": 50.2, "end": 50.9,
+             "interventions": [(50.35, 50.55)] if number else [], "actions": actions}
+        ).write(session.bag(number))  # fmt: skip
+    command = ["to-lerobot", str(session.folder), "--out", str(tmp_path / "set"), "--version", version]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "2 episodes, 16 frames" in said.out
+    assert "episode_001 is left out: it is unreviewed" in said.err and "the actions are the measured motion" in said.err
+    failed, kept = (read(tmp_path / "set", number) for number in (0, 1))
+    assert (failed.outcome, kept.outcome, kept.tasks) == ("failure", "success", ["wave"] * 8)
+    assert failed.interventions is not None and not failed.interventions.any()
+    assert kept.interventions is not None
+    assert kept.interventions.tolist() == [False, False, True, True, False, False, False, False]
+    info = json.loads((tmp_path / "set" / "meta" / "info.json").read_text())
+    assert info["features"]["actions"]["info"]["source"] == "mixed" and kept.action_source == "measured"
 
 
 @pytest.mark.parametrize("video", [False, True])
@@ -240,10 +251,6 @@ def test_an_episode_whose_images_break_off_is_left_out(
     for number in range(2):
         assert len(list(read(tmp_path / "set", number).pictures["wrist"]())) == FRAMES
     assert len(list((tmp_path / "set").rglob("*.mp4"))) == (4 if video else 0)
-
-
-def read_notes(episode: Demonstration) -> list[str]:
-    return [note for note in episode.notes if "measured" in note]
 
 
 def test_what_does_not_fit_says_so(tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
