@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,9 @@ def episode(hands: int = 1, name: str = "one") -> LabelledEpisode:
     arm[:, 0], arm[:, 2], arm[:5, 6] = -0.02, 0.03, 1.0
     columns = [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 6] if hands == 2 else list(range(7))
     cameras = ("front", "wrist", "right_wrist")[: hands + 1]
-    shown = {camera: partial(images, k) for k, camera in enumerate(cameras)}
+    shown: dict[str, Callable[[], Iterator[np.ndarray]]] = {
+        camera: partial(images, k) for k, camera in enumerate(cameras)
+    }
     of = Demonstration(
         [f"{TASK[0].upper()}{TASK[1:]}."] * FRAMES, 10.0, shown, arm[:, columns], arm[:, columns], None,
         arms=("left_", "right_") if hands == 2 else ("",), name=name, outcome="success",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,9 @@ def test_lerobot_loads_two_arms_with_what_was_noted_of_them(tmp_path: Path) -> N
     """Interventions and outcome are columns; each episode by itself, too, from a second table."""
     random = np.random.default_rng(3)
     cameras = ("front", "left_wrist", "right_wrist")
-    shown = {camera: partial(pictures, which) for which, camera in enumerate(cameras)}
+    shown: dict[str, Callable[[], Iterator[np.ndarray]]] = {
+        camera: partial(pictures, which) for which, camera in enumerate(cameras)
+    }
     episodes = [
         Demonstration(
             [TASKS[0]] * FRAMES, 10.0, shown, random.uniform(0, 0.5, (FRAMES, 14)).astype(np.float32),
