@@ -233,6 +233,7 @@ def test_h8_frame_and_key(arm: Cell) -> None:
     assert not arm.plays(arm.chunk(key="libero")), "numbers of which nobody has said what they mean"
     assert arm.until(lambda: arm.status.refused >= 2)
     assert arm.plays(arm.chunk(key="checked")), "somebody has"
+    arm.stand()
     stated = arm.chunk(key="libero")
     stated.stated = True
     assert arm.plays(stated), "the checkpoint has"
