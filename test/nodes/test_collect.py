@@ -164,6 +164,10 @@ def test_episodes_are_kept_or_failed_and_go_on_after_a_kill(desk: Desk, tmp_path
     for bag in bags:
         with Recording(bag) as recording:
             demonstration = of_bag(recording, robot_model(), 10.0, TASK)
+            streams = [*recording.names.colour, recording.names.joint_states]
+            since = max(recording.stamps(topic)[0] for topic in streams)
+        record = EpisodeRecord.read(bag)
+        assert record is not None and since < record.begin, "it begins once the recorder receives each stream"
         assert len(demonstration.states) >= 10 and demonstration.actions[:, 2].max() > 1e-3, "the hand went up"
 
 
