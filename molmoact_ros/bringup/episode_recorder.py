@@ -32,7 +32,7 @@ class EpisodeRecorder:
         self.is_recording = False
         """Whether messages have reached the bag, and one of each awaited topic has come."""
         self.awaited = ""
-        """Topics of which no message has come yet, as the recorder published them last."""
+        """Topics of which no message had come, as of the recorder's last status."""
         self.loss = ""
         """What it has lost and why, one line; empty: nothing."""
 
