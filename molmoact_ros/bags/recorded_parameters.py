@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,16 @@ from molmoact_ros.bags.recording import Recording
 
 def parameters(recording: Recording, node: str) -> dict[str, Any]:
     """The last recorded values of a node's parameters; empty if none were recorded."""
-    out: dict[str, Any] = {}
-    for _, event in [*recording.decoded("/recorder/parameters"), *recording.decoded("/parameter_events")]:
-        if event.node == recording.names.namespace + node:
-            for parameter in [*event.new_parameters, *event.changed_parameters]:
-                out[parameter.name] = _value(parameter.value)
+    events = [*recording.decoded("/recorder/parameters"), *recording.decoded("/parameter_events")]
+    return parameter_values(event for _, event in events).get(recording.names.namespace + node, {})
+
+
+def parameter_values(events: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """The last values of each node's parameters by decoded ParameterEvents, in their order."""
+    out: dict[str, dict[str, Any]] = {}
+    for event in events:
+        for parameter in [*event.new_parameters, *event.changed_parameters]:
+            out.setdefault(str(event.node), {})[parameter.name] = _value(parameter.value)
     return out
 
 

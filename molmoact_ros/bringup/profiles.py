@@ -16,8 +16,8 @@ from molmoact_ros.utils.paths import fastdds_profile, profile
 from molmoact_ros.utils.ros_environment import check_environment
 
 NODES: Final = (
-    "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "recorder",
-    "player", "panel",
+    "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "spacemouse",
+    "leader", "recorder", "player", "panel",
 )  # fmt: skip
 
 SHOWING: Final = ("view", "panel", "foxglove")

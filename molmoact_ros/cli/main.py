@@ -21,8 +21,9 @@ EXAMPLES = """examples:
   molmoact-ros bench roofline     (7B's shape on a GPU: how near its passes come to the memory's speed)
   molmoact-ros bench seams        (control, faults, fuzz, teleop: the controller's)
   molmoact-ros bench libfranka --seconds 60
-  molmoact-ros teleop keyboard    (joystick; --arm left, right or both)
+  molmoact-ros teleop keyboard    (joystick, spacemouse, leader; --arm left, right or both)
   molmoact-ros home               (to the start position, slowly; Ctrl-C stops it)
+  molmoact-ros collect --task "put the cup in the sink" --episodes 50
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
   molmoact-ros cameras
@@ -35,6 +36,7 @@ EXAMPLES = """examples:
   molmoact-ros fetch allenai/MolmoAct-7B-D-0812
   molmoact-ros doctor --checkpoint MolmoAct-7B-D-0812
   molmoact-ros merge my-adapter --base MolmoAct-7B-D-0812 --out merged
+  molmoact-ros finetune --checkpoint MolmoAct-7B-D-0812 --data cup-in-sink --out my-policy
   molmoact-ros export --checkpoint MolmoAct-7B-D-0812 --precision float16
 """
 COMMANDS: Final = {
@@ -45,6 +47,10 @@ COMMANDS: Final = {
     "from-lerobot": Command("episodes of a LeRobot dataset as bags, to be replayed", "molmoact_ros.cli.from_lerobot"),
     "teleop": Command("move an arm by hand, over the policy", "molmoact_ros.cli.teleop"),
     "home": Command("the arm moves to its start position, slowly, while the command runs", "molmoact_ros.cli.home"),
+    "collect": Command(
+        "demonstrations and corrections, an episode after the other, each a bag with a record",
+        "molmoact_ros.cli.collect",
+    ),
     "foxglove": Command(
         "show the running nodes' topics in Foxglove, without a ROS installation", "molmoact_ros.cli.foxglove"
     ),
@@ -61,6 +67,9 @@ COMMANDS: Final = {
         "molmoact_ros.cli.replay",
     ),
     "train": Command("train the nano model from nothing; goes on where it stopped", "molmoact_ros.cli.train"),
+    "finetune": Command(
+        "train a checkpoint on your own labelled demonstrations; goes on where it stopped", "molmoact_ros.cli.finetune"
+    ),
     "doctor": Command(
         "what works here, what a checkpoint folder holds, and what to do about what does not fit",
         "molmoact_ros.cli.doctor",

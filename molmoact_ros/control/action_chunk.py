@@ -94,8 +94,9 @@ def join(actions: Sequence[np.ndarray], space: ActionSpace) -> np.ndarray:
 
 
 def still(actions: np.ndarray) -> np.ndarray:
-    """Actions that move no arm, DELTA_EE [N, D]; the grippers keep the last values of `actions` [N, D]."""
-    out, fingers = np.zeros_like(actions), actions.shape[1] // ActionSpace.DELTA_EE.dimensions
+    """Actions that move no arm, DELTA_EE [N, 7 a], for `actions` of a arms in any space; grippers keep their values."""
+    fingers = actions.shape[1] // ActionSpace.DELTA_EE.dimensions
+    out = np.zeros((len(actions), fingers * ActionSpace.DELTA_EE.dimensions), actions.dtype)
     out[:, -fingers:] = actions[-1, -fingers:]
     return out
 

@@ -20,6 +20,7 @@ from molmoact_ros.control.arm_state import ArmState
 from molmoact_ros.control.chunk_player import ChunkMode, ChunkPlayer
 from molmoact_ros.control.collision import CollisionChecker, Surroundings
 from molmoact_ros.control.homing import HomeConfig, Homing
+from molmoact_ros.control.joint_following import JointFollowing
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.control.limiter import Limiter, LimitScaling, Motion
 from molmoact_ros.control.pose import Pose
@@ -81,6 +82,7 @@ class ArmController:
         self.measurement = self.joint_state.measurement
         pace = min(config.home.speed, config.fractions.speed)
         self.homing = Homing(config.home.position, pace * arm.limits.velocity_max, dt)
+        self._leader = JointFollowing(pace * arm.limits.velocity_max, dt)
         self.opening: float | None = None  # desired distance between the fingers, m; None: no command yet
         self.slowed = 0  # cycles slowed down near a singularity
         self._has_begun = False  # a measurement was believed
@@ -167,6 +169,7 @@ class ArmController:
         self._stand(stop)
         self.opening, self._anchor = None, stop
         self.homing.reset()
+        self._leader.reset()
         pose = self.kinematics.forward(stop)
         self._began = pose.position
         self.player.reset(pose, stop, now)
@@ -299,16 +302,20 @@ class ArmController:
         if wish.opening is not None:
             self.opening = min(wish.opening, self.arm.stroke)
         if wish.home:
+            self._leader.reset()
             self._stand(self.limiter.stop)
             self._desired = self.homing.step(self.limiter.motion.q, self.limiter.stop)
             return self._desired
         self.homing.reset()
         if not wish.moves:
+            self._leader.reset()
             self._stand(self.limiter.stop)
             return None
         if wish.joints is not None:
-            self._stand(wish.joints)
+            self._stand(self.limiter.stop)
+            self._desired = self._leader.step(wish.joints, self.limiter.motion.q, self.limiter.stop)
             return self._desired
+        self._leader.reset()
         assert wish.twist is not None
         if self._pose is None:
             self._stand(self.limiter.stop)

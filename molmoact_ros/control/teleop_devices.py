@@ -163,3 +163,43 @@ class Joystick:
         at = np.sign(at) * np.clip((np.abs(at) - layout.dead_zone) / (1.0 - layout.dead_zone), 0.0, 1.0)
         result: np.ndarray = at * np.repeat([layout.linear, layout.angular], 3)
         return result
+
+
+class SpaceMouseLayout(Speeds):
+    """How a SpaceMouse moves the hand."""
+
+    signs: list[float] = Field([1.0] * 6, description="1, or -1 to turn a direction round, for each of them")
+    full: float = Field(0.68, gt=0, description="value of the driver's twist at full deflection: 350 of 512")
+    dead_zone: float = Field(0.1, ge=0, lt=1, description="part of the full deflection that still counts as none")
+    grip: int = Field(0, ge=0, description="button that closes the hand, and opens it when it is pressed again")
+
+    @model_validator(mode="after")
+    def _six_signs(self) -> SpaceMouseLayout:
+        if len(self.signs) != 6:
+            raise ValueError("signs has six values: x, y, z, about x, y, z")
+        return self
+
+
+class SpaceMouse:
+    """Decodes the twist and the buttons of the ROS driver `spacenav`. The cap is its dead-man's switch."""
+
+    def __init__(self, layout: SpaceMouseLayout) -> None:
+        self._layout, self._open, self._before = layout, True, True  # as if held: the first press is seen from there
+
+    def twist(self, deflection: Sequence[float] | np.ndarray) -> np.ndarray | None:
+        """The twist [6] m/s and rad/s for a deflection [6] as spacenav gives it; None: nobody holds the cap."""
+        layout = self._layout
+        part = np.asarray(deflection, np.float64) / layout.full
+        part = np.where(np.isfinite(part), np.clip(part, -1.0, 1.0), 0.0)
+        part = np.sign(part) * np.clip((np.abs(part) - layout.dead_zone) / (1.0 - layout.dead_zone), 0.0, 1.0)
+        result: np.ndarray = part * layout.signs * np.repeat([layout.linear, layout.angular], 3)
+        return result if result.any() else None
+
+    def opening(self, buttons: Sequence[int]) -> float | None:
+        """The opening in m that the grip button commands when it is pressed anew; None: it is not."""
+        pressed = self._layout.grip < len(buttons) and bool(buttons[self._layout.grip])
+        was, self._before = self._before, pressed
+        if not pressed or was:
+            return None
+        self._open = not self._open
+        return OPENING_MAX if self._open else 0.0

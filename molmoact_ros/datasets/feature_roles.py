@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from molmoact_ros.datasets.episode import ONE_ARM, TWO_ARMS
+
 POSITION: Final = ("x", "y", "z")
 EULER: Final = ("roll", "pitch", "yaw")
 ROTATION_VECTOR: Final = ("rx", "ry", "rz")
@@ -67,6 +69,26 @@ def roles_of(names: Sequence[str]) -> tuple[str, ...]:
     if roles.count("gripper") > 1:
         roles = ["finger" if role == "gripper" else role for role in roles]
     return tuple(roles)
+
+
+def arms_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The prefixes of the arms that have these values, by `left` and `right` as words in the names; `("",)` for one."""
+    sides = {_side(name) for name in names} - {""}
+    return TWO_ARMS if sides == set(TWO_ARMS) else ONE_ARM
+
+
+def names_of_arm(names: Sequence[str], arm: str) -> list[str]:
+    """The names with those of other arms emptied and the side taken away. arm: prefix; empty: the only one."""
+    if not arm:
+        return list(names)
+    side = re.compile(rf"(?<![a-z]){arm[:-1]}[^a-z0-9]*")
+    return [side.sub("", name.lower()) if _side(name) == arm else "" for name in names]
+
+
+def _side(name: str) -> str:
+    """`left_` or `right_`, where that is a word of a name; else empty."""
+    found = re.findall(r"(?<![a-z])(left|right)(?![a-z])", name.lower())
+    return f"{found[0]}_" if len(set(found)) == 1 else ""
 
 
 def as_displacements(roles: Sequence[str]) -> tuple[str, ...]:

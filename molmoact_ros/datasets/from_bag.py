@@ -6,25 +6,33 @@ the instruction of its time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 
 from molmoact_ros.bags.recording import Recording
+from molmoact_ros.control.action_chunk import ActionSpace, join
 from molmoact_ros.control.kinematics import Kinematics
-from molmoact_ros.datasets.episode import Demonstration
+from molmoact_ros.datasets.collection import Outcome
+from molmoact_ros.datasets.episode import ONE_ARM, TWO_ARMS, DamagedEpisode, Demonstration
+from molmoact_ros.datasets.episode_record import EpisodeRecord
 from molmoact_ros.datasets.hand_source import HandSource
-from molmoact_ros.datasets.recorded_arm import SAME_TIME, RecordedArm
+from molmoact_ros.datasets.recorded_arm import SAME_TIME, RecordedArm, find_arms
+
+_OUTCOMES: Final[dict[Outcome, Literal["success", "failure"]]] = {Outcome.KEPT: "success", Outcome.FAILED: "failure"}
 
 
 def of_bag(
-    recording: Recording, robot: Path, fps: float, task: str = "", hand: HandSource | None = None
+    recording: Recording, robot: Path, fps: float, task: str = "", hand: HandSource | None = None,
+    record: EpisodeRecord | None = None,
 ) -> Demonstration:  # fmt: skip
-    """Convert a recording of one arm to a demonstration.
+    """Convert a recording of one arm or two to a demonstration.
 
-    robot: the arm's MJCF file. fps: frames per second. task: instruction where the bag has none. hand: where the
-    gripper's opening comes from; default: the fingers. Raises ValueError, in one line, if something is missing.
+    robot: the arm's MJCF file. fps: frames per second. task: instruction where nothing else says it. hand: where the
+    gripper's opening comes from; default: the fingers. record: of the episode. Raises ValueError, in one
+    line, if something is missing.
     """
     names = recording.names
     topics = [recording.picture_topic(topic) for topic in names.colour]
@@ -34,20 +42,43 @@ def of_bag(
     begin, end = max(of[0] for of in stamps), min(of[-1] for of in stamps)
     if end < begin:
         raise ValueError(f"the images on {' and '.join(topics)} have no time in common; were their clocks the same?")
-    arm = RecordedArm(recording, Kinematics(robot), hand or HandSource())
-    ticks = arm.covered(begin + np.arange(int(np.floor((end - begin) * fps + SAME_TIME)) + 1) / fps, 1 / fps)
+    if record is not None:
+        begin, end = max(begin, record.begin), min(end, record.end)
+        if end < begin:
+            raise ValueError("the images are of another time than the episode's record; were their clocks the same?")
+    found = find_arms(recording)
+    kinematics, alone = Kinematics(robot), len(found) == 1
+    arms = [RecordedArm(recording, kinematics, hand or HandSource(), arm, alone) for arm in found]
+    ticks = begin + np.arange(int(np.floor((end - begin) * fps + SAME_TIME)) + 1) / fps
+    for arm in arms:
+        ticks = arm.covered(ticks, 1 / fps)
     nearest = [of[[np.abs(of - at).argmin() for at in ticks]] for of in stamps]
-    states, joints = arm.states(ticks), arm.joints(ticks)
+    states = [arm.states(ticks) for arm in arms]
+    actions = [arm.actions(ticks, of) for arm, of in zip(arms, states, strict=True)]
+    joints = [of for arm in arms if (of := arm.joints(ticks)) is not None]
+    measured = (record is not None and record.actions == "measured") or any(arm.source == "measured" for arm in arms)
     out = Demonstration(
-        _tasks(recording, ticks, task), fps,
+        _tasks(recording, ticks, task) if record is None or not record.task else [record.task] * len(ticks), fps,
         {n: _pictures(recording, topic, near) for n, topic, near in zip(names.cameras, topics, nearest, strict=True)},
-        states.astype(np.float32), arm.actions(ticks, states).astype(np.float32),
-        None if joints is None else joints.astype(np.float32), [*recording.notes, *arm.notes],
+        join(states, ActionSpace.DELTA_EE).astype(np.float32), join(actions, ActionSpace.DELTA_EE).astype(np.float32),
+        np.column_stack(joints).astype(np.float32) if len(joints) == len(arms) else None,
+        [*recording.notes, *dict.fromkeys(note for arm in arms for note in arm.notes)],
+        ONE_ARM if alone else TWO_ARMS,
+        None if record is None else _inside(ticks, record.interventions),
+        "" if record is None else _OUTCOMES.get(record.outcome, ""),
+        "measured" if measured else "commanded", str(recording.bag),
     )  # fmt: skip
+    if measured:
+        out.notes.append("nobody commanded the arm on a topic that is recorded: the actions are the measured motion")
     off = max(float(np.abs(near - ticks).max()) for near in nearest)
     if off > 0.5 / fps + SAME_TIME:
         out.notes.append(f"images were lost: one stands for a time {off:.3f} s beside its own")
     return out
+
+
+def _inside(ticks: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Which of `ticks` [n] s lie in one of the spans, bool [n]."""
+    return np.array([any(begin <= at <= end for begin, end in spans) for at in ticks], bool)
 
 
 def _pictures(recording: Recording, topic: str, wanted: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
@@ -57,7 +88,10 @@ def _pictures(recording: Recording, topic: str, wanted: np.ndarray) -> Callable[
         place = 0
         for message in recording.messages([topic]):
             while place < len(wanted) and recording.time_of(message) == wanted[place]:
-                yield recording.picture(message)[1]
+                try:
+                    yield recording.picture(message)[1]
+                except ValueError as error:
+                    raise DamagedEpisode(str(error)) from None
                 place += 1
 
     return read

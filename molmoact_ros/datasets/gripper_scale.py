@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
+from molmoact_ros.reasoning.action_convention import GripperPolarity
 from molmoact_ros.robots.franka import OPENING_MAX
 
 TOLERANCE: Final = 0.05
@@ -15,7 +16,7 @@ TOLERANCE: Final = 0.05
 
 
 @dataclass(frozen=True)
-class GripperScale:
+class GripperScale(GripperPolarity):
     """The values that mean open and closed; ours are 1 and 0. For fingers: their opening in m."""
 
     open: float = 1.0
@@ -29,23 +30,13 @@ class GripperScale:
 
         Raises ValueError if they lie outside.
         """
-        out = (np.asarray(values, np.float64) - self.closed) / (self.open - self.closed)
+        out = self.opening(values)
         if len(out) and (out.min() < -TOLERANCE or out.max() > 1 + TOLERANCE):
             raise ValueError(
                 f"the gripper's {_PLURAL[kind]} lie in {values.min():.3g} .. {values.max():.3g}, not in "
-                f"{self.closed:g} (closed) .. {self.open:g} (open); say how they are meant: {_HOW}"
+                f"{self.closed:g} (closed) .. {self.open:g} (open); say how they are meant: {HOW_GRIPPER}"
             )
-        return np.clip(out, 0.0, 1.0)
-
-    def refuse_if_metres(self, span: np.ndarray, kind: str) -> None:
-        """Raises ValueError for values that move as a finger does in m. span: least and greatest value [2]."""
-        low, high = float(span.min()), float(span.max())
-        self.apply(np.array([low, high]), kind)
-        if self.open == 1.0 and high - low > 0.005 and high <= 1.1 * OPENING_MAX:
-            raise ValueError(
-                f"the gripper's {_PLURAL[kind]} lie in {low:.3g} .. {high:.3g}: metres, or a hand that is nearly "
-                f"closed? say how they are meant: {_HOW}"
-            )
+        return np.asarray(np.clip(out, 0.0, 1.0))
 
 
 PRESETS: Final = {
@@ -56,7 +47,7 @@ PRESETS: Final = {
 """LIBERO: robosuite's fingers and its gripper action; DROID: `gripper_position`, 1 closed; metres: a Franka Hand's
 opening."""
 _PLURAL: Final = {"state": "states", "actions": "actions"}
-_HOW: Final = f"--gripper {'|'.join(PRESETS)}, or in full --gripper state=OPEN:CLOSED,actions=OPEN:CLOSED"
+HOW_GRIPPER: Final = f"--gripper {'|'.join(PRESETS)}, or in full --gripper state=OPEN:CLOSED,actions=OPEN:CLOSED"
 
 
 def parse_gripper(given: str) -> dict[str, GripperScale]:
@@ -70,14 +61,21 @@ def parse_gripper(given: str) -> dict[str, GripperScale]:
         return dict(PRESETS[given])
     out = {}
     for part in given.split(","):
-        found = re.fullmatch(r"(state|actions)=([^:=]+):([^:=]+)", part.strip())
-        try:
-            scale = GripperScale(float(found[2]), float(found[3])) if found else None
-        except ValueError:
-            scale = None
-        if found is None or scale is None or not np.isfinite([scale.open, scale.closed]).all():
-            raise ValueError(f"--gripper {given} is not understood; give {_HOW.removeprefix('--gripper ')}")
-        if scale.open == scale.closed:
-            raise ValueError(f"--gripper {given}: open and closed are the same")
-        out[found[1]] = scale
+        found = re.fullmatch(r"(state|actions)=([^:=]+:[^:=]+)", part.strip())
+        if found is None:
+            raise ValueError(f"--gripper {given} is not understood; give {HOW_GRIPPER.removeprefix('--gripper ')}")
+        out[found[1]] = parse_scale(found[2], f"--gripper {given}")
     return out
+
+
+def parse_scale(given: str, option: str) -> GripperScale:
+    """The scale `OPEN:CLOSED`. option: as it was given, for the message. Raises ValueError for another form."""
+    try:
+        opened, closed = (float(part) for part in given.split(":"))
+    except ValueError:
+        opened = closed = np.nan
+    if not np.isfinite([opened, closed]).all():
+        raise ValueError(f"{option} is not understood; give two numbers, OPEN:CLOSED, such as 1:0")
+    if opened == closed:
+        raise ValueError(f"{option}: open and closed are the same")
+    return GripperScale(opened, closed)

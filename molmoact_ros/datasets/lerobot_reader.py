@@ -6,21 +6,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
 
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
-from molmoact_ros.datasets.lerobot_format import CHUNKS_SIZE, import_parquet
+from molmoact_ros.datasets.lerobot_format import CHUNKS_SIZE, INTERVENTION, OUTCOME, import_parquet
 from molmoact_ros.datasets.mapping import DatasetMapping
 from molmoact_ros.datasets.mapping_options import MappingOptions, choose_mapping
 from molmoact_ros.datasets.video_reader import read_video
 from molmoact_ros.utils.paths import robot_model
 
 VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
-_SAMPLE: Final = 50  # number of files from which the ranges of a feature are read
 
 
 class Dataset:
@@ -88,7 +87,7 @@ class Dataset:
 
     def mapping(self, options: MappingOptions) -> DatasetMapping:
         """How features become ours. Raises ValueError, in one line, where neither names nor options say it."""
-        return choose_mapping(self.info["features"], self.cameras, options, self._ranges)
+        return choose_mapping(self.info["features"], self.cameras, options)
 
     def episode(self, number: int, mapping: DatasetMapping) -> Demonstration:
         """Read one episode.
@@ -98,7 +97,7 @@ class Dataset:
         if number not in self.episodes:
             raise DamagedEpisode(f"there is no episode {number}; the dataset has {self.numbers}")
         images = [key for key in mapping.cameras.values() if self.info["features"][key]["dtype"] == "image"]
-        columns = self._rows(number, [*mapping.keys, "task_index", *images])
+        columns = self._rows(number, [*mapping.keys, "task_index", INTERVENTION, OUTCOME, *images])
         if lacking := [key for key in (*mapping.keys, *images) if key not in columns]:
             raise DamagedEpisode(f"it has no {lacking[0]}, though meta/info.json names it")
         table = {key: _finite(key, _numbers(key, columns[key])) for key in mapping.keys}
@@ -110,7 +109,13 @@ class Dataset:
         return Demonstration(
             self._frame_tasks(number, columns, count), self.fps, pictures, states,
             mapping.deltas(table, states, self.fps, self._kinematics), mapping.arm_joints(table, states),
+            arms=tuple(mapping.arms), interventions=_interventions(columns), outcome=_outcome(columns),
+            action_source=self._action_source(mapping), name=f"episode {number} of {self.folder}",
         )  # fmt: skip
+
+    def _action_source(self, mapping: DatasetMapping) -> Literal["commanded", "measured"]:
+        about = [self.info["features"][key].get("info") or {} for arm in mapping.arms.values() for key in arm.keys]
+        return "measured" if any(of.get("source") in ("measured", "mixed") for of in about) else "commanded"
 
     # Files
 
@@ -182,23 +187,6 @@ class Dataset:
                 return columns
         raise DamagedEpisode(reason)
 
-    def _ranges(self, key: str) -> np.ndarray:
-        """Least and greatest of each of a feature's values [2, D], over a sample of the files that can be read."""
-        files = [file for file in self._data_files() if file.is_file()]
-        spans = []
-        for file in files[:: -(-len(files) // _SAMPLE) or 1]:
-            try:
-                values = _numbers(key, self._read(file, [key]).get(key, []))
-            except DamagedEpisode:
-                continue
-            values = values.reshape(len(values), -1)
-            values = values[np.isfinite(values).all(axis=1)]
-            if len(values):
-                spans += [values.min(axis=0), values.max(axis=0)]
-        if not spans:
-            raise ValueError(f"no episode of {self.folder} can be read; is the dataset whole?")
-        return np.array([np.min(spans, axis=0), np.max(spans, axis=0)])
-
     # Contents
 
     @cached_property
@@ -248,6 +236,15 @@ class Dataset:
 def _is_colour(name: str, feature: Mapping[str, Any]) -> bool:
     about = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
     return feature.get("dtype") in ("image", "video") and not about.get("video.is_depth_map") and "depth" not in name
+
+
+def _interventions(columns: Mapping[str, list[Any]]) -> np.ndarray | None:
+    return np.array(columns[INTERVENTION], bool).ravel() if columns.get(INTERVENTION) else None
+
+
+def _outcome(columns: Mapping[str, list[Any]]) -> Literal["", "success", "failure"]:
+    given = columns.get(OUTCOME) or [""]
+    return given[0] if given[0] in ("success", "failure") else ""
 
 
 def _numbers(key: str, rows: list[Any]) -> np.ndarray:

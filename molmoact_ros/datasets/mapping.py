@@ -9,8 +9,17 @@ from typing import Final
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, join, split
 from molmoact_ros.control.kinematics import Kinematics
-from molmoact_ros.datasets.feature_roles import EULER, JOINT_ROLES, POSITION, QUATERNION, ROTATION_VECTOR, STATE_ROLES
+from molmoact_ros.datasets.feature_roles import (
+    EULER,
+    JOINT_ROLES,
+    POSITION,
+    QUATERNION,
+    ROTATION_VECTOR,
+    STATE_ROLES,
+    UNUSED,
+)
 from molmoact_ros.datasets.gripper_scale import GripperScale
 from molmoact_ros.datasets.poses import displacements, hand_poses
 from molmoact_ros.robots.franka import OPENING_MAX
@@ -52,28 +61,18 @@ class FeatureRoles:
 
 
 @dataclass(frozen=True)
-class DatasetMapping:
-    """A complete mapping; `str()` is the options that give it in full.
+class ArmMapping:
+    """How features become the states and actions of one arm.
 
     action_scale: m and rad of a displacement of 1; None: they are in m and rad, and are checked for being possible.
     """
 
-    cameras: dict[str, str]
     state: FeatureRoles
     actions: FeatureRoles
     joints: FeatureRoles | None
     state_gripper: GripperScale = field(default_factory=GripperScale)
     action_gripper: GripperScale = field(default_factory=GripperScale)
     action_scale: tuple[float, float] | None = None
-
-    def __str__(self) -> str:
-        cameras = ",".join(f"{name}={key}" for name, key in self.cameras.items())
-        gripper = f"state={self.state_gripper},actions={self.action_gripper}"
-        position, angle = self.action_scale or (1.0, 1.0)
-        return (
-            f"--cameras '{cameras}' --state '{self.state}' --actions '{self.actions}' --gripper {gripper} "
-            f"--action-scale {position:g},{angle:g}"
-        )
 
     @property
     def keys(self) -> list[str]:
@@ -117,6 +116,75 @@ class DatasetMapping:
             if self.action_scale is None:
                 _refuse_impossible(moved, states, fps)
         return np.column_stack([moved, gripper]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class DatasetMapping:
+    """A complete mapping, by the prefix of each arm; `str()` is the options that give it in full."""
+
+    cameras: dict[str, str]
+    arms: dict[str, ArmMapping]
+
+    def __str__(self) -> str:
+        cameras = ",".join(f"{name}={key}" for name, key in self.cameras.items())
+        state, actions = (_described({arm: getattr(of, kind) for arm, of in self.arms.items()}) for kind in KINDS)
+        first = next(iter(self.arms.values()))
+        position, angle = first.action_scale or (1.0, 1.0)
+        return (
+            f"--cameras '{cameras}' --state '{state}' --actions '{actions}' --gripper "
+            f"state={first.state_gripper},actions={first.action_gripper} --action-scale {position:g},{angle:g}"
+        )
+
+    @property
+    def keys(self) -> list[str]:
+        """The features that are vectors."""
+        return list(dict.fromkeys(key for arm in self.arms.values() for key in arm.keys))
+
+    @property
+    def joints(self) -> str:
+        """The features with the arms' joints, for people; empty if there are none."""
+        return "; ".join(str(arm.joints) for arm in self.arms.values() if arm.joints)
+
+    def states(self, table: Mapping[str, np.ndarray], kinematics: Callable[[], Kinematics]) -> np.ndarray:
+        """The states float32 [n, 7 a] of Demonstration. Raises ValueError for values that cannot be meant so."""
+        return _join([arm.states(table, kinematics) for arm in self.arms.values()])
+
+    def deltas(
+        self, table: Mapping[str, np.ndarray], states: np.ndarray, fps: float, kinematics: Callable[[], Kinematics]
+    ) -> np.ndarray:
+        """The actions float32 [n, 7 a] of a table with these states [n, 7 a]. Raises ValueError like `states`."""
+        each = zip(self.arms.values(), self._by_arm(states), strict=True)
+        return _join([arm.deltas(table, of, fps, kinematics) for arm, of in each])
+
+    def arm_joints(self, table: Mapping[str, np.ndarray], states: np.ndarray) -> np.ndarray | None:
+        """The joints float32 [n, 9 a] of Demonstration; None if the dataset has not those of every arm."""
+        each = zip(self.arms.values(), self._by_arm(states), strict=True)
+        parts = [of for arm, rows in each if (of := arm.arm_joints(table, rows)) is not None]
+        return np.column_stack(parts) if len(parts) == len(self.arms) else None
+
+    def _by_arm(self, states: np.ndarray) -> list[np.ndarray]:
+        chunk = ActionChunk(states, dt=1.0, stamp=0.0, space=ActionSpace.DELTA_EE)
+        return [part.actions for part in split(chunk, len(self.arms))]
+
+
+KINDS: Final = ("state", "actions")
+
+
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else join(parts, ActionSpace.DELTA_EE).astype(np.float32)
+
+
+def _described(arms: Mapping[str, FeatureRoles]) -> str:
+    """The roles of all arms as an option; each has the prefix of its arm."""
+    out = []
+    for number, (key, first) in enumerate(next(iter(arms.values())).parts):
+        of = {arm: roles.parts[number][1] for arm, roles in arms.items()}
+        named = [
+            next((f"{arm}{roles[k]}" for arm, roles in of.items() if roles[k] != UNUSED), UNUSED)
+            for k in range(len(first))
+        ]
+        out.append(f"{key}={','.join(named)}")
+    return ";".join(out)
 
 
 def opening(of: FeatureRoles, values: np.ndarray) -> np.ndarray:

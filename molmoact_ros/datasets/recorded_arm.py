@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Literal
 
 import numpy as np
 
@@ -12,11 +13,12 @@ from molmoact_ros.bags.message_arrays import chunk_actions, seconds
 from molmoact_ros.bags.recorded_times import JOINT_STATE
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.control.kinematics import Kinematics
-from molmoact_ros.datasets.episode import HAND, STATE_NAMES
+from molmoact_ros.datasets.episode import HAND, STATE_NAMES, TWO_ARMS, state_names
 from molmoact_ros.datasets.hand_source import HandSource
 from molmoact_ros.datasets.joint_tracks import JointTracks
 from molmoact_ros.datasets.poses import displacements, hand_poses
-from molmoact_ros.robots.franka import JOINTS, OPENING_MAX, SINGLE, Arm
+from molmoact_ros.datasets.recorded_commands import RecordedCommands
+from molmoact_ros.robots.franka import OPENING_MAX, SINGLE, Arm
 
 PAUSE: Final = 0.5
 """s without a sample of an arm joint from which on a note says so: the arm may have moved meanwhile."""
@@ -31,25 +33,28 @@ class RecordedArm:
     joints of the hand are looked for on other topics with joint states, too.
     """
 
-    def __init__(self, recording: Recording, kinematics: Kinematics, hand: HandSource) -> None:
-        """Raises ValueError, in one line, if the recording has neither the arm's joints nor an imported state."""
-        self._recording, self._kinematics, self._hand = recording, kinematics, hand
+    def __init__(self, recording: Recording, kinematics: Kinematics, hand: HandSource, arm: Arm, alone: bool) -> None:
+        """arm: named as in the recording. alone: it is the only one.
+
+        Raises ValueError, in one line, if the recording has neither the arm's joints nor an imported state.
+        """
+        self._recording, self._kinematics, self._arm = recording, kinematics, arm
+        self._hand = hand if alone or not hand.joint else replace(hand, joint=f"{arm.prefix}{hand.joint}")
         topic = recording.names.joint_states
         self._names = {name for _, message in recording.decoded(topic) for name in message.name}
-        self._arm = _only_arm(self._names, topic)
-        wanted = [hand.joint] if hand.joint else list(self._arm.fingers) if hand.constant is None else []
-        self._tracks = JointTracks(recording.joint_samples([*self._arm.joints, *wanted]))
+        wanted = [self._hand.joint] if self._hand.joint else list(arm.fingers) if hand.constant is None else []
+        self._tracks = JointTracks(recording.joint_samples([*arm.joints, *wanted]))
         self.notes: list[str] = []
-        hands = recording.decoded(HAND) if recording.topics.get(HAND) == JOINT_STATE else []
-        self._imported = [(at, message) for at, message in hands if tuple(message.name) == STATE_NAMES]
-        self._has_arm = not self._tracks.lacking(self._arm.joints)
+        self._imported = _imported(recording, "" if alone else arm.prefix)
+        self._has_arm = not self._tracks.lacking(arm.joints)
+        self._commands = RecordedCommands(recording, kinematics, arm)
         if not self._has_arm and not self._imported:
             raise ValueError(self._no_joints(topic))
         if self._has_arm:
-            if self._arm != SINGLE:
-                self.notes.append(f"joints of {self._arm.prefix}{self._arm.robot} are written under the FR3's names")
+            if arm.prefix + arm.robot != (f"{SINGLE.robot}" if alone else f"{arm.prefix}{SINGLE.robot}"):
+                self.notes.append(f"joints of {arm.prefix}{arm.robot} are written under the FR3's names")
             self._find_elsewhere(self._tracks.lacking(wanted))
-            if (pause := self._tracks.longest_pause(self._arm.joints)) > PAUSE:
+            if (pause := self._tracks.longest_pause(arm.joints)) > PAUSE:
                 self.notes.append(f"{topic}: {pause:.2f} s without the arm's joints, which are interpolated meanwhile")
 
     def covered(self, ticks: np.ndarray, slack: float) -> np.ndarray:
@@ -82,24 +87,23 @@ class RecordedArm:
         """The hand's pose and gripper at `ticks` [n, 7], as in Demonstration."""
         if self._imported:
             times = np.array([at for at, _ in self._imported])
-            rows = np.array([message.position for _, message in self._imported])
+            rows = np.array([row for _, row in self._imported])
             return np.asarray(rows[[np.abs(times - at).argmin() for at in ticks]])
         poses = hand_poses(self._tracks.at(self._arm.joints, ticks), self._kinematics)
         return np.column_stack([poses, self._opening(ticks)])
 
+    @property
+    def source(self) -> Literal["commanded", "measured"]:
+        """Whether the actions are commands, or the measured motion, since nobody commanded."""
+        return "commanded" if self._commands.moved or self._chunks() else "measured"
+
     def actions(self, ticks: np.ndarray, states: np.ndarray) -> np.ndarray:
         """The hand's commanded motion from each tick to the next [n, 7]; no motion at the last."""
-        commands = self._recording.decoded(f"/{self._arm.prefix}{self._arm.robot}_arm_controller/joint_trajectory")
-        rows = [(self._arm.joints, m.points[0].positions, at) for at, m in commands if m.points]
-        tracks = JointTracks.of((at, names, q) for names, q, at in rows if len(q) == JOINTS)
-        if tracks.lacking(self._arm.joints):
-            chunks = self._imported_actions(ticks)
-            if chunks is not None:
-                return chunks
-            wanted, gripper = states, np.append(states[1:, 6], states[-1, 6])
-        else:
-            wanted = hand_poses(tracks.at(self._arm.joints, ticks), self._kinematics)
-            gripper = self._commanded_opening(ticks, states[:, 6])
+        if not self._commands.moved and (chunks := self._imported_actions(ticks)) is not None:
+            return chunks
+        following = np.append(states[1:, 6], states[-1:, 6])
+        wanted = self._commands.poses(ticks) if self._commands.moved else states
+        gripper = self._commands.openings(ticks, states[:, 6]) if self._commands.gripped else following
         return np.column_stack([np.vstack([displacements(wanted), np.zeros(6)]), gripper])
 
     def _other_topics(self) -> list[str]:
@@ -134,8 +138,7 @@ class RecordedArm:
             return np.full(len(ticks), self._hand.constant)
         wanted = [self._hand.joint] if self._hand.joint else self._arm.fingers
         if lacking := self._tracks.lacking(wanted):
-            unknown = np.full(len(ticks), np.nan)
-            commanded = self._commanded_opening(ticks, unknown)
+            commanded = self._commands.openings(ticks, np.full(len(ticks), np.nan))
             if self._hand.joint or np.isnan(commanded).all():
                 raise ValueError(
                     f"the bag has no position of {', '.join(lacking)}; say what the hand is with --gripper: "
@@ -149,34 +152,58 @@ class RecordedArm:
             return self._hand.scale.apply(positions[:, 0], "state")
         return np.asarray(np.clip(positions.sum(axis=1) / OPENING_MAX, 0, 1))
 
+    def _chunks(self) -> list[tuple[float, np.ndarray]]:
+        """The first action of each chunk of an imported bag, with its stamp in s; none elsewhere."""
+        if not self._imported:
+            return []
+        chunks = self._recording.decoded(f"{self._recording.names.policy}/action_chunk")
+        return [(seconds(m.header.stamp), chunk_actions(m)[0][self._columns(m.dimensions)]) for _, m in chunks]
+
+    def _columns(self, dimensions: int) -> list[int]:
+        """The columns of this arm's values in rows of one arm or two, in the order of ActionChunk.msg."""
+        if dimensions == len(STATE_NAMES):
+            return list(range(dimensions))
+        names = state_names(TWO_ARMS)
+        return [names.index(f"{self._arm.prefix}{name}") for name in STATE_NAMES]
+
     def _imported_actions(self, ticks: np.ndarray) -> np.ndarray | None:
         """The first action of the chunk of each tick [n, 7]; None unless each has one, as in an imported bag."""
-        chunks = self._recording.decoded(f"{self._recording.names.policy}/action_chunk")
+        chunks = self._chunks()
         if not chunks:
             return None
-        stamps = np.array([seconds(message.header.stamp) for _, message in chunks])
+        stamps = np.array([at for at, _ in chunks])
         nearest = [int(np.abs(stamps - at).argmin()) for at in ticks]
         if np.abs(stamps[nearest] - ticks).max() > SAME_TIME:
             return None
-        return np.array([chunk_actions(chunks[k][1])[0] for k in nearest])
-
-    def _commanded_opening(self, ticks: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """The last gripper command at each tick [n], 1 open .. 0 closed; `before` the first one as given there."""
-        commands = self._recording.decoded(f"/{self._arm.prefix}{self._arm.robot}_gripper_controller/joint_trajectory")
-        fingers = [(at, m.points[-1].positions[0]) for at, m in commands if m.points and len(m.points[-1].positions)]
-        goals = [(at, 2 * finger / OPENING_MAX) for at, finger in fingers if np.isfinite(finger)]
-        last = np.searchsorted([at for at, _ in goals], ticks, side="right") - 1
-        return np.array([goals[k][1] if k >= 0 else before[row] for row, k in enumerate(last)])
+        return np.array([chunks[k][1] for k in nearest])
 
 
-def _only_arm(names: Collection[str], topic: str) -> Arm:
-    """The Franka arm whose joints these are, by the name of its first one: FR3, Panda, or FER as franka_ros2 calls it.
+def _imported(recording: Recording, prefix: str) -> list[tuple[float, np.ndarray]]:
+    """The states [7] of an arm in an imported bag, with their times, s; none in other bags."""
+    names = [f"{prefix}{name}" for name in STATE_NAMES]
+    out = []
+    for at, message in recording.decoded(HAND) if recording.topics.get(HAND) == JOINT_STATE else []:
+        there = dict(zip(message.name, message.position, strict=False))
+        if all(name in there for name in names):
+            out.append((at, np.array([there[name] for name in names])))
+    return out
 
-    The FR3 without a prefix if there is none. Raises ValueError for several.
+
+def find_arms(recording: Recording) -> list[Arm]:
+    """The Franka arms of a recording, left first, by the names of their first joints: FR3, Panda, or FER.
+
+    The FR3 without a prefix if there is none. Raises ValueError for more than two.
     """
+    topic = recording.names.joint_states
+    names = {name for _, message in recording.decoded(topic) for name in message.name}
     found = [re.fullmatch(r"(.*?)(fr3|panda|fer)_joint1", name) for name in sorted(names)]
     arms = [Arm(match[1], match[2]) for match in found if match]
-    if len(arms) > 1:
+    if not arms and _imported(recording, TWO_ARMS[0]):
+        arms = [Arm(prefix) for prefix in TWO_ARMS]
+    if len(arms) > 1 and tuple(arm.prefix for arm in arms) != TWO_ARMS:
         described = ", ".join(f"{arm.prefix}{arm.robot}" for arm in arms)
-        raise ValueError(f"the joint states on {topic} are of several arms ({described}); only one can be exported")
-    return arms[0] if arms else SINGLE
+        raise ValueError(
+            f"the joint states on {topic} are of several arms ({described}); of two arms the names have to begin with "
+            "left_ and right_"
+        )
+    return arms or [SINGLE]

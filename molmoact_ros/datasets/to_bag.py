@@ -10,8 +10,7 @@ import numpy as np
 
 from molmoact_ros.bags.bag import BagWriter
 from molmoact_ros.bags.episode_writer import EpisodeWriter
-from molmoact_ros.datasets.episode import HAND, STATE_NAMES, Demonstration
-from molmoact_ros.robots.franka import SINGLE
+from molmoact_ros.datasets.episode import HAND, Demonstration, joint_names, state_names
 
 CHUNK: Final = 8  # number of actions in each plan of an imported demonstration
 
@@ -24,6 +23,7 @@ def write_bag(folder: Path, demonstration: Demonstration) -> None:
     Raises FileExistsError if the folder exists. What is raised while images are read leaves no folder.
     """
     d, dt = demonstration, 1.0 / demonstration.fps
+    names, joints = state_names(d.arms), joint_names(d.arms)
     streams = {camera: read() for camera, read in d.pictures.items()}
     bag = BagWriter(folder, about={"imported": "LeRobot"})
     try:
@@ -34,10 +34,9 @@ def write_bag(folder: Path, demonstration: Demonstration) -> None:
                 out.engine_status(now, d.tasks[k], k + 1, 0.0, "")
                 for camera, stream in streams.items():
                     out.image(f"/{camera}/color/image_raw", next(stream), "rgb8", now)
-                out.joints(STATE_NAMES, d.states[k], np.zeros(len(STATE_NAMES)), now, HAND)
+                out.joints(names, d.states[k], np.zeros(len(names)), now, HAND)
                 if d.joints is not None:
-                    names = [*SINGLE.joints, *SINGLE.fingers]
-                    out.joints(names, d.joints[k], np.zeros(len(names)), now)
+                    out.joints(joints, d.joints[k], np.zeros(len(joints)), now)
                 out.chunk(d.actions[k : k + CHUNK], dt, now, k + 1, now)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -30,6 +30,7 @@ from molmoact_ros.engine.model.folder_kind import other_kind
 from molmoact_ros.engine.model.image_processor import ImageProcessor
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import CheckpointError, Weights, misfits, read_headers
+from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats
 from molmoact_ros.reasoning.answer_templates import forms
 from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TOKENS
@@ -221,6 +222,7 @@ def _norm_keys(folder: _Folder) -> Iterator[Check]:
         if key in KNOWN_STATS:
             yield _published(key, action)
         yield _gripper(key, action)
+        yield _meaning(key, folder.run.convention(key))
         if key == "molmoact":
             yield _standstill(action)
 
@@ -235,6 +237,15 @@ def _gripper(key: str, action: NormStats) -> Check:
     span = (action.q01[-1], action.q99[-1])
     text = f"{span[0]:g} to {span[1]:g} in the data; written as it is, 1 open, 0 closed"
     return _expect(f"gripper of {key}", text, span, (0.0, 1.0))
+
+
+def _meaning(key: str, convention: ActionConvention) -> Check:
+    """What the numbers of a key mean, and which of that nobody has stated."""
+    name, text = f"meaning of {key}", str(convention)
+    if convention.stated:
+        return _ok(name, text)
+    assumed = ", ".join(convention.assumed)
+    return Check(name, Verdict.NOTE, f"{text}; assumed: {assumed}. Check them, and state them in run.json")
 
 
 def _standstill(action: NormStats) -> Check:
@@ -276,6 +287,6 @@ def _open_questions(folder: _Folder) -> Iterator[Check]:
         yield Check(
             "not in any file",
             Verdict.NOTE,
-            "the exact wording of answers (every known one is allowed, the model chooses), the convention of rotations "
-            "(roll, pitch, yaw in rad is assumed), and the hardware behind the published 6.7 s a step",
+            "the exact wording of answers (every known one is allowed, the model chooses), and the hardware behind the "
+            "published 6.7 s a step",
         )

@@ -88,6 +88,7 @@ class BaseEngine:
         self.config, self.run, self.tokenizer, self.depth_vq = config, run, tokenizer, depth_vq
         self.codec, self.processor = text_codec(tokenizer), ImageProcessor(processor)
         self.unnorm_key = choose_key(list(config.norm_stats), unnorm_key)
+        self.convention = run.convention(self.unnorm_key)
         self.image_tokens = ImageTokens.after(config.llm_config.vocab_size)
         (self.end,) = self.codec.encode(END_OF_TEXT)
         self.grammars = {steered: self._grammar(steered) for steered in (False, True)}

@@ -26,6 +26,7 @@ from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.model.quantization import check, quantise
 from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.vision.selection import VISIONS, open_tower
+from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning, Segment
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.progress import Progress, ignore
@@ -53,12 +54,16 @@ class InferenceEngine(Protocol):
 
 
 class Engine(InferenceEngine, Protocol):
-    """Interface of every back end. digest: of the checkpoint. codebook: of its depth decoder, "" without one."""
+    """Interface of every back end. digest: of the checkpoint. codebook: of its depth decoder, "" without one.
+
+    convention: what the numbers of its actions mean.
+    """
 
     digest: str
     tokens: list[int]  # of the last whole answer
     codebook: str
     unnorm_key: str
+    convention: ActionConvention
     depth_vq: DepthVq | None
 
     def frame(self, image: np.ndarray) -> np.ndarray:

@@ -126,7 +126,9 @@ class ExpertNode(Node):
         self._goals.count_plan()
         head = conversions.header(conversions.seconds(truth.header.stamp), "")  # each arm's own base frame
         actions = chunk(seen(truth))
-        self._chunks.publish(conversions.chunk_message(actions, STEP, "scripted expert", self._number, head))
+        self._chunks.publish(
+            conversions.chunk_message(actions, STEP, "scripted expert", self._number, head, stated=True)
+        )
 
 
 def seen(truth: SceneTruth.Response) -> TrayPhase:

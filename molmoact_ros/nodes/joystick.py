@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pydantic import Field
 from sensor_msgs.msg import Joy
 
 from molmoact_ros.control.teleop_devices import Joystick, JoystickLayout
-from molmoact_ros.nodes.teleop.client import TeleopClient, TeleopClientConfig
+from molmoact_ros.nodes.teleop.client import OLD, TeleopClient, TeleopClientConfig, is_fresh
 from molmoact_ros.robots.franka import OPENING_MAX
-from molmoact_ros.ros import conversions, qos
+from molmoact_ros.ros import qos
 from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.spin import run
-
-OLD: Final = 0.2
-"""Greatest age of a message that is acted on, s: the controller takes silence of that length for a release."""
-AHEAD: Final = 0.05
-"""s by which the clock of the joystick's computer may be ahead."""
 
 
 class JoystickConfig(TeleopClientConfig, JoystickLayout):
@@ -45,7 +38,7 @@ class JoystickNode(TeleopClient):
             return
         if "stop" in hand.pressed:
             self.ask("stop")  # however old: a stop too many does no harm
-        if not self._is_fresh(message):
+        if not is_fresh(self, message.header.stamp):
             self.get_logger().warning(
                 f"a message of {self.config.joy} is older than {OLD:g} s, or of the future; it moves nothing",
                 throttle_duration_sec=5.0,
@@ -66,16 +59,6 @@ class JoystickNode(TeleopClient):
         for button, opening in (("close", 0.0), ("open", OPENING_MAX)):
             if button in hand.pressed:
                 self.say_gripper(self._arm, opening)
-
-    def _is_fresh(self, message: Joy) -> bool:
-        """Whether the message is recent. One without a stamp counts as made when it is received."""
-        # Some drivers fill in no stamp, and would move nothing. A burst of such messages after a delay is accepted: at
-        # most the ten that the queue holds.
-        stamp = message.header.stamp
-        if not (stamp.sec or stamp.nanosec):
-            return True
-        age = self.get_clock().now().nanoseconds * 1e-9 - conversions.seconds(stamp)
-        return -AHEAD <= age <= OLD
 
     def _release(self) -> None:
         if self._held:

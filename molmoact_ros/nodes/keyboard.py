@@ -75,7 +75,7 @@ class KeyboardNode(TeleopClient):
 
 
 @contextmanager
-def _keys_at_once() -> Iterator[None]:
+def keys_at_once() -> Iterator[None]:
     """Put the terminal into cbreak mode: each key arrives as it is pressed. The old mode is restored on exit."""
     if not sys.stdin.isatty():
         raise RuntimeError("the keyboard needs a terminal; start it in one, without a pipe")
@@ -88,13 +88,16 @@ def _keys_at_once() -> Iterator[None]:
         print()
 
 
-def _typed(seconds: float) -> Iterator[str]:
+def read_keys(seconds: float) -> Iterator[str]:
     """The keys that are pressed within the next `seconds`."""
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+    while True:
+        left = max(0.0, end - time.monotonic())
         if select.select([sys.stdin], [], [], left)[0]:
             read = os.read(sys.stdin.fileno(), 64)  # not sys.stdin, whose buffer select() does not see
             yield from read.decode(errors="ignore") or [GONE]
+        if not left:
+            return
 
 
 def main() -> None:
@@ -104,7 +107,7 @@ def main() -> None:
         start_rclpy()
         with ended_by_signals():
             node = KeyboardNode()
-            with _keys_at_once():
+            with keys_at_once():
                 print(HELP)
                 _serve(node)
     except KeyboardInterrupt:
@@ -121,7 +124,7 @@ def main() -> None:
 def _serve(node: KeyboardNode) -> None:
     shown = ""
     while rclpy.ok():
-        for key in _typed(PERIOD):
+        for key in read_keys(PERIOD):
             if key in ("q", GONE):
                 return
             node.press(key)

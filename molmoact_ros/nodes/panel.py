@@ -22,6 +22,7 @@ from molmoact_ros.control.teleop_devices import AGAIN, Speeds
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes.teleop.client import STATES, TeleopClient, TeleopClientConfig, name_of
 from molmoact_ros.nodes.visualization import panel_images
+from molmoact_ros.nodes.visualization.collection_view import CollectionView
 from molmoact_ros.panel.auth import token
 from molmoact_ros.panel.image_stream import Encoder, View
 from molmoact_ros.panel.protocol import DrawnStroke, PanelReply
@@ -36,7 +37,7 @@ from molmoact_ros.ros.parameters import declare
 from molmoact_ros.ros.polling import PollingSubscription
 from molmoact_ros.ros.spin import run
 from molmoact_ros.sim.scene import OBJECTS, PREPOSITION
-from molmoact_ros.srv import ApprovePlan, EditTrace
+from molmoact_ros.srv import ApprovePlan, CollectCommand, EditTrace
 from molmoact_ros.utils.secret import is_loopback
 
 ENGINE: Final = {
@@ -68,6 +69,7 @@ class PanelConfig(TeleopClientConfig, Speeds):
     port: int = Field(8088, ge=0, lt=65536, description="TCP port; 0: any that is free, named in the log")
     token_file: str = Field("", description="file with the token; empty: ~/.config/molmoact_ros/panel_token, if needed")
     policy: str = Field("policy", description="node name of the policy")
+    collector: str = Field("collector", description="node name of what collects demonstrations")
     cameras: list[str] = Field(["front", "wrist"], min_length=1, description="names of the cameras, front first")
     image_transport: ImageTransport = IMAGE_TRANSPORT
     suggestions: list[str] = Field(KNOWN, min_length=1, description="instructions to offer")
@@ -90,6 +92,8 @@ class PanelNode(TeleopClient):
         self._approvals = [  # the controller first: where it requires approval, it plays only approved plans
             self.create_client(ApprovePlan, f"{node}/approve_plan") for node in (config.controller, config.policy)
         ]
+        self._collect = self.create_client(CollectCommand, f"{config.collector}/command")
+        self._collection = CollectionView(self, config.collector)
         self._engine, self._trace, self._chunk = EngineStatus(), None, None
         self._traces, self._goals = 0, 0  # counts: traces received, goals sent
         self._ended: dict[str, Any] = {}  # the last goal's result
@@ -172,7 +176,7 @@ class PanelNode(TeleopClient):
             "engine": engine_state(self._engine) if there["engine"] else None,
             "trace": None if self._trace is None else trace_state(self._trace) | {"count": self._traces},
             "chunk": None if self._chunk is None else chunk_state(self._chunk),
-            "ended": self._ended,
+            "ended": self._ended, "collect": self._collection.state,
         }  # fmt: skip
 
     # Requests from the browser
@@ -272,6 +276,10 @@ class PanelNode(TeleopClient):
         trace.header.frame_id = f"{self.config.cameras[0]}_color_optical_frame"
         trace.header.stamp.sec, trace.header.stamp.nanosec = stroke.sec, stroke.nanosec
         return trace
+
+    def collect(self, command: str, notes: str, task: str) -> Future[PanelReply]:
+        """Begin, end or judge an episode of the node that collects demonstrations."""
+        return self._call(self._collect, CollectCommand.Request(command=command, notes=notes, task=task))
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
         """Move a hand, `twist` [6] in fractions of full speed."""

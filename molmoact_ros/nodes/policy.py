@@ -21,6 +21,7 @@ from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.msg import EngineStatus, Trace
 from molmoact_ros.nodes.planning.approval_gate import ApprovalGate
+from molmoact_ros.nodes.planning.chunk_messages import ChunkMessages
 from molmoact_ros.nodes.planning.config import LIVE, PolicyConfig, load_engine
 from molmoact_ros.nodes.planning.controller_client import ControllerClient
 from molmoact_ros.nodes.planning.engine_status import EngineStatusPublisher
@@ -69,7 +70,10 @@ class PolicyNode(ManagedNode):
         frames = FrameBuffer(cameras, config.slop, config.max_age, config.noisy_cameras, config.joint_slop)
         front = config.cameras[0]
         self._clock_watch, self._link = ClockJumps(), ControllerClient(self, config.controller)
-        self._plans = PlanPublisher(self, self._engine, front, config.base_frame, config.action_dt)
+        self._plans = PlanPublisher(self, self._engine, front)
+        self._chunks = ChunkMessages(
+            self._engine.unnorm_key, self._engine.convention, config.arms, config.base_frame, config.action_dt
+        )
         self._drawings = OperatorTrace(self, front, config.joint_states, config.drawing_max_age, config.drawing_timeout)
         self._reasoner = InferenceThread(self._engine, frames, self._now, self, config.period)
         self._gate = ApprovalGate(self, self._link, self._reasoner.lock, self._reasoner.again, self._veto)
@@ -165,7 +169,7 @@ class PolicyNode(ManagedNode):
         """Publish the parts that this step has completed, each once."""
         self._drawings.camera_frame = plan.camera_frame
         self._plans.reasoning(plan)
-        chunk = self._plans.chunk(plan)
+        chunk = self._chunks.message(plan)
         if chunk is not None:
             self._gate.take_chunk(chunk)
             self._plans.complete(plan)

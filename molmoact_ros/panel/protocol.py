@@ -58,6 +58,15 @@ class ApproveRequest(_Word):
     plan: int = Field(gt=0, lt=2**64)
 
 
+class CollectRequest(_Word):
+    """A command for the node that collects demonstrations, with the texts on the page (srv/CollectCommand.srv)."""
+
+    do: Literal["collect"]
+    command: Literal["begin", "end", "cancel", "keep", "fail", "discard", "redo", "home", "policy"]
+    notes: str = Field("", max_length=500)
+    task: str = Field("", max_length=500)
+
+
 class _Timed(_Word):
     """A request that expires.
 
@@ -104,7 +113,8 @@ class LetGo(_Word):
 
 
 Word = Annotated[
-    Instruct | Draw | Press | ApproveRequest | Here | Jog | GoHome | Grip | LetGo, Field(discriminator="do")
+    Instruct | Draw | Press | ApproveRequest | CollectRequest | Here | Jog | GoHome | Grip | LetGo,
+    Field(discriminator="do"),
 ]
 WORD: TypeAdapter[Word] = TypeAdapter(Word)
 """Parses a request from JSON. Raises pydantic's ValidationError, a ValueError."""
@@ -131,6 +141,9 @@ class Robot(Protocol):
 
     def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
         """Steer the task along a trace; None: let the model plan its own again."""
+
+    def collect(self, command: str, notes: str, task: str) -> Future[PanelReply]:
+        """Begin, end or judge an episode."""
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
         """Move a hand with `twist` [6] in -1..1 of full speed; the dead-man's switch is held."""

@@ -22,6 +22,7 @@ from molmoact_ros.panel.image_stream import Picture, View, Viewer
 from molmoact_ros.panel.protocol import (
     WORD,
     ApproveRequest,
+    CollectRequest,
     Draw,
     GoHome,
     Grip,
@@ -259,6 +260,8 @@ class PanelServer:
             return self._robot.press(word.do)
         if isinstance(word, ApproveRequest):
             return self._robot.approve(word.plan)
+        if isinstance(word, CollectRequest):
+            return self._robot.collect(word.command, word.notes, word.task)
         if isinstance(word, Instruct):
             return self._robot.instruct(word.text, word.stroke, word.move)
         assert isinstance(word, Draw)

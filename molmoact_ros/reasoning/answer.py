@@ -30,8 +30,7 @@ class Reasoning:
 
     depth_codes: uint8 [10, 10], row-major over the front image, each 0..127.
     trace: int [n, 2], n 1..5, points (x, y) in 0..255 of the front image; the first is the gripper's current position.
-    actions: float64 [N, D], un-normalised: dx, dy, dz (m), droll, dpitch, dyaw (rad) in the base frame, gripper
-        (1 open .. 0 closed).
+    actions: float64 [N, D], un-normalised, in the meaning of the checkpoint's `ActionConvention`.
     complete: whether the answer has ended.
     second_trace: as `trace`, for the right arm's gripper, if the answer's form has one trace per arm.
     """

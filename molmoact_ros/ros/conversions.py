@@ -142,11 +142,15 @@ def stroke(message: Trace) -> np.ndarray:
 
 
 def chunk_message(
-    actions: np.ndarray, dt: float, unnorm_key: str, plan_id: int, head: Header, mode: str = ""
-) -> ActionChunk:
-    """A message of actions, float [N, D], one every `dt` seconds from the header's stamp on; mode: the engine's."""
+    actions: np.ndarray, dt: float, unnorm_key: str, plan_id: int, head: Header, mode: str = "",
+    space: int = ActionChunk.DELTA_EE_POSE, stated: bool = False,
+) -> ActionChunk:  # fmt: skip
+    """A message of actions, float [N, D], one every `dt` seconds from the header's stamp on; mode: the engine's.
+
+    space, stated: see ActionChunk.msg.
+    """
     steps, dimensions = actions.shape
     return ActionChunk(
-        header=head, plan_id=plan_id, action_space=ActionChunk.DELTA_EE_POSE, unnorm_key=unnorm_key, dt=dt,
+        header=head, plan_id=plan_id, action_space=int(space), unnorm_key=unnorm_key, stated=stated, dt=dt,
         mode=mode, steps=steps, dimensions=dimensions, actions=array.array("d", actions.astype(np.float64).tobytes()),
     )  # fmt: skip

@@ -22,11 +22,13 @@ from molmoact_ros.engine.model.config import (
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.image_processor import normalise, patches
 from molmoact_ros.engine.model.molmoact import DecoderAttention, MolmoAct
+from molmoact_ros.reasoning.action_convention import ActionConvention, GripperPolarity
 from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats
 from molmoact_ros.reasoning.answer_templates import NEXT_VALUE, Wording
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 from molmoact_ros.training.demonstrations import VIEW
+from molmoact_ros.training.expert import STEP
 from molmoact_ros.training.tokenizer import base_vocab_size
 
 NORM_KEY = "nano_workcell"
@@ -67,7 +69,15 @@ PROCESSOR = ProcessorConfig(
     image_pooling_h=2,
 )  # fmt: skip
 """One view of each image, scaled by area averaging."""
-RUN = RunConfig(frame_size=None, cameras=2, chunk_steps=(8,), wordings=(Wording.SEVERAL_CAMERAS,))
+RUN = RunConfig(
+    frame_size=None, cameras=2, chunk_steps=(8,), wordings=(Wording.SEVERAL_CAMERAS,),
+    conventions={
+        NORM_KEY: ActionConvention(
+            robot="franka", space="delta_ee_pose", frame="base", rotation="roll_pitch_yaw",
+            gripper=GripperPolarity(open=1, closed=0), dt=STEP, cameras=("front", "wrist"),
+        )
+    },
+)  # fmt: skip
 
 
 def save_nano(folder: Path, model: MolmoAct, tokenizer: Tokenizer, depth_vq: DepthVq) -> None:

@@ -48,7 +48,7 @@ class Asking:
         for _ in range(round(seconds / DT)):
             self.now += DT
             if home:
-                self.controller.arms[0].teleop.home(self.now)
+                self.ask()
                 self.asked_at = self.now
             braking = [arm.limiter.planned(False)[1:] for arm in self.controller.arms]
             commands = self.controller.step(self.now)
@@ -60,6 +60,10 @@ class Asking:
                 self.controller.update_joints(q, 0.08, self.now)
             out.append(q)
         return np.array(out)
+
+    def ask(self) -> None:
+        """What the operator sends in each cycle."""
+        self.controller.arms[0].teleop.home(self.now)
 
     def until_held(self, seconds: float) -> np.ndarray:
         """Ask until the arm holds, or for `seconds`."""

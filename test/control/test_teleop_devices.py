@@ -17,6 +17,8 @@ from molmoact_ros.control.teleop_devices import (
     Joystick,
     JoystickLayout,
     Keyboard,
+    SpaceMouse,
+    SpaceMouseLayout,
     Speeds,
 )
 from molmoact_ros.robots.franka import OPENING_MAX
@@ -127,3 +129,25 @@ def test_a_joystick_that_is_too_small_is_said() -> None:
         Joystick(JoystickLayout()).read([0.0, 0.0], [0])
     with pytest.raises(ValidationError, match="six"):
         JoystickLayout(axes=[1])
+
+
+# SpaceMouse
+
+
+def test_a_spacemouse_moves_the_hand_in_proportion_and_is_let_go_at_its_centre() -> None:
+    mouse = SpaceMouse(SpaceMouseLayout(linear=0.1, angular=0.5, full=0.5, dead_zone=0.2))
+    assert mouse.twist([0.0] * 6) is None and mouse.twist([0.09, 0, 0, 0, 0, -0.09]) is None, "within the dead zone"
+    np.testing.assert_allclose(np.asarray(mouse.twist([0.5, 0, 0, 0, 0, -0.3])), [0.1, 0, 0, 0, 0, -0.25])
+    np.testing.assert_allclose(np.asarray(mouse.twist([9.0, 0, 0, 0, 0, 0])), [0.1, 0, 0, 0, 0, 0], err_msg="clipped")
+    assert mouse.twist([np.nan, np.inf, 0, 0, 0, 0]) is None, "no numbers move nothing"
+    turned = SpaceMouse(SpaceMouseLayout(signs=[-1.0, *[1.0] * 5]))
+    twist = turned.twist([1.0, 0, 0, 0, 0, 0])
+    assert twist is not None and twist[0] < 0
+    with pytest.raises(ValueError, match="six"):
+        SpaceMouseLayout(signs=[1.0])
+
+
+def test_a_spacemouses_button_closes_and_opens_the_hand_when_it_is_pressed_anew() -> None:
+    mouse = SpaceMouse(SpaceMouseLayout(grip=1))
+    pressed = [[0, 1], [0, 0], [0, 1], [0, 1], [1, 0], [0, 1], []]
+    assert [mouse.opening(buttons) for buttons in pressed] == [None, None, 0.0, None, None, OPENING_MAX, None]

@@ -38,8 +38,11 @@ def image(episode: int, frame: int, size: tuple[int, int], which: int = 0) -> np
     return np.full((*size, 3), (20 + 40 * frame, 40 + 60 * episode, 60 + 120 * which), np.uint8)
 
 
-def vector(values: np.ndarray, names: Any = None) -> dict[str, Any]:
-    return {"dtype": "float32", "shape": [values.shape[-1]], "names": names}
+STATED = {"gripper": {"open": 1.0, "closed": 0.0}}
+
+
+def vector(values: np.ndarray, names: Any = None, about: Any = None) -> dict[str, Any]:
+    return {"dtype": "float32", "shape": [values.shape[-1]], "names": names} | ({"info": about} if about else {})
 
 
 def write_foreign(
@@ -47,12 +50,14 @@ def write_foreign(
     states: np.ndarray | None = None, actions: np.ndarray | None = None, state_names: Any = None,
     action_names: Any = None, keys: tuple[str, str] = ("observation.state", "action"),
     tasks: Mapping[int, Sequence[int]] | None = None, fps: float = 10, codec: Sequence[str] = (), extra: Any = None,
+    about: Any = STATED,
 ) -> Path:  # fmt: skip
     """Write a dataset and return its folder.
 
     episodes: their numbers. cameras: `front` or `wrist` by feature, which is what its images show. states, actions
     [n, D]: of every episode. tasks: the task's number at each frame, by episode. codec: ffmpeg's options of videos;
-    without, images are in the tables. extra: further features, each with its values [n, D] and names.
+    without, images are in the tables. extra: further features, each with its values [n, D] and names. about: the
+    `info` of state and actions, by default which value of the gripper is open.
     """
     cameras = cameras or {"observation.images.front": "front", "observation.images.wrist": "wrist"}
     states = np.tile(np.array([0.4, 0.0, 0.3, 3.1, 0.0, 0.1, 0.5]), (FRAMES, 1)) if states is None else states
@@ -62,7 +67,10 @@ def write_foreign(
         key: {"dtype": "video" if codec else "image", "shape": [*SIZES[of], 3], "names": ["height", "width", "channel"]}
         for key, of in cameras.items()
     }
-    features |= {keys[0]: vector(columns[keys[0]], state_names), keys[1]: vector(columns[keys[1]], action_names)}
+    features |= {
+        keys[0]: vector(columns[keys[0]], state_names, about),
+        keys[1]: vector(columns[keys[1]], action_names, about),
+    }
     features |= {name: vector(values, names) for name, (values, names) in (extra or {}).items()}
     (folder / "meta").mkdir(parents=True)
     tables = {}
@@ -303,8 +311,8 @@ def test_joints_and_poses_become_the_same_states_and_actions(tmp_path: Path) -> 
 @pytest.mark.parametrize(("change", "words"), [
     ({"states": np.tile([400.0, 0, 300, 3, 0, 0, 1], (FRAMES, 1))}, "positions of up to 400: these are not m"),
     ({"states": np.tile([0.4, 0, 0.3, 180, 0, 0, 1.0], (FRAMES, 1))}, "angles of up to 180: these are not rad"),
-    ({"states": np.hstack([np.tile([0.4, 0, 0.3, 3, 0, 0], (FRAMES, 1)), np.linspace(0, 0.04, FRAMES)[:, None]])},
-     "lie in 0 .. 0.04: metres, or a hand"),
+    ({"about": None}, "does not say which value of the gripper's state is open: say it with --gripper libero|droid"),
+    ({"about": {"gripper": {"open": 1}}}, "a gripper of {'open': 1} in meta/info.json; say it with --gripper"),
     ({"actions": np.tile([0, 0, 0, 0, 0, 0, 255.0], (FRAMES, 1))}, "actions lie in 255 .. 255, not in 0"),
     ({"state_names": [f"motor_{k}" for k in range(7)]}, "(motor_0, motor_1"),
     ({"state_names": ["left_x", "y", "z", "roll", "pitch", "yaw", "right_x"]}, "say what each value is with --state"),

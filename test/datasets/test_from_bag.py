@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,13 +17,16 @@ from hypothesis import strategies as st
 from molmoact_ros.bags.bag import BagWriter
 from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.cli.main import main
+from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import Demonstration
 from molmoact_ros.datasets.joint_tracks import JointTracks
 from molmoact_ros.datasets.lerobot_reader import Dataset
 from molmoact_ros.datasets.mapping_options import MappingOptions
 from molmoact_ros.robots.franka import HOME_Q, SINGLE
+from molmoact_ros.utils.paths import robot_model
 
 FPS, SECONDS, START = 10, 2, 50.0
+KINEMATICS = Kinematics(robot_model())
 TASKS = ("put the red cube in the bowl", "open the drawer")
 ARM, FINGERS = list(SINGLE.joints), list(SINGLE.fingers)
 Robot = Callable[[EpisodeWriter, int, float], None]
@@ -119,7 +124,7 @@ def test_each_frame_has_the_instruction_of_its_time(tmp_path: Path) -> None:
     mapping = dataset.mapping(MappingOptions())
     tasks = [dataset.episode(number, mapping).tasks for number in dataset.episodes]
     assert tasks == [[TASKS[0]] * 10 + [TASKS[1]] * 10, [TASKS[1]] * 20, ["tidy up"] * 20]
-    rows = [json.loads(line) for line in (out / "meta" / "episodes.jsonl").read_text().splitlines()]
+    rows = pyarrow.parquet.read_table(out / "meta" / "episodes" / "chunk-000" / "file-000.parquet").to_pylist()
     assert [row["tasks"] for row in rows] == [list(TASKS), [TASKS[1]], ["tidy up"]]
     # And back into bags, frame by frame.
     assert main(["from-lerobot", str(out), "--out", str(tmp_path / "bags"), "--episode", "0"]) == 0
@@ -179,14 +184,109 @@ def test_a_frankas_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str
     np.testing.assert_allclose(found.actions[:-2, :6], expected.actions[1:-1, :6], atol=1e-5)
 
 
-def test_two_arms_in_a_bag_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def both(out: EpisodeWriter, k: int, now: float) -> None:
-        for side in ("left", "right"):
-            publish(out, [f"{side}_{joint}" for joint in ARM], arm_at(now), now)
+def test_two_arms_become_one_dataset_and_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The right arm stands where the left one is half a second later; its hand closes, and the left one's opens."""
 
-    bag = write(tmp_path / "bag", both)
-    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "ds")]) == 1
-    assert "are of several arms (left_fr3, right_fr3); only one can be exported" in capsys.readouterr().err
+    def both(out: EpisodeWriter, k: int, now: float) -> None:
+        for side, at, finger in (("left_", now, 0.04), ("right_", now + 0.5, 0.01)):
+            publish(out, [f"{side}{name}" for name in (*ARM, *FINGERS)], [*arm_at(at), finger, finger], now)
+            arm = [f"{side}{joint}" for joint in ARM]
+            out.command(f"/{side}fr3_arm_controller/joint_trajectory", arm, arm_at(at + 0.1), np.zeros(7), 0.01, now)
+            goal = np.array([0.04 if side == "right_" else 0.0])
+            out.command(
+                f"/{side}fr3_gripper_controller/joint_trajectory", [f"{side}{FINGERS[0]}"], goal, np.zeros(1), 0.1, now
+            )
+
+    found = export(tmp_path, both)
+    alone = export(tmp_path / "alone")
+    assert found.arms == ("left_", "right_") and found.action_source == "commanded"
+    assert alone.action_source == "measured", "nobody commanded it"
+    left, right = [0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]
+    np.testing.assert_allclose(found.states[:, left], alone.states[:, :6], atol=1e-5)
+    np.testing.assert_allclose(found.states[:-5, right], alone.states[5:, :6], atol=1e-5)
+    np.testing.assert_allclose(found.states[:, 12:], [[1.0, 0.25]] * 20, atol=1e-6)
+    np.testing.assert_array_equal(found.actions[:, 12:], [[0.0, 1.0]] * 20)
+    # What was commanded was due a frame later.
+    np.testing.assert_allclose(found.actions[:-2][:, left], alone.actions[1:-1, :6], atol=1e-5)
+    assert found.joints is not None and found.joints.shape == (20, 18)
+    capsys.readouterr()
+    assert main(["from-lerobot", str(tmp_path / "ds"), "--out", str(tmp_path / "bags")]) == 0
+    mapping = capsys.readouterr().out.splitlines()[0].removeprefix("mapping: ")
+    back = tmp_path / "bags" / "episode_000000"
+    assert main(["to-lerobot", str(back), "--out", str(tmp_path / "again")]) == 0
+    given = shlex.split(mapping)
+    assert main(["from-lerobot", str(tmp_path / "again"), "--out", str(tmp_path / "more"), *given]) == 0, mapping
+    again = read(tmp_path / "again")
+    for name in ("states", "actions", "joints"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name), name)
+
+
+@pytest.mark.parametrize("prefixes", [("a_", "b_"), ("left_", "middle_", "right_")])
+def test_arms_that_have_no_sides_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], prefixes: tuple[str, ...]
+) -> None:
+    def several(out: EpisodeWriter, k: int, now: float) -> None:
+        for prefix in prefixes:
+            publish(out, [f"{prefix}{joint}" for joint in ARM], arm_at(now), now)
+
+    assert main(["to-lerobot", str(write(tmp_path / "bag", several)), "--out", str(tmp_path / "ds")]) == 1
+    error = capsys.readouterr().err
+    assert f"of several arms ({prefixes[0]}fr3" in error and "begin with left_ and right_" in error
+
+
+def target_joint(out: EpisodeWriter, now: float) -> None:
+    out.joints(ARM, arm_at(now + 0.1), np.zeros(0), now, "/target_joint")
+
+
+def forward_position(out: EpisodeWriter, now: float) -> None:
+    topic = "/forward_position_controller/commands"
+    out.write(topic, "std_msgs/msg/Float64MultiArray", now, data=arm_at(now + 0.1))
+
+
+def target_pose(out: EpisodeWriter, now: float) -> None:
+    hand = KINEMATICS.forward(arm_at(now + 0.1))
+    position = out.make("geometry_msgs/msg/Point", **dict(zip("xyz", hand.position.tolist(), strict=True)))
+    turn = out.make("geometry_msgs/msg/Quaternion", **dict(zip("xyzw", hand.rotation.as_quat().tolist(), strict=True)))
+    pose = out.make("geometry_msgs/msg/Pose", position=position, orientation=turn)
+    out.write("/target_pose", "geometry_msgs/msg/PoseStamped", now, header=now, pose=pose)
+
+
+@pytest.mark.parametrize("sink", [target_joint, forward_position, target_pose])
+def test_commands_are_those_of_whichever_sink_was_used(tmp_path: Path, sink: Callable[..., None]) -> None:
+    def robot(out: EpisodeWriter, k: int, now: float) -> None:
+        whole(out, k, now)
+        sink(out, now)
+        out.write("/fr3_gripper_controller/commands", "std_msgs/msg/Float64MultiArray", now, data=np.array([0.01] * 2))
+
+    found = export(tmp_path, robot)
+    expected = export(tmp_path / "measured")
+    assert (found.action_source, expected.action_source) == ("commanded", "measured")
+    np.testing.assert_allclose(found.actions[:-2, :6], expected.actions[1:-1, :6], atol=1e-5)
+    np.testing.assert_allclose(found.actions[:, 6], 0.25, atol=1e-6)
+
+
+def test_one_broken_episode_is_named_and_the_rest_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bag without images, one whose file is cut off, and a dataset with a damaged table."""
+    good = write(tmp_path / "good")
+    with BagWriter(tmp_path / "blind") as bag:
+        whole(EpisodeWriter(bag), 0, START)
+    cut = write(tmp_path / "cut")
+    file = next(cut.glob("*.mcap"))
+    file.write_bytes(file.read_bytes()[:40])
+    out = tmp_path / "ds"
+    bags = [str(tmp_path / name) for name in ("blind", "good", "cut")]
+    assert main(["to-lerobot", *bags, str(good), "--out", str(out), "--version", "2.1"]) == 0
+    said = capsys.readouterr()
+    assert "2 episodes, 40 frames" in said.out and "blind is left out: the bag has no images at all" in said.err
+    assert "cut is left out: " in said.err
+    table = out / "data" / "chunk-000" / "episode_000000.parquet"
+    table.write_bytes(table.read_bytes()[:-100])
+    assert main(["to-lerobot", str(out), str(good), "--out", str(tmp_path / "again")]) == 0
+    said = capsys.readouterr()
+    assert "2 episodes, 40 frames" in said.out and f"episode 0 of {out} is left out: {table} cannot be read" in said.err
+    assert read(tmp_path / "again").tasks == [TASKS[0]] * 20
+    assert main(["to-lerobot", bags[0], bags[2], "--out", str(tmp_path / "none")]) == 1
+    assert "blind: the bag has no images at all" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_joints_of_another_robot_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +313,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     command = ["to-lerobot", str(bag), "--out", str(tmp_path / "ds"), *(["--video"] if video else [])]
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert "the images of front are 64x48 from frame 10 of episode 0 on, and 32x24 before" in error
+    assert f"the images of front are 64x48 from frame 10 of {bag} on, and 32x24 before" in error
     assert [path.name for path in tmp_path.iterdir()] == ["bag"]
     assert main([*command, "--size", "40x30"]) == 0
     assert [image.shape for image in read(tmp_path / "ds").pictures["front"]()] == [(30, 40, 3)] * 20

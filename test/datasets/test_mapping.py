@@ -38,10 +38,8 @@ def no_kinematics() -> Kinematics:
 
 
 def mapping_of(features: dict[str, Any], table: dict[str, np.ndarray], options: MappingOptions) -> DatasetMapping:
-    def ranges(key: str) -> np.ndarray:
-        return np.array([table[key].min(axis=0), table[key].max(axis=0)])
-
-    return choose_mapping(features, ["front", "wrist"], options, ranges)
+    stated = {"info": {"gripper": {"open": 1.0, "closed": 0.0}}}
+    return choose_mapping({key: of | stated for key, of in features.items()}, ["front", "wrist"], options)
 
 
 def poses(seed: int) -> np.ndarray:

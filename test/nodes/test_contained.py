@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+from geometry_msgs.msg import Twist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, Image, JointState, Joy
 from tf2_msgs.msg import TFMessage
+from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
+from molmoact_ros.msg import ActionChunk, EngineStatus, Episode, SafetyStatus, Trace
 from molmoact_ros.nodes.foxglove import FoxgloveNode
 from molmoact_ros.nodes.joystick import JoystickNode
 from molmoact_ros.nodes.keyboard import KeyboardNode
+from molmoact_ros.nodes.leader import LeaderNode
 from molmoact_ros.nodes.panel import PanelNode, engine_state, safety_state
 from molmoact_ros.nodes.planning.gripper_projection import GripperProjection
+from molmoact_ros.nodes.spacemouse import SpaceMouseNode
 from molmoact_ros.nodes.view import ViewNode
 from molmoact_ros.nodes.visualization import panel_images
 from molmoact_ros.reasoning.answer import RefusedStep
@@ -110,6 +114,7 @@ def test_h7_the_panel_shows_a_state_whatever_the_messages_hold(panel: PanelNode,
     panel._on_engine(anything(EngineStatus, rng))
     panel._on_trace(anything(Trace, rng))
     panel._on_chunk(anything(ActionChunk, rng))
+    panel._collection._on_episode(anything(Episode, rng))
     state = panel._state() | {"engine": engine_state(panel._engine), "safety": safety_state(panel.safety)}
     text = json.dumps(state, allow_nan=False)
     assert len(text) < 200_000, "ten times a second to each browser"
@@ -187,6 +192,25 @@ def test_h7_pictures_of_absurd_shapes_are_encoded(kind: str, shape: tuple[int, i
     pixels = np.full((*shape, 3), 7, np.uint8) if kind == "color" else np.ones(shape, np.float32)
     message = conversions.image_message(pixels, "rgb8" if kind == "color" else "32FC1", conversions.header(1.0, "f"))
     assert panel_images.encode(kind, bytes(serialize_message(message))).jpeg[:2] == b"\xff\xd8"
+
+
+@pytest.fixture(scope="module")
+def devices(ros: None) -> Iterator[tuple[SpaceMouseNode, LeaderNode]]:
+    spacemouse, leader = SpaceMouseNode(), LeaderNode()
+    yield spacemouse, leader
+    spacemouse.destroy_node()
+    leader.destroy_node()
+
+
+@MANY
+@given(RANDOMS)
+def test_h7_spacemouse_and_leader_take_anything(devices: tuple[SpaceMouseNode, LeaderNode], rng: random.Random) -> None:
+    spacemouse, leader = devices
+    spacemouse._on_twist(anything(Twist, rng), rng.choice([0.0, 1e9, 4e9]))
+    spacemouse._on_joy(anything(Joy, rng))
+    leader._on_safety(anything(SafetyStatus, rng))
+    leader._on_state(anything(JointState, rng))
+    leader._on_trajectory(anything(JointTrajectory, rng))
 
 
 @MANY

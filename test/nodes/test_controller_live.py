@@ -234,6 +234,10 @@ def test_h8_frame_and_key(arm: Cell) -> None:
     assert arm.until(lambda: arm.status.refused >= 2)
     assert arm.plays(arm.chunk(key="checked")), "somebody has"
     arm.stand()
+    stated = arm.chunk(key="libero")
+    stated.stated = True
+    assert arm.plays(stated), "the checkpoint has"
+    arm.stand()
     assert arm.plays(arm.chunk(frame="fr3_link0"))
 
 

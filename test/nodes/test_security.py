@@ -177,7 +177,7 @@ def test_a_policy_gives_each_node_what_it_has_and_no_more(used: dict[str, set[Ac
 
 def test_each_node_has_a_policy_of_its_own_and_names_no_other() -> None:
     """`policies` are nodes `policy` in namespaces. A player has none: what it plays could be commands."""
-    assert {file.stem for file in SOURCE.glob("*.xml")} == {*NODES, "keyboard", "home", "calibrate"} - {
+    assert {file.stem for file in SOURCE.glob("*.xml")} == {*NODES, "keyboard", "home", "calibrate", "collector"} - {
         "policies",
         "player",
     }
@@ -199,7 +199,7 @@ def test_the_arm_is_commanded_by_the_controller_alone() -> None:
     assert who["/fr3_arm_controller/joint_trajectory"] == {"controller"}
     assert who["/policy/action_chunk"] == {"policy"} and who["/joint_states"] <= {"sim"}
     assert who["/controller/start"] <= {"policy", "expert", "panel"}
-    devices = {"joystick", "keyboard", "panel", "home"}
+    devices = {"joystick", "keyboard", "spacemouse", "leader", "panel", "home", "collector"}
     assert all(who[name] <= devices for name in who if name.startswith("/controller/teleop/"))
 
 

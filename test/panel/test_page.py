@@ -58,7 +58,10 @@ class Seen:
         said = safety and {
             "reason": "", "plan": 0, "progress": 0.0, "latency": None, "limits": {}, "warnings": [], **safety,
         }  # fmt: skip
-        self.server.show_state({"safety": said, "engine": whole | engine, "trace": None, "chunk": None, "ended": {}})
+        collect, engine = engine.pop("collect", None), whole | engine
+        self.server.show_state(
+            {"safety": said, "engine": engine, "trace": None, "chunk": None, "ended": {}, "collect": collect}
+        )  # fmt: skip
 
     def until(self, happened: Any) -> bool:
         return self.browser.until(happened, PATIENCE)
@@ -150,6 +153,32 @@ def test_m4_the_plan_that_was_looked_at_is_approved(seen: Seen) -> None:
     time.sleep(0.6)
     page.press("approve")
     assert seen.until(lambda: seen.robot.told[-1] == ("approve", 4))
+
+
+def test_an_episode_is_begun_and_judged_and_a_double_click_begins_none(seen: Seen) -> None:
+    page = seen.browser
+    waiting = {
+        "state": "waiting", "message": "begin", "task": "wave", "number": 0, "left": 0.0, "elapsed": 0.0, "kept": 0,
+        "failed": 0, "discarded": 0, "wanted": 2, "interventions": 0, "problems": [],
+    }  # fmt: skip
+    review = waiting | {"state": "review", "problems": ["the arm did not move"]}
+    seen.show({"state": "hold"})
+    assert seen.until(lambda: not page.find("collect").is_displayed()), "nothing is collected"
+    seen.show({"state": "hold"}, collect=review)
+    assert seen.until(lambda: page.find("collect").is_displayed() and page.text("c-next") == "Keep")
+    assert page.text("c-problems") == "the arm did not move" and not page.find("c-home").is_displayed()
+    page.find("c-notes").send_keys("slipped")
+    page.press("c-fail")
+    assert seen.until(lambda: seen.robot.told == [("collect", "fail", "slipped", "")])
+    seen.show({"state": "hold"}, collect=waiting)
+    assert seen.until(lambda: page.text("c-next") == "Begin")
+    assert not page.find("c-next").is_enabled(), "the second click of a double click begins nothing"
+    time.sleep(1.1)
+    seen.show({"state": "hold"}, collect=waiting)
+    assert seen.until(lambda: page.find("c-next").is_enabled())
+    page.press("c-next")
+    assert seen.until(lambda: seen.robot.told[-1] == ("collect", "begin", "", "wave"))
+    seen.show({"state": "hold"})
 
 
 @pytest.mark.parametrize(("button", "word"), [("up", "jog"), ("home", "home")])

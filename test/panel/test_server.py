@@ -49,6 +49,9 @@ class Writer:
     def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
         return self._note("draw", stroke)
 
+    def collect(self, command: str, notes: str, task: str) -> Future[PanelReply]:
+        return self._note("collect", command, notes, task)
+
     def jog(self, arm: int, twist: np.ndarray) -> None:
         self._note("jog", arm, tuple(twist))
 
@@ -239,6 +242,7 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
                 {"do": "approve", "plan": 7}, {"do": "reset"}, {"do": "resume"},
                 {"do": "instruct", "text": "wave", "move": True}, {"do": "draw", "stroke": stroke},
                 {"do": "draw", "stroke": None}, {"do": "veto"}, {"do": "grip", "arm": 0, "open": True},
+                {"do": "collect", "command": "fail", "notes": "slipped"},
             ]  # fmt: skip
             for number, word in enumerate(words):
                 await socket.send_json(word | {"id": number})
@@ -249,6 +253,7 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
     assert open_panel.robot.told == [
         ("approve", 7), ("press", "reset"), ("press", "resume"),
         ("instruct", "wave", None, True), ("draw", drawn), ("draw", None), ("press", "veto"), ("grip", 0, True),
+        ("collect", "fail", "slipped", ""),
     ]  # fmt: skip
 
 
@@ -260,7 +265,7 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
         '{"do": "jog", "number": 1, "sent": 1, "twist": [1.5, 0, 0, 0, 0, 0]}',
         '{"do": "jog", "twist": [1, 0, 0, 0, 0, 0]}', '{"do": "jog", "number": 1, "twist": [1, 0, 0, 0, 0, 0]}',
         '{"do": "jog", "number": 1, "sent": NaN, "twist": [1, 0, 0, 0, 0, 0]}', '{"do": "here", "number": 1}',
-        '{"do": "approve"}', '{"do": "approve", "plan": 0}',
+        '{"do": "collect", "command": "explode"}', '{"do": "approve"}', '{"do": "approve", "plan": 0}',
         '{"do": "draw", "stroke": {"points": [], "sec": 0, "nanosec": 0}}',
         '{"do": "draw", "stroke": {"points": [[1e999, 0]], "sec": 0, "nanosec": 0}}',
     ],

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from molmoact_ros.reasoning.action_convention import RELEASED, UNSTATED, ActionConvention
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.reasoning.answer_templates import Wording
 
@@ -200,7 +201,8 @@ class RunConfig(BaseModel):
     frame_size: width and height, pixels, to which camera frames are scaled first; null keeps them. The released robot
     training used 320x240 (paper, mid- and post-training). cameras: number of cameras in training; null: any number.
     chunk_steps: allowed numbers of actions in an answer; the model chooses. wordings: allowed wordings of an answer.
-    reuse_steps: number of consecutive steps for which the mode reuse keeps depth and trace.
+    reuse_steps: number of consecutive steps for which the mode reuse keeps depth and trace. conventions: what the
+    numbers of the actions mean, by un-normalisation key.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -209,6 +211,11 @@ class RunConfig(BaseModel):
     chunk_steps: tuple[int, ...] = (1, 8)
     wordings: tuple[Wording, ...] = tuple(Wording)
     reuse_steps: int = Field(default=2, ge=1)
+    conventions: dict[str, ActionConvention] = {}
+
+    def convention(self, key: str) -> ActionConvention:
+        """What the numbers of the un-normalisation key `key` mean: as stated here, as released, or assumed."""
+        return self.conventions.get(key) or RELEASED.get(key, UNSTATED)
 
     def with_frame_size(self, text: str) -> RunConfig:
         """A copy with the frame size `text`: "320x240" (width x height), "camera" (unscaled), "" (no change).

@@ -118,7 +118,7 @@ class LoraAdapter:
             name = _name_in(shapes, key)
             if shapes[name] != tuple(tensor.shape):
                 raise CheckpointError(f"the adapter's {key} {list(tensor.shape)} does not fit {list(shapes[name])}")
-            found[name] = partial(_replaced, tensor)
+            found[name] = partial(replaced, tensor)
         if not found:
             raise CheckpointError("the adapter holds no tensors; copy it again")
         return found
@@ -133,7 +133,8 @@ class LoraAdapter:
         return merged
 
 
-def _replaced(new: Tensor, old: Tensor) -> Tensor:
+def replaced(new: Tensor, old: Tensor) -> Tensor:
+    """`new` [...] in the dtype of `old` [...], which it replaces."""
     return new.to(old.dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -72,18 +73,22 @@ def merge(adapter: Path, base: Path, out: Path, norm_stats: Path | None = None, 
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir()
-        _copy_small_files(adapter, base, beside)
+        copy_small_files([adapter, base], beside)
         if norm_stats is not None:
             _set_norm_stats(beside, norm_stats)
-        _write_weights(weights, changes, beside, progress)
+        write_weights(weights, changes, beside, progress)
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _copy_small_files(adapter: Path, base: Path, to: Path) -> None:
+def copy_small_files(folders: Sequence[Path], to: Path) -> None:
+    """Copy a checkpoint's files beside its weights: each from the first folder that has it; the last is the checkpoint.
+
+    Only what a fine-tune may have of its own is taken from the others.
+    """
     for name in _COPIED:
-        sources = (adapter / name, base / name) if name in _TRAINED_WITH else (base / name,)
+        sources = [folder / name for folder in (folders if name in _TRAINED_WITH else folders[-1:])]
         if source := next((path for path in sources if path.is_file()), None):
             shutil.copyfile(source, to / name)
 
@@ -103,7 +108,8 @@ def _set_norm_stats(folder: Path, file: Path) -> None:
         raise CheckpointError(f"{file} holds no statistics; give a dataset_statistics.json")
 
 
-def _write_weights(weights: Weights, changes: dict[str, Change], to: Path, progress: Progress) -> None:
+def write_weights(weights: Weights, changes: dict[str, Change], to: Path, progress: Progress = ignore) -> None:
+    """Write all weight files of a checkpoint to a folder, the tensors in `changes` changed, file by file."""
     done = 0
     for path in weights.files:
         tensors = {}

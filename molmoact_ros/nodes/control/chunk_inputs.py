@@ -14,7 +14,6 @@ from molmoact_ros.control.action_chunk import ActionChunk as Chunk
 from molmoact_ros.control.action_chunk import ActionSpace
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.msg import ActionChunk
-from molmoact_ros.nodes.control.config import STATED
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.bounded_subscription import subscribe
@@ -38,7 +37,7 @@ class ChunkInputs:
         self._node, self._controller, self._lock, self._log, self._refuse = node, controller, lock, log, refuse
         arms = [arm.arm for arm in controller.arms]
         self._frames = {"", arms[0].base_frame} if len(arms) == 1 else {""}
-        self._keys = {"", *STATED, *keys}
+        self._keys = {"", *keys}
         self.played: Chunk | None = None
         subscribe(node, ActionChunk, f"{policy}/action_chunk", self._on_chunk, qos.RELIABLE, refuse)
         subscribe(node, ActionChunk, f"{policy}/pending_chunk", self._on_pending, qos.RELIABLE, refuse)
@@ -48,10 +47,11 @@ class ChunkInputs:
         frame, key = message.header.frame_id, message.unnorm_key
         if frame not in self._frames:
             raise RefusedStep(f"its actions are in the frame {frame!r}; plan in {' or '.join(map(repr, self._frames))}")
-        if key not in self._keys:
+        if not message.stated and key not in self._keys:
             raise RefusedStep(
-                f"nobody has said what the numbers of the key {key!r} mean (units, frame, rotations, signs): check "
-                "them against msg/ActionChunk.msg, then list the key in the controller's parameter unnorm_keys"
+                f"nobody has said what the numbers of the key {key!r} mean (units, frame, rotations, signs): state it "
+                "in the checkpoint's run.json, or check them against msg/ActionChunk.msg and list the key in the "
+                "controller's parameter unnorm_keys"
             )
         stamp = conversions.seconds(message.header.stamp)
         try:

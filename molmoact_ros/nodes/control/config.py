@@ -14,9 +14,6 @@ from molmoact_ros.control.limiter import LimitScaling
 from molmoact_ros.control.teleop import TeleopConfig
 from molmoact_ros.robots.franka import HOME_Q, Arm, arms_at
 
-STATED = ("nano_workcell", "scripted expert")
-"""Un-normalisation keys whose units, frame, rotations and signs are msg/ActionChunk.msg's by our own training."""
-
 
 class ControllerNodeConfig(BaseModel):
     """Parameters of the controller node."""

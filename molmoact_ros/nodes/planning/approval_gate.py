@@ -134,7 +134,7 @@ class ApprovalGate:
         head = Header(stamp=stamp, frame_id=played.header.frame_id)
         actions = still(conversions.chunk_actions(played))
         self._gate.moves(time.monotonic())  # it brakes
-        self._publish(conversions.chunk_message(actions, played.dt, played.unnorm_key, 0, head))
+        self._publish(conversions.chunk_message(actions, played.dt, played.unnorm_key, 0, head, stated=played.stated))
         self._rested = conversions.seconds(stamp)
 
     def write_status(self, status: EngineStatus) -> None:

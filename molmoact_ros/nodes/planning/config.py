@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from rclpy.logging import get_logger
 
+from molmoact_ros.control.action_conversion import check_fit
 from molmoact_ros.control.approval import ApprovalMode
-from molmoact_ros.engine.base import ReasoningMode
+from molmoact_ros.engine.base import ReasoningMode, choose_key
 from molmoact_ros.engine.factory import EngineOptions, open_engine
+from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.robots.franka import BASE_FRAME
 from molmoact_ros.ros.image_transport import IMAGE_TRANSPORT, ImageTransport
@@ -34,14 +36,23 @@ class PolicyConfig(EngineOptions):
     joint_slop: float = Field(0.02, gt=0, le=1, description="greatest difference between them and the front frame, s")
     noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
     period: float = Field(0.0, ge=0, le=600, description="least time from one plan's image to the next's, s")
-    action_dt: float = Field(0.1, ge=0.01, le=1, description="seconds of one action")
+    action_dt: float = Field(0.0, ge=0, le=1, description="seconds of one action; 0: as the checkpoint says, else 0.1")
     drawing_max_age: float = Field(10.0, gt=0, le=600, description="greatest age of the image that is drawn on, s")
     drawing_timeout: float = Field(30.0, gt=0, le=3600, description="time after which an operator's trace ends, s")
+    robot: str = Field("franka", min_length=1, description="what a checkpoint's actions have to be made for")
+    arms: list[str] = Field([""], min_length=1, max_length=2, description="prefix of each arm's names, left first")
     base_frame: str = Field(BASE_FRAME, description="base of a single arm, in which its actions are")
     controller: str = Field("controller", description="node name of the controller; a relative one: in this namespace")
     priority: int = Field(
         5, ge=0, le=90, description="real-time priority where the system allows it, below the controller's 10; 0: none"
     )
+
+    @field_validator("action_dt")
+    @classmethod
+    def _check_dt(cls, dt: float) -> float:
+        if 0 < dt < 0.01:
+            raise ValueError("an action takes at least 0.01 s; 0 is what the checkpoint says")
+        return dt
 
     @property
     def folder(self) -> Path:
@@ -50,7 +61,15 @@ class PolicyConfig(EngineOptions):
 
 
 def load_engine(config: PolicyConfig) -> Engine:
-    """Open the engine that the parameters select, and warm it up."""
+    """Open the engine that the parameters select, and warm it up.
+
+    Raises ValueError, before weights are read, if the checkpoint's actions do not fit the robot, and what
+    `open_engine` raises.
+    """
+    files = CheckpointFolder(config.folder)
+    key = choose_key(list(files.config.norm_stats), config.unnorm_key or None)
+    dimensions = files.config.norm_stats[key].action.dimensions
+    check_fit(key, files.run.convention(key), dimensions, config.robot, len(config.arms), config.cameras)
     engine = open_engine(config, config.folder)
     engine.warm_up(_log_progress)
     return engine

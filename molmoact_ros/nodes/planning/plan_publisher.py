@@ -6,7 +6,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from molmoact_ros.engine.torch_engine import Engine
-from molmoact_ros.msg import ActionChunk, AnswerTokens, DepthTokens, Trace
+from molmoact_ros.msg import AnswerTokens, DepthTokens, Trace
 from molmoact_ros.nodes.planning.inference_thread import ReasonedPlan
 from molmoact_ros.reasoning.trace import draw_training_overlay
 from molmoact_ros.ros import conversions, qos
@@ -15,9 +15,9 @@ from molmoact_ros.ros import conversions, qos
 class PlanPublisher:
     """Publishes the parts of plans. `show` runs on the executor's thread, everything else on the inference thread."""
 
-    def __init__(self, node: Node, engine: Engine, camera: str, base_frame: str, dt: float) -> None:
-        """camera: name of the front one; base_frame: a single arm's, in which its actions are; dt: of one action, s."""
-        self._engine, self._frame, self._base, self._dt = engine, conversions.optical_frame(camera), base_frame, dt
+    def __init__(self, node: Node, engine: Engine, camera: str) -> None:
+        """camera: name of the front one."""
+        self._engine, self._frame = engine, conversions.optical_frame(camera)
         self._depth_tokens = node.create_publisher(DepthTokens, "~/depth_tokens", qos.RELIABLE)
         self._depth_image = node.create_publisher(Image, "~/depth_image", qos.RELIABLE)
         self._trace = node.create_publisher(Trace, "~/trace", qos.RELIABLE)
@@ -34,18 +34,6 @@ class PlanPublisher:
             self._depth_tokens.publish(codes)
         if said.trace is not None and self._is_new(plan, "trace"):
             self._trace.publish(conversions.trace_message(said.trace, Trace.MODEL, plan.plan_id, head))
-
-    def chunk(self, plan: ReasonedPlan) -> ActionChunk | None:
-        """The plan's actions, which only the gate publishes; None before they are complete."""
-        actions = plan.reasoning.actions
-        if not plan.reasoning.complete or actions is None:
-            return None
-        frame = self._base if actions.shape[1] <= 7 else ""  # with two arms, each has its own
-        head, key = conversions.header(plan.observation.stamp, frame), self._engine.unnorm_key
-        chunk = conversions.chunk_message(actions, self._dt, key, plan.plan_id, head, plan.timings.mode.value)
-        if plan.joints is not None:
-            chunk.joint_names, chunk.joint_positions = plan.joints.name, plan.joints.position
-        return chunk
 
     def complete(self, plan: ReasonedPlan) -> None:
         """Publish the rest of a complete plan; its images are published by `show`."""

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TwistStamped
 from pydantic import BaseModel, Field
+from rclpy.node import Node
 from std_msgs.msg import Empty, Header
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from molmoact_ros.control.teleop_devices import Debounce
 from molmoact_ros.msg import Deadman, GripperOpening, SafetyStatus
 from molmoact_ros.robots.franka import Arm
-from molmoact_ros.ros import qos
+from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.contained import ContainedNode
 
 STATES: Final = {getattr(SafetyStatus, name): name.lower() for name in ("IDLE", "POLICY", "HOLD", "STOPPED", "TELEOP")}
@@ -25,6 +28,24 @@ STATES: Final = {getattr(SafetyStatus, name): name.lower() for name in ("IDLE", 
 def name_of(names: Mapping[int, str], number: int) -> str:
     """The name of a constant in a message; the number itself for one that this version does not know."""
     return names.get(number, f"unknown ({number})")
+
+
+OLD: Final = 0.2
+"""Greatest age of a device's message that is acted on, s: the controller takes silence of that length for a release."""
+AHEAD: Final = 0.05
+"""s by which the clock of the device's computer may be ahead."""
+
+
+def is_fresh(node: Node, stamp: Time) -> bool:
+    """Whether a device's message of this stamp is recent. One without a stamp counts as made when it is received.
+
+    Some drivers fill in no stamp, and would move nothing. A burst of such messages after a delay is accepted: at most
+    the ten that the queue holds.
+    """
+    if not (stamp.sec or stamp.nanosec):
+        return True
+    age = node.get_clock().now().nanoseconds * 1e-9 - conversions.seconds(stamp)
+    return bool(-AHEAD <= age <= OLD)
 
 
 class TeleopClientConfig(BaseModel):
@@ -100,10 +121,44 @@ class TeleopClient(ContainedNode):
         self._switches[number].publish(Deadman(header=self._head(), held=True))
         self._twists[number].publish(message)
 
+    def connect_joints(self) -> None:
+        """Create the topics of `say_joints`, after `connect`."""
+        prefix = self._stop.topic_name.removesuffix("stop")
+        self._joints = [
+            self.create_publisher(JointTrajectory, f"{prefix}teleop/{arm.prefix}joint", qos.RELIABLE)
+            for arm in self._arms
+        ]
+
+    def say_joints(self, number: int, q: np.ndarray) -> None:
+        """Move arm `number` to the joints `q` [7] rad; the dead-man's switch is held."""
+        point = JointTrajectoryPoint(positions=q.tolist())
+        message = JointTrajectory(header=self._head(), joint_names=list(self._arms[number].joints), points=[point])
+        self._switches[number].publish(Deadman(header=self._head(), held=True))
+        self._joints[number].publish(message)
+
     def say_home(self, number: int) -> None:
         """Move arm `number` to its home position while this is repeated; the dead-man's switch is held."""
         self._switches[number].publish(Deadman(header=self._head(), held=True))
         self._homes[number].publish(self._head())
+
+    def say_home_to_all(self) -> None:
+        """Move all arms to their home positions while this is repeated."""
+        for number in range(len(self._arms)):
+            self.say_home(number)
+
+    def is_home_found(self) -> bool:
+        """Whether a controller subscribes to `say_home` of all arms."""
+        return all(home.get_subscription_count() for home in self._homes)
+
+    @property
+    def stop_topic(self) -> str:
+        """The controller's topic `stop`, which names the controller to people."""
+        return str(self._stop.topic_name)
+
+    def let_go_of_all(self) -> None:
+        """Stop the motion of all arms."""
+        for number in range(len(self._arms)):
+            self.let_go(number)
 
     def let_go(self, number: int) -> None:
         """Stop the motion at once, and release the dead-man's switch."""

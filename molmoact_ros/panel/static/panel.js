@@ -1,6 +1,7 @@
 // The panel: what the robot says goes onto the page, what a person does goes to the robot.
 
 import * as charts from "./charts.js";
+import { build as buildCollect } from "./collect.js";
 import { Control, Pictures } from "./connection.js";
 import { build } from "./jog.js";
 import { Stage } from "./stage.js";
@@ -22,6 +23,7 @@ let sent = { points: null, count: 0 }; // the drawing that was taken up, and how
 let ended = 0; // the last goal that has
 let busy = false; // there was an instruction when it was last heard of
 let letGo = () => {};
+let showCollect = () => {};
 
 const control = new Control(hear, (open) => {
   document.body.classList.toggle("offline", !open);
@@ -82,6 +84,7 @@ function show(news) {
   engine();
   limits();
   trace();
+  showCollect(state.collect);
   if (state.ended?.goal > ended) {
     ended = state.ended.goal;
     tell({ ok: true, message: `Ended: ${state.ended.message}` });
@@ -345,6 +348,7 @@ function warn(message) {
 const speed = () => Number($("speed").value) / 100;
 $("speed").oninput = () => text("speed-value", `${$("speed").value} %`);
 letGo = build($("jog"), control, () => arm, speed, tell);
+showCollect = buildCollect($("collect"), control, tell);
 
 // The rest
 
