@@ -1,0 +1,122 @@
+"""Depth tokens of a frame: by the checkpoint's VQ-VAE from measured depth, or from what a depth network guesses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from molmoact_ros.engine.model.depth_vq import DepthVq
+from molmoact_ros.reasoning.observation import known_depth
+
+LARGEST_HOLE: Final = 0.01
+"""Share of the image up to which a hole is filled; larger ones are out of the camera's range."""
+MOST_UNKNOWN: Final = 0.5
+"""Share of the image without depth from which on it has no tokens."""
+_SIDE: Final = 320
+"""Side length of the VQ-VAE's input, pixels (released configuration)."""
+NO_DEPTH: Final = "it has no depth image"
+UNKNOWN: Final = "more than half of its depth image is unknown"
+DEPTH_ANYTHING: Final = "depth-anything/Depth-Anything-V2-Base-hf"
+"""The network of the released script (ViT-B), as transformers has it."""
+
+
+@dataclass(frozen=True)
+class FilledDepth:
+    """depth: float32 [H, W] m. filled, unknown: shares of the image that were filled, and that stay unknown (0)."""
+
+    depth: np.ndarray
+    filled: float
+    unknown: float
+
+
+def fill_holes(depth: np.ndarray) -> FilledDepth:
+    """Fill the small holes of depth [H, W] m (0 or not finite: unknown), each pixel from the nearest measured one."""
+    measured = known_depth(np.asarray(depth, np.float32))
+    hole = measured == 0
+    _, parts, about, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8), connectivity=4)
+    small = hole & (about[:, cv2.CC_STAT_AREA] <= LARGEST_HOLE * hole.size)[parts]
+    if small.any() and not hole.all():
+        _, nearest = cv2.distanceTransformWithLabels(
+            hole.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        values = np.zeros(nearest.max() + 1, np.float32)
+        values[nearest[~hole]] = measured[~hole]
+        measured[small] = values[nearest[small]]
+    return FilledDepth(measured, float(small.mean()), float((measured == 0).mean()))
+
+
+class DepthLabeller(Protocol):
+    """Makes the depth codes of a frame."""
+
+    def label(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | str:
+        """Codes uint8 [10, 10] of an image, uint8 [H, W, 3] RGB, or why it has none. depth: [H, W] m, if measured."""
+
+
+class MeasuredDepth:
+    """By measured depth, as the engine encodes it. filled: share of each labelled frame's pixels that were filled."""
+
+    def __init__(self, vq: DepthVq) -> None:
+        self._vq = vq
+        self.filled: list[float] = []
+
+    def label(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | str:
+        """Codes uint8 [10, 10] of depth [H, W] m, or why there are none."""
+        if depth is None:
+            return NO_DEPTH
+        filled = fill_holes(depth)
+        if filled.unknown > MOST_UNKNOWN:
+            return UNKNOWN
+        self.filled.append(filled.filled)
+        return self._vq.encode_depth(filled.depth).astype(np.uint8)
+
+
+class GuessedDepth:
+    """By Depth Anything V2 through transformers, as the released script: relative depth, scaled by its own range.
+
+    Where depth is measured too, `agreement` has the share of equal codes of each such frame. It was written by
+    transformers' documentation, and has not been run with the network's weights.
+    """
+
+    def __init__(self, vq: DepthVq, model: str = DEPTH_ANYTHING, device: str = "cpu", network: Any = None) -> None:
+        """model: of Hugging Face's hub, or a folder. network: a depth-estimation pipeline in place of that model.
+
+        Raises RuntimeError, with how to install it, without transformers.
+        """
+        self._vq, self._network = vq, network or _pipeline(model, device)
+        self._measured = MeasuredDepth(vq)
+        self.agreement: list[float] = []
+
+    def label(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | str:
+        """Codes uint8 [10, 10] of an image, uint8 [H, W, 3] RGB. depth: [H, W] m to compare with, or None."""
+        from PIL import Image
+
+        guess = np.asarray(self._network(Image.fromarray(image))["predicted_depth"], np.float32).squeeze()
+        codes = self._vq.encode(torch.from_numpy(relative_picture(guess))[None, None])[0].numpy().astype(np.uint8)
+        measured = self._measured.label(image, depth)
+        if not isinstance(measured, str):
+            self.agreement.append(float((codes == measured).mean()))
+        return codes
+
+
+def relative_picture(guess: np.ndarray) -> np.ndarray:
+    """Relative depth [H, W], nearer larger, as the released script gives it to the VQ-VAE: float32 [320, 320] in 0..1.
+
+    It is scaled by its minimum and maximum and rounded to 8 bits.
+    """
+    low, high = float(guess.min()), float(guess.max())
+    grey = np.round((guess - low) / max(high - low, 1e-8) * 255).astype(np.uint8)
+    return cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
+
+
+def _pipeline(model: str, device: str) -> Any:
+    try:
+        from transformers import pipeline
+    except ImportError:
+        raise RuntimeError(
+            "Depth Anything needs Hugging Face's transformers: pip install 'molmoact_ros[depth-anything]'"
+        ) from None
+    return pipeline("depth-estimation", model=model, device=device)
