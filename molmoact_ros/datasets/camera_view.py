@@ -8,9 +8,9 @@ from typing import Final
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from molmoact_ros.bags.recording import Recording
+from molmoact_ros.cameras.static_frames import StaticFrames
 
 _LENSES: Final = ("", "plumb_bob", "rational_polynomial", "equidistant")
 """Distortion models of sensor_msgs/CameraInfo that OpenCV has."""
@@ -68,41 +68,11 @@ def front_view(recording: Recording, bases: Sequence[str]) -> CameraView | str:
     info = infos[-1][1]
     if info.distortion_model not in _LENSES:
         return f"the distortion model {info.distortion_model!r} on {topic} is not known"
-    poses = _poses(recording, str(info.header.frame_id), bases)
-    if poses is None:
-        return f"/tf_static does not say where {info.header.frame_id or 'the camera'} is from {bases[0]}"
-    matrix = np.asarray(info.k, np.float64).reshape(3, 3)
-    return CameraView(
-        int(info.width), int(info.height), matrix, tuple(np.asarray(info.d).tolist()), str(info.distortion_model), poses
-    )
-
-
-def _poses(recording: Recording, frame: str, bases: Sequence[str]) -> tuple[np.ndarray, ...] | None:
-    """The pose [4, 4] of a frame in each of `bases`; None where no static transforms join them."""
-    parents: dict[str, tuple[str, np.ndarray]] = {}
-    for _, message in recording.decoded("/tf_static"):
-        for of in message.transforms:
-            t, q = of.transform.translation, of.transform.rotation
-            turn = np.array([q.x, q.y, q.z, q.w])
-            if np.isfinite([t.x, t.y, t.z, *turn]).all() and np.linalg.norm(turn) > 1e-3:
-                pose = np.eye(4)
-                pose[:3, :3], pose[:3, 3] = Rotation.from_quat(turn).as_matrix(), (t.x, t.y, t.z)
-                parents[str(of.child_frame_id)] = str(of.header.frame_id), pose
-    above, found = _above(frame, parents), []
-    for base in bases:
-        of_base = _above(base, parents)
-        common = next((name for name in of_base if name in above), None)
-        if common is None:
-            return None
-        found.append(np.linalg.inv(of_base[common]) @ above[common])
-    return tuple(found)
-
-
-def _above(frame: str, parents: dict[str, tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The pose [4, 4] of a frame in itself and in each frame above it, nearest first."""
-    pose, out = np.eye(4), {frame: np.eye(4)}
-    while frame in parents and parents[frame][0] not in out:
-        frame, step = parents[frame]
-        pose = step @ pose
-        out[frame] = pose
-    return out
+    frame, frames = str(info.header.frame_id), StaticFrames()
+    for _, transforms in recording.decoded("/tf_static"):
+        frames.add_transforms(transforms)
+    poses = [pose for base in bases if (pose := frames.pose(frame, base)) is not None]
+    if len(poses) < len(bases):
+        return f"/tf_static does not say where {frame or 'the front camera'} is from {' and '.join(bases)}"
+    matrix, lens = np.asarray(info.k, np.float64).reshape(3, 3), tuple(np.asarray(info.d, np.float64).tolist())
+    return CameraView(int(info.width), int(info.height), matrix, lens, str(info.distortion_model), tuple(poses))

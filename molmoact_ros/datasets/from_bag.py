@@ -100,7 +100,7 @@ def _pictures(recording: Recording, topic: str, wanted: np.ndarray) -> Callable[
 
 
 def _depth(recording: Recording, wanted: np.ndarray) -> Callable[[], Iterator[np.ndarray | None]] | None:
-    """Reads the depth images at the times of the colour images `wanted`; None for a time without one within the slop."""
+    """Reads the depth images at the times of the colour images `wanted`; None where none is within the slop."""
     topic = recording.find_picture(recording.names.depth)
     stamps = recording.stamps(topic) if topic else np.zeros(0)
     if topic is None or not len(stamps):

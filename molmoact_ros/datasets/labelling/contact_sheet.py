@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from molmoact_ros.reasoning.depth_tokens import N_DEPTH_CODES
-from molmoact_ros.visualization.overlay import colour_depth, draw_for_people
+from molmoact_ros.visualization.overlay import colour_depth, draw_for_people, jpeg
 
 SHOWN: Final = 20
 _WIDTH: Final = 320
@@ -29,33 +29,35 @@ class ShownLabel:
     """A label to show.
 
     image: uint8 [H, W, 3] RGB, the first camera's. trace: int [k, 2] in 0..255. depth: the depth codes' picture, float
-    [h, w] in 0..1, or None. caption: which frame it is.
+    [h, w] in 0..1. caption: which frame it is.
     """
 
     image: np.ndarray
     trace: np.ndarray
-    depth: np.ndarray | None
+    depth: np.ndarray
     caption: str
 
 
 class RandomSample:
-    """A uniform sample of a stream whose length is unknown (reservoir sampling), seeded."""
+    """Labels to show, drawn from `total` frames before they are labelled, since some may get no label."""
 
-    def __init__(self, seed: int, size: int = SHOWN) -> None:
-        self._rng, self._size, self._seen = np.random.default_rng(seed), size, 0
-        self.labels: list[ShownLabel] = []
+    def __init__(self, total: int, seed: int) -> None:
+        drawn = np.random.default_rng(seed).permutation(total)[: 3 * SHOWN].tolist()
+        self._rank = {frame: rank for rank, frame in enumerate(drawn)}
+        self._labels: dict[int, ShownLabel] = {}
 
-    def place(self) -> int | None:
-        """Where the next label of the stream belongs in the sample; None: it is not in it."""
-        self._seen += 1
-        if len(self.labels) < self._size:
-            return len(self.labels)
-        place = int(self._rng.integers(self._seen))
-        return place if place < self._size else None
+    def has(self, frame: int) -> bool:
+        """Whether the label of a frame, counted over all episodes, is wanted."""
+        return frame in self._rank
 
-    def put(self, place: int, label: ShownLabel) -> None:
-        """Put a label at a place that `place` gave."""
-        self.labels[place : place + 1] = [label]
+    def put(self, frame: int, label: ShownLabel) -> None:
+        """Keep the label of a wanted frame."""
+        self._labels[self._rank[frame]] = label
+
+    @property
+    def labels(self) -> list[ShownLabel]:
+        """The first SHOWN of those that were put, in the order in which they were drawn."""
+        return [label for _, label in sorted(self._labels.items())][:SHOWN]
 
 
 class LabelStatistics:
@@ -84,7 +86,7 @@ def contact_sheet(
     title: str, lines: Sequence[str], problems: Sequence[str], labels: Sequence[ShownLabel],
     statistics: LabelStatistics, names: Sequence[str],
 ) -> str:  # fmt: skip
-    """The page as HTML. lines: what was done and left out. problems: what looks wrong. names: of the action's values."""
+    """The page as HTML. lines: what was done. problems: what looks wrong. names: of the action's values."""
     actions = np.concatenate(statistics.actions) if statistics.actions else np.zeros((0, len(names)))
     plots = [
         _bars("points of a trace", [str(k) for k in range(1, 6)], [statistics.points[k] for k in range(1, 6)]),
@@ -110,13 +112,12 @@ def _figure(label: ShownLabel) -> str:
     drawn = draw_for_people(label.image, label.trace)
     height = round(_WIDTH * drawn.shape[0] / drawn.shape[1])
     shown = _image(cv2.resize(drawn, (_WIDTH, height), interpolation=cv2.INTER_AREA))
-    depth = "" if label.depth is None else _image(cv2.resize(colour_depth(label.depth, 160), (_WIDTH // 2, height // 2)))
+    depth = _image(cv2.resize(colour_depth(label.depth, _WIDTH // 2), (_WIDTH // 2, height // 2)))
     return f"<figure>{shown}{depth}<figcaption>{escape(label.caption)}</figcaption></figure>"
 
 
 def _image(rgb: np.ndarray) -> str:
-    data = base64.b64encode(cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
-    return f'<img alt="" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg(rgb, 85)).decode()}">'
 
 
 def _histogram(title: str, values: np.ndarray) -> str:

@@ -8,17 +8,16 @@ from typing import Any, Final, Protocol
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 
-from molmoact_ros.engine.model.depth_vq import DepthVq
+from molmoact_ros.engine.model.depth_vq import INPUT, DepthVq
 from molmoact_ros.reasoning.observation import known_depth
 
 LARGEST_HOLE: Final = 0.01
 """Share of the image up to which a hole is filled; larger ones are out of the camera's range."""
 MOST_UNKNOWN: Final = 0.5
 """Share of the image without depth from which on it has no tokens."""
-_SIDE: Final = 320
-"""Side length of the VQ-VAE's input, pixels (released configuration)."""
-NO_DEPTH: Final = "it has no depth image"
+NO_DEPTH: Final = "there is no depth image near it"
 UNKNOWN: Final = "more than half of its depth image is unknown"
 DEPTH_ANYTHING: Final = "depth-anything/Depth-Anything-V2-Base-hf"
 """The network of the released script (ViT-B), as transformers has it."""
@@ -50,10 +49,13 @@ def fill_holes(depth: np.ndarray) -> FilledDepth:
 
 
 class DepthLabeller(Protocol):
-    """Makes the depth codes of a frame."""
+    """Makes the depth codes of frames."""
 
     def label(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | str:
         """Codes uint8 [10, 10] of an image, uint8 [H, W, 3] RGB, or why it has none. depth: [H, W] m, if measured."""
+
+    def summary(self) -> str:
+        """How the codes so far were made, in one line."""
 
 
 class MeasuredDepth:
@@ -64,7 +66,7 @@ class MeasuredDepth:
         self.filled: list[float] = []
 
     def label(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | str:
-        """Codes uint8 [10, 10] of depth [H, W] m, or why there are none."""
+        """See `DepthLabeller`."""
         if depth is None:
             return NO_DEPTH
         filled = fill_holes(depth)
@@ -72,6 +74,17 @@ class MeasuredDepth:
             return UNKNOWN
         self.filled.append(filled.filled)
         return self._vq.encode_depth(filled.depth).astype(np.uint8)
+
+    def summary(self) -> str:
+        """See `DepthLabeller`."""
+        holes = [share for share in self.filled if share]
+        text = f"depth tokens of {len(self.filled)} frames from measured depth"
+        if not holes:
+            return f"{text}; there were no holes to fill"
+        return (
+            f"{text}; holes were filled in {len(holes)} of them: {np.mean(holes):.2%} of their pixels, "
+            f"at most {max(holes):.2%}"
+        )
 
 
 class GuessedDepth:
@@ -81,42 +94,46 @@ class GuessedDepth:
     transformers' documentation, and has not been run with the network's weights.
     """
 
-    def __init__(self, vq: DepthVq, model: str = DEPTH_ANYTHING, device: str = "cpu", network: Any = None) -> None:
-        """model: of Hugging Face's hub, or a folder. network: a depth-estimation pipeline in place of that model.
+    def __init__(self, vq: DepthVq, model: str = DEPTH_ANYTHING, device: str = "cpu") -> None:
+        """model: of Hugging Face's hub, or a folder. device: of torch.
 
-        Raises RuntimeError, with how to install it, without transformers.
+        Raises RuntimeError, with how to install it, without transformers, OSError where there is no such model.
         """
-        self._vq, self._network = vq, network or _pipeline(model, device)
-        self._measured = MeasuredDepth(vq)
-        self.agreement: list[float] = []
+        try:
+            from transformers import pipeline
+        except ImportError:
+            raise RuntimeError(
+                "Depth Anything needs Hugging Face's transformers: pip install 'molmoact_ros[depth-anything]'"
+            ) from None
+        self._vq, self._model, self._measured = vq, model, MeasuredDepth(vq)
+        self._network: Any = pipeline("depth-estimation", model=model, device=device)
+        self.agreement, self._count = list[float](), 0
 
     def label(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | str:
-        """Codes uint8 [10, 10] of an image, uint8 [H, W, 3] RGB. depth: [H, W] m to compare with, or None."""
-        from PIL import Image
-
+        """See `DepthLabeller`; measured depth is only compared with."""
         guess = np.asarray(self._network(Image.fromarray(image))["predicted_depth"], np.float32).squeeze()
         codes = self._vq.encode(torch.from_numpy(relative_picture(guess))[None, None])[0].numpy().astype(np.uint8)
         measured = self._measured.label(image, depth)
         if not isinstance(measured, str):
             self.agreement.append(float((codes == measured).mean()))
+        self._count += 1
         return codes
+
+    def summary(self) -> str:
+        """See `DepthLabeller`."""
+        text = f"depth tokens of {self._count} frames by {self._model}"
+        if not self.agreement:
+            return text
+        share = float(np.mean(self.agreement))
+        return f"{text}; in {len(self.agreement)} with measured depth, {share:.0%} of the codes equal those of it"
 
 
 def relative_picture(guess: np.ndarray) -> np.ndarray:
     """Relative depth [H, W], nearer larger, as the released script gives it to the VQ-VAE: float32 [320, 320] in 0..1.
 
-    It is scaled by its minimum and maximum and rounded to 8 bits.
+    It is scaled by its minimum and maximum to 8 bits, and then to the VQ-VAE's size, as PIL and torchvision do it.
     """
     low, high = float(guess.min()), float(guess.max())
-    grey = np.round((guess - low) / max(high - low, 1e-8) * 255).astype(np.uint8)
-    return cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
-
-
-def _pipeline(model: str, device: str) -> Any:
-    try:
-        from transformers import pipeline
-    except ImportError:
-        raise RuntimeError(
-            "Depth Anything needs Hugging Face's transformers: pip install 'molmoact_ros[depth-anything]'"
-        ) from None
-    return pipeline("depth-estimation", model=model, device=device)
+    grey = ((guess - low) / (high - low + 1e-8) * 255).astype(np.uint8)
+    small = Image.fromarray(grey).resize((INPUT, INPUT), Image.Resampling.BILINEAR)
+    return np.asarray(small, np.float32) / 255

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,8 +13,8 @@ from molmoact_ros.reasoning.observation import known_depth
 from molmoact_ros.reasoning.trace import MAX_POINTS, trace_from_pixels
 
 HAND_SIZE: Final = 0.12
-"""m by which what is measured may be nearer than the gripper's point: the Franka Hand reaches 0.1034 m from its flange to
-that point (its product manual), and what it holds is around it."""
+"""m by which what is measured may be nearer than the gripper's point: the Franka Hand reaches 0.1034 m from its flange
+to that point (its product manual), and what it holds is around it."""
 OUTSIDE: Final = "the gripper is outside of the image"
 HIDDEN: Final = "the gripper is behind something"
 
@@ -46,10 +45,6 @@ class ImagePath:
             known = known[np.linspace(0, len(known) - 1, MAX_POINTS).astype(int)]
         return trace_from_pixels(known, self.width, self.height)
 
-    def part(self, frames: slice) -> ImagePath:
-        """The path in some of the images."""
-        return ImagePath(self.points[frames], self.reasons[frames], self.width, self.height)
-
 
 def hand_positions(demonstration: Demonstration) -> np.ndarray:
     """The hands' positions float [a, n, 3] m, each in its arm's base frame."""
@@ -57,27 +52,23 @@ def hand_positions(demonstration: Demonstration) -> np.ndarray:
     return np.array([part.actions[:, :3] for part in split(chunk, len(demonstration.arms))])
 
 
-def calibrated_path(demonstration: Demonstration, depths: Iterable[np.ndarray | None]) -> ImagePath | str:
-    """The gripper's path by kinematics and calibration, or why it is unknown, in one line.
+def projected_path(demonstration: Demonstration) -> tuple[ImagePath, np.ndarray]:
+    """The gripper's path by kinematics and calibration, and its distance from the camera, float [n] m.
 
-    depths: the measured depth of each image, float [H, W] m, or None. A point is left out where it is outside of the
-    image, or behind what the camera measures there. Of two arms it is the path of the one that moves farther.
+    A point outside of the image is left out. Of two arms it is the path of the one that moves farther. Raises
+    ValueError, in one line, without calibration.
     """
     view, hands = demonstration.view, hand_positions(demonstration)
     if isinstance(view, str):
-        return view
+        raise ValueError(f"{view}; click the gripper (--click-page), or learn the checkpoint's traces (--trace model)")
     arm = int(np.linalg.norm(np.diff(hands, axis=1), axis=2).sum(axis=1).argmax())
     pixels, distances = view.project(hands[arm], arm)
     inside = ((pixels >= 0) & (pixels <= (view.width - 1, view.height - 1))).all(axis=1)  # False for NaN
-    reasons = ["" if there else OUTSIDE for there in inside]
-    for k, depth in zip(range(len(reasons)), depths, strict=False):
-        if depth is not None and inside[k] and _is_hidden(depth, pixels[k] / (view.width, view.height), distances[k]):
-            reasons[k] = HIDDEN
-    pixels[[bool(reason) for reason in reasons]] = np.nan
-    return ImagePath(pixels, reasons, view.width, view.height)
+    pixels[~inside] = np.nan
+    return ImagePath(pixels, ["" if there else OUTSIDE for there in inside], view.width, view.height), distances
 
 
-def _is_hidden(depth: np.ndarray, place: np.ndarray, distance: float) -> bool:
+def is_hidden(depth: np.ndarray, place: np.ndarray, distance: float) -> bool:
     """Whether depth [H, W] m at a place [2], in fractions of the image, is nearer than a hand at `distance` m is."""
     rows, columns = depth.shape
     column, row = np.minimum(place * (columns, rows), (columns - 1, rows - 1)).astype(int)

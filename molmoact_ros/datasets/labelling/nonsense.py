@@ -44,13 +44,13 @@ def check_path(path: ImagePath) -> Iterator[str]:
 
 
 def check_traces(traces: Sequence[np.ndarray | None]) -> Iterator[str]:
-    """Where traces jump whose points, int [k, 2] in 0..255, come from each frame alone: their first points, one line."""
+    """Where the first points of traces, int [k, 2] in 0..255, jump: each comes from its frame alone. One line."""
     first = np.array([[np.nan, np.nan] if trace is None else trace[0] for trace in traces]).reshape(-1, 2)
     yield from check_path(ImagePath(first, [""] * len(first), 256, 256))
 
 
 class ClockCheck:
-    """Compares the motion that images show with that of the hand: the same motion at another time means other clocks."""
+    """Compares the motion in images with that of the hand: the same motion at another time means other clocks."""
 
     def __init__(self) -> None:
         self._last: np.ndarray | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +26,11 @@ MOVING: Final = 0.25
 """Share of the points that must move for them alone to count: behind the fingers, the background is in the grid."""
 LEAST: Final = 8
 """Points that must have been followed."""
-LOST: Final = "the tracker lost the gripper: click it in more frames"
+LOST: Final = "the tracker lost the gripper; click it in more frames"
 
 
 class Click(BaseModel):
-    """Where a person saw the gripper: frame, from 0 on, and pixel (column, row) of the first camera's image."""
+    """Where a person saw the gripper: frame of the episode, from 0 on, and pixel (column, row) of the first camera."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +39,7 @@ class Click(BaseModel):
 
 
 def read_clicks(file: Path) -> dict[str, list[Click]]:
-    """The clicks of each episode by its name (the bag's folder, or `episode 3`), in the order of frames.
+    """The clicks of each episode by its name, as `short_name` gives it, in the order of frames.
 
     The file is JSON: `{"episode_000": [{"frame": 0, "point": [320, 200]}, ...]}`. Raises ValueError, in one line, for
     another form, FileNotFoundError if it is missing.
@@ -66,50 +67,52 @@ def clicks_of(name: str, clicks: Mapping[str, Sequence[Click]]) -> Sequence[Clic
     return clicks.get(name) or clicks.get(short_name(name)) or []
 
 
-def tracked_path(images: Sequence[np.ndarray], clicks: Sequence[Click]) -> ImagePath | str:
-    """The gripper's path in `images`, each uint8 [H, W, 3] RGB, or why there is none, in one line.
+def clicks_within(clicks: Sequence[Click], frames: slice, count: int) -> list[Click]:
+    """The clicks with frames counted from the start of `frames`, a part of an episode of `count` frames.
 
-    Between two clicks the point is followed from both, and what is nearer in time counts more.
+    The hand stands still outside of that part, so that a click there is one of its first or last frame. Raises
+    ValueError for a frame that the episode does not have.
     """
-    if not clicks:
-        return "it has no clicks"
-    height, width = images[0].shape[:2]
-    outside = [c for c in clicks if c.frame >= len(images) or not (0 <= c.point[0] < width and 0 <= c.point[1] < height)]
-    if outside:
-        return f"its click in frame {outside[0].frame} is outside of its {len(images)} frames of {width}x{height} pixels"
-    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
-    frames = [click.frame for click in clicks]
-    points = np.full((len(images), 2), np.nan)
-    ahead = {c.frame: _follow(grey, c, range(c.frame, _after(frames, c.frame, len(grey)))) for c in clicks}
-    back = {c.frame: _follow(grey, c, range(c.frame, _before(frames, c.frame), -1)) for c in clicks}
-    for k in range(len(images)):
-        begin, end = max((f for f in frames if f <= k), default=None), min((f for f in frames if f >= k), default=None)
-        one = None if begin is None else ahead[begin].get(k)
-        other = None if end is None else back[end].get(k)
-        if one is not None and other is not None and begin is not None and end is not None:
-            share = (k - begin) / max(end - begin, 1)
-            points[k] = (1 - share) * one + share * other
-        elif one is not None or other is not None:
-            points[k] = one if one is not None else other
-    known = np.isfinite(points).all(axis=1) & ((points >= 0) & (points <= (width - 1, height - 1))).all(axis=1)
+    if late := [click.frame for click in clicks if click.frame >= count]:
+        raise ValueError(f"it has {count} frames, and a click in frame {late[0]}; they count from 0")
+    last = frames.stop - frames.start - 1
+    return [Click(frame=min(max(c.frame - frames.start, 0), last), point=c.point) for c in clicks]
+
+
+def tracked_path(images: Sequence[np.ndarray], clicks: Sequence[Click]) -> ImagePath:
+    """The gripper's path in grey `images`, each uint8 [H, W], by clicks in some of them.
+
+    Between two clicks the point is followed from both, and what is nearer in time counts more. Raises ValueError, in
+    one line, for a click outside of the images.
+    """
+    height, width = images[0].shape
+    for click in clicks:
+        if not (0 <= click.point[0] < width and 0 <= click.point[1] < height):
+            raise ValueError(f"the click {click.point} lies outside of its images of {width}x{height} pixels")
+    by_frame = {click.frame: np.array(click.point, np.float64) for click in clicks}
+    frames, points = sorted(by_frame), np.full((len(images), 2), np.nan)
+    for begin, end in pairwise([None, *frames, None]):
+        first, last = begin if begin is not None else 0, end if end is not None else len(images) - 1
+        ahead = _follow(images, by_frame[begin], range(begin, last + 1)) if begin is not None else {}
+        back = _follow(images, by_frame[end], range(end, first - 1, -1)) if end is not None else {}
+        for k in range(first, last + 1):
+            points[k] = _blend(ahead.get(k), back.get(k), (k - first) / max(last - first, 1))
+    known = ((points >= 0) & (points <= (width - 1, height - 1))).all(axis=1)  # False for NaN
     points[~known] = np.nan
     return ImagePath(points, ["" if there else LOST for there in known], width, height)
 
 
-def _after(frames: Sequence[int], frame: int, count: int) -> int:
-    """The frame behind the last one that is followed forward from a click."""
-    return min((f + 1 for f in frames if f > frame), default=count)
+def _blend(ahead: np.ndarray | None, back: np.ndarray | None, share: float) -> np.ndarray | float:
+    """A point [2] between two clicks, followed from the one before and back from the one behind."""
+    if ahead is not None and back is not None:
+        return (1 - share) * ahead + share * back
+    return ahead if ahead is not None else back if back is not None else np.nan
 
 
-def _before(frames: Sequence[int], frame: int) -> int:
-    return max((f - 1 for f in frames if f < frame), default=-1)
-
-
-def _follow(grey: Sequence[np.ndarray], click: Click, frames: range) -> dict[int, np.ndarray]:
-    """The point [2] in each of `frames`, the click's own first, as far as the tracker follows it."""
-    point = np.array(click.point, np.float64)
-    out = {click.frame: point}
-    for here, there in zip(frames, frames[1:], strict=False):
+def _follow(grey: Sequence[np.ndarray], point: np.ndarray, frames: range) -> dict[int, np.ndarray]:
+    """The point [2] in each of `frames`, given in the first, as far as the tracker follows it."""
+    out = {frames[0]: point}
+    for here, there in pairwise(frames):
         moved = _step(grey[here], grey[there], point)
         if moved is None:
             break
@@ -122,12 +125,12 @@ def _step(here: np.ndarray, there: np.ndarray, point: np.ndarray) -> np.ndarray 
     """How the surroundings of a point [2] move from one grey image [H, W] to another, pixels [2]; None: lost."""
     along = np.arange(-RADIUS, RADIUS + 1, SPACING)
     grid = (point + np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)).astype(np.float32)
-    size, levels = {"winSize": (15, 15), "maxLevel": 3}, grid.reshape(-1, 1, 2)
-    ahead, found, _ = cv2.calcOpticalFlowPyrLK(here, there, levels, None, **size)
+    size, points = {"winSize": (15, 15), "maxLevel": 3}, grid.reshape(-1, 1, 2)
+    ahead, found, _ = cv2.calcOpticalFlowPyrLK(here, there, points, None, **size)
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(there, here, ahead, None, **size)
-    off = np.linalg.norm((back - levels).reshape(-1, 2), axis=1)
+    off = np.linalg.norm((back - points).reshape(-1, 2), axis=1)
     good = (found.ravel() == 1) & (found_back.ravel() == 1) & (off < BACK_ERROR)
-    moves = (ahead - levels).reshape(-1, 2)[good]
+    moves = (ahead - points).reshape(-1, 2)[good]
     if len(moves) < LEAST:
         return None
     moving = np.linalg.norm(moves, axis=1) > STILL
