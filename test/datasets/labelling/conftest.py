@@ -14,8 +14,8 @@ import pytest
 from molmoact_ros.bags.bag import BagWriter
 from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
-from molmoact_ros.sim.camera_renderer import D405_WRIST, D435_FRONT
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, SINGLE
+from molmoact_ros.sim.camera_renderer import D405_WRIST, D435_FRONT
 from molmoact_ros.sim.scene import sample_scene
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.utils.paths import robot_model
