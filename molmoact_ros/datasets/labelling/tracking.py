@@ -24,8 +24,8 @@ STILL: Final = 0.5
 """Pixels from one frame to the next below which a point stands still, as a fixed camera's background does."""
 MOVING: Final = 0.25
 """Share of the points that must move for them alone to count: behind the fingers, the background is in the grid."""
-LEAST: Final = 8
-"""Points that must have been followed."""
+LEAST: Final = 20
+"""Points, of 81, that must have been followed: a few agree by chance where something else is seen."""
 LOST: Final = "the tracker lost the gripper; click it in more frames"
 
 

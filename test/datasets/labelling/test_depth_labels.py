@@ -73,7 +73,7 @@ def test_a_guess_is_scaled_by_its_own_range_to_eight_bits() -> None:
     picture = relative_picture(guess)
     assert picture.shape == (320, 320) and picture.dtype == np.float32
     corners = picture[[0, 0, -1, -1], [0, -1, 0, -1]] * 255
-    np.testing.assert_allclose(corners, [0, 0, 254, 127], atol=1.01)
+    np.testing.assert_allclose(corners, [0, 0, 255, 127], atol=0.01, err_msg="cut off, not rounded")
     assert set(np.unique(np.round(picture * 255, 3) % 1)) == {0.0}
     assert (relative_picture(np.full((4, 4), 7.0)) == 0).all()
 

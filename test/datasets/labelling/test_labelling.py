@@ -98,7 +98,6 @@ def test_clicked_points_that_are_tracked_and_what_else_an_episode_may_lack(
         assert sample.trace is not None
         off.append(np.linalg.norm(sample.trace[0] / 255 * size - truth.pixels[BEGIN + row]))
         same.append((sample.depth_codes == vq.encode_depth(truth.depth[BEGIN + row])).mean())
-    print(off, same)
     assert np.median(off) < 6 and max(off) < 15
     assert np.mean(same) > 0.9
 

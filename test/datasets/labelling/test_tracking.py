@@ -26,12 +26,12 @@ HAND = cv2.GaussianBlur(NOISE.integers(0, 256, (40, 40), np.uint8), (0, 0), 2)
 
 
 def frames(hidden: range = range(0)) -> list[np.ndarray]:
-    """A textured hand before a textured ground; black where it is hidden."""
+    """A textured hand before a textured ground; the ground alone where it is hidden."""
     out = []
     for k, (x, y) in enumerate(PATH.astype(int)):
         image = GROUND.copy()
         image[y - 20 : y + 20, x - 20 : x + 20] = HAND
-        out.append(np.zeros_like(image) if k in hidden else image)
+        out.append(GROUND if k in hidden else image)
     return out
 
 
