@@ -12,12 +12,12 @@ from sensor_msgs.msg import CameraInfo, JointState
 from tf2_msgs.msg import TFMessage
 
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
+from molmoact_ros.cameras.static_frames import StaticFrames
 from molmoact_ros.robots.franka import Arm
 from molmoact_ros.robots.view_collector import ViewCollector
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.background_node import BackgroundNode
 from molmoact_ros.ros.image_transport import CameraImage, ImageTransport, other_transport, transported
-from molmoact_ros.ros.transforms import StaticFrames
 
 FLAGS: Final = {"image": "--image-topic", "camera_info": "--info-topic", "joint states": "--joint-states"}
 """The option that names each topic."""

@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   molmoact-ros teleop keyboard    (joystick, spacemouse, leader; --arm left, right or both)
   molmoact-ros home               (to the start position, slowly; Ctrl-C stops it)
   molmoact-ros collect --task "put the cup in the sink" --episodes 50
+  molmoact-ros label runs/collect-put_the_cup_in_the_sink --out cup-in-sink
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
   molmoact-ros cameras
@@ -50,6 +51,9 @@ COMMANDS: Final = {
     "collect": Command(
         "demonstrations and corrections, an episode after the other, each a bag with a record",
         "molmoact_ros.cli.collect",
+    ),
+    "label": Command(
+        "depth tokens and traces for demonstrations, as `finetune --data` reads them", "molmoact_ros.cli.label"
     ),
     "foxglove": Command(
         "show the running nodes' topics in Foxglove, without a ROS installation", "molmoact_ros.cli.foxglove"

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from molmoact_ros.datasets.camera_view import CameraView
 from molmoact_ros.robots.franka import Arm
 
 HAND: Final = "/ee_state"
@@ -41,6 +42,9 @@ class Demonstration:
         outcome: how the episode ended; empty: not recorded.
         action_source: whether actions are what was commanded, or what was measured since nobody commanded.
         name: where it comes from, for messages.
+        depth: a function that iterates over the first camera's depth at each frame, float32 [H, W] m aligned with its
+            image, 0 where unknown; an item is None where none was recorded near that time. None: not recorded.
+        view: calibration of the first camera, or why there is none, in one line.
     """
 
     tasks: list[str]
@@ -55,6 +59,8 @@ class Demonstration:
     outcome: Literal["", "success", "failure"] = ""
     action_source: Literal["commanded", "measured"] = "commanded"
     name: str = "the episode"
+    depth: Callable[[], Iterator[np.ndarray | None]] | None = None
+    view: CameraView | str = "a dataset has no calibration"
 
 
 def state_names(arms: Sequence[str], change: str = "") -> list[str]:

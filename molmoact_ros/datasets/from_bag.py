@@ -15,6 +15,7 @@ import numpy as np
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.control.action_chunk import ActionSpace, join
 from molmoact_ros.control.kinematics import Kinematics
+from molmoact_ros.datasets.camera_view import front_view
 from molmoact_ros.datasets.collection import Outcome
 from molmoact_ros.datasets.episode import ONE_ARM, TWO_ARMS, DamagedEpisode, Demonstration
 from molmoact_ros.datasets.episode_record import EpisodeRecord
@@ -67,6 +68,7 @@ def of_bag(
         None if record is None else _inside(ticks, record.interventions),
         "" if record is None else _OUTCOMES.get(record.outcome, ""),
         "measured" if measured else "commanded", str(recording.bag),
+        _depth(recording, nearest[0]), front_view(recording, [arm.base_frame for arm in found]),
     )  # fmt: skip
     if measured:
         out.notes.append("nobody commanded the arm on a topic that is recorded: the actions are the measured motion")
@@ -93,6 +95,30 @@ def _pictures(recording: Recording, topic: str, wanted: np.ndarray) -> Callable[
                 except ValueError as error:
                     raise DamagedEpisode(str(error)) from None
                 place += 1
+
+    return read
+
+
+def _depth(recording: Recording, wanted: np.ndarray) -> Callable[[], Iterator[np.ndarray | None]] | None:
+    """Reads the depth images at the times of the colour images `wanted`; None where none is within the slop."""
+    topic = recording.find_picture(recording.names.depth)
+    stamps = recording.stamps(topic) if topic else np.zeros(0)
+    if topic is None or not len(stamps):
+        return None
+    nearest = stamps[[np.abs(stamps - at).argmin() for at in wanted]]
+    known = np.abs(nearest - wanted) <= recording.names.slop
+
+    def read() -> Iterator[np.ndarray | None]:
+        last: tuple[float, np.ndarray | None] = (-np.inf, None)
+        messages = iter(recording.messages([topic]))
+        for at, there in zip(nearest.tolist(), known, strict=True):
+            while there and last[0] < at and (message := next(messages, None)) is not None:
+                if recording.time_of(message) == at:
+                    try:
+                        last = at, recording.picture(message, depth=True)[1]
+                    except ValueError:
+                        last = at, None
+            yield last[1] if there and last[0] == at else None
 
     return read
 

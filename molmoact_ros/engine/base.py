@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from molmoact_ros.engine.decoding.constrained import NOTHING, DecodeCounts
 from molmoact_ros.engine.decoding.speculative import AnswerCache, cache_of_depth
 from molmoact_ros.engine.model.checkpoint import text_codec
 from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
-from molmoact_ros.engine.model.depth_vq import DepthVq, relative_depth
+from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.image_processor import ImageInputs, ImageProcessor, scale_frame
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.answer_templates import forms
@@ -159,8 +158,7 @@ class BaseEngine:
                 return None
             lacking = "front camera with depth" if observation.depth is None else "depth decoder in the checkpoint"
             raise RefusedStep(f"the mode grounded needs a {lacking}; choose the mode full, or add it")
-        picture = torch.from_numpy(relative_depth(observation.depth))[None, None]
-        return cache_of_depth(self.depth_vq.encode(picture)[0].numpy())
+        return cache_of_depth(self.depth_vq.encode_depth(observation.depth))
 
     def ask(self, observation: Observation) -> Prompt:
         """Build the prompt of an observation, with the operator's trace drawn on its first image; timed."""

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from molmoact_ros.engine.model.depth_vq import DepthVq, relative_depth
+from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.reasoning.trace import pixels_from_trace
 from molmoact_ros.sim.scene import Scene, Task
 from molmoact_ros.sim.table_workcell import Workcell
@@ -58,8 +57,7 @@ def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
 
 def depth_accuracy(vq: DepthVq, codes: np.ndarray, depth: np.ndarray) -> float:
     """Fraction of codes [10, 10] that equal those of the measured depth, float [H, W] m."""
-    measured = vq.encode(torch.from_numpy(relative_depth(depth))[None, None])[0].numpy()
-    return float((measured == codes).mean())
+    return float((vq.encode_depth(depth) == codes).mean())
 
 
 def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

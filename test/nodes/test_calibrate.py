@@ -21,13 +21,14 @@ from molmoact_ros.bringup.calibration_client import CalibrationClient, Calibrati
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.cameras.charuco import CharucoBoard
+from molmoact_ros.cameras.static_frames import StaticFrames
 from molmoact_ros.cli import calibrate
 from molmoact_ros.cli.main import main
 from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.camera_pose import CameraPose
 from molmoact_ros.ros.image_transport import ImageTransport
-from molmoact_ros.ros.transforms import StaticFrames, transform_message
+from molmoact_ros.ros.transforms import transform_message
 
 from ..cameras.board_scene import CAMERAS, BoardScene
 from .conftest import Peer

@@ -23,11 +23,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
+from molmoact_ros.cameras.static_frames import StaticFrames
 from molmoact_ros.msg import ActionChunk, EngineStatus, Trace
 from molmoact_ros.reasoning.trace import pixels_from_trace
 from molmoact_ros.robots.franka import BASE_FRAME
 from molmoact_ros.ros import conversions, qos
-from molmoact_ros.ros.transforms import StaticFrames
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.utils.paths import robot_model, share
 

@@ -84,6 +84,11 @@ class DepthVq(nn.Module):
         """Encode relative depth float [B, 1, 320, 320] in 0..1 to codes int64 [B, 10, 10]."""
         return self.nearest(self.encoder(depth).movedim(1, -1))
 
+    def encode_depth(self, depth: np.ndarray) -> np.ndarray:
+        """Encode measured depth [H, W], m (0 or non-finite = invalid), to codes int64 [10, 10]."""
+        codes: np.ndarray = self.encode(torch.from_numpy(relative_depth(depth))[None, None])[0].numpy()
+        return codes
+
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Decode codes int64 [B, 10, 10] to relative depth float [B, 1, 320, 320], unclamped."""

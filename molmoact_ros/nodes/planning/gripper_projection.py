@@ -9,13 +9,13 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, JointState
 from tf2_msgs.msg import TFMessage
 
+from molmoact_ros.cameras.static_frames import StaticFrames
 from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS
 from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.robots.joint_state import JointStateMonitor
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.polling import LazyPollingSubscription
-from molmoact_ros.ros.transforms import StaticFrames
 from molmoact_ros.utils.paths import robot_model
 
 MOST_PARTS: Final = 10

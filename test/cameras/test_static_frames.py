@@ -8,7 +8,8 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
-from molmoact_ros.ros.transforms import StaticFrames, transform_message
+from molmoact_ros.cameras.static_frames import StaticFrames
+from molmoact_ros.ros.transforms import transform_message
 
 
 def pose(seed: int) -> np.ndarray:

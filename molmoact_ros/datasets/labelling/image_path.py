@@ -1,0 +1,76 @@
+"""The gripper's path in the first camera's images, and the trace of each frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, split
+from molmoact_ros.datasets.episode import Demonstration
+from molmoact_ros.reasoning.observation import known_depth
+from molmoact_ros.reasoning.trace import MAX_POINTS, trace_from_pixels
+
+HAND_SIZE: Final = 0.12
+"""m by which what is measured may be nearer than the gripper's point: the Franka Hand reaches 0.1034 m from its flange
+to that point (its product manual), and what it holds is around it."""
+OUTSIDE: Final = "the gripper is outside of the image"
+HIDDEN: Final = "the gripper is behind something"
+
+
+@dataclass(frozen=True)
+class ImagePath:
+    """Where the gripper is in each of n images.
+
+    points: float [n, 2], pixels of images of `width` x `height`; NaN where unknown. reasons: why, for each frame; empty
+    where it is known.
+    """
+
+    points: np.ndarray
+    reasons: list[str]
+    width: int
+    height: int
+
+    def trace(self, frame: int) -> np.ndarray | None:
+        """The trace from a frame on, int64 [k, 2] with k 1..5 in 0..255; None where no point is known from there on.
+
+        The known points to the end; of more than five those at even distances (the released script).
+        """
+        points = self.points[frame:]
+        known = points[np.isfinite(points).all(axis=1)]
+        if not len(known):
+            return None
+        if len(known) > MAX_POINTS:
+            known = known[np.linspace(0, len(known) - 1, MAX_POINTS).astype(int)]
+        return trace_from_pixels(known, self.width, self.height)
+
+
+def hand_positions(demonstration: Demonstration) -> np.ndarray:
+    """The hands' positions float [a, n, 3] m, each in its arm's base frame."""
+    chunk = ActionChunk(demonstration.states, dt=1.0, stamp=0.0, space=ActionSpace.DELTA_EE)
+    return np.array([part.actions[:, :3] for part in split(chunk, len(demonstration.arms))])
+
+
+def projected_path(demonstration: Demonstration) -> tuple[ImagePath, np.ndarray]:
+    """The gripper's path by kinematics and calibration, and its distance from the camera, float [n] m.
+
+    A point outside of the image is left out. Of two arms it is the path of the one that moves farther. Raises
+    ValueError, in one line, without calibration.
+    """
+    view, hands = demonstration.view, hand_positions(demonstration)
+    if isinstance(view, str):
+        raise ValueError(f"{view}; click the gripper (--click-page), or learn the checkpoint's traces (--trace model)")
+    arm = int(np.linalg.norm(np.diff(hands, axis=1), axis=2).sum(axis=1).argmax())
+    pixels, distances = view.project(hands[arm], arm)
+    inside = ((pixels >= 0) & (pixels <= (view.width - 1, view.height - 1))).all(axis=1)  # False for NaN
+    pixels[~inside] = np.nan
+    return ImagePath(pixels, ["" if there else OUTSIDE for there in inside], view.width, view.height), distances
+
+
+def is_hidden(depth: np.ndarray, place: np.ndarray, distance: float) -> bool:
+    """Whether depth [H, W] m at a place [2], in fractions of the image, is nearer than a hand at `distance` m is."""
+    rows, columns = depth.shape
+    column, row = np.minimum(place * (columns, rows), (columns - 1, rows - 1)).astype(int)
+    measured = float(known_depth(depth[row : row + 1, column : column + 1])[0, 0])
+    return 0 < measured < distance - HAND_SIZE
