@@ -81,7 +81,7 @@ class EpisodeRecord(BaseModel):
 
     def write(self, bag: Path) -> None:
         """Write the record beside the bag's files, whole or not at all. Raises OSError where that is impossible."""
-        _write_whole(bag / RECORD, self.model_dump_json(indent=1))
+        write_whole(bag / RECORD, self.model_dump_json(indent=1))
 
 
 class SessionFolder:
@@ -117,7 +117,7 @@ class SessionFolder:
     def write(self) -> None:
         """Write the session's own file. Raises OSError where that is impossible."""
         about = {"format": 1, "task": self.task, "episodes": self.wanted}
-        _write_whole(self.folder / SESSION, json.dumps(about, indent=1))
+        write_whole(self.folder / SESSION, json.dumps(about, indent=1))
 
     def bag(self, number: int) -> Path:
         """The folder of an episode's bag."""
@@ -162,7 +162,7 @@ def session_bags(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if EPISODE.fullmatch(path.name) and (path / RECORD).is_file()]
 
 
-def _write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, text: str) -> None:
     """Write a file so that it is the old or the new one, whatever happens meanwhile."""
     new = file.with_name(f".{file.name}.new")
     with new.open("w") as stream:
