@@ -190,6 +190,7 @@ class TrialOperator:
     def quits(self) -> bool:
         """Process what was typed; whether the operator quits, or all trials are scored."""
         self._keep_scored_before()
+        self._follow_state()
         self._watch_policy()
         for key in read_keys(0.0):
             if self._note is not None:
@@ -198,8 +199,20 @@ class TrialOperator:
                 return True
             else:
                 self._press(key)
+        self._follow_state()  # before a message can begin the next trial with this one's policy
         self._show()
         return self._session.next is None
+
+    def _follow_state(self) -> None:
+        """Show the rubric when a trial is to be scored, and prepare the next one after it was stored or discarded."""
+        before, self._before = self._before, self._collector.collection.state
+        if self._session.next is None or before is self._before:
+            return
+        if self._before is S.REVIEW:
+            for number, step in enumerate(self._task.rubric, 1):
+                _print_line(f"  {number}  {step.text} ({step.points:g})")
+        elif before is S.REVIEW:
+            self._prepare()
 
     def _keep_scored_before(self) -> None:
         """A process that was killed between a score and its episode's verdict left that verdict to this one."""
@@ -213,7 +226,7 @@ class TrialOperator:
             return
         if self._collector.collection.state is S.RECORDING:
             self._collector.command("end")
-        elif self._collector.collection.state in (S.WAITING, S.REVIEW) and self._before is not S.REVIEW:
+        elif self._collector.collection.state is S.WAITING:
             raise RuntimeError(f"the policy has ended: {ended}; the same command goes on")
 
     def _press(self, key: str) -> None:
@@ -226,8 +239,6 @@ class TrialOperator:
             self._note = ""
         elif key in KEYS and (refusal := self._collector.command(KEYS[key])):
             _print_line(refusal)
-        elif review and key == "d":
-            self._prepare()
 
     def _store(self) -> None:
         record = self._collector.record
@@ -242,7 +253,6 @@ class TrialOperator:
             return
         if refusal := self._collector.keep_scored():
             _print_line(refusal)
-        self._prepare()
 
     def _type_note(self, key: str) -> None:
         assert self._note is not None
@@ -254,11 +264,6 @@ class TrialOperator:
             _print_line(refusal)
 
     def _show(self) -> None:
-        state = self._collector.collection.state
-        if state is S.REVIEW and self._before is not S.REVIEW and self._session.next is not None:
-            for number, step in enumerate(self._task.rubric, 1):
-                _print_line(f"  {number}  {step.text} ({step.points:g})")
-        self._before = state
         line = self._state() if self._note is None else f"note: {self._note}"
         if line != self._shown:
             self._shown = line

@@ -121,7 +121,7 @@ class SessionFolder:
 
     def bag(self, number: int) -> Path:
         """The folder of an episode's bag."""
-        return self.folder / f"episode_{number:03d}"
+        return episode_folder(self.folder, number)
 
     def outcomes(self) -> dict[int, Outcome]:
         """The outcome of each episode that is there; UNREVIEWED, too, for one whose record was not written."""
@@ -155,6 +155,11 @@ class SessionFolder:
         there = self.folder / DISCARDED / f"{self.bag(number).name}-{time.time_ns()}"
         there.parent.mkdir(exist_ok=True)
         return self.bag(number).rename(there)
+
+
+def episode_folder(session: Path, number: int) -> Path:
+    """The folder of an episode's bag in that of its session."""
+    return session / f"episode_{number:03d}"
 
 
 def session_bags(folder: Path) -> list[Path]:
