@@ -1,4 +1,4 @@
-"""Trials of policies as episodes that are collected: the same begin, end, recorder and checks, with a score at the end."""
+"""Trials of policies as episodes that are collected: the same begin, end, recorder and checks, then a score."""
 
 from __future__ import annotations
 

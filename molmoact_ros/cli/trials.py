@@ -30,14 +30,14 @@ from molmoact_ros.nodes.recorder import RecorderConfig
 from molmoact_ros.nodes.teleop.client import TeleopClientConfig
 from molmoact_ros.utils.arguments import whole_number
 
-ABOUT = """A sheet says which tasks, under which conditions, how progress is scored, and which policies. The order of the
-trials is drawn from its seed, and policies are called A, B, ... until the end, when a page (report.html) and results.json
-say which is which. Run the robot's graph without a policy (`molmoact-ros up` with a profile of your own); the command
-starts the policies itself, one at a time. Nothing moves before the operator's go: the arm then moves to its start
-position, the policy begins, and it holds when the operator or the time ends the trial. Each trial is a bag with a record,
-as for collect. The same command goes on with a session that was interrupted."""
+ABOUT = """A sheet says which tasks, under which conditions, how progress is scored, and which policies. The order of
+the trials is drawn from its seed, and policies are called A, B, ... until the end, when a page (report.html) and
+results.json say which is which. Run the robot's graph without a policy (`molmoact-ros up` with a profile of your own);
+the command starts the policies itself, one at a time. Nothing moves before the operator's go: the arm then moves to its
+start position, the policy begins, and it holds when the operator or the time ends the trial. Each trial is a bag with a
+record, as for collect. The same command goes on with a session that was interrupted (docs/trials.md)."""
 EXAMPLES = """examples:
-  molmoact-ros trials single_arm --checkpoint ours=runs/my-policy --checkpoint base=MolmoAct-7B-D-0812 --profile mine.yaml
+  molmoact-ros trials single_arm --checkpoint ours=my-policy --checkpoint base=MolmoAct-7B-D-0812 --profile mine.yaml
   molmoact-ros trials sheet.yaml --out runs/trials-monday
   molmoact-ros trials --out runs/trials-monday              (goes on)
   molmoact-ros trials --out runs/trials-monday --reveal     (ends the session early, and reports)
@@ -97,7 +97,7 @@ def _open_session(args: argparse.Namespace) -> TrialSession:
         if args.out is None:
             raise ValueError("name a sheet, or say which session goes on with --out")
         if args.checkpoint or args.trials or args.seed is not None:
-            raise ValueError("a session goes on with what it began with; --checkpoint, --trials and --seed need a sheet")
+            raise ValueError("--checkpoint, --trials and --seed belong to a sheet; a session that goes on has its own")
         return TrialSession(args.out, None)
     file = sheet_file(args.sheet)
     overrides = {name: getattr(args, name) for name in ("trials", "seed") if getattr(args, name) is not None}
@@ -276,6 +276,8 @@ class TrialOperator:
         state = collector.collection.state
         if state is S.REVIEW:
             done = " ".join(str(k) for k, is_done in enumerate(self._done, 1) if is_done)
-            return f"done: {done or 'nothing'} = {self._task.progress(self._done):.0%} | 1..9, then s stores; d discards"
+            share = f"{self._task.progress(self._done):.0%}"
+            return f"done: {done or 'nothing'} = {share} | 1..9, then s stores; d discards"
         seconds = {S.COUNTDOWN: f" {collector.left:.0f} s", S.RECORDING: f" {collector.elapsed:.0f} s"}.get(state, "")
-        return f"{trial.number + 1} of {len(self._session.order)}, {trial.label} | {state.value}{seconds}: {collector.line}"
+        where = f"{trial.number + 1} of {len(self._session.order)}, {trial.label}"
+        return f"{where} | {state.value}{seconds}: {collector.line}"

@@ -69,7 +69,9 @@ def figures(session: TrialSession) -> dict[str, Any]:
             for a, b in combinations(labels, 2)
         ],
         "trials": [
-            asdict(trial) | {"policy": names[trial.label], "success": score.success} | score.model_dump(exclude={"trial"})
+            asdict(trial)
+            | {"policy": names[trial.label], "success": score.success}
+            | score.model_dump(exclude={"trial"})
             for trial, score in scored
         ],
     }  # fmt: skip

@@ -51,8 +51,9 @@ def page_of(session: TrialSession, found: Mapping[str, Any], pictures: Mapping[i
     rates = ("trials", "success", "", "progress", "")
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
-        f"<h1>{title}</h1><p>{found['scored']} of {found['planned']} trials, in an order drawn from seed {found['seed']}; "
-        f"the operator saw letters only.{early} Intervals are of 95 %: Wilson's of success, the bootstrap's of progress.</p>",
+        f"<h1>{title}</h1><p>{found['scored']} of {found['planned']} trials, in an order drawn from seed "
+        f"{found['seed']}; the operator saw letters only.{early} Intervals are of 95 %: Wilson's of success, the "
+        "bootstrap's of progress.</p>",
         "<h2>Policies</h2>", _table(_policy_rows(found), ("policy", "what it is", *rates)),
         "<h2>Tasks and conditions</h2>", _table(_condition_rows(found), ("task", "condition", "policy", *rates)),
         "<h2>Differences of progress</h2><p>Over pairs of trials with the same scene in the same round.</p>",

@@ -53,9 +53,9 @@ class _Contents(BaseModel):
 class TrialSession:
     """The trials of a sheet and their scores, one after the other; every score is on the disk before the next trial.
 
-        session = TrialSession(folder, sheet)
-        session.next  # the Trial that is due; None: all are scored, or the labels were revealed
-        session.store_score([True, False], episode=0, seconds=21.0)
+    session = TrialSession(folder, sheet)
+    session.next  # the Trial that is due; None: all are scored, or the labels were revealed
+    session.store_score([True, False], episode=0, seconds=21.0)
     """
 
     def __init__(self, folder: Path, sheet: TrialSheet | None) -> None:
@@ -69,7 +69,7 @@ class TrialSession:
         if known is None and sheet is None:
             raise ValueError(f"{folder} holds no trials yet; name a sheet")
         if known is not None and sheet is not None and known.sheet != sheet:
-            raise ValueError(f"{folder} was begun with another sheet; leave the sheet out to go on, or give another --out")
+            raise ValueError(f"{folder} was begun with another sheet; go on without one, or give another --out")
         self._contents = known or _Contents(sheet=sheet)  # type: ignore[arg-type]
         self.order = trial_order(self.sheet)
 
@@ -113,8 +113,9 @@ class TrialSession:
         self._contents = contents
 
     def store_score(
-        self, done: Sequence[bool], episode: int, seconds: float, notes: str = "", ended_by: str = "", corrected: int = 0
-    ) -> TrialScore:
+        self, done: Sequence[bool], episode: int, seconds: float, notes: str = "", ended_by: str = "",
+        corrected: int = 0,
+    ) -> TrialScore:  # fmt: skip
         """Store the score of the trial that is due; the next one is due then. Raises OSError, and nothing is stored."""
         trial = self.next
         assert trial is not None

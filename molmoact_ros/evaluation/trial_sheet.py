@@ -160,7 +160,8 @@ def read_sheet(file: Path, checkpoints: Mapping[str, Path], overrides: Mapping[s
     sheet = TrialSheet.model_validate(contents)
     folders = [policy.checkpoint for policy in sheet.policies if policy.checkpoint is not None]
     if gone := [folder for folder in folders if not (folder / "config.json").is_file()]:
-        raise SheetError([f"{file}: there is no checkpoint at {folder}; give the folder of its config.json" for folder in gone])
+        what = "give the folder of its config.json"
+        raise SheetError([f"{file}: there is no checkpoint at {folder}; {what}" for folder in gone])
     return sheet
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def sheet(**changes: Any) -> TrialSheet:
         "seed": 5, "trials": 6, "policies": [{"name": name, "checkpoint": f"/checkpoints/{name}"} for name in NAMES],
         "tasks": [
             {"name": "bowl", "instruction": "lift the bowl", "rubric": RUBRIC,
-             "conditions": [{"name": "plain"}, {"name": "words", "instruction": "raise the dish", "setup": "as before"}]},
+             "conditions": [{"name": "plain"}, {"name": "words", "instruction": "raise the dish", "setup": "same"}]},
             {"name": "cup", "instruction": "lift the cup", "setup": "upright", "rubric": RUBRIC},
         ],
     }  # fmt: skip
@@ -62,7 +63,8 @@ def task(**changes: Any) -> dict[str, Any]:
 
 def test_each_mistake_of_a_sheet_gets_its_own_line(tmp_path: Path) -> None:
     found = mistakes(
-        tmp_path, trials=0, tasks=[task(rubric=[]), task(name="cup", instruction="lift <it>"), task(limit=5000, goal=1)],
+        tmp_path, trials=0,
+        tasks=[task(rubric=[]), task(name="cup", instruction="lift <it>"), task(limit=5000, goal=1)],
     )  # fmt: skip
     places = [line.split(": ")[0] for line in found]
     assert places == ["trials", "tasks 1, rubric", "tasks 2, instruction", "tasks 3, limit", "tasks 3, goal"], found
@@ -81,8 +83,6 @@ def test_each_mistake_of_a_sheet_gets_its_own_line(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
-    import re
-
     (line,) = mistakes(tmp_path, **changes)
     assert re.search(expected, line), line
 
@@ -130,13 +130,11 @@ def test_nothing_that_is_shown_before_the_end_names_a_policy(tmp_path: Path) -> 
     of = session(tmp_path / "s", sheet(policies=[*sheet().policies, {"name": "Wolf", "node": "wolf_policy"}]))
     shown = "\n".join(announcement(trial, of.sheet, len(of.order)) for trial in of.order)
     assert not any(name.lower() in shown.lower() for name in (*NAMES, "Wolf"))
-    assert "raise the dish" in shown and "as before" in shown and "policy D" in shown
+    assert "raise the dish" in shown and "same" in shown and "policy D" in shown
     policies = SealedPolicies(sealed_labels(of.sheet), Profile(nodes={}), of.folder)
-    for policy in of.sheet.policies:
-        label = next(k for k, known in sealed_labels(of.sheet).items() if known == policy)
-        for line in (f"no checkpoint at {policy.checkpoint}/config.json", f"no policy answers at /{policy.node}/execute"):
-            if (policy.checkpoint is None) == ("execute" in line):
-                assert f"[policy {label}]" in policies.veiled(line) and policy.name.lower() not in policies.veiled(line).lower()
+    for label, policy in sealed_labels(of.sheet).items():
+        veiled = policies.veiled(f"no policy at {policy.checkpoint or policy.node}/execute")
+        assert veiled == f"no policy at [policy {label}]/execute"
     with pytest.raises(ValueError, match="sealed"):
         figures(of)
 
