@@ -41,6 +41,11 @@ class TrialCollector(CollectorNode):
         """Of the episode that goes on, or was the last one; None: there was none."""
         return self._review.record
 
+    @property
+    def is_policy_ready(self) -> bool:
+        """Whether the policy of the next trial answers."""
+        return not self._policy.why_not_ready()
+
     def command(self, name: str, notes: str = "", task: str = "") -> str:
         """As for a collector, except what would change a trial, or keep it without a score."""
         if task and task != self._session.task:

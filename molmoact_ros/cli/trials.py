@@ -125,14 +125,15 @@ def _serve(args: argparse.Namespace, session: TrialSession) -> None:
     recorder = EpisodeRecorder(parameters, session.folder / "logs")
     use_environment()
     rclpy.init(args=["--ros-args", *enclave_arguments("collector")], signal_handler_options=SignalHandlerOptions.NO)
-    collector = TrialCollector(config, episodes, recorder, _print_line, policies.veiled)
+    screen = TrialScreen()
+    collector = TrialCollector(config, episodes, recorder, screen.print_line, policies.veiled)
     executor = SingleThreadedExecutor()
     executor.add_node(collector)
     try:
         with ExitStack() as stack:
             if sys.stdin.isatty():
                 stack.enter_context(keys_at_once())
-            operator = TrialOperator(session, collector, policies)
+            operator = TrialOperator(session, collector, policies, screen)
             while not operator.quits():
                 executor.spin_once(timeout_sec=WAIT)
     finally:
@@ -141,8 +142,22 @@ def _serve(args: argparse.Namespace, session: TrialSession) -> None:
         rclpy.try_shutdown()
 
 
-def _print_line(line: str) -> None:
-    print(f"\r\033[K{line}", flush=True)
+class TrialScreen:
+    """Lines of a terminal that stay, and one below them that says where the trial stands."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def print_line(self, line: str) -> None:
+        """Print a line that stays."""
+        print(f"\r\033[K{line}", flush=True)
+        self._shown = ""
+
+    def show(self, state: str) -> None:
+        """Show the last line, if it has changed."""
+        if state != self._shown:
+            print(f"\r\033[K{state}", end="", flush=True)
+            self._shown = state
 
 
 def announcement(trial: Trial, sheet: TrialSheet, of: int) -> str:
@@ -160,12 +175,14 @@ def announcement(trial: Trial, sheet: TrialSheet, of: int) -> str:
 class TrialOperator:
     """The keys of a terminal to commands and scores, trial by trial."""
 
-    def __init__(self, session: TrialSession, collector: TrialCollector, policies: SealedPolicies) -> None:
-        self._session, self._collector, self._policies = session, collector, policies
+    def __init__(
+        self, session: TrialSession, collector: TrialCollector, policies: SealedPolicies, screen: TrialScreen
+    ) -> None:
+        self._session, self._collector, self._policies, self._screen = session, collector, policies, screen
         self._done: list[bool] = []  # of the rubric
         self._note: str | None = None  # what is being typed
-        self._shown, self._before = "", S.WAITING
-        _print_line(HELP)
+        self._before = S.WAITING
+        self._screen.print_line(HELP)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -177,9 +194,9 @@ class TrialOperator:
         words = task.condition(trial.condition).instruction or task.instruction
         node = self._policies.start(trial.label)
         refusal = self._collector.prepare_trial(words, task.limit, node)
-        _print_line(announcement(trial, sheet, len(self._session.order)))
+        self._screen.print_line(announcement(trial, sheet, len(self._session.order)))
         if refusal:
-            _print_line(refusal)
+            self._screen.print_line(refusal)
 
     @property
     def _task(self) -> TrialTask:
@@ -210,7 +227,7 @@ class TrialOperator:
             return
         if self._before is S.REVIEW:
             for number, step in enumerate(self._task.rubric, 1):
-                _print_line(f"  {number}  {step.text} ({step.points:g})")
+                self._screen.print_line(f"  {number}  {step.text} ({step.points:g})")
         elif before is S.REVIEW:
             self._prepare()
 
@@ -238,7 +255,7 @@ class TrialOperator:
         elif key == "n":
             self._note = ""
         elif key in KEYS and (refusal := self._collector.command(KEYS[key])):
-            _print_line(refusal)
+            self._screen.print_line(refusal)
 
     def _store(self) -> None:
         record = self._collector.record
@@ -249,10 +266,12 @@ class TrialOperator:
                 len(record.interventions),
             )  # fmt: skip
         except OSError as error:
-            _print_line(f"{error.filename} cannot be written: {error.strerror}; free some space, then store it again")
+            self._screen.print_line(
+                f"{error.filename} cannot be written: {error.strerror}; free some space, then store it again"
+            )
             return
         if refusal := self._collector.keep_scored():
-            _print_line(refusal)
+            self._screen.print_line(refusal)
 
     def _type_note(self, key: str) -> None:
         assert self._note is not None
@@ -261,13 +280,10 @@ class TrialOperator:
             return
         note, self._note = self._note, None
         if note and (refusal := self._collector.command("", notes=note)):
-            _print_line(refusal)
+            self._screen.print_line(refusal)
 
     def _show(self) -> None:
-        line = self._state() if self._note is None else f"note: {self._note}"
-        if line != self._shown:
-            self._shown = line
-            print(f"\r\033[K{line}", end="", flush=True)
+        self._screen.show(self._state() if self._note is None else f"note: {self._note}")
 
     def _state(self) -> str:
         collector, trial = self._collector, self._session.next
@@ -280,4 +296,6 @@ class TrialOperator:
             return f"done: {done or 'nothing'} = {share} | 1..9, then s stores; d discards"
         seconds = {S.COUNTDOWN: f" {collector.left:.0f} s", S.RECORDING: f" {collector.elapsed:.0f} s"}.get(state, "")
         where = f"{trial.number + 1} of {len(self._session.order)}, {trial.label}"
+        if state is S.WAITING and not collector.is_policy_ready:
+            return f"{where} | policy {trial.label} is not ready yet"
         return f"{where} | {state.value}{seconds}: {collector.line}"
