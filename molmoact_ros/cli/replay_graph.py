@@ -6,6 +6,7 @@ They run in a ROS domain of their own and command no robot, whatever else runs o
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import time
@@ -20,7 +21,7 @@ from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Parameters, Profile, use_environment
 from molmoact_ros.nodes.control.config import ControllerNodeConfig
 from molmoact_ros.nodes.planning.config import PolicyConfig
-from molmoact_ros.nodes.player import OPERATORS
+from molmoact_ros.nodes.player import BEGINS, OPERATORS, OVER
 from molmoact_ros.utils.paths import default_checkpoint
 
 LONGER: Final = 60.0
@@ -52,12 +53,20 @@ def play_through_graph(args: argparse.Namespace, recording: Recording, console: 
     out.mkdir(parents=True)
     console.print(f"playing {seconds:.0f} s in the ROS domain {domain}, beside no robot")
     with Bringup(Profile(nodes=profile, environment=isolated(domain)), out / "logs") as graph:
-        deadline = time.monotonic() + seconds + LONGER
-        player = graph.log("player")
-        while "done: the bag is over" not in player.read_text() and (args.paused or time.monotonic() < deadline):
-            graph.check()
-            time.sleep(0.2)
+        with console.status("the nodes start"):  # a checkpoint of 7B takes minutes to load
+            _await(graph, BEGINS, math.inf)
+        _await(graph, OVER, math.inf if args.paused else seconds + LONGER)
     return out / "bag"
+
+
+def _await(graph: Bringup, line: str, patience: float) -> None:
+    """Wait until the player logs `line`. Raises RuntimeError where a node ends, or after `patience` s."""
+    player, deadline = graph.log("player"), time.monotonic() + patience
+    while line not in player.read_text():
+        graph.check()
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the bag is not over {LONGER:.0f} s after its time; see {player}")
+        time.sleep(0.2)
 
 
 def isolated(domain: int) -> dict[str, str]:

@@ -28,6 +28,7 @@ constexpr int LANES = 8, ROWS = 2, PANELS = 6;
 constexpr int LANES = 4, ROWS = 4, PANELS = 2;
 #endif
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
+constexpr float LEAST = -std::numeric_limits<float>::infinity();
 typedef int32_t Whole __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 inline Lanes load(const float* p) {
@@ -85,7 +86,6 @@ inline Lanes exponential(Lanes x) {
 // Softmax of `count` scores with its sum still to be divided by: e^(x - the greatest), and their sum. The scores' room is a
 // multiple of LANES.
 inline float soften(float* scores, int count) {
-  constexpr float LEAST = -std::numeric_limits<float>::infinity();
   for (int j = count; j % LANES; ++j) scores[j] = LEAST;
   Lanes most = all(LEAST);
   for (int j = 0; j < count; j += LANES) most = load(scores + j) > most ? load(scores + j) : most;

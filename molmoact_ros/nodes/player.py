@@ -50,6 +50,9 @@ OPERATORS = r"/policy/edit_trace|/controller/(teleop/.*|presence|stop)"
 SAFETY = "molmoact_ros/msg/SafetyStatus"
 DISCOVERY: Final = 3.0
 """s to discover the running nodes, even on a busy machine; nothing is published before that."""
+BEGINS: Final = "begins: every node listens"
+OVER: Final = "done: the bag is over"
+"""What it logs before the first message, and after the last."""
 LOOK: Final = 0.5
 """s between checks for a controller that was started meanwhile."""
 
@@ -98,7 +101,7 @@ class PlayerNode(Node):
             self._unpaused.set()
         self._open = True
         self._clock_topic = self.create_publisher(Clock, "/clock", qos.RELIABLE)
-        self._policy_has_images = False  # today's policy receives images
+        self._policy_runs, self._policy_has_images = False, False  # today's policy, by its status
         self._pending_service = ""  # what is called at the controller once it does
         if self.config.allow_controller:
             self._connect()
@@ -180,6 +183,7 @@ class PlayerNode(Node):
         return response
 
     def _on_engine(self, message: EngineStatus) -> None:
+        self._policy_runs = True
         self._policy_has_images = math.isfinite(message.camera_age)
 
     # The thread
@@ -189,6 +193,7 @@ class PlayerNode(Node):
             if not self.config.allow_controller:
                 time.sleep(DISCOVERY)
             self._wait_for_listeners()
+            self.get_logger().info(BEGINS)
             begin, end = self._recording.reader.span_ns
             for turn in range(self.config.loop):
                 shift = turn * (end - begin + round(GAP * 1e9))
@@ -198,7 +203,7 @@ class PlayerNode(Node):
                         return
                     self._do(cue, shift)
                 self._until(end + shift + round(GAP * 1e9))
-            self.get_logger().info("done: the bag is over")
+            self.get_logger().info(OVER)
         except (ValueError, RuntimeError, OSError) as error:
             self._failure = str(error)
 
@@ -208,10 +213,18 @@ class PlayerNode(Node):
         self._now = self._recording.reader.span_ns[0]
         while self._open:
             infos = [info for topic in topics for info in self.get_subscriptions_info_by_topic(topic)]
-            if wanted <= {info.node_name for info in infos}:
+            if wanted <= {info.node_name for info in infos} and all(self._is_started(node) for node in wanted):
                 return
             self._publish_time(self._now)
             time.sleep(0.1)
+
+    def _is_started(self, node: str) -> bool:
+        """Whether a node that listens to the clock also obeys: a policy does once its checkpoint is loaded."""
+        if not self.config.allow_controller or node not in ("policy", "controller"):
+            return True
+        if node == "policy":
+            return self._policy_runs and self._instruction.get_subscription_count() > 0
+        return all(trigger.service_is_ready() for trigger in self._triggers.values())
 
     def _playback_events(self) -> Iterator[PlaybackEvent]:
         """All events, by time."""

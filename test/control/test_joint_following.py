@@ -103,8 +103,8 @@ def test_each_take_over_begins_with_an_approach() -> None:
     leading = caught_up()
     leading.run(1.0, home=False)
     assert leading.state is State.HOLD
-    leading.leader = HOME_Q + [0.5, 0, 0, 0, 0, 0, 0]
-    assert (joint_speeds(leading.follows(0.5)) <= SLOW).all() and leading.state is State.TELEOP
+    leading.leader = HOME_Q + [(NEAR + JUMP) / 2, 0, 0, 0, 0, 0, 0]
+    assert (joint_speeds(leading.follows(0.3)) <= SLOW).all() and leading.state is State.TELEOP
 
 
 @pytest.mark.parametrize("event", [*FAULTS, Event.STOP, Event.HOLD])

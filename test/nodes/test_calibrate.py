@@ -26,6 +26,7 @@ from molmoact_ros.cli.main import main
 from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.camera_pose import CameraPose
+from molmoact_ros.ros.image_transport import ImageTransport
 from molmoact_ros.ros.transforms import StaticFrames, transform_message
 
 from ..cameras.board_scene import CAMERAS, BoardScene
@@ -130,25 +131,40 @@ def test_images_may_be_compressed(studio: Studio) -> None:
 
 
 WRONG = {
-    "--image-topic camera/image_raw": (
+    ("camera/image_raw", "raw"): (
         "no image comes on camera/image_raw; there is /wrist/color/image_raw: name one by --image-topic"
     ),
-    "--image-topic lone/image_raw": (
+    ("lone/image_raw", "raw"): (
         "no image comes on lone/image_raw; give --image-transport compressed, which is published"
     ),
-    "--image-topic camera/image_raw --image-transport compressed": (
+    ("camera/image_raw", "compressed"): (
         "no image comes on camera/image_raw/compressed; there is /lone/image_raw/compressed, "
         "/wrist/color/image_raw/compressed: name one by --image-topic"
     ),
 }
 
 
-@pytest.mark.parametrize("flags", WRONG)
-def test_what_is_not_published_is_named_with_what_is(
-    studio: Studio, flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("image", "transport"), WRONG)
+def test_what_is_not_published_is_named_with_what_is(studio: Studio, image: str, transport: ImageTransport) -> None:
+    published = "/lone/image_raw/compressed", "/wrist/color/image_raw", "/wrist/color/image_raw/compressed"
+    lone = studio.node.create_publisher(CompressedImage, published[0], qos.RELIABLE)
+    rclpy.init()
+    client = CalibrationClient(CalibrationTopics(image, "wrist/color/camera_info", "joint_states", transport), SINGLE)
+    try:
+        assert studio.until(lambda: all(client.count_publishers(topic) for topic in published))
+        with pytest.raises(RuntimeError) as refused:
+            client.wait(0.0)
+        assert str(refused.value) == WRONG[image, transport]
+    finally:
+        client.close()
+        rclpy.shutdown()
+        studio.node.destroy_publisher(lone)
+
+
+def test_a_calibration_that_finds_no_camera_ends_with_one_line(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lone = studio.node.create_publisher(CompressedImage, "/lone/image_raw/compressed", qos.RELIABLE)
-    monkeypatch.setattr(calibrate, "FOUND", 2.0)
-    assert main(["calibrate", *FLAGS, *flags.split(), "--out", str(tmp_path / "out")]) == 1
-    studio.node.destroy_publisher(lone)
-    assert capsys.readouterr().err == f"error: {WRONG[flags]}\n"
+    monkeypatch.setattr(calibrate, "FOUND", 0.5)
+    assert main(["calibrate", *FLAGS, "--image-topic", "no/image", "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: no image comes on no/image; ") and error.count("\n") == 1

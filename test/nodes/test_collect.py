@@ -130,7 +130,7 @@ def desk(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk
         made.close()
 
 
-def test_episodes_are_kept_failed_discarded_and_go_on_after_a_kill(desk: Desk, tmp_path: Path) -> None:
+def test_episodes_are_kept_or_failed_and_go_on_after_a_kill(desk: Desk, tmp_path: Path) -> None:
     folder = tmp_path / "session"
     desk.open(folder, "--task", TASK, "--episodes", "2")
     refused = desk.command("keep")
@@ -151,14 +151,10 @@ def test_episodes_are_kept_failed_discarded_and_go_on_after_a_kill(desk: Desk, t
     desk.begin()
     desk.move(1.5)
     desk.end()
-    desk.does("discard")
-    desk.begin()
-    desk.move(1.5)
-    desk.end()
     desk.does("keep")
     assert desk.is_in(Episode.DONE)
     assert "all 2 episodes are kept" in desk.command("begin").message
-    assert "2 of 2 kept, 1 failed, 1 discarded" in desk.close_session()
+    assert "2 of 2 kept, 1 failed, 0 discarded" in desk.close_session()
     bags = session_bags(folder)
     records = [EpisodeRecord.read(bag) for bag in bags]
     assert [record.outcome for record in records if record] == [Outcome.FAILED, Outcome.KEPT, Outcome.KEPT]
@@ -204,7 +200,7 @@ def test_a_full_disk_ends_the_episode_in_one_line(desk: Desk, tmp_path: Path) ->
     problem = desk.episode.problems[0]
     assert problem.startswith(f"{why} (3 images and 0 other messages are lost)") and "until then is whole" in problem
     desk.does("discard")
-    assert desk.is_in(Episode.WAITING)
+    assert desk.is_in(Episode.WAITING) and desk.episode.discarded == 1
     desk.close_session()
 
 

@@ -204,9 +204,10 @@ def test_a_goal_ends_when_the_controller_holds_or_is_silent(pair: Pair) -> None:
 
 def test_a_status_from_before_start_ends_no_goal(pair: Pair) -> None:
     """A hold, and at once a new goal, again and again: what the controller said of the hold is not about the goal."""
-    for _ in range(10):
+    for n in range(10):
         goal = pair.begin()
-        assert pair.peer.until(lambda: pair.controller.state == SafetyStatus.POLICY)
+        begun = ["start", "hold"] * n + ["start"]
+        assert pair.peer.until(lambda: pair.controller.calls == begun and pair.controller.state == SafetyStatus.POLICY)  # noqa: B023
         goal.cancel_goal_async()
         assert pair.result(goal).code == Result.CANCELED
     goal = pair.begin()

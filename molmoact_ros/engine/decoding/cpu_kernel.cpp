@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 
 #include "../cpu_simd.h"
 
@@ -19,7 +18,6 @@ using namespace simd;
 // long as the cache, their addresses would differ by powers of two, and few of them fit into the processor's cache together.)
 // SPAN scores are computed at once, for HEADS query heads that share keys, and VALUES numbers of a head.
 constexpr int MOST_HEAD = 256, SLOTS = 64, SPAN = 4 * LANES, HEADS = LANES == 8 ? 2 : 3, VALUES = 32;
-constexpr float LEAST = -std::numeric_limits<float>::infinity();
 
 void normalise(int count, const float* x, int width, const float* weight, float epsilon, float* out) {
   for (int t = 0; t < count; ++t, x += width, out += width) {

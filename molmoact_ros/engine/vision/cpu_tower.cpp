@@ -197,7 +197,7 @@ void pool(const Tower& t, const float* features, int patches, const int64_t* ind
     for (int h = 0; h < t.pool_heads; ++h) {
       const int g = h / (t.pool_heads / t.pool_kv_heads) * t.pool_head;
       const float* query = queries + (int64_t)token * heads + h * t.pool_head;
-      float weight[WINDOW], most = -std::numeric_limits<float>::infinity(), whole = 0;
+      float weight[WINDOW], most = LEAST, whole = 0;
       for (int j = 0; j < WINDOW; ++j) {
         weight[j] = product(query, keys + row(token, j) * 2 * kv + g, t.pool_head) * scale;
         most = std::max(most, weight[j]);

@@ -111,7 +111,8 @@ class HomeSequence:
 
     def _is_home(self) -> bool:
         at_home = self._safety.state == SafetyStatus.HOLD and self._safety.reason == Event.HOMED.value
-        stands = time.monotonic() - self._requested_at > 1.0 and not any("let go" in line for line in self._safety.warnings)
+        must_let_go = any("let go" in line for line in self._safety.warnings)
+        stands = time.monotonic() - self._requested_at > 1.0 and not must_let_go
         return at_home and (self._began or stands)
 
     def _ask_until(self, happened: Callable[[], bool], patience: float) -> Generator[None, None, bool]:

@@ -14,10 +14,12 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, split
+from molmoact_ros.control.action_chunk import ActionChunk, split
+from molmoact_ros.control.action_conversion import SPACES, convert_actions
 from molmoact_ros.engine.decoding.decoder import TorchModelRunner
 from molmoact_ros.engine.model.checkpoint import Checkpoint, CheckpointFolder
 from molmoact_ros.engine.torch_engine import TorchEngine
+from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.reasoning.trace import pixels_from_trace
@@ -118,7 +120,7 @@ class Validator:
         """The figures of one answer, in their units."""
         assert answer.actions is not None
         wanted = self.data.statistics.action.unnormalise(sample.actions)
-        found = action_errors(answer.actions, wanted)
+        found = action_errors(answer.actions, wanted, self.maker.run.convention(self.data.name))
         if not found:
             apart = self.data.statistics.action.normalise(answer.actions) - sample.actions
             found = {"action_error": float(np.abs(apart).mean() * 50)}
@@ -138,24 +140,35 @@ class Validator:
         return {n: float(row[0] / row[1]) for n, row in zip(UNITS, table, strict=True) if row[1]}
 
 
-def action_errors(found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """Errors of a chunk [N, 7] or [N, 14] of displacements: of the hand after it in mm and degrees, and of the gripper.
+def action_errors(found: np.ndarray, wanted: np.ndarray, convention: ActionConvention) -> dict[str, float]:
+    """Errors of a chunk [N, D] in the meaning of `convention`: of the hand after it in mm and degrees, of the gripper.
 
-    The mean over both arms; empty for other actions than displacements of hands.
+    The mean over both arms; empty for joint positions, and where D is that of neither one nor two arms.
     """
-    arms, rest = divmod(wanted.shape[1], ActionSpace.DELTA_EE.dimensions)
-    if rest or arms not in (1, 2):
+    space = SPACES[convention.space]
+    arms, rest = divmod(wanted.shape[1], space.dimensions)
+    if rest or arms not in (1, 2) or convention.space == "joint_position":
         return {}
-    one, other = (split(ActionChunk(actions, 0.1, 0.0), arms) for actions in (found, wanted))
+    starts = [Rotation.identity()] * arms  # displacements in the hand's frame: the errors are those from any start
+    converted = (convert_actions(actions, convention, arms, starts) for actions in (found, wanted))
+    one, other = (split(ActionChunk(actions, 0.1, 0.0, space=space), arms) for actions in converted)
     parts = [(a.actions, b.actions) for a, b in zip(one, other, strict=True)]
-    moved = [np.linalg.norm((a - b)[:, :3].sum(axis=0)) for a, b in parts]
-    turned = [(_turn(a).inv() * _turn(b)).magnitude() for a, b in parts]
+    ends = [(_hand_after(a, convention), _hand_after(b, convention)) for a, b in parts]
+    moved = [np.linalg.norm(a[0] - b[0]) for a, b in ends]
+    turned = [(a[1].inv() * b[1]).magnitude() for a, b in ends]
     gripper = [((a[:, -1] > OPEN) == (b[:, -1] > OPEN)).mean() for a, b in parts]
     return {
         "position_error": float(np.mean(moved) * 1000),
         "rotation_error": float(np.degrees(np.mean(turned))),
         "gripper_equal": float(np.mean(gripper) * 100),
     }
+
+
+def _hand_after(actions: np.ndarray, convention: ActionConvention) -> tuple[np.ndarray, Rotation]:
+    """Position [3] m and orientation of a hand after actions [N, 7] of msg/ActionChunk.msg, from the origin."""
+    if convention.space == "ee_pose":
+        return actions[-1, :3], Rotation.from_euler("xyz", actions[-1, 3:6])
+    return actions[:, :3].sum(axis=0), _turn(actions)
 
 
 def _turn(actions: np.ndarray) -> Rotation:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from molmoact_ros.engine.model.checkpoint import CheckpointFolder
+from molmoact_ros.reasoning.action_convention import RELEASED, UNSTATED
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.training.finetuning.config import FinetuneConfig
 from molmoact_ros.training.finetuning.examples import ExampleMaker
@@ -32,7 +33,7 @@ def test_errors_are_those_after_the_chunk() -> None:
     wanted = np.zeros((8, 7))
     wanted[:, :6] = np.random.default_rng(0).uniform(-0.02, 0.02, (8, 6))
     wanted[4:, 6] = 1.0
-    assert action_errors(wanted, wanted) == pytest.approx(
+    assert action_errors(wanted, wanted, UNSTATED) == pytest.approx(
         {"position_error": 0.0, "rotation_error": 0.0, "gripper_equal": 100.0}, abs=1e-5
     )
     found = wanted.copy()
@@ -41,12 +42,36 @@ def test_errors_are_those_after_the_chunk() -> None:
     found[7, 3:6] = 0
     wanted[7, 3:6] = (0, 0, np.radians(5))
     found[0, 6] = 0.9
-    errors = action_errors(found, wanted)
+    errors = action_errors(found, wanted, UNSTATED)
     assert errors == pytest.approx({"position_error": 5.0, "rotation_error": 5.0, "gripper_equal": 87.5}, abs=1e-3)
     both = np.concatenate([found[:, :3], wanted[:, :3], found[:, 3:6], wanted[:, 3:6], found[:, 6:], wanted[:, 6:]], 1)
     twice = np.concatenate([wanted[:, :3]] * 2 + [wanted[:, 3:6]] * 2 + [wanted[:, 6:]] * 2, 1)
-    assert action_errors(both, twice)["position_error"] == pytest.approx(2.5, abs=1e-3), "the mean over both arms"
-    assert action_errors(np.zeros((8, 8)), np.zeros((8, 8))) == {}
+    assert action_errors(both, twice, UNSTATED)["position_error"] == pytest.approx(2.5, abs=1e-3), (
+        "the mean over both arms"
+    )
+    assert action_errors(np.zeros((8, 8)), np.zeros((8, 8)), UNSTATED) == {}
+
+
+def test_errors_are_by_what_the_numbers_mean() -> None:
+    """LIBERO's are in 5 cm and half radians; poses count where they end; in the hand's frame turns lead elsewhere."""
+    wanted = np.zeros((8, 7))
+    found = wanted.copy()
+    found[1, 0], found[7, 5] = 0.1, 0.1
+    assert action_errors(found, wanted, RELEASED["libero_10_no_noops_modified"]) == pytest.approx(
+        {"position_error": 5.0, "rotation_error": np.degrees(0.05), "gripper_equal": 100.0}
+    )
+    poses = UNSTATED.model_copy(update={"space": "ee_pose"})
+    assert action_errors(found, wanted, poses) == pytest.approx(
+        {"position_error": 0.0, "rotation_error": np.degrees(0.1), "gripper_equal": 100.0}
+    )
+    hand = UNSTATED.model_copy(update={"frame": "hand"})
+    turned, straight = np.zeros((2, 7)), np.zeros((2, 7))
+    turned[0, 5] = np.pi / 2
+    turned[1, 0] = straight[1, 0] = 0.01
+    assert action_errors(turned, straight, hand)["position_error"] == pytest.approx(10 * np.sqrt(2))
+    assert action_errors(turned, straight, UNSTATED)["position_error"] == 0.0
+    joints = UNSTATED.model_copy(update={"space": "joint_position"})
+    assert action_errors(np.zeros((8, 8)), np.ones((8, 8)), joints) == {}
 
 
 def test_traces_are_compared_in_pixels_of_the_camera() -> None:
@@ -68,6 +93,11 @@ def test_a_perfect_answer_has_no_error_and_a_wrong_one_its_size() -> None:
     codes = sample.depth_codes.copy()
     codes[:3] = (codes[:3] + 1) % 128
     assert validator.errors(sample, replace(answer, depth_codes=codes))["depth_equal"] == 70
+    apart = replace(answer, actions=actions + np.eye(8, 7) * 0.001)
+    metres = validator.errors(sample, apart)["position_error"]
+    scaled = UNSTATED.model_copy(update={"position_scale": 0.05})
+    validator.maker.run = validator.maker.run.model_copy(update={"conventions": {validator.data.name: scaled}})
+    assert validator.errors(sample, apart)["position_error"] == pytest.approx(metres * 0.05) and metres > 1
 
 
 def test_the_adapters_are_seen_and_nothing_is_trained() -> None:
