@@ -39,8 +39,9 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
 def figures(session: TrialSession) -> dict[str, Any]:
     """The content of results.json, with the names of the policies: call it after `reveal`.
 
-    `policies` by name: label, what it is, and figures over all trials. `conditions`: the same for each task, condition
-    and policy. `differences`: of progress, policy against policy, over the pairs of one round of one scene.
+    `policies` by name: label, what it is, figures over all trials, how many of these a fault ended, and how many
+    attempts were discarded and repeated. `conditions`: the figures for each task, condition and policy. `differences`:
+    of progress, policy against policy, over the pairs of one round of one scene.
     """
     if not session.is_revealed:
         raise ValueError("the labels are sealed until the session has ended")
@@ -54,6 +55,8 @@ def figures(session: TrialSession) -> dict[str, Any]:
             policy.name: {
                 "label": label, "checkpoint": str(policy.checkpoint or ""), "node": policy.node,
                 **_summary([of for of in scored if of[0].label == label], sheet.seed),
+                "faults": sum(trial.label == label and bool(score.ended_by) for trial, score in scored),
+                "repeats": sum(session.order[of.trial].label == label for of in session.repeats),
             }
             for label, policy in labels.items()
         },
@@ -73,6 +76,9 @@ def figures(session: TrialSession) -> dict[str, Any]:
             | {"policy": names[trial.label], "success": score.success}
             | score.model_dump(exclude={"trial"})
             for trial, score in scored
+        ],
+        "repeats": [
+            {"policy": names[session.order[of.trial].label]} | of.model_dump() for of in session.repeats
         ],
     }  # fmt: skip
 

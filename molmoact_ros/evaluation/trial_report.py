@@ -52,9 +52,11 @@ def page_of(session: TrialSession, found: Mapping[str, Any], pictures: Mapping[i
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
         f"<h1>{title}</h1><p>{found['scored']} of {found['planned']} trials, in an order drawn from seed "
-        f"{found['seed']}; the operator saw letters only.{early} Intervals are of 95 %: Wilson's of success, the "
-        "bootstrap's of progress.</p>",
-        "<h2>Policies</h2>", _table(_policy_rows(found), ("policy", "what it is", *rates)),
+        f"{found['seed']}; the operator did not see which policy was at work.{early} "
+        "Intervals are of 95 %: Wilson's of success, the bootstrap's of progress.</p>",
+        "<h2>Policies</h2>", _table(_policy_rows(found), ("policy", "what it is", *rates, "faults", "repeated")),
+        "<p><small>Faults: trials that one ended (a camera, the arm, the policy), and that count as they were scored. "
+        "Repeated: attempts that the operator discarded.</small></p>",
         "<h2>Tasks and conditions</h2>", _table(_condition_rows(found), ("task", "condition", "policy", *rates)),
         "<h2>Differences of progress</h2><p>Over pairs of trials with the same scene in the same round.</p>",
         _table(_difference_rows(found), ("policy", "against", "pairs", "difference", "interval")),
@@ -97,7 +99,7 @@ def _bar(value: float, interval: Sequence[float] | None) -> str:
 
 def _policy_rows(found: Mapping[str, Any]) -> list[list[str]]:
     return [
-        [f"{escape(name)} ({of['label']})", escape(of["checkpoint"] or of["node"]), *_rates(of)]
+        [escape(name), escape(of["checkpoint"] or of["node"]), *_rates(of), str(of["faults"]), str(of["repeats"])]
         for name, of in found["policies"].items()
     ]
 
@@ -120,11 +122,12 @@ def _trial(session: TrialSession, trial: Mapping[str, Any], pictures: Sequence[s
         f"<div class={'yes' if done else 'no'}>{'✓' if done else '✗'} {escape(step.text)}</div>"
         for step, done in zip(rubric, trial["done"], strict=True)
     )
-    remarks = [trial["ended_by"], trial["notes"], f"corrected {trial['corrected']} times" if trial["corrected"] else ""]
+    fault = f"<div class=no>ended by a fault: {escape(trial['ended_by'])}</div>" if trial["ended_by"] else ""
+    remarks = [trial["notes"], f"corrected {trial['corrected']} times" if trial["corrected"] else ""]
     images = "".join(f'<img src="{uri}" alt="{when}">' for uri, when in zip(pictures, ("begin", "end"), strict=False))
     return (
         f"<div class=trial><b>{trial['number'] + 1}: {escape(trial['policy'])}</b>, {escape(trial['task'])}, "
-        f"{escape(trial['condition'])}: {trial['progress']:.0%} in {trial['seconds']:.0f} s<br>{images}{steps}"
+        f"{escape(trial['condition'])}: {trial['progress']:.0%} in {trial['seconds']:.0f} s<br>{images}{steps}{fault}"
         f"<small>{escape('; '.join(filter(None, remarks)))}</small></div>"
     )
 

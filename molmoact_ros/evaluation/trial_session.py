@@ -41,6 +41,16 @@ class TrialScore(BaseModel):
         return all(self.done)
 
 
+class TrialRepeat(BaseModel):
+    """An attempt that was discarded, and repeated. ended_by, notes: as of TrialScore."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trial: int = Field(ge=0)
+    ended_by: str = ""
+    notes: str = ""
+
+
 class _Contents(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -48,6 +58,7 @@ class _Contents(BaseModel):
     sheet: TrialSheet
     revealed: bool = False
     scores: list[TrialScore] = []
+    repeats: list[TrialRepeat] = []
 
 
 class TrialSession:
@@ -68,6 +79,8 @@ class TrialSession:
         known = self._known()
         if known is None and sheet is None:
             raise ValueError(f"{folder} holds no trials yet; name a sheet")
+        if known is None and folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds other things than trials; give another --out")
         if known is not None and sheet is not None and known.sheet != sheet:
             raise ValueError(f"{folder} was begun with another sheet; go on without one, or give another --out")
         self._contents = known or _Contents(sheet=sheet)  # type: ignore[arg-type]
@@ -92,6 +105,11 @@ class TrialSession:
     def scores(self) -> Sequence[TrialScore]:
         """The scores so far, in the order of the trials."""
         return self._contents.scores
+
+    @property
+    def repeats(self) -> Sequence[TrialRepeat]:
+        """The attempts that were discarded so far."""
+        return self._contents.repeats
 
     @property
     def is_revealed(self) -> bool:
@@ -125,6 +143,13 @@ class TrialSession:
         )  # fmt: skip
         self._write(self._contents.model_copy(update={"scores": [*self.scores, score]}))
         return score
+
+    def store_repeat(self, ended_by: str, notes: str) -> None:
+        """Store that an attempt of the trial that is due was discarded. Raises OSError, and nothing is stored."""
+        trial = self.next
+        assert trial is not None
+        repeat = TrialRepeat(trial=trial.number, ended_by=ended_by, notes=notes)
+        self._write(self._contents.model_copy(update={"repeats": [*self.repeats, repeat]}))
 
     def reveal(self) -> None:
         """End the session: the labels may be shown now."""

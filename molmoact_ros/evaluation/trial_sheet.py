@@ -78,6 +78,15 @@ class TrialTask(_Part):
         """The condition of this name."""
         return next(condition for condition in self.conditions if condition.name == name)
 
+    def words(self, condition: str) -> str:
+        """The instruction under this condition."""
+        return self.condition(condition).instruction or self.instruction
+
+    def scene(self, condition: str) -> str:
+        """What the operator reads of the scene, one line."""
+        setups = (text.strip() for text in (self.setup, self.condition(condition).setup))
+        return " ".join([f"{self.name}, {condition}:", *filter(None, setups)]).removesuffix(":")
+
     def progress(self, done: Sequence[bool]) -> float:
         """Points of the steps that are done, as a fraction of all, 0..1."""
         points = [step.points for step in self.rubric]

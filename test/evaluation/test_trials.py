@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -130,20 +131,33 @@ def test_nothing_that_is_shown_before_the_end_names_a_policy(tmp_path: Path) -> 
     of = session(tmp_path / "s", sheet(policies=[*sheet().policies, {"name": "Wolf", "node": "wolf_policy"}]))
     shown = "\n".join(announcement(trial, of.sheet, len(of.order)) for trial in of.order)
     assert not any(name.lower() in shown.lower() for name in (*NAMES, "Wolf"))
-    assert "raise the dish" in shown and "same" in shown and "policy D" in shown
+    assert "raise the dish" in shown and "same" in shown
     policies = SealedPolicies(sealed_labels(of.sheet), Profile(nodes={}), of.folder)
-    for label, policy in sealed_labels(of.sheet).items():
+    for policy in of.sheet.policies:
         veiled = policies.veiled(f"no policy at {policy.checkpoint or policy.node}/execute")
-        assert veiled == f"no policy at [policy {label}]/execute"
+        assert veiled == "no policy at [sealed]/execute"
     with pytest.raises(ValueError, match="sealed"):
         figures(of)
 
 
-def test_a_checkpoint_runs_under_its_letter(tmp_path: Path) -> None:
-    """What the node is given, logs and publishes as its checkpoint is a link in the session's folder."""
-    of = session(tmp_path / "s", sheet(policies=[{"name": "Zebra", "checkpoint": "/checkpoints/Zebra"}]))
-    link = SealedPolicies(sealed_labels(of.sheet), Profile(nodes={}), of.folder)._link("A")
-    assert link == of.folder / "sealed" / "A" and link.readlink() == Path("/checkpoints/Zebra")
+def test_a_checkpoint_runs_under_a_name_that_all_have_and_a_policy_that_ends_says_why(tmp_path: Path) -> None:
+    """A real process of the policy, whose checkpoint is not there."""
+    of = session(tmp_path / "s")
+    policies = SealedPolicies(sealed_labels(of.sheet), Profile(nodes={}, environment={}), of.folder)
+    try:
+        assert policies.start(of.order[0]) == "policy"
+        deadline = time.monotonic() + 60.0
+        while not policies.trouble and time.monotonic() < deadline:
+            time.sleep(0.1)
+        link = of.folder / "sealed" / "policy"
+        assert link.readlink() == sealed_labels(of.sheet)[of.order[0].label].checkpoint
+        assert str(link) in policies.trouble, policies.trouble
+        shown = policies.trouble + "".join(log.read_text() for log in (of.folder / "logs").rglob("*") if log.is_file())
+        assert not any(name in shown for name in NAMES)
+        policies.start(of.order[0])
+        assert policies.is_changing or not policies.trouble, "the operator may try again"
+    finally:
+        policies.close()
 
 
 # Scores
@@ -155,6 +169,12 @@ def test_a_session_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     again = TrialSession(of.folder, None)
     assert again.next == of.order[1] and again.order == of.order and again.scores[0].notes == "slow"
     assert again.sheet == sheet()
+    of.store_repeat("camera front is silent", "")
+    assert TrialSession(of.folder, None).next == of.order[1], "it is repeated"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").touch()
+    with pytest.raises(ValueError, match="other things"):
+        TrialSession(tmp_path / "mine", sheet())
     with pytest.raises(ValueError, match="begun with another sheet"):
         TrialSession(of.folder, sheet(seed=6))
     with pytest.raises(ValueError, match="no trials yet"):
@@ -216,12 +236,17 @@ def test_figures_name_the_policies_and_compare_them_in_pairs(tmp_path: Path) -> 
 
 def test_the_report_is_one_file_and_ends_the_session(tmp_path: Path) -> None:
     of = session(tmp_path / "s")
-    of.store_score([True, True], 0, 10.0, notes="<b>&")
+    of.store_repeat("camera front is silent", "")
+    of.store_score([True, True], 0, 10.0, notes="<b>&", ended_by="the arm holds: no plan")
     page = write_report(of, "front").read_text()
     assert "&lt;b&gt;&amp;" in page and "<b>&" not in page and "ended early" in page
     assert all(name in page for name in NAMES) and "http" not in page.replace("http://www.w3.org", "")
     results = json.loads((of.folder / "results.json").read_text())
     assert results["scored"] == 1 and results["policies"]["Zebra"]["label"] in "ABC"
+    first = results["policies"][sealed_labels(of.sheet)[of.order[0].label].name]
+    last = results["policies"][sealed_labels(of.sheet)[of.order[1].label].name]
+    assert (first["faults"], first["repeats"], last["faults"], last["repeats"]) == (1, 0, 0, 1), "never silently"
+    assert "ended by a fault: the arm holds: no plan" in page
     assert TrialSession(of.folder, None).next is None, "a trial after that would not be blind"
 
 
