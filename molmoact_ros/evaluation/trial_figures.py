@@ -96,7 +96,7 @@ def _summary(scored: Sequence[Scored], seed: int) -> dict[str, Any]:
 
 def _difference(scored: Sequence[Scored], a: str, b: str, seed: int) -> dict[str, Any]:
     """Of the progress of `a` over that of `b`: both met the same scene one after the other, so pairs are resampled."""
-    by = {(t.task, t.condition, t.round, t.label): score.progress for t, score in scored}
-    pairs = [value - by[*place, b] for (*place, label), value in by.items() if label == a and (*place, b) in by]
+    by = {((t.task, t.condition, t.round), t.label): score.progress for t, score in scored}
+    pairs = [value - by[place, b] for (place, label), value in by.items() if label == a and (place, b) in by]
     mean = float(np.mean(pairs)) if pairs else None
     return {"pairs": len(pairs), "progress": mean, "progress_interval": mean_interval(pairs, seed)}

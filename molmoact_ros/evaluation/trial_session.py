@@ -83,7 +83,7 @@ class TrialSession:
             raise ValueError(f"{folder} holds other things than trials; give another --out")
         if known is not None and sheet is not None and known.sheet != sheet:
             raise ValueError(f"{folder} was begun with another sheet; go on without one, or give another --out")
-        self._contents = known or _Contents(sheet=sheet)  # type: ignore[arg-type]
+        self._contents = known or _Contents(sheet=sheet)
         self.order = trial_order(self.sheet)
 
     def _known(self) -> _Contents | None:
