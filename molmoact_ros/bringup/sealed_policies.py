@@ -20,6 +20,8 @@ the panel show."""
 POLICY: Final = "policy"
 """Name of the node that is started with a checkpoint."""
 VEIL: Final = "[sealed]"
+INFO: Final = "[INFO]"
+"""Begin of a log's line that is no reason, and may have the digest of a checkpoint."""
 
 
 class SealedPolicies:
@@ -78,13 +80,19 @@ class SealedPolicies:
         return self._switch is not None and not self._switch.done()
 
     @property
+    def runs_process(self) -> bool:
+        """Whether the trial's policy is a process that was started here."""
+        return self._process is not None
+
+    @property
     def trouble(self) -> str:
         """Why the trial's policy does not run, in one line without names; empty: it does, or is being started."""
         if self._switch is None or not self._switch.done():
             return ""
         if error := self._switch.exception():
             return self.veiled(one_line(error))
-        return self.veiled("" if self._process is None else self._process.ended().get(POLICY, ""))
+        line = "" if self._process is None else self._process.ended().get(POLICY, "")
+        return "its process was killed" if line.startswith(INFO) else self.veiled(line)
 
     def veiled(self, line: str) -> str:
         """A line for the operator, without a checkpoint's folder and a policy's node."""

@@ -11,13 +11,15 @@ from std_srvs.srv import Trigger
 from molmoact_ros.bringup.collector import CollectorConfig, CollectorNode
 from molmoact_ros.bringup.episode_recorder import EpisodeRecorder
 from molmoact_ros.bringup.policy_goal import PolicyGoal
-from molmoact_ros.bringup.sealed_policies import SealedPolicies
+from molmoact_ros.bringup.sealed_policies import POLICY, SealedPolicies
 from molmoact_ros.control.teleop_devices import AGAIN
 from molmoact_ros.datasets.collection import CollectionEvent, CollectionState
 from molmoact_ros.datasets.episode_record import SessionFolder
 from molmoact_ros.datasets.episode_review import why_not_written
+from molmoact_ros.evaluation.trial_order import Trial
 from molmoact_ros.evaluation.trial_session import TrialSession
-from molmoact_ros.msg import Episode, SafetyStatus
+from molmoact_ros.msg import EngineStatus, Episode, SafetyStatus
+from molmoact_ros.ros import qos
 
 STARTS: Final = 15.0
 """s within which a policy moves the arm, or has failed to begin."""
@@ -52,10 +54,12 @@ class TrialCollector(CollectorNode):
         self.done: list[bool] = []
         """Of each step of the rubric of the trial that is due: whether it is marked as done."""
         self._goals: dict[str, PolicyGoal] = {}
+        self._is_alive = False  # a process of the policy has a heartbeat
         self._has_played = self._is_doubted = False  # the policy has moved the arm; a fault was shown to who scores
         folder = SessionFolder(trials.folder, trials.sheet.tasks[0].instruction, len(trials.order))
         trials.write()
         super().__init__(config, folder, recorder, tell)
+        self.create_subscription(EngineStatus, f"{POLICY}/engine_status", self._on_engine, qos.SENSOR)
         self._hold = self.create_client(Trigger, f"{config.teleop.controller}/hold")
         self._prepare()
 
@@ -74,25 +78,34 @@ class TrialCollector(CollectorNode):
         if trial is None:
             return
         self.done, self._is_doubted = [False] * len(self.trials.sheet.task(trial.task).rubric), False
-        node = self._policies.start(trial)
-        if node not in self._goals:
-            self._goals[node] = PolicyGoal(self, node, lambda line: None)
-        self._policy = self._goals[node]
+        self._start_policy(trial)
         self._session.task = self.trials.sheet.task(trial.task).words(trial.condition)
         if refusal := why_not_written(self._session.write):
             self._say(refusal)
 
+    def _start_policy(self, trial: Trial) -> None:
+        self._is_alive, node = False, self._policies.start(trial)
+        if node not in self._goals:
+            self._goals[node] = PolicyGoal(self, node, lambda line: None)
+        self._policy = self._goals[node]
+
+    def _on_engine(self, _: EngineStatus) -> None:
+        self._is_alive = not self._policies.is_changing
+
     def _why_not_ready(self) -> str:
         trial, trouble = self.trials.next, self._policies.trouble
         if trial is not None and trouble:
-            self._policies.start(trial)
+            self._start_policy(trial)
             return f"the policy has ended: {trouble}; it is started again, begin when it is ready"
         return self._why_no_policy() or super()._why_not_ready()
 
     def _why_no_policy(self) -> str:
-        if self._policies.is_changing or self._policies.trouble or self._policy.why_not_ready():
-            why = self._policies.trouble
-            return f"the policy has ended: {why}; begin starts it again" if why else "the policy is not ready yet"
+        if why := self._policies.trouble:
+            return f"the policy has ended: {why}; begin starts it again"
+        # Of a process that was killed the action server seems to be there for a while, but it has no heartbeat.
+        silent = self._policies.runs_process and not self._is_alive
+        if self._policies.is_changing or silent or self._policy.why_not_ready():
+            return "the policy is not ready yet"
         name = self._policy.name
         there = [name for name, space in self.get_node_names_and_namespaces() if space == self.get_namespace()]
         return f"two nodes are called {name}; end the one that was started elsewhere" if there.count(name) > 1 else ""

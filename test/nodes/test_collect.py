@@ -1,4 +1,4 @@
-"""`molmoact-ros collect` and `trials` beside the simulated arm: episodes, a kill and its resumption, faults, an expert."""
+"""`molmoact-ros collect` and `trials` beside the simulated arm: episodes, a kill and its resumption, faults, expert."""
 
 from __future__ import annotations
 
