@@ -190,7 +190,7 @@ def test_a_trial_is_scored_by_its_rubric(seen: Seen) -> None:
         "rubric": ["up (1)", "down (3)"], "done": [False, True],
     }  # fmt: skip
     seen.show({"state": "policy"}, collect=trial)
-    assert seen.until(lambda: page.text("c-title") == "Trial 3" and page.text("c-rubric") == "up (1)\ndown (3)")
+    assert seen.until(lambda: page.text("c-title") == "Trial 3" and page.text("c-rubric") == "up (1)down (3)")
     assert page.text("c-scene") == "waving: Nobody near." and page.find("c-task").get_attribute("value") == "wave"
     up, down = page.find("c-rubric").find_elements(By.TAG_NAME, "input")
     assert down.is_selected(), "as it was marked in the terminal"
