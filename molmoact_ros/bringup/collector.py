@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -124,8 +124,10 @@ class CollectorNode(TeleopClient):
 
     # The operator
 
-    def command(self, name: str, notes: str = "", task: str = "") -> str:
+    def command(self, name: str, notes: str = "", task: str = "", done: Sequence[bool] = ()) -> str:
         """Do what the operator asks for (CollectCommand.srv). Returns why it is not done, in one line; empty: it is."""
+        if done:
+            return "a demonstration has no rubric; keep it, or mark it as failed"
         refusal = self._change_texts(notes, task)
         if refusal or not name:
             return refusal
@@ -173,7 +175,7 @@ class CollectorNode(TeleopClient):
         return self._session.why_no_room() or self._monitor.missing
 
     def _on_command(self, request: CollectCommand.Request, response: CollectCommand.Response) -> Any:
-        response.message = self.command(request.command, request.notes, request.task)
+        response.message = self.command(request.command, request.notes, request.task, request.done)
         response.success = not response.message
         return response
 
@@ -325,6 +327,9 @@ class CollectorNode(TeleopClient):
 
     def _show(self) -> None:
         """Publish where the collection stands."""
+        self._episode.publish(self._status())
+
+    def _status(self) -> Episode:
         collection, record = self.collection, self._review.record
         state, count = collection.state, collection.count
         message = Episode(
@@ -340,4 +345,4 @@ class CollectorNode(TeleopClient):
             message.begin, message.end = conversions.time_message(record.begin), conversions.time_message(record.end)
             message.intervention_begins = [conversions.time_message(begin) for begin, _ in intervals]
             message.intervention_ends = [conversions.time_message(end) for _, end in intervals]
-        self._episode.publish(message)
+        return message

@@ -25,22 +25,25 @@ class PolicyGoal:
     """
 
     def __init__(self, node: ContainedNode, policy: str, tell: Callable[[str], None]) -> None:
-        self._node, self._policy, self._tell = node, policy, tell
+        self._node, self.name, self._tell = node, policy, tell
         self._client = ActionClient(node, ExecuteInstruction, f"{policy}/execute") if policy else None
         self._goal: Any = None
         self._wanted = False
+        self.ended = ""
+        """Why the last goal ended or did not begin, though nobody ended it, in one line; empty: it goes on."""
 
     def why_not_ready(self) -> str:
         """Why no goal can begin, in one line; empty: one can."""
         if self._client is None:
             return "there is no policy in this session; name it with --policy"
         there = self._client.server_is_ready()
-        return "" if there else f"no policy answers at {self._policy}/execute; start it first"
+        return "" if there else f"no policy answers at {self.name}/execute; start it first"
 
     def begin_goal(self, instruction: str) -> str:
         """Let the policy do `instruction`; why that is impossible, in one line; empty: it begins."""
-        if (refusal := self.why_not_ready()) or self._client is None:
-            return refusal
+        self.ended = self.why_not_ready()
+        if self.ended or self._client is None:
+            return self.ended
         self._wanted = True
         goal = ExecuteInstruction.Goal(instruction=instruction, timeout=TIMEOUT)
         self._node.when_done(self._client.send_goal_async(goal), self._on_goal)
@@ -55,7 +58,8 @@ class PolicyGoal:
     def _on_goal(self, sent: Future) -> None:
         goal = sent.result()
         if not goal.accepted:
-            self._tell("the policy did not accept the task; see its log")
+            self.ended = "the policy did not accept the task; see its log"
+            self._tell(self.ended)
             return
         self._goal = goal
         if not self._wanted:  # it was ended before it was accepted
@@ -64,5 +68,5 @@ class PolicyGoal:
 
     def _on_end(self, goal: Any, done: Future) -> None:
         if goal is self._goal:
-            self._goal = None
-            self._tell(f"the policy has ended: {done.result().result.message}; `policy` lets it go on")
+            self._goal, self.ended = None, f"the policy has ended: {done.result().result.message}"
+            self._tell(f"{self.ended}; `policy` lets it go on")

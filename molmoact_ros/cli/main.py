@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   molmoact-ros home               (to the start position, slowly; Ctrl-C stops it)
   molmoact-ros collect --task "put the cup in the sink" --episodes 50
   molmoact-ros label runs/collect-put_the_cup_in_the_sink --out cup-in-sink
+  molmoact-ros trials single_arm --checkpoint ours=my-policy --checkpoint base=MolmoAct-7B-D-0812
   molmoact-ros infer --image front.png --image wrist.png --instruction "pick up the blue ball"
   molmoact-ros up sim             (or realsense, or a profile of your own: mine.yaml)
   molmoact-ros cameras
@@ -54,6 +55,10 @@ COMMANDS: Final = {
     ),
     "label": Command(
         "depth tokens and traces for demonstrations, as `finetune --data` reads them", "molmoact_ros.cli.label"
+    ),
+    "trials": Command(
+        "policies on a real robot, in a random order and blind, scored by a person; a page at the end",
+        "molmoact_ros.cli.trials",
     ),
     "foxglove": Command(
         "show the running nodes' topics in Foxglove, without a ROS installation", "molmoact_ros.cli.foxglove"

@@ -81,7 +81,7 @@ class EpisodeRecord(BaseModel):
 
     def write(self, bag: Path) -> None:
         """Write the record beside the bag's files, whole or not at all. Raises OSError where that is impossible."""
-        _write_whole(bag / RECORD, self.model_dump_json(indent=1))
+        write_whole(bag / RECORD, self.model_dump_json(indent=1))
 
 
 class SessionFolder:
@@ -117,11 +117,11 @@ class SessionFolder:
     def write(self) -> None:
         """Write the session's own file. Raises OSError where that is impossible."""
         about = {"format": 1, "task": self.task, "episodes": self.wanted}
-        _write_whole(self.folder / SESSION, json.dumps(about, indent=1))
+        write_whole(self.folder / SESSION, json.dumps(about, indent=1))
 
     def bag(self, number: int) -> Path:
         """The folder of an episode's bag."""
-        return self.folder / f"episode_{number:03d}"
+        return episode_folder(self.folder, number)
 
     def outcomes(self) -> dict[int, Outcome]:
         """The outcome of each episode that is there; UNREVIEWED, too, for one whose record was not written."""
@@ -157,12 +157,17 @@ class SessionFolder:
         return self.bag(number).rename(there)
 
 
+def episode_folder(session: Path, number: int) -> Path:
+    """The folder of an episode's bag in that of its session."""
+    return session / f"episode_{number:03d}"
+
+
 def session_bags(folder: Path) -> list[Path]:
     """The bags of a session's folder that have a record, sorted; the discarded ones are not among them."""
     return [path for path in sorted(folder.iterdir()) if EPISODE.fullmatch(path.name) and (path / RECORD).is_file()]
 
 
-def _write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, text: str) -> None:
     """Write a file so that it is the old or the new one, whatever happens meanwhile."""
     new = file.with_name(f".{file.name}.new")
     with new.open("w") as stream:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 from molmoact_ros.bags.recording import TopicNames
 from molmoact_ros.datasets.collection import Outcome
 from molmoact_ros.datasets.episode_check import examine_bag
 from molmoact_ros.datasets.episode_record import EpisodeRecord, SessionFolder
+
+INTERRUPTED: Final = "the session was interrupted in this episode"
+"""What ended an episode that has no record."""
 
 
 class EpisodeReview:
@@ -38,9 +42,9 @@ class EpisodeReview:
         """Wait for a check in progress."""
         self._pool.shutdown()
 
-    def _draft(self, number: int, begin: float) -> EpisodeRecord:
+    def _draft(self, number: int, begin: float, ended_by: str = "") -> EpisodeRecord:
         name, task = self._session.folder.resolve().name, self._session.task
-        return EpisodeRecord(session=name, number=number, task=task, begin=begin, end=0.0)
+        return EpisodeRecord(session=name, number=number, task=task, begin=begin, end=0.0, ended_by=ended_by)
 
     def begin_episode(self, number: int, stamp: float) -> None:
         """An episode begins at `stamp`, s."""
@@ -54,7 +58,7 @@ class EpisodeReview:
     def start_check(self, number: int, close_bag: Callable[[], None]) -> None:
         """Close the bag and check it, in another thread. An episode of before has its record, or was left behind."""
         bag = self._session.bag(number)
-        draft = self.record or EpisodeRecord.read(bag) or self._draft(number, 0.0)
+        draft = self.record or EpisodeRecord.read(bag) or self._draft(number, 0.0, INTERRUPTED)
 
         def check() -> EpisodeRecord:
             close_bag()

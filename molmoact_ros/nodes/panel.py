@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -277,9 +277,10 @@ class PanelNode(TeleopClient):
         trace.header.stamp.sec, trace.header.stamp.nanosec = stroke.sec, stroke.nanosec
         return trace
 
-    def collect(self, command: str, notes: str, task: str) -> Future[PanelReply]:
-        """Begin, end or judge an episode of the node that collects demonstrations."""
-        return self._call(self._collect, CollectCommand.Request(command=command, notes=notes, task=task))
+    def collect(self, command: str, notes: str, task: str, done: Sequence[bool]) -> Future[PanelReply]:
+        """Begin, end or judge an episode of the node that collects demonstrations, or that runs trials."""
+        request = CollectCommand.Request(command=command, notes=notes, task=task, done=list(done))
+        return self._call(self._collect, request)
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
         """Move a hand, `twist` [6] in fractions of full speed."""

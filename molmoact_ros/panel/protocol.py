@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Annotated, Literal, Protocol
 
@@ -59,12 +60,16 @@ class ApproveRequest(_Word):
 
 
 class CollectRequest(_Word):
-    """A command for the node that collects demonstrations, with the texts on the page (srv/CollectCommand.srv)."""
+    """A command for the node that collects demonstrations or runs trials, with what the page holds.
+
+    See srv/CollectCommand.srv.
+    """
 
     do: Literal["collect"]
-    command: Literal["begin", "end", "cancel", "keep", "fail", "discard", "redo", "home", "policy"]
+    command: Literal["begin", "end", "cancel", "keep", "fail", "discard", "redo", "home", "policy", "score", ""]
     notes: str = Field("", max_length=500)
     task: str = Field("", max_length=500)
+    done: list[bool] = Field([], max_length=20)
 
 
 class _Timed(_Word):
@@ -142,8 +147,8 @@ class Robot(Protocol):
     def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
         """Steer the task along a trace; None: let the model plan its own again."""
 
-    def collect(self, command: str, notes: str, task: str) -> Future[PanelReply]:
-        """Begin, end or judge an episode."""
+    def collect(self, command: str, notes: str, task: str, done: Sequence[bool]) -> Future[PanelReply]:
+        """Begin, end or judge an episode; done: which steps of a trial's rubric are done, in order."""
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
         """Move a hand with `twist` [6] in -1..1 of full speed; the dead-man's switch is held."""

@@ -261,7 +261,7 @@ class PanelServer:
         if isinstance(word, ApproveRequest):
             return self._robot.approve(word.plan)
         if isinstance(word, CollectRequest):
-            return self._robot.collect(word.command, word.notes, word.task)
+            return self._robot.collect(word.command, word.notes, word.task, word.done)
         if isinstance(word, Instruct):
             return self._robot.instruct(word.text, word.stroke, word.move)
         assert isinstance(word, Draw)

@@ -66,6 +66,11 @@ def test_a_fault_is_the_first_of_the_problems(session: SessionFolder) -> None:
     assert (again.record.notes, again.record.begin, again.record.end) == ("slow", BEGIN, END)
 
 
+def test_an_episode_without_a_record_was_interrupted(session: SessionFolder) -> None:
+    write(session.bag(0))
+    assert checked(EpisodeReview(session, TopicNames()))[0] == "the session was interrupted in this episode"
+
+
 def test_a_full_disk_refuses_the_verdict_and_forgets_nothing(
     session: SessionFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,9 @@
-"""`molmoact-ros collect` beside the simulated arm: episodes, a kill and its resumption, faults, and the expert."""
+"""`molmoact-ros collect` and `trials` beside the simulated arm: episodes, a kill and its resumption, faults, expert."""
 
 from __future__ import annotations
 
 import array
+import json
 import signal
 import subprocess
 import sys
@@ -14,8 +15,12 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import TwistStamped
+from rclpy.action import ActionServer, GoalResponse
+from rclpy.task import Future
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
+from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.bags.recording import Recording, TopicNames
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
@@ -58,13 +63,13 @@ class Desk(Peer):
             image = Image(header=head, height=4, width=4, encoding="rgb8", step=12, data=array.array("B", bytes(48)))
             self._side.publish(image)
 
-    def open(self, folder: Path, *more: str, cameras: str = "front,wrist") -> None:
+    def open(self, folder: Path, *more: str, cameras: str = "front,wrist", command: str = "collect") -> None:
         """Start the command, and wait for it; one of a test that failed is ended first."""
         self.kill()
         self.episodes.clear()
-        command = [sys.executable, "-P", "-m", "molmoact_ros.cli.main", "collect", "--out", str(folder)]
+        begin = [sys.executable, "-P", "-m", "molmoact_ros.cli.main", command, "--out", str(folder)]
         self.process = subprocess.Popen(
-            [*command, "--countdown", "0.5", "--cameras", cameras, *more], stdin=subprocess.DEVNULL,
+            [*begin, "--countdown", "0.5", "--cameras", cameras, *more], stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         assert self.until(lambda: self.episodes, LONG), self.process.poll()
@@ -86,12 +91,12 @@ class Desk(Peer):
     def episode(self) -> Episode:
         return self.episodes[-1]
 
-    def command(self, name: str, **more: str) -> CollectCommand.Response:
+    def command(self, name: str, **more: Any) -> CollectCommand.Response:
         reply: CollectCommand.Response = self.call(CollectCommand, "/collector/command", command=name, **more)
         return reply
 
-    def does(self, name: str) -> None:
-        reply = self.command(name)
+    def does(self, name: str, **more: Any) -> None:
+        reply = self.command(name, **more)
         assert reply.success, reply.message
 
     def is_in(self, state: int) -> bool:
@@ -220,6 +225,79 @@ def test_the_scripted_expert_collects_by_teleoperation(desk: Desk, tmp_path: Pat
     assert any("an operator moves the arm: twist" in reason for reason in reasons), reasons
     assert demonstration.actions[0, 6] == pytest.approx(1.0) and demonstration.actions[-1, 6] == pytest.approx(0.0)
     assert np.ptp(demonstration.states[:, 2]) > 0.05
+
+
+class StubbornPolicy:
+    """An action server that starts the arm for its goals, sends nothing more, and does not let them be cancelled."""
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self.goals: list[str] = []
+        self._start = desk.node.create_client(Trigger, "/controller/start")
+        self.server = ActionServer(
+            desk.node, ExecuteInstruction, f"/{name}/execute", self._execute, goal_callback=self._on_goal
+        )  # fmt: skip
+
+    def _on_goal(self, goal: ExecuteInstruction.Goal) -> GoalResponse:
+        self.goals.append(goal.instruction)
+        self._start.call_async(Trigger.Request())
+        return GoalResponse.ACCEPT
+
+    async def _execute(self, handle: Any) -> ExecuteInstruction.Result:
+        await Future()
+        return ExecuteInstruction.Result()
+
+
+SHEET = """
+tasks: [{name: waving, instruction: wave, setup: Nobody near., rubric: [{text: up}, {text: down, points: 3}]}]
+policies: [{name: Zebra, node: zebra}, {name: Yak, node: yak}]
+trials: 1
+"""
+
+
+def test_trials_are_scored_blind_and_a_fault_is_repeated(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "sheet.yaml").write_text(SHEET)
+    policies = [StubbornPolicy(desk, name) for name in ("zebra", "yak")]
+    goals = lambda: [goal for policy in policies for goal in policy.goals]  # noqa: E731
+    holds = lambda: desk.said[-1].state == SafetyStatus.HOLD  # noqa: E731
+    desk.open(tmp_path / "trials", str(tmp_path / "sheet.yaml"), "--no-home", command="trials")
+    assert desk.until(lambda: desk.episode.message == "set the scene, then begin", LONG), desk.episode
+    assert list(desk.episode.rubric) == ["up (1)", "down (3)"] and desk.episode.scene.endswith("Nobody near.")
+    assert "nothing to score yet" in desk.command("", done=[True, False]).message
+
+    desk.begin()
+    assert desk.until(lambda: desk.said[-1].state == SafetyStatus.POLICY)
+    assert desk.is_in(Episode.REVIEW), "no plan comes"
+    assert desk.episode.problems[0].startswith("the arm holds: "), desk.episode
+    assert "score once more" in desk.command("score").message, "a fault is no failure of the model"
+    desk.does("discard")
+    assert desk.is_in(Episode.WAITING) and desk.episode.discarded == 1
+
+    for number in range(2):
+        desk.begin()
+        assert desk.until(lambda: desk.said[-1].state == SafetyStatus.POLICY)
+        desk.does("end")
+        assert desk.until(holds), "it does not let go, and the arm is held all the same"
+        assert desk.is_in(Episode.REVIEW)
+        assert "score the trial" in desk.command("keep").message
+        desk.does("", done=[True, False])
+        assert desk.until(lambda: list(desk.episode.done) == [True, False])
+        desk.does("score", notes="slowly")
+        if number == 0:
+            assert desk.is_in(Episode.WAITING) and desk.until(lambda: not any(desk.episode.done))
+            before = len(goals())
+            desk.spin(1.0)
+            assert holds() and len(goals()) == before, "the next policy waits for the operator"
+    assert desk.process is not None
+    output, _ = desk.process.communicate(timeout=LONG)
+    assert desk.process.returncode == 0, output
+    assert sorted(len(policy.goals) for policy in policies) == [1, 2]
+    shown = output + "".join(map(str, desk.episodes))
+    assert not any(name in shown.lower() for name in ("zebra", "yak")), shown
+    results = json.loads((tmp_path / "trials" / "results.json").read_text())
+    assert [of["progress"] for of in results["trials"]] == [0.25, 0.25] and len(results["repeats"]) == 1
+    assert (tmp_path / "trials" / "report.html").read_text().count("<img ") == 4
+    for policy in policies:
+        policy.server.destroy()
 
 
 def _outcome(bag: Path) -> Outcome:

@@ -159,7 +159,8 @@ def test_an_episode_is_begun_and_judged_and_a_double_click_begins_none(seen: See
     page = seen.browser
     waiting = {
         "state": "waiting", "message": "begin", "task": "wave", "number": 0, "left": 0.0, "elapsed": 0.0, "kept": 0,
-        "failed": 0, "discarded": 0, "wanted": 2, "interventions": 0, "problems": [],
+        "failed": 0, "discarded": 0, "wanted": 2, "interventions": 0, "problems": [], "scene": "",
+        "rubric": [], "done": [],
     }  # fmt: skip
     review = waiting | {"state": "review", "problems": ["the arm did not move"]}
     seen.show({"state": "hold"})
@@ -169,7 +170,7 @@ def test_an_episode_is_begun_and_judged_and_a_double_click_begins_none(seen: See
     assert page.text("c-problems") == "the arm did not move" and not page.find("c-home").is_displayed()
     page.find("c-notes").send_keys("slipped")
     page.press("c-fail")
-    assert seen.until(lambda: seen.robot.told == [("collect", "fail", "slipped", "")])
+    assert seen.until(lambda: seen.robot.told == [("collect", "fail", "slipped", "", [])])
     seen.show({"state": "hold"}, collect=waiting)
     assert seen.until(lambda: page.text("c-next") == "Begin")
     assert not page.find("c-next").is_enabled(), "the second click of a double click begins nothing"
@@ -177,7 +178,35 @@ def test_an_episode_is_begun_and_judged_and_a_double_click_begins_none(seen: See
     seen.show({"state": "hold"}, collect=waiting)
     assert seen.until(lambda: page.find("c-next").is_enabled())
     page.press("c-next")
-    assert seen.until(lambda: seen.robot.told[-1] == ("collect", "begin", "", "wave"))
+    assert seen.until(lambda: seen.robot.told[-1] == ("collect", "begin", "", "wave", []))
+    seen.show({"state": "hold"})
+
+
+def test_a_trial_is_scored_by_its_rubric(seen: Seen) -> None:
+    page = seen.browser
+    trial = {
+        "state": "recording", "message": "end", "task": "wave", "number": 3, "left": 0.0, "elapsed": 4.0, "kept": 2,
+        "failed": 0, "discarded": 1, "wanted": 20, "interventions": 0, "problems": [], "scene": "waving: Nobody near.",
+        "rubric": ["up (1)", "down (3)"], "done": [False, True],
+    }  # fmt: skip
+    seen.show({"state": "policy"}, collect=trial)
+    assert seen.until(lambda: page.text("c-title") == "Trial 3" and page.text("c-rubric") == "up (1)down (3)")
+    assert page.text("c-scene") == "waving: Nobody near." and page.find("c-task").get_attribute("value") == "wave"
+    up, down = page.find("c-rubric").find_elements(By.TAG_NAME, "input")
+    assert down.is_selected(), "as it was marked in the terminal"
+    up.click()
+    assert seen.until(lambda: seen.robot.told == [("collect", "", "", "", [True, True])])
+    seen.show({"state": "hold"}, collect=trial | {"state": "review", "done": [True, True]})
+    assert seen.until(lambda: page.text("c-next") == "Store score")
+    assert not page.find("c-fail").is_displayed() and page.find("c-discard").is_displayed()
+    page.find("c-notes").send_keys("slowly")
+    time.sleep(1.1)
+    seen.show({"state": "hold"}, collect=trial | {"state": "review", "done": [True, True]})
+    assert seen.until(lambda: page.find("c-next").is_enabled())
+    page.press("c-next")
+    assert seen.until(lambda: seen.robot.told[-1] == ("collect", "score", "slowly", "", [True, True]))
+    seen.show({"state": "hold"}, collect=trial | {"state": "waiting", "kept": 3, "done": [False, False]})
+    assert seen.until(lambda: page.text("c-title") == "Trial 4" and not up.is_enabled() and not up.is_selected())
     seen.show({"state": "hold"})
 
 

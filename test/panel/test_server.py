@@ -7,7 +7,7 @@ import json
 import math
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ class Writer:
     def draw(self, stroke: DrawnStroke | None) -> Future[PanelReply]:
         return self._note("draw", stroke)
 
-    def collect(self, command: str, notes: str, task: str) -> Future[PanelReply]:
-        return self._note("collect", command, notes, task)
+    def collect(self, command: str, notes: str, task: str, done: Sequence[bool]) -> Future[PanelReply]:
+        return self._note("collect", command, notes, task, list(done))
 
     def jog(self, arm: int, twist: np.ndarray) -> None:
         self._note("jog", arm, tuple(twist))
@@ -243,6 +243,7 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
                 {"do": "instruct", "text": "wave", "move": True}, {"do": "draw", "stroke": stroke},
                 {"do": "draw", "stroke": None}, {"do": "veto"}, {"do": "grip", "arm": 0, "open": True},
                 {"do": "collect", "command": "fail", "notes": "slipped"},
+                {"do": "collect", "command": "score", "done": [True, False]},
             ]  # fmt: skip
             for number, word in enumerate(words):
                 await socket.send_json(word | {"id": number})
@@ -253,7 +254,7 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
     assert open_panel.robot.told == [
         ("approve", 7), ("press", "reset"), ("press", "resume"),
         ("instruct", "wave", None, True), ("draw", drawn), ("draw", None), ("press", "veto"), ("grip", 0, True),
-        ("collect", "fail", "slipped", ""),
+        ("collect", "fail", "slipped", "", []), ("collect", "score", "", "", [True, False]),
     ]  # fmt: skip
 
 
@@ -265,7 +266,8 @@ def test_words_reach_the_robot_and_are_answered(open_panel: Served) -> None:
         '{"do": "jog", "number": 1, "sent": 1, "twist": [1.5, 0, 0, 0, 0, 0]}',
         '{"do": "jog", "twist": [1, 0, 0, 0, 0, 0]}', '{"do": "jog", "number": 1, "twist": [1, 0, 0, 0, 0, 0]}',
         '{"do": "jog", "number": 1, "sent": NaN, "twist": [1, 0, 0, 0, 0, 0]}', '{"do": "here", "number": 1}',
-        '{"do": "collect", "command": "explode"}', '{"do": "approve"}', '{"do": "approve", "plan": 0}',
+        '{"do": "collect", "command": "explode"}', '{"do": "collect", "command": "score", "done": [2]}',
+        '{"do": "approve"}', '{"do": "approve", "plan": 0}',
         '{"do": "draw", "stroke": {"points": [], "sec": 0, "nanosec": 0}}',
         '{"do": "draw", "stroke": {"points": [[1e999, 0]], "sec": 0, "nanosec": 0}}',
     ],

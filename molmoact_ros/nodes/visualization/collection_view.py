@@ -1,4 +1,4 @@
-"""What browsers see of a collection of demonstrations."""
+"""What browsers see of a collection of demonstrations, and of trials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SILENT: Final = 2.0
 LONGEST: Final = 500
 """Characters of a text that browsers receive."""
 MOST: Final = 20
-"""Problems of an episode that browsers receive."""
+"""Problems of an episode, and steps of a rubric, that browsers receive."""
 
 
 class CollectionView:
@@ -47,6 +47,8 @@ class CollectionView:
             "number": of.number, "left": _known(of.left), "elapsed": _known(of.elapsed), "kept": of.kept,
             "failed": of.failed, "discarded": of.discarded, "wanted": of.wanted,
             "interventions": len(of.intervention_begins), "problems": [line[:LONGEST] for line in of.problems[:MOST]],
+            "scene": of.scene[:LONGEST], "rubric": [line[:LONGEST] for line in of.rubric[:MOST]],
+            "done": list(of.done[:MOST]),
         }  # fmt: skip
 
 
