@@ -18,7 +18,7 @@ def noise_of(seed: int, horizon: int, actions: int) -> Tensor:
 class FlowSampler:
     """Samples chunks with one expert; what depends on the number of steps alone is computed once.
 
-        actions = FlowSampler(expert, 8).sample(noise, context, steps=10)  # [1, H, A], zero from dimension 8 on
+    actions = FlowSampler(expert, 8).sample(noise, context, steps=10)  # [1, H, A], zero from dimension 8 on
     """
 
     def __init__(self, expert: ActionExpert, dimensions: int) -> None:
