@@ -82,5 +82,5 @@ def _open_molmoact2(options: EngineOptions, folder: Path) -> Engine:
         )
     return MolmoAct2Engine.load(
         folder, options.device, options.threads or None, torch_dtype(options.dtype), options.unnorm_key,
-        options.flow_steps, options.quantization,
+        options.flow_steps, options.quantization, options.vision,
     )  # fmt: skip
