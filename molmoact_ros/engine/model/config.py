@@ -7,7 +7,7 @@ transformers are read, that of version 4 (`rope_theta`, `rope_scaling`) and that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -23,6 +23,7 @@ class VitConfig(BaseModel):
     """`vit_config`: the vision transformer (SigLIP2 or CLIP). Sizes in features, pixels or counts as named."""
 
     model_config = ConfigDict(extra="allow")
+    fused_attention: ClassVar[bool] = False  # in which way the reference computes it, whose rounding differs
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -62,6 +63,7 @@ class AdapterConfig(BaseModel):
     """`adapter_config`: attention pooling and projector."""
 
     model_config = ConfigDict(extra="allow")
+    fused_attention: ClassVar[bool] = False
     vit_layers: tuple[int, ...]
     hidden_size: int
     num_attention_heads: int
@@ -72,10 +74,11 @@ class AdapterConfig(BaseModel):
     intermediate_size: int
     text_hidden_size: int
     image_padding_embed: Literal["pad_and_partial_pad"] | None
+    pooling_attention_mask: bool = False  # MolmoAct 2 alone: missing patches are neither keys nor part of the query
 
 
 class LlmConfig(BaseModel):
-    """`llm_config`: the decoder (Qwen2 or OLMo2)."""
+    """`llm_config`: the decoder (Qwen2, Qwen3 or OLMo2)."""
 
     model_config = ConfigDict(extra="allow")
     hidden_size: int
@@ -92,7 +95,7 @@ class LlmConfig(BaseModel):
     rope_theta: float
     rope_scaling: None = None  # no released checkpoint uses RoPE scaling
     use_qk_norm: bool
-    qk_norm_type: Literal["olmo"] | None  # over the whole projection, before the split into heads
+    qk_norm_type: Literal["olmo", "qwen3"] | None  # over the whole projection, or over each head
     layer_norm_eps: float
     norm_after: bool
 
@@ -171,6 +174,8 @@ class MolmoActConfig(BaseModel):
             raise ValueError(f"adapter_config.vit_layers {layers} are not among the {vit} layers of vit_config")
         if self.adapter_config.text_hidden_size != self.llm_config.hidden_size:
             raise ValueError("adapter_config.text_hidden_size and llm_config.hidden_size differ")
+        if self.llm_config.use_qk_norm and self.llm_config.qk_norm_type == "qwen3":
+            raise ValueError("llm_config.qk_norm_type is 'qwen3', which MolmoAct 1 does not have")
         return self
 
 
