@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import os
 import secrets
@@ -52,3 +53,8 @@ def server_key(file: str) -> str:
     Raises as `read_secret`.
     """
     return read_secret(file, "key") if file else os.environ.get(KEY_VARIABLE, "")
+
+
+def same_secret(one: str, other: str) -> bool:
+    """Whether two secrets are equal; in constant time for a given length."""
+    return hmac.compare_digest(one.encode(), other.encode())

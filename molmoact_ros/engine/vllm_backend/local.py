@@ -118,7 +118,8 @@ class LocalStream:
         pictures = [Image.fromarray(frame) for frame in request.frames]
         prompt = {"prompt_token_ids": self._ids(request), "multi_modal_data": {"image": pictures}}
         async for output in self._engine.generate(prompt, parameters, request_id=f"step-{next(self._numbers)}"):
-            yield list(output.outputs[0].token_ids)
+            if ids := list(output.outputs[0].token_ids):
+                yield ids
 
     def _ids(self, request: Request) -> list[int]:
         """The prompt with one placeholder token per image; vLLM's processor replaces it by the image's tokens."""
