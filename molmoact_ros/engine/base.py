@@ -37,6 +37,7 @@ class ReasoningMode(Enum):
     GROUNDED = "grounded"  # prefills the depth codes of the measured depth; generates trace and actions
     REUSE = "reuse"  # prefills depth and trace of an earlier step, for a few steps; generates actions
     STEERED = "steered"  # the operator's trace is drawn on the image; generates actions
+    DIRECT = "direct"  # generates actions without reasoning about depth first (MolmoAct 2)
 
 
 @dataclass

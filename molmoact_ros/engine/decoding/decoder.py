@@ -19,6 +19,7 @@ from torch import Tensor
 
 from molmoact_ros.engine.decoding.speculative import Tree, parents_mask
 from molmoact_ros.engine.model.molmoact import DecoderAttention, MolmoAct, rope_tables
+from molmoact_ros.engine.molmoact2.model import MolmoAct2
 from molmoact_ros.reasoning.answer import RefusedStep
 
 
@@ -158,7 +159,7 @@ class _Share:
 class TorchModelRunner:
     """A ModelRunner in plain torch, on CPU or GPU."""
 
-    def __init__(self, model: MolmoAct, capacity: int) -> None:
+    def __init__(self, model: MolmoAct | MolmoAct2, capacity: int) -> None:
         """capacity: maximum sequence length, tokens."""
         c = model.config.llm_config
         self.model, self.capacity = model, capacity
@@ -218,7 +219,8 @@ class TorchModelRunner:
         """The best of the `allowed` ids, int64 [k], after a token; -1 if their scores are not finite."""
         known = self._heads.get(id(allowed))
         if known is None:
-            rows = self.model.lm_head.weight[torch.from_numpy(allowed)]
+            head = self.model.lm_head.weight
+            rows = head if len(allowed) == len(head) else head[torch.from_numpy(allowed)]
             known = self._heads[id(allowed)] = (allowed, rows)  # the reference keeps its id() unique
         scores = torch.mv(known[1], hidden)
         best = int(scores.argmax())

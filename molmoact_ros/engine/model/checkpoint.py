@@ -119,8 +119,7 @@ def load_checkpoint(
     """
     files = folder if isinstance(folder, CheckpointFolder) else CheckpointFolder(folder)
     path, config, processor, run, tokenizer = files.path, files.config, files.processor, files.run, files.tokenizer
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"torch finds no GPU for {device!r}; use the device cpu, or install torch with CUDA")
+    require_device(device)
     dtype = dtype or default_dtype(device)
     with torch.device("meta"):
         model = MolmoAct(config)
@@ -128,6 +127,12 @@ def load_checkpoint(
     depth = find_depth_vq(path)
     depth_vq, codebook = (load_depth_vq(depth), short_hash(depth)) if depth else (None, "")
     return Checkpoint(config, processor, run, model.eval(), tokenizer, depth_vq, codebook, digest(path))
+
+
+def require_device(device: str) -> None:
+    """Raise CheckpointError for a GPU that torch does not find."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"torch finds no GPU for {device!r}; use the device cpu, or install torch with CUDA")
 
 
 def default_dtype(device: str) -> torch.dtype:

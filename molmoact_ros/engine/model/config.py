@@ -72,10 +72,11 @@ class AdapterConfig(BaseModel):
     intermediate_size: int
     text_hidden_size: int
     image_padding_embed: Literal["pad_and_partial_pad"] | None
+    pooling_attention_mask: bool = False  # MolmoAct 2 alone: missing patches are neither keys nor part of the query
 
 
 class LlmConfig(BaseModel):
-    """`llm_config`: the decoder (Qwen2 or OLMo2)."""
+    """`llm_config`: the decoder (Qwen2, Qwen3 or OLMo2)."""
 
     model_config = ConfigDict(extra="allow")
     hidden_size: int
@@ -92,7 +93,7 @@ class LlmConfig(BaseModel):
     rope_theta: float
     rope_scaling: None = None  # no released checkpoint uses RoPE scaling
     use_qk_norm: bool
-    qk_norm_type: Literal["olmo"] | None  # over the whole projection, before the split into heads
+    qk_norm_type: Literal["olmo", "qwen3"] | None  # over the whole projection, or over each head
     layer_norm_eps: float
     norm_after: bool
 
@@ -171,6 +172,8 @@ class MolmoActConfig(BaseModel):
             raise ValueError(f"adapter_config.vit_layers {layers} are not among the {vit} layers of vit_config")
         if self.adapter_config.text_hidden_size != self.llm_config.hidden_size:
             raise ValueError("adapter_config.text_hidden_size and llm_config.hidden_size differ")
+        if self.llm_config.use_qk_norm and self.llm_config.qk_norm_type == "qwen3":
+            raise ValueError("llm_config.qk_norm_type is 'qwen3', which MolmoAct 1 does not have")
         return self
 
 

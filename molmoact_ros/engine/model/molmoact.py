@@ -38,14 +38,18 @@ class _ImageAttention(nn.Module):
         self.wk, self.wv = (nn.Linear(features, c.num_key_value_heads * c.head_dim) for _ in range(2))
         self.wo = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size)
 
-    def forward(self, query: Tensor, x: Tensor) -> Tensor:
-        """Queries [N, Q, features] over keys and values [N, K, features] to [N, Q, hidden]."""
+    def forward(self, query: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Queries [N, Q, features] over keys and values [N, K, features] to [N, Q, hidden].
+
+        mask: bool [N, 1, 1, K], the keys that count; None: all.
+        """
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in (self.wq(query), self.wk(x), self.wv(x)))
         if self.shared > 1:
             k, v = k.repeat_interleave(self.shared, dim=2), v.repeat_interleave(self.shared, dim=2)
         if self.float32:
             q, k = q.float(), k.float()
-        weights = torch.einsum("nqhd,nkhd->nhqk", q / self.head_dim**0.5, k).softmax(dim=-1)
+        scores = torch.einsum("nqhd,nkhd->nhqk", q / self.head_dim**0.5, k)
+        weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
         result: Tensor = self.wo(torch.einsum("nhqk,nkhd->nqhd", weights.to(v.dtype), v).flatten(2))
         return result
 
@@ -148,18 +152,25 @@ class VisionBackbone(nn.Module):
         self.pad_embed = nn.Parameter(torch.zeros(2, features)) if adapter.image_padding_embed else None
         self.image_pooling_2d = _ImageAttention(adapter, features)
         self.image_projector = Projector(adapter)
+        self.masked = adapter.pooling_attention_mask
 
     def forward(self, crops: Tensor, pooled_idx: Tensor) -> Tensor:
         """Crops [B, N, P, patch_dim] and indices int64 [B, T, 4] into N*P (-1 missing) to features [B, T, hidden].
 
-        Attention pools four patch features into one; the query is their mean, with missing patches as zeros.
+        Attention pools four patch features into one. The query is their mean, with missing patches as zeros; with a
+        pooling mask (MolmoAct 2) it is the mean of those present, which alone are keys.
         """
         batch = crops.shape[0]
         patches = self.image_vit(crops.flatten(0, 1)).unflatten(0, (batch, -1)).flatten(1, 2)
         present = (pooled_idx >= 0).unsqueeze(-1)
         index = pooled_idx.clamp(min=0).flatten(1).unsqueeze(-1).expand(-1, -1, patches.shape[-1])
         windows = (patches.gather(1, index).unflatten(1, (-1, 4)) * present).flatten(0, 1)
-        pooled = self.image_pooling_2d(windows.mean(1, keepdim=True), windows).squeeze(1)
+        if self.masked:
+            keys = present.flatten(0, 1)  # bool [B * T, 4, 1]
+            query = windows.sum(1, keepdim=True) / keys.sum(1, keepdim=True).clamp(min=1).to(windows)
+            pooled = self.image_pooling_2d(query, windows, keys.transpose(1, 2).unsqueeze(1)).squeeze(1)
+        else:
+            pooled = self.image_pooling_2d(windows.mean(1, keepdim=True), windows).squeeze(1)
         result: Tensor = self.image_projector(pooled).unflatten(0, (batch, -1))
         return result
 
@@ -204,17 +215,22 @@ class DecoderAttention(nn.Module):
         self.split = [c.num_attention_heads * c.head_dim] + [c.num_key_value_heads * c.head_dim] * 2
         self.att_proj = nn.Linear(c.hidden_size, sum(self.split), bias=c.qkv_bias)
         self.attn_out = nn.Linear(self.split[0], c.hidden_size, bias=False)
-        self.q_norm = RmsNorm(self.split[0], c.layer_norm_eps) if c.use_qk_norm else None
-        self.k_norm = RmsNorm(self.split[1], c.layer_norm_eps) if c.use_qk_norm else None
+        self.by_head = c.qk_norm_type == "qwen3"
+        widths = [c.head_dim] * 2 if self.by_head else self.split[:2]
+        self.q_norm = RmsNorm(widths[0], c.layer_norm_eps) if c.use_qk_norm else None
+        self.k_norm = RmsNorm(widths[1], c.layer_norm_eps) if c.use_qk_norm else None
 
     def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [..., heads, S, head_dim], rotated keys and values [..., kv_heads, S, head_dim]."""
         projected = self.att_proj(x)
-        if self.q_norm is not None and self.k_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None and not self.by_head:
             q, k, v = projected.split(self.split, -1)
             projected = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=-1)
         heads = projected.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)
         both, v = heads.split(self.rotated, dim=-3)
+        if self.q_norm is not None and self.k_norm is not None and self.by_head:
+            q, k = both.split(self.counts, dim=-3)  # type: ignore[no-untyped-call]
+            both = torch.cat([self.q_norm(q), self.k_norm(k)], dim=-3)
         q, k = rotate(both, cos, sin).split(self.counts, dim=-3)  # type: ignore[no-untyped-call]
         return q, k, v
 
@@ -283,7 +299,9 @@ class _Embedding(nn.Module):
         return torch.where((ids < vocabulary).unsqueeze(-1), known, added)
 
 
-class _Transformer(nn.Module):
+class Transformer(nn.Module):
+    """The decoder's embeddings, layers and final norm, under the released names."""
+
     def __init__(self, c: LlmConfig) -> None:
         super().__init__()
         self.wte = _Embedding(c)
@@ -294,8 +312,20 @@ class _Transformer(nn.Module):
 class _Backbones(nn.Module):
     def __init__(self, config: MolmoActConfig) -> None:
         super().__init__()
-        self.transformer = _Transformer(config.llm_config)
+        self.transformer = Transformer(config.llm_config)
         self.vision_backbone = VisionBackbone(config.vit_config, config.adapter_config)
+
+
+def add_features(x: Tensor, patches: Tensor, features: Tensor) -> Tensor:
+    """Embeddings x [B, S, hidden] with features [B, T, hidden] added, in order, where `patches`, bool [B, S], is true.
+
+    Raises ValueError if the numbers of features and patch tokens differ.
+    """
+    where = patches.unsqueeze(-1).expand_as(x)
+    there = x[where]
+    if len(there) != features.numel():
+        raise ValueError(f"{len(there) // x.shape[-1]} image tokens for {features.shape[:-1].numel()} features")
+    return x.masked_scatter(where, there + features.flatten().to(x.dtype))
 
 
 class MolmoAct(nn.Module):
@@ -331,13 +361,7 @@ class MolmoAct(nn.Module):
         Raises ValueError if the numbers of features and patch tokens differ.
         """
         x: Tensor = self.model.transformer.wte(input_ids)
-        if features is None:
-            return x
-        where = (input_ids == self.config.image_patch_id).unsqueeze(-1).expand_as(x)
-        there = x[where]
-        if len(there) != features.numel():
-            raise ValueError(f"{len(there) // x.shape[-1]} image tokens for {features.shape[:-1].numel()} features")
-        return x.masked_scatter(where, there + features.flatten().to(x.dtype))
+        return x if features is None else add_features(x, input_ids == self.config.image_patch_id, features)
 
     def forward(self, input_ids: Tensor, features: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states [B, S, hidden] after the final norm for int64 ids [B, S]; causal.
