@@ -84,7 +84,7 @@ COMMANDS: Final = {
         "where a camera is, on the hand or beside the arm, by a printed ChArUco board", "molmoact_ros.cli.calibrate"
     ),
     "serve": Command(
-        "vLLM's server with a checkpoint, for policies with `backend: server` on other computers",
+        "a server with a checkpoint, for policies on other computers: vLLM, or `/act` of MolmoAct 2",
         "molmoact_ros.cli.serve",
     ),
     "keys": Command("keys and permissions of each node for SROS2 (docs/security.md)", "molmoact_ros.cli.keys"),

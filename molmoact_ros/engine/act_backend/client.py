@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -20,9 +20,9 @@ from molmoact_ros.engine.act_backend.protocol import (
     parse_answer,
     request_body,
 )
+from molmoact_ros.engine.act_backend.robots import ServedRobot
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode, Wanted
 from molmoact_ros.engine.remote import CONNECT, AnswerReader, BackOff, header_key, refusal
-from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.progress import Progress, ignore
@@ -107,27 +107,25 @@ class ActEngine:
 
     An answer that is not whole after `timeout` s, breaks off, or does not fit the robot is dropped entirely.
 
-        engine = ActEngine("http://gpu:8000", "franka_droid", RELEASED["franka_droid"], 8, (15, 8), timeout=2.0)
+        engine = ActEngine("http://gpu:8000", served_robot("franka_droid"), timeout=2.0)
         (answer,) = engine.reason(observation)
     """
 
     modes = frozenset({ReasoningMode.FULL, ReasoningMode.DIRECT})
-    codebook, depth_vq, seed = "", None, None
+    codebook, depth_vq = "", None
 
-    def __init__(
-        self, url: str, tag: str, convention: ActionConvention, state_dimensions: int, action_shape: tuple[int, int],
-        timeout: float, key: str = "", flow_steps: int = 0,
-    ) -> None:  # fmt: skip
-        """state_dimensions: values of the robot's state. action_shape: most actions of an answer, and values of one.
-        timeout: for a whole answer, s. flow_steps: Euler steps to ask for; 0: the server's own.
+    def __init__(self, url: str, robot: ServedRobot, timeout: float, key: str = "", flow_steps: int = 0) -> None:
+        """timeout: for a whole answer, s. key: of the server; empty: none. flow_steps: Euler steps to ask for; 0: the
+        server's own.
 
         Raises ValueError for a number of cameras that /act has no fields for, and for a key that HTTP cannot carry.
         """
-        self.unnorm_key, self.convention = tag, convention
-        self.state_dimensions, self.action_shape = state_dimensions, action_shape
-        self._fields, self._steps = fields_of(len(convention.cameras)), flow_steps or None
-        self._stream, self._reader = ActStream(url, tag, action_shape, key), AnswerReader(timeout)
-        self.digest, self.tokens, self.timings = f"{tag} at {self._stream.url}", list[int](), EngineTimings()
+        self.robot, self.unnorm_key, self.convention = robot, robot.tag, robot.convention
+        self.state_dimensions, self.action_shape = robot.state_dimensions, robot.action_shape
+        self.flow_steps, self._fields = flow_steps, fields_of(robot.cameras)
+        self._stream, self._reader = ActStream(url, robot.tag, robot.action_shape, key), AnswerReader(timeout)
+        self.digest, self.timings = f"{robot.tag} at {self._stream.url}", EngineTimings()
+        self.tokens, self.seed = list[int](), None  # a server says neither
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """The image itself, uint8 [H, W, 3]: the server scales it."""
@@ -151,11 +149,9 @@ class ActEngine:
         actions = self._ask(observation.images, observation.instruction, state, wanted)
         yield Reasoning(depth_codes=None, trace=None, actions=actions, complete=True)
 
-    def _ask(
-        self, images: tuple[np.ndarray, ...], instruction: str, state: np.ndarray, wanted: Callable[[], bool]
-    ) -> np.ndarray:
+    def _ask(self, images: tuple[np.ndarray, ...], instruction: str, state: np.ndarray, wanted: Wanted) -> np.ndarray:
         began = time.perf_counter()
-        body = request_body(ActRequest(images, instruction, state, self._steps), self._fields)
+        body = request_body(ActRequest(images, instruction, state, self.flow_steps or None), self._fields)
         if len(body) > LARGEST_REQUEST:
             raise RefusedStep(f"the images make a request of {len(body)} bytes, and {LARGEST_REQUEST} are the most; "
                               "choose a smaller resolution of the cameras")  # fmt: skip
@@ -168,9 +164,9 @@ class ActEngine:
         """The state that goes to the server, float64 [D]. Raises RefusedStep for what does not fit."""
         if observation.trace is not None or mode not in self.modes:
             raise RefusedStep("a MolmoAct2 server plans no trace and follows none; choose the mode full")
-        count, names = len(observation.images), self.convention.cameras
+        count, names = len(observation.images), self._fields.images
         if count != len(names):
-            raise RefusedStep(f"{self.unnorm_key} needs {len(names)} cameras ({', '.join(names)}), not {count}")
+            raise RefusedStep(f"{self.unnorm_key} needs {len(names)} images ({', '.join(names)}), not {count}")
         for image in observation.images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise RefusedStep(f"images must be RGB uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")

@@ -19,10 +19,10 @@ import numpy as np
 from molmoact_ros.engine.act_backend.json_numpy import WireError
 from molmoact_ros.engine.act_backend.protocol import (
     LARGEST_REQUEST,
+    ActFields,
     ActRequest,
     answer_body,
     error_body,
-    fields_of,
     parse_request,
 )
 from molmoact_ros.engine.decoding.constrained import CancelledStep
@@ -47,7 +47,7 @@ class BusyServer(RuntimeError):
 class ActServer:
     """Serves an engine to clients of MolmoAct2's own server. Steps are run one at a time, in one thread.
 
-        server = ActServer(engine, {"repo_id": "MolmoAct2-DROID"}, "127.0.0.1", 8000)
+        server = ActServer(engine, fields_of(2), {"repo_id": "MolmoAct2-DROID"}, "127.0.0.1", 8000)
         server.start()
         ...
         server.close()
@@ -55,13 +55,15 @@ class ActServer:
     Public state: `port`, and `url`.
     """
 
-    def __init__(self, engine: Engine, about: dict[str, Any], host: str, port: int, key: str = "") -> None:
+    def __init__(
+        self, engine: Engine, fields: ActFields, about: dict[str, Any], host: str, port: int, key: str = ""
+    ) -> None:
         """about: what GET /act says besides status and norm_tag. port: 0: a free one. key: that clients have to give;
         empty: none.
 
-        Raises ValueError for an engine whose cameras /act has no fields for, OSError for an address in use.
+        Raises OSError for an address in use.
         """
-        self._engine, self._fields = engine, fields_of(len(engine.convention.cameras))
+        self._engine, self._fields, self._flow_steps = engine, fields, engine.flow_steps
         self.about, self.key = {"status": "ok", "norm_tag": engine.unnorm_key, **about}, key
         self._steps = ThreadPoolExecutor(1, "engine")
         try:
@@ -69,7 +71,7 @@ class ActServer:
         except OSError as error:
             raise OSError(f"cannot serve at {host}, port {port}: {error.strerror}; choose another") from None
         self.port: int = self._http.server_address[1]
-        self.url = f"http://{host}:{self.port}"
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
         self._thread = Thread(target=self._http.serve_forever, name="act", daemon=True)
 
     def start(self) -> None:
@@ -98,6 +100,7 @@ class ActServer:
             raise BusyServer("other requests took too long; ask again with new images")
         began = time.perf_counter()
         observation = Observation(request.images, request.instruction, 0.0, state=RobotState(request.state, 0.0))
+        self._engine.flow_steps = request.flow_steps or self._flow_steps
         actions: np.ndarray | None = None
         for reasoning in self._engine.reason(observation, wanted=lambda: _connected(connection)):
             actions = reasoning.actions

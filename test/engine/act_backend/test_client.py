@@ -16,13 +16,14 @@ import pytest
 from molmoact_ros.engine.act_backend.client import ActEngine
 from molmoact_ros.engine.act_backend.json_numpy import encode_array
 from molmoact_ros.engine.act_backend.protocol import FIELDS, LARGEST_ANSWER, answer_body, parse_request
+from molmoact_ros.engine.act_backend.robots import served_robot
 from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
-from molmoact_ros.reasoning.action_convention import RELEASED
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation, RobotState
 
 TAG = "franka_droid"
+DROID = served_robot(TAG)
 ACTIONS = np.linspace(-1, 1, 15 * 8).reshape(15, 8)
 Send = Callable[[BaseHTTPRequestHandler], None]
 
@@ -65,7 +66,7 @@ class ScriptedServer:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
     def engine(self, **changed: Any) -> ActEngine:
-        return ActEngine(self.url, TAG, RELEASED[TAG], 8, (15, 8), **{"timeout": 5.0, **changed})
+        return ActEngine(self.url, DROID, **{"timeout": 5.0, **changed})
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_a_server_that_says_nothing_about_itself_is_asked(
 
 
 def test_no_server_is_one_line() -> None:
-    engine = ActEngine("http://127.0.0.1:9/", TAG, RELEASED[TAG], 8, (15, 8), 5.0)
+    engine = ActEngine("http://127.0.0.1:9/", DROID, 5.0)
     engine.warm_up()  # it may come up later
     with pytest.raises(RefusedStep, match=r"http://127.0.0.1:9 does not answer .ConnectError"):
         list(engine.reason(look()))
@@ -243,8 +244,8 @@ def test_a_step_that_is_not_wanted_ends_though_the_server_is_silent(server: Scri
         (look(state=None), "needs the robot's state"),
         (look(RobotState(np.zeros(7), 0.0)), "state of 8 finite values"),
         (look(RobotState(np.full(8, np.nan), 0.0)), "state of 8 finite values"),
-        (look(images=1), r"needs 2 cameras .*, not 1"),
-        (look(images=3), "needs 2 cameras"),
+        (look(images=1), r"needs 2 images .external_cam, wrist_cam., not 1"),
+        (look(images=3), "needs 2 images"),
         (look(trace=np.zeros((2, 2), int)), "plans no trace"),
         (replace(look(), images=(np.zeros((4, 6), np.uint8),) * 2), "images must be RGB uint8"),
     ],

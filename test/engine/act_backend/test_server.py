@@ -17,9 +17,9 @@ from molmoact_ros.engine.act_backend import server as act_server
 from molmoact_ros.engine.act_backend.client import ActEngine
 from molmoact_ros.engine.act_backend.json_numpy import encode_array
 from molmoact_ros.engine.act_backend.protocol import FIELDS, ActRequest, parse_answer, request_body
+from molmoact_ros.engine.act_backend.robots import served_robot
 from molmoact_ros.engine.act_backend.server import ActServer
 from molmoact_ros.engine.decoding.constrained import CancelledStep
-from molmoact_ros.reasoning.action_convention import RELEASED
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation, RobotState
 
@@ -31,13 +31,14 @@ class StandInEngine:
     """Answers with the state it was given, row by row a little further; `during` is called in a step."""
 
     def __init__(self) -> None:
-        self.unnorm_key, self.convention = "franka_droid", RELEASED["franka_droid"]
-        self.state_dimensions, self.action_shape = 8, (15, 8)
+        self.unnorm_key, self.state_dimensions, self.flow_steps = "franka_droid", 8, 10
+        self.steps: list[int] = []
         self.seen: list[Observation] = []
         self.during: Callable[[Callable[[], bool]], None] = lambda wanted: None
 
     def reason(self, observation: Observation, wanted: Callable[[], bool]) -> Iterator[Reasoning]:
         self.seen.append(observation)
+        self.steps.append(self.flow_steps)
         self.during(wanted)
         assert observation.state is not None
         yield Reasoning(None, None, observation.state.values + np.arange(15)[:, None] / 100, complete=True)
@@ -54,7 +55,7 @@ def served(engine: StandInEngine) -> Iterator[ActServer]:
 
 
 def serving(engine: Any, key: str = "") -> Iterator[ActServer]:
-    server = ActServer(engine, {"repo_id": "MolmoAct2-DROID", "device": "cpu"}, "127.0.0.1", 0, key)
+    server = ActServer(engine, FIELDS[2], {"repo_id": "MolmoAct2-DROID", "device": "cpu"}, "127.0.0.1", 0, key)
     server.start()
     yield server
     server.close()
@@ -85,8 +86,14 @@ def test_a_client_gets_the_engines_actions_for_what_it_sent(served: ActServer, e
     assert seen.state is not None and seen.state.values.dtype == np.float64
 
 
+def test_flow_steps_are_those_of_each_request(served: ActServer, engine: StandInEngine) -> None:
+    for steps in (4, None, 7):
+        assert post(served, body(num_steps=steps)).status_code == 200
+    assert engine.steps == [4, 10, 7]
+
+
 def test_our_own_client_gets_them_too(served: ActServer) -> None:
-    client = ActEngine(served.url, "franka_droid", RELEASED["franka_droid"], 8, (15, 8), timeout=5.0)
+    client = ActEngine(served.url, served_robot("franka_droid"), timeout=5.0)
     client.warm_up()
     images = (np.zeros((4, 6, 3), np.uint8),) * 2
     (said,) = client.reason(Observation(images, "pick up the cup", 0.0, state=RobotState(STATE, 0.0)))
@@ -253,4 +260,4 @@ def test_a_key_is_asked_for_and_web_pages_are_turned_away(engine: StandInEngine)
 
 def test_a_port_in_use_is_one_line(served: ActServer, engine: Any) -> None:
     with pytest.raises(OSError, match=f"cannot serve at 127.0.0.1, port {served.port}: .*; choose another"):
-        ActServer(engine, {}, "127.0.0.1", served.port)
+        ActServer(engine, FIELDS[2], {}, "127.0.0.1", served.port)
