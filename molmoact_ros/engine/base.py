@@ -95,6 +95,8 @@ class BaseEngine:
         self.grammars = {steered: self._grammar(steered) for steered in (False, True)}
         self.timings = EngineTimings()
         self.tokens: list[int] = []  # of the last whole answer
+        self.seed: int | None = None  # no noise is in it
+        self.flow_steps = self.state_dimensions = 0
         self.forget()
 
     def _grammar(self, steered: bool) -> AnswerGrammar:
@@ -115,8 +117,15 @@ class BaseEngine:
         picture = np.zeros((height, width, 3), np.uint8)
         return Observation((picture,) * (self.run.cameras or 2), "put", 0.0)
 
-    def check(self, observation: Observation) -> None:
-        """Raise RefusedStep, in one line that says what to do, for an observation that does not fit the model."""
+    @property
+    def modes(self) -> frozenset[ReasoningMode]:
+        """The modes that `reason` answers in."""
+        return frozenset(ReasoningMode) - {ReasoningMode.DIRECT}
+
+    def check(self, observation: Observation, mode: ReasoningMode = ReasoningMode.FULL) -> None:
+        """Raise RefusedStep, in one line that says what to do, for what does not fit the model."""
+        if mode not in self.modes:
+            raise RefusedStep(f"MolmoAct 1 has no mode {mode.value}; choose full, grounded or reuse")
         count, wanted = len(observation.images), self.run.cameras
         if not count or (wanted is not None and count != wanted):
             raise RefusedStep(

@@ -7,7 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from molmoact_ros.engine.model.checkpoint import torch_dtype
+from molmoact_ros.engine.model.folder_kind import family
 from molmoact_ros.engine.model.weight_files import CheckpointError, digest
+from molmoact_ros.engine.molmoact2.engine import MolmoAct2Engine
 from molmoact_ros.engine.torch_engine import Engine, TorchEngine
 from molmoact_ros.engine.vllm_backend.engine import VllmEngine, served_name
 from molmoact_ros.utils.secret import server_key
@@ -20,7 +22,12 @@ class EngineOptions(BaseModel):
     checkpoint: str = Field("", description="folder of the checkpoint; empty: the nano model")
     device: str = Field("cpu", description="torch device, such as cpu or cuda")
     dtype: str = Field("", description="float32, bfloat16 or float16; empty: bfloat16 on a GPU, float32 on a CPU")
-    unnorm_key: str = Field("", description="normalisation key; empty: the only one that the checkpoint has")
+    unnorm_key: str = Field(
+        "", description="normalisation key (of MolmoAct 2: norm_tag); empty: the only one that the checkpoint has"
+    )
+    flow_steps: int = Field(
+        0, ge=0, le=100, description="of MolmoAct 2: steps from noise to actions; 0: as the checkpoint says, 10"
+    )
     frame_size: str = Field("", description='scale frames to WIDTHxHEIGHT first, or "camera"; empty: as trained')
     threads: int = Field(1, ge=0, le=256, description="CPU threads of torch; 0: as many as it takes")
     vision: str = Field(
@@ -45,6 +52,8 @@ class EngineOptions(BaseModel):
 def open_engine(options: EngineOptions, folder: Path) -> Engine:
     """Open the engine selected by `options` on a checkpoint folder. Raises CheckpointError, RefusedStep, ValueError."""
     key = options.unnorm_key or None
+    if options.backend in ("torch", "vllm", "server") and family(folder) == "molmoact2":
+        return _open_molmoact2(options, folder)
     if options.backend == "torch":
         return TorchEngine.load(
             folder, options.device, options.threads or None, torch_dtype(options.dtype), key, options.frame_size,
@@ -64,3 +73,14 @@ def open_engine(options: EngineOptions, folder: Path) -> Engine:
         stream = ServerStream(options.server, name, server_key(options.server_key_file))
         return VllmEngine(folder, stream, name, options.answer_timeout, key, options.frame_size)
     raise CheckpointError(f"there is no back end {options.backend!r}; choose one of: torch, vllm, server")
+
+
+def _open_molmoact2(options: EngineOptions, folder: Path) -> Engine:
+    if options.backend != "torch":
+        raise CheckpointError(
+            f"{folder} is a MolmoAct 2 checkpoint, which vLLM does not run; choose the back end torch"
+        )
+    return MolmoAct2Engine.load(
+        folder, options.device, options.threads or None, torch_dtype(options.dtype), options.unnorm_key,
+        options.flow_steps, options.quantization,
+    )  # fmt: skip

@@ -56,7 +56,9 @@ class InferenceEngine(Protocol):
 class Engine(InferenceEngine, Protocol):
     """Interface of every back end. digest: of the checkpoint. codebook: of its depth decoder, "" without one.
 
-    convention: what the numbers of its actions mean.
+    convention: what the numbers of its actions mean. seed: of the last answer's noise; None where there is none.
+    flow_steps: in which noise became actions; 0 without. state_dimensions: values of a robot's state in an observation;
+    0: it reads none. modes: those that `reason` answers in.
     """
 
     digest: str
@@ -65,6 +67,14 @@ class Engine(InferenceEngine, Protocol):
     unnorm_key: str
     convention: ActionConvention
     depth_vq: DepthVq | None
+    seed: int | None
+    flow_steps: int
+
+    @property
+    def state_dimensions(self) -> int: ...
+
+    @property
+    def modes(self) -> frozenset[ReasoningMode]: ...
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Scale a camera image, uint8 [H, W, 3] RGB, to the model's input frame size."""
@@ -185,7 +195,7 @@ class TorchEngine(BaseEngine):
         wanted: called before every forward pass. Raises CancelledStep once it returns False, and RefusedStep, in one
         line that says what to do, for an observation that does not fit and for a result that is not finite.
         """
-        self.check(observation)
+        self.check(observation, mode)
         yield from self._steps(observation, mode, wanted)
 
     @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 import numpy as np
@@ -45,8 +46,11 @@ class ActionConvention(BaseModel):
     robot: what the checkpoint was trained to move; the policy moves a `franka`. space: see msg/ActionChunk.msg. frame:
     of displacements, the arm's base or the hand itself (the tool centre point). rotation: roll, pitch, yaw about fixed
     axes, or a rotation vector (axis times angle). position_scale, rotation_scale: m and rad of a value of 1; joints are
-    rotations. gripper: its last values. dt: seconds of one action; None: not stated. cameras: names of the cameras in
-    the order of their images, front first; empty: not stated. assumed: which of these fields nobody has documented.
+    rotations. gripper: its last values. order: of two arms' values, those of one kind together, as in
+    msg/ActionChunk.msg, or one arm after the other. state: what the model reads of the robot, in the same units, order
+    and polarity: its joints and grippers, or the pose of the hand (x, y, z, rotation) and its two fingers; empty:
+    nothing. dt: seconds of one action; None: not stated. cameras: names of the cameras in the order of their images,
+    front first; empty: not stated. assumed: which of these fields nobody has documented.
 
     >>> ours = ActionConvention(robot="franka", space="delta_ee_pose", frame="base", rotation="roll_pitch_yaw",
     ...                         gripper=GripperPolarity(open=1, closed=0), dt=0.1)
@@ -63,6 +67,8 @@ class ActionConvention(BaseModel):
     position_scale: float = Field(default=1.0, gt=0)
     rotation_scale: float = Field(default=1.0, gt=0)
     gripper: GripperPolarity
+    order: Literal["kinds", "arms"] = "kinds"
+    state: Literal["", "joint_position", "ee_pose"] = ""
     dt: float | None = Field(default=None, ge=0.01, le=1)
     cameras: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
@@ -112,6 +118,10 @@ _LIBERO: Final = ActionConvention(
     robot="libero", space="delta_ee_pose", frame="base", rotation="rotation_vector", position_scale=0.05,
     rotation_scale=0.5, gripper=GripperPolarity(open=1, closed=0, threshold=0.5), dt=0.05, cameras=("front", "wrist"),
 )  # fmt: skip
+_JOINTS: Final = ActionConvention(
+    robot="franka", space="joint_position", frame="base", rotation="roll_pitch_yaw", order="arms",
+    gripper=GripperPolarity(open=0, closed=1), state="joint_position", dt=1 / 15, cameras=("front", "wrist"),
+)  # fmt: skip
 RELEASED: Final = {
     "molmoact": ActionConvention(
         robot="franka", space="delta_ee_pose", frame="base", rotation="roll_pitch_yaw", gripper=_ONE_OPEN, dt=1 / 15,
@@ -122,11 +132,25 @@ RELEASED: Final = {
     "bc_z": _open_x("google_robot", 0.1, ("front",), ("frame",)),
     "bridge_orig": _open_x("widowx", 0.2, ("front",)),
     "bridge_dataset": _open_x("widowx", 0.2, ("front",)),
+    "franka_droid": _JOINTS,
+    "yam_dual_molmoact2": _JOINTS.model_copy(
+        update={"robot": "yam", "gripper": _ONE_OPEN, "dt": 1 / 30, "cameras": ("top", "left", "right")}
+    ),
+    "so100_so101_molmoact2": _JOINTS.model_copy(
+        update={
+            "robot": "so100", "rotation_scale": math.pi / 180, "gripper": GripperPolarity(open=100, closed=0),
+            "dt": 1 / 30, "cameras": (), "assumed": ("gripper",),
+        }
+    ),
+    "libero": _LIBERO.model_copy(update={"gripper": GripperPolarity(open=-1, closed=1), "state": "ee_pose"}),
 }  # fmt: skip
-"""By key of the released checkpoints (allenai/MolmoAct-7B-*) and of the OpenX statistics beside them.
+"""By key of the released checkpoints (allenai/MolmoAct-7B-*, allenai/MolmoAct2-*) and of the OpenX statistics beside
+them.
 
 LIBERO: inputs of robosuite's OSC_POSE controller, whose 1 is 0.05 m and 0.5 rad, at 20 Hz; its fingers follow the sign
 of 2 g - 1 (experiments/LIBERO). fractal: SimplerEnv's Google robot, at 3 Hz. molmoact: a Franka, displacements of the
 hand (allenai/molmoact, issue 19), at 15 Hz in homes and 20 Hz at tables (paper); answers write 1 for open, as the
-released converter makes them; angles and frame are documented nowhere.
+released converter makes them; angles and frame are documented nowhere. franka_droid, yam_dual_molmoact2: absolute
+joint targets; DROID's gripper is 0 open, YAM's 1 open (its episodes begin near 0.99). so100_so101_molmoact2: degrees,
+in the calibration that LeRobot had before 0.5.
 """

@@ -21,9 +21,9 @@ def test_everything_equals_the_reference() -> None:
     findings = compare(GOLDEN)
     assert [f for f in findings if f.verdict is not Verdict.OK] == []
     names = " ".join(f.name for f in findings)
-    for case in ("d_like", "o_like_two_cameras", "320x240", "pictures_d/640x480", "pictures_o/424x240"):
+    for case in ("d_like", "o_like_two_cameras", "320x240", "pictures_d/640x480", "pictures_o/424x240", "think_like"):
         assert case in names
-    assert len(findings) == 2 * 6 + 4 * 3
+    assert len(findings) == 2 * 6 + 4 * 3 + 47
 
 
 @pytest.mark.parametrize("case", ["d_like", "o_like_two_cameras"])

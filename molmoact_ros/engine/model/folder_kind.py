@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 _PICKLES: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth", "consolidated.00.pth")
 _TRAINERS: Final = ("model.pt", "model_and_optim", "config.yaml")
 """What Ai2's trainer saves: an unsharded or a sharded checkpoint, and its configuration."""
+
+
+def family(folder: Path) -> Literal["molmoact", "molmoact2"]:
+    """Which family of checkpoints a folder's config.json names; "molmoact" also where it cannot be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return "molmoact"
+    return "molmoact2" if isinstance(config, dict) and config.get("model_type") == "molmoact2" else "molmoact"
 
 
 def other_kind(folder: Path) -> str:

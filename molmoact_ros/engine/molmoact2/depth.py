@@ -65,7 +65,7 @@ def kept_codes(image: np.ndarray, memory: DepthMemory | None) -> np.ndarray:
 class DepthDecoder:
     """Decodes a depth map behind a prompt that is in a decoder's cache.
 
-        codes, tokens = DepthDecoder(config, NARROW).decode(decoder, kept, guess, counts)
+    codes, tokens = DepthDecoder(config, NARROW).decode(decoder, kept, guess, counts)
     """
 
     def __init__(self, config: MolmoAct2Config, draft: DraftConfig) -> None:

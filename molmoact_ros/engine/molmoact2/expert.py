@@ -140,9 +140,9 @@ class Modulations:
 class ActionExpert(nn.Module):
     """Predicts the velocity of noisy actions, given a flow time and the decoder's keys and values.
 
-        context = expert.context(keys, values)  # once a prompt
-        modulations = expert.modulations(torch.tensor([0.0]))
-        velocity = expert(noise, modulations, context)
+    context = expert.context(keys, values)  # once a prompt
+    modulations = expert.modulations(torch.tensor([0.0]))
+    velocity = expert(noise, modulations, context)
     """
 
     def __init__(self, c: ExpertConfig, key_width: int, actions: int) -> None:

@@ -20,8 +20,8 @@ from molmoact_ros.engine.molmoact2.config import RobotImageConfig
 class RobotImageProcessor:
     """Each image is stretched to one crop, whatever its size and aspect.
 
-        inputs = RobotImageProcessor(config)([front, wrist])  # images uint8 [H, W, 3] RGB
-        inputs.crops  # float32 [2, 729, 588], -1..1
+    inputs = RobotImageProcessor(config)([front, wrist])  # images uint8 [H, W, 3] RGB
+    inputs.crops  # float32 [2, 729, 588], -1..1
     """
 
     def __init__(self, config: RobotImageConfig) -> None:

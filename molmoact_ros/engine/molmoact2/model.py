@@ -48,9 +48,9 @@ class _Backbones(nn.Module):
 class MolmoAct2(nn.Module):
     """The whole model, from a nano's few million parameters to the released 5.4 billion.
 
-        features = model.image_features(crops, pooled_idx)  # [B, T, hidden]
-        read = model.prefill(model.embed(ids, features), model.readable(ids))
-        context = model.action_expert.context(*map(side_by_side, (read.keys, read.values)))
+    features = model.image_features(crops, pooled_idx)  # [B, T, hidden]
+    read = model.prefill(model.embed(ids, features), model.readable(ids))
+    context = model.action_expert.context(*map(side_by_side, (read.keys, read.values)))
     """
 
     def __init__(self, config: MolmoAct2Config) -> None:

@@ -15,10 +15,15 @@ def noise_of(seed: int, horizon: int, actions: int) -> Tensor:
     return torch.randn((1, horizon, actions), generator=torch.Generator().manual_seed(seed))
 
 
+def flow_times(steps: int) -> Tensor:
+    """The times float32 [steps] at which the velocity is computed: 0, 1/steps, ..."""
+    return torch.arange(steps, dtype=torch.float32) / steps
+
+
 class FlowSampler:
     """Samples chunks with one expert; what depends on the number of steps alone is computed once.
 
-        actions = FlowSampler(expert, 8).sample(noise, context, steps=10)  # [1, H, A], zero from dimension 8 on
+    actions = FlowSampler(expert, 8).sample(noise, context, steps=10)  # [1, H, A], zero from dimension 8 on
     """
 
     def __init__(self, expert: ActionExpert, dimensions: int) -> None:
@@ -27,8 +32,7 @@ class FlowSampler:
         self._modulations = lru_cache(maxsize=4)(self._compute)
 
     def _compute(self, steps: int) -> tuple[Modulations, ...]:
-        times = torch.arange(steps, device=self.expert.action_embed.weight.device, dtype=torch.float32) / steps
-        every = self.expert.modulations(times)
+        every = self.expert.modulations(flow_times(steps).to(self.expert.action_embed.weight.device))
         return tuple(every.at(step) for step in range(steps))
 
     def trajectory(self, noise: Tensor, context: list[Context], steps: int) -> list[Tensor]:

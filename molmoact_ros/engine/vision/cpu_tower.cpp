@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
+#include "../cpu_room.h"
 #include "../cpu_simd.h"
 
 extern "C" {
@@ -21,6 +21,7 @@ struct TowerBlock {
 struct Tower {
   int32_t blocks, patch_dim, width, heads, kv_heads, head, inner, taps;
   int32_t pool_width, pool_heads, pool_kv_heads, pool_head, pool_inner, hidden;
+  int32_t masked;  // missing patches are no keys and not part of the mean
   float epsilon;
   const TowerBlock* block;
   const int32_t* tap;  // the blocks whose features are pooled, side by side
@@ -36,8 +37,6 @@ using namespace simd;
 
 constexpr int STRIP = 48;  // queries whose scores are computed at once: they stay in the cache
 constexpr int WINDOW = 4;  // patches that are pooled into one
-
-int padded(int count) { return (count + LANES - 1) / LANES * LANES; }
 
 // (x - mean) / deviation * weight + shift of each row.
 void normalise(int count, const float* x, int width, const float* weight, const float* shift, float epsilon, float* out) {
@@ -66,26 +65,6 @@ float product(const float* a, const float* b, int width) {
   for (int i = 0; i < width; i += LANES) total = fused(load(a + i), load(b + i), total);
   return sum(total);
 }
-
-// Room for one encoding, kept by each thread for the next one.
-class Room {
- public:
-  float* floats(int64_t count) {
-    if (used_ == rooms_.size()) rooms_.emplace_back();
-    std::vector<Line>& room = rooms_[used_++];
-    const size_t lines = count * sizeof(float) / sizeof(Line) + 1;
-    if (room.size() < lines) room.resize(lines);
-    return room.data()->floats;
-  }
-  void clear() { used_ = 0; }
-
- private:
-  struct alignas(64) Line {  // of the processor's cache
-    float floats[16];
-  };
-  std::vector<std::vector<Line>> rooms_;
-  size_t used_ = 0;
-};
 
 class Encoder {
  public:
@@ -175,8 +154,8 @@ class Encoder {
   float *packed_keys_, *packed_values_, *queries_, *scores_, *weights_, *mixed_;
 };
 
-// Attention from the mean of each window to its patches. features [patches + 1, taps * width], the last row for missing
-// patches; index [tokens, WINDOW]; out [tokens, pool_width].
+// Attention from the mean of each window to its patches. features [patches + 1, taps * width], the last row, of zeros, for
+// missing patches; index [tokens, WINDOW]; out [tokens, pool_width].
 void pool(const Tower& t, const float* features, int patches, const int64_t* index, int tokens, Room& room, float* out) {
   const int wide = t.taps * t.width, heads = t.pool_heads * t.pool_head, kv = t.pool_kv_heads * t.pool_head;
   float* means = room.floats((int64_t)tokens * wide);
@@ -184,12 +163,17 @@ void pool(const Tower& t, const float* features, int patches, const int64_t* ind
   float* keys = room.floats((int64_t)(patches + 1) * 2 * kv);
   float* read = room.floats((int64_t)tokens * heads);
   const auto row = [&](int token, int j) { return index[token * WINDOW + j] < 0 ? patches : index[token * WINDOW + j]; };
-  for (int token = 0; token < tokens; ++token)
+  const auto hidden = [&](int token, int j) { return t.masked && index[token * WINDOW + j] < 0; };
+  for (int token = 0; token < tokens; ++token) {
+    int counted = 0;
+    for (int j = 0; j < WINDOW; ++j) counted += !hidden(token, j);
+    const float share = 1.0f / std::max(counted, 1);
     for (int i = 0; i < wide; i += LANES) {
       Lanes total{};
       for (int j = 0; j < WINDOW; ++j) total += load(features + row(token, j) * wide + i);
-      store(means + (int64_t)token * wide + i, total * (1.0f / WINDOW));
+      store(means + (int64_t)token * wide + i, total * share);
     }
+  }
   multiply(tokens, means, wide, t.query, t.query_bias, queries, heads);
   multiply(patches + 1, features, wide, t.key_value, t.key_value_bias, keys, 2 * kv);
   const float scale = 1.0f / std::sqrt((float)t.pool_head);
@@ -200,6 +184,7 @@ void pool(const Tower& t, const float* features, int patches, const int64_t* ind
       float weight[WINDOW], most = -std::numeric_limits<float>::infinity(), whole = 0;
       for (int j = 0; j < WINDOW; ++j) {
         weight[j] = product(query, keys + row(token, j) * 2 * kv + g, t.pool_head) * scale;
+        if (hidden(token, j)) weight[j] = -std::numeric_limits<float>::infinity();
         most = std::max(most, weight[j]);
       }
       for (float& w : weight) whole += w = std::exp(w - most);

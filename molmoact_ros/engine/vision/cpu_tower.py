@@ -12,6 +12,8 @@ from molmoact_ros.engine.cpu_library import ADDRESS, COUNT, NativeArrays, fits, 
 from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.model.molmoact import MolmoAct, VisionBackbone, VitBlock
+from molmoact_ros.engine.molmoact2.config import MolmoAct2Config
+from molmoact_ros.engine.molmoact2.model import MolmoAct2
 from molmoact_ros.reasoning.answer import RefusedStep
 
 
@@ -25,7 +27,7 @@ class _Tower(ctypes.Structure):
     _fields_ = [
         *((name, COUNT) for name in
           ("blocks", "patch_dim", "width", "heads", "kv_heads", "head", "inner", "taps",
-           "pool_width", "pool_heads", "pool_kv_heads", "pool_head", "pool_inner", "hidden")),
+           "pool_width", "pool_heads", "pool_kv_heads", "pool_head", "pool_inner", "hidden", "masked")),
         ("epsilon", ctypes.c_float), ("block", ctypes.POINTER(_Block)),
         *((name, ADDRESS) for name in
           ("tap", "patch", "patch_bias", "positions", "query", "query_bias", "key_value", "key_value_bias",
@@ -33,7 +35,7 @@ class _Tower(ctypes.Structure):
     ]  # fmt: skip
 
 
-def can_encode(model: MolmoAct) -> bool:
+def can_encode(model: MolmoAct | MolmoAct2) -> bool:
     """Whether the kernel can run a model's tower: compiled, on the CPU in float32, small, of the nano's kind."""
     vit, adapter = model.config.vit_config, model.config.adapter_config
     kind = vit.hidden_act == "gelu_pytorch_tanh" and adapter.hidden_act == "silu"
@@ -51,7 +53,7 @@ class CpuTower:
         features = tower(processor(images))  # [1, T, hidden]
     """
 
-    def __init__(self, model: MolmoAct) -> None:
+    def __init__(self, model: MolmoAct | MolmoAct2) -> None:
         self._arrays, self._hidden = NativeArrays(), model.config.adapter_config.text_hidden_size
         self._shape = (model.config.vit_config.image_num_pos, model.config.vit_config.patch_dim)
         self._tower = self._structure(model.config, model.model.vision_backbone)
@@ -74,7 +76,7 @@ class CpuTower:
         )  # fmt: skip
         return torch.from_numpy(features)
 
-    def _structure(self, config: MolmoActConfig, backbone: VisionBackbone) -> _Tower:
+    def _structure(self, config: MolmoActConfig | MolmoAct2Config, backbone: VisionBackbone) -> _Tower:
         vit, adapter, keep, pack = config.vit_config, config.adapter_config, self._arrays.keep, self._arrays.pack
         tower, pooling, projector = backbone.image_vit, backbone.image_pooling_2d, backbone.image_projector
         patch, blocks = tower.patch_embedding, tower.blocks
@@ -82,7 +84,7 @@ class CpuTower:
             len(blocks), vit.patch_dim, vit.hidden_size, vit.num_attention_heads, vit.num_key_value_heads, vit.head_dim,
             vit.intermediate_size, len(tower.taps), adapter.hidden_size, adapter.num_attention_heads,
             adapter.num_key_value_heads, adapter.head_dim, adapter.intermediate_size, adapter.text_hidden_size,
-            vit.layer_norm_eps, (_Block * len(blocks))(*map(self._block, blocks)),
+            adapter.pooling_attention_mask, vit.layer_norm_eps, (_Block * len(blocks))(*map(self._block, blocks)),
             keep(np.array(tower.taps, np.int32)), pack(patch.weight), None if patch.bias is None else keep(patch.bias),
             keep(tower.positional_embedding), *self._linear(pooling.wq), *self._linear(pooling.wk, pooling.wv),
             *self._linear(pooling.wo), pack(projector.w3.weight, projector.w1.weight), pack(projector.w2.weight),

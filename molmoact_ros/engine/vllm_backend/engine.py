@@ -94,7 +94,7 @@ class VllmEngine(BaseEngine):
         self, observation: Observation, mode: ReasoningMode = ReasoningMode.FULL, wanted: Wanted = lambda: True
     ) -> Iterator[Reasoning]:
         """Yield the reasoning as its parts complete; see `InferenceEngine.reason`."""
-        self.check(observation)
+        self.check(observation, mode)
         steered = observation.trace is not None
         _, given = self.given(observation, mode, guess=False)
         began = time.perf_counter()
