@@ -12,9 +12,8 @@ from rclpy.logging import get_logger
 
 from molmoact_ros.control.action_conversion import check_fit
 from molmoact_ros.control.approval import ApprovalMode
-from molmoact_ros.engine.base import ReasoningMode, choose_key
-from molmoact_ros.engine.factory import EngineOptions, open_engine
-from molmoact_ros.engine.model.checkpoint import CheckpointFolder
+from molmoact_ros.engine.base import ReasoningMode
+from molmoact_ros.engine.factory import EngineOptions, open_engine, read_meaning
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.robots.franka import BASE_FRAME
 from molmoact_ros.ros.image_transport import IMAGE_TRANSPORT, ImageTransport
@@ -59,6 +58,11 @@ class PolicyConfig(EngineOptions):
         """The checkpoint's folder."""
         return Path(self.checkpoint) if self.checkpoint else default_checkpoint()
 
+    @property
+    def model(self) -> str:
+        """What runs the model, for people: the checkpoint's folder, or a server that needs none here."""
+        return self.server if self.backend == "act" and not self.checkpoint else str(self.folder)
+
 
 def load_engine(config: PolicyConfig) -> Engine:
     """Open the engine that the parameters select, and warm it up.
@@ -66,10 +70,8 @@ def load_engine(config: PolicyConfig) -> Engine:
     Raises ValueError, before weights are read, if the checkpoint's actions do not fit the robot, and what
     `open_engine` raises.
     """
-    files = CheckpointFolder(config.folder)
-    key = choose_key(list(files.config.norm_stats), config.unnorm_key or None)
-    dimensions = files.config.norm_stats[key].action.dimensions
-    check_fit(key, files.run.convention(key), dimensions, config.robot, len(config.arms), config.cameras)
+    meant = read_meaning(config, config.folder)
+    check_fit(meant.key, meant.convention, meant.dimensions, config.robot, len(config.arms), config.cameras)
     engine = open_engine(config, config.folder)
     engine.warm_up(_log_progress)
     return engine

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -69,6 +69,7 @@ def test_the_fields_are_droids_and_yams() -> None:
         fields_of(1)
 
 
+@settings(deadline=None, max_examples=50)
 @given(arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=5)))
 def test_an_image_comes_back(image: np.ndarray) -> None:
     text = json.dumps(encode_array(image))
@@ -77,6 +78,7 @@ def test_an_image_comes_back(image: np.ndarray) -> None:
     assert back.dtype == np.uint8 and back.flags.writeable
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=5), elements=st.floats(width=32)), st.booleans()
 )
@@ -91,6 +93,7 @@ def test_numbers_come_back_if_they_are_finite(values: np.ndarray, turned: bool) 
             decode_array(json.loads(text), "state", NUMBERS, (None, None))
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.fixed_dictionaries({"__numpy__": JSON, "dtype": JSON | st.just("<f4"), "shape": JSON | st.just([8])}) | JSON)
 def test_whatever_is_no_array_is_one_line(value: object) -> None:
     try:
@@ -194,6 +197,7 @@ def test_a_refusal_is_one_short_line_whatever_it_is() -> None:
     assert error_of(b"<html>\n" + b"x" * 500) == "<html> " + "x" * 193
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.tuples(st.integers(1, 4), st.integers(1, 4)), st.integers(1, 100) | st.none(), st.text(max_size=20))
 def test_a_request_comes_back(size: tuple[int, int], steps: int | None, words: str) -> None:
     image = np.arange(size[0] * size[1] * 3, dtype=np.uint8).reshape(*size, 3)
