@@ -38,6 +38,7 @@ EXAMPLES = """examples:
   molmoact-ros merge my-adapter --base MolmoAct-7B-D-0812 --out merged
   molmoact-ros finetune --checkpoint MolmoAct-7B-D-0812 --data cup-in-sink --out my-policy
   molmoact-ros export --checkpoint MolmoAct-7B-D-0812 --precision float16
+  molmoact-ros serve --checkpoint MolmoAct2-DROID --device cuda
 """
 COMMANDS: Final = {
     "demo": Command("one episode in the simulated workcell: a video, a bag and a summary", "molmoact_ros.cli.demo"),
