@@ -22,6 +22,7 @@ from molmoact_ros.engine.act_backend.protocol import (
 )
 from molmoact_ros.engine.act_backend.robots import ServedRobot
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode, Wanted
+from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.remote import CONNECT, AnswerReader, BackOff, header_key, refusal
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
@@ -112,7 +113,7 @@ class ActEngine:
     """
 
     modes = frozenset({ReasoningMode.FULL, ReasoningMode.DIRECT})
-    codebook, depth_vq = "", None
+    codebook = ""
 
     def __init__(self, url: str, robot: ServedRobot, timeout: float, key: str = "", flow_steps: int = 0) -> None:
         """timeout: for a whole answer, s. key: of the server; empty: none. flow_steps: Euler steps to ask for; 0: the
@@ -125,7 +126,9 @@ class ActEngine:
         self.flow_steps, self._fields = flow_steps, fields_of(robot.cameras)
         self._stream, self._reader = ActStream(url, robot.tag, robot.action_shape, key), AnswerReader(timeout)
         self.digest, self.timings = f"{robot.tag} at {self._stream.url}", EngineTimings()
-        self.tokens, self.seed = list[int](), None  # a server says neither
+        self.tokens: list[int] = []  # a server says neither these nor its seed
+        self.seed: int | None = None
+        self.depth_vq: DepthVq | None = None
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """The image itself, uint8 [H, W, 3]: the server scales it."""

@@ -94,6 +94,7 @@ def look(state: RobotState | None = STATE, images: int = 2, **more: Any) -> Obse
 def test_an_answer_is_one_whole_chunk_as_it_was_sent(server: ScriptedServer, engine: ActEngine) -> None:
     (said,) = engine.reason(look())
     assert said.complete and said.trace is None and said.depth_codes is None
+    assert said.actions is not None
     np.testing.assert_allclose(said.actions, ACTIONS, atol=1e-7)
     assert said.actions.dtype == np.float64 and engine.tokens == [] and engine.seed is None
     request = parse_request(server.asked[0], FIELDS[2], 8)
@@ -227,6 +228,7 @@ def test_a_late_answer_is_not_the_next_steps(server: ScriptedServer) -> None:
     late.set()
     server.send = good
     (said,) = engine.reason(look())
+    assert said.actions is not None
     np.testing.assert_allclose(said.actions, ACTIONS, atol=1e-7)
 
 

@@ -16,7 +16,7 @@ import pytest
 from molmoact_ros.engine.act_backend import server as act_server
 from molmoact_ros.engine.act_backend.client import ActEngine
 from molmoact_ros.engine.act_backend.json_numpy import encode_array
-from molmoact_ros.engine.act_backend.protocol import FIELDS, ActRequest, parse_answer, request_body
+from molmoact_ros.engine.act_backend.protocol import FIELDS, ActRequest, parse_answer, parse_request, request_body
 from molmoact_ros.engine.act_backend.robots import served_robot
 from molmoact_ros.engine.act_backend.server import ActServer
 from molmoact_ros.engine.decoding.constrained import CancelledStep
@@ -97,6 +97,7 @@ def test_our_own_client_gets_them_too(served: ActServer) -> None:
     client.warm_up()
     images = (np.zeros((4, 6, 3), np.uint8),) * 2
     (said,) = client.reason(Observation(images, "pick up the cup", 0.0, state=RobotState(STATE, 0.0)))
+    assert said.actions is not None
     np.testing.assert_allclose(said.actions, STATE + np.arange(15)[:, None] / 100, atol=1e-6)
 
 
@@ -154,11 +155,10 @@ def test_one_step_at_a_time_and_who_waits_too_long_is_told(
 ) -> None:
     monkeypatch.setattr(act_server, "PATIENCE", 0.2)
     running, read, free = threading.Event(), threading.Semaphore(0), threading.Event()
-    parse = act_server.parse_request
 
     def parse_and_tell(*given: Any) -> ActRequest:
         read.release()
-        return parse(*given)
+        return parse_request(*given)
 
     monkeypatch.setattr(act_server, "parse_request", parse_and_tell)
 
