@@ -93,7 +93,7 @@ def test_numbers_come_back_if_they_are_finite(values: np.ndarray, turned: bool) 
             decode_array(json.loads(text), "state", NUMBERS, (None, None))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(st.fixed_dictionaries({"__numpy__": JSON, "dtype": JSON | st.just("<f4"), "shape": JSON | st.just([8])}) | JSON)
 def test_whatever_is_no_array_is_one_line(value: object) -> None:
     try:
@@ -117,11 +117,11 @@ def test_whatever_is_no_array_is_one_line(value: object) -> None:
         (array(shape=[8.0]), "shape"),
         (array(shape=[True]), "shape"),
         (array(shape=8), "shape"),
-        (array(__numpy__="AAAA"), "does not hold the bytes"),
+        (array(__numpy__="AAAA"), "holds 3 bytes, which do not fill the shape"),
         (array(__numpy__="*" * 44), "not base64"),
         (array(__numpy__="ä" * 44), "not base64"),
-        (array(__numpy__=base64.b64encode(bytes(31)).decode()), "does not hold the bytes"),
-        (array(__numpy__=["A"] * 44), "does not hold the bytes"),
+        (array(__numpy__=base64.b64encode(bytes(31)).decode()), "holds 31 bytes"),
+        (array(__numpy__=["A"] * 44), "not base64"),
         (encode_array(np.array([math.nan] * 8, np.float32)), "NaN or infinity"),
         (encode_array(np.array([math.inf] * 8, np.float64)), "NaN or infinity"),
     ],
@@ -133,7 +133,7 @@ def test_a_state_that_is_not_one_is_refused(value: object, words: str) -> None:
 
 def test_a_claimed_size_takes_no_memory() -> None:
     huge = {"__numpy__": "AAAA", "dtype": "|u1", "shape": [10**9, 10**9, 3]}
-    with pytest.raises(WireError, match="external_cam does not hold the bytes"):
+    with pytest.raises(WireError, match="external_cam holds 3 bytes"):
         parse_request(body(external_cam=huge), DROID, 8)
 
 
