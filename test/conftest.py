@@ -1,12 +1,14 @@
-"""The vocabulary of the released 7B-D, and a folder in its layout: true names and layer counts, tiny widths."""
+"""The vocabulary of the released 7B-D, a folder in its layout with tiny widths, and a small random MolmoAct 2."""
 
 from __future__ import annotations
 
 import base64
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,8 +20,11 @@ from molmoact_ros.engine.model.checkpoint import text_codec
 from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.molmoact2.config import MolmoAct2Config
+from molmoact_ros.engine.molmoact2.model import MolmoAct2
 from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TOKENS
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS, TextCodec
+from molmoact_ros.robots.franka import HOME_Q
 
 WORDS, ADDED, VOCABULARY = 151_643, 22, 152_064  # Qwen2.5: byte-pair tokens, special ones behind them, padded size
 SPLIT = (
@@ -150,3 +155,56 @@ def save_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     for name in names:
         save_file({t: tensors[t].contiguous() for t in tensors if place[t] == name}, folder / name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+
+
+THINK = Path(__file__).parent / "golden" / "think_like"
+SIDE = 126  # pixels: nine patches, so that some are missing in the last windows
+
+
+@pytest.fixture(scope="session")
+def droid_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random MolmoAct 2 in the layout of MolmoAct2-DROID, whose joints stay near a Franka's home.
+
+    Its widths fill vectors, so that the compiled kernels run it.
+    """
+    folder = tmp_path_factory.mktemp("droid")
+    for name in ("tokenizer.json", "processor_config.json", "norm_stats.json", "config.json"):
+        shutil.copy(THINK / name, folder)
+    config, processor, stats = (
+        json.loads((folder / name).read_text()) for name in ("config.json", "processor_config.json", "norm_stats.json")
+    )
+    wide = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
+    config["vit_config"] |= wide | {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "image_num_pos": (SIDE // 14) ** 2,
+        "image_default_input_size": [SIDE, SIDE],
+    }  # fmt: skip
+    config["adapter_config"] |= wide | {
+        "hidden_size": 64, "intermediate_size": 128, "text_hidden_size": 96, "vit_layers": [-1, -3],
+    }  # fmt: skip
+    config["text_config"] |= wide | {
+        "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
+    }  # fmt: skip
+    config["action_expert_config"] |= {"hidden_size": 64, "num_heads": 2, "num_layers": 3, "ffn_multiple_of": 32}
+    config |= {"enable_depth_reasoning": False, "action_expert_depth_gate": False}
+    processor["image_processor"]["size"] = {"height": SIDE, "width": SIDE}
+    middle = np.append(HOME_Q, 0.5)
+    reach = np.append(np.full(7, 0.03), 0.5)
+    scale = {"q01": (middle - reach).tolist(), "q99": (middle + reach).tolist(), "mask": [True] * 7 + [False]}
+    tag = stats["metadata_by_tag"].pop("libero") | {
+        "action_horizon": 15, "n_action_steps": 15, "setup_type": "single franka robotic arm in droid",
+        "control_mode": "absolute joint pose", "action_stats": scale, "state_stats": scale,
+        "camera_keys": ["front", "wrist"],
+    }  # fmt: skip
+    stats["metadata_by_tag"] = {"franka_droid": tag}
+    torch.manual_seed(3)
+    model = MolmoAct2(MolmoAct2Config.model_validate(config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+            elif name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    for name, content in (("config", config), ("processor_config", processor), ("norm_stats", stats)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    return folder

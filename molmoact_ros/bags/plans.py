@@ -19,7 +19,8 @@ class RecordedAnswer:
 
     stamp: of its front image, s. frames: stamps of all images, s, where known. drawn: the operator's trace, int [n, 2]
     in 0..255. depth: depth codes, uint8 [10, 10]. trace: int [n, 2] in 0..255. actions: float64 [N, D], dt s each; rows
-    as in ActionChunk.msg. seconds: inference time. refused: why there is no answer.
+    as in ActionChunk.msg. seconds: inference time. refused: why there is no answer. state: of the robot, float64 [D], as
+    the model was given it. seed: of the noise that became actions, where there was one.
     """
 
     plan_id: int
@@ -36,6 +37,8 @@ class RecordedAnswer:
     dt: float = 0.1
     seconds: float | None = None
     refused: str = ""
+    state: np.ndarray | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def read_answers(decoded: Decoded, policy: str) -> list[RecordedAnswer]:
                 depth=None if depth is None else depth_codes(depth),
                 trace=None if trace is None else trace_points(trace),
                 actions=chunk_actions(chunk), dt=chunk.dt, seconds=took.get(number),
+                state=np.array(said.state) if len(getattr(said, "state", ())) else None,
+                seed=int(said.seed) if getattr(said, "seeded", False) else None,
             )
         )  # fmt: skip
     return out
@@ -121,8 +126,8 @@ def _plain(value: Any) -> Any:
 
 
 def _answer(row: dict[str, Any]) -> RecordedAnswer:
-    kinds = {"drawn": np.int64, "depth": np.uint8, "trace": np.int64, "actions": np.float64}
+    kinds = {"drawn": np.int64, "depth": np.uint8, "trace": np.int64, "actions": np.float64, "state": np.float64}
     for name, kind in kinds.items():
-        if row[name] is not None:
+        if row.get(name) is not None:
             row[name] = np.array(row[name], kind)
     return RecordedAnswer(**row)

@@ -21,7 +21,7 @@ from molmoact_ros.bags.plans import RecordedAnswer, instruction_at, read_answers
 from molmoact_ros.bags.recorded_times import JOINT_STATE, RecordedTimes, Samples, joint_samples, read_times, seconds_of
 from molmoact_ros.cameras.image_encodings import metres, rgb_pixels
 from molmoact_ros.reasoning.answer import RefusedStep
-from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.reasoning.observation import Observation, RobotState
 
 SAME: Final = 1e-6
 """s within which two stamps are equal: they have been converted to float64."""
@@ -350,7 +350,10 @@ class Recording:
 def _observation(step: Step, found: dict[int, np.ndarray], cameras: int) -> Observation:
     images = tuple(found[k] for k in range(cameras))
     answer = step.answer
-    return Observation(images, answer.instruction, step.frames[0], answer.drawn, found.get(cameras))
+    state = None if answer.state is None else RobotState(answer.state, answer.stamp)
+    return Observation(
+        images, answer.instruction, step.frames[0], answer.drawn, found.get(cameras), state, answer.seed
+    )  # fmt: skip
 
 
 def _nearest(stamps: np.ndarray, at: float) -> int:

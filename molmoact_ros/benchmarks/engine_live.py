@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -12,9 +14,12 @@ from rich.table import Table
 
 from molmoact_ros.benchmarks.engine_chart import draw_engine
 from molmoact_ros.benchmarks.engine_step import BASELINE, FLOOR, Figures, bench, floor, memory
+from molmoact_ros.benchmarks.flow_step import REFERENCE, bench_flow
 from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
+from molmoact_ros.engine.model.folder_kind import family
+from molmoact_ros.engine.molmoact2.engine import MolmoAct2Engine
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.engine.vision.selection import VISIONS
 from molmoact_ros.evaluation.rollout import sample_observations
@@ -34,9 +39,14 @@ def bench_engine(
     engine = TorchEngine.load(checkpoint, threads=1, vision=vision)  # as in the simulated workcell's profile
     engine.warm_up()
     costs = {"floor": floor(engine)}
-    if alone:
+    with nullcontext() if alone else simulator():
         figures = bench(engine, pictures)
-        return figures, costs | {"memory": memory()}, engine
+    return figures, costs | {"memory": memory()}, engine
+
+
+@contextmanager
+def simulator() -> Iterator[None]:
+    """Simulator and controller beside what is measured."""
     use_environment()
     others = Profile.read("sim").without("policy")
     with (
@@ -45,8 +55,7 @@ def bench_engine(
         Session() as client,
     ):
         client.wait_until_ready(others.nodes, graph.check)
-        figures = bench(engine, pictures)
-    return figures, costs | {"memory": memory()}, engine
+        yield
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark, print its results, and return the exit status."""
-
+    if family(checkpoint_of(args)) == "molmoact2":
+        return run_flow(args)
     figures, costs, engine = bench_engine(checkpoint_of(args), args.steps, args.seed, args.alone, args.vision)
     beside = "alone" if args.alone else "beside the simulator and the controller"
     table = Table("stage", "median", "p99", title=f"{args.steps} steps {beside}, checkpoint {engine.digest}")
@@ -89,4 +99,27 @@ def run(args: argparse.Namespace) -> int:
         args.json.write_text(json.dumps(about | ratios | {"figures": figures, **costs}, indent=1))
     if args.chart:
         draw_engine(figures, f"{args.steps} steps {beside}", args.chart)
+    return 0
+
+
+def run_flow(args: argparse.Namespace) -> int:
+    """The same of a MolmoAct 2 checkpoint: its step without depth beside the reference's loop of eager steps."""
+    pictures = sample_observations(robot_model(), args.steps, args.seed)
+    engine = MolmoAct2Engine.load(checkpoint_of(args), threads=1, vision=args.vision)
+    engine.warm_up()
+    with nullcontext() if args.alone else simulator():
+        figures = bench_flow(engine, pictures)
+    beside = "alone" if args.alone else "beside the simulator and the controller"
+    table = Table("stage", "median", "p99", title=f"{args.steps} steps {beside}, checkpoint {engine.digest}")
+    for name, f in figures.items():
+        table.add_row(name, *(f"{f[k]:.1e}" if name == "error" else f"{f[k]:.1f} ms" for k in ("median", "p99")))
+    console, ratio = Console(), figures[REFERENCE]["median"] / figures["step"]["median"]
+    console.print(table)
+    console.print(
+        f"{ratio:.1f} times the speed of the reference's way, a tower in torch and {engine.flow_steps} eager steps, over "
+        f"the same weights; the tower is {engine.vision_by}"
+    )
+    if args.json:
+        about = {"seed": args.seed, "beside": beside, "vision": engine.vision_by, **machine(engine.digest)}
+        args.json.write_text(json.dumps(about | {"ratio": ratio, "figures": figures, "memory": memory()}, indent=1))
     return 0

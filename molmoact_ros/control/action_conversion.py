@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,6 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.control.action_chunk import ARM, ActionChunk, ActionSpace, join, split
 from molmoact_ros.reasoning.action_convention import ActionConvention
+from molmoact_ros.robots.franka import Arm
+from molmoact_ros.robots.hands import FRANKA_HAND
 
 SPACES: Final = {
     "delta_ee_pose": ActionSpace.DELTA_EE,
@@ -59,14 +61,61 @@ def convert_actions(
     only for displacements in the frame of the hand. Raises RefusedChunk if D does not fit the arms.
     """
     chunk = ActionChunk(actions, dt=1.0, stamp=0.0, space=SPACES[convention.space])
-    parts = [part.actions for part in split(chunk, arms)]
+    if convention.order == "arms":
+        parts = _arm_after_arm(np.asarray(actions, np.float64), chunk, arms)
+    else:
+        parts = [part.actions for part in split(chunk, arms)]
     turned = [hands[arm] if convention.frame == "hand" else None for arm in range(arms)]
     return join([_convert_arm(*of, convention) for of in zip(parts, turned, strict=True)], chunk.space)
+
+
+def _arm_after_arm(actions: np.ndarray, chunk: ActionChunk, arms: int) -> list[np.ndarray]:
+    """The actions of each arm, where a row has all values of one arm before those of the next."""
+    split(chunk, arms)  # refuses a shape that does not fit
+    return np.split(actions, arms, axis=1)
+
+
+def state_joints(arms: Sequence[Arm]) -> list[str]:
+    """Names of the joints that a state of joint positions is made of."""
+    return [name for arm in arms for name in (*arm.joints, *arm.hand_joints)]
+
+
+def robot_state(joints: Mapping[str, float], convention: ActionConvention, arms: Sequence[Arm]) -> np.ndarray:
+    """The state float64 [8 a] of a arms in the meaning of `convention`, from positions of all `state_joints`, rad or m."""
+    parts = []
+    for arm in arms:
+        hand = FRANKA_HAND if arm.hand is None else arm.hand
+        opening = hand.opening([joints[name] for name in arm.hand_joints]) / hand.stroke
+        angles = np.array([joints[name] for name in arm.joints]) / convention.rotation_scale
+        parts.append(np.append(angles, convention.gripper.values(np.array(opening))))
+    if convention.order == "arms":
+        return np.concatenate(parts)
+    return join([part[None] for part in parts], ActionSpace.JOINT)[0]
+
+
+def check_state(key: str, convention: ActionConvention, dimensions: int, arms: int) -> None:
+    """Raise ValueError, in one line, if the policy cannot make the state of `dimensions` values that a model reads."""
+    if not dimensions:
+        return
+    if convention.state != "joint_position":
+        what = "the pose of the hand" if convention.state else "nobody has stated what"
+        raise ValueError(
+            f"the key {key!r} reads a state of {dimensions} values, {what}, and this policy gives joints and gripper: "
+            'fine-tune the checkpoint on such a state, or say "state": "joint_position" in run.json if it is one'
+        )
+    wanted = arms * ActionSpace.JOINT.dimensions
+    if dimensions != wanted:
+        raise ValueError(
+            f"the key {key!r} reads a state of {dimensions} values, and {'one arm has' if arms == 1 else 'two arms have'} "
+            f"{wanted}: choose another key, or set the policy's parameter arms"
+        )
 
 
 def _convert_arm(actions: np.ndarray, hand: Rotation | None, convention: ActionConvention) -> np.ndarray:
     """The actions [N, 7] of one arm, [N, 8] of joints. hand: orientation of the hand; None: they are in the base."""
     gripper = convention.gripper.opening(actions[:, -1])
+    if convention.clip_gripper:
+        gripper = gripper.clip(0.0, 1.0)
     if convention.space == "joint_position":
         return np.column_stack([actions[:, :ARM] * convention.rotation_scale, gripper])
     position, angles = actions[:, :3] * convention.position_scale, actions[:, 3:6] * convention.rotation_scale

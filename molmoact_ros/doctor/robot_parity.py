@@ -24,7 +24,7 @@ from molmoact_ros.engine.molmoact2.depth import CELLS, SIMILAR, UNKNOWN, cell_si
 from molmoact_ros.engine.molmoact2.engine import MolmoAct2Engine, ReadSequence
 from molmoact_ros.engine.molmoact2.expert import ActionExpert
 from molmoact_ros.engine.molmoact2.model import PrefilledContext, side_by_side
-from molmoact_ros.engine.molmoact2.sampler import noise_of
+from molmoact_ros.engine.molmoact2.sampler import FlowSampler, noise_of
 from molmoact_ros.reasoning.observation import Observation, RobotState
 from molmoact_ros.utils.checks import Check
 
@@ -110,7 +110,8 @@ class _Comparison:
             yield from self._same("vit_features_at", patches, DECODER)
         features = engine.see(asked.images)
         yield from self._same("image_features", features[0], FEATURES)
-        tensor_ids, read = engine.prefill(asked, features)
+        tensor_ids, read = engine.prefill(asked, features, hidden=True)
+        assert read.hidden is not None
         yield from self._same("token_type_ids", engine.model.is_image(tensor_ids)[0].to(torch.uint8), EXACT)
         allowed = np.packbits(engine.model.readable(tensor_ids)[0].numpy(), axis=-1)
         yield from self._same("allowed_bits", allowed, EXACT)
@@ -180,10 +181,11 @@ class _Comparison:
         horizon = engine.scaling.metadata.action_horizon
         noise = noise_of(self.request["noise_seed"], horizon, engine.config.max_action_dim)
         yield from self._same("noise", noise[0], EXACT)
-        path = torch.cat(engine.sampler.trajectory(noise, context, engine.flow_steps))
+        sampler = FlowSampler(expert, engine.scaling.action_dimensions)
+        path = torch.cat(sampler.trajectory(noise, context, engine.flow_steps))
         yield from self._same("trajectory", path, ACTIONS)
         yield from self._same("actions_normalised", self._cut(path[-1]), ACTIONS)
-        few = engine.sampler.sample(noise, context, 5)[0].numpy()
+        few = sampler.sample(noise, context, 5)[0].numpy()
         yield from self._same("actions_5_steps", engine.scaling.actions(few), ACTIONS)
 
     def _places(self, array: str) -> Tensor:

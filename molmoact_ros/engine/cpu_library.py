@@ -1,5 +1,5 @@
-"""The library of the CPU kernels (decoding/cpu_kernel.cpp, vision/cpu_tower.cpp, molmoact2/cpu_expert.cpp), and how
-weights are given to it."""
+"""The library of the CPU kernels (decoding/cpu_kernel.cpp, vision/cpu_tower.cpp, vision/cpu_patches.cpp,
+molmoact2/cpu_expert.cpp), and how weights are given to it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def library() -> Any | None:
     found.molmoact_pass.argtypes = [ADDRESS, ADDRESS, COUNT, COUNT, ADDRESS]
     found.molmoact_best.argtypes = [ADDRESS, COUNT, ADDRESS, COUNT, ADDRESS]
     found.molmoact_tower.argtypes = [ADDRESS, ADDRESS, COUNT, COUNT, ADDRESS, COUNT, ADDRESS]
+    found.molmoact_patches.argtypes = [ADDRESS, COUNT, ADDRESS, ADDRESS, COUNT, ADDRESS, ADDRESS]
     found.molmoact_sample.argtypes = [ADDRESS, ADDRESS, ADDRESS]
     return found
 

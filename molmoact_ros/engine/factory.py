@@ -60,11 +60,15 @@ class EngineOptions(BaseModel):
 
 @dataclass(frozen=True)
 class ActionMeaning:
-    """What the actions of an engine mean: key of its statistics, their convention, and the values of one action."""
+    """What the actions of an engine mean: key of its statistics, and their convention.
+
+    dimensions: values of one action. state_dimensions: of the robot's state that it reads; 0: none.
+    """
 
     key: str
     convention: ActionConvention
     dimensions: int
+    state_dimensions: int = 0
 
 
 def read_meaning(options: EngineOptions, folder: Path) -> ActionMeaning:
@@ -74,7 +78,7 @@ def read_meaning(options: EngineOptions, folder: Path) -> ActionMeaning:
     """
     if options.backend == "act" or family(folder) == "molmoact2":
         robot = _robot(options, folder)
-        return ActionMeaning(robot.tag, robot.convention, robot.action_shape[1])
+        return ActionMeaning(robot.tag, robot.convention, robot.action_shape[1], robot.state_dimensions)
     files = CheckpointFolder(folder)
     key = choose_key(list(files.config.norm_stats), options.unnorm_key or None)
     return ActionMeaning(key, files.run.convention(key), files.config.norm_stats[key].action.dimensions)
@@ -123,5 +127,5 @@ def _open_molmoact2(options: EngineOptions, folder: Path) -> Engine:
         )
     return MolmoAct2Engine.load(
         folder, options.device, options.threads or None, torch_dtype(options.dtype), options.unnorm_key,
-        options.flow_steps, options.quantization,
+        options.flow_steps, options.quantization, options.vision,
     )  # fmt: skip

@@ -30,6 +30,7 @@ from molmoact_ros.nodes.planning.inference_thread import InferenceThread, Reason
 from molmoact_ros.nodes.planning.observation_buffer import LARGEST_JOINTS, MOST_JOINTS, FrameBuffer
 from molmoact_ros.nodes.planning.operator_trace import OperatorTrace
 from molmoact_ros.nodes.planning.plan_publisher import PlanPublisher
+from molmoact_ros.nodes.planning.robot_state import StateReader
 from molmoact_ros.nodes.planning.trace_input import TraceInput
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.prompts import validate_instruction
@@ -75,7 +76,7 @@ class PolicyNode(ManagedNode):
             self._engine.unnorm_key, self._engine.convention, config.arms, config.base_frame, config.action_dt
         )
         self._drawings = OperatorTrace(self, front, config.joint_states, config.drawing_max_age, config.drawing_timeout)
-        self._reasoner = InferenceThread(self._engine, frames, self._now, self, config.period)
+        self._reasoner = InferenceThread(self._engine, frames, self._now, self, config.period, self._states())
         self._gate = ApprovalGate(self, self._link, self._reasoner.lock, self._reasoner.again, self._veto)
         for topic, (kind, _) in zip(cameras, sources, strict=True):
             self.create_subscription(kind, topic, partial(self._on_image, topic), qos.SENSOR)
@@ -94,6 +95,12 @@ class PolicyNode(ManagedNode):
         self._reasoner.start()
         self._goals = ExecuteServer(self, self._link, self)
         self._configured = True
+
+    def _states(self) -> StateReader | None:
+        """What makes the robot's state, for a model that reads it."""
+        if not self._engine.state_dimensions:
+            return None
+        return StateReader(self._engine.convention, self.config.robots, self.config.state_max_age)
 
     def activate(self) -> None:
         """Accept instructions from now on."""

@@ -46,7 +46,7 @@ class ActionConvention(BaseModel):
     robot: what the checkpoint was trained to move; the policy moves a `franka`. space: see msg/ActionChunk.msg. frame:
     of displacements, the arm's base or the hand itself (the tool centre point). rotation: roll, pitch, yaw about fixed
     axes, or a rotation vector (axis times angle). position_scale, rotation_scale: m and rad of a value of 1; joints are
-    rotations. gripper: its last values. order: of two arms' values, those of one kind together, as in
+    rotations. gripper: its last values. clip_gripper: values beyond open and closed mean these; else they are refused. order: of two arms' values, those of one kind together, as in
     msg/ActionChunk.msg, or one arm after the other. state: what the model reads of the robot, in the same units, order
     and polarity: its joints and grippers, or the pose of the hand (x, y, z, rotation) and its two fingers; empty:
     nothing. dt: seconds of one action; None: not stated. cameras: names of the cameras in the order of their images,
@@ -67,6 +67,7 @@ class ActionConvention(BaseModel):
     position_scale: float = Field(default=1.0, gt=0)
     rotation_scale: float = Field(default=1.0, gt=0)
     gripper: GripperPolarity
+    clip_gripper: bool = False
     order: Literal["kinds", "arms"] = "kinds"
     state: Literal["", "joint_position", "ee_pose"] = ""
     dt: float | None = Field(default=None, ge=0.01, le=1)
@@ -120,7 +121,8 @@ _LIBERO: Final = ActionConvention(
 )  # fmt: skip
 _JOINTS: Final = ActionConvention(
     robot="franka", space="joint_position", frame="base", rotation="roll_pitch_yaw", order="arms",
-    gripper=GripperPolarity(open=0, closed=1), state="joint_position", dt=1 / 15, cameras=("front", "wrist"),
+    gripper=GripperPolarity(open=0, closed=1), clip_gripper=True, state="joint_position", dt=1 / 15,
+    cameras=("front", "wrist"),
 )  # fmt: skip
 RELEASED: Final = {
     "molmoact": ActionConvention(

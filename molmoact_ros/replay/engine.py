@@ -10,8 +10,10 @@ import numpy as np
 
 from molmoact_ros.bags.plans import RecordedAnswer
 from molmoact_ros.bags.recording import Recording, Step
+from molmoact_ros.control.action_conversion import SPACES, convert_actions
 from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.torch_engine import Engine
+from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 
@@ -38,16 +40,24 @@ def replay_engine(
             answer = replace(
                 _asked(asked, engine.digest), mode=engine.timings.mode.value, tokens=list(engine.tokens),
                 depth=said.depth_codes, trace=said.trace,
-                actions=None if said.actions is None else np.asarray(said.actions, np.float64),
-                seconds=time.perf_counter() - began,
+                actions=None if said.actions is None else _published(said.actions, engine.convention),
+                seconds=time.perf_counter() - began, seed=engine.seed,
             )  # fmt: skip
         watch(observation, answer)
         yield answer
+
+
+def _published(actions: np.ndarray, convention: ActionConvention) -> np.ndarray:
+    """Actions [N, D] as the policy publishes them; as they are where that needs the pose of the hand."""
+    values = SPACES[convention.space].dimensions
+    if convention.frame == "hand" or actions.shape[1] % values:
+        return np.asarray(actions, np.float64)
+    return convert_actions(actions, convention, actions.shape[1] // values)
 
 
 def _asked(answer: RecordedAnswer, digest: str) -> RecordedAnswer:
     """The same step without its recorded answer."""
     return RecordedAnswer(
         answer.plan_id, answer.stamp, answer.mode, answer.instruction, digest, answer.frames, answer.drawn,
-        dt=answer.dt,
+        dt=answer.dt, state=answer.state,
     )  # fmt: skip

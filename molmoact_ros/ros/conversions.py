@@ -113,13 +113,18 @@ def depth_tokens_message(codes: np.ndarray, codebook: str, plan_id: int, head: H
 
 def tokens_message(
     tokens: Sequence[int], digest: str, mode: str, observation: Observation, frames: Sequence[Time], plan_id: int,
-    head: Header,
+    head: Header, unnorm_key: str = "", seed: int | None = None, flow_steps: int = 0,
 ) -> AnswerTokens:  # fmt: skip
-    """The tokens that a checkpoint generated for an observation; frames: the stamps of its images."""
+    """The tokens that a checkpoint generated for an observation; frames: the stamps of its images.
+
+    unnorm_key: of its statistics. seed: of the noise; None: there was none. flow_steps: from noise to actions.
+    """
+    state = [] if observation.state is None else np.asarray(observation.state.values, np.float64).tolist()
     x, y = ([], []) if observation.trace is None else (observation.trace / MAX_COORDINATE).T.tolist()
     return AnswerTokens(
         header=head, plan_id=plan_id, checkpoint=digest, mode=mode, instruction=observation.instruction,
-        frames=list(frames), x=x, y=y, tokens=array.array("I", tokens),
+        frames=list(frames), x=x, y=y, tokens=array.array("I", tokens), unnorm_key=unnorm_key,
+        state=array.array("d", state), seeded=seed is not None, seed=seed or 0, flow_steps=flow_steps,
     )  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def test_run_json_comes_before_the_table_and_nothing_is_taken_as_stated_that_is_
     assert not RunConfig().convention("molmoact").stated and not RunConfig().convention("a_labs_own").stated
     assert RunConfig().convention("a_labs_own").dt is None
     for key, convention in RELEASED.items():
-        assert (convention.robot == "franka") == (key == "molmoact")
+        assert (convention.robot == "franka") == (key in ("molmoact", "franka_droid"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ transformers are read, that of version 4 (`rope_theta`, `rope_scaling`) and that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -23,6 +23,7 @@ class VitConfig(BaseModel):
     """`vit_config`: the vision transformer (SigLIP2 or CLIP). Sizes in features, pixels or counts as named."""
 
     model_config = ConfigDict(extra="allow")
+    fused_attention: ClassVar[bool] = False  # in which way the reference computes it, whose rounding differs
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -62,6 +63,7 @@ class AdapterConfig(BaseModel):
     """`adapter_config`: attention pooling and projector."""
 
     model_config = ConfigDict(extra="allow")
+    fused_attention: ClassVar[bool] = False
     vit_layers: tuple[int, ...]
     hidden_size: int
     num_attention_heads: int

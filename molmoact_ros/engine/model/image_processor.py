@@ -153,14 +153,15 @@ def stretch(image: np.ndarray, size: Size) -> np.ndarray:
     It is bit-identical to torch's `interpolate` in the released processor. It does not call `interpolate`: with one
     thread torch takes another code path, whose rounding changes one byte in ten thousand by one.
     """
-    (top, bottom), down = _neighbours(image.shape[0], size[0])
-    (left, right), across = _neighbours(image.shape[1], size[1])
+    (top, bottom), down = neighbours(image.shape[0], size[0])
+    (left, right), across = neighbours(image.shape[1], size[1])
     lines = _mix(image[:, left], image[:, right], across[None, :, None])
     return _mix(lines[top], lines[bottom], down[:, None, None])
 
 
-def _neighbours(length: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """For each of `wanted` output pixels along an axis: its two of `length` input pixels, and the second's weight."""
+def neighbours(length: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """For each of `wanted` output pixels along an axis: its two of `length` input pixels int64 [wanted], and the second
+    one's weight float32 [wanted]."""
     step = np.float32(length) / np.float32(wanted)
     place = np.maximum(_once(step * (np.arange(wanted) + np.float64(0.5)) - 0.5), np.float32(0))
     first = place.astype(np.int64)

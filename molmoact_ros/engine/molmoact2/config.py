@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from molmoact_ros.reasoning.action_convention import RELEASED, UNSTATED, ActionC
 class SiglipConfig(VitConfig):
     """`vit_config`: a SigLIP2 tower, whose fields do not say what no other kind of tower has."""
 
+    fused_attention: ClassVar[bool] = True
     use_cls_token: Literal[False] = False
     patch_bias: Literal[True] = True
     pre_layernorm: Literal[False] = False
@@ -22,6 +23,7 @@ class SiglipConfig(VitConfig):
 class ConnectorConfig(AdapterConfig):
     """`adapter_config`: attention pooling, with or without its mask of missing patches, and projector."""
 
+    fused_attention: ClassVar[bool] = True
     image_padding_embed: None = None
     pooling_attention_mask: bool
 
@@ -123,6 +125,8 @@ class MolmoAct2Config(BaseModel):
             raise ValueError(f"adapter_config.vit_layers {layers} are not among the {vit} layers of vit_config")
         if self.adapter_config.text_hidden_size != self.llm_config.hidden_size:
             raise ValueError("adapter_config.text_hidden_size and text_config.hidden_size differ")
+        if self.llm_config.norm_after or not self.llm_config.use_qk_norm:
+            raise ValueError("text_config is of another kind than Qwen3's decoder")
         if self.action_expert_config.num_layers != self.llm_config.num_hidden_layers:
             raise ValueError("action_expert_config needs as many layers as text_config: a block reads one layer each")
         if self.thinks and None in self._depth_ids:

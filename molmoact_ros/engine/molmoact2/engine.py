@@ -25,7 +25,8 @@ from molmoact_ros.engine.molmoact2.depth import CELLS, GRID, UNKNOWN, DepthDecod
 from molmoact_ros.engine.molmoact2.expert import Context
 from molmoact_ros.engine.molmoact2.images import RobotImageProcessor
 from molmoact_ros.engine.molmoact2.model import MolmoAct2, PrefilledContext, side_by_side
-from molmoact_ros.engine.molmoact2.sampler import FlowSampler, noise_of
+from molmoact_ros.engine.molmoact2.sampler import noise_of
+from molmoact_ros.engine.molmoact2.selection import Tower, open_robot_tower, open_sampler
 from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.observation import Observation, RobotState
@@ -66,8 +67,11 @@ class MolmoAct2Engine:
         answer.actions  # float64 [15, 8], each a target of seven joints and the gripper, engine.convention.dt apart
     """
 
-    def __init__(self, checkpoint: RobotCheckpoint, tag: str = "", flow_steps: int = 0) -> None:
-        """tag: norm_tag; "": the only one. flow_steps: Euler steps; 0: as the checkpoint says.
+    def __init__(
+        self, checkpoint: RobotCheckpoint, tag: str = "", flow_steps: int = 0, vision: str = "auto"
+    ) -> None:  # fmt: skip
+        """tag: norm_tag; "": the only one. flow_steps: Euler steps; 0: as the checkpoint says. vision: see
+        `open_robot_tower`.
 
         Raises RefusedStep that lists the tags for one that is unknown, or for none where there are several.
         """
@@ -80,7 +84,10 @@ class MolmoAct2Engine:
         self.codec, self.images = text_codec(self.tokenizer), RobotImageProcessor(checkpoint.processor.image_processor)
         weight = self.model.lm_head.weight
         self.device, self.dtype = weight.device, weight.dtype
-        self.sampler = FlowSampler(self.model.action_expert, self.scaling.action_dimensions)
+        self.vision: Tower
+        self.vision_by, self.vision = open_robot_tower(vision, self.model, self.torch_features, self.images)
+        horizon = self.scaling.metadata.action_horizon
+        self.sampler = open_sampler(self.model, self.scaling.action_dimensions, horizon)
         self.depth_vq: DepthVq | None = None  # no folder of this family holds a depth decoder
         self.codebook = ""
         self._decoder: CachedDecoder | None = None
@@ -95,7 +102,7 @@ class MolmoAct2Engine:
     @staticmethod
     def load(
         folder: Path, device: str = "cpu", threads: int | None = None, dtype: torch.dtype | None = None, tag: str = "",
-        flow_steps: int = 0, quantization: str = "",
+        flow_steps: int = 0, quantization: str = "", vision: str = "auto",
     ) -> MolmoAct2Engine:  # fmt: skip
         """Load a folder; see `__init__` and TorchEngine.load. Raises CheckpointError, and RefusedStep for the tag."""
         if threads:
@@ -106,7 +113,7 @@ class MolmoAct2Engine:
         checkpoint = load_robot_checkpoint(files, device, dtype)
         if quantization:
             quantise(checkpoint.model, quantization)
-        return MolmoAct2Engine(checkpoint, tag, flow_steps)
+        return MolmoAct2Engine(checkpoint, tag, flow_steps, vision)
 
     def _tag_words(self) -> tuple[str, str]:
         metadata, config = self.scaling.metadata, self.config
@@ -242,16 +249,26 @@ class MolmoAct2Engine:
     def see(self, images: ImageInputs) -> Tensor:
         """Encode images to features [1, T, hidden]; timed."""
         began = time.perf_counter()
-        crops = torch.from_numpy(images.crops).to(self.device, self.dtype).unsqueeze(0)
-        features = self.model.image_features(crops, torch.from_numpy(images.indices).to(self.device).unsqueeze(0))
+        features = self.vision(images)
         self._note("vision", began)
         return features
 
-    def prefill(self, asked: RobotPrompt, features: Tensor) -> tuple[Tensor, PrefilledContext]:
-        """Read a prompt whose images have `features` [1, T, hidden]: its ids int64 [1, S] and what was read; timed."""
+    @torch.inference_mode()
+    def torch_features(self, images: ImageInputs) -> Tensor:
+        """Encode images to features [1, T, hidden] with torch."""
+        crops = torch.from_numpy(images.crops).to(self.device, self.dtype).unsqueeze(0)
+        return self.model.image_features(crops, torch.from_numpy(images.indices).to(self.device).unsqueeze(0))
+
+    def prefill(
+        self, asked: RobotPrompt, features: Tensor, hidden: bool = False
+    ) -> tuple[Tensor, PrefilledContext]:  # fmt: skip
+        """Read a prompt whose images have `features` [1, T, hidden]: its ids int64 [1, S] and what was read; timed.
+
+        hidden: see `MolmoAct2.prefill`.
+        """
         began = time.perf_counter()
         ids = torch.from_numpy(asked.ids).to(self.device).unsqueeze(0)
-        read = self.model.prefill(self.model.embed(ids, features), self.model.readable(ids))
+        read = self.model.prefill(self.model.embed(ids, features), self.model.readable(ids), hidden)
         self._note("prefill", began)
         return ids, read
 

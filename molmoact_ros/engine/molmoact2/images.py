@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from molmoact_ros.engine.cpu_library import library
 from molmoact_ros.engine.model.image_processor import (
     ImageInputs,
     normalise,
@@ -14,6 +15,7 @@ from molmoact_ros.engine.model.image_processor import (
     pooled_indices,
     stretch,
 )
+from molmoact_ros.engine.vision.cpu_patches import CpuPatches
 from molmoact_ros.engine.molmoact2.config import RobotImageConfig
 
 
@@ -29,6 +31,7 @@ class RobotImageProcessor:
         grid = self.size[0] // self.patch, self.size[1] // self.patch
         self.grid, self._count = pooled_grid(grid), grid[0] * grid[1]
         self._windows = pooled_indices(np.arange(self._count).reshape(grid))
+        self._patches = self.plain_patches if library() is None else CpuPatches(self.size, self.patch)
 
     @property
     def tokens(self) -> int:
@@ -37,9 +40,12 @@ class RobotImageProcessor:
 
     def __call__(self, images: Sequence[np.ndarray]) -> ImageInputs:
         """Process images uint8 [H, W, 3] RGB, one per camera. A missing patch is -1, in every image."""
-        pixels = np.stack([stretch(image, self.size).round() for image in images]) / np.float32(255)
         index = np.concatenate(
             [np.where(self._windows >= 0, self._windows + number * self._count, -1) for number in range(len(images))]
         )
-        crops = patches(normalise(pixels), self.patch)
-        return ImageInputs(crops, np.arange(len(images)), index, ((self.grid,),) * len(images))
+        return ImageInputs(np.stack([self._patches(image) for image in images]), np.arange(len(images)), index, ((self.grid,),) * len(images))
+
+    def plain_patches(self, image: np.ndarray) -> np.ndarray:
+        """Patches float32 [P, patch * patch * 3] of an image uint8 [H, W, 3], where the kernels were not compiled."""
+        pixels = stretch(image, self.size).round()[None] / np.float32(255)
+        return patches(normalise(pixels), self.patch)[0]

@@ -6,6 +6,7 @@ Tensor names are the released checkpoint's. Shapes: B batch, S sequence, L layer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ COMPUTED = "model.transformer.rotary_emb.inv_freq"
 
 @dataclass(frozen=True)
 class PrefilledContext:
-    """The decoder after a prompt: hidden states [B, S, hidden] after the final norm; keys, rotated, and values
-    [L, B, kv_heads, S, head_dim]."""
+    """The decoder after a prompt: keys, rotated, and values [L, B, kv_heads, S, head_dim]; hidden states
+    [B, S, hidden] after the final norm, if they were wanted."""
 
-    hidden: Tensor
     keys: Tensor
     values: Tensor
+    hidden: Tensor | None = None
 
 
 class _Backbones(nn.Module):
@@ -89,8 +90,12 @@ class MolmoAct2(nn.Module):
         causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         return causal | (image.unsqueeze(1) & image.unsqueeze(2))
 
-    def prefill(self, x: Tensor, readable: Tensor) -> PrefilledContext:
-        """Run embeddings [B, S, hidden] through the decoder. readable: bool [B, S, S]."""
+    def prefill(self, x: Tensor, readable: Tensor, hidden: bool = False) -> PrefilledContext:
+        """Run embeddings [B, S, hidden] through the decoder. readable: bool [B, S, S].
+
+        hidden: whether hidden states are wanted. Else the last layer ends with its keys and values: the expert reads no
+        more, and a depth map begins with a token that is known.
+        """
         cos, sin = (t.to(x) for t in rope_tables(self.config.llm_config, x.shape[1]))
         mask, keys, values = readable.unsqueeze(1), [], []
 
@@ -100,9 +105,15 @@ class MolmoAct2(nn.Module):
             values.append(v)
             return block.self_attn.output(q, k, v, mask)
 
-        for block in self.layers:
-            x = block(x, lambda normed, block=block: attend(block, normed))
-        return PrefilledContext(self.model.transformer.ln_f(x), torch.stack(keys), torch.stack(values))
+        *blocks, last = self.layers
+        for block in [*blocks, last] if hidden else blocks:
+            x = block(x, partial(attend, block))
+        if not hidden:
+            _, k, v = last.self_attn.heads(last.attn_norm(x), cos, sin)
+            keys.append(k)
+            values.append(v)
+        after = self.model.transformer.ln_f(x) if hidden else None
+        return PrefilledContext(torch.stack(keys), torch.stack(values), after)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., vocab] of the next token."""

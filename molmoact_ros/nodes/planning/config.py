@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 from rclpy.logging import get_logger
 
-from molmoact_ros.control.action_conversion import check_fit
+from molmoact_ros.control.action_conversion import check_fit, check_state
 from molmoact_ros.control.approval import ApprovalMode
 from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.factory import EngineOptions, open_engine, read_meaning
 from molmoact_ros.engine.torch_engine import Engine
-from molmoact_ros.robots.franka import BASE_FRAME
+from molmoact_ros.robots.franka import BASE_FRAME, Arm
+from molmoact_ros.robots.hands import HANDS
 from molmoact_ros.ros.image_transport import IMAGE_TRANSPORT, ImageTransport
 from molmoact_ros.ros.live_parameters import LiveParameter
 from molmoact_ros.utils.paths import default_checkpoint
@@ -31,6 +32,12 @@ class PolicyConfig(EngineOptions):
     slop: float = Field(0.05, gt=0, le=1, description="greatest difference between the frames of one step, s")
     joint_states: str = Field(
         "joint_states", description="topic of the joints: noted with each plan, and where the gripper is"
+    )
+    state_max_age: float = Field(
+        0.1, gt=0, le=1, description="of MolmoAct 2: greatest difference between the robot's state and the front frame, s"
+    )
+    hand: Literal["franka_hand", "robotiq_2f85"] = Field(
+        "franka_hand", description="of MolmoAct 2: each arm's hand, whose joints say how far it is open"
     )
     joint_slop: float = Field(0.02, gt=0, le=1, description="greatest difference between them and the front frame, s")
     noisy_cameras: bool = Field(True, description="a frame that equals the last one to the bit is frozen, not news")
@@ -54,6 +61,11 @@ class PolicyConfig(EngineOptions):
         return dt
 
     @property
+    def robots(self) -> list[Arm]:
+        """The arms, left first, with their hands."""
+        return [Arm(prefix, hand=HANDS[self.hand]) for prefix in self.arms]
+
+    @property
     def folder(self) -> Path:
         """The checkpoint's folder."""
         return Path(self.checkpoint) if self.checkpoint else default_checkpoint()
@@ -70,8 +82,9 @@ def load_engine(config: PolicyConfig) -> Engine:
     Raises ValueError, before weights are read, if the checkpoint's actions do not fit the robot, and what
     `open_engine` raises.
     """
-    meant = read_meaning(config, config.folder)
-    check_fit(meant.key, meant.convention, meant.dimensions, config.robot, len(config.arms), config.cameras)
+    meant, arms = read_meaning(config, config.folder), len(config.arms)
+    check_fit(meant.key, meant.convention, meant.dimensions, config.robot, arms, config.cameras)
+    check_state(meant.key, meant.convention, meant.state_dimensions, arms)
     engine = open_engine(config, config.folder)
     engine.warm_up(_log_progress)
     return engine
@@ -94,12 +107,12 @@ def _not_a_time(value: Any) -> str:
     return "" if fits else f"{value!r} s is no time to look at a plan; give up to 600"
 
 
-CHOICES = (ReasoningMode.FULL.value, ReasoningMode.GROUNDED.value, ReasoningMode.REUSE.value)
+CHOICES = tuple(mode.value for mode in ReasoningMode if mode is not ReasoningMode.STEERED)
 """Modes that may be selected; an operator's trace always steers."""
 
 LIVE: Final = {
     "mode": LiveParameter(
-        ReasoningMode.FULL.value, "full, grounded or reuse: how much the model is asked for", partial(_choice, CHOICES)
+        ReasoningMode.FULL.value, "full, grounded, reuse or direct (MolmoAct 2): how much the model is asked for", partial(_choice, CHOICES)
     ),
     "approve": LiveParameter(
         ApprovalMode.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)",

@@ -18,7 +18,8 @@ from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, FrameSet
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
-from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.nodes.planning.robot_state import StateReader
+from molmoact_ros.reasoning.observation import Observation, RobotState
 from molmoact_ros.ros.conversions import metres, rgb_pixels
 from molmoact_ros.ros.image_transport import CameraImage
 
@@ -84,6 +85,7 @@ class InferenceThread(threading.Thread):
         clock: returns ROS time, s.
         listener: receives plans, and decides when a step may begin.
         period: least time between the front images of two complete steps of a task, s.
+        states: makes the robot's state, for models that read it; a step waits for it.
 
     Raises nothing: a refused step and an engine's exception go to `listener.on_refused`.
 
@@ -100,8 +102,11 @@ class InferenceThread(threading.Thread):
         clock: Callable[[], float],
         listener: PlanListener,
         period: float = 0.0,
+        states: StateReader | None = None,
     ) -> None:
-        """clock: ROS time, s. period: least time between the front images of two complete steps of a task, s."""
+        """clock: ROS time, s. period: least time between the front images of two complete steps of a task, s. states:
+        of models that read the robot's state.
+        """
         super().__init__(name="reasoner", daemon=True)
         self._engine, self._frames, self._clock, self._listener = engine, frames, clock, listener
         # Guards the task and the frames. Listeners are called under it, so a halted task calls them no more.
@@ -112,6 +117,7 @@ class InferenceThread(threading.Thread):
         self._plan_id, self._last_frame = 0, 0.0
         self.mode = ReasoningMode.FULL
         self._period, self._planned = period, -inf  # stamp of the last plan's image
+        self._states = states
 
     @property
     def task(self) -> PlanningTask | None:
@@ -190,9 +196,9 @@ class InferenceThread(threading.Thread):
                 if not self._open:
                     return
                 task, frames = self._task, self._next_frames()
-                trace = self._listener.drawn()
+                trace, state = self._listener.drawn(), None if frames is None else self._state(frames)
             if task is not None and frames is not None:
-                self._step(task, frames, trace)
+                self._step(task, frames, trace, state)
 
     def _next_frames(self) -> FrameSet | None:
         """Frames that no step has used, as soon as they are due; None after LOOK_AGAIN or when the task changes."""
@@ -200,26 +206,36 @@ class InferenceThread(threading.Thread):
         waited = time.monotonic()
         while self._open and self._task is task and time.monotonic() - waited < LOOK_AGAIN:
             frames = self._frames.newest(self._clock())
-            if frames is not None and self._is_due(frames.stamp) and not self._lacks_depth(frames):
+            if frames is not None and self._is_due(frames.stamp) and not self._lacks(frames):
                 self._last_frame = frames.stamp
                 return self._frames.mark_used(frames)
             self._changed.wait(LOOK_AGAIN)
         newest = self._frames.newest(self._clock())
         if self._task is task and newest is None:
             self._listener.on_waiting(self._frames.missing(self._clock()))
-        elif self._task is task and newest is not None and self._lacks_depth(newest):
-            self._listener.on_waiting("the mode grounded lacks the front camera's depth; start it, or say full")
+        elif self._task is task and newest is not None and (reason := self._lacks(newest)):
+            self._listener.on_waiting(reason)
         return None
 
-    def _lacks_depth(self, frames: FrameSet) -> bool:
-        return self.mode is ReasoningMode.GROUNDED and frames.depth is None
+    def _lacks(self, frames: FrameSet) -> str:
+        """What a step on these frames lacks, in one line; empty: nothing."""
+        if self.mode is ReasoningMode.GROUNDED and frames.depth is None:
+            return "the mode grounded lacks the front camera's depth; start it, or say full"
+        states = self._states
+        return "" if states is None else states.missing(self._frames.joints_near(frames.stamp, states.max_age))
+
+    def _state(self, frames: FrameSet) -> RobotState | None:
+        states = self._states
+        return None if states is None else states.read(self._frames.joints_near(frames.stamp, states.max_age))
 
     def _is_due(self, stamp: float) -> bool:
         # `clock_set` handles a clock that went back; a step back too small for that must not block planning either.
         paced = not 0 <= stamp - self._planned < self._period
         return stamp != self._last_frame and paced and self._listener.may_plan_on(stamp)
 
-    def _step(self, task: PlanningTask, frames: FrameSet, trace: np.ndarray | None) -> None:
+    def _step(
+        self, task: PlanningTask, frames: FrameSet, trace: np.ndarray | None, state: RobotState | None
+    ) -> None:  # fmt: skip
         began = time.monotonic()
         self._plan_id += 1
         try:
@@ -227,7 +243,7 @@ class InferenceThread(threading.Thread):
             depth = None if frames.depth is None else metres(frames.depth)
             stamps = tuple(image.header.stamp for image in frames.images)
             camera_frame = frames.images[0].header.frame_id
-            observation = Observation(images, task.instruction, frames.stamp, trace, depth)
+            observation = Observation(images, task.instruction, frames.stamp, trace, depth, state)
             for reasoning in self._engine.reason(observation, self.mode, wanted=lambda: self._task is task):
                 seconds, timings = time.monotonic() - began, self._engine.timings
                 tokens = tuple(self._engine.tokens) if reasoning.complete else ()

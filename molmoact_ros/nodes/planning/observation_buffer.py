@@ -143,8 +143,7 @@ class FrameBuffer:
         """Count a set that a step uses; returns it with the joints of its moment."""
         for kept in frames.kept:
             kept.used = True
-        messages = ((kept.stamp, kept.item.name, kept.item.position) for kept in self._joints)
-        found = nearest_positions(messages, frames.stamp, self._joint_slop)
+        found = self.joints_near(frames.stamp, self._joint_slop)
         self._without_joints += not found
         self._last = frames
         if found:
@@ -152,6 +151,11 @@ class FrameBuffer:
             apart = max(abs(stamp - frames.stamp) for _, stamp in found.values())
             self._last = replace(frames, joints=joints, joints_apart=apart)
         return self._last
+
+    def joints_near(self, stamp: float, within: float) -> dict[str, tuple[float, float]]:
+        """Position and stamp of each joint, where they were received nearest to `stamp`, s, and within `within` s."""
+        messages = ((kept.stamp, kept.item.name, kept.item.position) for kept in self._joints)
+        return nearest_positions(messages, stamp, within)
 
     def joint_groups(self) -> int:
         """How many publishers of different joints there may be; 0: joint states come, but they are stamped 0."""

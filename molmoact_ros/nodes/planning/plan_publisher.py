@@ -40,8 +40,11 @@ class PlanPublisher:
         mode, seen = plan.timings.mode.value, plan.observation
         head = self._head(plan)
         self._answer_tokens.publish(
-            conversions.tokens_message(plan.tokens, self._engine.digest, mode, seen, plan.frames, plan.plan_id, head)
-        )
+            conversions.tokens_message(
+                plan.tokens, self._engine.digest, mode, seen, plan.frames, plan.plan_id, head, self._engine.unnorm_key,
+                self._engine.seed, self._engine.flow_steps,
+            )
+        )  # fmt: skip
         if seen.trace is not None:
             self._trace.publish(conversions.trace_message(seen.trace, Trace.HUMAN, plan.plan_id, head))
         self._to_show = plan

@@ -11,6 +11,7 @@ from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpoint
 from molmoact_ros.engine.molmoact2.cpu_expert import CpuSampler, can_sample
 from molmoact_ros.engine.molmoact2.images import RobotImageProcessor
 from molmoact_ros.engine.molmoact2.sampler import FlowSampler, noise_of
+from molmoact_ros.engine.vision.cpu_patches import CpuPatches
 from molmoact_ros.engine.vision.cpu_tower import CpuTower, can_encode
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the kernels were not compiled")
@@ -42,3 +43,12 @@ def test_missing_patches_are_masked(wide: RobotCheckpoint) -> None:
     wanted = wide.model.image_features(torch.from_numpy(inputs.crops)[None], torch.from_numpy(inputs.indices)[None])
     found = CpuTower(wide.model)(inputs)
     assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("size", [(480, 640), (1, 1), (378, 378), (240, 424), (1000, 17)])
+def test_patches_are_the_same_to_the_bit(wide: RobotCheckpoint, size: tuple[int, int]) -> None:
+    images, generator = RobotImageProcessor(wide.processor.image_processor), np.random.default_rng(size[0])
+    image = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+    compiled = CpuPatches(images.size, images.patch)
+    np.testing.assert_array_equal(compiled(image), images.plain_patches(image))
+    np.testing.assert_array_equal(compiled(image[:, ::-1]), images.plain_patches(image[:, ::-1]))

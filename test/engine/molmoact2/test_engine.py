@@ -16,6 +16,7 @@ from molmoact_ros.engine.decoding.speculative import NARROW
 from molmoact_ros.engine.model.image_processor import read_picture
 from molmoact_ros.engine.molmoact2.depth import CELLS, UNKNOWN, DepthDecoder
 from molmoact_ros.engine.molmoact2.engine import MolmoAct2Engine
+from molmoact_ros.engine.molmoact2.sampler import FlowSampler
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation, RobotState
 
@@ -174,7 +175,7 @@ def test_dimensions_that_the_robot_lacks_stay_zero(engine: MolmoAct2Engine, seen
     with torch.inference_mode():
         ids, read = engine.prefill(asked, engine.see(asked.images))
         context = engine.context(engine.sequence(ids, read.keys, read.values))
-        path = engine.sampler.trajectory(torch.ones(1, 10, 32), context, 4)
+        path = FlowSampler(engine.model.action_expert, 7).trajectory(torch.ones(1, 10, 32), context, 4)
     assert len(path) == 5 and all((x[..., 7:] == 0).all() and (x[..., :7] != 0).all() for x in path)
 
 
