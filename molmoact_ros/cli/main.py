@@ -40,6 +40,7 @@ EXAMPLES = """examples:
   molmoact-ros merge my-adapter --base MolmoAct-7B-D-0812 --out merged
   molmoact-ros finetune --checkpoint MolmoAct-7B-D-0812 --data cup-in-sink --out my-policy
   molmoact-ros export --checkpoint MolmoAct-7B-D-0812 --precision float16
+  molmoact-ros serve --checkpoint MolmoAct2-DROID --device cuda
 """
 COMMANDS: Final = {
     "demo": Command("one episode in the simulated workcell: a video, a bag and a summary", "molmoact_ros.cli.demo"),
@@ -93,7 +94,7 @@ COMMANDS: Final = {
         "where a camera is, on the hand or beside the arm, by a printed ChArUco board", "molmoact_ros.cli.calibrate"
     ),
     "serve": Command(
-        "vLLM's server with a checkpoint, for policies with `backend: server` on other computers",
+        "a server with a checkpoint, for policies on other computers: vLLM, or `/act` of MolmoAct 2",
         "molmoact_ros.cli.serve",
     ),
     "keys": Command("keys and permissions of each node for SROS2 (docs/security.md)", "molmoact_ros.cli.keys"),

@@ -83,9 +83,7 @@ class PolicyNode(ManagedNode):
         self._joints = PollingSubscription(
             self, JointState, config.joint_states, qos.sensor(MOST_JOINTS), LARGEST_JOINTS
         )
-        self._report = EngineStatusPublisher(
-            self, str(config.folder), self._reasoner, self._drawings, self._gate, cameras
-        )
+        self._report = EngineStatusPublisher(self, config.model, self._reasoner, self._drawings, self._gate, cameras)
         self._depth: Subscription | None = None  # of the front camera, while a mode needs it
         self._settings.connect_setters(
             {"mode": self._use_mode, "approve": self._gate.set_mode, "approve_seconds": self._gate.set_seconds}
@@ -108,8 +106,8 @@ class PolicyNode(ManagedNode):
         """Accept instructions from now on."""
         self._active, config = True, self.config
         self._come_first()
-        place = config.server if config.backend == "server" else config.device
-        self.get_logger().info(f"ready: {config.folder} ({self._engine.digest}) by {config.backend} on {place}")
+        place = config.server if config.backend in ("server", "act") else config.device
+        self.get_logger().info(f"ready: {config.model} ({self._engine.digest}) by {config.backend} on {place}")
 
     def _come_first(self) -> None:
         """Raise the process' priority above all but the controller's: a plan that is late is a worse plan."""

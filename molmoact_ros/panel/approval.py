@@ -9,8 +9,9 @@ from typing import Final
 import aiohttp
 from aiohttp import WSMsgType, web
 
-from molmoact_ros.panel.auth import GUESS_DELAY, same_secret
+from molmoact_ros.panel.auth import GUESS_DELAY
 from molmoact_ros.panel.serving import Serving
+from molmoact_ros.utils.secret import same_secret
 
 LARGEST_REQUEST: Final = 1024 * 1024
 """Bytes of one message from a viewer at most: a list of subscriptions."""

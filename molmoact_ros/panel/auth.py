@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from molmoact_ros.utils.secret import is_loopback, made_secret
+from molmoact_ros.utils.secret import is_loopback, made_secret, same_secret
 
 COOKIE: Final = "molmoact_panel"
 GUESS_DELAY: Final = 0.5
@@ -61,8 +61,3 @@ class Access:
     def let_in(self, response: web.StreamResponse) -> None:
         """Set the cookie."""
         response.set_cookie(COOKIE, self._pass, httponly=True, samesite="Strict", max_age=30 * 24 * 3600)
-
-
-def same_secret(one: str, other: str) -> bool:
-    """Whether two secrets are equal; in constant time for a given length."""
-    return hmac.compare_digest(one.encode(), other.encode())

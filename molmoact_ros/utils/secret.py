@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import os
 import secrets
@@ -52,3 +53,22 @@ def server_key(file: str) -> str:
     Raises as `read_secret`.
     """
     return read_secret(file, "key") if file else os.environ.get(KEY_VARIABLE, "")
+
+
+def required_key(host: str, file: str) -> str:
+    """The key that a model server at `host` asks of its clients (see `server_key`); empty: none, on this machine alone.
+
+    Raises ValueError, in one line, for an address reachable from other machines without a key.
+    """
+    key = server_key(file)
+    if not key and not is_loopback(host):
+        raise ValueError(
+            f"at {host} anybody in the network could use this server; write a key into a file that you alone may read "
+            "and give it with --api-key-file, here and as the policy's server_key_file"
+        )
+    return key
+
+
+def same_secret(one: str, other: str) -> bool:
+    """Whether two secrets are equal; in constant time for a given length."""
+    return hmac.compare_digest(one.encode(), other.encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -12,20 +11,13 @@ import cv2
 import httpx
 import numpy as np
 
+from molmoact_ros.engine.remote import CONNECT, BackOff, header_key, refusal
 from molmoact_ros.engine.vllm_backend.engine import Request
 from molmoact_ros.reasoning.answer import RefusedStep
 
-PAUSES = (0.2, 2.0)
-"""Minimum and maximum back-off after a failure of the server, s; it doubles with each consecutive failure."""
-CONNECT = 1.0  # connection timeout, s
-BUSY = (429, 503)  # HTTP status: too many requests, service unavailable
-
 
 class ServerStream:
-    """Streams answers from a server, one request at a time.
-
-    After a failure it waits for a back-off: the server may be starting, and other clients have lost it too.
-    """
+    """Streams answers from a server, one request at a time; a server that fails is left alone for a while (BackOff)."""
 
     def __init__(self, url: str, name: str, key: str = "") -> None:
         """url: such as http://gpu:8000. name: the model that the server must serve (`served_name`). key: its API key;
@@ -33,21 +25,17 @@ class ServerStream:
 
         Raises ValueError for a key that an HTTP header cannot carry.
         """
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError("the model server's key has characters that HTTP does not carry; write another")
         self.url, self.name = url.rstrip("/"), name
         # Only connecting has its own timeout: a step has one for the whole answer, and no reads happen between steps.
         self._client = httpx.AsyncClient(
-            base_url=self.url, timeout=httpx.Timeout(None, connect=CONNECT),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-        )  # fmt: skip
+            base_url=self.url, timeout=httpx.Timeout(None, connect=CONNECT), headers=header_key(key)
+        )
         self._known = False  # whether this server is known to serve the right model
-        self._pause, self._not_before, self._reason = PAUSES[0], 0.0, ""
+        self._failures = BackOff()
 
     async def answer(self, request: Request) -> AsyncIterator[Sequence[int]]:
         """Yield the answer's tokens as they arrive. Raises RefusedStep, in one line, for every failure."""
-        if time.monotonic() < self._not_before:
-            raise RefusedStep(self._reason)
+        self._failures.check()
         try:
             if not self._known:
                 await self._check()
@@ -57,7 +45,7 @@ class ServerStream:
                 async for line in response.aiter_lines():
                     ids = tokens_of(line)
                     if ids:
-                        self._pause = PAUSES[0]
+                        self._failures.succeed()
                         yield ids
         except httpx.HTTPError as error:
             self._fail(f"the vLLM server {self.url} does not answer ({type(error).__name__}); the step is dropped")
@@ -68,10 +56,8 @@ class ServerStream:
 
     def _fail(self, reason: str) -> None:
         """Start a back-off and raise RefusedStep. The next request checks the served model again, which may differ."""
-        self._known, self._reason = False, reason
-        self._not_before = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, PAUSES[1])
-        raise RefusedStep(reason) from None
+        self._known = False
+        self._failures.fail(reason)
 
     async def _check(self) -> None:
         response = await self._client.get("/v1/models", timeout=CONNECT)
@@ -118,12 +104,5 @@ def tokens_of(line: str) -> list[int]:
 
 
 def _refusal(url: str, status: int, content: bytes) -> str:
-    if status in BUSY:
-        return f"the vLLM server {url} is busy (HTTP {status}); the step is dropped"
-    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        return (
-            f"the vLLM server {url} refuses the key (HTTP {status}); set server_key_file, or MOLMOACT_API_KEY, to the "
-            "key that it was started with (`molmoact-ros serve --api-key-file`)"
-        )
     words = " ".join(content.decode(errors="replace").split())[:200]
-    return f"the vLLM server {url} refuses (HTTP {status}): {words}"
+    return refusal(f"the vLLM server {url}", status, words, "`molmoact-ros serve --api-key-file`")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -14,7 +13,6 @@ from typing import Protocol
 import numpy as np
 
 from molmoact_ros.engine.base import BaseEngine, ReasoningMode, Wanted
-from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.decoding.speculative import AnswerCache, Tracker, given_ids
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
@@ -24,13 +22,13 @@ from molmoact_ros.engine.model.checkpoint import (
     load_depth_vq,
 )
 from molmoact_ros.engine.model.weight_files import short_hash
+from molmoact_ros.engine.remote import AnswerReader
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.lark_grammar import lark
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.progress import Progress, ignore
 
-POLL = 0.02  # interval for checking whether a step is still wanted, s
 STAGE = {Segment.DEPTH: "depth", Segment.TRACE: "trace", Segment.ACTION: "actions"}
 
 
@@ -78,8 +76,7 @@ class VllmEngine(BaseEngine):
             load_depth_vq(depth) if depth else None, unnorm_key,
         )  # fmt: skip
         self.codebook, self.digest = short_hash(depth) if depth else "", digest
-        self._stream, self._timeout = stream, timeout
-        self._loop = asyncio.new_event_loop()
+        self._stream, self._reader = stream, AnswerReader(timeout)
         self._texts: dict[tuple[bool, tuple[int, ...]], str] = {}
 
     def warm_up(self, progress: Progress = ignore) -> None:
@@ -120,7 +117,7 @@ class VllmEngine(BaseEngine):
         counts, stages = self.timings.counts, self.timings.stages
         stages |= dict.fromkeys(("prefill", *STAGE.values()), 0.0)
         began = time.perf_counter()
-        for ids in self._pump(request, wanted):
+        for ids in self._reader.parts(self._stream.answer(request), wanted):
             segment = grammar.segment(state)
             for token in ids:
                 tracker.note(state, token)
@@ -137,44 +134,6 @@ class VllmEngine(BaseEngine):
         self.tokens = tokens
         self.lasts[steered].appendleft(tracker.said)
         yield said
-
-    def _pump(self, request: Request, wanted: Wanted) -> Iterator[Sequence[int]]:
-        """Yield the stream's tokens. Raises CancelledStep when the step is cancelled, RefusedStep at the timeout."""
-        stream, deadline = self._stream.answer(request), time.monotonic() + self._timeout
-        step: asyncio.Task[Sequence[int]] | None = None
-        try:
-            while True:
-                step = self._loop.create_task(_next(stream))
-                while not step.done():
-                    if not wanted():
-                        raise CancelledStep
-                    if time.monotonic() > deadline:
-                        raise RefusedStep(f"no whole answer came within {self._timeout:g} s; the step is dropped")
-                    self._loop.run_until_complete(asyncio.wait({step}, timeout=POLL))
-                ids = step.result()
-                if not ids:
-                    return
-                yield ids
-        finally:
-            if step is not None and not step.done():
-                step.cancel()
-            self._loop.run_until_complete(_end(step, stream))
-
-
-async def _next(stream: AsyncIterator[Sequence[int]]) -> Sequence[int]:
-    """The next tokens; empty at the end."""
-    async for ids in stream:
-        if ids:
-            return ids
-    return []
-
-
-async def _end(step: asyncio.Task[Sequence[int]] | None, stream: AsyncIterator[Sequence[int]]) -> None:
-    if step is not None:
-        with suppress(Exception, asyncio.CancelledError):
-            await step
-    with suppress(Exception):
-        await stream.aclose()  # type: ignore[attr-defined]
 
 
 def known_beginning(grammar: AnswerGrammar, given: AnswerCache) -> list[int]:

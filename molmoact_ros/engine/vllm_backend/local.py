@@ -18,7 +18,7 @@ from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.vllm_backend.engine import Request, served_name
 from molmoact_ros.engine.vllm_backend.plugin import TOKENIZER_MODE
 from molmoact_ros.reasoning.tokens import IMAGE_TOKENS
-from molmoact_ros.utils.secret import is_loopback, server_key
+from molmoact_ros.utils.secret import required_key
 
 DRAFTS = "molmoact_ros.engine.vllm_backend.plugin.drafts.AnswerDrafts"
 DOORS = "molmoact_ros.engine.vllm_backend.plugin.doors.OnlyOpenDoors"
@@ -76,15 +76,9 @@ def server_command(arguments: dict[str, Any], host: str, port: int, more: Sequen
 def server_environment(host: str, key_file: str) -> dict[str, str]:
     """The environment of that command. It holds the API key, which ps would show among the arguments.
 
-    key_file: as in `server_key`. Raises ValueError, in one line, for an address reachable from other machines without a
-    key.
+    host, key_file: as in `required_key`, which raises ValueError.
     """
-    key = server_key(key_file)
-    if not key and not is_loopback(host):
-        raise ValueError(
-            f"at {host} anybody in the network could use this server; write a key into a file that you alone may read "
-            "and give it with --api-key-file, here and as the policy's server_key_file"
-        )
+    key = required_key(host, key_file)
     return {**os.environ, **({"VLLM_API_KEY": key} if key else {})}
 
 
@@ -118,7 +112,8 @@ class LocalStream:
         pictures = [Image.fromarray(frame) for frame in request.frames]
         prompt = {"prompt_token_ids": self._ids(request), "multi_modal_data": {"image": pictures}}
         async for output in self._engine.generate(prompt, parameters, request_id=f"step-{next(self._numbers)}"):
-            yield list(output.outputs[0].token_ids)
+            if ids := list(output.outputs[0].token_ids):
+                yield ids
 
     def _ids(self, request: Request) -> list[int]:
         """The prompt with one placeholder token per image; vLLM's processor replaces it by the image's tokens."""

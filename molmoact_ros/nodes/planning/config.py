@@ -12,13 +12,9 @@ from rclpy.logging import get_logger
 
 from molmoact_ros.control.action_conversion import check_fit, check_state
 from molmoact_ros.control.approval import ApprovalMode
-from molmoact_ros.engine.base import ReasoningMode, choose_key
-from molmoact_ros.engine.factory import EngineOptions, open_engine
-from molmoact_ros.engine.model.checkpoint import CheckpointFolder
-from molmoact_ros.engine.model.folder_kind import family
-from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpointFolder
+from molmoact_ros.engine.base import ReasoningMode
+from molmoact_ros.engine.factory import EngineOptions, open_engine, read_meaning
 from molmoact_ros.engine.torch_engine import Engine
-from molmoact_ros.reasoning.robot_stats import only_tag
 from molmoact_ros.robots.franka import BASE_FRAME, Arm
 from molmoact_ros.robots.hands import HANDS
 from molmoact_ros.ros.image_transport import IMAGE_TRANSPORT, ImageTransport
@@ -74,6 +70,11 @@ class PolicyConfig(EngineOptions):
         """The checkpoint's folder."""
         return Path(self.checkpoint) if self.checkpoint else default_checkpoint()
 
+    @property
+    def model(self) -> str:
+        """What runs the model, for people: the checkpoint's folder, or a server that needs none here."""
+        return self.server if self.backend == "act" and not self.checkpoint else str(self.folder)
+
 
 def load_engine(config: PolicyConfig) -> Engine:
     """Open the engine that the parameters select, and warm it up.
@@ -81,25 +82,12 @@ def load_engine(config: PolicyConfig) -> Engine:
     Raises ValueError, before weights are read, if the checkpoint's actions do not fit the robot, and what
     `open_engine` raises.
     """
-    (_check_molmoact2 if family(config.folder) == "molmoact2" else _check_molmoact)(config)
+    meant, arms = read_meaning(config, config.folder), len(config.arms)
+    check_fit(meant.key, meant.convention, meant.dimensions, config.robot, arms, config.cameras)
+    check_state(meant.key, meant.convention, meant.state_dimensions, arms)
     engine = open_engine(config, config.folder)
     engine.warm_up(_log_progress)
     return engine
-
-
-def _check_molmoact(config: PolicyConfig) -> None:
-    files = CheckpointFolder(config.folder)
-    key = choose_key(list(files.config.norm_stats), config.unnorm_key or None)
-    dimensions = files.config.norm_stats[key].action.dimensions
-    check_fit(key, files.run.convention(key), dimensions, config.robot, len(config.arms), config.cameras)
-
-
-def _check_molmoact2(config: PolicyConfig) -> None:
-    files = RobotCheckpointFolder(config.folder)
-    tag = only_tag(files.stats.metadata_by_tag, config.unnorm_key)
-    metadata, convention, arms = files.stats.metadata_by_tag[tag], files.run.convention(tag), len(config.arms)
-    check_fit(tag, convention, metadata.action_stats.dimensions, config.robot, arms, config.cameras)
-    check_state(tag, convention, metadata.state_stats.dimensions, arms)
 
 
 def _log_progress(done: int, of: int) -> None:

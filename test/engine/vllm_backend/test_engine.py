@@ -191,7 +191,7 @@ def test_no_server_is_one_line() -> None:
     engine.warm_up()  # it may come up later
     with pytest.raises(RefusedStep, match="http://127.0.0.1:9 does not answer"):
         list(engine.reason(look()))
-    with pytest.raises(CheckpointError, match="choose one of: torch, vllm, server"):
+    with pytest.raises(CheckpointError, match="choose one of: torch, vllm, server, act"):
         open_engine(EngineOptions(backend="sglang"), default_checkpoint())
 
 
