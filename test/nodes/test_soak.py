@@ -53,7 +53,7 @@ def test_the_soak_watches_every_node_and_keeps_the_disk_small(
     domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    status = main(["bench", "soak", "--minutes", "0.4", "--json", str(tmp_path / "soak.json")])
+    status = main(["bench", "soak", "--minutes", "0.15", "--json", str(tmp_path / "soak.json")])
     figures = json.loads((tmp_path / "soak.json").read_text())
     assert set(figures["nodes"]) == {"sim", "controller", "policy", "view", "panel", "recorder"}
     for node, of in figures["samples"].items():

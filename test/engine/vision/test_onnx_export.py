@@ -48,12 +48,12 @@ def checkpoint(case: str, folder: Path) -> Path:
     return folder / case
 
 
-@pytest.mark.parametrize("case", ["nano", "d_like", "o_like_two_cameras"])
-def test_fifty_pictures_come_out_as_in_torch(tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize(("case", "frames"), [("nano", 50), ("d_like", 10), ("o_like_two_cameras", 10)])
+def test_pictures_come_out_as_in_torch(tmp_path: Path, case: str, frames: int) -> None:
     folder, figures = checkpoint(case, tmp_path), tmp_path / "figures.json"
-    assert main(["export", "--checkpoint", str(folder), "--frames", "50", "--json", str(figures)]) == 0
+    assert main(["export", "--checkpoint", str(folder), "--frames", str(frames), "--json", str(figures)]) == 0
     found = json.loads(figures.read_text())
-    assert found["frames"] == 50 and found["provider"] == CPU and 0 < found["worst"] < 1e-3
+    assert found["frames"] == frames and found["provider"] == CPU and 0 < found["worst"] < 1e-3
 
 
 def test_half_the_bits_are_near(tmp_path: Path) -> None:
