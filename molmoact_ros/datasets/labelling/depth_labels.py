@@ -67,7 +67,7 @@ class MeasuredDepth:
         self.filled: list[float] = []
 
     def label(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | str:
-        """See `DepthLabeller`."""
+        """Codes uint8 [10, 10] of depth [H, W] m, or why there are none; see `DepthLabeller`."""
         if depth is None:
             return NO_DEPTH
         filled = fill_holes(depth)
@@ -111,7 +111,7 @@ class GuessedDepth:
         self.agreement, self._count = list[float](), 0
 
     def label(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | str:
-        """See `DepthLabeller`; measured depth is only compared with."""
+        """Codes uint8 [10, 10] of an image, uint8 [H, W, 3] RGB; depth [H, W] m is only compared with."""
         guess = np.asarray(self._network(Image.fromarray(image))["predicted_depth"], np.float32).squeeze()
         codes = self._vq.encode(torch.from_numpy(relative_picture(guess))[None, None])[0].numpy().astype(np.uint8)
         measured = self._measured.label(image, depth)

@@ -63,9 +63,11 @@ def projected_path(demonstration: Demonstration) -> tuple[ImagePath, np.ndarray]
         raise ValueError(f"{view}; click the gripper (--click-page), or learn the checkpoint's traces (--trace model)")
     arm = int(np.linalg.norm(np.diff(hands, axis=1), axis=2).sum(axis=1).argmax())
     pixels, distances = view.project(hands[arm], arm)
-    inside = ((pixels >= 0) & (pixels <= (view.width - 1, view.height - 1))).all(axis=1)  # False for NaN
+    inside = np.all((pixels >= 0) & (pixels <= (view.width - 1, view.height - 1)), axis=1)  # False for NaN
     pixels[~inside] = np.nan
-    return ImagePath(pixels, ["" if there else OUTSIDE for there in inside], view.width, view.height), distances
+    return ImagePath(
+        pixels, ["" if there else OUTSIDE for there in inside.tolist()], view.width, view.height
+    ), distances
 
 
 def is_hidden(depth: np.ndarray, place: np.ndarray, distance: float) -> bool:

@@ -52,7 +52,7 @@ class ProjectedTraces:
         self._seen = 0
 
     def observe_frame(self, images: Sequence[np.ndarray], depth: np.ndarray | None) -> None:
-        """See `TraceLabeller`."""
+        """Process a frame: images uint8 [H, W, 3] RGB, and depth [H, W] m."""
         path, k = self._path, self._seen
         self._seen += 1
         if depth is None or path.reasons[k]:
@@ -84,7 +84,7 @@ class TrackedTraces:
         return make
 
     def observe_frame(self, images: Sequence[np.ndarray], depth: np.ndarray | None) -> None:
-        """See `TraceLabeller`."""
+        """Process a frame: images uint8 [H, W, 3] RGB, and depth [H, W] m."""
         self._images.append(cv2.cvtColor(images[0], cv2.COLOR_RGB2GRAY))
 
     def labels(self) -> TraceLabels:
@@ -106,7 +106,7 @@ class InferredTraces:
         return lambda demonstration, frames: cls(engine, demonstration.tasks[frames])
 
     def observe_frame(self, images: Sequence[np.ndarray], depth: np.ndarray | None) -> None:
-        """See `TraceLabeller`."""
+        """Process a frame: images uint8 [H, W, 3] RGB, and depth [H, W] m."""
         task = self._tasks[len(self._traces)]
         try:
             trace, reason = self._infer(Observation(tuple(images), task, 0.0)), ""

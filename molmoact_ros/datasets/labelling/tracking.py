@@ -97,9 +97,9 @@ def tracked_path(images: Sequence[np.ndarray], clicks: Sequence[Click]) -> Image
         back = _follow(images, by_frame[end], range(end, first - 1, -1)) if end is not None else {}
         for k in range(first, last + 1):
             points[k] = _blend(ahead.get(k), back.get(k), (k - first) / max(last - first, 1))
-    known = ((points >= 0) & (points <= (width - 1, height - 1))).all(axis=1)  # False for NaN
+    known = np.all((points >= 0) & (points <= (width - 1, height - 1)), axis=1)  # False for NaN
     points[~known] = np.nan
-    return ImagePath(points, ["" if there else LOST for there in known], width, height)
+    return ImagePath(points, ["" if there else LOST for there in known.tolist()], width, height)
 
 
 def _blend(ahead: np.ndarray | None, back: np.ndarray | None, share: float) -> np.ndarray | float:
@@ -125,9 +125,9 @@ def _step(here: np.ndarray, there: np.ndarray, point: np.ndarray) -> np.ndarray 
     """How the surroundings of a point [2] move from one grey image [H, W] to another, pixels [2]; None: lost."""
     along = np.arange(-RADIUS, RADIUS + 1, SPACING)
     grid = (point + np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)).astype(np.float32)
-    size, points = {"winSize": (15, 15), "maxLevel": 3}, grid.reshape(-1, 1, 2)
-    ahead, found, _ = cv2.calcOpticalFlowPyrLK(here, there, points, None, **size)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(there, here, ahead, None, **size)
+    points, size = grid.reshape(-1, 1, 2), (15, 15)
+    ahead, found, _ = cv2.calcOpticalFlowPyrLK(here, there, points, None, winSize=size, maxLevel=3)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(there, here, ahead, None, winSize=size, maxLevel=3)
     off = np.linalg.norm((back - points).reshape(-1, 2), axis=1)
     good = (found.ravel() == 1) & (found_back.ravel() == 1) & (off < BACK_ERROR)
     moves = (ahead - points).reshape(-1, 2)[good]

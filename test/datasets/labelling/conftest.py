@@ -87,7 +87,7 @@ def record(
             writer.image("/wrist/color/image_raw", cell.render("wrist")[0], "rgb8", now)
             seen = true if depth is None else depth(true)
             writer.image("/front/aligned_depth_to_color/image_raw", np.round(1000 * seen), "16UC1", now)
-            writer.joints([*SINGLE.joints, *SINGLE.fingers], [*q, opening / 2, opening / 2], np.zeros(9), now)
+            writer.joints([*SINGLE.joints, *SINGLE.fingers], np.append(q, [opening / 2] * 2), np.zeros(9), now)
     return out
 
 

@@ -21,7 +21,7 @@ from molmoact_ros.datasets.labelling.episode_trim import moving_part, trimmed
 from molmoact_ros.datasets.labelling.image_path import ImagePath, projected_path
 from molmoact_ros.datasets.labelling.labelling import select_episodes
 from molmoact_ros.datasets.labelling.nonsense import ClockCheck, check_motion, check_path, check_traces
-from molmoact_ros.datasets.labelling.trace_labels import TraceLabeller
+from molmoact_ros.datasets.labelling.trace_labels import TraceLabeller, TraceLabels
 
 FPS = 10.0
 
@@ -113,7 +113,8 @@ class Nothing:
     def observe_frame(self, *_: Any) -> None:
         raise NotImplementedError
 
-    labels = observe_frame
+    def labels(self) -> TraceLabels:
+        raise NotImplementedError
 
 
 def test_episodes_are_selected_before_their_images_are_read() -> None:

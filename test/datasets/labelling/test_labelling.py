@@ -57,7 +57,7 @@ def test_depth_tokens_are_those_of_the_true_depth(labelled: ArrowData, truth: Tr
     for row in range(len(labelled)):
         codes, true = labelled.sample(row).depth_codes, truth.depth[BEGIN + row]
         np.testing.assert_array_equal(codes, vq.encode_depth(np.round(1000 * true) / 1000), str(row))
-        same.append((codes == vq.encode_depth(true)).mean())
+        same.append(np.mean(codes == vq.encode_depth(true)))
     assert np.mean(same) > 0.97, "a millimetre changes a token in a hundred"
 
 
@@ -97,7 +97,7 @@ def test_clicked_points_that_are_tracked_and_what_else_an_episode_may_lack(
         sample = found.sample(row)
         assert sample.trace is not None
         off.append(np.linalg.norm(sample.trace[0] / 255 * size - truth.pixels[BEGIN + row]))
-        same.append((sample.depth_codes == vq.encode_depth(truth.depth[BEGIN + row])).mean())
+        same.append(np.mean(sample.depth_codes == vq.encode_depth(truth.depth[BEGIN + row])))
     assert np.median(off) < 6 and max(off) < 15
     assert np.mean(same) > 0.9
 
