@@ -24,7 +24,8 @@ WIDTH: Final = 240
 STYLE: Final = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:80em;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:left}
 .trials{display:flex;flex-wrap:wrap;gap:1em}.trial{width:490px;border:1px solid #ddd;border-radius:6px;padding:.6em}
-.trial img{width:240px;vertical-align:top}.yes{color:#177245}.no{color:#a33}small{color:#666}td small{white-space:nowrap}"""
+.trial img{width:240px;vertical-align:top}.yes{color:#177245}.no{color:#a33}small{color:#666}
+td small{white-space:nowrap}"""
 
 
 def write_report(session: TrialSession, camera: str) -> Path:
