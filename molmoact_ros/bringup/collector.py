@@ -24,7 +24,7 @@ from molmoact_ros.nodes.teleop.client import TeleopClient, TeleopClientConfig, i
 from molmoact_ros.nodes.teleop.home import PERIOD, HomeSequence
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.clocks import STEADY
-from molmoact_ros.ros.image_transport import ImageTransport
+from molmoact_ros.ros.image_transport import ImageTransport, colour_topic
 from molmoact_ros.srv import CollectCommand
 from molmoact_ros.utils.errors import one_line
 
@@ -63,6 +63,12 @@ class CollectorConfig(BaseModel):
     policy: str = ""
     joy: str = "joy"
     joy_buttons: dict[str, int] = {"next": 6, "fail": 9, "discard": 10}
+
+    @property
+    def streams(self) -> list[str]:
+        """Topics of the cameras' colour images and of the joint states: without them there is no episode."""
+        images = [f"/{colour_topic(camera, self.image_transport)[1]}" for camera in self.cameras]
+        return [*images, self.names.joint_states]
 
     @property
     def names(self) -> TopicNames:
@@ -247,10 +253,17 @@ class CollectorNode(TeleopClient):
         late = time.monotonic() - self._due
         if ended := self._recorder.has_ended:
             self._break(f"the recorder has ended: {ended}")
+        elif missing := self._monitor.missing:
+            self._break(missing)
         elif late > STARTING:
-            self._break(f"the recorder has not begun within {STARTING:g} s; its log is in {self._session.folder}/logs")
+            self._break(self._why_not_begun())
         elif late >= 0 and self._recorder.is_recording:
             self._apply(E.COUNTED)
+
+    def _why_not_begun(self) -> str:
+        awaited = self._recorder.awaited
+        nothing = f" and has received nothing on {awaited.replace(' ', ', ')}" if awaited else ""
+        return f"the recorder has not begun within {STARTING:g} s{nothing}; its log is in {self._session.folder}/logs"
 
     def _enter_recording(self) -> None:
         begin, self._began, self._fault = self._now(), time.monotonic(), ""

@@ -21,7 +21,7 @@ class EpisodeRecorder:
     """Records one bag at a time, each by a process of its own: one that dies takes nothing else with it.
 
     Args:
-        parameters: of the recorder, beside the bag.
+        parameters: of the recorder, beside the bag; `awaited` are the topics without which it does not record.
         logs: folder of its log.
     """
 
@@ -30,7 +30,9 @@ class EpisodeRecorder:
         self._process: Bringup | None = None
         self._bag = Path()
         self.is_recording = False
-        """Whether messages have reached the bag."""
+        """Whether messages have reached the bag, and one of each awaited topic has come."""
+        self.awaited = ""
+        """Topics of which no message had come, as of the recorder's last status."""
         self.loss = ""
         """What it has lost and why, one line; empty: nothing."""
 
@@ -38,7 +40,7 @@ class EpisodeRecorder:
         """Start to record into a new folder. Raises OSError where that is impossible, or the folder is there."""
         if bag.exists():
             raise FileExistsError(f"{bag} is there already; move it away")
-        self._bag, self.is_recording, self.loss = bag, False, ""
+        self._bag, self.is_recording, self.awaited, self.loss = bag, False, "", ""
         nodes = {"recorder": self._parameters | {"bag": str(bag.resolve())}}
         self._process = Bringup(Profile(nodes=nodes), self._logs.resolve())
         self._process.__enter__()
@@ -47,12 +49,13 @@ class EpisodeRecorder:
         """Process a message of /diagnostics; those of other nodes are ignored."""
         for status in message.status if self._process is not None else ():
             if status.name == STATUS:
-                values = {value.key: int(value.value) for value in status.values if value.value.isdigit()}
-                lost = values.get("pictures_lost", 0), values.get("others_lost", 0)
+                values = {value.key: value.value for value in status.values}
+                lost = int(values.get("pictures_lost", 0)), int(values.get("others_lost", 0))
                 if any(lost):
                     self.loss = f"{status.message} ({lost[0]} images and {lost[1]} other messages are lost)"
                 elif str(self._bag) in status.message:
-                    self.is_recording |= values.get("messages", 0) > 0
+                    self.awaited = values.get("awaited", "")
+                    self.is_recording |= int(values.get("messages", 0)) > 0 and not self.awaited
 
     @property
     def has_ended(self) -> str:

@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     session = SessionFolder(args.out or Path("runs") / f"collect-{_slug(args.task)}", args.task, args.episodes)
     left_out = [*RecorderConfig().exclude, *args.exclude]
     recorder = EpisodeRecorder(
-        {"images": args.images, "quality": args.quality, "exclude": left_out}, session.folder / "logs"
+        {"images": args.images, "quality": args.quality, "exclude": left_out, "awaited": config.streams},
+        session.folder / "logs",
     )  # fmt: skip
     use_environment()
     rclpy.init(args=["--ros-args", *enclave_arguments("collector")], signal_handler_options=SignalHandlerOptions.NO)

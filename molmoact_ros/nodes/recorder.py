@@ -56,6 +56,7 @@ class RecorderConfig(BaseModel):
     max_bag_duration: float = Field(600.0, ge=0, description="s after which it does; 0: never")
     waiting: int = Field(128, ge=1, description="MiB of images, and as many of others, that may wait for the disk")
     reserve: int = Field(16, ge=0, description="MiB of the disk set aside for what is no image")
+    awaited: list[str] = Field([], description="topics that the status names until a message of each has come")
 
 
 OVERLAP: Final = 1.0
@@ -103,6 +104,7 @@ class RecorderNode(Node):
         self._polled: dict[str, RecordedTopic] = {}
         self._former: dict[str, Handover] = {}
         self._taken = self._clocks()  # time of the last poll, ns: by the machine's clock, by ROS'
+        self._awaited = set(self.config.awaited)
         self._nodes: set[str] = set()  # whose parameters are known, or requested
         self._parameter_clients: dict[str, tuple[Client, Client]] = {}
         # Published for the bag: each node's parameters when it was discovered. Changes are on /parameter_events.
@@ -192,6 +194,8 @@ class RecorderNode(Node):
     def _received(self, topic: str, listener: RecordedTopic) -> list[Taken]:
         """Messages of a topic since the last poll; those of two overlapping subscriptions once."""
         new = listener.polled.take_serialized()
+        if new:
+            self._awaited.discard(topic)
         former = self._former.get(topic)
         if former is None:
             return new
@@ -250,6 +254,7 @@ class RecorderNode(Node):
             "bytes": tally.bytes,
             "pictures_lost": tally.pictures,
             "others_lost": tally.others,
+            "awaited": " ".join(sorted(self._awaited)),
         }
         text = tally.problem or f"into {self.config.bag}"
         message = DiagnosticArray(status=[status(f"{self.get_name()}: bag", lost > 0, text, values, "disk")])

@@ -138,38 +138,38 @@ def desk(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk
 
 def test_episodes_are_kept_or_failed_and_go_on_after_a_kill(desk: Desk, tmp_path: Path) -> None:
     folder = tmp_path / "session"
-    desk.open(folder, "--task", TASK, "--episodes", "2")
+    desk.open(folder, "--task", TASK, "--episodes", "1")
     refused = desk.command("keep")
     assert not refused.success and "begin the next episode" in refused.message
-    desk.begin()
-    desk.move(1.5)
-    desk.end()
-    assert list(desk.episode.problems) == []
-    assert desk.command("fail", notes="slipped").success
     desk.begin()
     desk.move(1.5)
     desk.kill()
     desk.spin(2.0)
     desk.open(folder)
     assert desk.is_in(Episode.REVIEW), "the episode that was cut off is reviewed"
-    assert (desk.episode.number, desk.episode.task) == (1, TASK) and desk.episode.begin.sec > 0
-    desk.does("keep")
+    assert (desk.episode.number, desk.episode.task) == (0, TASK) and desk.episode.begin.sec > 0
+    assert desk.command("fail", notes="slipped").success
     desk.begin()
     desk.move(1.5)
     desk.end()
+    assert list(desk.episode.problems) == []
     desk.does("keep")
     assert desk.is_in(Episode.DONE)
-    assert "all 2 episodes are kept" in desk.command("begin").message
-    assert "2 of 2 kept, 1 failed, 0 discarded" in desk.close_session()
+    assert "all 1 episodes are kept" in desk.command("begin").message
+    assert "1 of 1 kept, 1 failed, 0 discarded" in desk.close_session()
     bags = session_bags(folder)
     records = [EpisodeRecord.read(bag) for bag in bags]
-    assert [record.outcome for record in records if record] == [Outcome.FAILED, Outcome.KEPT, Outcome.KEPT]
+    assert [record.outcome for record in records if record] == [Outcome.FAILED, Outcome.KEPT]
     first = records[0]
     assert first is not None and first.notes == "slipped" and first.actions == "commanded" and first.config
     assert set(first.calibration) == {"front", "wrist"} and first.moved > 0.02
     for bag in bags:
         with Recording(bag) as recording:
             demonstration = of_bag(recording, robot_model(), 10.0, TASK)
+            streams = [*recording.names.colour, recording.names.joint_states]
+            since = max(recording.stamps(topic)[0] for topic in streams)
+        record = EpisodeRecord.read(bag)
+        assert record is not None and since < record.begin, "it begins once the recorder receives each stream"
         assert len(demonstration.states) >= 10 and demonstration.actions[:, 2].max() > 1e-3, "the hand went up"
 
 

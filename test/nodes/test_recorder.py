@@ -115,7 +115,8 @@ def test_case_47_a_publisher_that_comes_later_and_offers_less_is_heard_too(
     """A driver that was started again, or a microcontroller: best effort beside a reliable publisher."""
     bag = tmp_path / "bag"
     first = peer.node.create_publisher(String, "/words", 10)
-    with Bringup(Profile(nodes={"recorder": {"bag": str(bag)}}), tmp_path / "logs") as recorder:
+    parameters = {"bag": str(bag), "awaited": ["/words", "/never_sent"]}
+    with Bringup(Profile(nodes={"recorder": parameters}), tmp_path / "logs") as recorder:
         assert peer.until(lambda: first.get_subscription_count())
         second = peer.node.create_publisher(String, "/words", qos.SENSOR)
         assert peer.until(lambda: second.get_subscription_count())
@@ -128,6 +129,8 @@ def test_case_47_a_publisher_that_comes_later_and_offers_less_is_heard_too(
     assert "/words has a later publisher that is not reliable" in said
     with BagReader(bag) as reader:
         words = [reader.decode(message).data for message in reader.messages(["/words"])]
+        *_, last = (reader.decode(message).status[0] for message in reader.messages(["/diagnostics"]))
+    assert {value.key: value.value for value in last.values}["awaited"] == "/never_sent"
     assert len(set(words)) == len(words), "no message is recorded by both"
     assert sum("first" in w for w in words) >= 18 and sum("second" in w for w in words) >= 18, words
     for publisher in (first, second):

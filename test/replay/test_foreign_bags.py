@@ -98,7 +98,12 @@ def test_sqlite3_storage_plays_by_definitions_that_are_here(tmp_path: Path, gold
                 connections[message.topic] = writer.add_connection(
                     message.topic, message.type_name, typestore=types.store
                 )  # fmt: skip
-            writer.write(connections[message.topic], message.stamp_ns, message.data)
+            data = message.data
+            if message.type_name.startswith("molmoact_ros/"):  # a field that the golden bag's type lacks is zero
+                there, (_, fields) = vars(recording.decode(message)), types.store.fielddefs[message.type_name]
+                known = {name: there[name] for name, _ in fields if name in there}
+                data = types.encode(types.make(message.type_name, **known))
+            writer.write(connections[message.topic], message.stamp_ns, data)
         recorded = [answer.tokens for answer in recording.answers()]
     assert list(other.glob("*.db3"))
     with Recording(other) as recording:

@@ -146,7 +146,7 @@ class TeleopClient(ContainedNode):
         for number in range(len(self._arms)):
             self.say_home(number)
 
-    def is_home_heard(self) -> bool:
+    def is_home_found(self) -> bool:
         """Whether a controller subscribes to `say_home` of all arms."""
         return all(home.get_subscription_count() for home in self._homes)
 

@@ -60,28 +60,30 @@ class HomeSequence:
         patience: s for the way at most. tell: receives a line for people.
         """
         self._began = False
-        if not (yield from self._until(lambda: self._is_heard() and self._client.is_home_heard(), FOUND)):
+        if not (yield from self._until(lambda: self._is_controller_alive() and self._client.is_home_found(), FOUND)):
             raise RuntimeError(f"no controller answers at {self._client.stop_topic}; start it first (molmoact-ros up)")
-        self._refuse()
+        self._refuse_busy()
         self._found = min(self._found, time.monotonic())
         yield from self._until(lambda: time.monotonic() - self._found > DISCOVERY + 0.5, FOUND)
         for _ in range(TRIES):
-            self._refuse()
+            self._refuse_busy()
             tell("the arm moves home; Ctrl-C stops it")
-            if (yield from self._ask_until(lambda: self._began or self._is_home(), SILENT)):
+            if (yield from self._request_until(lambda: self._began or self._is_home(), SILENT)):
                 return (yield from self._follow(patience))
             yield from self._release()
-        raise RuntimeError(f"the arm does not move: {self._why()}")
+        raise RuntimeError(f"the arm does not move: {self._state_text()}")
 
     def _follow(self, patience: float) -> Generator[None, None, str]:
-        ended = yield from self._ask_until(lambda: not (self._is_going() and self._is_heard()), patience)
+        ended = yield from self._request_until(
+            lambda: not (self._is_moving_home() and self._is_controller_alive()), patience
+        )
         yield from self._release()
-        if not self._is_heard():
+        if not self._is_controller_alive():
             raise RuntimeError("the controller is silent; the arm stops by itself where it hears nobody")
         if not ended:
             raise RuntimeError(f"not home after {patience:g} s; raise --timeout, or home_speed of the controller")
         if not self._is_home():
-            raise RuntimeError(f"the arm is not home: {self._why()}")
+            raise RuntimeError(f"the arm is not home: {self._state_text()}")
         return str(self._safety.reason)
 
     def let_go(self) -> None:
@@ -93,29 +95,29 @@ class HomeSequence:
         self.let_go()
         yield from self._until(lambda: False, 0.5)
 
-    def _refuse(self) -> None:
+    def _refuse_busy(self) -> None:
         if why := BUSY.get(self._safety.state):
             raise RuntimeError(f"{why.format(node=self._controller)}: {self._safety.reason}")
 
-    def _why(self) -> str:
+    def _state_text(self) -> str:
         state = f"{name_of(STATES, self._safety.state)}: {self._safety.reason}"
         return "; ".join([state, *self._safety.warnings])
 
-    def _is_heard(self) -> bool:
+    def _is_controller_alive(self) -> bool:
         return time.monotonic() - self._status_at < SILENT
 
-    def _is_going(self) -> bool:
+    def _is_moving_home(self) -> bool:
         """Whether the arm is on its way, or held because requests of this computer, which is busy, came late."""
         late = self._safety.state == SafetyStatus.HOLD and self._safety.reason == Event.TELEOP_SILENT.value
         return late or self._safety.state == SafetyStatus.TELEOP
 
     def _is_home(self) -> bool:
         at_home = self._safety.state == SafetyStatus.HOLD and self._safety.reason == Event.HOMED.value
-        must_let_go = any("let go" in line for line in self._safety.warnings)
-        stands = time.monotonic() - self._requested_at > 1.0 and not must_let_go
+        waits = any("let go" in line for line in self._safety.warnings)
+        stands = time.monotonic() - self._requested_at > 1.0 and not waits
         return at_home and (self._began or stands)
 
-    def _ask_until(self, happened: Callable[[], bool], patience: float) -> Generator[None, None, bool]:
+    def _request_until(self, happened: Callable[[], bool], patience: float) -> Generator[None, None, bool]:
         """Ask for the way home until `happened`; False when it never did."""
         deadline = time.monotonic() + patience
         self._requested_at = time.monotonic()
