@@ -286,7 +286,7 @@ def test_trials_are_scored_blind_and_a_fault_is_repeated(
         desk.begin()
         assert desk.until(lambda: desk.said[-1].state == SafetyStatus.POLICY)
         desk.does("end")
-        assert desk.until(holds), "it does not let go, and the arm is held all the same"
+        assert desk.until(holds) and desk.said[-1].reason == "told to hold", "whatever the policy does"
         assert desk.is_in(Episode.REVIEW)
         assert "score the trial" in desk.command("keep").message
         desk.does("", done=[True, False])
