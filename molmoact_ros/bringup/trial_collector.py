@@ -216,8 +216,11 @@ class TrialCollector(CollectorNode):
     @property
     def line(self) -> str:
         """What is due, or what went wrong, for people."""
-        waits = self._why_no_policy() if self.collection.state is S.WAITING and self.trials.next is not None else ""
-        return self._line or self._policies.veiled(waits) or DUE.get(self.collection.state, "") or super().line
+        state = self.collection.state
+        if state is S.REVIEW:  # what the check found is in `problems`
+            return DUE[state]
+        waits = self._why_no_policy() if state is S.WAITING and self.trials.next is not None else ""
+        return self._line or self._policies.veiled(waits) or DUE.get(state, "") or super().line
 
     def _status(self) -> Episode:
         message, trial = super()._status(), self.trials.next

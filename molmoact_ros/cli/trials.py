@@ -118,7 +118,7 @@ def _serve(args: argparse.Namespace, session: TrialSession) -> None:
         joint_states=args.joint_states, policy=POLICY,
     )  # fmt: skip
     policies = SealedPolicies(sealed_labels(session.sheet), Profile.read(args.profile), session.folder)
-    parameters = {"images": args.images, "exclude": RecorderConfig().exclude}
+    parameters = {"images": args.images, "exclude": RecorderConfig().exclude, "awaited": config.streams}
     recorder = EpisodeRecorder(parameters, session.folder / "logs")
     use_environment()
     rclpy.init(args=["--ros-args", *enclave_arguments("collector")], signal_handler_options=SignalHandlerOptions.NO)

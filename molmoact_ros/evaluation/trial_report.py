@@ -21,10 +21,11 @@ from molmoact_ros.evaluation.trial_session import TrialSession
 
 WIDTH: Final = 240
 """px, of a picture in the page."""
-STYLE: Final = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .8em;border-bottom:1px solid #ddd;text-align:left}
+STYLE: Final = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:80em;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:left}
 .trials{display:flex;flex-wrap:wrap;gap:1em}.trial{width:490px;border:1px solid #ddd;border-radius:6px;padding:.6em}
-.trial img{width:240px;vertical-align:top}.yes{color:#177245}.no{color:#a33}small{color:#666}"""
+.trial img{width:240px;vertical-align:top}.yes{color:#177245}.no{color:#a33}small{color:#666}
+td small{white-space:nowrap}"""
 
 
 def write_report(session: TrialSession, camera: str) -> Path:
@@ -55,8 +56,8 @@ def page_of(session: TrialSession, found: Mapping[str, Any], pictures: Mapping[i
         f"{found['seed']}; the operator did not see which policy was at work.{early} "
         "Intervals are of 95 %: Wilson's of success, the bootstrap's of progress.</p>",
         "<h2>Policies</h2>", _table(_policy_rows(found), ("policy", "what it is", *rates, "faults", "repeated")),
-        "<p><small>Faults: trials that one ended (a camera, the arm, the policy), and that count as they were scored. "
-        "Repeated: attempts that the operator discarded.</small></p>",
+        "<p>Faults: trials that one ended (a camera, the arm, the policy), and that count as they were scored. "
+        "Repeated: attempts that the operator discarded.</p>",
         "<h2>Tasks and conditions</h2>", _table(_condition_rows(found), ("task", "condition", "policy", *rates)),
         "<h2>Differences of progress</h2><p>Over pairs of trials with the same scene in the same round.</p>",
         _table(_difference_rows(found), ("policy", "against", "pairs", "difference", "interval")),

@@ -245,7 +245,7 @@ def test_the_report_is_one_file_and_ends_the_session(tmp_path: Path) -> None:
     assert results["scored"] == 1 and results["policies"]["Zebra"]["label"] in "ABC"
     first = results["policies"][sealed_labels(of.sheet)[of.order[0].label].name]
     last = results["policies"][sealed_labels(of.sheet)[of.order[1].label].name]
-    assert (first["faults"], first["repeats"], last["faults"], last["repeats"]) == (1, 0, 0, 1), "never silently"
+    assert (first["faults"], first["repeats"], last["faults"], last["repeats"]) == (1, 1, 0, 0), "never silently"
     assert "ended by a fault: the arm holds: no plan" in page
     assert TrialSession(of.folder, None).next is None, "a trial after that would not be blind"
 
