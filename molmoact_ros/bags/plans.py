@@ -19,8 +19,8 @@ class RecordedAnswer:
 
     stamp: of its front image, s. frames: stamps of all images, s, where known. drawn: the operator's trace, int [n, 2]
     in 0..255. depth: depth codes, uint8 [10, 10]. trace: int [n, 2] in 0..255. actions: float64 [N, D], dt s each; rows
-    as in ActionChunk.msg. seconds: inference time. refused: why there is no answer. state: of the robot, float64 [D], as
-    the model was given it. seed: of the noise that became actions, where there was one.
+    as in ActionChunk.msg. seconds: inference time. refused: why there is no answer. state: of the robot, float64 [D],
+    as the model was given it. seed: of the noise that became actions, where there was one.
     """
 
     plan_id: int
@@ -90,11 +90,16 @@ def read_answers(decoded: Decoded, policy: str) -> list[RecordedAnswer]:
                 depth=None if depth is None else depth_codes(depth),
                 trace=None if trace is None else trace_points(trace),
                 actions=chunk_actions(chunk), dt=chunk.dt, seconds=took.get(number),
-                state=np.array(said.state) if len(getattr(said, "state", ())) else None,
-                seed=int(said.seed) if getattr(said, "seeded", False) else None,
+                **_sampled(said),
             )
         )  # fmt: skip
     return out
+
+
+def _sampled(said: Any) -> dict[str, Any]:
+    """State and seed of an answer's tokens; bags from before MolmoAct 2 have none."""
+    state, seeded = getattr(said, "state", ()), getattr(said, "seeded", False)
+    return {"state": np.array(state) if len(state) else None, "seed": int(said.seed) if seeded else None}
 
 
 def read_instructions(decoded: Decoded, policy: str) -> list[tuple[float, str]]:

@@ -116,8 +116,8 @@ def run_flow(args: argparse.Namespace) -> int:
     console, ratio = Console(), figures[REFERENCE]["median"] / figures["step"]["median"]
     console.print(table)
     console.print(
-        f"{ratio:.1f} times the speed of the reference's way, a tower in torch and {engine.flow_steps} eager steps, over "
-        f"the same weights; the tower is {engine.vision_by}"
+        f"{ratio:.1f} times the speed of the reference's way, a tower in torch and {engine.flow_steps} eager steps, "
+        f"over the same weights; the tower is {engine.vision_by}"
     )
     if args.json:
         about = {"seed": args.seed, "beside": beside, "vision": engine.vision_by, **machine(engine.digest)}

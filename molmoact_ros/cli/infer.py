@@ -14,9 +14,9 @@ from molmoact_ros.engine.model.image_processor import read_picture
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.engine.vision.selection import VISIONS
 from molmoact_ros.reasoning.answer import Reasoning
-from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.reasoning.observation import Observation, RobotState
 from molmoact_ros.reasoning.trace import draw_training_overlay, trace_from_text
-from molmoact_ros.utils.arguments import add_checkpoint, add_dtype
+from molmoact_ros.utils.arguments import add_checkpoint, add_dtype, not_negative
 from molmoact_ros.utils.paths import checkpoint_of
 from molmoact_ros.visualization.overlay import colour_depth, draw_for_people
 
@@ -24,16 +24,19 @@ DEPTH_SIDE = 320  # pixels
 
 
 def infer(
-    engine: Engine, files: list[Path], instruction: str, trace: np.ndarray | None, out: Path, console: Console
-) -> Reasoning:
+    engine: Engine, files: list[Path], instruction: str, trace: np.ndarray | None, out: Path, console: Console,
+    state: np.ndarray | None = None, seed: int = 0,
+) -> Reasoning:  # fmt: skip
     """Reason about `files`, front camera first, and print each part once it is complete; images go to `out`.
 
     trace: an operator's, int [n, 2] in 0..255 of the front image, which the model then follows; None: the model plans
-    its own. Raises RefusedStep.
+    its own. state: of the robot, float [D] as the checkpoint's norm_tag has it, and seed: of the noise; for MolmoAct 2.
+    Raises RefusedStep.
     """
     images = tuple(read_picture(file) for file in files)
     said = None
-    for said in engine.reason(Observation(images, instruction, 0.0, trace)):
+    measured = None if state is None else RobotState(state, 0.0)
+    for said in engine.reason(Observation(images, instruction, 0.0, trace, state=measured, seed=seed)):
         console.print(_progress(said))
     assert said is not None and said.actions is not None
     _print(said, console)
@@ -71,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=Path, action="append", required=True, help="a camera's image, front first")
     parser.add_argument("--instruction", required=True)
     parser.add_argument("--edit-trace", metavar='"X,Y;X,Y"', help="a trace to follow, 0..255 of the front image")
+    parser.add_argument(
+        "--state", metavar="X,X", help="of MolmoAct 2: the state as its norm_tag has it: --state=X,X,..."
+    )
+    parser.add_argument("--seed", type=not_negative(int), default=0, help="of MolmoAct 2: of the noise; default: 0")
     parser.add_argument("--out", type=Path, default=Path("infer"), help="folder for the trace and depth images")
     parser.add_argument("--unnorm-key", help="statistics that turn answers into actions, where there are several")
     parser.add_argument("--frame-size", default="", help='scale images to, such as 320x240; or "camera": as they are')
@@ -94,5 +101,15 @@ def run(args: argparse.Namespace) -> int:
             quantization=args.quantization,
         )  # fmt: skip
         engine = open_engine(options, checkpoint_of(args))
-    infer(engine, args.image, args.instruction, trace, args.out, console)
+    infer(engine, args.image, args.instruction, trace, args.out, console, _state(args.state), args.seed)
     return 0
+
+
+def _state(text: str | None) -> np.ndarray | None:
+    """The numbers of --state, float64 [D]. Raises ValueError for anything else."""
+    if text is None:
+        return None
+    try:
+        return np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        raise ValueError(f"--state {text!r} is not a list of numbers, such as 0,-0.8,0,-2.4,0,1.6,0.8,0") from None

@@ -81,7 +81,10 @@ def state_joints(arms: Sequence[Arm]) -> list[str]:
 
 
 def robot_state(joints: Mapping[str, float], convention: ActionConvention, arms: Sequence[Arm]) -> np.ndarray:
-    """The state float64 [8 a] of a arms in the meaning of `convention`, from positions of all `state_joints`, rad or m."""
+    """The state float64 [8 a] of a arms in the meaning of `convention`.
+
+    joints: positions of all `state_joints`, rad or m.
+    """
     parts = []
     for arm in arms:
         hand = FRANKA_HAND if arm.hand is None else arm.hand
@@ -90,7 +93,8 @@ def robot_state(joints: Mapping[str, float], convention: ActionConvention, arms:
         parts.append(np.append(angles, convention.gripper.values(np.array(opening))))
     if convention.order == "arms":
         return np.concatenate(parts)
-    return join([part[None] for part in parts], ActionSpace.JOINT)[0]
+    together: np.ndarray = join([part[None] for part in parts], ActionSpace.JOINT)[0]
+    return together
 
 
 def check_state(key: str, convention: ActionConvention, dimensions: int, arms: int) -> None:
@@ -106,8 +110,9 @@ def check_state(key: str, convention: ActionConvention, dimensions: int, arms: i
     wanted = arms * ActionSpace.JOINT.dimensions
     if dimensions != wanted:
         raise ValueError(
-            f"the key {key!r} reads a state of {dimensions} values, and {'one arm has' if arms == 1 else 'two arms have'} "
-            f"{wanted}: choose another key, or set the policy's parameter arms"
+            f"the key {key!r} reads a state of {dimensions} values, and "
+            f"{'one arm has' if arms == 1 else 'two arms have'} {wanted}: choose another key, or set the policy's "
+            "parameter arms"
         )
 
 

@@ -110,13 +110,13 @@ def _images(folder: _RobotFolder) -> Iterator[Check]:
 def _tokens(folder: _RobotFolder) -> Iterator[Check]:
     """Whether config.json and tokenizer.json agree on the tokens that the model reads and writes."""
     c, known = folder.config, folder.tokenizer.get_vocab(with_added_tokens=True)
-    wanted: dict[str, int | None] = {
+    wanted = {
         "<im_start>": c.image_start_token_id, "<im_end>": c.image_end_token_id, "<im_patch>": c.image_patch_id,
         "<|im_end|>": c.eos_token_id, "<action_start>": c.action_start_token_id, "<action_end>": c.action_end_token_id,
     } | {f"<state_{k}>": c.state_token_start_id + k for k in (0, c.num_state_tokens - 1)}  # fmt: skip
     if c.thinks:
         start, end, first = c.depth_ids
-        wanted |= {"<depth_output>": c.depth_output_token_id, "<depth_start>": start, "<depth_end>": end,
+        wanted |= {"<depth_start>": start, "<depth_end>": end,
                    "<depth_0>": first, f"<depth_{c.num_depth_tokens - 1}>": first + c.num_depth_tokens - 1}  # fmt: skip
     wrong = [name for name, number in wanted.items() if known.get(name) != number]
     for name in wrong:

@@ -57,8 +57,7 @@ class Engine(InferenceEngine, Protocol):
     """Interface of every back end. digest: of the checkpoint. codebook: of its depth decoder, "" without one.
 
     convention: what the numbers of its actions mean. seed: of the last answer's noise; None where there is none.
-    flow_steps: in which noise became actions; 0 without. state_dimensions: values of a robot's state in an observation;
-    0: it reads none. modes: those that `reason` answers in.
+    flow_steps: in which noise became actions; 0 without.
     """
 
     digest: str
@@ -71,10 +70,14 @@ class Engine(InferenceEngine, Protocol):
     flow_steps: int
 
     @property
-    def state_dimensions(self) -> int: ...
+    def state_dimensions(self) -> int:
+        """Values of a robot's state; 0: none is read."""
+        ...
 
     @property
-    def modes(self) -> frozenset[ReasoningMode]: ...
+    def modes(self) -> frozenset[ReasoningMode]:
+        """The modes that `reason` answers in."""
+        ...
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Scale a camera image, uint8 [H, W, 3] RGB, to the model's input frame size."""

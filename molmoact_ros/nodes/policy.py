@@ -100,7 +100,7 @@ class PolicyNode(ManagedNode):
         """What makes the robot's state, for a model that reads it."""
         if not self._engine.state_dimensions:
             return None
-        return StateReader(self._engine.convention, self.config.robots, self.config.state_max_age)
+        return StateReader(self._engine.convention, self.config.franka_arms, self.config.state_max_age)
 
     def activate(self) -> None:
         """Accept instructions from now on."""

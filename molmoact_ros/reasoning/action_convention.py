@@ -46,11 +46,12 @@ class ActionConvention(BaseModel):
     robot: what the checkpoint was trained to move; the policy moves a `franka`. space: see msg/ActionChunk.msg. frame:
     of displacements, the arm's base or the hand itself (the tool centre point). rotation: roll, pitch, yaw about fixed
     axes, or a rotation vector (axis times angle). position_scale, rotation_scale: m and rad of a value of 1; joints are
-    rotations. gripper: its last values. clip_gripper: values beyond open and closed mean these; else they are refused. order: of two arms' values, those of one kind together, as in
-    msg/ActionChunk.msg, or one arm after the other. state: what the model reads of the robot, in the same units, order
-    and polarity: its joints and grippers, or the pose of the hand (x, y, z, rotation) and its two fingers; empty:
-    nothing. dt: seconds of one action; None: not stated. cameras: names of the cameras in the order of their images,
-    front first; empty: not stated. assumed: which of these fields nobody has documented.
+    rotations. gripper: its last values. clip_gripper: values beyond open and closed mean these; else they are refused.
+    order: of two arms' values, those of one kind together, as in msg/ActionChunk.msg, or one arm after the other.
+    state: what the model reads of the robot, in the same units, order and polarity: its joints and grippers, or the
+    pose of the hand and its two fingers; empty: nothing. dt: seconds of one action; None: not stated. cameras: names of
+    the cameras in the order of their images, front first; empty: not stated. assumed: which of these fields nobody has
+    documented.
 
     >>> ours = ActionConvention(robot="franka", space="delta_ee_pose", frame="base", rotation="roll_pitch_yaw",
     ...                         gripper=GripperPolarity(open=1, closed=0), dt=0.1)

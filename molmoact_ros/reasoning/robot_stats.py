@@ -45,8 +45,8 @@ class RobotStats(BaseModel):
         return next((len(values) for values in known if values), 0)
 
     def needs(self, mode: NormMode) -> None:
-        """Raise ValueError, which names the list, if one that `mode` needs is missing, of another length or infinite."""
-        names = {"mean_std": ("mean", "std"), "none": ()}.get(mode) or _BOUNDS.get(mode, ())
+        """Raise ValueError, which names the list, if one that `mode` needs is missing, too short or infinite."""
+        names = ("mean", "std") if mode == "mean_std" else _BOUNDS.get(mode, ())
         if not self.dimensions:
             raise ValueError("it holds no statistics")
         for name in names:
@@ -60,15 +60,18 @@ class RobotStats(BaseModel):
         """Values [..., D] in their own units, as float32 [..., D]; -1..1 where the mode is one of bounds."""
         x = np.asarray(values, np.float32)
         scaled, still = self._scaled(x, mode), self._still(mode)
-        return np.where(still, np.float32(0), np.where(self._mask(), scaled, x))
+        normalised: np.ndarray = np.where(still, np.float32(0), np.where(self._mask(), scaled, x))
+        return normalised
 
     def _scaled(self, x: np.ndarray, mode: NormMode) -> np.ndarray:
         if mode == "none":
             return x
         if mode == "mean_std":
-            return (x - _wide(self.mean)) / np.maximum(_wide(self.std), _LEAST)
+            spread: np.ndarray = (x - _wide(self.mean)) / np.maximum(_wide(self.std), _LEAST)
+            return spread
         low, high = (_wide(getattr(self, name)) for name in _BOUNDS[mode])
-        return np.clip(np.float32(2) * (x - low) / np.maximum(high - low, _LEAST) - np.float32(1), -1, 1)
+        scaled: np.ndarray = np.float32(2) * (x - low) / np.maximum(high - low, _LEAST) - np.float32(1)
+        return scaled.clip(-1, 1)
 
     def unnormalise(self, values: np.ndarray, mode: NormMode) -> np.ndarray:
         """The model's values [..., D] in their own units, float32 [..., D]. Bounds clip them to -1..1 first."""
@@ -76,10 +79,12 @@ class RobotStats(BaseModel):
         if mode == "none":
             return x
         if mode == "mean_std":
-            return np.where(self._mask(), x * _wide(self.std) + _wide(self.mean), x)
+            whole: np.ndarray = np.where(self._mask(), x * _wide(self.std) + _wide(self.mean), x)
+            return whole
         x = np.clip(x, -1, 1)
         low, high = (_wide(getattr(self, name)) for name in _BOUNDS[mode])
-        return np.where(self._mask(), low + (x + np.float32(1)) * (high - low) / np.float32(2), x)
+        meant: np.ndarray = np.where(self._mask(), low + (x + np.float32(1)) * (high - low) / np.float32(2), x)
+        return meant
 
     def _mask(self) -> np.ndarray:
         return np.array(self.mask or [True] * self.dimensions)
@@ -88,7 +93,8 @@ class RobotStats(BaseModel):
         """Dimensions that never moved in training: they are 0, and say nothing."""
         if mode not in _BOUNDS or not self.min or not self.max:
             return np.zeros(self.dimensions, bool)
-        return _wide(self.min) == _wide(self.max)
+        same: np.ndarray = _wide(self.min) == _wide(self.max)
+        return same
 
 
 def _wide(values: tuple[float, ...]) -> np.ndarray:
@@ -169,7 +175,10 @@ class TagScaling:
 
 
 def only_tag(tags: Mapping[str, Any], wanted: str) -> str:
-    """The tag `wanted`, or the only one. Raises RefusedStep that lists the tags: a wrong one gives plausible garbage."""
+    """The tag `wanted`, or the only one: a wrong one gives plausible garbage.
+
+    Raises RefusedStep that lists the tags.
+    """
     if not wanted and len(tags) == 1:
         return next(iter(tags))
     if wanted not in tags:

@@ -27,7 +27,7 @@ _PREFIX: Final = re.compile(
 
 
 def normalise_task(text: str) -> str:
-    """An instruction as the training wrote it: no quotes, prefixes or final stops; sentences joined by "; "; lower case.
+    """An instruction as the training wrote it: without quotes, prefixes and final stops, in lower case.
 
     >>> normalise_task('task: Open the drawer. Then take out the "cup".')
     'open the drawer; then take out the "cup'
@@ -54,7 +54,7 @@ def check_task(text: str) -> None:
 
 
 def state_text(bins: Sequence[int] | np.ndarray) -> str:
-    """A state's bins, each 0..255, as the model reads them."""
+    """A state's bins, integers [D] in 0..255, as the model reads them."""
     return f"<state_start>{''.join(f'<state_{int(number)}>' for number in bins)}<state_end>"
 
 

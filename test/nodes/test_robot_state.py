@@ -48,8 +48,8 @@ def test_a_state_waits_for_every_joint_near_the_image() -> None:
 @pytest.mark.parametrize("order", ["arms", "kinds"])
 def test_two_arms_values_stand_in_the_checkpoints_order(order: str) -> None:
     convention = DROID.model_copy(update={"order": order})
-    joints = {name: float(k) for k, name in enumerate(state_joints(TWO))} | {"left_fr3_finger_joint1": 0.04,
-              "left_fr3_finger_joint2": 0.04, "right_fr3_finger_joint1": 0.0, "right_fr3_finger_joint2": 0.0}  # fmt: skip
+    joints = {name: float(k) for k, name in enumerate(state_joints(TWO))}
+    joints |= {f"{arm}_fr3_finger_joint{k}": at for arm, at in (("left", 0.04), ("right", 0.0)) for k in (1, 2)}
     left, right = [float(k) for k in range(7)], [float(k) for k in range(9, 16)]
     wanted = [*left, 0, *right, 1] if order == "arms" else [*left, *right, 0, 1]
     state = robot_state(joints, convention, TWO)
@@ -74,7 +74,7 @@ def test_a_folder_that_does_not_fit_the_robot_is_refused_in_one_line(
     droid_folder: Path, change: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said) as error:
-        load_engine(PolicyConfig(checkpoint=str(droid_folder), **change))  # type: ignore[arg-type]
+        load_engine(PolicyConfig(checkpoint=str(droid_folder), **change))
     assert "\n" not in str(error.value)
 
 

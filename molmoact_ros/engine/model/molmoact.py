@@ -234,7 +234,7 @@ class DecoderAttention(nn.Module):
         heads = projected.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)
         both, v = heads.split(self.rotated, dim=-3)
         if self.q_norm is not None and self.k_norm is not None and self.by_head:
-            q, k = both.split(self.counts, dim=-3)  # type: ignore[no-untyped-call]
+            q, k = both.split(self.counts, dim=-3)
             both = torch.cat([self.q_norm(q), self.k_norm(k)], dim=-3)
         q, k = rotate(both, cos, sin).split(self.counts, dim=-3)  # type: ignore[no-untyped-call]
         return q, k, v

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import CheckpointError
+from molmoact_ros.engine.molmoact2.model import MolmoAct2
 
 LEAST = {"fp8": (8, 9), "int4": (8, 0)}
 """Minimum compute capability of a GPU for torchao's kernels."""
@@ -41,7 +42,7 @@ def misfit(kind: str, capability: tuple[int, int] | None, dtype: torch.dtype) ->
     return "" if dtype == torch.bfloat16 else f"{kind} weights are computed with in bfloat16; choose that dtype"
 
 
-def quantise(model: MolmoAct, kind: str) -> None:
+def quantise(model: MolmoAct | MolmoAct2, kind: str) -> None:
     """Quantise the matrices of the decoder's layers to a kind that passed `check`; other weights stay unchanged.
 
     fp8: one scale per row. A GPU also quantises the activations and multiplies in float8; a CPU dequantises the

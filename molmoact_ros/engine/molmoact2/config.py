@@ -28,7 +28,7 @@ class ConnectorConfig(AdapterConfig):
     pooling_attention_mask: bool
 
 
-class ExpertConfig(BaseModel):
+class ActionExpertConfig(BaseModel):
     """`action_expert_config`: the transformer that turns noise to actions; one block for each decoder layer."""
 
     model_config = ConfigDict(extra="allow")
@@ -55,7 +55,7 @@ class ExpertConfig(BaseModel):
         return self.hidden_size // self.num_heads
 
     @model_validator(mode="after")
-    def _check(self) -> ExpertConfig:
+    def _check(self) -> ActionExpertConfig:
         if self.hidden_size % self.num_heads or self.head_dim % 2 or self.timestep_embed_dim % 2:
             raise ValueError("hidden_size must be heads of an even width, and timestep_embed_dim even")
         return self
@@ -73,7 +73,7 @@ class MolmoAct2Config(BaseModel):
     vit_config: SiglipConfig
     adapter_config: ConnectorConfig
     llm_config: LlmConfig = Field(alias="text_config")
-    action_expert_config: ExpertConfig
+    action_expert_config: ActionExpertConfig
     add_action_expert: Literal[True]
     action_mode: Literal["continuous", "both"]
     max_action_dim: int = Field(ge=1)

@@ -74,7 +74,7 @@ class CpuSampler:
         return _Flow(rows, self.dimensions, steps, 0, *map(self._arrays.keep, parts), None, None)
 
     def sample(self, noise: Tensor, context: list[Context], steps: int) -> Tensor:
-        """See FlowSampler.sample."""
+        """Normalised actions [1, H, A] from noise [1, H, A]; see FlowSampler.sample."""
         x = noise.to(torch.float32).clone().contiguous()
         x[..., self.dimensions :] = 0
         keys, values = (torch.stack([layer[part][0] for layer in context]).contiguous() for part in (0, 1))

@@ -24,7 +24,7 @@ from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpoint, RobotCheck
 from molmoact_ros.engine.molmoact2.depth import CELLS, GRID, UNKNOWN, DepthDecoder, DepthMemory, kept_codes, scaled
 from molmoact_ros.engine.molmoact2.expert import Context
 from molmoact_ros.engine.molmoact2.images import RobotImageProcessor
-from molmoact_ros.engine.molmoact2.model import MolmoAct2, PrefilledContext, side_by_side
+from molmoact_ros.engine.molmoact2.model import PrefilledContext, side_by_side
 from molmoact_ros.engine.molmoact2.sampler import noise_of
 from molmoact_ros.engine.molmoact2.selection import Tower, open_robot_tower, open_sampler
 from molmoact_ros.reasoning.action_convention import ActionConvention
@@ -186,7 +186,7 @@ class MolmoAct2Engine:
         if observation.state is None:
             raise RefusedStep(
                 f"this model needs the robot's state ({self.state_dimensions} values), and there is none; check the "
-                "joint states"
+                "joint states, or give --state"
             )
 
     def _check_images(self, images: tuple[np.ndarray, ...]) -> None:

@@ -1,7 +1,7 @@
 """The action expert: a flow-matching transformer that reads the decoder's keys and values of every layer.
 
-Shapes: B batch, S context tokens, H actions of a chunk (horizon), A action dimensions, E width, L layers. Its norms have
-no weights; shifts, scales and gates come from the flow time instead (adaLN).
+Shapes: B batch, S context tokens, H actions of a chunk (horizon), A action dimensions, E width, L layers. Its norms
+have no weights; shifts, scales and gates come from the flow time instead (adaLN).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from molmoact_ros.engine.model.molmoact import rotate
-from molmoact_ros.engine.molmoact2.config import ExpertConfig
+from molmoact_ros.engine.molmoact2.config import ActionExpertConfig
 
 LONGEST_PERIOD = 10_000.0
 """Of the sinusoids of the flow time, and base of the rotary embedding of a chunk's rows."""
@@ -32,11 +32,11 @@ class TimeSinusoid(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.half = width // 2
+        self.waves = width // 2
 
     def forward(self, times: Tensor) -> Tensor:
         """Times [T] to [T, width]."""
-        steps = torch.arange(self.half, device=times.device, dtype=torch.float32) / (self.half - 1)
+        steps = torch.arange(self.waves, device=times.device, dtype=torch.float32) / (self.waves - 1)
         angles = times.float().unsqueeze(-1) * torch.exp(-log(LONGEST_PERIOD) * steps)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -56,7 +56,7 @@ class _Modulation(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    def __init__(self, c: ExpertConfig) -> None:
+    def __init__(self, c: ActionExpertConfig) -> None:
         super().__init__()
         self.heads, self.eps = c.num_heads, c.qk_norm_eps
         self.qkv, self.out_proj = nn.Linear(c.hidden_size, 3 * c.hidden_size), nn.Linear(c.hidden_size, c.hidden_size)
@@ -70,7 +70,7 @@ class _SelfAttention(nn.Module):
 
 
 class _CrossAttention(nn.Module):
-    def __init__(self, c: ExpertConfig) -> None:
+    def __init__(self, c: ActionExpertConfig) -> None:
         super().__init__()
         self.heads, self.eps = c.num_heads, c.qk_norm_eps
         self.q_proj, self.out_proj = (nn.Linear(c.hidden_size, c.hidden_size) for _ in range(2))
@@ -84,7 +84,7 @@ class _CrossAttention(nn.Module):
 
 
 class _GatedMlp(nn.Module):
-    def __init__(self, c: ExpertConfig) -> None:
+    def __init__(self, c: ActionExpertConfig) -> None:
         super().__init__()
         self.up_proj, self.gate_proj = (nn.Linear(c.hidden_size, c.inner_size) for _ in range(2))
         self.down_proj = nn.Linear(c.inner_size, c.hidden_size)
@@ -97,7 +97,7 @@ class _GatedMlp(nn.Module):
 class ExpertBlock(nn.Module):
     """One layer: self-attention, attention to the context, MLP, each modulated by the flow time."""
 
-    def __init__(self, c: ExpertConfig) -> None:
+    def __init__(self, c: ActionExpertConfig) -> None:
         super().__init__()
         self.self_attn, self.cross_attn, self.mlp = _SelfAttention(c), _CrossAttention(c), _GatedMlp(c)
         self.modulation = _Modulation(c.hidden_size, 9)
@@ -110,11 +110,12 @@ class ExpertBlock(nn.Module):
         shift_s, scale_s, gate_s, shift_c, scale_c, gate_c, shift_m, scale_m, gate_m = modulation.unbind(1)
         x = x + gate_s * self.self_attn(rms(x, self.eps) * (1 + scale_s) + shift_s, cos, sin)
         x = x + gate_c * self.cross_attn(rms(x, self.eps) * (1 + scale_c) + shift_c, context, mask)
-        return x + gate_m * self.mlp(rms(x, self.eps) * (1 + scale_m) + shift_m)
+        result: Tensor = x + gate_m * self.mlp(rms(x, self.eps) * (1 + scale_m) + shift_m)
+        return result
 
 
 class _FinalLayer(nn.Module):
-    def __init__(self, c: ExpertConfig, actions: int) -> None:
+    def __init__(self, c: ActionExpertConfig, actions: int) -> None:
         super().__init__()
         self.modulation, self.linear = _Modulation(c.hidden_size, 2), nn.Linear(c.hidden_size, actions)
         self.eps = c.qk_norm_eps
@@ -145,7 +146,7 @@ class ActionExpert(nn.Module):
     velocity = expert(noise, modulations, context)
     """
 
-    def __init__(self, c: ExpertConfig, key_width: int, actions: int) -> None:
+    def __init__(self, c: ActionExpertConfig, key_width: int, actions: int) -> None:
         """key_width: of the decoder's keys, all heads side by side. actions: padded dimensions of an action."""
         super().__init__()
         self.config, self.head_dim = c, c.head_dim
@@ -167,15 +168,15 @@ class ActionExpert(nn.Module):
 
     def context(self, keys: Tensor, values: Tensor) -> list[Context]:
         """What each block reads, from the decoder's keys (rotated) and values, [L, B, S, key_width] each."""
-        eps, heads = self.config.qk_norm_eps, (self.config.num_heads, -1)
-        projected = (rms(self.context_k_proj(keys), eps), rms(self.context_v_proj(values), eps))
-        k, v = (t.unflatten(-1, heads).transpose(2, 3) for t in projected)
+        eps, heads = self.config.qk_norm_eps, self.config.num_heads
+        k, v = rms(self.context_k_proj(keys), eps), rms(self.context_v_proj(values), eps)
+        k, v = (t.view(*t.shape[:3], heads, self.head_dim).transpose(2, 3) for t in (k, v))
         return list(zip(rms(k, eps).unbind(0), v.unbind(0), strict=True))
 
     def condition(self, times: Tensor) -> Tensor:
         """Conditions [T, E] of flow times float [T], 0 (noise) to 1 (actions)."""
         x: Tensor = self.time_embed[0](times).to(self.action_embed.weight.dtype)
-        for layer in self.time_embed[1:]:
+        for layer in list(self.time_embed)[1:]:
             x = layer(x)
         return x
 
@@ -202,7 +203,8 @@ class ActionExpert(nn.Module):
 
         mask: bool [B, 1, 1, S], which tokens of the context may be read; None: all.
         """
-        return self.final_layer(self.hidden(x, modulations, context, mask)[-1], modulations.final)
+        velocity: Tensor = self.final_layer(self.hidden(x, modulations, context, mask)[-1], modulations.final)
+        return velocity
 
     def hidden(
         self, x: Tensor, modulations: Modulations, context: list[Context], mask: Tensor | None = None

@@ -15,8 +15,8 @@ from molmoact_ros.engine.model.image_processor import (
     pooled_indices,
     stretch,
 )
-from molmoact_ros.engine.vision.cpu_patches import CpuPatches
 from molmoact_ros.engine.molmoact2.config import RobotImageConfig
+from molmoact_ros.engine.vision.cpu_patches import CpuPatches
 
 
 class RobotImageProcessor:
@@ -43,9 +43,15 @@ class RobotImageProcessor:
         index = np.concatenate(
             [np.where(self._windows >= 0, self._windows + number * self._count, -1) for number in range(len(images))]
         )
-        return ImageInputs(np.stack([self._patches(image) for image in images]), np.arange(len(images)), index, ((self.grid,),) * len(images))
+        return ImageInputs(
+            np.stack([self._patches(image) for image in images]),
+            np.arange(len(images)),
+            index,
+            ((self.grid,),) * len(images),
+        )
 
     def plain_patches(self, image: np.ndarray) -> np.ndarray:
         """Patches float32 [P, patch * patch * 3] of an image uint8 [H, W, 3], where the kernels were not compiled."""
         pixels = stretch(image, self.size).round()[None] / np.float32(255)
-        return patches(normalise(pixels), self.patch)[0]
+        made: np.ndarray = patches(normalise(pixels), self.patch)[0]
+        return made

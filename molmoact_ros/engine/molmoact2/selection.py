@@ -1,4 +1,4 @@
-"""Chooses what runs the vision tower and the action expert of MolmoAct 2, and compares it with torch before it is used."""
+"""Chooses what runs MolmoAct 2's vision tower and action expert, and compares it with torch before it is used."""
 
 from __future__ import annotations
 

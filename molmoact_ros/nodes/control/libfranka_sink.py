@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 from molmoact_ros.nodes.control.measured_joints import Measured
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import Arm
-from molmoact_ros.robots.libfranka.client import ArmSettings, LibfrankaArm, RobotMode, RobotState
+from molmoact_ros.robots.libfranka.client import ArmSettings, LibfrankaArm, LibfrankaState, RobotMode
 from molmoact_ros.robots.libfranka.interpolator import RefusedCommand
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.arm_topics import joint_states, of_arm
@@ -156,7 +156,7 @@ class LibfrankaSink:
         if state.mode not in (RobotMode.CONNECTING, RobotMode.ENDED):
             self._publish(state)
 
-    def _report_mode(self, state: RobotState) -> None:
+    def _report_mode(self, state: LibfrankaState) -> None:
         if state.mode not in (RobotMode.FAULT, RobotMode.ENDED):
             self._notes.note(f"the robot is {state.mode.name.lower()}", LoggingSeverity.INFO)
             return
@@ -164,7 +164,7 @@ class LibfrankaSink:
         how = f"; call {service} when it is safe" if state.mode is RobotMode.FAULT else ""
         self._notes.note(f"the robot has stopped: {state.message}{how}")
 
-    def _publish(self, state: RobotState) -> None:
+    def _publish(self, state: LibfrankaState) -> None:
         stamp = self._node.get_clock().now().nanoseconds * 1e-9 - (time.monotonic() - state.stamp)
         message = JointState(header=conversions.header(stamp, self._description.base_frame))
         message.name, message.position, message.velocity = self._description.joints, state.q.tolist(), state.dq.tolist()

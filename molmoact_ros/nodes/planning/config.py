@@ -34,7 +34,10 @@ class PolicyConfig(EngineOptions):
         "joint_states", description="topic of the joints: noted with each plan, and where the gripper is"
     )
     state_max_age: float = Field(
-        0.1, gt=0, le=1, description="of MolmoAct 2: greatest difference between the robot's state and the front frame, s"
+        0.1,
+        gt=0,
+        le=1,
+        description="of MolmoAct 2: greatest difference between the robot's state and the front frame, s",
     )
     hand: Literal["franka_hand", "robotiq_2f85"] = Field(
         "franka_hand", description="of MolmoAct 2: each arm's hand, whose joints say how far it is open"
@@ -61,7 +64,7 @@ class PolicyConfig(EngineOptions):
         return dt
 
     @property
-    def robots(self) -> list[Arm]:
+    def franka_arms(self) -> list[Arm]:
         """The arms, left first, with their hands."""
         return [Arm(prefix, hand=HANDS[self.hand]) for prefix in self.arms]
 
@@ -112,7 +115,8 @@ CHOICES = tuple(mode.value for mode in ReasoningMode if mode is not ReasoningMod
 
 LIVE: Final = {
     "mode": LiveParameter(
-        ReasoningMode.FULL.value, "full, grounded, reuse or direct (MolmoAct 2): how much the model is asked for", partial(_choice, CHOICES)
+        ReasoningMode.FULL.value, "how much the model is asked for: full, grounded, reuse, or direct (MolmoAct 2)",
+        partial(_choice, CHOICES),
     ),
     "approve": LiveParameter(
         ApprovalMode.NEVER.value, "actions wait for: nothing (empty), their time (timed), a yes (required)",

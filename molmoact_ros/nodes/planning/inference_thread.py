@@ -17,8 +17,8 @@ from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer, FrameSet
-from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.nodes.planning.robot_state import StateReader
+from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation, RobotState
 from molmoact_ros.ros.conversions import metres, rgb_pixels
 from molmoact_ros.ros.image_transport import CameraImage

@@ -29,7 +29,7 @@ from molmoact_ros.robots.libfranka.interpolator import checked
 COMMAND: Final = struct.Struct("<B7d7d7ddd")
 """Kind, then position, velocity, acceleration, opening and period of an ArmCommand, zero for other kinds."""
 STATE: Final = struct.Struct("<dB7d7d7ddII")
-"""The fields of RobotState except its message, which follows as UTF-8."""
+"""The fields of LibfrankaState except its message, which follows as UTF-8."""
 LONGEST: Final = 2048
 """Bytes of a packet at most."""
 
@@ -52,7 +52,7 @@ class RobotMode(IntEnum):
     ENDED = 5
 
 
-class RobotState(NamedTuple):
+class LibfrankaState(NamedTuple):
     """State of the robot. `q`, `dq`: measured, `q_d`: commanded, float64 [7], rad and s. `stamp`: s, monotonic clock.
 
     `success_rate`: fraction of the last 100 packets that the robot received in time. `missed`: cycles lost since the
@@ -76,7 +76,7 @@ class RobotState(NamedTuple):
         return STATE.pack(*numbers) + self.message.encode()[: LONGEST - STATE.size]
 
     @classmethod
-    def unpack(cls, data: bytes) -> RobotState:
+    def unpack(cls, data: bytes) -> LibfrankaState:
         """Deserialize the output of `pack`."""
         stamp, mode, *joints, rate, missed, refused = STATE.unpack_from(data)
         q, dq, q_d = np.array(joints).reshape(3, 7)
@@ -144,7 +144,7 @@ class LibfrankaArm:
         far.close()
         zero = np.zeros(7)
         self._reading = threading.Lock()  # never held across a blocking call
-        self._state = RobotState(-np.inf, RobotMode.CONNECTING, zero, zero, zero, 0.0, 0, 0, "")
+        self._state = LibfrankaState(-np.inf, RobotMode.CONNECTING, zero, zero, zero, 0.0, 0, 0, "")
 
     @property
     def pid(self) -> int:
@@ -165,7 +165,7 @@ class LibfrankaArm:
         """
         self._send(COMMAND.pack(Kind.RECOVER, *[0.0] * 23))
 
-    def state(self) -> RobotState:
+    def state(self) -> LibfrankaState:
         """The newest state, or the last one if nothing new came. Its mode is ENDED when the process is gone.
 
         Thread-safe; never blocks.
@@ -176,7 +176,7 @@ class LibfrankaArm:
                 while data := self._socket.recv(LONGEST):
                     newest = data
             if newest is not None:
-                self._state = RobotState.unpack(newest)
+                self._state = LibfrankaState.unpack(newest)
             elif self._process.poll() is not None:
                 why = self._state.message or f"its process ended with status {self._process.returncode}"
                 self._state = self._state._replace(mode=RobotMode.ENDED, message=why)

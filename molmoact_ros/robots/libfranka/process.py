@@ -22,7 +22,7 @@ import numpy as np
 
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import FR3
-from molmoact_ros.robots.libfranka.client import COMMAND, ArmSettings, Kind, RobotMode, RobotState, real_time_note
+from molmoact_ros.robots.libfranka.client import COMMAND, ArmSettings, Kind, LibfrankaState, RobotMode, real_time_note
 from molmoact_ros.robots.libfranka.interpolator import CYCLE, Interpolator, RefusedCommand, checked
 
 PRIORITY: Final = 80
@@ -76,7 +76,7 @@ class Link:
         q, v, a = np.array(numbers[:21]).reshape(3, 7)
         return Kind(kind), ArmCommand(q, v, a, opening=numbers[21], period=numbers[22])
 
-    def send(self, state: RobotState) -> None:
+    def send(self, state: LibfrankaState) -> None:
         """Send a state to the client; it is lost if the client does not read."""
         with contextlib.suppress(OSError):
             self._socket.send(state.pack())
@@ -255,7 +255,7 @@ class PylibfrankaArm:
             arrays = np.array(state.q), np.array(state.dq), np.array(state.q_d)
             rate = state.control_command_success_rate
             now = time.monotonic()
-            self._link.send(RobotState(now, self._mode, *arrays, rate, self._missed, self._refused, self._message))
+            self._link.send(LibfrankaState(now, self._mode, *arrays, rate, self._missed, self._refused, self._message))
 
 
 def set_up(robot: Any, settings: ArmSettings) -> None:
@@ -322,7 +322,7 @@ def main() -> int:
         # pylibfranka's exceptions are RuntimeErrors, except one.
         message = f"no connection to the robot at {address}: {' '.join(str(error).split())}"
         zero = np.zeros(7)
-        link.send(RobotState(time.monotonic(), RobotMode.ENDED, zero, zero, zero, 0.0, 0, 0, message))
+        link.send(LibfrankaState(time.monotonic(), RobotMode.ENDED, zero, zero, zero, 0.0, 0, 0, message))
         print(f"error: {message}", file=sys.stderr, flush=True)
         return 1
     finally:

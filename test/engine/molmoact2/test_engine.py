@@ -39,24 +39,30 @@ def seen() -> Observation:
 
 def answer(engine: MolmoAct2Engine, seen: Observation, mode: ReasoningMode = DIRECT) -> Reasoning:
     *_, last = engine.reason(seen, mode)
-    assert last.complete and last.actions is not None
+    assert last.complete
     return last
 
 
+def act(engine: MolmoAct2Engine, seen: Observation, mode: ReasoningMode = DIRECT) -> np.ndarray:
+    actions = answer(engine, seen, mode).actions
+    assert actions is not None
+    return actions
+
+
 def test_equal_seeds_give_equal_actions_and_others_do_not(engine: MolmoAct2Engine, seen: Observation) -> None:
-    first, again = (answer(engine, seen).actions for _ in range(2))
+    first, again = (act(engine, seen) for _ in range(2))
     assert engine.seed == 7 and engine.tokens == []
     np.testing.assert_array_equal(first, again)
-    assert np.abs(answer(engine, replace(seen, seed=8)).actions - first).max() > 1e-3
-    drawn = answer(engine, replace(seen, seed=None)).actions
+    assert np.abs(act(engine, replace(seen, seed=8)) - first).max() > 1e-3
+    drawn = act(engine, replace(seen, seed=None))
     seed = engine.seed
-    np.testing.assert_array_equal(drawn, answer(engine, replace(seen, seed=seed)).actions)
+    np.testing.assert_array_equal(drawn, act(engine, replace(seen, seed=seed)))
     assert first.shape == engine.action_shape == (8, 7) and first.dtype == np.float64
 
 
 def test_the_state_is_read(engine: MolmoAct2Engine, seen: Observation) -> None:
     moved = replace(seen, state=RobotState(STATE.values + 0.2, 0.0))
-    assert np.abs(answer(engine, seen).actions - answer(engine, moved).actions).max() > 1e-5
+    assert np.abs(act(engine, seen) - act(engine, moved)).max() > 1e-5
 
 
 @pytest.mark.parametrize(
@@ -103,9 +109,9 @@ def test_numbers_that_are_not_finite_never_become_actions(engine: MolmoAct2Engin
 
 
 def test_a_step_that_is_no_longer_wanted_ends(engine: MolmoAct2Engine, seen: Observation) -> None:
-    calls: list[int] = []
+    calls = iter(range(100))
     with pytest.raises(CancelledStep):
-        list(engine.reason(seen, ReasoningMode.FULL, wanted=lambda: calls.append(0) or len(calls) < 4))
+        list(engine.reason(seen, ReasoningMode.FULL, wanted=lambda: next(calls) < 4))
     assert engine.memory is None and engine.tokens == []
 
 
@@ -116,6 +122,7 @@ def test_drafts_change_the_speed_and_no_code(engine: MolmoAct2Engine, seen: Obse
     second = answer(engine, seen, ReasoningMode.FULL)
     assert engine.timings.counts.passes < slow / 5
     np.testing.assert_array_equal(first.depth_codes, second.depth_codes)
+    assert first.actions is not None and second.actions is not None
     np.testing.assert_allclose(first.actions, second.actions, atol=1e-6)
     assert engine.memory is not None
     engine.memory = replace(engine.memory, codes=np.where(np.arange(CELLS) % 7 == 0, 5, engine.memory.codes))

@@ -15,7 +15,7 @@ import pytest
 from molmoact_ros.benchmarks.libfranka import PERIOD, bench
 from molmoact_ros.robots.command import ArmCommand
 from molmoact_ros.robots.franka import HOME_Q
-from molmoact_ros.robots.libfranka.client import COMMAND, Kind, LibfrankaArm, RobotMode, RobotState
+from molmoact_ros.robots.libfranka.client import COMMAND, Kind, LibfrankaArm, LibfrankaState, RobotMode
 from molmoact_ros.robots.libfranka.interpolator import RefusedCommand
 from molmoact_ros.sim.franka_sim import FrankaSim, python
 from molmoact_ros.utils.paths import robot_model
@@ -26,7 +26,7 @@ from .motion import policy_motion
 PATIENCE = 20.0
 
 
-def until(arm: LibfrankaArm, happened: Callable[[RobotState], bool]) -> RobotState:
+def until(arm: LibfrankaArm, happened: Callable[[LibfrankaState], bool]) -> LibfrankaState:
     deadline = time.monotonic() + PATIENCE
     while not happened(arm.state()):
         assert time.monotonic() < deadline, arm.state()
