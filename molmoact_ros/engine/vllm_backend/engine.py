@@ -22,7 +22,7 @@ from molmoact_ros.engine.model.checkpoint import (
     load_depth_vq,
 )
 from molmoact_ros.engine.model.weight_files import short_hash
-from molmoact_ros.engine.remote import AnswerReader
+from molmoact_ros.engine.remote import AnswerStreamReader
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.lark_grammar import lark
@@ -76,7 +76,7 @@ class VllmEngine(BaseEngine):
             load_depth_vq(depth) if depth else None, unnorm_key,
         )  # fmt: skip
         self.codebook, self.digest = short_hash(depth) if depth else "", digest
-        self._stream, self._reader = stream, AnswerReader(timeout)
+        self._stream, self._reader = stream, AnswerStreamReader(timeout)
         self._texts: dict[tuple[bool, tuple[int, ...]], str] = {}
 
     def warm_up(self, progress: Progress = ignore) -> None:

@@ -67,7 +67,7 @@ def test_a_folder_without_weights_says_what_its_server_reads(tmp_path: Path) -> 
     ("arguments", "words"),
     [
         (["--checkpoint", str(THINK), "--tensor-parallel", "2"], "MolmoAct 2, .* --tensor-parallel has no meaning"),
-        (["--checkpoint", str(THINK), "--", "--data-parallel-size", "4"], "vLLM's own arguments has no meaning"),
+        (["--checkpoint", str(THINK), "--", "--data-parallel-size", "4"], "an argument after -- has no meaning"),
         (["--checkpoint", str(THINK), "--host", "0.0.0.0"], "anybody in the network .* --api-key-file"),
         (["--checkpoint", str(THINK), "--unnorm-key", "other"], "choose one of: "),
         (["--checkpoint", str(default_checkpoint()), "--device", "cuda"], "vLLM serves, so --device has no meaning"),
