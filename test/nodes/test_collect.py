@@ -25,6 +25,7 @@ from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.bags.recording import Recording, TopicNames
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
+from molmoact_ros.cli.main import main
 from molmoact_ros.datasets.collection import Outcome
 from molmoact_ros.datasets.episode_record import EpisodeRecord, session_bags
 from molmoact_ros.datasets.from_bag import of_bag
@@ -104,8 +105,14 @@ class Desk(Peer):
         return self.until(lambda: self.episode.state == state, LONG)
 
     def begin(self) -> None:
-        assert self.until(lambda: self.command("begin").success, LONG), self.episode
-        assert self.is_in(Episode.RECORDING), self.episode
+        """Begin an episode; again, where a camera of a busy machine fell silent before that."""
+
+        def begins() -> bool:
+            if self.episode.state == Episode.WAITING:
+                self.command("begin")
+            return self.episode.state == Episode.RECORDING
+
+        assert self.until(begins, LONG), self.episode
 
     def move(self, seconds: float) -> None:
         """Teleoperate for a while."""
@@ -276,36 +283,32 @@ def test_trials_are_scored_blind_and_a_fault_is_repeated(
 
     desk.begin()
     assert desk.until(lambda: desk.said[-1].state == SafetyStatus.POLICY)
+    desk.spin(0.3)
+    desk.does("end")
+    assert desk.until(holds) and desk.said[-1].reason == "told to hold", "whatever the policy does"
+    assert desk.is_in(Episode.REVIEW)
+    assert "score the trial" in desk.command("keep").message
+    desk.does("", done=[True, False])
+    assert desk.until(lambda: list(desk.episode.done) == [True, False])
+    desk.does("score", notes="slowly")
+    assert desk.is_in(Episode.WAITING) and desk.until(lambda: not any(desk.episode.done))
+    desk.spin(1.0)
+    assert holds() and len(goals()) == 1, "the next policy waits for the operator"
+
+    desk.begin()
     assert desk.is_in(Episode.REVIEW), "no plan comes"
     assert desk.episode.problems[0].startswith("the arm holds: "), desk.episode
     assert "score once more" in desk.command("score").message, "a fault is no failure of the model"
     desk.does("discard")
-    assert desk.is_in(Episode.WAITING) and desk.episode.discarded == 1
+    assert desk.is_in(Episode.WAITING) and (desk.episode.kept, desk.episode.discarded) == (1, 1)
 
-    for number in range(2):
-        desk.begin()
-        assert desk.until(lambda: desk.said[-1].state == SafetyStatus.POLICY)
-        desk.does("end")
-        assert desk.until(holds) and desk.said[-1].reason == "told to hold", "whatever the policy does"
-        assert desk.is_in(Episode.REVIEW)
-        assert "score the trial" in desk.command("keep").message
-        desk.does("", done=[True, False])
-        assert desk.until(lambda: list(desk.episode.done) == [True, False])
-        desk.does("score", notes="slowly")
-        if number == 0:
-            assert desk.is_in(Episode.WAITING) and desk.until(lambda: not any(desk.episode.done))
-            before = len(goals())
-            desk.spin(1.0)
-            assert holds() and len(goals()) == before, "the next policy waits for the operator"
-    assert desk.process is not None
-    output, _ = desk.process.communicate(timeout=LONG)
-    assert desk.process.returncode == 0, output
-    assert sorted(len(policy.goals) for policy in policies) == [1, 2]
-    shown = [*output.splitlines(), *map(str, desk.episodes)]
+    shown = [*desk.close_session().splitlines(), *map(str, desk.episodes)]
     assert [line for line in shown if re.search("zebra|yak", line, re.IGNORECASE)] == []
+    assert [len(policy.goals) for policy in policies] == [1, 1]
+    assert main(["trials", "--out", str(tmp_path / "trials"), "--reveal"]) == 1, "one is not scored"
     results = json.loads((tmp_path / "trials" / "results.json").read_text())
-    assert [of["progress"] for of in results["trials"]] == [0.25, 0.25] and len(results["repeats"]) == 1
-    assert (tmp_path / "trials" / "report.html").read_text().count("<img ") == 4
+    assert [of["progress"] for of in results["trials"]] == [0.25] and len(results["repeats"]) == 1
+    assert "<img " in (tmp_path / "trials" / "report.html").read_text()
 
 
 def _outcome(bag: Path) -> Outcome:
