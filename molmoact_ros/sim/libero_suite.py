@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,9 @@ import numpy as np
 
 LIMITS: Final = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 """Steps in which a task of a suite has to be done, by the released evaluation of MolmoAct (experiments/LIBERO)."""
+ENVIRONMENT: Final = Path(".venv-libero")
+"""Virtual environment beside this package's own, unless MOLMOACT_LIBERO names another: LIBERO without what it shares
+with this package, which is found here."""
 RENDERING: Final = {
     "MUJOCO_GL": "egl",
     "PYOPENGL_PLATFORM": "egl",
@@ -46,13 +50,17 @@ def import_libero() -> Any:
     """The module `libero.libero`, made ready for MuJoCo of today. Raises NoLiberoError where it is not installed."""
     for name, value in RENDERING.items():
         os.environ.setdefault(name, value)
+    folder = Path(os.environ.get("MOLMOACT_LIBERO") or Path(sys.prefix).parent / ENVIRONMENT)
+    site = str(folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages")
+    if site not in sys.path:
+        sys.path.append(site)  # last: whatever this package brings comes first
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             import libero.libero.benchmark
             import libero.libero.envs  # before robosuite: it adapts that to the MuJoCo that is installed
     except ImportError as error:
         raise NoLiberoError(
-            f"LIBERO is not installed beside this package ({error}); run `make libero`, and use .venv-libero/bin"
+            f"LIBERO is not installed in {folder} ({error}); run `make libero`, or name its folder in MOLMOACT_LIBERO"
         ) from None
     return libero.libero
 
