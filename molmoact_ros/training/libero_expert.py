@@ -22,8 +22,9 @@ GAIN: Final = 1.3  # of the way left, in one input: the hand then moves like a s
 WIDEST: Final = 0.072  # m that the open fingers, 0.08 m apart, go around
 TIP: Final = 0.0105  # m from the tool centre point to the finger tips
 DEEP: Final = 0.024  # m of the fingers that a thing may reach up between
-RIM_DEPTH: Final = 0.02  # m below a rim at which it is grasped
-FINGER: Final = 0.052  # m from the tool centre point to the middle of an open finger
+RIM_DEPTH: Final = 0.012  # m below a rim at which it is grasped
+FINGER: Final = np.linspace(0.037, 0.060, 5)  # m from the tool centre point along an open finger's thickness
+SHIFTS: Final = (0.0, 0.012, 0.024)  # m from a rim's wall that the hand may be, where it is narrow outside of it
 PALM: Final = 0.10  # m from the tool centre point to the side of the hand, along the fingers' motion
 PALM_HEIGHT: Final = 0.031  # m from the tool centre point up to the hand
 ALIGNED: Final = 0.005  # m from the grasp at which the fingers start to close
@@ -33,6 +34,8 @@ STEEP: Final = 8.0  # slope of the funnel down to a goal
 CLEARANCE: Final = 0.025  # m that what moves keeps above what stands
 OPEN: Final = 0.08  # m between the open fingers
 FINGER_STEP: Final = 0.01  # m of commanded opening in one step
+FINGER_LAG: Final = 0.43  # share of the way to their command that the fingers go in one step
+MISSED: Final = 0.002  # m: fingers that are closed this far hold nothing
 PRESSED: Final = 0.012  # m: the fingers' command once they press
 MOST_STEPS: Final = 300
 
@@ -60,12 +63,14 @@ class GraspState:
 class Grasp:
     """Where to grasp an object, in its own frame.
 
-    point: the tool centre point [3] m; axis: [3], along which the fingers close; width: m between the fingers then.
+    point: the tool centre point [3] m; axis: [3], along which the fingers close; width: m between the fingers then;
+    shift: m by which that pulls the object.
     """
 
     point: np.ndarray
     axis: np.ndarray
     width: float
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class LiberoExpert:
         points = cell.points(self.name)
         hand = closing_axis(cell.tcp[1])
         world = choose_grasp(points, hand, lambda x, y: cell.top(x, y, [self.name]))
-        self.grasp = Grasp(turn.T @ (world.point - position), turn.T @ world.axis, world.width)
+        self.grasp = replace(world, point=turn.T @ (world.point - position), axis=turn.T @ world.axis)
         self._cloud = (points - position) @ turn  # in the object's frame
 
     def observe(self) -> GraspState:
@@ -181,7 +186,7 @@ class LiberoExpert:
         closing = state.command < OPEN - FINGER_STEP / 2
         near = AROUND if closing else ALIGNED
         if away < near and abs(offset[2]) < 0.01 + near and (turn < TURNED or closing):
-            missed = state.command < 1e-3
+            missed = state.opening < MISSED
             return self._input(state, np.array([0.0, 0.0, 0.05 * missed]), axis, opens=False)
         if closing:
             return self._input(state, np.zeros(3), self._axis(state), opens=True)
@@ -222,9 +227,10 @@ class LiberoExpert:
         offset = self._grasp_pose(state)[0] - state.tcp
         around = bool(np.linalg.norm(offset) < AROUND)
         width = self.grasp.width if state.held or around else 0.0
-        held = (state.held or (around and command < width - FINGER_STEP)) and command <= width
+        opening = max(state.opening + FINGER_LAG * (command - state.opening), width)
+        held = (state.held or (around and opening < width + 0.001)) and command < width + FINGER_STEP
         after = replace(state, tcp=state.tcp + move, rotation=turn @ state.rotation, twist=motion.twist,
-                        opening=max(command, width), command=command, held=held)  # fmt: skip
+                        opening=opening, command=command, held=held)  # fmt: skip
         if state.held and held:
             return replace(after, object=state.object + move)
         return after
@@ -254,10 +260,12 @@ def choose_grasp(points: np.ndarray, hand: np.ndarray, top: Callable[[float, flo
     if widths.min() < WIDEST:
         candidates = [_pinch(points, axis) for axis in axes[widths < min(WIDEST, widths.min() + 0.006)]]
     else:
-        candidates = [_rim(points, axis * sign) for axis in axes for sign in (1.0, -1.0)]
+        candidates = [_rim(points, axis * sign, shift) for axis in axes for sign in (1.0, -1.0) for shift in SHIFTS]
 
     def cost(grasp: Grasp) -> float:
-        return 10.0 * blocked(grasp, top) + abs(yaw_between(hand, grasp.axis)) + 5.0 * grasp.width
+        return (
+            1000.0 * blocked(grasp, top) + abs(yaw_between(hand, grasp.axis)) + 5.0 * grasp.width + 20.0 * grasp.shift
+        )
 
     return min(candidates, key=cost)
 
@@ -270,22 +278,20 @@ def _pinch(points: np.ndarray, axis: np.ndarray) -> Grasp:
     return Grasp(middle + [0.0, 0.0, max(high - DEEP, low + TIP)], axis, float(np.ptp(along)))
 
 
-def _rim(points: np.ndarray, direction: np.ndarray) -> Grasp:
+def _rim(points: np.ndarray, direction: np.ndarray, shift: float) -> Grasp:
     high = points[:, 2].max()
     rim = points[points[:, 2] > high - 0.012]
     middle = (rim.min(axis=0) + rim.max(axis=0)) / 2
     radius = float(np.ptp(rim[:, :2], axis=0).mean() / 2)
-    point = middle + (radius - 0.004) * direction
+    point = middle + (radius - 0.004 - shift) * direction
     point[2] = high - RIM_DEPTH
-    return Grasp(point, direction, 0.006)
+    return Grasp(point, direction, 0.006, shift)
 
 
 def blocked(grasp: Grasp, top: Callable[[float, float], float]) -> float:
     """How far other things, whose height at x, y `top` says, reach into the fingers and the hand at a grasp, m."""
     side = np.array([-grasp.axis[1], grasp.axis[0], 0.0])
-    tips = [
-        (sign * (FINGER + along), across) for sign in (-1, 1) for along in (-0.012, 0.012) for across in (-0.012, 0.012)
-    ]
+    tips = [(sign * along, across) for sign in (-1, 1) for along in FINGER for across in (-0.011, 0.011)]
     palm = [(along, across) for along in (-PALM, -0.05, 0.0, 0.05, PALM) for across in (-0.035, 0.035)]
     worst = 0.0
     for footprint, height in ((tips, -TIP), (palm, PALM_HEIGHT)):
