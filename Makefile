@@ -127,8 +127,9 @@ $(LEROBOT)/installed:
 test-lerobot: setup $(VENV)/test-requirements $(LEROBOT)/installed
 	MOLMOACT_LEROBOT=$(CURDIR)/$(LEROBOT) OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/datasets/test_lerobot_loader.py
 
-# LIBERO pins old versions of what this package brings, and works with the newer ones: only what is missing goes into an
-# environment of its own. The package finds it there; a harness that runs in it finds this package's libraries.
+# LIBERO pins old versions of what this package brings, and works with newer ones: only what is missing goes into an
+# environment of its own. The package finds it there; a harness that runs in it finds this package's libraries. Its things
+# do not stay where they are put with MuJoCo 4 (docs/benchmarks.md), so an older one is there for those who put it first.
 libero: setup $(LIBERO)/installed
 $(LIBERO)/installed: pyproject.toml
 	@echo "set-up: LIBERO in $(LIBERO)"
@@ -136,12 +137,14 @@ $(LIBERO)/installed: pyproject.toml
 	@$(PY) -c 'import tomllib; \
 	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["libero"], sep="\n")' > $@.txt
 	@$(LIBERO)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $@.txt
+	@$(LIBERO)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(LIBERO)/mujoco mujoco==3.10.0
 	@$(PY) -c '$(PACKAGES)' > $$($(LIBERO)/bin/python -c '$(PACKAGES)')/molmoact_ros.pth
 	@$(PIP) install --quiet "aiohttp>=3.9,<4" "msgpack>=1"
 	@touch $@
 
 bench-libero: libero
-	MUJOCO_GL=egl OMP_NUM_THREADS=1 $(VENV)/bin/molmoact-ros eval --suite libero_object --expert --trials 1 --out runs/bench-libero
+	PYTHONPATH=$(CURDIR)/$(LIBERO)/mujoco OMP_NUM_THREADS=1 $(VENV)/bin/molmoact-ros eval --suite libero_object --expert \
+	    --trials 1 --out runs/bench-libero
 
 test-finetune: setup $(VENV)/test-requirements
 	MOLMOACT_TWO_PROCESSES=1 OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/training/finetuning/test_finetune.py -k two_processes

@@ -66,6 +66,10 @@ class Engine(InferenceEngine, Protocol):
     convention: ActionConvention
     depth_vq: DepthVq | None
 
+    def forget(self) -> None:
+        """Clear the cache of previous answers: draft from none and reuse none."""
+        ...
+
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Scale a camera image, uint8 [H, W, 3] RGB, to the model's input frame size."""
         ...

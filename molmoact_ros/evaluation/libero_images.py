@@ -19,10 +19,10 @@ def released_image(image: np.ndarray) -> np.ndarray:
     middles of the corner pixels (tf.image.crop_and_resize).
     """
     _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1].astype(np.float32)
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[:, :, ::-1].astype(np.float32)
     rows, columns = (_sampled(size) for size in image.shape[:2])
-    grid = np.broadcast_arrays(columns[None, :], rows[:, None])
-    cropped = cv2.remap(decoded, *grid, cv2.INTER_LINEAR)
+    across, down = np.meshgrid(columns, rows)
+    cropped = cv2.remap(decoded, across, down, cv2.INTER_LINEAR)
     return np.clip(np.rint(cropped), 0, 255).astype(np.uint8)
 
 

@@ -54,7 +54,7 @@ class ExpertPolicy:
         self._expert = LiberoExpert(cell)
 
     def plan(self, cell: LiberoCell, now: float, log: PlanLog) -> np.ndarray:
-        """See LiberoPolicy."""
+        """See LiberoPolicy: float64 [N, 7]."""
         return self._expert.plan(self._expert.observe(), CHUNK_STEPS).chunk()
 
 
@@ -79,11 +79,12 @@ class EnginePolicy:
         self._engine.forget()
 
     def plan(self, cell: LiberoCell, now: float, log: PlanLog) -> np.ndarray:
-        """See LiberoPolicy."""
+        """See LiberoPolicy: float64 [N, 7]."""
         (front, depth), (wrist, _) = cell.render("front"), cell.render("wrist")
         if self._released:
-            front, wrist, depth = released_image(front), released_image(wrist), None
-        seen = Observation((front, wrist), cell.task.instruction, now, depth=depth)
+            front, wrist = released_image(front), released_image(wrist)
+        measured = None if self._released else depth  # which is not cropped
+        seen = Observation((front, wrist), cell.task.instruction, now, depth=measured)
         try:
             *_, reasoning = self._engine.reason(seen)
             if reasoning.actions is None:

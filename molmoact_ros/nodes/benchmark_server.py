@@ -161,7 +161,7 @@ class BenchmarkServerNode(ContainedNode):
         """Inputs float64 [N, 7] of the policy's plan for an observation. Raises ValueError and TimeoutError."""
         images = [released_image(image) if self.config.released else image for image in seen.images]
         self._stamp = conversions.seconds(conversions.time_message(self.get_clock().now().nanoseconds * 1e-9))
-        self._wanted = wanted = Future()
+        wanted = self._wanted = Future[np.ndarray]()
         try:
             self._instructions.publish(String(data=seen.instruction))
             for publisher, name, image in zip(self._cameras, self.config.cameras, images, strict=True):

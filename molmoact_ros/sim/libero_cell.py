@@ -158,9 +158,10 @@ class LiberoCell:
 
     @property
     def surface(self) -> float:
-        """Height in m of the table or the floor that things stand on."""
+        """Height in m of the table that things stand on, or of the floor, on which the arm stands, too."""
         domain = self._env.env
-        return self.top(0.0, 0.0, [*domain.objects_dict, *domain.fixtures_dict])
+        table = self.top(0.0, 0.0, [*domain.objects_dict, *domain.fixtures_dict])
+        return table if np.isfinite(table) else float(self.base[2])
 
     @property
     def joints(self) -> np.ndarray:

@@ -42,7 +42,10 @@ def for_libero(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def graph(for_libero: Path, domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bringup]:
-    changes = {"policy": {"checkpoint": str(for_libero), "priority": 0}, "benchmark_server": {"port": PORT}}
+    changes: dict[str, dict[str, Any]] = {
+        "policy": {"checkpoint": str(for_libero), "priority": 0},
+        "benchmark_server": {"port": PORT},
+    }
     profile = Profile.read("benchmark").with_parameters(changes)
     with Bringup(profile, tmp_path_factory.mktemp("logs")) as running:
         yield running
