@@ -19,7 +19,7 @@ from molmoact_ros.sim.libero_cell import LiberoCell
 
 CHUNK_STEPS: Final = 8
 GAIN: Final = 1.3  # of the way left, in one input: the hand then moves like a spring of damping ratio 0.9
-WIDEST: Final = 0.072  # m that the open fingers, 0.08 m apart, go around
+WIDEST: Final = 0.066  # m that the open fingers, 0.08 m apart, go around
 TIP: Final = 0.0105  # m from the tool centre point to the finger tips
 DEEP: Final = 0.024  # m of the fingers that a thing may reach up between
 RIM_DEPTH: Final = 0.012  # m below a rim at which it is grasped
@@ -258,13 +258,13 @@ def choose_grasp(points: np.ndarray, hand: np.ndarray, top: Callable[[float, flo
     across = points @ axes.T
     widths = np.ptp(across, axis=0)
     if widths.min() < WIDEST:
-        candidates = [_pinch(points, axis) for axis in axes[widths < min(WIDEST, widths.min() + 0.006)]]
+        candidates = [_pinch(points, axis) for axis in axes[widths < WIDEST]]
     else:
         candidates = [_rim(points, axis * sign, shift) for axis in axes for sign in (1.0, -1.0) for shift in SHIFTS]
 
     def cost(grasp: Grasp) -> float:
         return (
-            1000.0 * blocked(grasp, top) + abs(yaw_between(hand, grasp.axis)) + 5.0 * grasp.width + 20.0 * grasp.shift
+            1000.0 * blocked(grasp, top) + abs(yaw_between(hand, grasp.axis)) + 50.0 * grasp.width + 20.0 * grasp.shift
         )
 
     return min(candidates, key=cost)
