@@ -292,7 +292,7 @@ def blocked(grasp: Grasp, top: Callable[[float, float], float]) -> float:
     """How far other things, whose height at x, y `top` says, reach into the fingers and the hand at a grasp, m."""
     side = np.array([-grasp.axis[1], grasp.axis[0], 0.0])
     tips = [(sign * along, across) for sign in (-1, 1) for along in FINGER for across in (-0.011, 0.011)]
-    palm = [(along, across) for along in (-PALM, -0.05, 0.0, 0.05, PALM) for across in (-0.035, 0.035)]
+    palm = [(along, across) for along in np.linspace(-PALM, PALM, 11) for across in (-0.035, 0.0, 0.035)]
     worst = 0.0
     for footprint, height in ((tips, -TIP), (palm, PALM_HEIGHT)):
         for along, across in footprint:
