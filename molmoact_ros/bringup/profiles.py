@@ -17,7 +17,7 @@ from molmoact_ros.utils.ros_environment import check_environment
 
 NODES: Final = (
     "sim", "realsense", "controller", "policy", "policies", "expert", "view", "foxglove", "joystick", "spacemouse",
-    "leader", "recorder", "player", "panel",
+    "leader", "recorder", "player", "panel", "benchmark_server",
 )  # fmt: skip
 
 SHOWING: Final = ("view", "panel", "foxglove")

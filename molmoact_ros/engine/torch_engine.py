@@ -79,6 +79,10 @@ class Engine(InferenceEngine, Protocol):
         """The modes that `reason` answers in."""
         ...
 
+    def forget(self) -> None:
+        """Clear the cache of previous answers: draft from none and reuse none."""
+        ...
+
     def frame(self, image: np.ndarray) -> np.ndarray:
         """Scale a camera image, uint8 [H, W, 3] RGB, to the model's input frame size."""
         ...

@@ -199,7 +199,7 @@ def test_the_arm_is_commanded_by_the_controller_alone() -> None:
     assert who["/fr3_arm_controller/joint_trajectory"] == {"controller"}
     assert who["/policy/action_chunk"] == {"policy"} and who["/joint_states"] <= {"sim"}
     assert who["/controller/start"] <= {"policy", "expert", "panel"}
-    devices = {"joystick", "keyboard", "spacemouse", "leader", "panel", "home", "collector"}
+    devices = {"joystick", "keyboard", "spacemouse", "leader", "panel", "home", "collector", "benchmark_server"}
     assert all(who[name] <= devices for name in who if name.startswith("/controller/teleop/"))
 
 
