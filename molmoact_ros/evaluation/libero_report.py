@@ -6,14 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
+from molmoact_ros.evaluation.intervals import rate_interval
 from molmoact_ros.evaluation.libero_rollout import LiberoResult
-
-CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,12 @@ class SuiteRecord:
 
 def _figures(results: Sequence[LiberoResult]) -> dict[str, Any]:
     done = [result for result in results if result.success]
-    interval = binomtest(len(done), len(results)).proportion_ci(CONFIDENCE, method="wilson")
     timed = [r.step_seconds for r in results if np.isfinite(r.step_seconds)]
     return {
         "episodes": len(results),
         "successes": len(done),
         "success": len(done) / len(results),
-        "interval": [float(interval.low), float(interval.high)],
+        "interval": list(rate_interval(len(done), len(results))),
         "steps": float(np.median([result.steps for result in done])) if done else float("nan"),
         "step_seconds": float(np.median(timed)) if timed else float("nan"),
         "refused_steps": sum(len(result.refusals) for result in results),

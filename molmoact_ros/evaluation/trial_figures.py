@@ -5,35 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
 
+from molmoact_ros.evaluation.intervals import mean_interval, rate_interval
 from molmoact_ros.evaluation.trial_order import Trial, sealed_labels
 from molmoact_ros.evaluation.trial_session import TrialScore, TrialSession
 
-CONFIDENCE: Final = 0.95
-RESAMPLES: Final = 10_000
-Interval = tuple[float, float]
 Scored = tuple[Trial, TrialScore]
-
-
-def rate_interval(successes: int, trials: int) -> Interval:
-    """Wilson's interval of a rate of success (E. B. Wilson, 1927)."""
-    found = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
-
-
-def mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
-    """Interval of the mean by percentiles of the bootstrap, drawn from `seed`; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    found = bootstrap(
-        (np.asarray(values),), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", rng=rng
-    ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
 
 
 def figures(session: TrialSession) -> dict[str, Any]:

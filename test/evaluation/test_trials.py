@@ -17,7 +17,8 @@ from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.bringup.sealed_policies import SealedPolicies
 from molmoact_ros.cli.main import main
 from molmoact_ros.cli.trials import announcement
-from molmoact_ros.evaluation.trial_figures import figures, mean_interval, rate_interval
+from molmoact_ros.evaluation.intervals import mean_interval, rate_interval
+from molmoact_ros.evaluation.trial_figures import figures
 from molmoact_ros.evaluation.trial_order import sealed_labels, trial_order
 from molmoact_ros.evaluation.trial_report import first_and_last, write_report
 from molmoact_ros.evaluation.trial_session import TRIALS, TrialSession
