@@ -5,7 +5,6 @@ An operator's drawing steers it, and a gate may hold actions back until they are
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +21,7 @@ from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.msg import EngineStatus, Trace
 from molmoact_ros.nodes.planning.approval_gate import ApprovalGate
 from molmoact_ros.nodes.planning.chunk_messages import ChunkMessages
-from molmoact_ros.nodes.planning.config import LIVE, PolicyConfig, load_engine
+from molmoact_ros.nodes.planning.config import LIVE, PolicyConfig, load_engine, wrong_mode
 from molmoact_ros.nodes.planning.controller_client import ControllerClient
 from molmoact_ros.nodes.planning.engine_status import EngineStatusPublisher
 from molmoact_ros.nodes.planning.execute_server import PERIOD, ExecuteServer, Goal, Result
@@ -76,7 +75,8 @@ class PolicyNode(ManagedNode):
             self._engine.unnorm_key, self._engine.convention, config.arms, config.base_frame, config.action_dt
         )
         self._drawings = OperatorTrace(self, front, config.joint_states, config.drawing_max_age, config.drawing_timeout)
-        self._reasoner = InferenceThread(self._engine, frames, self._now, self, config.period, self._states())
+        states = StateReader.of(self._engine, config.franka_arms, config.state_max_age)
+        self._reasoner = InferenceThread(self._engine, frames, self._now, self, config.period, states)
         self._gate = ApprovalGate(self, self._link, self._reasoner.lock, self._reasoner.again, self._veto)
         for topic, (kind, _) in zip(cameras, sources, strict=True):
             self.create_subscription(kind, topic, partial(self._on_image, topic), qos.SENSOR)
@@ -86,7 +86,8 @@ class PolicyNode(ManagedNode):
         self._report = EngineStatusPublisher(self, config.model, self._reasoner, self._drawings, self._gate, cameras)
         self._depth: Subscription | None = None  # of the front camera, while a mode needs it
         self._settings.connect_setters(
-            {"mode": self._use_mode, "approve": self._gate.set_mode, "approve_seconds": self._gate.set_seconds}
+            {"mode": self._use_mode, "approve": self._gate.set_mode, "approve_seconds": self._gate.set_seconds},
+            {"mode": partial(wrong_mode, self._engine.modes)},
         )
         self.create_subscription(String, "~/instruction", self._on_instruction, qos.RELIABLE)
         self._traces = TraceInput(self, self._drawings, self._reasoner, self._gate, self._report)
@@ -96,25 +97,11 @@ class PolicyNode(ManagedNode):
         self._goals = ExecuteServer(self, self._link, self)
         self._configured = True
 
-    def _states(self) -> StateReader | None:
-        """What makes the robot's state, for a model that reads it."""
-        if not self._engine.state_dimensions:
-            return None
-        return StateReader(self._engine.convention, self.config.franka_arms, self.config.state_max_age)
-
     def activate(self) -> None:
         """Accept instructions from now on."""
         self._active, config = True, self.config
-        self._come_first()
-        place = config.server if config.backend in ("server", "act") else config.device
-        self.get_logger().info(f"ready: {config.model} ({self._engine.digest}) by {config.backend} on {place}")
-
-    def _come_first(self) -> None:
-        """Raise the process' priority above all but the controller's: a plan that is late is a worse plan."""
-        priority, config = self.config.priority, self.config
-        if config.backend == "torch" and config.device == "cpu" and config.threads >= (os.cpu_count() or 1):
-            priority = 0  # on all cores at once it would starve the cameras
-        real_time(priority, own_threads())
+        real_time(config.real_time_priority, own_threads())
+        self.get_logger().info(f"ready: {config.model} ({self._engine.digest}) by {config.backend} on {config.place}")
 
     def deactivate(self) -> None:
         """End the goal, and accept no more instructions."""

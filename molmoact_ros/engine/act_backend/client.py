@@ -140,6 +140,9 @@ class ActEngine:
         with suppress(RefusedStep):
             self._ask((blank,) * len(self._fields), "put", np.zeros(self.state_dimensions), lambda: True)
 
+    def forget(self) -> None:
+        """Nothing to forget: each request stands alone."""
+
     def close(self) -> None:
         """Nothing to release: connections end with their requests."""
 

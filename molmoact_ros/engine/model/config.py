@@ -174,7 +174,7 @@ class MolmoActConfig(BaseModel):
             raise ValueError(f"adapter_config.vit_layers {layers} are not among the {vit} layers of vit_config")
         if self.adapter_config.text_hidden_size != self.llm_config.hidden_size:
             raise ValueError("adapter_config.text_hidden_size and llm_config.hidden_size differ")
-        if self.llm_config.use_qk_norm and self.llm_config.qk_norm_type == "qwen3":
+        if self.llm_config.qk_norm_type == "qwen3":
             raise ValueError("llm_config.qk_norm_type is 'qwen3', which MolmoAct 1 does not have")
         return self
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -78,6 +79,20 @@ class PolicyConfig(EngineOptions):
         """What runs the model, for people: the checkpoint's folder, or a server that needs none here."""
         return self.server if self.backend == "act" and not self.checkpoint else str(self.folder)
 
+    @property
+    def place(self) -> str:
+        """Where the model runs, for people."""
+        return self.server if self.backend in ("server", "act") else self.device
+
+    @property
+    def real_time_priority(self) -> int:
+        """Of the process: above all but the controller's, since a plan that is late is a worse plan.
+
+        0 for an engine on all cores at once: it would starve the cameras.
+        """
+        everywhere = self.backend == "torch" and self.device == "cpu" and self.threads >= (os.cpu_count() or 1)
+        return 0 if everywhere else self.priority
+
 
 def load_engine(config: PolicyConfig) -> Engine:
     """Open the engine that the parameters select, and warm it up.
@@ -112,6 +127,12 @@ def _not_a_time(value: Any) -> str:
 
 CHOICES = tuple(mode.value for mode in ReasoningMode if mode is not ReasoningMode.STEERED)
 """Modes that may be selected; an operator's trace always steers."""
+
+
+def wrong_mode(known: Collection[ReasoningMode], value: Any) -> str:
+    """Why a checkpoint that answers in the modes `known` has no mode `value`; empty: it has."""
+    return _choice([mode for mode in CHOICES if mode in {of.value for of in known}], value)
+
 
 LIVE: Final = {
     "mode": LiveParameter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from molmoact_ros.control.action_conversion import robot_state, state_joints
+from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.observation import RobotState
 from molmoact_ros.robots.franka import Arm
@@ -19,6 +20,11 @@ class StateReader:
     def __init__(self, convention: ActionConvention, arms: Sequence[Arm], max_age: float) -> None:
         self._convention, self._arms, self.max_age = convention, arms, max_age
         self._names = state_joints(arms)
+
+    @staticmethod
+    def of(engine: Engine, arms: Sequence[Arm], max_age: float) -> StateReader | None:
+        """For an engine's model; None for one that reads no state."""
+        return StateReader(engine.convention, arms, max_age) if engine.state_dimensions else None
 
     def missing(self, joints: Mapping[str, tuple[float, float]]) -> str:
         """Why there is no state, in one line; empty: there is. joints: position and stamp by name, near the image."""
