@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from mcap.reader import make_reader
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
@@ -109,16 +111,30 @@ def test_the_command_records_parameters_versions_and_pictures(workcell: Bringup,
     assert doctor.returncode == 0 and re.search(r"passed\s+MCAP\s+doctor\s+checks", doctor.stdout), doctor.stdout
 
 
+@pytest.fixture
+def words(peer: Peer) -> Iterator[Callable[[QoSProfile], Publisher]]:
+    """Makes publishers of /words, which end with the test however it ends."""
+    made: list[Publisher] = []
+
+    def publisher(quality: QoSProfile) -> Publisher:
+        made.append(peer.node.create_publisher(String, "/words", quality))
+        return made[-1]
+
+    yield publisher
+    for one in made:
+        peer.node.destroy_publisher(one)
+
+
 def test_case_47_a_publisher_that_comes_later_and_offers_less_is_heard_too(
-    domain: int, peer: Peer, tmp_path: Path
+    domain: int, peer: Peer, words: Callable[[QoSProfile], Publisher], tmp_path: Path
 ) -> None:
     """A driver that was started again, or a microcontroller: best effort beside a reliable publisher."""
     bag = tmp_path / "bag"
-    first = peer.node.create_publisher(String, "/words", 10)
+    first = words(qos.RELIABLE)
     parameters = {"bag": str(bag), "awaited": ["/words", "/never_sent"]}
     with Bringup(Profile(nodes={"recorder": parameters}), tmp_path / "logs") as recorder:
         assert peer.until(lambda: first.get_subscription_count())
-        second = peer.node.create_publisher(String, "/words", qos.SENSOR)
+        second = words(qos.SENSOR)
         assert peer.until(lambda: second.get_subscription_count())
         for number in range(20):  # while both subscriptions are there, and after that
             first.publish(String(data=f"first {number}"))
@@ -128,13 +144,11 @@ def test_case_47_a_publisher_that_comes_later_and_offers_less_is_heard_too(
         said = recorder.log("recorder").read_text()
     assert "/words has a later publisher that is not reliable" in said
     with BagReader(bag) as reader:
-        words = [reader.decode(message).data for message in reader.messages(["/words"])]
+        heard = [reader.decode(message).data for message in reader.messages(["/words"])]
         *_, last = (reader.decode(message).status[0] for message in reader.messages(["/diagnostics"]))
     assert {value.key: value.value for value in last.values}["awaited"] == "/never_sent"
-    assert len(set(words)) == len(words), "no message is recorded by both"
-    assert sum("first" in w for w in words) >= 18 and sum("second" in w for w in words) >= 18, words
-    for publisher in (first, second):
-        peer.node.destroy_publisher(publisher)
+    assert len(set(heard)) == len(heard), "no message is recorded by both"
+    assert sum("first" in w for w in heard) >= 18 and sum("second" in w for w in heard) >= 18, heard
 
 
 def test_m9_the_recorder_goes_on_in_another_file_and_a_kill_takes_only_the_last_second(
