@@ -145,7 +145,8 @@ def test_case_47_a_publisher_that_comes_later_and_offers_less_is_heard_too(
     assert "/words has a later publisher that is not reliable" in said
     with BagReader(bag) as reader:
         heard = [reader.decode(message).data for message in reader.messages(["/words"])]
-        *_, last = (reader.decode(message).status[0] for message in reader.messages(["/diagnostics"]))
+        said_by_all = [reader.decode(message).status[0] for message in reader.messages(["/diagnostics"])]
+    last = [status for status in said_by_all if status.name == "recorder: bag"][-1]  # a workcell may say something, too
     assert {value.key: value.value for value in last.values}["awaited"] == "/never_sent"
     assert len(set(heard)) == len(heard), "no message is recorded by both"
     assert sum("first" in w for w in heard) >= 18 and sum("second" in w for w in heard) >= 18, heard
