@@ -175,6 +175,6 @@ def test_what_launch_starts_through_the_module_ends_with_it(tmp_path: Path) -> N
     launch = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path)
     assert until(file.exists)
     pid = int(file.read_text().split()[0])
-    launch.send_signal(signal.SIGHUP)
+    launch.kill()
     launch.wait(PATIENCE)
     assert until(lambda: is_gone(pid))
