@@ -71,7 +71,7 @@ def of_bag(
         _depth(recording, nearest[0]), front_view(recording, [arm.base_frame for arm in found]),
     )  # fmt: skip
     if measured:
-        out.notes.append("nobody commanded the arm on a topic that is recorded: the actions are the measured motion")
+        out.notes.insert(0, "nobody commanded the arm on a topic that is recorded: the actions are the measured motion")
     off = max(float(np.abs(near - ticks).max()) for near in nearest)
     if off > 0.5 / fps + SAME_TIME:
         out.notes.append(f"images were lost: one stands for a time {off:.3f} s beside its own")

@@ -186,7 +186,7 @@ def test_whatever_reads_depth_takes_nan_and_infinities_as_not_known(seed: int, s
             {
                 "metres": metres(message(each, Stream("32FC1", "f"), 1.0)), "relative": relative_depth(each),
                 "millimetres": millimetres(each), "lifted": lift(trace, each, k),
-                "panel": panel_images._measured_depth(message(each, Stream("32FC1", "f"), 1.0)),
+                "panel": panel_images._depth(message(each, Stream("32FC1", "f"), 1.0)),
             }
             for each in depths_like(depth, unknown, [0.0, np.nan, np.inf, -np.inf, -1.0])
         )  # fmt: skip
@@ -206,7 +206,7 @@ def test_depth_of_infinity_gives_the_same_depth_tokens_and_colours() -> None:
         for each in depths_like(depth, unknown, [np.nan, 0.0, np.inf, -np.inf])
     ]
     assert all((other == codes[0]).all() for other in codes) and len(np.unique(codes[0])) > 1
-    near = panel_images._measured_depth(message(np.where(unknown, np.inf, depth), Stream("32FC1", "f"), 1.0))[100:]
+    near = panel_images._depth(message(np.where(unknown, np.inf, depth), Stream("32FC1", "f"), 1.0))[100:]
     assert len(np.unique(near.reshape(-1, 3), axis=0)) > 50
     said = np.where(unknown, np.inf, depth)
     np.testing.assert_array_equal(colour_depth(said, 64), colour_depth(np.where(unknown, 0.0, depth), 64))

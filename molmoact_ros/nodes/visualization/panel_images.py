@@ -29,7 +29,7 @@ def begin() -> None:
 def encode(kind: str, data: bytes, compressed: bool = False) -> Picture:
     """A JPEG of a serialised Image or CompressedImage; kind as in View. Raises RefusedStep for no such image."""
     message = of_usual_size(deserialize_message(data, CompressedImage if compressed else Image))
-    picture = {"color": rgb_pixels, "depth": _measured_depth, "said": _model_depth}[kind](message)
+    picture = {"color": rgb_pixels, "depth": _depth, "said": _model_depth}[kind](message)
     if picture.shape[1] > WIDEST:
         size = (WIDEST, max(1, round(picture.shape[0] * WIDEST / picture.shape[1])))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -39,7 +39,7 @@ def encode(kind: str, data: bytes, compressed: bool = False) -> Picture:
     return Picture(jpeg.tobytes(), stamp.sec, stamp.nanosec)
 
 
-def _measured_depth(message: CameraImage) -> np.ndarray:
+def _depth(message: CameraImage) -> np.ndarray:
     """Measured depth from blue (far) to red (near), over the range that most of the image has; black where unknown."""
     depth = metres(message)
     known = depth > 0
