@@ -19,6 +19,7 @@ from molmoact_ros.bringup.profiles import use_environment
 from molmoact_ros.bringup.scripted_operator import ScriptedOperator
 from molmoact_ros.bringup.security import enclave_arguments
 from molmoact_ros.cli.run_node import ARMS
+from molmoact_ros.cli.status_line import StatusLine, TypedNote
 from molmoact_ros.datasets.collection import CollectionState, Outcome
 from molmoact_ros.datasets.episode_record import SessionFolder
 from molmoact_ros.nodes.keyboard import GONE, keys_at_once, read_keys
@@ -92,17 +93,18 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     use_environment()
     rclpy.init(args=["--ros-args", *enclave_arguments("collector")], signal_handler_options=SignalHandlerOptions.NO)
-    collector = CollectorNode(config, session, recorder, lambda line: print(f"\r\033[K{line}", flush=True))
+    screen = StatusLine()
+    collector = CollectorNode(config, session, recorder, screen.print_line)
     try:
         print(f"session {session.folder}: {_summary(collector)}")
-        return _serve(collector, args)
+        return _serve(collector, screen, args)
     finally:
         collector.close()
         rclpy.try_shutdown()
         print(f"\r\033[Ksession {session.folder}: {_summary(collector)}")
 
 
-def _serve(collector: CollectorNode, args: argparse.Namespace) -> int:
+def _serve(collector: CollectorNode, screen: StatusLine, args: argparse.Namespace) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(collector)
     operator = ScriptedOperator(collector.config.teleop, args.seed, args.distractors) if args.scripted else None
@@ -113,7 +115,7 @@ def _serve(collector: CollectorNode, args: argparse.Namespace) -> int:
             typist = None
             if sys.stdin.isatty() and operator is None:
                 stack.enter_context(keys_at_once())
-                typist = _Typist(collector)
+                typist = _Typist(collector, screen)
             while operator is None or not operator.finished:
                 executor.spin_once(timeout_sec=WAIT)
                 if typist is not None and typist.quits():
@@ -130,39 +132,28 @@ def _serve(collector: CollectorNode, args: argparse.Namespace) -> int:
 class _Typist:
     """Keys of a terminal to commands, and a line that says where the collection stands."""
 
-    def __init__(self, collector: CollectorNode) -> None:
-        self._collector, self._shown = collector, ""
-        self._note: str | None = None  # what is being typed
-        print(HELP)
+    def __init__(self, collector: CollectorNode, screen: StatusLine) -> None:
+        self._collector, self._screen, self._note = collector, screen, TypedNote()
+        self._screen.print_line(HELP)
 
     def quits(self) -> bool:
         """Process what was typed; whether the operator quits."""
         for key in read_keys(0.0):
-            if self._note is not None:
-                self._type_note(key)
+            if self._note.text is not None:
+                if note := self._note.type(key):
+                    self._command("", note)
             elif key in ("q", GONE):
                 return True
             elif key == "n":
-                self._note = ""
-            elif key in KEYS and (refusal := self._collector.command(KEYS[key])):
-                print(f"\r\033[K{refusal}")
-        self._show()
+                self._note.begin()
+            elif key in KEYS:
+                self._command(KEYS[key])
+        self._screen.show(_state(self._collector) if self._note.text is None else f"note: {self._note.text}")
         return False
 
-    def _type_note(self, key: str) -> None:
-        assert self._note is not None
-        if key not in "\r\n":
-            self._note = self._note[:-1] if key in "\b\x7f" else self._note + key
-            return
-        note, self._note = self._note, None
-        if note and (refusal := self._collector.command("", notes=note)):
-            print(f"\r\033[K{refusal}")
-
-    def _show(self) -> None:
-        line = _state(self._collector) if self._note is None else f"note: {self._note}"
-        if line != self._shown:
-            self._shown = line
-            print(f"\r\033[K{line}", end="", flush=True)
+    def _command(self, name: str, notes: str = "") -> None:
+        if refusal := self._collector.command(name, notes=notes):
+            self._screen.print_line(refusal)
 
 
 def _state(collector: CollectorNode) -> str:

@@ -19,6 +19,7 @@ from molmoact_ros.bringup.sealed_policies import POLICY, SealedPolicies
 from molmoact_ros.bringup.security import enclave_arguments
 from molmoact_ros.bringup.trial_collector import TrialCollector
 from molmoact_ros.cli.run_node import ARMS
+from molmoact_ros.cli.status_line import StatusLine, TypedNote
 from molmoact_ros.datasets.collection import CollectionState
 from molmoact_ros.evaluation.trial_order import Trial, sealed_labels
 from molmoact_ros.evaluation.trial_report import write_report
@@ -122,7 +123,7 @@ def _serve(args: argparse.Namespace, session: TrialSession) -> None:
     recorder = EpisodeRecorder(parameters, session.folder / "logs")
     use_environment()
     rclpy.init(args=["--ros-args", *enclave_arguments("collector")], signal_handler_options=SignalHandlerOptions.NO)
-    screen = TrialScreen()
+    screen = StatusLine()
     collector = TrialCollector(config, session, policies, recorder, screen.print_line)
     executor = SingleThreadedExecutor()
     executor.add_node(collector)
@@ -142,24 +143,6 @@ def _serve(args: argparse.Namespace, session: TrialSession) -> None:
         rclpy.try_shutdown()
 
 
-class TrialScreen:
-    """Lines of a terminal that stay, and one below them that says where the trial stands."""
-
-    def __init__(self) -> None:
-        self._shown = ""
-
-    def print_line(self, line: str) -> None:
-        """Print a line that stays."""
-        print(f"\r\033[K{line}", flush=True)
-        self._shown = ""
-
-    def show(self, state: str) -> None:
-        """Show the last line, if it has changed."""
-        if state != self._shown:
-            print(f"\r\033[K{state}", end="", flush=True)
-            self._shown = state
-
-
 def announcement(trial: Trial, sheet: TrialSheet, of: int) -> str:
     """What the operator reads before a trial."""
     task = sheet.task(trial.task)
@@ -172,23 +155,23 @@ def announcement(trial: Trial, sheet: TrialSheet, of: int) -> str:
 class TrialTerminal:
     """The keys of a terminal to commands, and what stands there meanwhile."""
 
-    def __init__(self, collector: TrialCollector, screen: TrialScreen) -> None:
+    def __init__(self, collector: TrialCollector, screen: StatusLine) -> None:
         self._collector, self._screen = collector, screen
-        self._note: str | None = None  # what is being typed
+        self._note = TypedNote()
         self._announced: Trial | None = None
         self._before = S.WAITING
         self._screen.print_line(HELP)
 
     def quits(self) -> bool:
-        """Process what was typed, and show where the trial stands; whether the operator quits."""
+        """Process what was typed; whether the operator quits."""
         for key in read_keys(0.0):
-            if self._note is not None:
-                self._type_note(key)
+            if self._note.text is not None:
+                if note := self._note.type(key):
+                    self._command("", notes=note)
             elif key in ("q", GONE):
                 return True
             else:
                 self._press(key)
-        self.show()
         return False
 
     def _press(self, key: str) -> None:
@@ -197,22 +180,13 @@ class TrialTerminal:
             done[int(key) - 1] ^= True
             self._command("", done=done)
         elif key == "n":
-            self._note = ""
+            self._note.begin()
         elif key in KEYS:
             self._command(KEYS[key])
 
     def _command(self, name: str, **texts: Any) -> None:
         if refusal := self._collector.command(name, **texts):
             self._screen.print_line(refusal)
-
-    def _type_note(self, key: str) -> None:
-        assert self._note is not None
-        if key not in "\r\n":
-            self._note = self._note[:-1] if key in "\b\x7f" else self._note + key
-            return
-        note, self._note = self._note, None
-        if note:
-            self._command("", notes=note)
 
     def show(self) -> None:
         """Announce the trial that is due, list the rubric of one that is to be scored, and show the state."""
@@ -227,7 +201,7 @@ class TrialTerminal:
         if state is S.REVIEW and before is not state:
             for number, step in enumerate(task.rubric, 1):
                 self._screen.print_line(f"  {number}  {step.text} ({step.points:g})")
-        self._screen.show(f"note: {self._note}" if self._note is not None else self._state(trial, task))
+        self._screen.show(f"note: {self._note.text}" if self._note.text is not None else self._state(trial, task))
 
     def _state(self, trial: Trial, task: TrialTask) -> str:
         collector, done = self._collector, self._collector.done

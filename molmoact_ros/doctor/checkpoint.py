@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from molmoact_ros.doctor.folder_checks import failed_tensors, ok, parameters, read_files
 from molmoact_ros.doctor.robot_checkpoint import inspect_robot
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
@@ -30,7 +30,7 @@ from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, Ru
 from molmoact_ros.engine.model.folder_kind import family, other_kind
 from molmoact_ros.engine.model.image_processor import ImageProcessor
 from molmoact_ros.engine.model.molmoact import MolmoAct
-from molmoact_ros.engine.model.weight_files import CheckpointError, Weights, misfits, read_headers
+from molmoact_ros.engine.model.weight_files import Weights, read_headers
 from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats
 from molmoact_ros.reasoning.answer_templates import forms
@@ -39,7 +39,6 @@ from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS, ImageTokens
 from molmoact_ros.utils.checks import Check, Verdict
 
-SHOWN = 8  # mismatches listed; the rest is counted
 QWEN_WORDS, QWEN_VOCABULARY = 151_643, 152_064  # byte-pair tokens and padded size of the Qwen2.5-7B vocabulary
 QWEN_DEPTH_START, QWEN_IMAGE_1 = 151_665, [1906, 220, 16]
 OLMO_VOCABULARY = 100_864  # expected for 7B-O: 100 278 tokens, padded to the next multiple of 512
@@ -84,27 +83,18 @@ def inspect(folder: Path) -> list[Check]:
         "weights": lambda: read_headers(folder),
         "run": lambda: files.run,
     }
-    findings, read = [], {}
-    for name, look in looks.items():
-        try:
-            read[name] = look()
-        except CheckpointError as error:
-            findings.append(Check.check(name, False, str(error)))
-    if findings:
-        return findings
+    read, failed = read_files(looks)
+    if failed:
+        return failed
     whole = _Folder(path=folder, **read)
     parts = (_architecture, _tensors, _memory, _images, _tokens, _answers, _norm_keys, _depth, _chat, _open_questions)
     return [finding for part in parts for finding in part(whole)]
 
 
-def _ok(name: str, text: str) -> Check:
-    return Check(name, Verdict.OK, text)
-
-
 def _expect(name: str, text: str, found: object, expected: object) -> Check:
     """A note if a folder deviates from an expectation, else OK."""
     if found == expected:
-        return _ok(name, f"{text}, as expected")
+        return ok(name, f"{text}, as expected")
     return Check(name, Verdict.NOTE, f"{text}; {expected} was expected")
 
 
@@ -116,7 +106,7 @@ def _architecture(folder: _Folder) -> Iterator[Check]:
     vit, llm = folder.config.vit_config, folder.config.llm_config
     tower = "CLIP-like" if vit.use_cls_token else "SigLIP-like"
     decoder = "OLMo2-like" if llm.norm_after else "Qwen2-like"
-    yield _ok(
+    yield ok(
         "architecture",
         f"{tower} tower of {vit.num_hidden_layers} layers, width {vit.hidden_size}; {decoder} decoder of "
         f"{llm.num_hidden_layers} layers, width {llm.hidden_size}, {llm.vocab_size} tokens",
@@ -128,14 +118,10 @@ def _architecture(folder: _Folder) -> Iterator[Check]:
 def _tensors(folder: _Folder) -> Iterator[Check]:
     with torch.device("meta"):
         model = MolmoAct(folder.config)
-    lines = misfits(model, folder.weights)
-    for line in lines[:SHOWN]:
-        yield Check.check("tensors", False, line)
-    if len(lines) > SHOWN:
-        yield Check.check("tensors", False, f"and {len(lines) - SHOWN} more")
-    count = sum(map(prod, folder.weights.shapes.values()))
-    if not lines:
-        yield _ok(
+    failed, count = failed_tensors(model, folder.weights), parameters(folder.weights)
+    yield from failed
+    if not failed:
+        yield ok(
             "tensors", f"{len(folder.weights.shapes)} tensors, {count / 1e6:,.1f} million parameters, all accounted for"
         )
     kinds = Counter(folder.weights.dtypes.values())
@@ -144,12 +130,12 @@ def _tensors(folder: _Folder) -> Iterator[Check]:
 
 
 def _memory(folder: _Folder) -> Iterator[Check]:
-    count, llm = sum(map(prod, folder.weights.shapes.values())), folder.config.llm_config
+    count, llm = parameters(folder.weights), folder.config.llm_config
     cache = 2 * llm.num_hidden_layers * llm.num_key_value_heads * llm.head_dim * llm.max_position_embeddings
     largest = max(path.stat().st_size for path in folder.weights.files)
     needs = [f"{dtype} {(count + cache) * size / 1e9:.2f} GB" for dtype, size in (("float32", 4), ("bfloat16", 2))]
-    yield _ok("memory", f"weights and cache of {llm.max_position_embeddings} tokens: {', '.join(needs)}")
-    yield _ok("memory while loading", f"that, and at most {largest / 1e9:.2f} GB beside it, the largest file")
+    yield ok("memory", f"weights and cache of {llm.max_position_embeddings} tokens: {', '.join(needs)}")
+    yield ok("memory while loading", f"that, and at most {largest / 1e9:.2f} GB beside it, the largest file")
 
 
 def _images(folder: _Folder) -> Iterator[Check]:
@@ -184,10 +170,10 @@ def _tokens(folder: _Folder) -> Iterator[Check]:
         found = f"{wrong} is {known.get(wrong)}" if wrong else f"image_patch_id is {folder.config.image_patch_id}"
         yield Check.check("image tokens", False, f"{found}; the model expects them from {vocabulary} on, in order")
     else:
-        yield _ok("image tokens", f"from {vocabulary} on, image_patch_id {images.patch}")
+        yield ok("image tokens", f"from {vocabulary} on, image_patch_id {images.patch}")
     depth = [known[token] for token in (DEPTH_START, DEPTH_END, *DEPTH_TOKENS)]
     in_order = depth == list(range(depth[0], depth[0] + len(depth)))
-    yield _ok("depth tokens", f"from {depth[0]} on{'' if in_order else ', not in order; they are found by name'}")
+    yield ok("depth tokens", f"from {depth[0]} on{'' if in_order else ', not in order; they are found by name'}")
     if _is_qwen(folder):
         yield _expect("depth tokens of Qwen2.5", f"<DEPTH_START> is {depth[0]}", depth[0], QWEN_DEPTH_START)
         words = tokenizer.get_vocab_size(with_added_tokens=False)
@@ -211,7 +197,7 @@ def _answers(folder: _Folder) -> Iterator[Check]:
         return
     lengths = [len(codec.encode(symbol)) for symbol in ACTION_SYMBOLS]
     steps = " or ".join(map(str, run.chunk_steps))
-    yield _ok("answers", f"{steps} actions; an action symbol is {min(lengths)} to {max(lengths)} tokens")
+    yield ok("answers", f"{steps} actions; an action symbol is {min(lengths)} to {max(lengths)} tokens")
 
 
 def _norm_keys(folder: _Folder) -> Iterator[Check]:
@@ -221,7 +207,7 @@ def _norm_keys(folder: _Folder) -> Iterator[Check]:
     for key, action in stats.items():
         still = sum(low == high for low, high in zip(action.q01, action.q99, strict=True))
         text = f"{action.dimensions} dimensions{f', {still} of them constant' if still else ''}"
-        yield _ok(f"normalisation key {key}", text)
+        yield ok(f"normalisation key {key}", text)
         if key in KNOWN_STATS:
             yield _published(key, action)
         yield _gripper(key, action)
@@ -246,7 +232,7 @@ def _meaning(key: str, convention: ActionConvention) -> Check:
     """What the numbers of a key mean, and which of that nobody has stated."""
     name, text = f"meaning of {key}", str(convention)
     if convention.stated:
-        return _ok(name, text)
+        return ok(name, text)
     assumed = ", ".join(convention.assumed)
     return Check(name, Verdict.NOTE, f"{text}; assumed: {assumed}. Check them, and state them in run.json")
 
@@ -261,9 +247,9 @@ def _standstill(action: NormStats) -> Check:
 
 def _depth(folder: _Folder) -> Iterator[Check]:
     if (folder.path / DEPTH).is_file():
-        yield _ok("depth decoder", DEPTH)
+        yield ok("depth decoder", DEPTH)
     elif (folder.path / RELEASED_DEPTH).is_file():
-        yield _ok("depth decoder", f"{RELEASED_DEPTH}; its tensors are kept as {DEPTH} when it is first used")
+        yield ok("depth decoder", f"{RELEASED_DEPTH}; its tensors are kept as {DEPTH} when it is first used")
     else:
         text = f"none: depth codes come without images; copy {RELEASED_DEPTH} here from MolmoAct-7B-D-0812"
         yield Check("depth decoder", Verdict.NOTE, text)

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from tokenizers import Tokenizer
 
+from molmoact_ros.doctor.folder_checks import failed_tensors, ok, parameters, read_files
 from molmoact_ros.engine.model.checkpoint import default_dtype
-from molmoact_ros.engine.model.weight_files import CheckpointError, Weights, misfits
+from molmoact_ros.engine.model.weight_files import Weights
 from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpointFolder, model_weights
 from molmoact_ros.engine.molmoact2.config import MolmoAct2Config, RobotProcessorConfig, TagRunConfig
 from molmoact_ros.engine.molmoact2.model import MolmoAct2
 from molmoact_ros.reasoning.robot_stats import NormStatsFile
 from molmoact_ros.utils.checks import Check, Verdict
 
-SHOWN: Final = 8  # mismatches listed; the rest is counted
 PROMPT_TOKENS: Final = ("<setup_start>", "<setup_end>", "<control_start>", "<control_end>", "<action_output>")
 
 
@@ -47,26 +46,17 @@ def inspect_robot(folder: Path) -> list[Check]:
         "tokenizer": lambda: files.tokenizer,
         "weights": lambda: model_weights(folder),
     }
-    findings, read = [], {}
-    for name, look in looks.items():
-        try:
-            read[name] = look()
-        except CheckpointError as error:
-            findings.append(Check.check(name, False, str(error)))
-    if findings:
-        return findings
+    read, failed = read_files(looks)
+    if failed:
+        return failed
     whole = _RobotFolder(**read)
     return [finding for part in (_architecture, _tensors, _memory, _images, _tokens, _tags) for finding in part(whole)]
-
-
-def _ok(name: str, text: str) -> Check:
-    return Check(name, Verdict.OK, text)
 
 
 def _architecture(folder: _RobotFolder) -> Iterator[Check]:
     vit, llm, expert = folder.config.vit_config, folder.config.llm_config, folder.config.action_expert_config
     depth = ", predicts depth first" if folder.config.thinks else ""
-    yield _ok(
+    yield ok(
         "architecture",
         f"MolmoAct 2: tower of {vit.num_hidden_layers} layers, width {vit.hidden_size}; decoder of "
         f"{llm.num_hidden_layers}, width {llm.hidden_size}; action expert of {expert.num_layers}, width "
@@ -77,26 +67,22 @@ def _architecture(folder: _RobotFolder) -> Iterator[Check]:
 def _tensors(folder: _RobotFolder) -> Iterator[Check]:
     with torch.device("meta"):
         model = MolmoAct2(folder.config)
-    lines = misfits(model, folder.weights)
-    for line in lines[:SHOWN]:
-        yield Check.check("tensors", False, line)
-    if len(lines) > SHOWN:
-        yield Check.check("tensors", False, f"and {len(lines) - SHOWN} more")
-    count = sum(map(prod, folder.weights.shapes.values()))
+    failed, count = failed_tensors(model, folder.weights), parameters(folder.weights)
     kinds = ", ".join(Counter(folder.weights.dtypes.values()))
-    if not lines:
-        yield _ok(
+    yield from failed
+    if not failed:
+        yield ok(
             "tensors", f"{len(folder.weights.shapes)} tensors, {count / 1e6:,.1f} million parameters in {kinds}, all "
             "accounted for",
         )  # fmt: skip
 
 
 def _memory(folder: _RobotFolder) -> Iterator[Check]:
-    count = sum(map(prod, folder.weights.shapes.values()))
+    count = parameters(folder.weights)
     sizes = ((device, torch.empty(0, dtype=default_dtype(device)).element_size()) for device in ("cpu", "cuda"))
     needs = ", ".join(f"{count * size / 1e9:.2f} GB on {device}" for device, size in sizes)
     largest = max(path.stat().st_size for path in folder.weights.files)
-    yield _ok("memory", f"weights: {needs}; while loading, at most {largest / 1e9:.2f} GB beside them")
+    yield ok("memory", f"weights: {needs}; while loading, at most {largest / 1e9:.2f} GB beside them")
 
 
 def _images(folder: _RobotFolder) -> Iterator[Check]:
@@ -125,7 +111,7 @@ def _tokens(folder: _RobotFolder) -> Iterator[Check]:
     for name in lacking:
         yield Check.check("tokens", False, f"tokenizer.json has no {name}, which the prompt is made with")
     if not wrong and not lacking:
-        yield _ok("tokens", f"{len(wanted) + len(PROMPT_TOKENS)} looked at, all where config.json has them")
+        yield ok("tokens", f"{len(wanted) + len(PROMPT_TOKENS)} looked at, all where config.json has them")
 
 
 def _tags(folder: _RobotFolder) -> Iterator[Check]:
@@ -134,7 +120,7 @@ def _tags(folder: _RobotFolder) -> Iterator[Check]:
         yield Check.check("norm_tags", False, "none: this checkpoint was not trained to act, or is cut short")
     for tag, metadata in tags.items():
         cameras = ", ".join(metadata.camera_keys) or "not stated"
-        yield _ok(
+        yield ok(
             f"norm_tag {tag}",
             f"{metadata.state_stats.dimensions} values in a state, {metadata.action_stats.dimensions} in an action, "
             f"{metadata.n_action_steps} actions; cameras: {cameras}; {folder.stats.norm_mode}",
@@ -142,7 +128,7 @@ def _tags(folder: _RobotFolder) -> Iterator[Check]:
         convention = folder.run.convention(tag)
         text = str(convention)
         if convention.stated:
-            yield _ok(f"meaning of {tag}", text)
+            yield ok(f"meaning of {tag}", text)
         else:
             assumed = ", ".join(convention.assumed)
             yield Check(f"meaning of {tag}", Verdict.NOTE, f"{text}; assumed: {assumed}. State them in run.json")

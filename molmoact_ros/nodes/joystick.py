@@ -26,7 +26,7 @@ class JoystickNode(TeleopClient):
         super().__init__("joystick")
         self.config = declare(self, JoystickConfig)
         self.connect(self.config)
-        self._joystick, self._arm, self._held = Joystick(self.config), 0, False
+        self._joystick, self._arm = Joystick(self.config), 0
         self.create_subscription(Joy, self.config.joy, self._on_joy, qos.RELIABLE)
         self.get_logger().info(f"ready: hold button {self.config.deadman} of {self.config.joy} to move the arm")
 
@@ -43,27 +43,21 @@ class JoystickNode(TeleopClient):
                 f"a message of {self.config.joy} is older than {OLD:g} s, or of the future; it moves nothing",
                 throttle_duration_sec=5.0,
             )
-            self._release()
+            self.let_go_if_held(self._arm)
             return
         if hand.present:
             self.say_present()
         if "resume" in hand.pressed:
             self.ask("resume")
         if hand.twist is None or "other_arm" in hand.pressed:
-            self._release()
+            self.let_go_if_held(self._arm)
             if hand.twist is not None:
                 self._arm = (self._arm + 1) % len(self.config.arms)
             return
-        self._held = True
         self.say_twist(self._arm, hand.twist)
         for button, opening in (("close", 0.0), ("open", OPENING_MAX)):
             if button in hand.pressed:
                 self.say_gripper(self._arm, opening)
-
-    def _release(self) -> None:
-        if self._held:
-            self.let_go(self._arm)
-        self._held = False
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ class LeaderNode(TeleopClient):
         self.config = config = declare(self, LeaderNodeConfig)
         self.connect(config)
         self.connect_joints()
-        self._clutch, self._held = LeaderClutch(), False
+        self._clutch = LeaderClutch()
         self._arm, self._robot = Arm(config.arms[0]), dict[str, float]()
         self._joint_states = PollingSubscription(self, JointState, config.joint_states, qos.SENSOR)
         kind, take = {
@@ -59,7 +59,7 @@ class LeaderNode(TeleopClient):
             leader = self.config.read(names, positions)
         except ValueError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
-            self._release()
+            self.let_go_if_held(0)
             return
         if (newest := self._joint_states.newest()) is not None:
             self._robot |= conversions.joint_positions(newest)
@@ -67,17 +67,11 @@ class LeaderNode(TeleopClient):
         robot = np.array([self._robot[joint] for joint in self._arm.joints]) if known else None
         followed = self.safety.state == SafetyStatus.TELEOP
         if not self._clutch.is_engaged(leader, robot, time.monotonic(), followed) or not is_fresh(self, head.stamp):
-            self._release()
+            self.let_go_if_held(0)
             return
-        self._held = True
         self.say_joints(0, leader)
         if (opening := self.config.opening(names, positions)) is not None:
             self.say_gripper(0, opening)
-
-    def _release(self) -> None:
-        if self._held:
-            self.let_go(0)
-        self._held = False
 
 
 def main() -> None:

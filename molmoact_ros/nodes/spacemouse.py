@@ -30,7 +30,7 @@ class SpaceMouseNode(TeleopClient):
         super().__init__("spacemouse")
         self.config = declare(self, SpaceMouseConfig)
         self.connect(self.config)
-        self._mouse, self._held = SpaceMouse(self.config), False
+        self._mouse = SpaceMouse(self.config)
         subscribe(self, Twist, self.config.twist, self._on_twist, qos.RELIABLE, self.get_logger().error)
         self.create_subscription(Joy, self.config.joy, self._on_joy, qos.RELIABLE)
         self.get_logger().info(f"ready: the arm moves while {self.config.twist} is not zero")
@@ -40,20 +40,14 @@ class SpaceMouseNode(TeleopClient):
         v, w = message.linear, message.angular
         twist = self._mouse.twist([v.x, v.y, v.z, w.x, w.y, w.z])
         if twist is None or not -AHEAD <= time.time() - sent <= OLD:
-            self._release()
+            self.let_go_if_held(0)
             return
-        self._held = True
         self.say_twist(0, twist)
 
     def _on_joy(self, message: Joy) -> None:
         opening = self._mouse.opening(message.buttons)
         if opening is not None and is_fresh(self, message.header.stamp):
             self.say_gripper(0, opening)
-
-    def _release(self) -> None:
-        if self._held:
-            self.let_go(0)
-        self._held = False
 
 
 def main() -> None:

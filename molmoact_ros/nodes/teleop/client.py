@@ -83,6 +83,7 @@ class TeleopClient(ContainedNode):
         super().__init__(name)
         self.safety = SafetyStatus()
         self._resumes = Debounce()
+        self._held: set[int] = set()  # arms whose dead-man's switch was last published as held
 
     def connect(self, config: TeleopClientConfig) -> None:
         """Create the topics."""
@@ -118,7 +119,7 @@ class TeleopClient(ContainedNode):
         message.header = self._head(arm.tcp_frame if self._in_tool else arm.base_frame)
         linear, angular = message.twist.linear, message.twist.angular
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, twist)
-        self._switches[number].publish(Deadman(header=self._head(), held=True))
+        self._publish_held(number)
         self._twists[number].publish(message)
 
     def connect_joints(self) -> None:
@@ -133,12 +134,12 @@ class TeleopClient(ContainedNode):
         """Move arm `number` to the joints `q` [7] rad; the dead-man's switch is held."""
         point = JointTrajectoryPoint(positions=q.tolist())
         message = JointTrajectory(header=self._head(), joint_names=list(self._arms[number].joints), points=[point])
-        self._switches[number].publish(Deadman(header=self._head(), held=True))
+        self._publish_held(number)
         self._joints[number].publish(message)
 
     def say_home(self, number: int) -> None:
         """Move arm `number` to its home position while this is repeated; the dead-man's switch is held."""
-        self._switches[number].publish(Deadman(header=self._head(), held=True))
+        self._publish_held(number)
         self._homes[number].publish(self._head())
 
     def say_home_to_all(self) -> None:
@@ -163,7 +164,17 @@ class TeleopClient(ContainedNode):
     def let_go(self, number: int) -> None:
         """Stop the motion at once, and release the dead-man's switch."""
         self.say_twist(number, np.zeros(6))
+        self._held.discard(number)
         self._switches[number].publish(Deadman(header=self._head(), held=False))
+
+    def let_go_if_held(self, number: int) -> None:
+        """Let go once: an arm that this client does not move is left alone, since somebody else may move it."""
+        if number in self._held:
+            self.let_go(number)
+
+    def _publish_held(self, number: int) -> None:
+        self._held.add(number)
+        self._switches[number].publish(Deadman(header=self._head(), held=True))
 
     def say_gripper(self, number: int, opening: float) -> None:
         """Open arm `number`'s fingers to `opening` m."""
