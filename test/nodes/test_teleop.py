@@ -41,6 +41,14 @@ def in_hand(running: Graph) -> bool:
     return bool(running.rig.safety.state == SafetyStatus.TELEOP)
 
 
+def pause_if_asked(running: Graph) -> None:
+    """Let go for a second where the controller asks for it, as an operator does who reads it: it follows no stream that
+    does not pause of a publisher whose discovery, which may take seconds, it has just finished.
+    """
+    if any("until they let go" in warning for warning in running.rig.safety.warnings):
+        time.sleep(1.0)
+
+
 def test_a_joystick_takes_over_in_mid_motion_and_hands_back(running: Graph) -> None:
     rig = running.rig
     joy = rig.create_publisher(Joy, "/joy", qos.RELIABLE)
@@ -49,6 +57,7 @@ def test_a_joystick_takes_over_in_mid_motion_and_hands_back(running: Graph) -> N
     axes[4] = 1.0  # up, as far as it goes
 
     def push() -> bool:
+        pause_if_asked(running)
         joy.publish(Joy(axes=axes, buttons=buttons))
         time.sleep(0.03)
         return in_hand(running)
@@ -78,8 +87,7 @@ def test_a_keyboard_moves_stops_and_resumes(running: Graph, tmp_path: Path) -> N
 
     def until(key: bytes, state: int, pause: float = 0.05) -> bool:
         def pressed() -> bool:
-            if any("until they let go" in warning for warning in rig.safety.warnings):
-                time.sleep(1.0)  # as an operator does who reads it: discovery may take seconds
+            pause_if_asked(running)
             press(key, pause)
             return bool(rig.safety.state == state)
 
