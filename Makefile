@@ -37,6 +37,7 @@ SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
+# The ffmpeg of imageio-ffmpeg 0.6 does what the package asks of it in half the download.
 $(VENV)/requirements: pyproject.toml scripts/system-packages
 	@echo "set-up: system packages"
 	@scripts/system-packages $(PYTHON)
@@ -44,6 +45,7 @@ $(VENV)/requirements: pyproject.toml scripts/system-packages
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "set-up: torch"
 	@$(PY) -c 'import torch' 2>/dev/null || $(PIP) install --quiet torch==2.13.0
+	@$(PY) -c 'import imageio_ffmpeg' 2>/dev/null || $(PIP) install --quiet "imageio-ffmpeg==0.6.*"
 	@echo "set-up: ROS 2 and the other packages that run"
 	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
 	    print(*p["build-system"]["requires"], *p["project"]["dependencies"], sep="\n")' > $@.txt

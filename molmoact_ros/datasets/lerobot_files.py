@@ -74,6 +74,15 @@ class DatasetFiles(ABC):
     def _write_info(self, info: dict[str, Any]) -> None:
         (self.folder / "meta" / "info.json").write_text(json.dumps(info, indent=4))
 
+    def _write_tasks(self, tasks: Sequence[str]) -> None:
+        """As text in both versions: 3.0 has them in a table too, which neither people nor readers of 2.x read."""
+        for number, task in enumerate(tasks):
+            self._append("tasks.jsonl", {"task_index": number, "task": task})
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with (self.folder / "meta" / name).open("a") as out:
+            out.write(json.dumps(row) + "\n")
+
 
 class FilesVersion21(DatasetFiles):
     """Version 2.1: a table and a video of each episode, and lists in JSON lines."""
@@ -98,8 +107,7 @@ class FilesVersion21(DatasetFiles):
 
     def finish(self, info: dict[str, Any], tasks: Sequence[str], stats: Mapping[str, Statistics]) -> None:
         """See DatasetFiles."""
-        for number, task in enumerate(tasks):
-            self._append("tasks.jsonl", {"task_index": number, "task": task})
+        self._write_tasks(tasks)
         videos = sum(feature["dtype"] == "video" for feature in info["features"].values())
         count = info["total_episodes"]
         self._write_info(
@@ -109,10 +117,6 @@ class FilesVersion21(DatasetFiles):
                 "video_path": VIDEO[self.version] if videos else None,
             }
         )  # fmt: skip
-
-    def _append(self, name: str, row: dict[str, Any]) -> None:
-        with (self.folder / "meta" / name).open("a") as out:
-            out.write(json.dumps(row) + "\n")
 
 
 class FilesVersion30(DatasetFiles):
@@ -180,6 +184,7 @@ class FilesVersion30(DatasetFiles):
         table = arrow.table({"task_index": arrow.array(range(len(tasks)), arrow.int64()), "task": list(tasks)})
         parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(named)}), self.folder / TASKS)
         (meta / "stats.json").write_text(json.dumps(stats, indent=4))
+        self._write_tasks(tasks)
         videos = any(feature["dtype"] == "video" for feature in info["features"].values())
         self._write_info(
             {

@@ -28,7 +28,7 @@ from molmoact_ros.utils.paths import robot_model
 
 FRAMES = 6
 SIZES = {"front": (48, 64), "wrist": (32, 48)}
-AV1 = ("-c:v", "libaom-av1", "-cpu-used", "8", "-g", "2", "-crf", "20", "-b:v", "0", "-threads", "1")
+AV1 = ("-c:v", "libsvtav1", "-g", "2", "-crf", "30", "-svtav1-params", "lp=1")
 """What LeRobot writes by default."""
 FROM_BASE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 

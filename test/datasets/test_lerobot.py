@@ -156,6 +156,8 @@ def test_version_3_says_where_everything_is(tmp_path: Path, bag: Path) -> None:
     np.testing.assert_allclose(stats["timestamp"]["std"], np.std(table["timestamp"].to_pylist()), rtol=1e-6)
     tasks = pyarrow.parquet.read_table(folder / "meta" / "tasks.parquet").to_pandas()
     assert tasks.index.tolist() == ["put the red cube in the bowl"] and tasks["task_index"].tolist() == [0]
+    as_text = (folder / "meta" / "tasks.jsonl").read_text()
+    assert [json.loads(line) for line in as_text.splitlines()] == [{"task_index": 0, "task": tasks.index[0]}]
     for a, b in ((read(folder, 0), read(folder, 1)),):
         np.testing.assert_array_equal(a.actions, b.actions)
         assert len(list(b.pictures["front"]())) == FRAMES
