@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from molmoact_ros.datasets.episode import DamagedEpisode
+from molmoact_ros.datasets.gripper_scale import HOW_GRIPPER
 from molmoact_ros.datasets.lerobot_reader import Dataset
 from molmoact_ros.datasets.mapping_options import MappingOptions
 from molmoact_ros.datasets.staging import built_beside, refuse_existing
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gripper", default="", metavar="PRESET",
         help="how gripper values are meant: libero, droid, metres, or state=OPEN:CLOSED,actions=OPEN:CLOSED; "
-        "default: 1 open, 0 closed",
+        "default: as the dataset states it; where it does not, the bags have no gripper and no plans",
     )  # fmt: skip
     parser.add_argument(
         "--action-scale", default="", metavar="M,RAD", help="m and rad of a displacement of 1; LIBERO: 0.05,0.5"
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the bags; all of them or, if it fails, none. Damaged episodes are left out and counted."""
     dataset = Dataset.open(args.dataset)
-    options = MappingOptions(args.cameras.split(","), args.state, args.actions, args.gripper, args.action_scale)
+    given = (args.state, args.actions, args.gripper, args.action_scale)
+    options = MappingOptions(args.cameras.split(","), *given, needs_gripper=False)
     numbers = args.episode or dataset.episodes
     if not numbers:
         raise ValueError(f"{args.dataset} has no episodes")
@@ -73,5 +75,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(damaged)} of {len(names)} episodes are left out; {first}: {damaged[first]}", file=sys.stderr)
     if silent:
         print(f"{silent} episodes do not say their task; replay them with --instruction", file=sys.stderr)
+    if mapping.lacks_gripper:
+        print(
+            "the dataset does not say which value of the gripper is open, so the bags have no plans, and no gripper "
+            f"where it is unknown: say it with {HOW_GRIPPER}", file=sys.stderr,
+        )  # fmt: skip
     print(f"{len(names) - len(damaged)} bags in {args.out}")
     return 0

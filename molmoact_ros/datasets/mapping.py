@@ -65,13 +65,14 @@ class ArmMapping:
     """How features become the states and actions of one arm.
 
     action_scale: m and rad of a displacement of 1; None: they are in m and rad, and are checked for being possible.
+    state_gripper, action_gripper: None: nobody said which value is open, so the gripper is unknown, NaN.
     """
 
     state: FeatureRoles
     actions: FeatureRoles
     joints: FeatureRoles | None
-    state_gripper: GripperScale = field(default_factory=GripperScale)
-    action_gripper: GripperScale = field(default_factory=GripperScale)
+    state_gripper: GripperScale | None = field(default_factory=GripperScale)
+    action_gripper: GripperScale | None = field(default_factory=GripperScale)
     action_scale: tuple[float, float] | None = None
 
     @property
@@ -83,7 +84,7 @@ class ArmMapping:
     def states(self, table: Mapping[str, np.ndarray], kinematics: Callable[[], Kinematics]) -> np.ndarray:
         """Our states float32 [n, 7] of a table of features. Raises ValueError for values that cannot be meant so."""
         values = self.state.values(table)
-        gripper = self.state_gripper.apply(opening(self.state, values), "state")
+        gripper = _gripper(self.state_gripper, self.state, values, "state")
         return np.column_stack([_poses(self.state, values, kinematics), gripper]).astype(np.float32)
 
     def arm_joints(self, table: Mapping[str, np.ndarray], states: np.ndarray) -> np.ndarray | None:
@@ -104,7 +105,7 @@ class ArmMapping:
     ) -> np.ndarray:
         """Our actions float32 [n, 7] of a table of features with these states. Raises ValueError like `states`."""
         values, roles = self.actions.values(table), self.actions
-        gripper = self.action_gripper.apply(opening(roles, values), "actions")
+        gripper = _gripper(self.action_gripper, roles, values, "actions")
         where = roles.find([f"d{role}" for role in POSITION])
         if where is None:
             targets = _poses(roles, values, kinematics)
@@ -130,10 +131,17 @@ class DatasetMapping:
         state, actions = (_described({arm: getattr(of, kind) for arm, of in self.arms.items()}) for kind in KINDS)
         first = next(iter(self.arms.values()))
         position, angle = first.action_scale or (1.0, 1.0)
+        scales = {"state": first.state_gripper, "actions": first.action_gripper}
+        known = ",".join(f"{kind}={scale}" for kind, scale in scales.items() if scale is not None)
         return (
-            f"--cameras '{cameras}' --state '{state}' --actions '{actions}' --gripper "
-            f"state={first.state_gripper},actions={first.action_gripper} --action-scale {position:g},{angle:g}"
+            f"--cameras '{cameras}' --state '{state}' --actions '{actions}' "
+            f"{f'--gripper {known} ' if known else ''}--action-scale {position:g},{angle:g}"
         )
+
+    @property
+    def lacks_gripper(self) -> bool:
+        """Whether the gripper of some arm is unknown, in the states or in the actions."""
+        return any(None in (arm.state_gripper, arm.action_gripper) for arm in self.arms.values())
 
     @property
     def keys(self) -> list[str]:
@@ -185,6 +193,11 @@ def _described(arms: Mapping[str, FeatureRoles]) -> str:
         ]
         out.append(f"{key}={','.join(named)}")
     return ";".join(out)
+
+
+def _gripper(scale: GripperScale | None, of: FeatureRoles, values: np.ndarray, kind: str) -> np.ndarray:
+    """The gripper's values [n] as 1 (open) .. 0 (closed); NaN without a scale. Raises ValueError like its `apply`."""
+    return np.full(len(values), np.nan) if scale is None else scale.apply(opening(of, values), kind)
 
 
 def opening(of: FeatureRoles, values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from molmoact_ros.datasets.camera_names import match_cameras
@@ -42,7 +42,8 @@ class MappingOptions:
 
     cameras: our names, front first, each alone or as `front=FEATURE`. state, actions: `[FEATURE=]ROLE,ROLE,...`, one
     role for each value, more features separated by `;`. gripper: see `parse_gripper`. action_scale: m and rad of a
-    displacement of 1, as `0.05,0.5`.
+    displacement of 1, as `0.05,0.5`. needs_gripper: whether a dataset that does not say which value of its gripper is
+    open is refused; else its gripper is unknown.
     """
 
     cameras: Sequence[str] = ("front", "wrist")
@@ -50,6 +51,7 @@ class MappingOptions:
     actions: str = ""
     gripper: str = ""
     action_scale: str = ""
+    needs_gripper: bool = field(default=True, kw_only=True)
 
 
 def choose_mapping(features: Mapping[str, Any], cameras: Sequence[str], options: MappingOptions) -> DatasetMapping:
@@ -81,9 +83,13 @@ def _arm_mapping(
     """The mapping of one arm. arm: prefix of its names."""
     state = _feature("state", features, options.state, arm)
     actions = _feature("actions", features, options.actions, arm)
-    scales = {}
+    scales: dict[str, GripperScale | None] = {}
     for kind, of in (("state", state), ("actions", actions)):
-        scales[kind] = grippers.get(kind) or _stated_scale(of, features) or _default_scale(kind, of)
+        scales[kind] = grippers.get(kind) or _stated_scale(of, features) or _scale_of_fingers(of)
+        if scales[kind] is None and options.needs_gripper:
+            raise ValueError(
+                f"the dataset does not say which value of the gripper's {kind} is open: say it with {HOW_GRIPPER}"
+            )
     joints = state if state.find(JOINT_ROLES) else _joints(features, {key for key, _ in actions.parts}, arm)
     return ArmMapping(state, actions, joints, scales["state"], scales["actions"], action_scale)
 
@@ -186,11 +192,9 @@ def _ours(of: FeatureRoles, features: Mapping[str, Any]) -> bool:
     return not more and bool(names) and names == ours.get(key)
 
 
-def _default_scale(kind: str, of: FeatureRoles) -> GripperScale:
-    """The scale of fingers, which are in m. Raises ValueError for any other gripper, since its signs are not stated."""
-    if "finger" in of.roles:
-        return GripperScale(OPENING_MAX, 0.0)
-    raise ValueError(f"the dataset does not say which value of the gripper's {kind} is open: say it with {HOW_GRIPPER}")
+def _scale_of_fingers(of: FeatureRoles) -> GripperScale | None:
+    """The scale of fingers, which are in m; None for any other gripper, whose signs are never guessed."""
+    return GripperScale(OPENING_MAX, 0.0) if "finger" in of.roles else None
 
 
 def _parse_scale(given: str) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +21,13 @@ _BEGIN: Final = 1.0  # s, start of an imported bag's clock: a stamp of zero mean
 def write_bag(folder: Path, demonstration: Demonstration) -> None:
     """Write an episode as a bag: images, joints or poses, and at each frame the next CHUNK actions as a plan.
 
-    Raises FileExistsError if the folder exists. What is raised while images are read leaves no folder.
+    An unknown gripper (NaN) is left out, and so are plans that lack it. Raises FileExistsError if the folder exists.
+    What is raised while images are read leaves no folder.
     """
     d, dt = demonstration, 1.0 / demonstration.fps
-    names, joints = state_names(d.arms), joint_names(d.arms)
+    names, states = _known(state_names(d.arms), d.states)
+    joints, positions = _known(joint_names(d.arms), d.joints) if d.joints is not None else ([], None)
+    plans = bool(np.isfinite(d.actions).all())
     streams = {camera: read() for camera, read in d.pictures.items()}
     bag = BagWriter(folder, about={"imported": "LeRobot"})
     try:
@@ -34,10 +38,17 @@ def write_bag(folder: Path, demonstration: Demonstration) -> None:
                 out.engine_status(now, d.tasks[k], k + 1, 0.0, "")
                 for camera, stream in streams.items():
                     out.image(f"/{camera}/color/image_raw", next(stream), "rgb8", now)
-                out.joints(names, d.states[k], np.zeros(len(names)), now, HAND)
-                if d.joints is not None:
-                    out.joints(joints, d.joints[k], np.zeros(len(joints)), now)
-                out.chunk(d.actions[k : k + CHUNK], dt, now, k + 1, now)
+                out.joints(names, states[k], np.zeros(len(names)), now, HAND)
+                if positions is not None:
+                    out.joints(joints, positions[k], np.zeros(len(joints)), now)
+                if plans:
+                    out.chunk(d.actions[k : k + CHUNK], dt, now, k + 1, now)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _known(names: Sequence[str], values: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The columns of values [n, D] that are known, with their names."""
+    known = np.isfinite(values).all(axis=0)
+    return [name for name, there in zip(names, known, strict=True) if there], values[:, known]

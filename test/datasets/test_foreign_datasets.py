@@ -311,7 +311,6 @@ def test_joints_and_poses_become_the_same_states_and_actions(tmp_path: Path) -> 
 @pytest.mark.parametrize(("change", "words"), [
     ({"states": np.tile([400.0, 0, 300, 3, 0, 0, 1], (FRAMES, 1))}, "positions of up to 400: these are not m"),
     ({"states": np.tile([0.4, 0, 0.3, 180, 0, 0, 1.0], (FRAMES, 1))}, "angles of up to 180: these are not rad"),
-    ({"about": None}, "does not say which value of the gripper's state is open: say it with --gripper libero|droid"),
     ({"about": {"gripper": {"open": 1}}}, "a gripper of {'open': 1} in meta/info.json; say it with --gripper"),
     ({"actions": np.tile([0, 0, 0, 0, 0, 0, 255.0], (FRAMES, 1))}, "actions lie in 255 .. 255, not in 0"),
     ({"state_names": [f"motor_{k}" for k in range(7)]}, "(motor_0, motor_1"),
@@ -327,6 +326,28 @@ def test_numbers_that_are_not_ours_are_refused(
     error = capsys.readouterr().err
     assert words in error and error.strip().splitlines()[-1].startswith("error: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ds"]
+
+
+@pytest.mark.parametrize("stated", ["", "state=1:0"])
+def test_a_gripper_that_nobody_explained_is_never_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stated: str
+) -> None:
+    """What learns from the dataset refuses it; a bag of it has what is known."""
+    measured = {"observation.states.joint_state": (np.tile(HOME_Q, (FRAMES, 1)), [f"joint_{k}" for k in range(7)])}
+    folder = write_foreign(tmp_path / "ds", about=None, extra=measured)
+    with pytest.raises(ValueError, match=r"which value of the gripper's (state|actions) is open: say it"):
+        read(folder, gripper=stated)
+    assert main(["from-lerobot", str(folder), "--out", str(tmp_path / "bags"), "--gripper", stated]) == 0
+    said = capsys.readouterr()
+    assert "does not say which value of the gripper is open" in said.err and "say it with --gripper libero" in said.err
+    assert (f"--gripper {stated} " if stated else "--action-scale") in said.out and "=None" not in said.out
+    with Recording(tmp_path / "bags" / "episode_000000") as bag:
+        hands = [message for _, message in bag.decoded("/ee_state")]
+        joints = [message for _, message in bag.decoded("/joint_states")]
+        assert ("gripper" in hands[0].name) == bool(stated) and len(hands) == FRAMES == len(joints)
+        assert len(joints[0].name) == (9 if stated else 7) == len(joints[0].position)
+        assert np.isfinite([*hands[0].position, *joints[0].position]).all()
+        assert not list(bag.decoded("/policy/action_chunk")), "a plan without the gripper is none"
 
 
 def test_measured_joints_are_found_beside_the_state(tmp_path: Path) -> None:

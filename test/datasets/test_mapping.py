@@ -157,7 +157,8 @@ def test_options_are_understood_or_refused_in_a_line(text: str) -> None:
     table = {"state": poses(0), "actions": np.zeros((FRAMES, 7))}
     for field in ("state", "actions", "gripper", "action_scale"):
         try:
-            mapping_of(features, table, MappingOptions(**{field: text}))
+            given_alone: dict[str, Any] = {field: text}
+            mapping_of(features, table, MappingOptions(**given_alone))
         except ValueError as refusal:
             assert "\n" not in str(refusal)
     try:
