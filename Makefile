@@ -7,6 +7,7 @@
 #   make test-finetune   fine-tuning by all weights in two processes against one (some minutes)
 #   make libero   LIBERO in .venv-libero, for `molmoact-ros eval --suite` (1.5 GB; two minutes)
 #   make bench-libero   an episode of each task of LIBERO-Object by the scripted expert (docs/benchmarks.md)
+#   make maniskill   ManiSkill 3 in .venv-maniskill, for `molmoact-ros eval --gym` (0.4 GB; a minute)
 #   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 SAMPLE=0 SEED=7
 #                   FILES="control/teleop.py ..."; SAMPLE=100 draws so many of each file
 #   make colcon   the package built by colcon over the wheels, as on a workstation, in build/workspace
@@ -18,6 +19,7 @@ FRANKA_SIM := .venv-franka-sim
 VLLM := .venv-vllm
 LEROBOT := .venv-lerobot
 LIBERO := .venv-libero
+MANISKILL := .venv-maniskill
 PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 STEPS ?= 200
 WORKERS ?= 2
@@ -33,7 +35,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt package.xml \
     $(wildcard cmake/*.cmake msg/*.msg srv/*.srv action/*.action) $(shell find interfaces -type f) $(shell find molmoact_ros -name '*.cpp' -o -name '*.h')
 SOURCES := $(shell find molmoact_ros models config launch -type f -not -path '*/__pycache__/*')
 
-.PHONY: setup franka-sim demo test test-vllm test-lerobot test-finetune libero bench-libero mutation colcon lint clean
+.PHONY: setup franka-sim demo test test-vllm test-lerobot test-finetune libero bench-libero maniskill mutation colcon lint clean
 setup: $(VENV)/installed
 
 # The environment. torch goes first: where a CPU build is offered beside the CUDA one, nothing else should choose.
@@ -148,6 +150,17 @@ bench-libero: libero
 	PYTHONPATH=$(CURDIR)/$(LIBERO)/mujoco OMP_NUM_THREADS=1 $(VENV)/bin/molmoact-ros eval --suite libero_object --expert \
 	    --trials 1 --out runs/bench-libero
 
+# As LIBERO. Its environments run in a process of this Python, which finds torch and the like with the package's own.
+maniskill: setup $(MANISKILL)/installed
+$(MANISKILL)/installed: pyproject.toml
+	@echo "set-up: ManiSkill in $(MANISKILL)"
+	@test -x $(MANISKILL)/bin/python || $(PYTHON) -m venv $(MANISKILL)
+	@$(PY) -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["maniskill"], sep="\n")' > $@.txt
+	@$(MANISKILL)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $@.txt
+	@$(PY) -c '$(PACKAGES)' > $$($(MANISKILL)/bin/python -c '$(PACKAGES)')/molmoact_ros.pth
+	@touch $@
+
 test-finetune: setup $(VENV)/test-requirements
 	MOLMOACT_TWO_PROCESSES=1 OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/training/finetuning/test_finetune.py -k two_processes
 
@@ -169,4 +182,4 @@ lint: setup $(VENV)/test-requirements
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(FRANKA_SIM) $(VLLM) $(LEROBOT) $(LIBERO) build
+	rm -rf $(VENV) $(FRANKA_SIM) $(VLLM) $(LEROBOT) $(LIBERO) $(MANISKILL) build

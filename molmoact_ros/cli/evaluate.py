@@ -15,7 +15,7 @@ from tqdm import tqdm
 from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
-from molmoact_ros.cli import evaluate_suite
+from molmoact_ros.cli import evaluate_gym, evaluate_suite
 from molmoact_ros.cli.demo import row
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.weight_files import digest
@@ -78,12 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     add_json(parser)
     evaluate_suite.add_arguments(parser)
+    evaluate_gym.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the episodes and print their outcomes."""
     if args.suite:
         return evaluate_suite.run(args)
+    if args.gym:
+        return evaluate_gym.run(args)
     return _steered(args) if args.steer else _asked(args)
 
 

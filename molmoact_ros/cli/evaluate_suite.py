@@ -11,9 +11,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from molmoact_ros.engine.factory import EngineOptions, open_engine
-from molmoact_ros.evaluation.libero_policy import EnginePolicy, ExpertPolicy, LiberoPolicy, PlanLog
-from molmoact_ros.evaluation.libero_report import SuiteRecord, SuiteSettings
-from molmoact_ros.evaluation.libero_rollout import LATENCY, LiberoResult, run_by_protocol, run_deployed
+from molmoact_ros.evaluation.libero_policy import EnginePolicy, ExpertPolicy, LiberoPolicy
+from molmoact_ros.evaluation.libero_rollout import LATENCY, run_by_protocol, run_deployed
+from molmoact_ros.evaluation.suite_report import PlanLog, SuiteEpisode, SuiteRecord, SuiteSettings
 from molmoact_ros.sim.libero_cell import LiberoCell
 from molmoact_ros.sim.libero_suite import LiberoTask, read_suite
 from molmoact_ros.utils.arguments import above_zero, not_negative
@@ -75,13 +75,17 @@ def open_policy(args: argparse.Namespace) -> LiberoPolicy:
     """Who plans, by the command's options."""
     if args.expert:
         return ExpertPolicy()
-    options = EngineOptions(device=args.device, dtype=args.dtype, unnorm_key=args.unnorm_key)
-    return EnginePolicy(open_engine(options, checkpoint_of(args)))
+    return EnginePolicy(open_engine(engine_options(args), checkpoint_of(args)))
+
+
+def engine_options(args: argparse.Namespace) -> EngineOptions:
+    """How the checkpoint is run, by the command's options."""
+    return EngineOptions(device=args.device, dtype=args.dtype, unnorm_key=args.unnorm_key)
 
 
 def run_all(
     episodes: Sequence[tuple[LiberoTask, int]], policy: LiberoPolicy, settings: SuiteSettings, videos: Path
-) -> Iterator[LiberoResult]:
+) -> Iterator[SuiteEpisode]:
     """Run episodes, tasks and trials, one after the other; a failed one with images leaves a video in `videos`."""
     cell: LiberoCell | None = None
     for task, trial in episodes:
@@ -95,13 +99,18 @@ def run_all(
         else:
             result = run_by_protocol(cell, policy, trial, log)
         if not result.success and log.frames:
-            videos.mkdir(exist_ok=True)
-            with VideoWriter(videos / f"task{task.number}_trial{trial}.mp4", FPS) as video:
-                for frame in log.frames:
-                    video.write(frame)
+            save_video(videos / f"task{task.number}_trial{trial}.mp4", log)
         yield result
     if cell is not None:
         cell.close()
+
+
+def save_video(file: Path, log: PlanLog) -> None:
+    """Write what an episode's plans were made from, in a folder that is made if it is missing."""
+    file.parent.mkdir(exist_ok=True)
+    with VideoWriter(file, FPS) as video:
+        for frame in log.frames:
+            video.write(frame)
 
 
 def show(record: SuiteRecord, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from molmoact_ros.control.osc_pose import NO_OP, osc_inputs
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.evaluation.libero_images import released_image
+from molmoact_ros.evaluation.suite_report import PlanLog
 from molmoact_ros.reasoning.action_convention import RELEASED
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
@@ -17,15 +17,6 @@ from molmoact_ros.sim.libero_cell import LiberoCell
 from molmoact_ros.training.libero_expert import CHUNK_STEPS, LiberoExpert
 from molmoact_ros.visualization.overlay import draw_for_people
 from molmoact_ros.visualization.video import compose_cameras
-
-
-@dataclass
-class PlanLog:
-    """What an episode's plans left: the time of each, s; why steps were refused; video frames uint8 [H, W, 3] RGB."""
-
-    seconds: list[float] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-    frames: list[np.ndarray] = field(default_factory=list)
 
 
 class LiberoPolicy(Protocol):

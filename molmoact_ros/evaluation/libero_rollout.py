@@ -9,7 +9,6 @@ that OSC_POSE would make of it (control/osc_pose.py): the hand covers about a qu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,8 @@ from molmoact_ros.control.action_chunk import ActionChunk
 from molmoact_ros.control.collision import Surroundings, Workspace
 from molmoact_ros.control.controller import Controller, ControllerConfig
 from molmoact_ros.control.osc_pose import STEP, hand_motion
-from molmoact_ros.evaluation.libero_policy import LiberoPolicy, PlanLog
+from molmoact_ros.evaluation.libero_policy import LiberoPolicy
+from molmoact_ros.evaluation.suite_report import PlanLog, SuiteEpisode
 from molmoact_ros.robots.franka import OPENING_MAX, PANDA, Arm, Limits
 from molmoact_ros.sim.libero_cell import LiberoCell
 
@@ -42,27 +42,7 @@ class PandaArm(Arm):
         return PANDA
 
 
-@dataclass(frozen=True)
-class LiberoResult:
-    """The outcome of one episode. task: number in the suite. trial: number of its official initial state.
-
-    steps: of 0.05 s until success, or until the limit. step_seconds: median time of a reasoning step, s; NaN without
-    one. refused: chunks that the controller refused. limited: how often each of the limiter's limits was active.
-    """
-
-    task: int
-    trial: int
-    instruction: str
-    success: bool
-    steps: int
-    plans: int
-    step_seconds: float
-    refusals: tuple[str, ...] = ()
-    refused: int = 0
-    limited: tuple[tuple[str, int], ...] = ()
-
-
-def run_by_protocol(cell: LiberoCell, policy: LiberoPolicy, trial: int, log: PlanLog) -> LiberoResult:
+def run_by_protocol(cell: LiberoCell, policy: LiberoPolicy, trial: int, log: PlanLog) -> SuiteEpisode:
     """One episode by the released protocol."""
     cell.reset(trial)
     policy.begin(cell)
@@ -78,7 +58,7 @@ def run_by_protocol(cell: LiberoCell, policy: LiberoPolicy, trial: int, log: Pla
 
 def run_deployed(
     cell: LiberoCell, policy: LiberoPolicy, trial: int, log: PlanLog, robot: Path, latency: float = LATENCY
-) -> LiberoResult:
+) -> SuiteEpisode:
     """One episode through the controller. robot: our arm's MJCF file."""
     cell.reset(trial)
     policy.begin(cell)
@@ -131,9 +111,9 @@ def _follow(cell: LiberoCell, controller: Controller, now: float, period: float)
 def _result(
     cell: LiberoCell, trial: int, steps: int, plans: int, log: PlanLog, refused: int = 0,
     limited: Sequence[tuple[str, int]] = (),
-) -> LiberoResult:  # fmt: skip
+) -> SuiteEpisode:  # fmt: skip
     seconds = float(np.median(log.seconds)) if log.seconds else float("nan")
-    return LiberoResult(
+    return SuiteEpisode(
         cell.task.number, trial, cell.task.instruction, cell.success, steps, plans, seconds, tuple(log.refusals),
         refused, tuple((name, count) for name, count in limited if count),
     )  # fmt: skip

@@ -4,20 +4,49 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from molmoact_ros.evaluation.intervals import rate_interval
-from molmoact_ros.evaluation.libero_rollout import LiberoResult
+
+
+@dataclass
+class PlanLog:
+    """What an episode's plans left: the time of each, s; why steps were refused; video frames uint8 [H, W, 3] RGB."""
+
+    seconds: list[float] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SuiteEpisode:
+    """The outcome of one episode. task: number in the suite. trial: number of its initial state.
+
+    steps: until success, or until the limit; 0.05 s each in LIBERO. step_seconds: median time of a reasoning step, s;
+    NaN without one. refused: chunks that the controller refused. limited: how often each of the limiter's limits was
+    active.
+    """
+
+    task: int
+    trial: int
+    instruction: str
+    success: bool
+    steps: int
+    plans: int
+    step_seconds: float
+    refusals: tuple[str, ...] = ()
+    refused: int = 0
+    limited: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class SuiteSettings:
-    """What the episodes of a record have in common. mode: protocol or deployed. policy: who planned. latency: s from
-    image to plan; 0 by protocol."""
+    """What the episodes of a record have in common. mode: protocol, deployed, or gym. policy: who planned. latency: s
+    from image to plan; 0 by protocol and in a Gymnasium environment."""
 
     suite: str
     mode: str
@@ -36,7 +65,7 @@ class SuiteRecord:
 
     def __init__(self, file: Path, settings: SuiteSettings, machine: dict[str, str]) -> None:
         self._file, self.settings, self._machine = file, settings, machine
-        self.results: list[LiberoResult] = []
+        self.results: list[SuiteEpisode] = []
         if file.exists():
             self._read()
 
@@ -57,7 +86,7 @@ class SuiteRecord:
         """Whether an episode was done."""
         return any((result.task, result.trial) == (task, trial) for result in self.results)
 
-    def append(self, result: LiberoResult) -> None:
+    def append(self, result: SuiteEpisode) -> None:
         """Add an episode, and write the file."""
         self.results.append(result)
         episodes = [asdict(r) for r in sorted(self.results, key=lambda r: (r.task, r.trial))]
@@ -73,7 +102,7 @@ class SuiteRecord:
         return {name: _figures(some) for name, some in kinds.items()} | {"all": _figures(self.results)}
 
 
-def _figures(results: Sequence[LiberoResult]) -> dict[str, Any]:
+def _figures(results: Sequence[SuiteEpisode]) -> dict[str, Any]:
     done = [result for result in results if result.success]
     timed = [r.step_seconds for r in results if np.isfinite(r.step_seconds)]
     return {
@@ -88,10 +117,10 @@ def _figures(results: Sequence[LiberoResult]) -> dict[str, Any]:
     }
 
 
-def _result(episode: dict[str, Any]) -> LiberoResult:
+def _result(episode: dict[str, Any]) -> SuiteEpisode:
     seconds = float("nan") if episode["step_seconds"] is None else episode["step_seconds"]
     limited = tuple((str(name), int(count)) for name, count in episode["limited"])
-    return LiberoResult(
+    return SuiteEpisode(
         **episode | {"refusals": tuple(episode["refusals"]), "limited": limited, "step_seconds": seconds}
     )
 

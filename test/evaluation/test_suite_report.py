@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from molmoact_ros.evaluation.libero_report import SuiteRecord, SuiteSettings
-from molmoact_ros.evaluation.libero_rollout import LiberoResult
+from molmoact_ros.evaluation.suite_report import SuiteEpisode, SuiteRecord, SuiteSettings
 
 SETTINGS = SuiteSettings("libero_object", "protocol", "abc libero_object_no_noops_modified", 0.0)
 
 
-def result(task: int, trial: int, success: bool, refusals: tuple[str, ...] = ()) -> LiberoResult:
-    return LiberoResult(task, trial, f"task {task}", success, 90 + trial, 12, float("nan"), refusals, 1, (("jerk", 2),))
+def result(task: int, trial: int, success: bool, refusals: tuple[str, ...] = ()) -> SuiteEpisode:
+    return SuiteEpisode(task, trial, f"task {task}", success, 90 + trial, 12, float("nan"), refusals, 1, (("jerk", 2),))
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
