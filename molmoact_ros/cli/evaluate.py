@@ -15,7 +15,7 @@ from tqdm import tqdm
 from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
-from molmoact_ros.cli import evaluate_gym, evaluate_suite
+from molmoact_ros.cli import evaluate_gym, evaluate_suite, evaluate_two_arms
 from molmoact_ros.cli.demo import row
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.weight_files import digest
@@ -83,6 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the episodes and print their outcomes."""
+    if args.suite == evaluate_two_arms.SUITE:
+        return evaluate_two_arms.run(args)
     if args.suite:
         return evaluate_suite.run(args)
     if args.gym:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from tqdm import tqdm
-
-from molmoact_ros.cli.evaluate_suite import engine_options, save_video, show
+from molmoact_ros.cli.evaluate_suite import engine_options, keep_record, open_record, save_video
 from molmoact_ros.engine.factory import open_engine
 from molmoact_ros.evaluation.gym_rollout import GymEnginePolicy, GymPolicy, PickCubePolicy, run_gym_episode
-from molmoact_ros.evaluation.suite_report import PlanLog, SuiteRecord, SuiteSettings
+from molmoact_ros.evaluation.suite_report import PlanLog, SuiteEpisode, SuiteSettings
 from molmoact_ros.sim.gym_cell import GymCell
 from molmoact_ros.utils.paths import checkpoint_of
-from molmoact_ros.utils.provenance import machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,20 +33,19 @@ def run(args: argparse.Namespace) -> int:
         PickCubePolicy() if args.expert else GymEnginePolicy(open_engine(engine_options(args), checkpoint_of(args)))
     )
     out: Path = args.out or Path("runs") / args.gym.rpartition(":")[2]
-    out.mkdir(parents=True, exist_ok=True)
-    settings = SuiteSettings(args.gym, "gym", policy.name, 0.0)
-    record = SuiteRecord(out / "results.json", settings, machine(policy.name.partition(" ")[0]))
+    record = open_record(out, SuiteSettings(args.gym, "gym", policy.name, 0.0))
     missing = [trial for trial in range(args.trials) if not record.has(0, trial)]
-    if missing:
-        with GymCell(args.gym, images=policy.needs_cameras) as cell:
-            for trial in tqdm(missing, unit="episode", mininterval=5):
-                log = PlanLog()
-                result = run_gym_episode(cell, policy, trial, args.instruction, log)
-                if not result.success and log.frames:
-                    save_video(out / "failures" / f"trial{trial}.mp4", log)
-                record.append(result)
-                tqdm.write(f"{trial} {'yes' if result.success else 'no '} {result.steps} steps")
-    console = Console()
-    show(record, console)
-    console.print(f"the record is {out / 'results.json'}", soft_wrap=True)
+    keep_record(record, _episodes(args, policy, missing, out / "failures"), len(missing))
     return 0
+
+
+def _episodes(args: argparse.Namespace, policy: GymPolicy, trials: list[int], videos: Path) -> Iterator[SuiteEpisode]:
+    if not trials:
+        return
+    with GymCell(args.gym, images=policy.needs_cameras) as cell:
+        for trial in trials:
+            log = PlanLog()
+            result = run_gym_episode(cell, policy, trial, args.instruction, log)
+            if not result.success and log.frames:
+                save_video(videos / f"trial{trial}.mp4", log)
+            yield result

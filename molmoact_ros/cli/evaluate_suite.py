@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
 from molmoact_ros.visualization.video import VideoWriter
 
+RECORD = "results.json"
 FPS = 5.0
 """Of videos: two images of plans by protocol take a second of simulated time."""
 
@@ -49,7 +50,7 @@ def _numbers(text: str) -> list[int]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the episodes that are not recorded yet, and print the table."""
-    tasks, console = read_suite(args.suite), Console()
+    tasks = read_suite(args.suite)
     chosen = [task for task in tasks if args.tasks is None or task.number in args.tasks]
     unknown = sorted(set(args.tasks or []) - {task.number for task in tasks})
     if unknown:
@@ -58,17 +59,27 @@ def run(args: argparse.Namespace) -> int:
     mode = "deployed" if args.deployed else "protocol"
     settings = SuiteSettings(args.suite, mode, policy.name, args.latency if args.deployed else 0.0)
     out: Path = args.out or Path("runs") / f"{args.suite}-{mode}"
-    out.mkdir(parents=True, exist_ok=True)
-    record = SuiteRecord(out / "results.json", settings, machine(policy.name.partition(" ")[0]))
+    record = open_record(out, settings)
     missing = [(task, trial) for task in chosen for trial in range(args.trials) if not record.has(task.number, trial)]
-    episodes = run_all(missing, policy, settings, out / "failures")
-    for result in tqdm(episodes, total=len(missing), unit="episode", mininterval=5):
+    keep_record(record, run_all(missing, policy, settings, out / "failures"), len(missing))
+    return 0
+
+
+def open_record(folder: Path, settings: SuiteSettings) -> SuiteRecord:
+    """The record in a folder, which is made if it is missing. Raises ValueError if it is of other settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return SuiteRecord(folder / RECORD, settings, machine(settings.policy.partition(" ")[0]))
+
+
+def keep_record(record: SuiteRecord, episodes: Iterable[SuiteEpisode], total: int) -> None:
+    """Run `total` episodes as they are asked for, write each down, and print the table."""
+    for result in tqdm(episodes, total=total, unit="episode", mininterval=5):
         record.append(result)
         mark = "yes" if result.success else "no "
         tqdm.write(f"{result.task} {result.trial} {mark} {result.instruction}; {result.steps} steps")
+    console = Console()
     show(record, console)
-    console.print(f"the record is {out / 'results.json'}", soft_wrap=True)
-    return 0
+    console.print(f"the record is {record.file}", soft_wrap=True)
 
 
 def open_policy(args: argparse.Namespace) -> LiberoPolicy:

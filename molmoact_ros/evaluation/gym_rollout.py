@@ -106,8 +106,8 @@ def front_image(seen: GymObservation, arm: GymArm) -> np.ndarray:
 def run_gym_episode(cell: GymCell, policy: GymPolicy, trial: int, instruction: str, log: PlanLog) -> SuiteEpisode:
     """One episode, drawn from seed `trial`. instruction: in place of the environment's; "": its own.
 
-    It ends at the first success after a step, or with the environment's limit of steps. In SimplerEnv it goes on to the limit, and
-    the last step counts. Raises ValueError where nobody says what is to be done.
+    It ends at the first success after a step, or with the environment's limit of steps. In SimplerEnv it goes on to
+    the limit, and the last step counts. Raises ValueError where nobody says what is to be done.
     """
     seen = cell.reset(trial)
     policy.begin(cell.arm)

@@ -34,7 +34,7 @@ SLOW: Final = 0.35
 
 
 class PandaArm(Arm):
-    """A single arm by our model, whose geometry is the Panda's too, with the Panda's limits."""
+    """An arm by our model, whose geometry is the Panda's too, with the Panda's limits."""
 
     @property
     def limits(self) -> Limits:

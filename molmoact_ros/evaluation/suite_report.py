@@ -64,22 +64,22 @@ class SuiteRecord:
     """
 
     def __init__(self, file: Path, settings: SuiteSettings, machine: dict[str, str]) -> None:
-        self._file, self.settings, self._machine = file, settings, machine
+        self.file, self.settings, self._machine = file, settings, machine
         self.results: list[SuiteEpisode] = []
         if file.exists():
             self._read()
 
     def _read(self) -> None:
         try:
-            contents = json.loads(self._file.read_text())
+            contents = json.loads(self.file.read_text())
             found = SuiteSettings(**contents["settings"])
             self.results = [_result(episode) for episode in contents["episodes"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._file} is no record of a suite ({error}); choose another --out") from None
+            raise ValueError(f"{self.file} is no record of a suite ({error}); choose another --out") from None
         if found != self.settings:
             differing = [name for name, value in asdict(found).items() if value != getattr(self.settings, name)]
             raise ValueError(
-                f"{self._file} has episodes with another {' and '.join(differing)}; choose another --out, or remove it"
+                f"{self.file} has episodes with another {' and '.join(differing)}; choose another --out, or remove it"
             )
 
     def has(self, task: int, trial: int) -> bool:
@@ -91,9 +91,9 @@ class SuiteRecord:
         self.results.append(result)
         episodes = [asdict(r) for r in sorted(self.results, key=lambda r: (r.task, r.trial))]
         contents = {"settings": asdict(self.settings), **self._machine, "summary": self.summary(), "episodes": episodes}
-        unfinished = self._file.with_name(f"{self._file.name}.unfinished")
+        unfinished = self.file.with_name(f"{self.file.name}.unfinished")
         unfinished.write_text(json.dumps(_without_nan(contents), indent=1))
-        unfinished.replace(self._file)
+        unfinished.replace(self.file)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Figures by task, by its instruction, and of all tasks together, under `all`."""

@@ -63,7 +63,6 @@ class LiberoCell:
         robot, model = self._env.robots[0], self.model
         self._gripper = robot.gripper
         self._q, self._dq = list(robot._ref_joint_pos_indexes), list(robot._ref_joint_vel_indexes)
-        self._torques = list(robot._ref_joint_actuator_indexes)
         self._fingers = list(robot._ref_gripper_joint_pos_indexes)
         self._finger_servos = list(robot._ref_joint_gripper_actuator_indexes)
         self._tcp = model.site(robot.gripper.important_sites["grip_site"]).id
@@ -100,19 +99,16 @@ class LiberoCell:
     def follow(self, q: np.ndarray, dq: np.ndarray, closes: bool, seconds: float) -> None:
         """Advance by `seconds` while the joints follow `q` [7] rad, which change by `dq` [7] rad/s.
 
-        The joints' controller compensates for mass and gravity, as the robot's own does. closes: whether the fingers
-        close or open.
+        closes: whether the fingers close or open.
         """
         model, data, mass = self.model, self.data, np.zeros((self.model.nv, self.model.nv))
-        limit, direction = model.actuator_ctrlrange[self._torques], 1.0 if closes else -1.0
+        direction = 1.0 if closes else -1.0
         steps = round(seconds / model.opt.timestep)
         for n in range(steps):
             mujoco.mj_step1(model, data)
             mujoco.mj_fullM(model, data, mass)
             ahead = q - dq * (steps - 1 - n) * model.opt.timestep
-            wanted = STIFFNESS * (ahead - data.qpos[self._q]) + DAMPING * (dq - data.qvel[self._dq])
-            torque = mass[np.ix_(self._dq, self._dq)] @ wanted + data.qfrc_bias[self._dq]
-            data.ctrl[self._torques] = np.clip(torque, limit[:, 0], limit[:, 1])
+            drive_joints(model, data, mass, self._env.robots[0], ahead, dq)
             self._env.robots[0].grip_action(gripper=self._gripper, gripper_action=np.array([direction]))
             mujoco.mj_step2(model, data)
 
@@ -231,6 +227,19 @@ class LiberoCell:
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
+
+
+def drive_joints(model: Any, data: Any, mass: np.ndarray, robot: Any, q: np.ndarray, dq: np.ndarray) -> None:
+    """Set the torques by which a robot of robosuite's follows `q` [7] rad and `dq` [7] rad/s.
+
+    mass: the matrix of all masses [nv, nv]. They compensate for mass and gravity, as the robot's own controller does.
+    """
+    at, rates = list(robot._ref_joint_pos_indexes), list(robot._ref_joint_vel_indexes)
+    motors = list(robot._ref_joint_actuator_indexes)
+    wanted = STIFFNESS * (q - data.qpos[at]) + DAMPING * (dq - data.qvel[rates])
+    torque = mass[np.ix_(rates, rates)] @ wanted + data.qfrc_bias[rates]
+    low, high = model.actuator_ctrlrange[motors].T
+    data.ctrl[motors] = np.clip(torque, low, high)
 
 
 def geom_points(model: Any, data: Any, geom: int) -> np.ndarray:
