@@ -42,6 +42,9 @@ PARTS: Final = {
         "what a recorder costs the control loop, and what the disk takes", "molmoact_ros.benchmarks.recording"
     ),
     "soak": Command("whether any node's memory grows while tasks are repeated", "molmoact_ros.benchmarks.soak"),
+    "harness": Command(
+        "vla-eval drives the graph through LIBERO, and its results beside ours", "molmoact_ros.benchmarks.harness"
+    ),
     "panel": Command(
         "what panel and recorder cost between camera and command", "molmoact_ros.benchmarks.panel_latency"
     ),

@@ -46,11 +46,16 @@ class LiberoTask:
     states: np.ndarray
 
 
+def libero_environment() -> Path:
+    """The virtual environment that has LIBERO and vla-eval, whether it exists or not."""
+    return Path(os.environ.get("MOLMOACT_LIBERO") or Path(sys.prefix).parent / ENVIRONMENT)
+
+
 def import_libero() -> Any:
     """The module `libero.libero`, made ready for MuJoCo of today. Raises NoLiberoError where it is not installed."""
     for name, value in RENDERING.items():
         os.environ.setdefault(name, value)
-    folder = Path(os.environ.get("MOLMOACT_LIBERO") or Path(sys.prefix).parent / ENVIRONMENT)
+    folder = libero_environment()
     site = str(folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages")
     if site not in sys.path:
         sys.path.append(site)  # last: whatever this package brings comes first
