@@ -6,7 +6,7 @@
 #   make test-lerobot   datasets to and from LeRobot's own code, run in .venv-lerobot (7 GB)
 #   make test-finetune   fine-tuning by all weights in two processes against one (some minutes)
 #   make libero   LIBERO in .venv-libero, for `molmoact-ros eval --suite` (1.5 GB; two minutes)
-#   make bench-libero   an episode of each task of LIBERO-Object by the scripted expert (docs/benchmarks.md)
+#   make bench-libero   an episode of each task of LIBERO-Object, by ours and by vla-eval (docs/benchmarks.md)
 #   make maniskill   ManiSkill 3 in .venv-maniskill, for `molmoact-ros eval --gym` (0.4 GB; a minute)
 #   make mutation   changes of the code that moves arms, and which of them no test notices: MINUTES=20 SAMPLE=0 SEED=7
 #                   FILES="control/teleop.py ..."; SAMPLE=100 draws so many of each file
@@ -147,8 +147,7 @@ $(LIBERO)/installed: pyproject.toml
 	@touch $@
 
 bench-libero: libero
-	PYTHONPATH=$(CURDIR)/$(LIBERO)/mujoco OMP_NUM_THREADS=1 $(VENV)/bin/molmoact-ros eval --suite libero_object --expert \
-	    --trials 1 --out runs/bench-libero
+	PYTHONPATH=$(CURDIR)/$(LIBERO)/mujoco OMP_NUM_THREADS=1 $(VENV)/bin/molmoact-ros bench harness --out runs/bench-libero
 
 # As LIBERO. Its environments run in a process of this Python, which finds torch and the like with the package's own.
 maniskill: setup $(MANISKILL)/installed

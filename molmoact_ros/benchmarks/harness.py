@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import rclpy
 import yaml
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from tqdm import tqdm
 
@@ -117,23 +118,18 @@ def _free_port() -> int:
 @contextmanager
 def _replaying(plans: dict[tuple[str, int], list[Any]]) -> Iterator[None]:
     """The stand-in for the policy, in a thread."""
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node, executor = PlanReplayNode(plans), SingleThreadedExecutor()
     executor.add_node(node)
 
-    def spin() -> None:
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            return
-
-    thread = threading.Thread(target=spin)
+    thread = threading.Thread(target=executor.spin, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        rclpy.shutdown()
+        executor.shutdown()
         thread.join()
+        rclpy.shutdown()
 
 
 def _wait_for(port: int, graph: Bringup) -> None:
