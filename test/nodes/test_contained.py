@@ -221,8 +221,13 @@ def test_h7_keyboard_and_joystick_take_anything(
     keyboard._on_safety(anything(SafetyStatus, rng))
     line = keyboard.line()
     assert line.isprintable() and len(line) < 400, "a terminal obeys what is not"
-    joystick._on_joy(anything(Joy, rng))
     joystick._on_safety(anything(SafetyStatus, rng))
+    deadman = [int(k == joystick.config.deadman) for k in range(11)]
+    joystick._on_joy(Joy(axes=[0.5] * 8, buttons=deadman))
+    assert joystick._held
+    message = anything(Joy, rng)
+    joystick._on_joy(message)
+    assert not joystick._held or any(message.buttons), "what does not say that the switch is held lets go"
 
 
 @MANY
