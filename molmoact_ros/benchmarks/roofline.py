@@ -216,8 +216,9 @@ def run(args: argparse.Namespace) -> int:
         config, device, torch_dtype(args.dtype) or default_dtype(args.device), "", args.prompt or PROMPTS[kind],
         args.tokens, args.passes, args.repeats,
     )  # fmt: skip
+    rows: dict[str, Figures] = {}
     bench_answers = partial(bench_floor, nano_grammar(default_checkpoint()))
-    rows, measure = {}, bench_flow_floor if kind == "molmoact2" else bench_answers
+    measure: Callable[[Case, Progress], Figures] = bench_flow_floor if kind == "molmoact2" else bench_answers
     for quantization in args.quantization or possible(case):
         with progress_bar(f"{quantization}: recording passes") as progress:
             rows[quantization] = measure(replace(case, quantization=quantization.replace("none", "")), progress)

@@ -107,7 +107,7 @@ def _engine(args: argparse.Namespace, recording: Recording, thresholds: Threshol
     from molmoact_ros.replay.engine import replay_engine
 
     steps = recording.steps(args.instruction, args.period)
-    flow_steps = next((step.answer.flow_steps for step in steps), 0)
+    flow_steps = max((step.answer.flow_steps for step in steps), default=0)  # answers without a seed have none
     checkpoint = (args.checkpoint or default_checkpoint()).resolve()
     with console.status("loading the checkpoint"):
         options = EngineOptions(

@@ -28,6 +28,7 @@ from molmoact_ros.robots.forward_kinematics import Links
 from molmoact_ros.robots.franka import HOME_Q, Arm
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.conversions import chunk_actions, chunk_message, header, rgb_pixels, seconds
+from molmoact_ros.sim.camera_renderer import D435_FRONT
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.utils.paths import robot_model
 
@@ -130,7 +131,7 @@ def test_chunks_of_joints_are_played_and_can_be_sampled_again(droid: Robot, droi
 
 def _check_way(trace: Trace, chunk: ActionChunk) -> None:
     """The trace begins and ends where the simulator's own camera sees the hand of these joints."""
-    cell = Workcell(robot_model(), front=(160, 120))
+    cell = Workcell(robot_model(), D435_FRONT.scaled(160, 120))
     links, rows = Links(robot_model()), chunk_actions(chunk)
     for at, joints in ((0, chunk.joint_positions), (-1, rows[-1, :7])):
         names = chunk.joint_names if at == 0 else Arm().joints

@@ -283,7 +283,7 @@ def capture(run: Callable[[], Tensor], device: torch.device, pool: Any = None) -
     """Capture `run` as a CUDA graph, after two warm-up runs on a side stream for its one-time set-up (compilation,
     workspaces).
 
-    Whatever `run` reads must stay where it is; its result [...] does. pool: the memory of graphs that never run together.
+    Whatever `run` reads must stay where it is; its result [...] does. pool: memory of graphs that never run at once.
     """
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]

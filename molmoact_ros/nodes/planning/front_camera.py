@@ -24,7 +24,8 @@ class FrontCamera:
     def __init__(self, node: Node, camera: str) -> None:
         """camera: name of the front one."""
         self._optical, self._topic = conversions.optical_frame(camera), f"{camera}/color/camera_info"
-        self._frames, self._info = StaticFrames(), None
+        self._frames = StaticFrames()
+        self._info: CameraInfo | None = None
         self._transforms = LazyPollingSubscription(node, TFMessage, "/tf_static", qos.TF_STATIC, LARGEST)
         self._infos = LazyPollingSubscription(node, CameraInfo, self._topic, qos.SENSOR, LARGEST)
 
