@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
 from molmoact_ros.action import ExecuteInstruction
@@ -16,18 +19,22 @@ from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
 from molmoact_ros.control.action_chunk import ActionSpace
 from molmoact_ros.control.action_conversion import convert_actions, robot_state, state_joints
+from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.molmoact2.engine import MolmoAct2Engine
 from molmoact_ros.msg import ActionChunk, AnswerTokens, Trace
-from molmoact_ros.nodes.planning.action_path import ActionPath
 from molmoact_ros.nodes.planning.config import PolicyConfig, load_engine
+from molmoact_ros.nodes.planning.inference_thread import ReasonedPlan
 from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer
+from molmoact_ros.nodes.planning.plan_publisher import PlanPublisher
 from molmoact_ros.nodes.planning.robot_state import StateReader
 from molmoact_ros.reasoning.action_convention import RELEASED
+from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation, RobotState
 from molmoact_ros.robots.forward_kinematics import Links
-from molmoact_ros.robots.franka import HOME_Q, Arm
+from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, Arm
 from molmoact_ros.ros import qos
-from molmoact_ros.ros.conversions import chunk_actions, chunk_message, header, rgb_pixels, seconds
+from molmoact_ros.ros.conversions import camera_info, chunk_actions, chunk_message, header, rgb_pixels, seconds
+from molmoact_ros.ros.transforms import transform_message
 from molmoact_ros.sim.camera_renderer import D435_FRONT
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.utils.paths import robot_model
@@ -132,6 +139,7 @@ def test_chunks_of_joints_are_played_and_can_be_sampled_again(droid: Robot, droi
 def _check_way(trace: Trace, chunk: ActionChunk) -> None:
     """The trace begins and ends where the simulator's own camera sees the hand of these joints."""
     cell = Workcell(robot_model(), D435_FRONT.scaled(160, 120))
+    cell.begin(7, None, INSTRUCTION)
     links, rows = Links(robot_model()), chunk_actions(chunk)
     for at, joints in ((0, chunk.joint_positions), (-1, rows[-1, :7])):
         names = chunk.joint_names if at == 0 else Arm().joints
@@ -162,9 +170,40 @@ def _is(marker: Marker, fields: dict[str, object]) -> bool:
     return all(getattr(marker, name) == value for name, value in fields.items())
 
 
-def test_without_a_calibration_the_reason_is_said(peer: Peer) -> None:
-    path = ActionPath(peer.node, "nowhere", [""])
-    actions = np.tile([*HOME_Q, 1.0], (15, 1))
-    chunk = chunk_message(actions, 1 / 15, "", 1, header(5.0, ""), "", ActionSpace.JOINT)
-    assert path.trace(chunk) is None
-    assert path.reason == "the hand's path is not drawn: there is no calibration on nowhere/color/camera_info"
+CHUNK = chunk_message(
+    np.column_stack([HOME_Q + np.outer(np.arange(1, 16), [0.02, 0, 0, 0, 0, 0, 0]), np.ones(15)]), 1 / 15, "", 3,
+    header(5.0, BASE_FRAME), "full", ActionSpace.JOINT,
+)  # fmt: skip
+CHUNK.joint_names, CHUNK.joint_positions = list(Arm().joints), list(HOME_Q)
+
+
+def test_where_the_hand_will_go_is_published_or_why_not(peer: Peer) -> None:
+    """With a camera of the test's own, beside the simulator's."""
+    engine: Any = SimpleNamespace(
+        modes={ReasoningMode.FULL}, depth_vq=None, codebook="", digest="", unnorm_key="", seed=1, flow_steps=10
+    )
+    seen = Observation((np.zeros((120, 160, 3), np.uint8),), INSTRUCTION, 5.0)
+    plan = ReasonedPlan(3, seen, Reasoning(None, None, chunk_actions(CHUNK), True), 0.1, EngineTimings())
+    publisher, traces = PlanPublisher(peer.node, engine, "side", [""]), peer.listen(Trace, "/peer/trace", qos.RELIABLE)
+
+    def published() -> Trace:
+        count = len(traces)
+        publisher.complete(plan, CHUNK)
+        assert peer.until(lambda: len(traces) > count)
+        return traces[-1]
+
+    first = published()
+    assert first.source == Trace.ACTIONS and first.plan_id == 3 and not len(first.x)
+    assert publisher.note == "the hand's path is not drawn: there is no calibration on side/color/camera_info"
+    cell, frame = Workcell(robot_model(), D435_FRONT.scaled(160, 120)), "side_color_optical_frame"
+    infos = peer.node.create_publisher(CameraInfo, "/side/color/camera_info", qos.SENSOR)
+    places = peer.node.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
+    parent, pose = cell.camera_mount("front")
+    places.publish(TFMessage(transforms=[transform_message(header(0.0, parent), frame, pose)]))
+
+    def known() -> bool:
+        infos.publish(camera_info(cell.cameras["front"], header(5.0, frame)))
+        return len(published().x) > 1
+
+    assert peer.until(known) and publisher.note == ""
+    _check_way(traces[-1], CHUNK)
