@@ -223,8 +223,8 @@ class ViewNode(ContainedNode):
         if engine.trace_source == Trace.HUMAN:
             lines.append(f"{engine.trace_points_left} points left, drawn {engine.trace_age:.1f} s ago")
         if trace is None:
-            picture = pixels.copy()
-            write(picture, tuple(lines) if engine.pending_plan_id else ("no plan", *lines))
+            picture, missing = pixels.copy(), "no trace" if self._chunks else "no plan"
+            write(picture, tuple(lines) if engine.pending_plan_id else (missing, *lines))
             return picture
         age = conversions.seconds(head.stamp) - conversions.seconds(trace.header.stamp)
         source = conversions.TRACE_SOURCES.get(trace.source, "model")
