@@ -15,7 +15,8 @@ import numpy as np
 from molmoact_ros.bags.plans import RecordedAnswer
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.replay.compare import DIMENSIONS, Comparison, Thresholds
+from molmoact_ros.replay.answer_difference import DIMENSIONS
+from molmoact_ros.replay.compare import Comparison, Thresholds
 from molmoact_ros.replay.control import ControlReplay
 
 WIDTH: Final = 480  # px, width of the front image; half of it for the other one

@@ -13,8 +13,10 @@ from scipy.spatial.transform import Rotation
 from molmoact_ros.bags.bag import BagWriter
 from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.bags.recording import Recording
-from molmoact_ros.datasets.camera_view import CameraView, front_view
-from molmoact_ros.datasets.labelling.image_path import HAND_SIZE, OUTSIDE, is_hidden, projected_path
+from molmoact_ros.cameras.camera_view import CameraView
+from molmoact_ros.cameras.image_path import OUTSIDE
+from molmoact_ros.datasets.camera_view import front_view
+from molmoact_ros.datasets.labelling.image_path import HAND_SIZE, is_hidden, projected_path
 
 from .labelling.conftest import OPTICAL, transforms
 from .labelling.test_checks import episode, motion
