@@ -28,6 +28,7 @@ from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.utils.arguments import add_checkpoint, add_seed, output_file, whole_number
 from molmoact_ros.utils.paths import checkpoint_of
 from molmoact_ros.utils.progress import progress_bar
+from molmoact_ros.utils.whole_file import write_whole
 
 ABOUT = """For each frame of a demonstration the model learns to say how deep the scene is (100 depth tokens), where the
 gripper will go in the first camera's image (the trace, up to five points) and what to do (eight actions). This command
@@ -105,8 +106,7 @@ def _write_page(args: argparse.Namespace, source: Iterable[Demonstration]) -> in
         return TrackedTraces([])
 
     selection = select_episodes(source, later, args.with_failures, measured_depth=False)
-    with args.click_page.open("w") as file:
-        file.writelines(click_page(source, selection.parts, args.click_frames))
+    write_whole(args.click_page, click_page(source, selection.parts, args.click_frames))
     print(f"open {args.click_page} in a browser, click, save, and label with --clicks clicks.json")
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -17,10 +17,10 @@ def built_beside(folder: Path) -> Iterator[Path]:
     names.
     """
     parent = folder if folder.is_dir() else folder.parent
-    parent.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (parent, *parent.parents) if not path.exists()]
     work = parent / f".{folder.name}.unfinished-{os.getpid()}"
-    work.mkdir()
     try:
+        work.mkdir(parents=True)
         yield work
         if not folder.exists():
             work.rename(folder)
@@ -31,6 +31,9 @@ def built_beside(folder: Path) -> Iterator[Path]:
             path.rename(folder / path.name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # they hold what was written
+            for path in made:
+                path.rmdir()
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:

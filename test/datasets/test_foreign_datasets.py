@@ -389,6 +389,53 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
         read(folder)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_a_clone_without_its_large_files_says_so(tmp_path: Path, version: str) -> None:
+    folder = write_foreign(tmp_path / "ds", version)
+    (table,) = folder.glob("data/*/*.parquet")
+    table.write_text(POINTER)
+    with pytest.raises(DamagedEpisode, match=r"parquet cannot be read: it is a pointer of Git LFS, .* `git lfs pull`"):
+        read(folder)
+    (tmp_path / "film.mp4").write_text(POINTER)
+    with pytest.raises(DamagedEpisode, match="film.mp4: it is a pointer of Git LFS"):
+        list(read_video(tmp_path / "film.mp4", 3))
+
+
+@pytest.mark.parametrize("named", ["as it lies", "as it lay elsewhere", "alone", "not at all"])
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_images_that_are_files_are_found(tmp_path: Path, version: str, named: str) -> None:
+    """As LeRobot writes them before they are encoded; tables name them, and some of their names are old ones."""
+    folder = write_foreign(tmp_path / "ds", version)
+    (file,) = folder.glob("data/*/*.parquet")
+    table, dash = pyarrow.parquet.read_table(file), "-" if version == "v3.0" else "_"
+    for key in ("observation.images.front", "observation.images.wrist"):
+        rows = []
+        for k, row in enumerate(table.column(key).to_pylist()):
+            place = Path("images", key, f"episode{dash}000000", f"frame{dash}{k:06d}.png")
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place).write_bytes(row["bytes"])
+            name = {"as it lies": str(place), "as it lay elsewhere": f"/home/alice/ds/{place}", "alone": place.name}
+            rows.append({"bytes": None, "path": name.get(named)})
+        table = table.drop_columns([key])
+        table = table if named == "not at all" else table.append_column(key, pyarrow.array(rows))
+    write_table(file, table)
+    check_images(read(folder), 0, 0)
+    place = folder / "images" / "observation.images.front" / f"episode{dash}000000" / f"frame{dash}000003.png"
+    place.unlink()
+    with pytest.raises(DamagedEpisode, match=r"has 5 images for 6 frames|the image .*3\.png is missing"):
+        list(read(folder).pictures["front"]())
+
+
+def test_episodes_that_are_not_listed_are_those_that_are_there(tmp_path: Path) -> None:
+    folder = write_foreign(tmp_path / "ds", episodes=(0, 4))
+    (folder / "meta" / "episodes.jsonl").unlink()
+    assert Dataset.open(folder).episodes == [0, 1, 4], "two are said to be there, and 4 is"
+    check_images(read(folder, 4), 4, 0)
+
+
 def test_an_episode_is_found_behind_the_file_that_lists_it(tmp_path: Path) -> None:
     """As LeRobot's converter from 2.1 writes it, whenever it begins another file."""
     folder = write_foreign(tmp_path / "ds", "v3.0", episodes=(0, 1))

@@ -19,6 +19,7 @@ from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.cli.main import main
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import Demonstration
+from molmoact_ros.datasets.from_bag import pauses, without_pauses
 from molmoact_ros.datasets.joint_tracks import JointTracks
 from molmoact_ros.datasets.lerobot_reader import Dataset
 from molmoact_ros.datasets.mapping_options import MappingOptions
@@ -165,6 +166,29 @@ def test_frames_without_joint_states_are_left_out(tmp_path: Path, capsys: pytest
     expected = export(tmp_path / "whole")
     assert len(found.states) == 15
     np.testing.assert_allclose(found.states[0], expected.states[5], atol=0.02)  # 0.05 s before its first message
+
+
+def test_a_pause_cuts_an_episode() -> None:
+    """A recorder that was paused, and a camera that was plugged in again: no frame shows what was long before it."""
+    images = np.r_[0:10:0.1, 60:100:0.1]
+    joints = np.r_[0:10.3:0.05, 59.9:80:0.05, 95:100:0.05]
+    ticks = np.arange(1000) / 10
+    kept, (note,) = without_pauses(ticks, [*pauses("/image", images), *pauses("/joints", joints)])
+    np.testing.assert_allclose(kept, np.arange(600, 800) / 10)
+    assert note == (
+        "/image has nothing for 50.1 s: the longest part without such a pause is read, 200 of 1000 frames"
+    )
+    assert without_pauses(ticks, pauses("/slow", np.arange(0, 100, 1.9))) == (ticks, [])
+
+
+def test_joints_in_degrees_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def degrees(out: EpisodeWriter, k: int, now: float) -> None:
+        publish(out, [*ARM, *FINGERS], [*np.degrees(arm_at(now)), 0.03, 0.03], now)
+
+    bag = write(tmp_path / "bag", degrees)
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "new" / "ds")]) == 1
+    assert "the joint states on /joint_states have positions of 14" in (error := capsys.readouterr().err)
+    assert "these are not rad" in error and sorted(path.name for path in tmp_path.iterdir()) == ["bag"]
 
 
 @pytest.mark.parametrize("name", ["panda", "fer", "left_fr3"])
