@@ -175,9 +175,7 @@ def test_a_pause_cuts_an_episode() -> None:
     ticks = np.arange(1000) / 10
     kept, (note,) = without_pauses(ticks, [*pauses("/image", images), *pauses("/joints", joints)])
     np.testing.assert_allclose(kept, np.arange(600, 800) / 10)
-    assert note == (
-        "/image has nothing for 50.1 s: the longest part without such a pause is read, 200 of 1000 frames"
-    )
+    assert note == ("/image has nothing for 50.1 s: the longest part without such a pause is read, 200 of 1000 frames")
     assert without_pauses(ticks, pauses("/slow", np.arange(0, 100, 1.9))) == (ticks, [])
 
 
