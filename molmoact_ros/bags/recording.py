@@ -203,7 +203,15 @@ class Recording:
             there = sorted(name for name, kind in self.topics.items() if kind in (IMAGE, COMPRESSED))
             if not there:
                 raise ValueError(f"the bag has no images at all; {topic} is needed")
-            like = min(there, key=lambda name: ("depth" in name) != ("depth" in topic))
+            used = [
+                camera
+                for camera, of in zip(self.names.cameras, self.names.colour, strict=True)
+                if self.find_picture(of)
+            ]
+            free = [name for name in there if name not in map(self.find_picture, self.names.colour)]
+            if used and not free:
+                raise ValueError(f"the bag has no images on {topic}; give --cameras {','.join(used)}, which it has")
+            like = min(free, key=lambda name: ("depth" in name) != ("depth" in topic))
             raise ValueError(
                 f"the bag has no images on {topic}; say which they are with --remap {like}:={topic}; "
                 f"there are {', '.join(there)}"

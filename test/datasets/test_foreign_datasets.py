@@ -19,6 +19,7 @@ import pytest
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.cli.main import main
 from molmoact_ros.control.kinematics import Kinematics
+from molmoact_ros.datasets.camera_names import match_cameras
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
 from molmoact_ros.datasets.lerobot_reader import Dataset
 from molmoact_ros.datasets.mapping_options import MappingOptions
@@ -221,12 +222,18 @@ def test_a_video_that_is_none_is_named_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [
     ["observation.images.wrist", "observation.images.front"], ["wrist_image", "image"],
     ["observation.images.cam_hand", "observation.images.exterior_1_left"], ["eye_in_hand_rgb", "agentview_rgb"],
+    ["observation.images.image2", "observation.images.image"], ["observation.images.side", "observation.images.top"],
 ])  # fmt: skip
 @pytest.mark.parametrize("wrist_first", [True, False])
 def test_cameras_are_found_by_name_wherever_they_stand(tmp_path: Path, keys: list[str], wrist_first: bool) -> None:
     cameras = {keys[0]: "wrist", keys[1]: "front"}
     cameras = cameras if wrist_first else dict(reversed(cameras.items()))
     check_images(read(write_foreign(tmp_path / "ds", cameras=cameras)), 0, 0)
+
+
+def test_cameras_whose_names_tell_nothing_are_in_their_order() -> None:
+    for keys in (["cam_0", "cam_1"], ["left", "right"], ["observation.images.laptop", "observation.images.phone"]):
+        assert list(match_cameras(keys, ["front", "wrist"]).values()) == keys
 
 
 def test_a_depth_video_is_no_camera(tmp_path: Path) -> None:

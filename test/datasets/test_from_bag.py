@@ -328,6 +328,17 @@ def test_joints_of_another_robot_are_named(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "ds").exists()
 
 
+def test_a_camera_that_is_not_there_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is offered for it is no image of another camera."""
+    with BagWriter(tmp_path / "bag") as bag:
+        EpisodeWriter(bag).image("/front/color/image_raw", np.zeros((24, 32, 3), np.uint8), "rgb8", START)
+    command = ["to-lerobot", str(tmp_path / "bag"), "--out", str(tmp_path / "ds"), "--instruction", TASKS[0]]
+    assert main(command) == 1
+    assert "no images on /wrist/color/image_raw; give --cameras front, which it has" in capsys.readouterr().err
+    assert main([*command, "--cameras", "front"]) == 1
+    assert "no joint states on /joint_states" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("video", [False, True])
 def test_a_failed_export_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], video: bool) -> None:
     """A camera changes its size in the middle: refused, and nothing stays; scaled, it is a dataset."""
