@@ -22,6 +22,7 @@ from molmoact_ros.datasets.labelling.trace_labels import (
     first_that_fits,
 )
 from molmoact_ros.datasets.labelling.tracking import read_clicks
+from molmoact_ros.datasets.staging import refuse_inside
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import find_depth_vq, load_depth_vq
 from molmoact_ros.engine.model.depth_vq import DepthVq
@@ -116,9 +117,7 @@ def _folder(args: argparse.Namespace) -> Path:
     if args.out is None and len(args.bags) > 1:
         raise ValueError("name the folder for the labels with --out")
     folder = args.out or args.bags[0].with_name(f"{args.bags[0].resolve().name}{SUFFIX}")
-    for bag in args.bags:
-        if folder.resolve().is_relative_to(bag.resolve()):
-            raise ValueError(f"{folder} is in {bag}, which is only read; give another folder with --out")
+    refuse_inside(folder, args.bags)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; give a new folder with --out")
     return Path(folder)

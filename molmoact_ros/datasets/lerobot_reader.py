@@ -50,7 +50,7 @@ class Dataset:
         """
         file = folder / "meta" / "info.json"
         if not file.is_file():
-            raise FileNotFoundError(f"{folder} is no LeRobot dataset: it has no meta/info.json")
+            raise FileNotFoundError(_no_dataset(folder))
         try:
             info = json.loads(file.read_text("utf-8-sig"))
             version, fps = info.get("codebase_version"), float(info["fps"])
@@ -251,6 +251,17 @@ class Dataset:
         """The image files of an episode whose table does not have them, frame by frame."""
         folders = [file.parent for file in self._image_files(key, number, 0)]
         return [str(file.relative_to(self.folder)) for folder in folders for file in sorted(folder.glob("*.png"))]
+
+
+def _no_dataset(folder: Path) -> str:
+    """Why a folder is no dataset, and which may be meant, in one line."""
+    if not folder.exists():
+        return f"there is no {folder}; give the folder of a LeRobot dataset"
+    inner = [place.parents[1] for form in ("*", "*/*") for place in sorted(folder.glob(f"{form}/meta/info.json"))]
+    if inner:
+        return f"{folder} is no LeRobot dataset, but holds {len(inner)}; give {inner[-1]}"
+    bag = any(any(folder.glob(form)) for form in ("*.mcap", "*.db3"))
+    return f"{folder} is no LeRobot dataset: {'it is a bag, for to-lerobot' if bag else 'it has no meta/info.json'}"
 
 
 def _is_colour(name: str, feature: Mapping[str, Any]) -> bool:

@@ -40,3 +40,10 @@ def refuse_existing(paths: Sequence[Path]) -> None:
     """Raises FileExistsError, naming the first of `paths` that exists."""
     if there := [path for path in paths if path.exists()]:
         raise FileExistsError(f"{there[0]} exists already; give a new folder, or move it away")
+
+
+def refuse_inside(folder: Path, sources: Sequence[Path]) -> None:
+    """Raises ValueError if a folder to write is one of `sources`, or within it: they are only read."""
+    for source in sources:
+        if folder.resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"{folder} is in {source}, which is only read; give another folder with --out")

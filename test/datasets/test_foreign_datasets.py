@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -467,6 +468,27 @@ def test_a_rate_need_not_be_whole(tmp_path: Path) -> None:
     assert main(["to-lerobot", str(bag), "--out", str(back), "--fps", "29.97"]) == 0
     assert json.loads((tmp_path / "back/meta/info.json").read_text())["fps"] == 29.97
     check_images(read(tmp_path / "back"), 0, 12)
+
+
+def test_a_folder_that_is_no_dataset_names_the_one_within(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_foreign(tmp_path / "datasets--lab--cups" / "snapshots" / "abc")
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "bag_0.mcap").touch()
+    expected = {
+        "datasets--lab--cups": "but holds 1; give .*/datasets--lab--cups/snapshots/abc", "bag": "a bag, for to-lerobot",
+        "nowhere": "there is no .*nowhere", "bag/bag_0.mcap": "it has no meta/info.json",
+    }  # fmt: skip
+    for name, words in expected.items():
+        assert main(["from-lerobot", str(tmp_path / name), "--out", str(tmp_path / "bags")]) == 1
+        assert re.search(words, capsys.readouterr().err), name
+
+
+def test_nothing_is_written_into_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_foreign(tmp_path / "ds")
+    for command, out in (("from-lerobot", folder), ("from-lerobot", folder / "bags"), ("to-lerobot", folder / "new")):
+        assert main([command, str(folder), "--out", str(out)]) == 1
+        assert f"{out} is in {folder}, which is only read" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["data", "meta"]
 
 
 def test_single_episodes_join_those_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

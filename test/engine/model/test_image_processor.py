@@ -164,6 +164,7 @@ def test_image_files_of_any_kind(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
     head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    start += bytes(4) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     (tmp_path / "huge.png").write_bytes(start)
     (tmp_path / "cut.png").write_bytes((tmp_path / "RGB.png").read_bytes()[:60])
     (tmp_path / "empty.png").touch()
