@@ -13,6 +13,7 @@ import numpy as np
 
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
+from molmoact_ros.datasets.feature_roles import size_of
 from molmoact_ros.datasets.lerobot_format import CHUNKS_SIZE, INTERVENTION, OUTCOME, import_parquet
 from molmoact_ros.datasets.mapping import DatasetMapping
 from molmoact_ros.datasets.mapping_options import MappingOptions, choose_mapping
@@ -108,7 +109,8 @@ class Dataset:
         columns |= {key: files for key in images if key not in columns and (files := self._beside(key, number))}
         if lacking := [key for key in (*mapping.keys, *images) if key not in columns]:
             raise DamagedEpisode(f"it has no {lacking[0]}, though meta/info.json names it")
-        table = {key: _finite(key, _numbers(key, columns[key])) for key in mapping.keys}
+        sizes = {key: size_of(self.info["features"][key]) for key in mapping.keys}
+        table = {key: _finite(key, _of_size(key, _numbers(key, columns[key]), sizes[key])) for key in mapping.keys}
         count = len(next(iter(table.values())))
         if not count:
             raise DamagedEpisode("it has no frames")
@@ -284,6 +286,13 @@ def _numbers(key: str, rows: list[Any]) -> np.ndarray:
         return np.array(rows, np.float32)
     except (ValueError, TypeError):
         raise DamagedEpisode(f"{key} has rows that are empty or of different lengths") from None
+
+
+def _of_size(key: str, values: np.ndarray, size: int) -> np.ndarray:
+    """The same values. Raises DamagedEpisode where a frame has another number of them than `size`."""
+    if len(values) and values.size != size * len(values):
+        raise DamagedEpisode(f"{key} has {values.size // len(values)} values a frame, but {size} in meta/info.json")
+    return values
 
 
 def _finite(key: str, values: np.ndarray) -> np.ndarray:

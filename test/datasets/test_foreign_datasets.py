@@ -389,6 +389,19 @@ def test_what_cannot_be_read_is_left_out_and_counted(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("width", [0, 6, 8])
+def test_tables_and_their_description_agree(tmp_path: Path, width: int) -> None:
+    """0: a number alone. A value too many may be any of them."""
+    folder = write_foreign(tmp_path / "ds")
+    (file,) = folder.glob("data/*/*.parquet")
+    table = pyarrow.parquet.read_table(file)
+    place = table.schema.get_field_index("action")
+    values = [[0.0] * width if width else 0.0] * FRAMES
+    write_table(file, table.set_column(place, "action", pyarrow.array(values)))
+    with pytest.raises(DamagedEpisode, match=f"action has {width or 1} values a frame, but 7 in meta/info.json"):
+        read(folder)
+
+
 def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
     actions = np.zeros((FRAMES, 7))
     actions[2, 3], actions[4, 6] = np.nan, np.inf
