@@ -41,7 +41,8 @@ def of_bag(
     topics = [recording.picture_topic(topic) for topic in names.colour]
     stamps = [recording.stamps(topic) for topic in topics]
     if not all(len(of) for of in stamps):
-        raise ValueError(f"the bag has no images on {topics[[len(of) for of in stamps].index(0)]}")
+        empty = topics[[len(of) for of in stamps].index(0)]
+        raise ValueError(f"the bag has no images on {empty}{recording.why_lost(empty)}")
     begin, end = max(of[0] for of in stamps), min(of[-1] for of in stamps)
     if end < begin:
         raise ValueError(f"the images on {' and '.join(topics)} have no time in common; were their clocks the same?")

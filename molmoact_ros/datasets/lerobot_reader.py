@@ -154,7 +154,7 @@ class Dataset:
 
     def _path(self, kind: str, number: int, key: str = "") -> Path:
         """A file of an episode: `data_path` or `video_path` of info.json, filled in."""
-        chunk = number // int(self.info.get("chunks_size", CHUNKS_SIZE))
+        chunk = number // int(self.info.get("chunks_size") or CHUNKS_SIZE)
         place = {"episode_chunk": chunk, "episode_index": number, "video_key": key}
         if self._version_3:
             row, about = self._listed.get(number, {}), f"videos/{key}" if key else "data"
@@ -163,7 +163,7 @@ class Dataset:
                 raise DamagedEpisode(f"meta/episodes does not say in which file its {key or 'data'} is")
         try:
             return self.folder / str(self.info[kind]).format(**place)
-        except (KeyError, ValueError, IndexError):
+        except (KeyError, ValueError, IndexError, AttributeError):
             raise DamagedEpisode(f"meta/info.json does not say where it is: its {kind} is missing or unknown") from None
 
     def _read(
