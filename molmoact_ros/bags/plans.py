@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from molmoact_ros.bags.message_arrays import chunk_actions, depth_codes, seconds, trace_points
+from molmoact_ros.utils.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class RecordedAnswers:
     def save(self, file: Path) -> None:
         """Write JSON; all numbers round-trip exactly."""
         rows = [{name: _plain(value) for name, value in vars(answer).items()} for answer in self.answers]
-        file.write_text(json.dumps({"about": self.about, "answers": rows}))
+        write_whole(file, json.dumps({"about": self.about, "answers": rows}))
 
     @staticmethod
     def load(file: Path) -> RecordedAnswers:

@@ -21,6 +21,7 @@ from molmoact_ros.utils.arguments import above_zero, output_file
 from molmoact_ros.utils.checks import Verdict
 from molmoact_ros.utils.paths import default_checkpoint, robot_model, share
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 COLOURS = {Verdict.OK: "green", Verdict.NOTE: "dim", Verdict.FAIL: "red"}
 
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         findings = [{"name": f.name, "verdict": f.verdict.value, "text": f.text} for f in comparison.findings]
         figures = {"good": comparison.good, "first": comparison.first, "findings": findings} | comparison.figures
-        args.json.write_text(json.dumps(figures, indent=1, default=str))
+        write_whole(args.json, json.dumps(figures, indent=1, default=str))
     return 0 if comparison.good else 2 if comparison.compared else 1
 
 

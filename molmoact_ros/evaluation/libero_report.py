@@ -12,6 +12,7 @@ import numpy as np
 
 from molmoact_ros.evaluation.intervals import rate_interval
 from molmoact_ros.evaluation.libero_rollout import LiberoResult
+from molmoact_ros.utils.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class SuiteRecord:
         self.results.append(result)
         episodes = [asdict(r) for r in sorted(self.results, key=lambda r: (r.task, r.trial))]
         contents = {"settings": asdict(self.settings), **self._machine, "summary": self.summary(), "episodes": episodes}
-        unfinished = self._file.with_name(f"{self._file.name}.unfinished")
-        unfinished.write_text(json.dumps(_without_nan(contents), indent=1))
-        unfinished.replace(self._file)
+        write_whole(self._file, json.dumps(_without_nan(contents), indent=1))
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Figures by task, by its instruction, and of all tasks together, under `all`."""
