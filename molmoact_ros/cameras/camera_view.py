@@ -13,6 +13,8 @@ from molmoact_ros.cameras.static_frames import StaticFrames
 
 _LENSES: Final = ("", "plumb_bob", "rational_polynomial", "equidistant")
 """Distortion models of sensor_msgs/CameraInfo that OpenCV has."""
+_COEFFICIENTS: Final = (0, 4, 5, 8, 12, 14)
+"""Numbers of distortion coefficients that OpenCV takes; equidistant has four."""
 _MARGIN: Final = 0.5
 """Part of the image's size around it up to which a lens is believed: farther out, its polynomial may fold back."""
 
@@ -65,6 +67,12 @@ def camera_view(info: Any, frames: StaticFrames, bases: Sequence[str], topic: st
         return f"there is no calibration on {topic}"
     if info.distortion_model not in _LENSES:
         return f"the distortion model {info.distortion_model!r} on {topic} is not known"
+    count, numbers = len(info.d), np.concatenate([info.k, info.d])
+    fits = count >= 4 if info.distortion_model == "equidistant" else count in _COEFFICIENTS
+    if not fits or not np.isfinite(numbers).all():
+        return (
+            f"the calibration on {topic} is damaged: {count} coefficients of distortion, or numbers that are not finite"
+        )
     frame = str(info.header.frame_id) or frame
     poses = [pose for base in bases if (pose := frames.pose(frame, base)) is not None]
     if len(poses) < len(bases):
