@@ -70,9 +70,7 @@ def camera_view(info: Any, frames: StaticFrames, bases: Sequence[str], topic: st
     count, numbers = len(info.d), np.concatenate([info.k, info.d])
     fits = count >= 4 if info.distortion_model == "equidistant" else count in _COEFFICIENTS
     if not fits or not np.isfinite(numbers).all():
-        return (
-            f"the calibration on {topic} is damaged: {count} coefficients of distortion, or numbers that are not finite"
-        )
+        return f"the calibration on {topic} is damaged: {count} coefficients of distortion, or no finite numbers"
     frame = str(info.header.frame_id) or frame
     poses = [pose for base in bases if (pose := frames.pose(frame, base)) is not None]
     if len(poses) < len(bases):
