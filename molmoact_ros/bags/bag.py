@@ -32,6 +32,7 @@ from molmoact_ros.bags.mcap_writer import McapFile
 from molmoact_ros.bags.message_types import Types
 from molmoact_ros.bags.other_files import ROS1, SQLITE, Ros1BagFile, SqliteBagFile, begins_with, unpack_file
 from molmoact_ros.bags.storage import ZSTD, BagFile, StoredTopic, unpacked_message
+from molmoact_ros.utils.git_lfs import unread_reason
 
 CHUNK: Final = 1 << 20
 """Bytes of messages per chunk, unless `flush` ends it earlier; the default of mcap's tools, too."""
@@ -292,7 +293,7 @@ class BagReader:
                 files.append(self._open_file(path, number))
                 self._stack.callback(files[-1].close)
             except Exception as error:  # corrupt bytes can raise anything
-                lost.append(f"{path.name}: {one_line(error)}")
+                lost.append(f"{path.name}: {unread_reason(path, error)}")
         if not files:
             raise ValueError(f"{self._bag} is not a readable bag ({'; '.join(lost)})")
         if lost:

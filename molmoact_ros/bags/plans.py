@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from molmoact_ros.bags.message_arrays import chunk_actions, depth_codes, seconds, trace_points
+from molmoact_ros.utils.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class RecordedAnswer:
     stamp: of its front image, s. frames: stamps of all images, s, where known. drawn: the operator's trace, int [n, 2]
     in 0..255. depth: depth codes, uint8 [10, 10]. trace: int [n, 2] in 0..255. actions: float64 [N, D], dt s each; rows
     as in ActionChunk.msg. seconds: inference time. refused: why there is no answer. state: of the robot, float64 [D],
-    as the model was given it. seed: of the noise that became actions, where there was one.
+    as the model was given it. seed: of the noise that became actions, where there was one, in so many `flow_steps`.
     """
 
     plan_id: int
@@ -39,6 +40,7 @@ class RecordedAnswer:
     refused: str = ""
     state: np.ndarray | None = None
     seed: int | None = None
+    flow_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class RecordedAnswers:
     def save(self, file: Path) -> None:
         """Write JSON; all numbers round-trip exactly."""
         rows = [{name: _plain(value) for name, value in vars(answer).items()} for answer in self.answers]
-        file.write_text(json.dumps({"about": self.about, "answers": rows}))
+        write_whole(file, json.dumps({"about": self.about, "answers": rows}))
 
     @staticmethod
     def load(file: Path) -> RecordedAnswers:
@@ -99,7 +101,10 @@ def read_answers(decoded: Decoded, policy: str) -> list[RecordedAnswer]:
 def _sampled(said: Any) -> dict[str, Any]:
     """State and seed of an answer's tokens; bags from before MolmoAct 2 have none."""
     state, seeded = getattr(said, "state", ()), getattr(said, "seeded", False)
-    return {"state": np.array(state) if len(state) else None, "seed": int(said.seed) if seeded else None}
+    return {
+        "state": np.array(state) if len(state) else None, "seed": int(said.seed) if seeded else None,
+        "flow_steps": int(said.flow_steps) if seeded else 0,
+    }  # fmt: skip
 
 
 def read_instructions(decoded: Decoded, policy: str) -> list[tuple[float, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +19,7 @@ from molmoact_ros.bags.image_codec import COMPRESSED, IMAGE
 from molmoact_ros.bags.message_arrays import seconds
 from molmoact_ros.bags.plans import RecordedAnswer, instruction_at, read_answers, read_instructions
 from molmoact_ros.bags.recorded_times import JOINT_STATE, RecordedTimes, Samples, joint_samples, read_times, seconds_of
-from molmoact_ros.cameras.image_encodings import metres, rgb_pixels
+from molmoact_ros.cameras.image_encodings import layout_fault, metres, rgb_pixels
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation, RobotState
 
@@ -165,6 +165,20 @@ class Recording:
                 continue
             yield message, decoded
 
+    def _sound(self, messages: Iterable[tuple[BagMessage, Any]]) -> Iterator[tuple[BagMessage, Any]]:
+        """The messages but for images that have no pixels, which are counted as damaged ones are."""
+        lost: Counter[str] = Counter()
+        for message, decoded in messages:
+            if message.type_name in (IMAGE, COMPRESSED) and (why := layout_fault(decoded)):
+                lost[message.topic] += 1
+                self._unreadable[message.topic] = lost[message.topic], f"a recorded image cannot be read: {why}"
+            else:
+                yield message, decoded
+
+    def why_lost(self, topic: str) -> str:
+        """Why messages of a topic were left out so far, to be appended to a line; empty: none were."""
+        return f": {self._unreadable[topic][1]}" if topic in self._unreadable else ""
+
     # Times
 
     @cached_property
@@ -173,7 +187,7 @@ class Recording:
         joints = self.names.joint_states
         watched = [topic for topic in cameras if topic and self._checked == "images"]
         watched += [joints] if self._checked != "nothing" and self.topics.get(joints) == JOINT_STATE else []
-        times = read_times(self.readable(self._all(watched)))
+        times = read_times(self._sound(self.readable(self._all(watched))))
         self._notes += times.checked.notes
         return times
 
@@ -203,7 +217,15 @@ class Recording:
             there = sorted(name for name, kind in self.topics.items() if kind in (IMAGE, COMPRESSED))
             if not there:
                 raise ValueError(f"the bag has no images at all; {topic} is needed")
-            like = min(there, key=lambda name: ("depth" in name) != ("depth" in topic))
+            used = [
+                camera
+                for camera, of in zip(self.names.cameras, self.names.colour, strict=True)
+                if self.find_picture(of)
+            ]
+            free = [name for name in there if name not in map(self.find_picture, self.names.colour)]
+            if used and not free:
+                raise ValueError(f"the bag has no images on {topic}; give --cameras {','.join(used)}, which it has")
+            like = min(free, key=lambda name: ("depth" in name) != ("depth" in topic))
             raise ValueError(
                 f"the bag has no images on {topic}; say which they are with --remap {like}:={topic}; "
                 f"there are {', '.join(there)}"
@@ -254,8 +276,9 @@ class Recording:
         synchronized ones, or no instruction.
         """
         stamps = [self.stamps(self.picture_topic(topic)) for topic in self.names.colour]
-        if empty := [topic for topic, of in zip(self.names.colour, stamps, strict=True) if not len(of)]:
-            raise ValueError(f"the bag has no images on {empty[0]}: the topic is empty")
+        topics = map(self.picture_topic, self.names.colour)
+        if empty := [topic for topic, of in zip(topics, stamps, strict=True) if not len(of)]:
+            raise ValueError(f"the bag has no images on {empty[0]}{self.why_lost(empty[0]) or ': the topic is empty'}")
         answers, recorded = self.answers(), True
         if not answers:
             self._notes.append("no plans were recorded: there is nothing to compare with")

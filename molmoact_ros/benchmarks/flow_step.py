@@ -12,9 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from molmoact_ros.engine.base import ReasoningMode
 from molmoact_ros.engine.molmoact2.engine import MolmoAct2Engine
+from molmoact_ros.engine.molmoact2.expert import ActionExpert, Context
 from molmoact_ros.engine.molmoact2.sampler import flow_times, noise_of
 from molmoact_ros.reasoning.observation import Observation, RobotState
 
@@ -61,11 +63,19 @@ def reference_step(engine: MolmoAct2Engine, observation: Observation) -> np.ndar
     sequence = engine.sequence(ids, read.keys, read.values)
     context = expert.context(sequence.keys, sequence.values)
     mask = engine.model.expert_readable(ids)[:, None, None]
-    x = noise_of(observation.seed, scaling.metadata.action_horizon, engine.config.max_action_dim)
-    x = x.to(expert.action_embed.weight)
-    x[..., scaling.action_dimensions :] = 0
+    noise = noise_of(observation.seed, scaling.metadata.action_horizon, engine.config.max_action_dim)
+    sampled = reference_loop(expert, noise, context, mask, steps, scaling.action_dimensions)
+    return scaling.actions(sampled[0].float().cpu().numpy())
+
+
+def reference_loop(
+    expert: ActionExpert, noise: Tensor, context: list[Context], mask: Tensor, steps: int, dimensions: int
+) -> Tensor:
+    """Normalised actions [1, H, A] from noise [1, H, A], as the reference samples them; see FlowSampler.sample."""
+    x = noise.to(expert.action_embed.weight, copy=True)
+    x[..., dimensions:] = 0
     for at in flow_times(steps).to(x.device):
         velocity = expert(x, expert.modulations(at[None]), context, mask)
-        velocity[..., scaling.action_dimensions :] = 0
+        velocity[..., dimensions:] = 0
         x = x + velocity / steps
-    return scaling.actions(x[0].float().cpu().numpy())
+    return x

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 
 def new_table(title: str, *headings: str) -> Table:
@@ -23,4 +24,4 @@ def write_figures(args: argparse.Namespace, figures: Any) -> None:
     """Write `figures`, and the machine that they were measured on, into the file that `--json` names."""
     if args.json:
         about = machine("") | {name: value for name, value in vars(args).items() if name in ("part", "seed")}
-        args.json.write_text(json.dumps(about | {"figures": figures}, indent=1))
+        write_whole(args.json, json.dumps(about | {"figures": figures}, indent=1))

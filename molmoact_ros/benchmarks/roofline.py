@@ -8,93 +8,59 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from molmoact_ros.benchmarks.engine_step import copy_rate, median_seconds, memory
+from molmoact_ros.benchmarks.flow_roofline import bench_flow_floor, flow_baseline
 from molmoact_ros.benchmarks.hf_baseline import greedy, transformers_model
+from molmoact_ros.benchmarks.random_weights import (
+    COPIED,
+    Case,
+    Figures,
+    check_case,
+    device_name,
+    possible,
+    random_model,
+    random_pictures,
+)
 from molmoact_ros.engine.base import BaseEngine
 from molmoact_ros.engine.decoding.constrained import DecodeCounts, decode
 from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS, CudaGraphRunner
 from molmoact_ros.engine.decoding.decoder import CachedDecoder
 from molmoact_ros.engine.decoding.speculative import WIDE, AnswerCache, Tree
 from molmoact_ros.engine.model.checkpoint import CheckpointFolder, default_dtype, torch_dtype
-from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.model.folder_kind import family
 from molmoact_ros.engine.model.molmoact import MolmoAct
-from molmoact_ros.engine.model.quantization import LEAST, check, quantise, stored
+from molmoact_ros.engine.model.quantization import quantise, stored
 from molmoact_ros.engine.model.weight_files import CheckpointError
+from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpointFolder
 from molmoact_ros.reasoning.grammar import AnswerGrammar
 from molmoact_ros.utils.arguments import above_zero, add_dtype, add_json
 from molmoact_ros.utils.paths import default_checkpoint, shape
 from molmoact_ros.utils.progress import Progress, progress_bar
 from molmoact_ros.utils.provenance import machine
 
-COPIED = 2**29
-"""Bytes copied to measure a device's bandwidth: more than the caches of processors and GPUs hold."""
-CAMERAS, VIEWS = 2, 2  # each image stands twice in the prompt: whole, and as its one tile
 ROOM = 400
 """Cache positions behind a prompt: an answer by the nano model's grammar, and drafts behind its last token."""
-Figures = dict[str, float]
+VIEWS = 2
+"""Each image stands twice in a prompt of MolmoAct 1: whole, and as its one tile."""
+PROMPTS = {"molmoact": 988, "molmoact2": 490}
+"""Tokens of a prompt with two images, by family."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """A measurement. quantization: of the weights ("": none); prompt, tokens: of the prompt and of an answer; passes:
-    counts for which a step's time is reported; repeats: of each measurement."""
-
-    config: MolmoActConfig
-    device: torch.device
-    dtype: torch.dtype
-    quantization: str
-    prompt: int
-    tokens: int
-    passes: Sequence[float]
-    repeats: int
-
-
-def possible(case: Case) -> list[str]:
-    """The quantizations that a case's device supports, "none" among them."""
-
-    def fits(kind: str) -> bool:
-        try:
-            check(kind, case.device, case.dtype)
-        except CheckpointError:
-            return False
-        return True
-
-    return ["none", *filter(fits, LEAST)]
-
-
-def device_name(device: torch.device) -> str:
-    """The name of a device."""
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"the processor, {torch.get_num_threads()} threads"
-    )
-
-
-def random_model(case: Case) -> MolmoAct:
-    """A model of that shape whose activations stay finite: its matrices preserve the norm of their input."""
-    with torch.device("meta"):
-        model = MolmoAct(case.config).to(case.dtype)
-    model.to_empty(device=case.device)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=parameter.shape[-1] ** -0.5)
-            else:
-                parameter.fill_(float(name.endswith("norm.weight") or name.endswith("ln_f.weight")))
-    return model.eval()
+WHAT = {
+    "transformers": "a prompt of {case.prompt} tokens and {case.tokens} more",
+    "reference": "a step: vision, the whole prefill and a loop of eager steps",
+}
+"""What a baseline does."""
 
 
 def nano_grammar(folder: Path) -> AnswerGrammar:
@@ -103,7 +69,7 @@ def nano_grammar(folder: Path) -> AnswerGrammar:
     return BaseEngine(files.config, files.processor, files.run, files.tokenizer, None, None).grammars[False]
 
 
-def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figures:
+def bench_floor(grammar: AnswerGrammar, case: Case, progress: Progress) -> Figures:
     """One quantization. GB: weights: read by a pass; device or host: peak. GB/s: copy: read and written while a large
     buffer is copied. ms: vision, prefill; floor: weights, and the cache of the prompt, read once at that bandwidth;
     pass N: over N tokens behind the prompt, and `share N`, floor / pass; loop: a pass of a whole answer with drafts, by
@@ -115,7 +81,7 @@ def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figur
     rate = copy_rate(case.device, COPIED, case.repeats)
     if case.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(case.device)
-    model = random_model(case)
+    model = _model(case)
     if case.quantization:
         quantise(model, case.quantization)
     passes = CudaGraphRunner(model, case.config.llm_config.max_position_embeddings, grammar.ids)
@@ -126,9 +92,7 @@ def bench_floor(case: Case, grammar: AnswerGrammar, progress: Progress) -> Figur
 
 def _check(case: Case, grammar: AnswerGrammar) -> None:
     llm = case.config.llm_config
-    check(case.quantization, case.device, case.dtype)
-    if case.device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"torch finds no GPU for {str(case.device)!r}; use the device cpu")
+    check_case(case)
     if case.prompt + max(case.tokens, ROOM) > llm.max_position_embeddings:
         raise CheckpointError(
             f"{case.prompt} tokens and an answer do not fit into the model's {llm.max_position_embeddings}; "
@@ -149,7 +113,7 @@ def _measure(case: Case, rate: float, model: MolmoAct, decoder: CachedDecoder, g
         return median_seconds(work, case.repeats, case.device) * 1e3
 
     prompt = _prompt(case, model)
-    crops, indices = _pictures(case)
+    crops, indices = random_pictures(case, VIEWS)
     figures["vision"] = time(lambda: model.image_features(crops, indices))
     figures["prefill"] = time(lambda: _begin(decoder, prompt))
     for width in WIDTHS:
@@ -162,6 +126,12 @@ def _measure(case: Case, rate: float, model: MolmoAct, decoder: CachedDecoder, g
     return figures | memory()
 
 
+def _model(case: Case) -> MolmoAct:
+    model = random_model(case)
+    assert isinstance(model, MolmoAct)
+    return model
+
+
 def _read(model: MolmoAct, ids: int) -> int:
     """Bytes of weights that a pass reads: the layers', and of the head the rows of the grammar's ids."""
     layers = sum(stored(p) for block in model.layers for p in block.parameters())
@@ -172,17 +142,6 @@ def _read(model: MolmoAct, ids: int) -> int:
 def _prompt(case: Case, model: MolmoAct) -> Tensor:
     ids = torch.arange(case.prompt, device=case.device) % case.config.llm_config.vocab_size
     return model.embed(ids[None], None)[0]
-
-
-def _pictures(case: Case) -> tuple[Tensor, Tensor]:
-    """A crop for each camera, and the patches of each image token, as MolmoAct.image_features takes them."""
-    rows, columns = case.config.vit_config.grid
-    crops = torch.rand(1, CAMERAS, rows * columns, case.config.vit_config.patch_dim, dtype=case.dtype)
-    patches = np.full((-(-rows // 2) * 2, -(-columns // 2) * 2), -1)
-    patches[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
-    windows = patches.reshape(len(patches) // 2, 2, -1, 2).transpose(0, 2, 1, 3).reshape(-1, 4)
-    of_all = [np.where(windows < 0, -1, windows + i * rows * columns) for i in range(CAMERAS) for _ in range(VIEWS)]
-    return crops.to(case.device), torch.from_numpy(np.concatenate(of_all))[None].to(case.device)
 
 
 def _begin(decoder: CachedDecoder, prompt: Tensor) -> None:
@@ -214,7 +173,7 @@ def _loop(decoder: CachedDecoder, grammar: AnswerGrammar, prompt: Tensor, answer
 def baseline(case: Case) -> Figures:
     """ms: `transformers`: prompt and answer by Hugging Face's greedy generate, over weights of that shape, without the
     images."""
-    model = random_model(case)
+    model = _model(case)
     twin, prompt = transformers_model(model), _prompt(case, model)
     return {"transformers": 1e3 * median_seconds(lambda: greedy(twin, prompt, case.tokens), 1, case.device, warm=1)}
 
@@ -233,7 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights; default: all that the device does",
     )
     parser.add_argument(
-        "--prompt", type=above_zero(int), default=988, help="tokens of the prompt; default: of two 320x240 images"
+        "--prompt", type=above_zero(int), help="tokens of the prompt; default: of two images, 988 (MolmoAct 2: 490)"
     )
     parser.add_argument(
         "--tokens", type=above_zero(int), default=453, help="tokens of an answer, for the baseline; default 453"
@@ -250,27 +209,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark, print its results, and return the exit status."""
-
-    config, device = CheckpointFolder(shape(args.shape)).config, torch.device(args.device)
+    folder, device, console = shape(args.shape), torch.device(args.device), Console()
+    kind = family(folder)
+    config = RobotCheckpointFolder(folder).config if kind == "molmoact2" else CheckpointFolder(folder).config
     case = Case(
-        config, device, torch_dtype(args.dtype) or default_dtype(args.device), "", args.prompt, args.tokens,
-        args.passes, args.repeats,
+        config, device, torch_dtype(args.dtype) or default_dtype(args.device), "", args.prompt or PROMPTS[kind],
+        args.tokens, args.passes, args.repeats,
     )  # fmt: skip
-    grammar, console, rows = nano_grammar(default_checkpoint()), Console(), {}
-    for kind in args.quantization or possible(case):
-        with progress_bar(f"{kind}: recording passes") as progress:
-            rows[kind] = bench_floor(replace(case, quantization=kind.replace("none", "")), grammar, progress)
-    other = {} if args.no_baseline else baseline(case)
-    table = Table(
-        "", *rows, title=f"{args.shape} on {device_name(device)}, in {str(case.dtype).removeprefix('torch.')}"
-    )
+    rows: dict[str, Figures] = {}
+    bench_answers = partial(bench_floor, nano_grammar(default_checkpoint()))
+    measure: Callable[[Case, Progress], Figures] = bench_flow_floor if kind == "molmoact2" else bench_answers
+    for quantization in args.quantization or possible(case):
+        with progress_bar(f"{quantization}: recording passes") as progress:
+            rows[quantization] = measure(replace(case, quantization=quantization.replace("none", "")), progress)
+    other = {} if args.no_baseline else flow_baseline(case) if kind == "molmoact2" else baseline(case)
+    dtype = str(case.dtype).removeprefix("torch.")
+    table = Table("", *rows, title=f"{args.shape} on {device_name(device)}, in {dtype}")
     for name in next(iter(rows.values())):
         table.add_row(name, *(f"{row[name]:.0%}" if "share" in name else f"{row[name]:.2f}" for row in rows.values()))
-    console.print(table, "times in ms; weights and memory in GB; copy in GB/s", sep="\n")
+    console.print(table, "times in ms; weights and memory in GB; copy in GB/s; product in TFLOP/s", sep="\n")
     for name, value in other.items():
-        console.print(f"{name} takes {value:.0f} ms for a prompt of {args.prompt} tokens and {args.tokens} more")
+        console.print(f"{name} takes {value:.0f} ms for {WHAT[name].format(case=case)}")
     if args.json:
-        about = {name: getattr(args, name) for name in ("shape", "prompt", "tokens", "passes", "repeats")}
-        about |= machine("") | {"device": device_name(device), "dtype": str(case.dtype).removeprefix("torch.")}
+        about = {name: getattr(args, name) for name in ("shape", "tokens", "passes", "repeats")}
+        about |= machine("") | {"prompt": case.prompt, "device": device_name(device), "dtype": dtype}
         args.json.write_text(json.dumps(about | {"figures": rows, "baseline": other}, indent=1))
     return 0

@@ -82,16 +82,19 @@ class EpisodeClient(Node):
         self._steps: list[float] = []
         self._depths: dict[float, Image] = {}
         for kind, topic, name, profile in (
-            (Trace, f"{planner}/trace", "trace", qos.RELIABLE),
             (DepthTokens, f"{planner}/depth_tokens", "codes", qos.RELIABLE),
             (SafetyStatus, "controller/safety_status", "safety", qos.STATE),
         ):
             self.create_subscription(kind, topic, lambda m, n=name: setattr(self.now, n, m), profile)
+        self.create_subscription(Trace, f"{planner}/trace", self._on_trace, qos.RELIABLE)
         for camera in self._cameras:
             keep = partial(self.now.images.__setitem__, camera)
             self.create_subscription(Image, f"{camera}/color/image_raw", keep, qos.SENSOR)
         self.create_subscription(Image, "front/aligned_depth_to_color/image_raw", self._on_depth, qos.SENSOR)
         self.create_subscription(EngineStatus, f"{planner}/engine_status", self._on_engine, qos.RELIABLE)
+
+    def _on_trace(self, message: Trace) -> None:
+        self.now.trace = message if len(message.x) else None  # without points: of actions whose way is not known
 
     def _on_depth(self, message: Image) -> None:
         self.now.depth = message
@@ -163,8 +166,9 @@ class EpisodeClient(Node):
         episode.success, episode.first_lifted = truth.done, truth.first_lifted
 
     def _note_first_plan(self, episode: Episode) -> None:
-        if episode.trace is None and self.now.trace is not None:
-            episode.trace = conversions.trace_points(self.now.trace)
+        trace = self.now.trace
+        if episode.trace is None and trace is not None and trace.source == Trace.MODEL:
+            episode.trace = conversions.trace_points(trace)
         if episode.codes is None and self.now.codes is not None:
             stamp = conversions.seconds(self.now.codes.header.stamp)
             depth = self._depths.get(stamp)

@@ -61,17 +61,32 @@ def image_pixels(message: Any) -> np.ndarray:
     kind, channels = PIXEL[message.encoding]
     dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
     row = message.width * channels * dtype.itemsize
-    if not message.width or not message.height or message.step < row:
-        raise RefusedStep(
-            f"an image of {message.width}x{message.height} with rows of {message.step} bytes is malformed"
-        )
-    if len(message.data) < message.step * message.height:
-        raise RefusedStep(
-            f"an image holds {len(message.data)} bytes, not {message.step * message.height}; it is cut off"
-        )
+    if why := _layout_fault(message, row):
+        raise RefusedStep(why)
     rows = np.frombuffer(message.data, np.uint8, message.step * message.height).reshape(message.height, message.step)
     pixels = np.ascontiguousarray(rows[:, :row]).view(dtype).astype(kind, copy=False)
     return pixels if channels == 1 else pixels.reshape(message.height, message.width, channels)
+
+
+def layout_fault(message: Any) -> str:
+    """Why an image has no pixels, whatever they mean, in one line; empty: it has. They are not read."""
+    if is_compressed(message):
+        try:
+            declared_size(message)
+        except RefusedStep as refusal:
+            return str(refusal)
+        return ""
+    kind, channels = PIXEL.get(message.encoding, (np.uint8, 1))
+    return _layout_fault(message, message.width * channels * np.dtype(kind).itemsize)
+
+
+def _layout_fault(message: Any, row: int) -> str:
+    """The same of an Image. row: bytes of the pixels in a row."""
+    if not message.width or not message.height or message.step < row:
+        return f"an image of {message.width}x{message.height} with rows of {message.step} bytes is malformed"
+    if len(message.data) < message.step * message.height:
+        return f"an image holds {len(message.data)} bytes, not {message.step * message.height}; it is cut off"
+    return ""
 
 
 def rgb_pixels(message: Any) -> np.ndarray:

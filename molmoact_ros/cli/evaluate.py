@@ -26,6 +26,7 @@ from molmoact_ros.sim.scene import Scene, Task, sample_scene
 from molmoact_ros.utils.arguments import above_zero, add_checkpoint, add_json, not_negative
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 
 def swapped(scene: Scene) -> str:
@@ -100,7 +101,7 @@ def _steered(args: argparse.Namespace) -> int:
         tqdm.write(f"{result.seed} {result}")
         figures = trace_rollout.report(results)
         if args.json:
-            args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **figures}, indent=1))
+            write_whole(args.json, json.dumps({"seed": args.seed, **machine(engine.digest), **figures}, indent=1))
     for name, value in figures["summary"].items():
         print(f"{name:12} {value:.3g}")
     return 0
@@ -113,6 +114,6 @@ def _asked(args: argparse.Namespace) -> int:
         mark = "[green]yes[/]" if done.success else "[red]no[/] "
         console.print(f"{done.seed} {mark} {done.instruction}; first lifted: {done.first_lifted or 'nothing'}")
         if args.json:
-            args.json.write_text(json.dumps(metrics.report(rows, digest(checkpoint), args.seed), indent=1))
+            write_whole(args.json, json.dumps(metrics.report(rows, digest(checkpoint), args.seed), indent=1))
     show(rows, console)
     return 0

@@ -17,6 +17,7 @@ from molmoact_ros.engine.vision.onnx_export import GRAPH, Tower, export, relativ
 from molmoact_ros.engine.vision.onnx_runtime import LIMITS, OnnxVision, checked_precision
 from molmoact_ros.utils.arguments import above_zero, add_checkpoint, add_json
 from molmoact_ros.utils.paths import checkpoint_of
+from molmoact_ros.utils.whole_file import write_whole
 
 
 def export_and_compare(checkpoint: Path, args: argparse.Namespace, console: Console) -> int:
@@ -45,7 +46,7 @@ def export_and_compare(checkpoint: Path, args: argparse.Namespace, console: Cons
             "frames": args.frames,
             "provider": vision.provider,
         }
-        args.json.write_text(json.dumps(about | figures, indent=1))
+        write_whole(args.json, json.dumps(about | figures, indent=1))
     return 0 if figures["worst"] <= limit else 1
 
 

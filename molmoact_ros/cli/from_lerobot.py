@@ -12,7 +12,7 @@ from molmoact_ros.datasets.episode import DamagedEpisode
 from molmoact_ros.datasets.gripper_scale import HOW_GRIPPER
 from molmoact_ros.datasets.lerobot_reader import Dataset
 from molmoact_ros.datasets.mapping_options import MappingOptions
-from molmoact_ros.datasets.staging import built_beside, refuse_existing
+from molmoact_ros.datasets.staging import built_beside, refuse_existing, refuse_inside
 from molmoact_ros.datasets.to_bag import write_bag
 
 
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the bags; all of them or, if it fails, none. Damaged episodes are left out and counted."""
     dataset = Dataset.open(args.dataset)
+    refuse_inside(args.out, [args.dataset])
     given = (args.state, args.actions, args.gripper, args.action_scale)
     options = MappingOptions(args.cameras.split(","), *given, needs_gripper=False)
     numbers = args.episode or dataset.episodes

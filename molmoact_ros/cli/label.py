@@ -22,12 +22,14 @@ from molmoact_ros.datasets.labelling.trace_labels import (
     first_that_fits,
 )
 from molmoact_ros.datasets.labelling.tracking import read_clicks
+from molmoact_ros.datasets.staging import refuse_inside
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import find_depth_vq, load_depth_vq
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.utils.arguments import add_checkpoint, add_seed, output_file, whole_number
 from molmoact_ros.utils.paths import checkpoint_of
 from molmoact_ros.utils.progress import progress_bar
+from molmoact_ros.utils.whole_file import write_whole
 
 ABOUT = """For each frame of a demonstration the model learns to say how deep the scene is (100 depth tokens), where the
 gripper will go in the first camera's image (the trace, up to five points) and what to do (eight actions). This command
@@ -105,8 +107,7 @@ def _write_page(args: argparse.Namespace, source: Iterable[Demonstration]) -> in
         return TrackedTraces([])
 
     selection = select_episodes(source, later, args.with_failures, measured_depth=False)
-    with args.click_page.open("w") as file:
-        file.writelines(click_page(source, selection.parts, args.click_frames))
+    write_whole(args.click_page, click_page(source, selection.parts, args.click_frames))
     print(f"open {args.click_page} in a browser, click, save, and label with --clicks clicks.json")
     return 0
 
@@ -116,9 +117,7 @@ def _folder(args: argparse.Namespace) -> Path:
     if args.out is None and len(args.bags) > 1:
         raise ValueError("name the folder for the labels with --out")
     folder = args.out or args.bags[0].with_name(f"{args.bags[0].resolve().name}{SUFFIX}")
-    for bag in args.bags:
-        if folder.resolve().is_relative_to(bag.resolve()):
-            raise ValueError(f"{folder} is in {bag}, which is only read; give another folder with --out")
+    refuse_inside(folder, args.bags)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; give a new folder with --out")
     return Path(folder)

@@ -14,12 +14,14 @@ from molmoact_ros.bags.bag_files import about
 from molmoact_ros.bags.plans import RecordedAnswer, RecordedAnswers, pairs
 from molmoact_ros.bags.recorded_parameters import parameters
 from molmoact_ros.bags.recording import SAME, Recording, TopicNames, namespace_rules, parse_remap
+from molmoact_ros.replay.answer_difference import by_noise
 from molmoact_ros.replay.compare import Comparison, Thresholds, compare_answers, compare_control
 from molmoact_ros.replay.report import Pictures, Report, answers_report, control_report
 from molmoact_ros.utils.arguments import above_zero, output_file
 from molmoact_ros.utils.checks import Verdict
 from molmoact_ros.utils.paths import default_checkpoint, robot_model, share
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 COLOURS = {Verdict.OK: "green", Verdict.NOTE: "dim", Verdict.FAIL: "red"}
 
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         findings = [{"name": f.name, "verdict": f.verdict.value, "text": f.text} for f in comparison.findings]
         figures = {"good": comparison.good, "first": comparison.first, "findings": findings} | comparison.figures
-        args.json.write_text(json.dumps(figures, indent=1, default=str))
+        write_whole(args.json, json.dumps(figures, indent=1, default=str))
     return 0 if comparison.good else 2 if comparison.compared else 1
 
 
@@ -106,11 +108,12 @@ def _engine(args: argparse.Namespace, recording: Recording, thresholds: Threshol
     from molmoact_ros.replay.engine import replay_engine
 
     steps = recording.steps(args.instruction, args.period)
+    flow_steps = max((step.answer.flow_steps for step in steps), default=0)  # answers without a seed have none
     checkpoint = (args.checkpoint or default_checkpoint()).resolve()
     with console.status("loading the checkpoint"):
         options = EngineOptions(
             device=args.device, threads=1 if args.device == "cpu" else 0, dtype=args.dtype,
-            unnorm_key=args.unnorm_key or "", frame_size=args.frame_size,
+            unnorm_key=args.unnorm_key or "", frame_size=args.frame_size, flow_steps=flow_steps,
         )  # fmt: skip
         engine = open_engine(options, checkpoint)
     mode, pictures = ReasoningMode(args.mode) if args.mode else None, Pictures(len(steps))
@@ -124,9 +127,9 @@ def _engine(args: argparse.Namespace, recording: Recording, thresholds: Threshol
     if args.save:
         now.save(args.save)
     then = RecordedAnswers.load(args.against) if args.against else _of_bag(recording)
-    both = pairs(then.answers, now.answers, within=SAME)
-    why_not = inexact(then, now, recording, args.mode)
-    comparison = compare_answers(both, not why_not, thresholds, why_not, again, saved=args.save is not None)
+    both, other_noise = by_noise(pairs(then.answers, now.answers, within=SAME))
+    why_not, saved = inexact(then, now, recording, args.mode), args.save is not None
+    comparison = compare_answers(both, not why_not, thresholds, why_not, again, saved, other_noise)
     title = f"{recording.bag.name} into the engine"
     words = f"recorded by {_name(then)}, replayed by {_name(now)}, {len(now.answers)} steps"
     return comparison, answers_report(recording, both, pictures, comparison, thresholds, title, words)

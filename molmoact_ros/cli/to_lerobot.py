@@ -11,6 +11,7 @@ from molmoact_ros.cli.episode_options import add_episode_options, episode_source
 from molmoact_ros.datasets.gripper_scale import parse_scale
 from molmoact_ros.datasets.lerobot_format import VERSIONS
 from molmoact_ros.datasets.lerobot_writer import WriteOptions, write_dataset
+from molmoact_ros.datasets.staging import refuse_inside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the dataset; what was left out or changed goes to standard error, a line each."""
     scale = parse_scale(args.gripper_out, f"--gripper-out {args.gripper_out}")
     options = WriteOptions(args.version, args.video, _parse_size(args.size), scale)
+    refuse_inside(args.out, args.bags)
     source = episode_source(args)
     written = write_dataset(args.out, with_notes(source), options)
     left_out = source.left_out | written.left_out

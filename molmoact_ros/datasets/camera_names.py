@@ -34,8 +34,10 @@ def match_cameras(keys: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
             f"give --cameras {','.join(names[: len(keys)])}"
         )
     out = dict(given)
-    # Exact names choose first, and cameras of the hand before the others: what is left is for the less certain.
-    for name in sorted(names, key=lambda name: (name not in map(_short, keys), not _on_hand(name), names.index(name))):
+    # Exact names choose first, and cameras of the hand before the others: what is left is for the less certain. Where
+    # no name of the dataset tells a camera of the hand, ours takes what the others leave.
+    hands = any(map(_on_hand, keys))
+    for name in sorted(names, key=lambda name: (name not in map(_short, keys), not (hands and _on_hand(name)))):
         if name not in out:
             free = [key for key in keys if key not in out.values()]
             out[name] = min(free, key=lambda key: _distance(name, key, free))
@@ -50,7 +52,7 @@ def _on_hand(name: str) -> bool:
     return bool(_WRIST.search(_short(name).lower()))
 
 
-def _distance(name: str, key: str, keys: Sequence[str]) -> tuple[bool, bool, bool, int, int]:
+def _distance(name: str, key: str, keys: Sequence[str]) -> tuple[bool, bool, bool, int, bool, int]:
     """How far a camera of the dataset is from what `name` says, for comparing: less is nearer."""
     short, wanted = _short(key).lower(), name.lower()
     preference = next((k for k, part in enumerate(_FRONT) if part in short), len(_FRONT))
@@ -60,5 +62,6 @@ def _distance(name: str, key: str, keys: Sequence[str]) -> tuple[bool, bool, boo
         _on_hand(key) != _on_hand(name),
         any(side not in short for side in sides),
         0 if _on_hand(name) else preference,
+        short not in _FRONT,
         keys.index(key),
     )

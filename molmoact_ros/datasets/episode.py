@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from molmoact_ros.datasets.camera_view import CameraView
+from molmoact_ros.cameras.camera_view import CameraView
 from molmoact_ros.robots.franka import Arm
 
 HAND: Final = "/ee_state"

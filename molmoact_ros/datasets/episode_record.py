@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from molmoact_ros.datasets.collection import Outcome
 from molmoact_ros.utils.errors import unfit
+from molmoact_ros.utils.whole_file import write_whole
 
 RECORD: Final = "episode.json"
 """Name of the file in the bag's folder."""
@@ -165,13 +165,3 @@ def episode_folder(session: Path, number: int) -> Path:
 def session_bags(folder: Path) -> list[Path]:
     """The bags of a session's folder that have a record, sorted; the discarded ones are not among them."""
     return [path for path in sorted(folder.iterdir()) if EPISODE.fullmatch(path.name) and (path / RECORD).is_file()]
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is the old or the new one, whatever happens meanwhile."""
-    new = file.with_name(f".{file.name}.new")
-    with new.open("w") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.rename(file)

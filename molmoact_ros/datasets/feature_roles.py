@@ -33,7 +33,7 @@ _GRIPPER = re.compile(r"gripper|finger|jaw")
 _JOINT = re.compile(r"joint_?(?:pos(?:ition)?_?)?(\d+)(?:_pos(?:ition)?)?$|(?:^|_)q_?(\d+)$")
 _QUATERNION = re.compile(r"(?:^|_)(?:quat(?:ernion)?_?|q)([xyzw])$")
 _VECTOR = re.compile(r"(?:axis_?angle|angle_?axis|rot_?vec(?:tor)?|aa)_?([xyz0-9])$")
-_SHORT_VECTOR = re.compile(r"(?:^|_|d)r([xyz])$")
+_SHORT_VECTOR = re.compile(r"(?:^|_|d)r([xyzw])$")
 _EULER = re.compile(r"(?:^|_|d|delta)(roll|pitch|yaw)(?:_ee)?$")
 _EULER_AXIS = re.compile(r"euler_?(?:angle)?s?_?([xyz])$")
 _POSITION = re.compile(r"(?:^|_)(?:d|delta)?_?([xyz])(?:_ee)?$")
@@ -66,6 +66,8 @@ def roles_of(names: Sequence[str]) -> tuple[str, ...]:
     roles = [_role(re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")) for name in names]
     roles = _numbered(roles, "joint:", JOINT_ROLES)
     roles = _numbered(roles, "vector:", ROTATION_VECTOR)
+    if "rw" in roles:  # a rotation with a fourth value is no vector
+        roles = [role.replace("r", "q") if role in (*ROTATION_VECTOR, "rw") else role for role in roles]
     if roles.count("gripper") > 1:
         roles = ["finger" if role == "gripper" else role for role in roles]
     return tuple(roles)

@@ -22,6 +22,8 @@ from molmoact_ros.datasets.episode_record import EpisodeRecord
 from molmoact_ros.datasets.hand_source import HandSource
 from molmoact_ros.datasets.recorded_arm import SAME_TIME, RecordedArm, find_arms
 
+LONGEST_PAUSE: Final = 2.0
+"""s without an image or a joint state from which on an episode is cut: a recorder or a camera was paused."""
 _OUTCOMES: Final[dict[Outcome, Literal["success", "failure"]]] = {Outcome.KEPT: "success", Outcome.FAILED: "failure"}
 
 
@@ -39,7 +41,8 @@ def of_bag(
     topics = [recording.picture_topic(topic) for topic in names.colour]
     stamps = [recording.stamps(topic) for topic in topics]
     if not all(len(of) for of in stamps):
-        raise ValueError(f"the bag has no images on {topics[[len(of) for of in stamps].index(0)]}")
+        empty = topics[[len(of) for of in stamps].index(0)]
+        raise ValueError(f"the bag has no images on {empty}{recording.why_lost(empty)}")
     begin, end = max(of[0] for of in stamps), min(of[-1] for of in stamps)
     if end < begin:
         raise ValueError(f"the images on {' and '.join(topics)} have no time in common; were their clocks the same?")
@@ -53,6 +56,8 @@ def of_bag(
     ticks = begin + np.arange(int(np.floor((end - begin) * fps + SAME_TIME)) + 1) / fps
     for arm in arms:
         ticks = arm.covered(ticks, 1 / fps)
+    sources = [*zip(topics, stamps, strict=True), *((names.joint_states, of) for arm in arms for of in arm.times())]
+    ticks, left_out = without_pauses(ticks, [pause for topic, of in sources for pause in pauses(topic, of)])
     nearest = [of[[np.abs(of - at).argmin() for at in ticks]] for of in stamps]
     states = [arm.states(ticks) for arm in arms]
     actions = [arm.actions(ticks, of) for arm, of in zip(arms, states, strict=True)]
@@ -63,7 +68,7 @@ def of_bag(
         {n: _pictures(recording, topic, near) for n, topic, near in zip(names.cameras, topics, nearest, strict=True)},
         join(states, ActionSpace.DELTA_EE).astype(np.float32), join(actions, ActionSpace.DELTA_EE).astype(np.float32),
         np.column_stack(joints).astype(np.float32) if len(joints) == len(arms) else None,
-        [*recording.notes, *dict.fromkeys(note for arm in arms for note in arm.notes)],
+        [*recording.notes, *left_out, *dict.fromkeys(note for arm in arms for note in arm.notes)],
         ONE_ARM if alone else TWO_ARMS,
         None if record is None else _inside(ticks, record.interventions),
         "" if record is None else _OUTCOMES.get(record.outcome, ""),
@@ -76,6 +81,36 @@ def of_bag(
     if off > 0.5 / fps + SAME_TIME:
         out.notes.append(f"images were lost: one stands for a time {off:.3f} s beside its own")
     return out
+
+
+Pause = tuple[float, float, str]
+"""Begin and end, s, of a time without messages, and the topic."""
+
+
+def pauses(topic: str, times: np.ndarray) -> list[Pause]:
+    """Where a topic with messages at `times` [n] s has none for more than LONGEST_PAUSE."""
+    found = np.flatnonzero(np.diff(times) > LONGEST_PAUSE)
+    return [(float(times[k]), float(times[k + 1]), topic) for k in found]
+
+
+def without_pauses(ticks: np.ndarray, found: Sequence[Pause]) -> tuple[np.ndarray, list[str]]:
+    """The longest part of `ticks` [n] s that has no pause within, and a note where that is not all of them.
+
+    A frame in a pause would show what was before it, and an action across one is none.
+    """
+    if not found:
+        return ticks, []
+    known = np.ones(len(ticks), bool)
+    for begin, end, _ in found:
+        known &= (ticks <= begin + SAME_TIME) | (ticks >= end - SAME_TIME)
+    part = np.searchsorted(np.sort([begin + SAME_TIME for begin, *_ in found]), ticks)
+    lengths = np.bincount(part[known], minlength=1)
+    kept = ticks[known & (part == lengths.argmax())]
+    begin, end, topic = max(found, key=lambda pause: pause[1] - pause[0])
+    return kept, [
+        f"{topic} has nothing for {end - begin:.1f} s: the longest part without such a pause is read, {len(kept)} of "
+        f"{len(ticks)} frames"
+    ]
 
 
 def _inside(ticks: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.ndarray:

@@ -13,13 +13,20 @@ import numpy as np
 
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
+from molmoact_ros.datasets.feature_roles import size_of
 from molmoact_ros.datasets.lerobot_format import CHUNKS_SIZE, INTERVENTION, OUTCOME, import_parquet
 from molmoact_ros.datasets.mapping import DatasetMapping
 from molmoact_ros.datasets.mapping_options import MappingOptions, choose_mapping
 from molmoact_ros.datasets.video_reader import read_video
+from molmoact_ros.utils.git_lfs import unread_reason
 from molmoact_ros.utils.paths import robot_model
 
 VERSIONS: Final = ("v2.0", "v2.1", "v3.0")
+IMAGES: Final = (
+    "images/{key}/episode_{episode:06d}/frame_{frame:06d}.png",
+    "images/{key}/episode-{episode:06d}/frame-{frame:06d}.png",
+)
+"""Where LeRobot writes images before they are in tables or videos: versions 2.x, and 3.0."""
 
 
 class Dataset:
@@ -44,9 +51,9 @@ class Dataset:
         """
         file = folder / "meta" / "info.json"
         if not file.is_file():
-            raise FileNotFoundError(f"{folder} is no LeRobot dataset: it has no meta/info.json")
+            raise FileNotFoundError(_no_dataset(folder))
         try:
-            info = json.loads(file.read_text())
+            info = json.loads(file.read_text("utf-8-sig"))
             version, fps = info.get("codebase_version"), float(info["fps"])
             if not all(isinstance(feature, dict) and "dtype" in feature for feature in info["features"].values()):
                 raise ValueError("a feature without dtype")
@@ -71,7 +78,8 @@ class Dataset:
         if self._version_3:
             numbers = [self._read(file, ["episode_index"])["episode_index"] for file in self._data_files()]
             return sorted({int(number) for column in numbers for number in column})
-        return list(range(int(self.info.get("total_episodes", 0))))
+        there = {int(file.stem.rpartition("_")[2]) for file in self.folder.glob("data/*/episode_[0-9]*.parquet")}
+        return sorted(there.union(range(int(self.info.get("total_episodes", 0)))))
 
     @property
     def numbers(self) -> str:
@@ -98,12 +106,16 @@ class Dataset:
             raise DamagedEpisode(f"there is no episode {number}; the dataset has {self.numbers}")
         images = [key for key in mapping.cameras.values() if self.info["features"][key]["dtype"] == "image"]
         columns = self._rows(number, [*mapping.keys, "task_index", INTERVENTION, OUTCOME, *images])
+        columns |= {key: files for key in images if key not in columns and (files := self._beside(key, number))}
         if lacking := [key for key in (*mapping.keys, *images) if key not in columns]:
             raise DamagedEpisode(f"it has no {lacking[0]}, though meta/info.json names it")
-        table = {key: _finite(key, _numbers(key, columns[key])) for key in mapping.keys}
+        sizes = {key: size_of(self.info["features"][key]) for key in mapping.keys}
+        table = {key: _finite(key, _of_size(key, _numbers(key, columns[key]), sizes[key])) for key in mapping.keys}
         count = len(next(iter(table.values())))
         if not count:
             raise DamagedEpisode("it has no frames")
+        if short := [key for key in images if len(columns[key]) != count]:
+            raise DamagedEpisode(f"{short[0]} has {len(columns[short[0]])} images for {count} frames")
         pictures = {name: self._pictures(key, number, columns, count) for name, key in mapping.cameras.items()}
         states = mapping.states(table, self._kinematics)
         return Demonstration(
@@ -142,7 +154,7 @@ class Dataset:
 
     def _path(self, kind: str, number: int, key: str = "") -> Path:
         """A file of an episode: `data_path` or `video_path` of info.json, filled in."""
-        chunk = number // int(self.info.get("chunks_size", CHUNKS_SIZE))
+        chunk = number // int(self.info.get("chunks_size") or CHUNKS_SIZE)
         place = {"episode_chunk": chunk, "episode_index": number, "video_key": key}
         if self._version_3:
             row, about = self._listed.get(number, {}), f"videos/{key}" if key else "data"
@@ -151,7 +163,7 @@ class Dataset:
                 raise DamagedEpisode(f"meta/episodes does not say in which file its {key or 'data'} is")
         try:
             return self.folder / str(self.info[kind]).format(**place)
-        except (KeyError, ValueError, IndexError):
+        except (KeyError, ValueError, IndexError, AttributeError):
             raise DamagedEpisode(f"meta/info.json does not say where it is: its {kind} is missing or unknown") from None
 
     def _read(
@@ -167,7 +179,8 @@ class Dataset:
             table = parquet.read_table(file, columns=[name for name in names or there if name in there], filters=chosen)
             return dict(table.to_pydict())
         except (ValueError, OSError) as error:
-            raise DamagedEpisode(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+            reason = unread_reason(file, str(error).partition("\n")[0])
+            raise DamagedEpisode(f"{file} cannot be read: {reason}") from None
 
     def _rows(self, number: int, names: Sequence[str]) -> dict[str, list[Any]]:
         if not self._version_3:
@@ -214,23 +227,43 @@ class Dataset:
         self, key: str, number: int, columns: Mapping[str, list[Any]], count: int
     ) -> Callable[[], Iterator[np.ndarray]]:
         if key in columns:
-            return lambda: (self._decode(cell) for cell in columns[key])
+            return lambda: (self._decode(cell, key, number, frame) for frame, cell in enumerate(columns[key]))
         file, fps = self._path("video_path", number, key), self.fps
         begin = self._listed[number].get(f"videos/{key}/from_timestamp", 0.0) if self._version_3 else 0.0
         if not file.is_file():
             raise DamagedEpisode(f"{file} is missing")
         return lambda: read_video(file, count, begin, fps)
 
-    def _decode(self, cell: Any) -> np.ndarray:
-        """An image of a table, which holds it or names a file."""
-        cell = cell if isinstance(cell, dict) else {"bytes": cell}
-        data, file = cell.get("bytes"), self.folder / str(cell.get("path"))
-        if not data and file.is_file():
-            data = file.read_bytes()
+    def _decode(self, cell: Any, key: str, number: int, frame: int) -> np.ndarray:
+        """An image of a table, which holds it or names a file, or the file itself."""
+        cell = cell if isinstance(cell, dict) else {"path": cell} if isinstance(cell, str) else {"bytes": cell}
+        data, named = cell.get("bytes"), str(cell.get("path"))
+        if not data:  # of a dataset that was moved, the file in its usual place
+            places = (self.folder / named, *self._image_files(key, number, frame))
+            data = next((file.read_bytes() for file in places if file.is_file()), b"")
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if pixels is None:
-            raise DamagedEpisode(f"the image {cell.get('path')} cannot be decoded")
+            raise DamagedEpisode(f"the image {named} {'cannot be decoded' if data else 'is missing'}")
         return np.ascontiguousarray(pixels[:, :, ::-1])
+
+    def _image_files(self, key: str, number: int, frame: int) -> list[Path]:
+        return [self.folder / form.format(key=key, episode=number, frame=frame) for form in IMAGES]
+
+    def _beside(self, key: str, number: int) -> list[str]:
+        """The image files of an episode whose table does not have them, frame by frame."""
+        folders = [file.parent for file in self._image_files(key, number, 0)]
+        return [str(file.relative_to(self.folder)) for folder in folders for file in sorted(folder.glob("*.png"))]
+
+
+def _no_dataset(folder: Path) -> str:
+    """Why a folder is no dataset, and which may be meant, in one line."""
+    if not folder.exists():
+        return f"there is no {folder}; give the folder of a LeRobot dataset"
+    inner = [place.parents[1] for form in ("*", "*/*") for place in sorted(folder.glob(f"{form}/meta/info.json"))]
+    if inner:
+        return f"{folder} is no LeRobot dataset, but holds {len(inner)}; give {inner[-1]}"
+    bag = any(any(folder.glob(form)) for form in ("*.mcap", "*.db3"))
+    return f"{folder} is no LeRobot dataset: {'it is a bag, for to-lerobot' if bag else 'it has no meta/info.json'}"
 
 
 def _is_colour(name: str, feature: Mapping[str, Any]) -> bool:
@@ -253,6 +286,13 @@ def _numbers(key: str, rows: list[Any]) -> np.ndarray:
         return np.array(rows, np.float32)
     except (ValueError, TypeError):
         raise DamagedEpisode(f"{key} has rows that are empty or of different lengths") from None
+
+
+def _of_size(key: str, values: np.ndarray, size: int) -> np.ndarray:
+    """The same values. Raises DamagedEpisode where a frame has another number of them than `size`."""
+    if len(values) and values.size != size * len(values):
+        raise DamagedEpisode(f"{key} has {values.size // len(values)} values a frame, but {size} in meta/info.json")
+    return values
 
 
 def _finite(key: str, values: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import HAND, STATE_NAMES, TWO_ARMS, state_names
 from molmoact_ros.datasets.hand_source import HandSource
 from molmoact_ros.datasets.joint_tracks import JointTracks
+from molmoact_ros.datasets.mapping import MAX_ANGLE
 from molmoact_ros.datasets.poses import displacements, hand_poses
 from molmoact_ros.datasets.recorded_commands import RecordedCommands
 from molmoact_ros.robots.franka import OPENING_MAX, SINGLE, Arm
@@ -51,6 +52,7 @@ class RecordedArm:
         if not self._has_arm and not self._imported:
             raise ValueError(self._no_joints(topic))
         if self._has_arm:
+            self._refuse_units(topic)
             if arm.prefix + arm.robot != (f"{SINGLE.robot}" if alone else f"{arm.prefix}{SINGLE.robot}"):
                 self.notes.append(f"joints of {arm.prefix}{arm.robot} are written under the FR3's names")
             self._find_elsewhere(self._tracks.lacking(wanted))
@@ -72,6 +74,10 @@ class RecordedArm:
         if lost := len(ticks) - len(inside):
             self.notes.append(f"{lost} of {len(ticks)} frames are left out: {topic} has no joint states at their times")
         return inside
+
+    def times(self) -> list[np.ndarray]:
+        """The times of the samples of each arm joint, float64 [n] s; empty if only an imported state is there."""
+        return [self._tracks.samples[name][0] for name in self._arm.joints] if self._has_arm else []
 
     def joints(self, ticks: np.ndarray) -> np.ndarray | None:
         """Arm joints and two fingers at `ticks` [n, 9], rad and m; None if only an imported state is there."""
@@ -105,6 +111,12 @@ class RecordedArm:
         wanted = self._commands.poses(ticks) if self._commands.moved else states
         gripper = self._commands.openings(ticks, states[:, 6]) if self._commands.gripped else following
         return np.column_stack([np.vstack([displacements(wanted), np.zeros(6)]), gripper])
+
+    def _refuse_units(self, topic: str) -> None:
+        """Raises ValueError for an arm whose joints are mostly beyond a turn: single messages may be wrong."""
+        usual = max(float(np.median(np.abs(self._tracks.samples[name][1]))) for name in self._arm.joints)
+        if usual > MAX_ANGLE:
+            raise ValueError(f"the joint states on {topic} have positions of {usual:.4g}: these are not rad")
 
     def _other_topics(self) -> list[str]:
         known = (self._recording.names.joint_states, HAND)

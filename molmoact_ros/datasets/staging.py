@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -17,10 +17,10 @@ def built_beside(folder: Path) -> Iterator[Path]:
     names.
     """
     parent = folder if folder.is_dir() else folder.parent
-    parent.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (parent, *parent.parents) if not path.exists()]
     work = parent / f".{folder.name}.unfinished-{os.getpid()}"
-    work.mkdir()
     try:
+        work.mkdir(parents=True)
         yield work
         if not folder.exists():
             work.rename(folder)
@@ -31,9 +31,19 @@ def built_beside(folder: Path) -> Iterator[Path]:
             path.rename(folder / path.name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # they hold what was written
+            for path in made:
+                path.rmdir()
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
     """Raises FileExistsError, naming the first of `paths` that exists."""
     if there := [path for path in paths if path.exists()]:
         raise FileExistsError(f"{there[0]} exists already; give a new folder, or move it away")
+
+
+def refuse_inside(folder: Path, sources: Sequence[Path]) -> None:
+    """Raises ValueError if a folder to write is one of `sources`, or within it: they are only read."""
+    for source in sources:
+        if folder.resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"{folder} is in {source}, which is only read; give another folder with --out")

@@ -10,6 +10,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from molmoact_ros.datasets.episode import DamagedEpisode
+from molmoact_ros.utils.git_lfs import unread_reason
 
 
 def read_video(file: Path, count: int, begin: float = 0.0, fps: float = 30.0) -> Iterator[np.ndarray]:
@@ -34,7 +35,7 @@ def read_video(file: Path, count: int, begin: float = 0.0, fps: float = 30.0) ->
             number += 1
     except (OSError, RuntimeError, StopIteration, KeyError) as error:
         logging.getLogger(__name__).debug("%s", error)
-        raise DamagedEpisode(f"ffmpeg cannot decode {file}: {_reason(str(error))}") from None
+        raise DamagedEpisode(f"ffmpeg cannot decode {file}: {unread_reason(file, _reason(str(error)))}") from None
     finally:
         frames.close()
     if number < count:

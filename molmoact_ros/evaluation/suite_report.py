@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from molmoact_ros.evaluation.intervals import rate_interval
+from molmoact_ros.utils.whole_file import write_whole
 
 
 @dataclass
@@ -91,9 +92,7 @@ class SuiteRecord:
         self.results.append(result)
         episodes = [asdict(r) for r in sorted(self.results, key=lambda r: (r.task, r.trial))]
         contents = {"settings": asdict(self.settings), **self._machine, "summary": self.summary(), "episodes": episodes}
-        unfinished = self.file.with_name(f"{self.file.name}.unfinished")
-        unfinished.write_text(json.dumps(_without_nan(contents), indent=1))
-        unfinished.replace(self.file)
+        write_whole(self.file, json.dumps(_without_nan(contents), indent=1))
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Figures by task, by its instruction, and of all tasks together, under `all`."""

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 
 from molmoact_ros.bags.recording import Recording, TopicNames
-from molmoact_ros.datasets.episode_record import EpisodeRecord, episode_folder, write_whole
+from molmoact_ros.datasets.episode_record import EpisodeRecord, episode_folder
 from molmoact_ros.evaluation.trial_figures import figures
 from molmoact_ros.evaluation.trial_session import TrialSession
+from molmoact_ros.utils.whole_file import write_whole
 
 WIDTH: Final = 240
 """px, of a picture in the page."""

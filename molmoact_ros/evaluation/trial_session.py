@@ -8,10 +8,10 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from molmoact_ros.datasets.episode_record import write_whole
 from molmoact_ros.evaluation.trial_order import Trial, trial_order
 from molmoact_ros.evaluation.trial_sheet import TrialSheet
 from molmoact_ros.utils.errors import unfit
+from molmoact_ros.utils.whole_file import write_whole
 
 TRIALS: Final = "trials.json"
 

@@ -35,6 +35,7 @@ class JoystickNode(TeleopClient):
             hand = self._joystick.read(message.axes, message.buttons)
         except ValueError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            self.let_go_if_held(self._arm)
             return
         if "stop" in hand.pressed:
             self.ask("stop")  # however old: a stop too many does no harm

@@ -28,7 +28,7 @@ from molmoact_ros.panel.image_stream import Encoder, View
 from molmoact_ros.panel.protocol import DrawnStroke, PanelReply
 from molmoact_ros.panel.server import PanelServer
 from molmoact_ros.robots.franka import OPENING_MAX
-from molmoact_ros.ros import qos
+from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.action_client import ThreadsafeActionClient
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.ros.contained import contained, settle
@@ -44,8 +44,6 @@ ENGINE: Final = {
     getattr(EngineStatus, name): name.lower() for name in ("IDLE", "RUNNING", "WAITING", "FAULT", "PENDING")
 }
 """Names of the engine's states."""
-SOURCES: Final = {Trace.MODEL: "model", Trace.HUMAN: "person"}
-"""Names of a trace's sources."""
 SPACES: Final = {getattr(ActionChunk, name): name.lower() for name in ("DELTA_EE_POSE", "EE_POSE", "JOINT_POSITION")}
 """Names of a chunk's action spaces."""
 RATE: Final = 10.0
@@ -361,7 +359,7 @@ def trace_state(message: Trace) -> dict[str, Any]:
     """A trace for browsers; the first points of a very long one."""
     pairs = zip(message.x[:LONGEST], message.y[:LONGEST], strict=False)
     points = [[x, y] for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
-    source = name_of(SOURCES, message.source)
+    source = name_of(conversions.TRACE_SOURCES, message.source)
     return {"points": points, "person": message.source == Trace.HUMAN, "source": source, "plan": message.plan_id}
 
 

@@ -70,7 +70,7 @@ class PolicyNode(ManagedNode):
         frames = FrameBuffer(cameras, config.slop, config.max_age, config.noisy_cameras, config.joint_slop)
         front = config.cameras[0]
         self._clock_watch, self._link = ClockJumps(), ControllerClient(self, config.controller)
-        self._plans = PlanPublisher(self, self._engine, front)
+        self._plans = PlanPublisher(self, self._engine, front, config.arms)
         self._chunks = ChunkMessages(
             self._engine.unnorm_key, self._engine.convention, config.arms, config.base_frame, config.action_dt
         )
@@ -164,9 +164,9 @@ class PolicyNode(ManagedNode):
         chunk = self._chunks.message(plan)
         if chunk is not None:
             self._gate.take_chunk(chunk)
-            self._plans.complete(plan)
+            self._plans.complete(plan, chunk)
             self._goals.count_plan()
-            self._report.take_plan(plan)
+            self._report.take_plan(plan, self._plans.note)
 
     def on_waiting(self, reason: str) -> None:
         """Report that a camera is silent."""

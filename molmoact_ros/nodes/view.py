@@ -19,21 +19,19 @@ from pydantic import BaseModel, Field
 from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
 from molmoact_ros.control.action_chunk import ActionChunk as Chunk
-from molmoact_ros.control.action_chunk import ActionSpace, split
-from molmoact_ros.control.pose import Pose
-from molmoact_ros.control.trajectory import ChunkTrajectory, Target
+from molmoact_ros.control.action_chunk import ActionSpace
+from molmoact_ros.control.hand_path import hand_targets
 from molmoact_ros.msg import ActionChunk, EngineStatus, SafetyStatus, Trace
 from molmoact_ros.nodes.teleop.client import STATES, name_of
 from molmoact_ros.nodes.visualization import markers
 from molmoact_ros.nodes.visualization.robot_state import RobotFrames
 from molmoact_ros.robots.forward_kinematics import WORLD, Links
-from molmoact_ros.robots.franka import Arm, arms_at
+from molmoact_ros.robots.franka import arms_at
 from molmoact_ros.ros import conversions, qos
 from molmoact_ros.ros.camera_pose import CameraPose
 from molmoact_ros.ros.clocks import STEADY
@@ -192,8 +190,9 @@ class ViewNode(ContainedNode):
 
     def _on_trace(self, message: Trace) -> None:
         with self._refusing("trace"):
-            self._points = conversions.trace_points(message)
-            self._trace = message
+            known = bool(len(message.x)) or message.source != Trace.ACTIONS  # of actions the way may not be known
+            self._points = conversions.trace_points(message) if known else self._points[:0]
+            self._trace = message if known else None
             self._show_markers()
 
     def _on_chunk(self, pending: bool, message: ActionChunk) -> None:
@@ -218,16 +217,18 @@ class ViewNode(ContainedNode):
         if engine.pending_plan_id:
             left = engine.pending_seconds
             lines.append("waits for approval" if left < 0 else f"moves in {left:.1f} s")
+            lines += [engine.message[:LONGEST]] * bool(engine.message)
         if engine.trace_source not in (Trace.MODEL, Trace.HUMAN):
             lines.append(f"whose trace: {name_of({}, engine.trace_source)}")
         if engine.trace_source == Trace.HUMAN:
             lines.append(f"{engine.trace_points_left} points left, drawn {engine.trace_age:.1f} s ago")
         if trace is None:
-            picture = pixels.copy()
-            write(picture, ("no plan", *lines))
+            picture, missing = pixels.copy(), "no trace" if self._chunks else "no plan"
+            write(picture, tuple(lines) if engine.pending_plan_id else (missing, *lines))
             return picture
         age = conversions.seconds(head.stamp) - conversions.seconds(trace.header.stamp)
-        return draw_plan(pixels, self._points, trace.source == Trace.HUMAN, age, tuple(lines))
+        source = conversions.TRACE_SOURCES.get(trace.source, "model")
+        return draw_plan(pixels, self._points, source, age, tuple(lines))
 
     def _on_decoded(self, message: Image) -> None:
         with self._refusing("decoded depth"):
@@ -258,6 +259,8 @@ class ViewNode(ContainedNode):
 
     def _trace_in_space(self) -> list[Marker]:
         trace = self._trace
+        if trace is not None and trace.source == Trace.ACTIONS:
+            return []  # the chunk's markers show where it really is
         depth = None if trace is None else self._depths.at(conversions.seconds(trace.header.stamp))
         k = np.asarray(self._info.k).reshape(3, 3)
         if trace is None or depth is None or not k.any() or not np.isfinite(k).all():
@@ -270,13 +273,11 @@ class ViewNode(ContainedNode):
         positions = self._joints_at(conversions.seconds(message.header.stamp))
         if not positions:
             return
-        self._links.update(positions)
         space = ActionSpace(message.action_space)
         chunk = Chunk(conversions.chunk_actions(message), message.dt, 0.0, message.plan_id, space)
-        parts = split(chunk, len(self._arms))
-        for number, (arm, part) in enumerate(zip(self._arms, parts, strict=True)):
-            head = conversions.header(0.0, arm.base_frame)
-            yield from markers.chunk_markers(number, self._targets(arm, part), pending, head)
+        targets = hand_targets(chunk, self._arms, self._links, positions)
+        for number, (arm, (_, *after)) in enumerate(zip(self._arms, targets, strict=True)):
+            yield from markers.chunk_markers(number, after, pending, conversions.header(0.0, arm.base_frame))
 
     def _joints_at(self, stamp: float) -> dict[str, float]:
         """Each joint's position, rad or m, in the message nearest to a time, s, that has it."""
@@ -286,16 +287,6 @@ class ViewNode(ContainedNode):
             if set(self._links.joints) <= set(positions):
                 break
         return positions
-
-    def _targets(self, arm: Arm, chunk: Chunk) -> list[Target]:
-        if chunk.space is ActionSpace.JOINT:
-            return []  # it has no hand poses of its own
-        base, hand = self._links.pose(arm.base_frame), self._links.pose(arm.tcp_frame)
-        here = np.linalg.inv(base) @ hand
-        anchor = Target(pose=Pose(here[:3, 3], Rotation.from_matrix(here[:3, :3])))
-        path = ChunkTrajectory(chunk.actions, chunk.space, chunk.dt, 0.0, anchor)
-        ends = [*np.arange(1, len(chunk.actions)) * chunk.dt, path.end]
-        return [path.at(end) for end in ends]
 
     def _state_text(self) -> str:
         engine, safety = self._engine, self._safety

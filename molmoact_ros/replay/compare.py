@@ -13,16 +13,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from molmoact_ros.bags.plans import RecordedAnswer
+from molmoact_ros.control.action_chunk import ActionSpace
 from molmoact_ros.control.supervisor import State
-from molmoact_ros.reasoning.trace import pixels_from_trace
+from molmoact_ros.replay.answer_difference import SAMPLED, Difference, difference
 from molmoact_ros.replay.control import ControlReplay, ReplayedMotion
 from molmoact_ros.utils.checks import Check, Verdict
 
-PICTURE: Final = (640, 480)
-"""Image size in px to which distances between traces refer, whatever the camera's resolution."""
-DIMENSIONS: Final = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+JOINTS: Final = ActionSpace.JOINT.dimensions
 _MORE: Final = 20  # additional activations of a limit that are tolerated, for limits that were hardly ever active
-_POINTS: Final = 32  # samples of each trace, evenly along it
 
 
 class Thresholds(BaseModel):
@@ -53,24 +51,6 @@ class Thresholds(BaseModel):
             raise ValueError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Difference between two answers to one step; nan if a part is missing on either side.
-
-    tokens: number of unequal tokens, None if they cannot be compared. depth: fraction of equal depth codes. trace:
-    discrete Fréchet distance, px of PICTURE. actions: mean absolute difference of each dimension, float64 [D]. first:
-    description of the first difference; empty: none.
-    """
-
-    stamp: float
-    plan_id: int
-    tokens: int | None
-    depth: float
-    trace: float
-    actions: np.ndarray
-    first: str
-
-
 @dataclass
 class Comparison:
     """Result of a comparison.
@@ -90,100 +70,18 @@ class Comparison:
         return not any(finding.verdict is Verdict.FAIL for finding in self.findings)
 
 
-def difference(then: RecordedAnswer, now: RecordedAnswer) -> Difference:
-    """Compare the recorded and the new answer to one step."""
-    unequal = None
-    if then.tokens is not None and now.tokens is not None:
-        longest = max(len(then.tokens), len(now.tokens))
-        unequal = longest - sum(a == b for a, b in zip(then.tokens, now.tokens, strict=False))
-    nothing = float("nan")
-    depth = trace = nothing
-    if then.depth is not None and now.depth is not None:
-        depth = float((then.depth == now.depth).mean())
-    if then.trace is not None and now.trace is not None:
-        trace = frechet(pixels_from_trace(then.trace, *PICTURE), pixels_from_trace(now.trace, *PICTURE))
-    return Difference(now.stamp, now.plan_id, unequal, depth, trace, _actions(then, now), _first(then, now, unequal))
-
-
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Discrete Fréchet distance between two polylines [n, 2] and [m, 2], resampled evenly along each."""
-    p, q = _along(a), _along(b)
-    apart = np.linalg.norm(p[:, None] - q[None], axis=2)
-    reach = np.full_like(apart, np.inf)
-    for i in range(len(p)):
-        for j in range(len(q)):
-            before = 0.0 if i == j == 0 else np.inf
-            if i:
-                before = min(before, reach[i - 1, j])
-            if j:
-                before = min(before, reach[i, j - 1])
-            if i and j:
-                before = min(before, reach[i - 1, j - 1])
-            reach[i, j] = max(before, apart[i, j])
-    return float(reach[-1, -1])
-
-
-def _along(points: np.ndarray) -> np.ndarray:
-    points = np.asarray(points, np.float64)
-    way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    at = np.linspace(0, way[-1], _POINTS)
-    return np.stack([np.interp(at, way, points[:, k]) for k in range(2)], axis=1)
-
-
-def _actions(then: RecordedAnswer, now: RecordedAnswer) -> np.ndarray:
-    """Mean absolute difference of each dimension [D] over the steps that both have."""
-    if then.actions is None or now.actions is None or then.actions.shape[1] != now.actions.shape[1]:
-        width = 7 if now.actions is None else now.actions.shape[1]
-        return np.full(width, np.nan)
-    steps = min(len(then.actions), len(now.actions))
-    return np.asarray(np.abs(then.actions[:steps] - now.actions[:steps]).mean(axis=0))
-
-
-def _first(then: RecordedAnswer, now: RecordedAnswer, unequal: int | None) -> str:
-    """Description of the first difference, in the order in which the parts are generated."""
-    if now.refused:
-        return f"it is refused: {now.refused}"
-    if unequal == 0:
-        return ""
-    where = ""
-    if unequal and then.tokens is not None and now.tokens is not None:
-        pairs = zip(then.tokens, now.tokens, strict=False)
-        shared = min(len(then.tokens), len(now.tokens))
-        at = next((k for k, (a, b) in enumerate(pairs) if a != b), shared)
-        where = f"token {at + 1} of {len(then.tokens)}: "
-    for name, before, after in (("depth", then.depth, now.depth), ("trace", then.trace, now.trace)):
-        if before is None or after is None or np.array_equal(before, after):
-            continue
-        if before.shape != after.shape:
-            return f"{where}the {name} has {len(after)} points instead of {len(before)}"
-        row, column = np.argwhere(before != after)[0].tolist()
-        what = f"depth code in row {row + 1}, column {column + 1}" if name == "depth" else (
-            f"{'xy'[column]} of the trace's point {row + 1}"
-        )  # fmt: skip
-        return f"{where}{what} is {after[row, column]} instead of {before[row, column]}"
-    if then.actions is not None and now.actions is not None and not np.array_equal(then.actions, now.actions):
-        if then.actions.shape != now.actions.shape:
-            return f"{where}the chunk is {list(now.actions.shape)} instead of {list(then.actions.shape)}"
-        row, column = np.argwhere(then.actions != now.actions)[0].tolist()
-        name = DIMENSIONS[column] if now.actions.shape[1] == len(DIMENSIONS) else f"value {column + 1}"
-        return (
-            f"{where}{name} of action {row + 1} is {now.actions[row, column]:.5f} "
-            f"instead of {then.actions[row, column]:.5f}"
-        )
-    return where.removesuffix(": ") + " differs" if where else ""
-
-
 def compare_answers(
     pairs: Sequence[tuple[RecordedAnswer, RecordedAnswer]], exact: bool, thresholds: Thresholds, why_not: str = "",
-    replayed: Sequence[RecordedAnswer] = (), saved: bool = False,
+    replayed: Sequence[RecordedAnswer] = (), saved: bool = False, other_noise: int = 0,
 ) -> Comparison:  # fmt: skip
     """Compare recorded and new answers.
 
     exact: tokens must be equal; else `why_not` is why only distances count. replayed: all new answers, and saved:
-    whether they were asked for by themselves; both for a replay without pairs.
+    whether they were asked for by themselves; both for a replay without pairs. other_noise: how many answers are left
+    out by `by_noise`.
     """
     if not pairs:
-        return _nothing_compared(replayed, saved)
+        return _nothing_compared(replayed, saved, other_noise)
     rows = [difference(then, now) for then, now in pairs]
     out = Comparison(figures={"plans": len(rows)})
     begin = rows[0].stamp
@@ -204,6 +102,7 @@ def compare_answers(
     else:
         out.findings.append(Check("tokens", Verdict.NOTE, f"not compared one by one: {why_not}"))
     out.figures |= {"unequal_tokens": unequal, "tokens_compared": bool(compared), "exact": exact}
+    _note_sampled(rows, exact, other_noise, out)
     _distances(rows, thresholds, out)
     _times(pairs, thresholds, out)
     out.figures["rows"] = [
@@ -213,11 +112,32 @@ def compare_answers(
     return out
 
 
-def _nothing_compared(replayed: Sequence[RecordedAnswer], saved: bool) -> Comparison:
+def _note_sampled(rows: Sequence[Difference], exact: bool, other_noise: int, out: Comparison) -> None:
+    """Actions of one seed are equal to rounding, where all else is."""
+    apart = [row.farthest for row in rows if row.sampled and not np.isnan(row.farthest)]
+    if exact and apart:
+        text = f"{max(apart):.1e} apart at most by the same seeds, allowed {SAMPLED:g}, in {len(apart)} answers"
+        out.findings.append(Check.check("actions: sampled again", max(apart) <= SAMPLED, text))
+        out.figures["sampled"] = max(apart)
+    if other_noise:
+        out.findings.append(Check("seeds", Verdict.NOTE, _unseeded(other_noise, other_noise + len(rows))))
+
+
+def _unseeded(count: int, every: int) -> str:
+    return (
+        f"{count} of {every} answers have no seed, as those of a server (backend act): they cannot be sampled again, "
+        "and are not compared"
+    )
+
+
+def _nothing_compared(replayed: Sequence[RecordedAnswer], saved: bool, other_noise: int = 0) -> Comparison:
     refused = [answer.refused for answer in replayed if answer.refused]
     if saved and replayed and not refused:
         text = f"{len(replayed)} are saved; there is nothing to compare with"
         return Comparison([Check("plans", Verdict.NOTE, text)])
+    if other_noise:
+        text = f"nothing was compared: {_unseeded(other_noise, len(replayed))}"
+        return Comparison([Check("plans", Verdict.FAIL, text)], compared=False)
     text = f"nothing was compared: {len(refused)} of {len(replayed)} steps were refused{_most(refused)}"
     if len(refused) < len(replayed):
         text += "; the others have no recorded plan: --save keeps them, and --against compares with such a file"
@@ -241,18 +161,29 @@ def _distances(rows: Sequence[Difference], t: Thresholds, out: Comparison) -> No
         )  # fmt: skip
     figures: dict[str, Any] = {"depth_agreement": depth, "trace_px": trace}
     if len(known):
-        each, arms = known.mean(axis=0), max(1, known.shape[1] // 7)
-        kinds = {
-            "translation_m": (each[: 3 * arms].max(), t.translation_m, "m"),
-            "rotation_rad": (each[3 * arms : 6 * arms].max(), t.rotation_rad, "rad"),
-            "gripper": (each[6 * arms :].max(), t.gripper, "of its way"),
-        }
-        for name, (value, limit, unit) in kinds.items():
+        each = known.mean(axis=0)
+        for name, (value, limit, unit) in _kinds(each, t).items():
             text = f"{value:.5f} {unit} apart in the worst dimension, at most {limit:g}"
             out.findings.append(Check.check(f"actions: {name.split('_')[0]}", bool(value <= limit), text))
             figures[name] = float(value)
         figures["actions"] = each.tolist()
     out.figures |= figures
+
+
+def _kinds(each: np.ndarray, t: Thresholds) -> dict[str, tuple[float, float, str]]:
+    """Of each kind of an action's values [D]: the greatest of `each`, its limit, and its unit."""
+    if len(each) % JOINTS == 0:  # seven joints and the gripper of each arm
+        joints = len(each) // JOINTS * (JOINTS - 1)
+        return {
+            "joints_rad": (each[:joints].max(), t.rotation_rad, "rad"),
+            "gripper": (each[joints:].max(), t.gripper, "of its way"),
+        }
+    arms = max(1, len(each) // 7)
+    return {
+        "translation_m": (each[: 3 * arms].max(), t.translation_m, "m"),
+        "rotation_rad": (each[3 * arms : 6 * arms].max(), t.rotation_rad, "rad"),
+        "gripper": (each[6 * arms :].max(), t.gripper, "of its way"),
+    }
 
 
 def _times(pairs: Sequence[tuple[RecordedAnswer, RecordedAnswer]], t: Thresholds, out: Comparison) -> None:

@@ -41,7 +41,7 @@ def replay_engine(
                 _asked(asked, engine.digest), mode=engine.timings.mode.value, tokens=list(engine.tokens),
                 depth=said.depth_codes, trace=said.trace,
                 actions=None if said.actions is None else _published(said.actions, engine.convention),
-                seconds=time.perf_counter() - began, seed=engine.seed,
+                seconds=time.perf_counter() - began, seed=engine.seed, flow_steps=engine.flow_steps,
             )  # fmt: skip
         watch(observation, answer)
         yield answer

@@ -15,8 +15,10 @@ import numpy as np
 from molmoact_ros.bags.plans import RecordedAnswer
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.replay.compare import DIMENSIONS, Comparison, Thresholds
+from molmoact_ros.replay.answer_difference import DIMENSIONS
+from molmoact_ros.replay.compare import Comparison, Thresholds
 from molmoact_ros.replay.control import ControlReplay
+from molmoact_ros.utils.whole_file import write_whole
 
 WIDTH: Final = 480  # px, width of the front image; half of it for the other one
 MOST: Final = 150  # steps with images at most, evenly over the recording
@@ -47,7 +49,7 @@ class Report:
             ],
         }  # fmt: skip
         template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-        file.write_text(template.replace("__DATA__", _script_data(data)), encoding="utf-8")
+        write_whole(file, template.replace("__DATA__", _script_data(data)))
 
 
 class Pictures:

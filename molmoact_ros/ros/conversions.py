@@ -48,6 +48,10 @@ def optical_frame(camera: str) -> str:
     return f"{camera}_color_optical_frame"
 
 
+TRACE_SOURCES: Final = {Trace.MODEL: "model", Trace.HUMAN: "person", Trace.ACTIONS: "actions"}
+"""Names of a trace's sources."""
+
+
 def joint_positions(message: JointState) -> dict[str, float]:
     """Position of each joint by name, rad or m; joints whose position is not finite are dropped."""
     pairs = zip(message.name, message.position, strict=False)

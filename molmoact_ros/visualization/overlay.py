@@ -12,6 +12,14 @@ from molmoact_ros.reasoning.trace import TRAINING_COLOUR, checked_trace, pixels_
 
 HUMAN_COLOUR: Final = (255, 170, 0)
 """Orange in RGB, for the operator's trace. The model's trace is cyan, as in the released overlay."""
+ACTIONS_COLOUR: Final = (255, 90, 220)
+"""Pink in RGB, for the way of the hand by its actions, where the model plans no trace."""
+WHOSE: Final = {
+    "model": ("the model's trace", TRAINING_COLOUR),
+    "person": ("an operator's trace", HUMAN_COLOUR),
+    "actions": ("the hand's path by the actions", ACTIONS_COLOUR),
+}
+"""Of each source of a trace: what its caption says, and its colour."""
 OLD: Final = 2.0
 """Age after which a trace is drawn at half brightness, s: the scene may have changed."""
 _EDGE: Final = (0, 0, 0)
@@ -36,15 +44,14 @@ def draw_for_people(
     return canvas
 
 
-def draw_plan(image: np.ndarray, trace: np.ndarray, human: bool, age: float, lines: tuple[str, ...] = ()) -> np.ndarray:
+def draw_plan(image: np.ndarray, trace: np.ndarray, source: str, age: float, lines: tuple[str, ...] = ()) -> np.ndarray:
     """A copy of `image`, uint8 [H, W, 3] RGB, with `trace`, int [n, 2] in 0..255, and a caption.
 
-    human: whether the operator drew the trace. age: time since its image was captured, s. lines: further caption lines.
+    source: of the trace, one of WHOSE. age: time since its image was captured, s. lines: further caption lines.
     """
-    bright = HUMAN_COLOUR if human else TRAINING_COLOUR
+    whose, bright = WHOSE[source]
     colour = bright if age <= OLD else tuple(value // 2 for value in bright)
     canvas = draw_for_people(image, trace, colour)
-    whose = "an operator's trace" if human else "the model's trace"
     write(canvas, (f"{whose}, image {age:.1f} s old", *lines), bright)
     return canvas
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from molmoact_ros.benchmarks.roofline import Case, possible
+from molmoact_ros.benchmarks.random_weights import Case, possible
 from molmoact_ros.cli.main import main
 from molmoact_ros.engine.decoding.cuda_graphs import WIDTHS
 from molmoact_ros.engine.model.checkpoint import CONFIG, read_config
@@ -79,3 +79,31 @@ def test_the_shape_is_the_released_one() -> None:
     )
     case = Case(config, torch.device("cpu"), torch.bfloat16, "", 988, 453, [79.1], 30)
     assert possible(case) == ["none", "fp8"]
+
+
+def test_a_robot_model_is_measured_stage_by_stage(
+    droid_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = json.loads((droid_folder / CONFIG).read_text()), tmp_path / "floor.json"
+    config["enable_depth_reasoning"] = True
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    arguments = ["bench", "floor", "--shape", str(tmp_path), "--device", "cpu", "--repeats", "3", "--json", str(out)]
+    assert main([*arguments, "--quantization", "none"]) == 0
+    said = json.loads(out.read_text())
+    assert "reference takes" in capsys.readouterr().out and said["baseline"]["reference"] > 0 and said["prompt"] == 490
+    row, stages = said["figures"]["none"], ("vision", "prefill", "actions", "depth")
+    for stage in stages:
+        assert row[f"share {stage}"] == pytest.approx(row[f"{stage} floor"] / row[stage]) and row[f"{stage} GB"] > 0
+    assert row["step"] == pytest.approx(sum(row[stage] for stage in stages))
+    text, expert = config["text_config"], config["action_expert_config"]
+    layers, width = text["num_hidden_layers"], text["hidden_size"]
+    queries, kv = text["num_attention_heads"] * text["head_dim"], text["num_key_value_heads"] * text["head_dim"]
+    project, rest = width * (queries + 2 * kv), queries * width + 3 * width * text["intermediate_size"]
+    layer = 2 * 490 * (project + rest) + 2 * 2 * 490 * 490 * queries  # the last one ends with its keys and values
+    assert row["prefill TFLOP"] * 1e12 == pytest.approx((layers - 1) * layer + 2 * 490 * project)
+    rows, hidden = config["max_action_horizon"], expert["hidden_size"]
+    assert row["actions TFLOP"] * 1e12 > 10 * layers * 2 * rows * 6 * hidden * hidden
+    pixels, vit = config["vit_config"]["image_default_input_size"][0], config["vit_config"]["hidden_size"]
+    assert row["vision TFLOP"] * 1e12 > 2 * 2 * (pixels // 14) ** 2 * 588 * vit
+    assert main([*arguments, "--prompt", "10"]) == 1
+    assert "give a longer --prompt than 10" in capsys.readouterr().err

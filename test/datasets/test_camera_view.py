@@ -13,8 +13,10 @@ from scipy.spatial.transform import Rotation
 from molmoact_ros.bags.bag import BagWriter
 from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.bags.recording import Recording
-from molmoact_ros.datasets.camera_view import CameraView, front_view
-from molmoact_ros.datasets.labelling.image_path import HAND_SIZE, OUTSIDE, is_hidden, projected_path
+from molmoact_ros.cameras.camera_view import CameraView
+from molmoact_ros.cameras.image_path import OUTSIDE
+from molmoact_ros.datasets.camera_view import front_view
+from molmoact_ros.datasets.labelling.image_path import HAND_SIZE, is_hidden, projected_path
 
 from .labelling.conftest import OPTICAL, transforms
 from .labelling.test_checks import episode, motion
@@ -103,6 +105,10 @@ def test_a_recording_says_where_the_camera_is_from_each_arm(tmp_path: Path) -> N
     ({}, "there is no calibration on /front/color/camera_info"),
     ({"k": np.zeros(9)}, "there is no calibration on /front/color/camera_info"),
     ({"distortion_model": "inverse_brown_conrady"}, "the distortion model 'inverse_brown_conrady' on /front/color"),
+    ({"d": np.zeros(3)}, "the calibration on /front/color/camera_info is damaged: 3 coefficients"),
+    ({"k": np.full(9, np.nan)}, "the calibration on /front/color/camera_info is damaged"),
+    ({"distortion_model": "equidistant", "d": np.zeros(0)}, "the calibration on /front/color/camera_info is damaged"),
+    ({"width": 0}, "there is no calibration on /front/color/camera_info"),
 ])  # fmt: skip
 def test_why_there_is_no_view(tmp_path: Path, info: dict[str, Any], words: str) -> None:
     with made(tmp_path / "bag", [("fr3_link0", OPTICAL, AT)], **info) as recording:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import pytest
 from molmoact_ros.bags.recording import Recording
 from molmoact_ros.cli.main import main
 from molmoact_ros.control.kinematics import Kinematics
+from molmoact_ros.datasets.camera_names import match_cameras
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration
 from molmoact_ros.datasets.lerobot_reader import Dataset
 from molmoact_ros.datasets.mapping_options import MappingOptions
@@ -221,12 +223,18 @@ def test_a_video_that_is_none_is_named_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [
     ["observation.images.wrist", "observation.images.front"], ["wrist_image", "image"],
     ["observation.images.cam_hand", "observation.images.exterior_1_left"], ["eye_in_hand_rgb", "agentview_rgb"],
+    ["observation.images.image2", "observation.images.image"], ["observation.images.side", "observation.images.top"],
 ])  # fmt: skip
 @pytest.mark.parametrize("wrist_first", [True, False])
 def test_cameras_are_found_by_name_wherever_they_stand(tmp_path: Path, keys: list[str], wrist_first: bool) -> None:
     cameras = {keys[0]: "wrist", keys[1]: "front"}
     cameras = cameras if wrist_first else dict(reversed(cameras.items()))
     check_images(read(write_foreign(tmp_path / "ds", cameras=cameras)), 0, 0)
+
+
+def test_cameras_whose_names_tell_nothing_are_in_their_order() -> None:
+    for keys in (["cam_0", "cam_1"], ["left", "right"], ["observation.images.laptop", "observation.images.phone"]):
+        assert list(match_cameras(keys, ["front", "wrist"]).values()) == keys
 
 
 def test_a_depth_video_is_no_camera(tmp_path: Path) -> None:
@@ -381,12 +389,72 @@ def test_what_cannot_be_read_is_left_out_and_counted(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("width", [0, 6, 8])
+def test_tables_and_their_description_agree(tmp_path: Path, width: int) -> None:
+    """0: a number alone. A value too many may be any of them."""
+    folder = write_foreign(tmp_path / "ds")
+    (file,) = folder.glob("data/*/*.parquet")
+    table = pyarrow.parquet.read_table(file)
+    place = table.schema.get_field_index("action")
+    values = [[0.0] * width if width else 0.0] * FRAMES
+    write_table(file, table.set_column(place, "action", pyarrow.array(values)))
+    with pytest.raises(DamagedEpisode, match=f"action has {width or 1} values a frame, but 7 in meta/info.json"):
+        read(folder)
+
+
 def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
     actions = np.zeros((FRAMES, 7))
     actions[2, 3], actions[4, 6] = np.nan, np.inf
     folder = write_foreign(tmp_path / "ds", actions=actions)
     with pytest.raises(DamagedEpisode, match="action is not a finite number in 2 of 6 frames"):
         read(folder)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_a_clone_without_its_large_files_says_so(tmp_path: Path, version: str) -> None:
+    folder = write_foreign(tmp_path / "ds", version)
+    (table,) = folder.glob("data/*/*.parquet")
+    table.write_text(POINTER)
+    with pytest.raises(DamagedEpisode, match=r"parquet cannot be read: it is a pointer of Git LFS, .* `git lfs pull`"):
+        read(folder)
+    (tmp_path / "film.mp4").write_text(POINTER)
+    with pytest.raises(DamagedEpisode, match="film.mp4: it is a pointer of Git LFS"):
+        list(read_video(tmp_path / "film.mp4", 3))
+
+
+@pytest.mark.parametrize("named", ["as it lies", "as it lay elsewhere", "alone", "not at all"])
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_images_that_are_files_are_found(tmp_path: Path, version: str, named: str) -> None:
+    """As LeRobot writes them before they are encoded; tables name them, and some of their names are old ones."""
+    folder = write_foreign(tmp_path / "ds", version)
+    (file,) = folder.glob("data/*/*.parquet")
+    table, dash = pyarrow.parquet.read_table(file), "-" if version == "v3.0" else "_"
+    for key in ("observation.images.front", "observation.images.wrist"):
+        rows = []
+        for k, row in enumerate(table.column(key).to_pylist()):
+            place = Path("images", key, f"episode{dash}000000", f"frame{dash}{k:06d}.png")
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place).write_bytes(row["bytes"])
+            name = {"as it lies": str(place), "as it lay elsewhere": f"/home/alice/ds/{place}", "alone": place.name}
+            rows.append({"bytes": None, "path": name.get(named)})
+        table = table.drop_columns([key])
+        table = table if named == "not at all" else table.append_column(key, pyarrow.array(rows))
+    write_table(file, table)
+    check_images(read(folder), 0, 0)
+    place = folder / "images" / "observation.images.front" / f"episode{dash}000000" / f"frame{dash}000003.png"
+    place.unlink()
+    with pytest.raises(DamagedEpisode, match=r"has 5 images for 6 frames|the image .*3\.png is missing"):
+        list(read(folder).pictures["front"]())
+
+
+def test_episodes_that_are_not_listed_are_those_that_are_there(tmp_path: Path) -> None:
+    folder = write_foreign(tmp_path / "ds", episodes=(0, 4))
+    (folder / "meta" / "episodes.jsonl").unlink()
+    assert Dataset.open(folder).episodes == [0, 1, 4], "two are said to be there, and 4 is"
+    check_images(read(folder, 4), 4, 0)
 
 
 def test_an_episode_is_found_behind_the_file_that_lists_it(tmp_path: Path) -> None:
@@ -413,6 +481,27 @@ def test_a_rate_need_not_be_whole(tmp_path: Path) -> None:
     assert main(["to-lerobot", str(bag), "--out", str(back), "--fps", "29.97"]) == 0
     assert json.loads((tmp_path / "back/meta/info.json").read_text())["fps"] == 29.97
     check_images(read(tmp_path / "back"), 0, 12)
+
+
+def test_a_folder_that_is_no_dataset_names_the_one_within(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_foreign(tmp_path / "datasets--lab--cups" / "snapshots" / "abc")
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "bag_0.mcap").touch()
+    expected = {
+        "datasets--lab--cups": "but holds 1; give .*/datasets--lab--cups/snapshots/abc", "bag": "a bag, for to-lerobot",
+        "nowhere": "there is no .*nowhere", "bag/bag_0.mcap": "it has no meta/info.json",
+    }  # fmt: skip
+    for name, words in expected.items():
+        assert main(["from-lerobot", str(tmp_path / name), "--out", str(tmp_path / "bags")]) == 1
+        assert re.search(words, capsys.readouterr().err), name
+
+
+def test_nothing_is_written_into_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_foreign(tmp_path / "ds")
+    for command, out in (("from-lerobot", folder), ("from-lerobot", folder / "bags"), ("to-lerobot", folder / "new")):
+        assert main([command, str(folder), "--out", str(out)]) == 1
+        assert f"{out} is in {folder}, which is only read" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["data", "meta"]
 
 
 def test_single_episodes_join_those_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

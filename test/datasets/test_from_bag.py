@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molmoact_ros.bags.bag import BagWriter
+from molmoact_ros.bags.bag import BagMessage, BagReader, BagWriter
 from molmoact_ros.bags.episode_writer import EpisodeWriter
 from molmoact_ros.cli.main import main
 from molmoact_ros.control.kinematics import Kinematics
 from molmoact_ros.datasets.episode import Demonstration
+from molmoact_ros.datasets.from_bag import pauses, without_pauses
 from molmoact_ros.datasets.joint_tracks import JointTracks
 from molmoact_ros.datasets.lerobot_reader import Dataset
 from molmoact_ros.datasets.mapping_options import MappingOptions
@@ -167,6 +168,27 @@ def test_frames_without_joint_states_are_left_out(tmp_path: Path, capsys: pytest
     np.testing.assert_allclose(found.states[0], expected.states[5], atol=0.02)  # 0.05 s before its first message
 
 
+def test_a_pause_cuts_an_episode() -> None:
+    """A recorder that was paused, and a camera that was plugged in again: no frame shows what was long before it."""
+    images = np.r_[0:10:0.1, 60:100:0.1]
+    joints = np.r_[0:10.3:0.05, 59.9:80:0.05, 95:100:0.05]
+    ticks = np.arange(1000) / 10
+    kept, (note,) = without_pauses(ticks, [*pauses("/image", images), *pauses("/joints", joints)])
+    np.testing.assert_allclose(kept, np.arange(600, 800) / 10)
+    assert note == ("/image has nothing for 50.1 s: the longest part without such a pause is read, 200 of 1000 frames")
+    assert without_pauses(ticks, pauses("/slow", np.arange(0, 100, 1.9))) == (ticks, [])
+
+
+def test_joints_in_degrees_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def degrees(out: EpisodeWriter, k: int, now: float) -> None:
+        publish(out, [*ARM, *FINGERS], [*np.degrees(arm_at(now)), 0.03, 0.03], now)
+
+    bag = write(tmp_path / "bag", degrees)
+    assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "new" / "ds")]) == 1
+    assert "the joint states on /joint_states have positions of 14" in (error := capsys.readouterr().err)
+    assert "these are not rad" in error and sorted(path.name for path in tmp_path.iterdir()) == ["bag"]
+
+
 @pytest.mark.parametrize("name", ["panda", "fer", "left_fr3"])
 def test_a_frankas_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """A Panda's links are as long as the FR3's."""
@@ -304,6 +326,41 @@ def test_joints_of_another_robot_are_named(tmp_path: Path, capsys: pytest.Captur
     assert main(["to-lerobot", str(bag), "--out", str(tmp_path / "ds")]) == 1
     assert "--remap /franka/joint_states:=/joint_states" in capsys.readouterr().err
     assert not (tmp_path / "ds").exists()
+
+
+def test_a_camera_that_is_not_there_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is offered for it is no image of another camera."""
+    with BagWriter(tmp_path / "bag") as bag:
+        EpisodeWriter(bag).image("/front/color/image_raw", np.zeros((24, 32, 3), np.uint8), "rgb8", START)
+    command = ["to-lerobot", str(tmp_path / "bag"), "--out", str(tmp_path / "ds"), "--instruction", TASKS[0]]
+    assert main(command) == 1
+    assert "no images on /wrist/color/image_raw; give --cameras front, which it has" in capsys.readouterr().err
+    assert main([*command, "--cameras", "front"]) == 1
+    assert "no joint states on /joint_states" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", [1, 20])
+def test_images_without_pixels_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: int) -> None:
+    """One that is cut off costs no episode; where all are, they are what is wrong."""
+    count = 0
+    with BagReader(write(tmp_path / "good")) as reader, BagWriter(tmp_path / "bag") as writer:
+        for message in reader.messages():
+            data = message.data
+            if message.topic.startswith("/wrist/") and (count := count + 1) <= broken:
+                image = reader.decode(message)
+                image.data = image.data[:10]
+                data = writer.types.encode(image)
+            writer.write(BagMessage(message.topic, message.type_name, data, message.stamp_ns))
+    status = main(["to-lerobot", str(tmp_path / "bag"), "--out", str(tmp_path / "ds")])
+    error = capsys.readouterr().err
+    assert "a recorded image cannot be read: a compressed image claims 0x0 pixels" in error
+    if broken == 20:
+        assert status == 1 and "the bag has no images on /wrist/color/image_raw/compressed: a recorded" in error
+        return
+    assert (
+        "1 messages on /wrist/color/image_raw/compressed are left out" in error
+        and len(read(tmp_path / "ds").states) == 19
+    )
 
 
 @pytest.mark.parametrize("video", [False, True])

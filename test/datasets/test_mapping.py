@@ -188,7 +188,7 @@ def test_wrong_gripper_options(given: str) -> None:
     (["x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper", "gripper"],
      "x y z rx ry rz finger finger"),
     (["x", "y", "z", "roll", "pitch", "yaw", "pad", "gripper"], "x y z roll pitch yaw - gripper"),
-    (["x", "y", "z", "rx", "ry", "rz", "rw", "gripper"], "x y z rx ry rz - gripper"),
+    (["x", "y", "z", "rx", "ry", "rz", "rw", "gripper"], "x y z qx qy qz qw gripper"),  # Open X's POS_QUAT
     ([f"panda_joint{k}" for k in range(1, 8)], " ".join(f"joint{k}" for k in range(1, 8))),
     ([f"fr3_joint{k}.pos" for k in range(1, 8)] + ["fr3_finger_joint1"],
      " ".join(f"joint{k}" for k in range(1, 8)) + " finger"),

@@ -221,8 +221,13 @@ def test_h7_keyboard_and_joystick_take_anything(
     keyboard._on_safety(anything(SafetyStatus, rng))
     line = keyboard.line()
     assert line.isprintable() and len(line) < 400, "a terminal obeys what is not"
-    joystick._on_joy(anything(Joy, rng))
     joystick._on_safety(anything(SafetyStatus, rng))
+    deadman = [int(k == joystick.config.deadman) for k in range(11)]
+    joystick._on_joy(Joy(axes=[0.5] * 8, buttons=deadman))
+    assert joystick._held
+    message = anything(Joy, rng)
+    joystick._on_joy(message)
+    assert not joystick._held or any(message.buttons), "what does not say that the switch is held lets go"
 
 
 @MANY
@@ -230,17 +235,17 @@ def test_h7_keyboard_and_joystick_take_anything(
 def test_h7_the_gripper_is_somewhere_in_the_picture_or_not_known(view: ViewNode, rng: random.Random) -> None:
     hand = GripperProjection(view, "front", "joint_states")
     for _ in range(3):
-        hand._frames.add_transforms(anything(TFMessage, rng))
+        hand._camera._frames.add_transforms(anything(TFMessage, rng))
     pose = conversions.header(0.0, SINGLE.base_frame)
     looking = np.diag([1.0, -1.0, -1.0, 1.0])
     looking[:3, 3] = 0.4, 0.0, 1.5
-    hand._frames.add_transforms(TFMessage(transforms=[transform_message(pose, OPTICAL, looking)]))
+    hand._camera._frames.add_transforms(TFMessage(transforms=[transform_message(pose, OPTICAL, looking)]))
     take = hand._monitor.take_message
-    hand._info, joints = anything(CameraInfo, rng), anything(JointState, rng)
+    hand._camera._info, joints = anything(CameraInfo, rng), anything(JointState, rng)
     take(joints.name, joints.position, 0.0, 0.0)
     place = hand.place()
     assert place is None or np.isfinite(place).all()
-    hand._info, joints = sound(CameraInfo), sound(JointState)
+    hand._camera._info, joints = sound(CameraInfo), sound(JointState)
     take(joints.name, joints.position, 0.0, 0.0)
     assert hand.place() is not None, "the next sound messages count"
 

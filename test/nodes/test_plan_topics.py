@@ -106,9 +106,9 @@ def test_a_checkpoint_for_another_robot_is_refused_before_its_weights_are_read(
 @pytest.mark.parametrize(("frame", "published"), [(ZED, ZED), ("", "front_color_optical_frame")])
 def test_a_trace_is_in_the_frame_of_its_image(peer: Peer, frame: str, published: str) -> None:
     """As the driver names it, so that the transforms of the driver place it."""
-    engine: Any = SimpleNamespace(codebook="")
+    engine: Any = SimpleNamespace(codebook="", modes=frozenset(ReasoningMode))
     timings: Any = SimpleNamespace(mode=ReasoningMode.FULL)
-    topics = PlanPublisher(peer.node, engine, "front")
+    topics = PlanPublisher(peer.node, engine, "front", [""])
     traces = peer.listen(Trace, f"{peer.node.get_fully_qualified_name()}/trace", qos.RELIABLE)
     seen = Observation((np.zeros((4, 4, 3), np.uint8),), "wave", 12.5)
     said = Reasoning(None, np.array([[10, 20], [200, 100]]), None, False)
@@ -124,8 +124,8 @@ def test_the_gripper_is_found_in_the_frame_that_camera_info_names(peer: Peer, fr
     hand, looking = GripperProjection(peer.node, "front", "joint_states"), np.diag([1.0, -1.0, -1.0, 1.0])
     looking[:3, 3] = 0.4, 0.0, 1.5
     at = transform_message(conversions.header(0.0, SINGLE.base_frame), frame or "front_color_optical_frame", looking)
-    hand._frames.add_transforms(TFMessage(transforms=[at]))
+    hand._camera._frames.add_transforms(TFMessage(transforms=[at]))
     k = [20.0, 0.0, 8.0, 0.0, 20.0, 6.0, 0.0, 0.0, 1.0]
-    hand._info = CameraInfo(header=conversions.header(0.0, frame), width=16, height=12, k=k)
+    hand._camera._info = CameraInfo(header=conversions.header(0.0, frame), width=16, height=12, k=k)
     hand._monitor.take_message(list(SINGLE.joints), [0.1] * 7, 0.0, 0.0)
     assert hand.place() is not None

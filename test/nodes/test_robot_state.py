@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import Marker, MarkerArray
 
 from molmoact_ros.action import ExecuteInstruction
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile
+from molmoact_ros.control.action_chunk import ActionSpace
 from molmoact_ros.control.action_conversion import convert_actions, robot_state, state_joints
+from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.molmoact2.engine import MolmoAct2Engine
-from molmoact_ros.msg import ActionChunk, AnswerTokens
+from molmoact_ros.msg import ActionChunk, AnswerTokens, Trace
 from molmoact_ros.nodes.planning.config import PolicyConfig, load_engine
+from molmoact_ros.nodes.planning.inference_thread import ReasonedPlan
 from molmoact_ros.nodes.planning.observation_buffer import FrameBuffer
+from molmoact_ros.nodes.planning.plan_publisher import PlanPublisher
 from molmoact_ros.nodes.planning.robot_state import StateReader
 from molmoact_ros.reasoning.action_convention import RELEASED
+from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation, RobotState
-from molmoact_ros.robots.franka import HOME_Q, Arm
+from molmoact_ros.robots.forward_kinematics import Links
+from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, Arm
 from molmoact_ros.ros import qos
-from molmoact_ros.ros.conversions import chunk_actions, header, rgb_pixels, seconds
+from molmoact_ros.ros.conversions import camera_info, chunk_actions, chunk_message, header, rgb_pixels, seconds
+from molmoact_ros.ros.transforms import transform_message
+from molmoact_ros.sim.camera_renderer import D435_FRONT
+from molmoact_ros.sim.table_workcell import Workcell
+from molmoact_ros.utils.paths import robot_model
 
-from .conftest import INSTRUCTION, Robot
+from .conftest import INSTRUCTION, Peer, Robot
 from .test_policy import EVERY_PICTURE
 
 DROID, TWO = RELEASED["franka_droid"], [Arm("left_"), Arm("right_")]
@@ -84,6 +99,7 @@ def droid(domain: int, droid_folder: Path, tmp_path_factory: pytest.TempPathFact
         "sim": {"front_size": [160, 120], "wrist_size": [106, 60], "instruction": INSTRUCTION},
         "controller": {"joints_deadline": 1.0, "camera_deadline": 3.0, "silence_deadline": 4.0},
         "policy": {"checkpoint": str(droid_folder), "max_age": 2.0, "period": 0.8},
+        "view": {},
     }
     with Bringup(Profile(nodes=parameters), tmp_path_factory.mktemp("logs")) as bringup:
         robot = Robot(bringup)
@@ -93,6 +109,7 @@ def droid(domain: int, droid_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 def test_chunks_of_joints_are_played_and_can_be_sampled_again(droid: Robot, droid_folder: Path) -> None:
     tokens = droid.listen(AnswerTokens, "/policy/answer_tokens", qos.RELIABLE)
+    traces = droid.listen(Trace, "/policy/trace", qos.RELIABLE)
     cameras = [droid.listen(Image, f"/{name}/color/image_raw", EVERY_PICTURE) for name in ("front", "wrist")]
     before = droid.hand()
     result = droid.execute(INSTRUCTION, timeout=8.0)
@@ -114,3 +131,79 @@ def test_chunks_of_joints_are_played_and_can_be_sampled_again(droid: Robot, droi
     *_, again = engine.reason(Observation(images, said.instruction, 0.0, state=state, seed=said.seed))
     assert again.actions is not None
     np.testing.assert_allclose(convert_actions(again.actions, engine.convention), chunk_actions(chunk), atol=1e-6)
+    ways = {trace.plan_id: trace for trace in traces}
+    assert {trace.source for trace in traces} == {Trace.ACTIONS} and said.plan_id in ways
+    _check_way(ways[said.plan_id], chunk)
+
+
+def _check_way(trace: Trace, chunk: ActionChunk) -> None:
+    """The trace begins and ends where the simulator's own camera sees the hand of these joints."""
+    cell = Workcell(robot_model(), D435_FRONT.scaled(160, 120))
+    cell.begin(7, None, INSTRUCTION)
+    links, rows = Links(robot_model()), chunk_actions(chunk)
+    for at, joints in ((0, chunk.joint_positions), (-1, rows[-1, :7])):
+        names = chunk.joint_names if at == 0 else Arm().joints
+        links.update(dict(zip(names, joints, strict=True)))
+        pixel = cell.project(links.pose(Arm().tcp_frame)[None, :3, 3])[0]
+        np.testing.assert_allclose([trace.x[at] * 159, trace.y[at] * 119], pixel, atol=0.5)
+
+
+def test_before_an_approval_one_sees_where_the_hand_will_go(droid: Robot) -> None:
+    traces = droid.listen(Trace, "/policy/trace", qos.RELIABLE)
+    pending = droid.listen(ActionChunk, "/policy/pending_chunk", qos.RELIABLE)
+    view = droid.listen(MarkerArray, "/view/markers", qos.RELIABLE)
+    assert droid.set("approve", "required").successful
+    try:
+        goal = droid.begin(INSTRUCTION, 20.0)
+        assert droid.until(lambda: pending and any(trace.plan_id == pending[-1].plan_id for trace in traces))
+        _check_way(next(trace for trace in traces if trace.plan_id == pending[-1].plan_id), pending[-1])
+        assert droid.engine[-1].message == ""
+        balls = {"ns": "chunk", "type": Marker.SPHERE_LIST}
+        assert droid.until(lambda: view and any(_is(marker, balls) for marker in view[-1].markers)), "joints are shown"
+        assert droid.call(Trigger, "/policy/veto").success
+        droid.result_of(goal)
+    finally:
+        droid.set("approve", "")
+
+
+def _is(marker: Marker, fields: dict[str, object]) -> bool:
+    return all(getattr(marker, name) == value for name, value in fields.items())
+
+
+CHUNK = chunk_message(
+    np.column_stack([HOME_Q + np.outer(np.arange(1, 16), [0.02, 0, 0, 0, 0, 0, 0]), np.ones(15)]), 1 / 15, "", 3,
+    header(5.0, BASE_FRAME), "full", ActionSpace.JOINT,
+)  # fmt: skip
+CHUNK.joint_names, CHUNK.joint_positions = list(Arm().joints), list(HOME_Q)
+
+
+def test_where_the_hand_will_go_is_published_or_why_not(peer: Peer) -> None:
+    """With a camera of the test's own, beside the simulator's."""
+    engine: Any = SimpleNamespace(
+        modes={ReasoningMode.FULL}, depth_vq=None, codebook="", digest="", unnorm_key="", seed=1, flow_steps=10
+    )
+    seen = Observation((np.zeros((120, 160, 3), np.uint8),), INSTRUCTION, 5.0)
+    plan = ReasonedPlan(3, seen, Reasoning(None, None, chunk_actions(CHUNK), True), 0.1, EngineTimings())
+    publisher, traces = PlanPublisher(peer.node, engine, "side", [""]), peer.listen(Trace, "/peer/trace", qos.RELIABLE)
+
+    def published() -> Trace:
+        count = len(traces)
+        publisher.complete(plan, CHUNK)
+        assert peer.until(lambda: len(traces) > count)
+        return traces[-1]
+
+    first = published()
+    assert first.source == Trace.ACTIONS and first.plan_id == 3 and not len(first.x)
+    assert publisher.note == "the hand's path is not drawn: there is no calibration on side/color/camera_info"
+    cell, frame = Workcell(robot_model(), D435_FRONT.scaled(160, 120)), "side_color_optical_frame"
+    infos = peer.node.create_publisher(CameraInfo, "/side/color/camera_info", qos.SENSOR)
+    places = peer.node.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
+    parent, pose = cell.camera_mount("front")
+    places.publish(TFMessage(transforms=[transform_message(header(0.0, parent), frame, pose)]))
+
+    def known() -> bool:
+        infos.publish(camera_info(cell.cameras["front"], header(5.0, frame)))
+        return len(published().x) > 1
+
+    assert peer.until(known) and publisher.note == ""
+    _check_way(traces[-1], CHUNK)

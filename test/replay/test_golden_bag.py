@@ -23,7 +23,8 @@ from molmoact_ros.cli.replay import inexact
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.control.limiter import Limiter, Motion
 from molmoact_ros.engine.torch_engine import TorchEngine
-from molmoact_ros.replay.compare import Thresholds, compare_answers, compare_control, frechet
+from molmoact_ros.replay.answer_difference import frechet
+from molmoact_ros.replay.compare import Thresholds, compare_answers, compare_control
 from molmoact_ros.replay.control import cycle_times, replay_control
 from molmoact_ros.replay.engine import replay_engine
 from molmoact_ros.utils.paths import default_checkpoint, robot_model

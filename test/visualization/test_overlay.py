@@ -32,13 +32,13 @@ def test_the_arrow_points_where_the_trace_goes() -> None:
 
 
 def test_source_and_age_are_seen() -> None:
-    model, human = draw_plan(GREY, RIGHT, False, 0.1), draw_plan(GREY, RIGHT, True, 0.1)
+    model, human = draw_plan(GREY, RIGHT, "model", 0.1), draw_plan(GREY, RIGHT, "person", 0.1)
     assert coloured(model, TRAINING_COLOUR) > 500 > 10 > coloured(model, HUMAN_COLOUR)
     assert coloured(human, HUMAN_COLOUR) > 500 > 10 > coloured(human, TRAINING_COLOUR)
-    old = draw_plan(GREY, RIGHT, False, OLD + 1)
+    old = draw_plan(GREY, RIGHT, "model", OLD + 1)
     assert coloured(old[100:], TRAINING_COLOUR) == 0, "old ones are dim"
-    assert (draw_plan(GREY, RIGHT, False, 0.2)[:40] != model[:40]).any(), "and the words say how old"
-    assert (draw_plan(GREY, RIGHT, False, 0.1, ("waits",))[:60] != model[:60]).any()
+    assert (draw_plan(GREY, RIGHT, "model", 0.2)[:40] != model[:40]).any(), "and the words say how old"
+    assert (draw_plan(GREY, RIGHT, "model", 0.1, ("waits",))[:60] != model[:60]).any()
     assert (GREY == 90).all()
 
 
@@ -52,7 +52,7 @@ def test_depth_stands_beside_the_picture() -> None:
 
 
 def test_jpeg_is_the_picture() -> None:
-    picture = draw_plan(GREY, RIGHT, True, 0.0)
+    picture = draw_plan(GREY, RIGHT, "person", 0.0)
     read = cv2.imdecode(np.frombuffer(jpeg(picture, 95), np.uint8), cv2.IMREAD_COLOR)
     assert read is not None and np.abs(read[..., ::-1].astype(int) - picture).mean() < 3
 

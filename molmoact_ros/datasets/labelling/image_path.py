@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from molmoact_ros.cameras.image_path import ImagePath, path_in_image
 from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, split
 from molmoact_ros.datasets.episode import Demonstration
 from molmoact_ros.reasoning.observation import known_depth
-from molmoact_ros.reasoning.trace import MAX_POINTS, trace_from_pixels
 
 HAND_SIZE: Final = 0.12
 """m by which what is measured may be nearer than the gripper's point: the Franka Hand reaches 0.1034 m from its flange
 to that point (its product manual), and what it holds is around it."""
-OUTSIDE: Final = "the gripper is outside of the image"
 HIDDEN: Final = "the gripper is behind something"
-
-
-@dataclass(frozen=True)
-class ImagePath:
-    """Where the gripper is in each of n images.
-
-    points: float [n, 2], pixels of images of `width` x `height`; NaN where unknown. reasons: why, for each frame; empty
-    where it is known.
-    """
-
-    points: np.ndarray
-    reasons: list[str]
-    width: int
-    height: int
-
-    def trace(self, frame: int) -> np.ndarray | None:
-        """The trace from a frame on, int64 [k, 2] with k 1..5 in 0..255; None where no point is known from there on.
-
-        The known points to the end; of more than five those at even distances (the released script).
-        """
-        points = self.points[frame:]
-        known = points[np.isfinite(points).all(axis=1)]
-        if not len(known):
-            return None
-        if len(known) > MAX_POINTS:
-            known = known[np.linspace(0, len(known) - 1, MAX_POINTS).astype(int)]
-        return trace_from_pixels(known, self.width, self.height)
 
 
 def hand_positions(demonstration: Demonstration) -> np.ndarray:
@@ -61,13 +32,7 @@ def projected_path(demonstration: Demonstration) -> tuple[ImagePath, np.ndarray]
     view, hands = demonstration.view, hand_positions(demonstration)
     if isinstance(view, str):
         raise ValueError(f"{view}; click the gripper (--click-page), or learn the checkpoint's traces (--trace model)")
-    arm = int(np.linalg.norm(np.diff(hands, axis=1), axis=2).sum(axis=1).argmax())
-    pixels, distances = view.project(hands[arm], arm)
-    inside = np.all((pixels >= 0) & (pixels <= (view.width - 1, view.height - 1)), axis=1)  # False for NaN
-    pixels[~inside] = np.nan
-    return ImagePath(
-        pixels, ["" if there else OUTSIDE for there in inside.tolist()], view.width, view.height
-    ), distances
+    return path_in_image(view, list(hands))
 
 
 def is_hidden(depth: np.ndarray, place: np.ndarray, distance: float) -> bool:

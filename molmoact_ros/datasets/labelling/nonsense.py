@@ -7,9 +7,10 @@ from typing import Final
 
 import numpy as np
 
+from molmoact_ros.cameras.image_path import ImagePath
 from molmoact_ros.control.action_chunk import ActionChunk, ActionSpace, split
 from molmoact_ros.datasets.episode import Demonstration
-from molmoact_ros.datasets.labelling.image_path import ImagePath, hand_positions
+from molmoact_ros.datasets.labelling.image_path import hand_positions
 from molmoact_ros.datasets.statistics import thinned
 
 JUMP: Final = 0.15

@@ -9,9 +9,10 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from molmoact_ros.cameras.image_path import ImagePath
 from molmoact_ros.datasets.episode import Demonstration
 from molmoact_ros.datasets.labelling.episode_trim import trimmed
-from molmoact_ros.datasets.labelling.image_path import HIDDEN, ImagePath, is_hidden, projected_path
+from molmoact_ros.datasets.labelling.image_path import HIDDEN, is_hidden, projected_path
 from molmoact_ros.datasets.labelling.nonsense import check_path, check_traces
 from molmoact_ros.datasets.labelling.tracking import Click, clicks_of, clicks_within, short_name, tracked_path
 from molmoact_ros.engine.torch_engine import Engine

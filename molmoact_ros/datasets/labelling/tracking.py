@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from molmoact_ros.datasets.labelling.image_path import ImagePath
+from molmoact_ros.cameras.image_path import ImagePath
 from molmoact_ros.utils.errors import unfit
 
 RADIUS: Final = 12

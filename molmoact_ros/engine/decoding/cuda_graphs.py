@@ -46,18 +46,18 @@ Shape = tuple[int, int]
 
 
 @dataclass
-class _Recorded:
-    """A pass as a CUDA graph, and its output buffer for the scores [width, ids]."""
+class CapturedRun:
+    """What a function does as a CUDA graph, and the buffer of its result, which each replay overwrites."""
 
     graph: torch.cuda.CUDAGraph
-    scores: Tensor
+    output: Tensor
 
 
 @dataclass
 class StaticCache(Cache):
     """Keys and values of one sequence, with slots for padding, and the CUDA graphs captured on them."""
 
-    recorded: dict[Shape, _Recorded] = field(default_factory=dict)
+    recorded: dict[Shape, CapturedRun] = field(default_factory=dict)
 
     def clear(self) -> None:
         """Zero the cache: a NaN of an earlier answer would spread even from masked positions."""
@@ -158,14 +158,12 @@ class CudaGraphRunner:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / COMPILED))
         fused = torch.compile(layer, fullgraph=True, dynamic=False)  # fuses small ops; once per shape, for all layers
         pool, shapes = torch.cuda.graph_pool_handle(), self.shapes
-        with (
-            torch.cuda.device(device),
-            torch._dynamo.config.patch(recompile_limit=MANY, accumulated_recompile_limit=MANY),
-        ):
+        with torch._dynamo.config.patch(recompile_limit=MANY, accumulated_recompile_limit=MANY):
             for done, (width, length) in enumerate(shapes, 1):
                 tables = self._tables[width]
                 tables.send(np.zeros(width, np.int64), 0, range(-1, width - 1))
-                cache.recorded[width, length] = _record(partial(self._scores, cache, tables.given, length, fused), pool)
+                work = partial(self._scores, cache, tables.given, length, fused)
+                cache.recorded[width, length] = capture(work, device, pool)
                 progress(done, len(shapes))
 
     def run(self, parts: Sequence[SequenceSlice]) -> list[np.ndarray]:
@@ -198,7 +196,7 @@ class CudaGraphRunner:
             scores = self._scores(part.cache, tables.given, length, layer)
         else:
             recorded.graph.replay()
-            scores = recorded.scores
+            scores = recorded.output
         return tables.fetch(scores, len(part.x))
 
     def _scores(self, cache: StaticCache, given: Tensor, length: int, layer: Callable[..., Tensor]) -> Tensor:
@@ -281,16 +279,20 @@ def _mask(readable: Tensor, start: Tensor, length: int) -> Tensor:
     return torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
 
 
-def _record(run: Callable[[], Tensor], pool: Any) -> _Recorded:
-    """Capture a pass as a CUDA graph, after two warm-up runs on a side stream for its one-time set-up (compilation,
-    workspaces)."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        scores = run()
-    return _Recorded(graph, scores)
+def capture(run: Callable[[], Tensor], device: torch.device, pool: Any = None) -> CapturedRun:
+    """Capture `run` as a CUDA graph, after two warm-up runs on a side stream for its one-time set-up (compilation,
+    workspaces).
+
+    Whatever `run` reads must stay where it is; its result [...] does. pool: memory of graphs that never run at once.
+    """
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            output = run()
+    return CapturedRun(graph, output)

@@ -35,6 +35,7 @@ from molmoact_ros.engine.model.weight_files import (
     short_hash,
 )
 from molmoact_ros.reasoning.tokens import TextCodec
+from molmoact_ros.utils.git_lfs import unread_reason
 
 CONFIG, PROCESSOR, RUN, TOKENIZER = "config.json", "preprocessor_config.json", "run.json", "tokenizer.json"
 WHOLE_PROCESSOR = "processor_config.json"
@@ -158,7 +159,7 @@ def read_config(folder: Path, name: str, kind: type[Config]) -> Config:
         reason = other_kind(folder) if name == CONFIG else ""
         raise CheckpointError(reason or f"{folder / name} is missing; copy the whole checkpoint folder again")
     try:
-        return _validated(kind, (folder / name).read_text(), str(folder / name))
+        return _validated(kind, (folder / name).read_text("utf-8-sig"), str(folder / name))
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{folder / name}: {error}") from None
 
@@ -192,7 +193,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path} is not a tokenizer: {error}") from None
+        raise CheckpointError(f"{path} is not a tokenizer: {unread_reason(path, error)}") from None
 
 
 def text_codec(tokenizer: Tokenizer) -> TextCodec:
@@ -233,7 +234,7 @@ def convert_depth_vq(pickled: Path, target: Path) -> None:
     try:
         state = torch.load(pickled, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = unread_reason(pickled, str(error).partition("\n")[0])
         raise CheckpointError(f"{pickled} is not a file of plain tensors ({reason}); download it again") from None
     state = state.get("weights", state) if isinstance(state, Mapping) else {}
     tensors = {str(k).removeprefix("module."): v.contiguous() for k, v in state.items() if isinstance(v, torch.Tensor)}

@@ -34,10 +34,10 @@ def other_kind(folder: Path) -> str:
         )
     if pickled := next((name for name in _PICKLES if (folder / name).is_file()), ""):
         return f"{folder / pickled} is a pickle, which is not loaded; save the weights as safetensors"
-    if inner := sorted(
-        path.parent for path in [*folder.glob("snapshots/*/config.json"), *folder.glob("*/config.json")]
-    ):
-        return f"{folder} is no checkpoint, but holds {len(inner)}; give {inner[-1]}"
+    forms = ("snapshots/*/config.json", "*/config.json", f"*/{ADAPTER_CONFIG}")
+    if inner := sorted({path.parent for form in forms for path in folder.glob(form)}):
+        within = "" if (inner[-1] / "config.json").is_file() else other_kind(inner[-1])
+        return f"{folder} is no checkpoint, but holds {len(inner)}; {within or f'give {inner[-1]}'}"
     return ""
 
 

@@ -244,9 +244,14 @@ def pooled_grid(grid: Grid) -> Grid:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Read an image file as uint8 [H, W, 3] RGB, upright by its EXIF data. Raises ValueError on failure."""
+    """Read an image file as uint8 [H, W, 3] RGB, upright by its EXIF data.
+
+    Raises ValueError, in one line, for what is no image, is too large, or has more than 8 bits a channel.
+    """
     try:
         with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError(f"it has more than 8 bits a channel, mode {picture.mode}; save it with 8")
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except OSError as error:
+    except Exception as error:  # corrupt bytes, or a size that fills the memory, can raise anything
         raise ValueError(f"{path} is not an image that can be read ({error})") from None

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from molmoact_ros.engine.model.folder_kind import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from molmoact_ros.engine.model.weight_files import CheckpointError, Shape
+from molmoact_ros.utils.git_lfs import unread_reason
 
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B)(\.(?!weight$)\w+)?(\.weight)?")
 _KEPT: Final = re.compile(r"\.(modules_to_save|original_module)\.(default\.)?|\.base_layer\.")
@@ -167,7 +168,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path) if path is safe else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, ImportError) as error:
-        raise CheckpointError(f"{path} is corrupt ({str(error).splitlines()[0]}); copy it again") from None
+        reason = unread_reason(path, str(error).partition("\n")[0])
+        raise CheckpointError(f"{path} is corrupt ({reason}); copy it again") from None
     if bad := next((name for name, t in tensors.items() if not bool(torch.isfinite(t).all())), None):
         raise CheckpointError(f"{path}: {bad} holds NaN or infinity; train again, or copy it again")
     return tensors

@@ -14,6 +14,7 @@ from torch import nn
 
 from molmoact_ros.engine.model.float8 import dequantised, is_float8, only_for_kernels, scales_of
 from molmoact_ros.engine.model.folder_kind import other_kind, quantised_by
+from molmoact_ros.utils.git_lfs import unread_reason
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG = "config.json"
@@ -129,7 +130,7 @@ def read_header(path: Path, weights: Weights) -> None:
                 weights.shapes[name], weights.dtypes[name] = tuple(piece.get_shape()), piece.get_dtype()
                 weights.file_of[name] = path
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is corrupt ({error}); copy or download it again") from None
+        raise CheckpointError(f"{path} is corrupt ({unread_reason(path, error)}); copy or download it again") from None
 
 
 def misfits(model: nn.Module, weights: Weights) -> list[str]:

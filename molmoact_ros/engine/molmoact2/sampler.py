@@ -29,24 +29,30 @@ class FlowSampler:
     def __init__(self, expert: ActionExpert, dimensions: int) -> None:
         """dimensions: of an action; the others, up to the expert's A, stay zero."""
         self.expert, self.dimensions = expert, dimensions
-        self._modulations = lru_cache(maxsize=4)(self._compute)
+        self.modulations = lru_cache(maxsize=4)(self._modulations)
 
-    def _compute(self, steps: int) -> tuple[Modulations, ...]:
+    def _modulations(self, steps: int) -> tuple[Modulations, ...]:
+        """Of each Euler step."""
         every = self.expert.modulations(flow_times(steps).to(self.expert.action_embed.weight.device))
         return tuple(every.at(step) for step in range(steps))
 
-    def trajectory(self, noise: Tensor, context: list[Context], steps: int) -> list[Tensor]:
-        """The noise [1, H, A] with padding dimensions zeroed, then the actions after each step."""
+    def trajectory(
+        self, noise: Tensor, context: list[Context], steps: int, mask: Tensor | None = None
+    ) -> list[Tensor]:  # fmt: skip
+        """The noise [1, H, A] with padding dimensions zeroed, then the actions after each step; see `sample`."""
         x = noise.to(self.expert.action_embed.weight).clone()
         x[..., self.dimensions :] = 0
         out = [x]
-        for modulations in self._modulations(steps):
-            velocity = self.expert(x, modulations, context)
+        for modulations in self.modulations(steps):
+            velocity = self.expert(x, modulations, context, mask)
             velocity[..., self.dimensions :] = 0
             x = x + velocity / steps
             out.append(x)
         return out
 
-    def sample(self, noise: Tensor, context: list[Context], steps: int) -> Tensor:
-        """Normalised actions [1, H, A] from noise [1, H, A], with `steps` Euler steps."""
-        return self.trajectory(noise, context, steps)[-1]
+    def sample(self, noise: Tensor, context: list[Context], steps: int, mask: Tensor | None = None) -> Tensor:
+        """Normalised actions [1, H, A] from noise [1, H, A], with `steps` Euler steps.
+
+        mask: bool [1, 1, 1, S], which tokens of the context may be read; None: all.
+        """
+        return self.trajectory(noise, context, steps, mask)[-1]

@@ -12,6 +12,7 @@ from torch import Tensor
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.engine.molmoact2.cpu_expert import CpuSampler, can_sample
+from molmoact_ros.engine.molmoact2.cuda_sampler import GraphSampler
 from molmoact_ros.engine.molmoact2.expert import Context
 from molmoact_ros.engine.molmoact2.images import RobotImageProcessor
 from molmoact_ros.engine.molmoact2.model import MolmoAct2
@@ -53,11 +54,13 @@ def open_robot_tower(vision: str, model: MolmoAct2, torchs: Tower, images: Robot
 
 @torch.inference_mode()
 def open_sampler(model: MolmoAct2, dimensions: int, horizon: int) -> ActionSampler:
-    """What turns noise to actions of `dimensions` values: compiled for small models on a CPU, else torch.
+    """What turns noise to actions of `dimensions` values: on a GPU a CUDA graph, on a CPU compiled code or torch.
 
     horizon: actions of a chunk. Raises CheckpointError if the compiled one differs from torch's.
     """
     expert, plain = model.action_expert, FlowSampler(model.action_expert, dimensions)
+    if expert.action_embed.weight.is_cuda:
+        return GraphSampler(plain)
     if not can_sample(expert):
         return plain
     compiled, generator = CpuSampler(expert, dimensions), torch.Generator().manual_seed(0)

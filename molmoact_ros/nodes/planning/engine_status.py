@@ -32,13 +32,15 @@ class EngineStatusPublisher:
         self._alone = (*mine, *alone)
         self._status, self._lock = EngineStatus(checkpoint=checkpoint), threading.Lock()
         self._message = ""  # why the policy does not continue
+        self._plan_note = ""  # what of the last plan cannot be shown
         self._note = ""  # what needs attention although the policy continues
 
-    def take_plan(self, plan: ReasonedPlan) -> None:
-        """Record a complete plan."""
+    def take_plan(self, plan: ReasonedPlan, note: str = "") -> None:
+        """Record a complete plan. note: what of it cannot be shown, one line, published while it waits for approval."""
         now = self._node.get_clock().now().nanoseconds * 1e-9
         with self._lock:
             self._status.plan_id, self._status.step_seconds = plan.plan_id, plan.seconds
+            self._plan_note = note
             self._status.observation_age = now - plan.observation.stamp
             stages, counts = plan.timings.stages, plan.timings.counts
             self._status.stages, self._status.stage_seconds = list(stages), list(stages.values())
@@ -73,6 +75,8 @@ class EngineStatusPublisher:
             self._gate.write_status(told)
             if task is None and told.state != EngineStatus.FAULT:
                 told.state, told.message, self._message = EngineStatus.IDLE, "", ""
+            if told.state == EngineStatus.PENDING:
+                told.message = self._plan_note
             told.message = told.message or self._note
             self._engine_status.publish(told)
 

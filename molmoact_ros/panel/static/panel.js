@@ -164,7 +164,7 @@ function trace() {
   if (taken() && (ended || (state.trace?.person && state.trace.count > sent.count))) {
     stage.forget(); // from now on the policy says what is left of it
   }
-  stage.follow(followed && { points: followed.points, person: followed.person });
+  stage.follow(followed?.points.length ? { points: followed.points, person: followed.person, source: followed.source } : null);
   traceLine();
 }
 
@@ -195,6 +195,10 @@ function traceLine() {
   let line = "The model plans its own trace. Drag across the image to draw yours.";
   let kind = "model";
   if (state.engine?.instruction && state.trace?.source.startsWith("unknown")) line = `The trace’s source is ${state.trace.source}.`;
+  if (state.engine?.instruction && state.trace?.source === "actions") {
+    line = state.trace.points.length ? "The line is the way of the hand by the actions; this model plans no trace, and follows none." : "Where the hand will go is not known in the image; this model plans no trace.";
+    kind = "actions";
+  }
   if (!stage.drawable) [line, kind] = ["A trace is drawn on the front camera’s image.", ""];
   else if (mine && refusal) [line, kind] = [`Not used: ${refusal}`, "refused"];
   else if (taken()) [line, kind] = ["Your trace was taken up; the next step follows it.", "mine"];

@@ -45,7 +45,7 @@ export class Stage {
 
   // Traces
 
-  // The trace that the policy says, { points, person }, or null.
+  // The trace that the policy says, { points, person, source }, or null.
   follow(trace) {
     const text = JSON.stringify(trace);
     if (text === JSON.stringify(this.#shown)) return;
@@ -171,7 +171,7 @@ export class Stage {
     this.#svg.classList.toggle("off", !this.drawable);
     if (!this.drawable) return this.changed();
     const place = ([x, y]) => [x * w, y * h];
-    if (this.#shown && !(this.#mine && this.#shown.person)) this.#line(this.#shown.points.map(place), this.#shown.person ? "person" : "model");
+    if (this.#shown && !(this.#mine && this.#shown.person)) this.#line(this.#shown.points.map(place), this.#shown.source === "actions" ? "actions" : this.#shown.person ? "person" : "model");
     if (this.#mine) this.#line(this.#mine.map(place), "mine");
     const points = this.#mine ?? (this.#shown?.person ? this.#shown.points : []);
     if (this.#pointer?.number !== -1) this.#handles(points.map(place), points);

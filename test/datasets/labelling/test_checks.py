@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from molmoact_ros.cameras.image_path import ImagePath
 from molmoact_ros.datasets.episode import TWO_ARMS, Demonstration
 from molmoact_ros.datasets.labelling.contact_sheet import (
     SHOWN,
@@ -18,7 +19,7 @@ from molmoact_ros.datasets.labelling.contact_sheet import (
     contact_sheet,
 )
 from molmoact_ros.datasets.labelling.episode_trim import moving_part, trimmed
-from molmoact_ros.datasets.labelling.image_path import ImagePath, projected_path
+from molmoact_ros.datasets.labelling.image_path import projected_path
 from molmoact_ros.datasets.labelling.labelling import select_episodes
 from molmoact_ros.datasets.labelling.nonsense import ClockCheck, check_motion, check_path, check_traces
 from molmoact_ros.datasets.labelling.trace_labels import TraceLabeller, TraceLabels

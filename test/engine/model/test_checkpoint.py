@@ -151,14 +151,16 @@ def test_an_index_and_files_that_disagree_are_named(copy: Path) -> None:
         load_checkpoint(copy)
 
 
-@pytest.mark.parametrize("how", ["missing", "cut off"])
+@pytest.mark.parametrize("how", ["missing", "cut off", "a pointer of Git LFS"])
 def test_a_download_that_stopped_is_named(copy: Path, how: str) -> None:
     path = copy / "model-00002-of-00003.safetensors"
     whole = path.read_bytes()
     path.unlink()
     if how == "cut off":
         path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="00002-of-00003"):
+    elif how == "a pointer of Git LFS":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n")
+    with pytest.raises(CheckpointError, match=f"00002-of-00003.*{how if 'LFS' in how else ''}"):
         load_checkpoint(copy)
 
 

@@ -177,6 +177,7 @@ def test_a_wrong_processor_config_is_named(tmp_path: Path, text: str) -> None:
         (["pytorch_model.bin"], "is a pickle, which is not loaded; save the weights as safetensors"),
         (["snapshots/ab12/config.json", "refs/main"], "but holds 1; give .*snapshots/ab12"),
         (["checkpoint-100/config.json", "checkpoint-200/config.json"], "but holds 2; give .*checkpoint-200"),
+        (["checkpoint-9/adapter_config.json"], "but holds 1; .*checkpoint-9 is a PEFT adapter.* merge it"),
         (["README.md"], r"config\.json is missing; copy the whole checkpoint folder again"),
     ],
 )  # fmt: skip

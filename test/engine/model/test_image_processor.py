@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn import functional as F
 
 from molmoact_ros.doctor.parity import PROCESSORS
@@ -16,6 +21,7 @@ from molmoact_ros.engine.model.image_processor import (
     normalise,
     patches,
     pooled_indices,
+    read_picture,
     scale_frame,
     stretch,
 )
@@ -138,3 +144,31 @@ def test_frames_are_scaled_for_the_robot() -> None:
 def test_sizes_that_do_not_fit_are_refused(change: dict[str, tuple[int, int]], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         ImageProcessor(PROCESSORS[729].model_copy(update=change))
+
+
+def test_image_files_of_any_kind(tmp_path: Path) -> None:
+    """Eight bits a channel in any mode are read, upright; the rest, and what is no image, is one line."""
+    pixels = np.full((20, 30, 3), (204, 102, 51), np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    for mode, suffix in (("RGB", "png"), ("RGBA", "png"), ("P", "png"), ("L", "png"), ("CMYK", "jpg"), ("RGB", "webp")):
+        file = tmp_path / f"{mode}.{suffix}"
+        Image.fromarray(pixels).convert(mode).save(file)
+        read = read_picture(file)
+        assert read.shape == (20, 30, 3) and read.dtype == np.uint8
+        expected = pixels if mode != "L" else np.full_like(pixels, 127)
+        assert np.abs(read.astype(int) - expected).max() < 12, mode
+    assert read_picture(tmp_path / "turned.png").shape == (30, 20, 3)
+
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    start += bytes(4) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    (tmp_path / "huge.png").write_bytes(start)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "RGB.png").read_bytes()[:60])
+    (tmp_path / "empty.png").touch()
+    for name, words in (("deep", "more than 8 bits a channel"), ("huge", "exceeds"), ("cut", ""), ("empty", "")):
+        with pytest.raises(ValueError, match=f"{name}.png is not an image that can be read .*{words}") as refusal:
+            read_picture(tmp_path / f"{name}.png")
+        assert "\n" not in str(refusal.value)
