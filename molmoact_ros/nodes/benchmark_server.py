@@ -55,7 +55,9 @@ IN_METRES: Final = ActionConvention(
 
 
 STALE: Final = 0.5
-"""s after an image in which a fault that the policy reports may still be that of an earlier plan."""
+"""s after an image in which what the policy reports may still be about an earlier one."""
+MISSED: Final = (EngineStatus.IDLE, EngineStatus.WAITING)
+"""States of a policy that has not had the instruction, or the images."""
 
 
 class BenchmarkServerConfig(BaseModel):
@@ -81,7 +83,8 @@ class BenchmarkServerNode(ContainedNode):
         self._cameras = [self.create_publisher(Image, f"{name}/color/image_raw", qos.SENSOR) for name in config.cameras]
         self._instructions = self.create_publisher(String, f"{config.policy}/instruction", qos.RELIABLE)
         self._wanted: Future[np.ndarray] | None = None  # the inputs of the plan that is awaited, [N, 7]
-        self._stamp = 0.0  # of the images that it is made of, s
+        self._seen = HarnessObservation((), "")  # what it is made of
+        self._stamp = 0.0  # of the images as they were last published, s
         self.create_subscription(ActionChunk, f"{config.policy}/action_chunk", self._on_chunk, qos.RELIABLE)
         self.create_subscription(EngineStatus, f"{config.policy}/engine_status", self._on_status, qos.STATE)
         app = web.Application()
@@ -109,8 +112,20 @@ class BenchmarkServerNode(ContainedNode):
 
     def _on_status(self, status: EngineStatus) -> None:
         wanted, news = self._wanted, conversions.seconds(status.header.stamp) > self._stamp + STALE
-        if wanted is not None and not wanted.done() and news and status.state == EngineStatus.FAULT:
+        if wanted is None or wanted.done() or not news:
+            return
+        if status.state == EngineStatus.FAULT:
             wanted.set_exception(ValueError(f"the policy refuses: {status.message}"))
+        elif status.state in MISSED:  # lost, before it was found or by a best-effort topic, or too late
+            self._publish()
+
+    def _publish(self) -> None:
+        """Publish the instruction and an image of each camera, stamped now."""
+        self._stamp = conversions.seconds(conversions.time_message(self.get_clock().now().nanoseconds * 1e-9))
+        self._instructions.publish(String(data=self._seen.instruction))
+        for publisher, name, image in zip(self._cameras, self.config.cameras, self._seen.images, strict=True):
+            head = conversions.header(self._stamp, conversions.optical_frame(name))
+            publisher.publish(conversions.image_message(image, "rgb8", head))
 
     # The harness, on the server's thread
 
@@ -159,14 +174,12 @@ class BenchmarkServerNode(ContainedNode):
 
     async def _plan(self, seen: HarnessObservation) -> np.ndarray:
         """Inputs float64 [N, 7] of the policy's plan for an observation. Raises ValueError and TimeoutError."""
-        images = [released_image(image) if self.config.released else image for image in seen.images]
-        self._stamp = conversions.seconds(conversions.time_message(self.get_clock().now().nanoseconds * 1e-9))
+        images = tuple(released_image(image) if self.config.released else image for image in seen.images)
+        self._seen = HarnessObservation(images, seen.instruction)
+        self._stamp = math.inf  # until they are published, the policy reports nothing about them
         wanted = self._wanted = Future[np.ndarray]()
         try:
-            self._instructions.publish(String(data=seen.instruction))
-            for publisher, name, image in zip(self._cameras, self.config.cameras, images, strict=True):
-                head = conversions.header(self._stamp, conversions.optical_frame(name))
-                publisher.publish(conversions.image_message(image, "rgb8", head))
+            self._publish()
             return await asyncio.wait_for(asyncio.wrap_future(wanted), self.config.timeout)
         except TimeoutError:
             after = f"no plan came within {self.config.timeout:g} s"

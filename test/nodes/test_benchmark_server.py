@@ -124,3 +124,15 @@ def test_a_word_that_the_model_does_not_know_is_an_error_that_says_so(peer: Peer
 
     answer = while_spinning(peer, lambda: asyncio.run(talk(episode)))
     assert answer["type"] == "error" and "the policy refuses: " in answer["payload"]["error"]
+
+
+def test_an_observation_that_came_before_the_policy_is_published_again(peer: Peer, graph: Bringup) -> None:
+    async def episode(ask: Ask, _: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
+        return await ask("observation", seen(4, "agentview", "wrist"), 1)
+
+    states = peer.listen(EngineStatus, "/policy/engine_status", qos.STATE)
+    assert peer.until(lambda: states, 3 * PATIENCE), "both are there"
+    graph.kill("policy")
+    graph.start("policy")
+    answer = while_spinning(peer, lambda: asyncio.run(talk(episode)))
+    assert answer["type"] == "action", answer

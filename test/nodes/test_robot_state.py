@@ -152,9 +152,11 @@ def test_before_an_approval_one_sees_where_the_hand_will_go(droid: Robot) -> Non
     traces = droid.listen(Trace, "/policy/trace", qos.RELIABLE)
     pending = droid.listen(ActionChunk, "/policy/pending_chunk", qos.RELIABLE)
     view = droid.listen(MarkerArray, "/view/markers", qos.RELIABLE)
+    droid.spin(0.5)  # the arm comes to rest after the test before
     assert droid.set("approve", "required").successful
     try:
         goal = droid.begin(INSTRUCTION, 20.0)
+        assert goal.accepted
         assert droid.until(lambda: pending and any(trace.plan_id == pending[-1].plan_id for trace in traces))
         _check_way(next(trace for trace in traces if trace.plan_id == pending[-1].plan_id), pending[-1])
         assert droid.engine[-1].message == ""
