@@ -20,6 +20,7 @@ VLLM := .venv-vllm
 LEROBOT := .venv-lerobot
 LIBERO := .venv-libero
 MANISKILL := .venv-maniskill
+EXTRA := import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras[sys.argv[1]], sep="\n")
 PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 STEPS ?= 200
 WORKERS ?= 2
@@ -138,8 +139,7 @@ libero: setup $(LIBERO)/installed
 $(LIBERO)/installed: pyproject.toml
 	@echo "set-up: LIBERO in $(LIBERO)"
 	@test -x $(LIBERO)/bin/python || $(PYTHON) -m venv $(LIBERO)
-	@$(PY) -c 'import tomllib; \
-	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["libero"], sep="\n")' > $@.txt
+	@$(PY) -c '$(EXTRA)' libero > $@.txt
 	@$(LIBERO)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $@.txt
 	@$(LIBERO)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(LIBERO)/mujoco mujoco==3.10.0
 	@$(PY) -c '$(PACKAGES)' > $$($(LIBERO)/bin/python -c '$(PACKAGES)')/molmoact_ros.pth
@@ -154,8 +154,7 @@ maniskill: setup $(MANISKILL)/installed
 $(MANISKILL)/installed: pyproject.toml
 	@echo "set-up: ManiSkill in $(MANISKILL)"
 	@test -x $(MANISKILL)/bin/python || $(PYTHON) -m venv $(MANISKILL)
-	@$(PY) -c 'import tomllib; \
-	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["maniskill"], sep="\n")' > $@.txt
+	@$(PY) -c '$(EXTRA)' maniskill > $@.txt
 	@$(MANISKILL)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $@.txt
 	@$(PY) -c '$(PACKAGES)' > $$($(MANISKILL)/bin/python -c '$(PACKAGES)')/molmoact_ros.pth
 	@touch $@
@@ -164,8 +163,7 @@ test-finetune: setup $(VENV)/test-requirements
 	MOLMOACT_TWO_PROCESSES=1 OMP_NUM_THREADS=1 $(VENV)/bin/pytest test/training/finetuning/test_finetune.py -k two_processes
 
 $(VENV)/mutation: $(VENV)/test-requirements
-	$(PY) -c 'import tomllib; \
-	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["mutation"], sep="\n")' > $@.txt
+	$(PY) -c '$(EXTRA)' mutation > $@.txt
 	$(PIP) install --quiet -r $@.txt
 	touch $@
 
