@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from molmoact_ros.control.gym_actions import GymActions, GymArm, gym_arm
+from molmoact_ros.utils import child_process
 
 ENVIRONMENT: Final = Path(".venv-maniskill")
 """Virtual environment beside this package's own, unless MOLMOACT_GYM names another's Python (`make maniskill`)."""
@@ -80,7 +81,8 @@ class GymCell:
     def __init__(self, name: str, images: bool = True, python: Path | None = None) -> None:
         ours, theirs = socket.socketpair()
         command = [str(python or gym_python()), str(WORKER), str(theirs.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL)
+        with child_process.uninterrupted():
+            self._process = child_process.start(command, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL)
         theirs.close()
         self._connection = Connection(ours.detach())
         try:
@@ -112,8 +114,7 @@ class GymCell:
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            child_process.end([self._process])
 
     def _seen(self, *request: Any) -> GymObservation:
         fields = self._ask(*request)
