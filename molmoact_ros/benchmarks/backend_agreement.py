@@ -20,6 +20,7 @@ from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.utils.arguments import add_checkpoint, add_json, add_seed, add_steps
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 TIE = 1e-4
 """Two tokens whose scores differ by less than this share of the largest score are a tie of float32."""
@@ -121,5 +122,5 @@ def run(args: argparse.Namespace) -> int:
     for difference in found.differences:
         print(asdict(difference))
     if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
+        write_whole(args.json, json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
     return 1 if real else 0

@@ -19,6 +19,7 @@ from molmoact_ros.utils.arguments import (
     add_json,
 )
 from molmoact_ros.utils.paths import checkpoint_of
+from molmoact_ros.utils.whole_file import write_whole
 
 
 def bench_load(folder: Path, dtype: str = "") -> dict[str, float]:
@@ -64,5 +65,5 @@ def run(args: argparse.Namespace) -> int:
         f"largest file {figures['largest']:.2f} GB"
     )
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
+        write_whole(args.json, json.dumps(figures, indent=1))
     return 0

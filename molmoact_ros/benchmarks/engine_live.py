@@ -26,6 +26,7 @@ from molmoact_ros.evaluation.rollout import sample_observations
 from molmoact_ros.utils.arguments import add_checkpoint, add_json, add_seed, add_steps, output_file
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 
 def bench_engine(
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         about = {"seed": args.seed, "beside": beside, "vision": engine.vision_by, **machine(engine.digest)}
         ratios = {"ratio": ratio, "within": within}
-        args.json.write_text(json.dumps(about | ratios | {"figures": figures, **costs}, indent=1))
+        write_whole(args.json, json.dumps(about | ratios | {"figures": figures, **costs}, indent=1))
     if args.chart:
         draw_engine(figures, f"{args.steps} steps {beside}", args.chart)
     return 0
@@ -121,5 +122,5 @@ def run_flow(args: argparse.Namespace) -> int:
     )
     if args.json:
         about = {"seed": args.seed, "beside": beside, "vision": engine.vision_by, **machine(engine.digest)}
-        args.json.write_text(json.dumps(about | {"ratio": ratio, "figures": figures, "memory": memory()}, indent=1))
+        write_whole(args.json, json.dumps(about | {"ratio": ratio, "figures": figures, "memory": memory()}, indent=1))
     return 0

@@ -39,6 +39,7 @@ from molmoact_ros.utils.arguments import (
     add_seed,
 )
 from molmoact_ros.utils.paths import robot_model
+from molmoact_ros.utils.whole_file import write_whole
 
 PERIOD: Final = 0.01
 """s between commands: 100 Hz."""
@@ -279,7 +280,7 @@ def run(args: argparse.Namespace) -> int:
     for failure in result.failures:
         print(f"FAILED: {failure}")
     if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, **asdict(result)}, indent=1))
+        write_whole(args.json, json.dumps({"seed": args.seed, **asdict(result)}, indent=1))
     return 1 if result.failures else 0
 
 

@@ -36,6 +36,7 @@ from molmoact_ros.utils.arguments import (
     add_times,
 )
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 ARMS: Final = ("neither", "panel", "panel and recorder")
 """What runs beside the workcell, in turns."""
@@ -259,5 +260,5 @@ def run(args: argparse.Namespace) -> int:
             "nine of ten resamplings)"
         )
     if args.json:
-        args.json.write_text(json.dumps(machine("") | {"figures_ms": figures}, indent=1))
+        write_whole(args.json, json.dumps(machine("") | {"figures_ms": figures}, indent=1))
     return 0

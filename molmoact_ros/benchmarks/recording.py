@@ -36,6 +36,7 @@ from molmoact_ros.ros import qos
 from molmoact_ros.ros.realtime_loop import SPAN
 from molmoact_ros.utils.arguments import add_json, add_seconds, add_seed, add_times, not_negative
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 WARM: Final = 4.0  # s before the measurement: the recorder discovers topics, and requests parameters
 MEMORY: Final = Path("/dev/shm")
@@ -245,5 +246,5 @@ def run(args: argparse.Namespace) -> int:
         for name, row in figures["disk"].items():
             console.print(f"{name}: {row['MB_s']:.0f} MB/s, {row['pictures_s']:.0f} images/s of 640x480")
     if args.json:
-        args.json.write_text(json.dumps(machine("") | figures, indent=1))
+        write_whole(args.json, json.dumps(machine("") | figures, indent=1))
     return 0 if not args.kills or whole == len(kills) else 1

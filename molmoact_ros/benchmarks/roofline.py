@@ -47,6 +47,7 @@ from molmoact_ros.utils.arguments import above_zero, add_dtype, add_json
 from molmoact_ros.utils.paths import default_checkpoint, shape
 from molmoact_ros.utils.progress import Progress, progress_bar
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 ROOM = 400
 """Cache positions behind a prompt: an answer by the nano model's grammar, and drafts behind its last token."""
@@ -233,5 +234,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         about = {name: getattr(args, name) for name in ("shape", "tokens", "passes", "repeats")}
         about |= machine("") | {"prompt": case.prompt, "device": device_name(device), "dtype": dtype}
-        args.json.write_text(json.dumps(about | {"figures": rows, "baseline": other}, indent=1))
+        write_whole(args.json, json.dumps(about | {"figures": rows, "baseline": other}, indent=1))
     return 0

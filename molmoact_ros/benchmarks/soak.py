@@ -22,6 +22,7 @@ from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.evaluation.rollout import TIMEOUT
 from molmoact_ros.utils.arguments import above_zero, add_json, add_seed
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 PERIOD: Final = 1.0  # s between samples: the recorder frees memory every five seconds, and beats with whole multiples
 KEPT: Final = 10  # one of so many samples is stored
@@ -178,5 +179,5 @@ def run(args: argparse.Namespace) -> int:
     if grown:
         console.print(f"more than {GROWTH:.0%} above minute {begin:g}: {', '.join(grown)}")
     if args.json:
-        args.json.write_text(json.dumps(machine("") | figures, indent=1))
+        write_whole(args.json, json.dumps(machine("") | figures, indent=1))
     return 1 if grown else 0

@@ -27,6 +27,7 @@ from molmoact_ros.utils.arguments import (
 )
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 NO_GUESSES = DraftConfig(nodes=0, around=False, patient=False, measured=False)
 WIDE_EVERY = 10  # steps; wide passes are slow on a processor
@@ -118,5 +119,5 @@ def run(args: argparse.Namespace) -> int:
         f"{found.plain_passes:.1f}; memory grew by {found.grown:.1f} MB"
     )
     if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
+        write_whole(args.json, json.dumps({"seed": args.seed, **machine(engine.digest), **asdict(found)}, indent=1))
     return 1 if found.unequal else 0

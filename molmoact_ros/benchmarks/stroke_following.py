@@ -31,6 +31,7 @@ from molmoact_ros.utils.arguments import (
 )
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 PATIENCE: Final = 15.0
 """s for the hand to reach the stroke's end."""
@@ -151,5 +152,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(done)} strokes: {off:.1f} px of 640x480 off at the median; {reached} ends reached")
     if args.json:
         about = machine(digest(checkpoint)) | {"seed": args.seed, "off_px": off, "reached": reached}
-        args.json.write_text(json.dumps(about | {"strokes": [asdict(f) for f in done]}, indent=1))
+        write_whole(args.json, json.dumps(about | {"strokes": [asdict(f) for f in done]}, indent=1))
     return 0

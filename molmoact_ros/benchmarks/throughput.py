@@ -22,6 +22,7 @@ from molmoact_ros.utils.arguments import above_zero, add_checkpoint, add_dtype, 
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.progress import progress_bar
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 
 Row = dict[str, float]
 
@@ -106,5 +107,5 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(f"{row['robots']}", *(f"{cell:.1f}" for cell in cells))
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, **machine(engine.digest), "rows": rows}, indent=1))
+        write_whole(args.json, json.dumps({"seed": args.seed, **machine(engine.digest), "rows": rows}, indent=1))
     return 0

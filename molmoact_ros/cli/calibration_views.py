@@ -17,6 +17,7 @@ from molmoact_ros.cameras.image_encodings import rgb_pixels
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.robots.view_collector import ViewCollector
+from molmoact_ros.utils.whole_file import write_whole
 
 VIEWS: Final = "views.yaml"
 """File of a folder with the intrinsics, and of each view its image and joints."""
@@ -53,7 +54,7 @@ class ViewFolder:
         file = f"{shot.name}.png"
         Image.fromarray(shot.image).save(self._folder / file)
         self._content["views"].append({"image": file, "joints": shot.joints})
-        (self._folder / VIEWS).write_text(yaml.safe_dump(self._content, sort_keys=False))
+        write_whole(self._folder / VIEWS, yaml.safe_dump(self._content, sort_keys=False))
 
 
 def read_views(folder: Path) -> tuple[CameraIntrinsics, dict[str, str], list[CameraShot]]:

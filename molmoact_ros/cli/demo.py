@@ -30,6 +30,7 @@ from molmoact_ros.sim.scene import Task, sample_scene
 from molmoact_ros.utils.arguments import add_checkpoint, add_images, not_negative
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
+from molmoact_ros.utils.whole_file import write_whole
 from molmoact_ros.visualization.video import VideoWriter, compose_cameras, compose_frame
 
 FPS = 10.0
@@ -143,7 +144,7 @@ def demo(
     if planner == "policy":
         figures = machine(digest(checkpoint)) | asdict(row(episode, -1, robot_model(), checkpoint))
     about = {"seed": seed, "profile": profile, "planner": planner, **figures}
-    (out / "summary.json").write_text(json.dumps(about, indent=1))
+    write_whole(out / "summary.json", json.dumps(about, indent=1))
     return episode
 
 

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from molmoact_ros.ros import conversions
 from molmoact_ros.ros.transforms import transform_message
+from molmoact_ros.utils.whole_file import write_whole
 
 UNIT: Final = 1e-3
 """Greatest difference of a quaternion's norm from 1."""
@@ -68,7 +69,7 @@ class CameraPose(BaseModel):
 
     def write(self, file: Path) -> None:
         """Write the file."""
-        file.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        write_whole(file, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
     @property
     def pose(self) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import molmoact_ros
 from molmoact_ros.utils.whole_file import write_whole
 
 
@@ -28,3 +30,9 @@ def test_what_fails_leaves_the_file_before(tmp_path: Path) -> None:
     assert file.read_text() == "new"
     write_whole(Path("/dev/null"), "what is no file stays what it is")
     assert Path("/dev/null").is_char_device()
+
+
+def test_no_figures_are_written_another_way() -> None:
+    """What `--json` and `--report` name may be the figures of hours."""
+    sources = Path(molmoact_ros.__file__).parent.rglob("*.py")
+    assert not [file.name for file in sources if re.search(r"args\.\w+\.write_text\(", file.read_text())]
