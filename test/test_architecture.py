@@ -169,3 +169,18 @@ def array_functions() -> Iterator[tuple[str, str]]:
 def test_every_public_function_with_arrays_says_their_shapes() -> None:
     silent = [name for name, text in array_functions() if "[" not in text]
     assert not silent
+
+
+def test_an_error_of_ours_ends_a_command_in_one_line() -> None:
+    """`cli/main.py` catches these three kinds; others would show a traceback. Names with _ stay within their module."""
+    kinds = ("ValueError", "RuntimeError", "OSError", "KeyboardInterrupt")
+    within = {"CancelledStep"}  # caught by whoever cancels
+    other = {
+        cls.name
+        for file in files()
+        for cls in classes(file)
+        if not cls.name.startswith("_")
+        for base in map(ast.unparse, cls.bases)
+        if (base == "Exception" or base.endswith("Error")) and base not in kinds
+    }
+    assert other == within

@@ -29,7 +29,7 @@ RENDERING: Final = {
 """Environment variables for pictures without a display."""
 
 
-class NoLiberoError(ImportError):
+class NoLiberoError(RuntimeError):
     """LIBERO is not installed; the message says in one line what to do."""
 
 
