@@ -98,6 +98,8 @@ class SessionFolder:
         self.folder = folder
         known = self._known()
         self.task, self.wanted = task or known.get("task", ""), wanted or int(known.get("episodes", 0))
+        if not self.task.strip():
+            raise ValueError(f"{folder} does not say what its episodes show; say it with --task, in words")
         if not self.wanted:
             raise ValueError(f"{folder} is a new session; say how many episodes are wanted with --episodes")
         folder.mkdir(parents=True, exist_ok=True)

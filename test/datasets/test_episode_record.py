@@ -89,6 +89,10 @@ def test_a_folder_that_is_no_session_is_left_alone(tmp_path: Path) -> None:
         SessionFolder(tmp_path, TASK, 5)
     with pytest.raises(ValueError, match="--episodes"):
         SessionFolder(tmp_path / "new", TASK, 0)
+    for nothing in ("", " "):
+        with pytest.raises(ValueError, match="--task"):
+            SessionFolder(tmp_path / "new", nothing, 5)
+    assert not (tmp_path / "new").exists()
     assert not (tmp_path / "new").exists()
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / SESSION).write_text("{")
