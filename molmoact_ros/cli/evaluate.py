@@ -35,15 +35,18 @@ def swapped(scene: Scene) -> str:
     return Task(other, scene.task.target, scene.task.verb).instruction
 
 
-def evaluate(episodes: int, seed: int, checkpoint: Path, swap: bool) -> Iterator[Row]:
-    """Yield the figures of each episode; scenes are seeds `seed`, `seed` + 1, ... With `swap`, see `swapped`."""
+def evaluate(episodes: int, seed: int, checkpoint: Path, swap: bool, task: str = "") -> Iterator[Row]:
+    """Yield the figures of each episode; scenes are seeds `seed`, `seed` + 1, ...
+
+    task: asked in every scene; empty: what the scene asks for, or with `swap` see `swapped`.
+    """
     use_environment()
     profile = Profile.read("sim").with_parameters({"policy": {"checkpoint": str(checkpoint)}})
     logs = tempfile.TemporaryDirectory(prefix="molmoact-")
     with logs, Bringup(profile, Path(logs.name)) as graph, Session() as client:
         client.wait_until_ready(profile.nodes, graph.check)
         for number in range(seed, seed + episodes):
-            wanted = swapped(sample_scene(number)) if swap else ""
+            wanted = swapped(sample_scene(number)) if swap else task
             asked = client.reset(number, wanted)
             episode = client.run(asked, number, TIMEOUT, graph.check)
             yield row(episode, -1, robot_model(), checkpoint)
@@ -69,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=not_negative(int), default=1000, help="the first scene; training uses seeds from a million on"
     )
     asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--task", default="", help="ask for this in every scene; default: what the scene asks for")
     asked.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     asked.add_argument(
         "--steer",
@@ -109,7 +113,9 @@ def _steered(args: argparse.Namespace) -> int:
 
 def _asked(args: argparse.Namespace) -> int:
     console, rows, checkpoint = Console(), [], checkpoint_of(args)
-    for done in evaluate(args.episodes, args.seed, checkpoint, args.swap):
+    if args.task:
+        Task.parse(args.task)  # said before the nodes start
+    for done in evaluate(args.episodes, args.seed, checkpoint, args.swap, args.task):
         rows.append(done)
         mark = "[green]yes[/]" if done.success else "[red]no[/] "
         console.print(f"{done.seed} {mark} {done.instruction}; first lifted: {done.first_lifted or 'nothing'}")
