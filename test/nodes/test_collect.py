@@ -255,14 +255,12 @@ def test_the_scripted_expert_corrects_a_policy_and_gives_the_arm_back(desk: Desk
     assert record is not None and record.interventions and record.checkpoint
     assert all(record.begin <= begin < end <= record.end for begin, end in record.interventions)
     with Recording(bag) as recording:
-        corrected = of_bag(recording, robot_model(), 10.0, task).interventions
         said = [message for _, message in recording.decoded("/controller/safety_status")]
     states = [a.state for a, b in pairwise(said) if a.state != b.state] + [said[-1].state]
     moved = [state for state in states if state in (SafetyStatus.POLICY, SafetyStatus.TELEOP)]
     moved = moved[moved.index(SafetyStatus.POLICY) :]
     assert moved[:3] == [SafetyStatus.POLICY, SafetyStatus.TELEOP, SafetyStatus.POLICY], "it goes on where they let go"
     assert moved.count(SafetyStatus.TELEOP) == len(record.interventions)
-    assert corrected is not None and corrected.any() and not corrected.all()
 
 
 class StubbornPolicy:
