@@ -37,6 +37,9 @@ ANSWER: Final = 5.0
 """s after which a call that was not answered is made again."""
 PASSIVE: Final = (SafetyStatus.IDLE, SafetyStatus.HOLD)
 """States of a controller that nobody moves."""
+AHEAD: Final = 4
+"""Actions of the expert's plan whose mean velocity the arm is moved by: it follows with a delay of about 0.15 s, in
+which the first action alone would swing about its goal."""
 HAND_BACK: Final = 1.0
 """s after which an arm that the operator let go of, and nobody moves, is given back to the policy by command."""
 
@@ -137,9 +140,9 @@ class ScriptedOperator(TeleopClient):
         now = time.monotonic()
         self._done_since = (self._done_since or now) if reply.done else None
         scene, phase = observe(reply)
-        action = Expert(scene).plan(phase).chunk()[0]
-        self._twist = action[:6] / STEP
-        self._opening = OPEN if action[6] > 0.5 else 0.0
+        chunk = Expert(scene).plan(phase).chunk()
+        self._twist = velocity_ahead(chunk)
+        self._opening = OPEN if chunk[0, 6] > 0.5 else 0.0
         others = set(held_objects(reply)) - {scene.task.object}
         self._moment = TaskMoment(phase.tcp, phase.held, bool(others) and not phase.held, bool(reply.done))
 
@@ -154,6 +157,17 @@ class ScriptedOperator(TeleopClient):
             client.remove_pending_request(future)
         self._calls[client] = time.monotonic(), (future := client.call_async(request))
         self.when_done(future, lambda done: then(done.result()))
+
+
+def velocity_ahead(chunk: np.ndarray) -> np.ndarray:
+    """The mean velocity [6] m/s and rad/s of a chunk's next actions, as far as the gripper's command stays the same.
+
+    An arm that has to stand now, while fingers move, stands. chunk: float [n, 7], as `ExpertPlan.chunk` gives it.
+    """
+    if not chunk[0, :6].any():
+        return np.zeros(6)
+    same = np.cumprod(chunk[:AHEAD, 6] == chunk[0, 6], dtype=bool)
+    return np.asarray(chunk[:AHEAD][same, :6].mean(axis=0) / STEP)
 
 
 def observe(truth: SceneTruth.Response) -> tuple[Scene, ExpertPhase]:
