@@ -37,36 +37,36 @@ def swapped(scene: Scene) -> str:
     return Task(other, scene.task.target, scene.task.verb).instruction
 
 
-def evaluate(episodes: int, seed: int, checkpoint: Path, swap: bool, period: float = PERIOD) -> Iterator[Row]:
-    """Yield the figures of each episode; scenes are seeds `seed`, `seed` + 1, ... With `swap`, see `swapped`.
+def asked_scenes(episodes: int, seed: int, swap: bool, task: str) -> list[tuple[int, Scene]]:
+    """The scenes of the seeds `seed`, `seed` + 1, ..., with what is asked in them.
 
-    period: least time from one plan's image to the next's, s.
+    task: asked in every scene; empty: what the scene asks for, or with `swap` see `swapped`. Raises ValueError for a
+    task that the workcell does not know.
     """
+    numbers = range(seed, seed + episodes)
+    return [(number, sample_scene(number, None, swapped(sample_scene(number)) if swap else task)) for number in numbers]
+
+
+def evaluate(scenes: list[tuple[int, Scene]], checkpoint: Path, period: float = PERIOD) -> Iterator[Row]:
+    """Yield the figures of an episode in each scene. period: least time from one plan's image to the next's, s."""
     use_environment()
     profile = Profile.read("sim").with_parameters({"policy": {"checkpoint": str(checkpoint), "period": period}})
     logs = tempfile.TemporaryDirectory(prefix="molmoact-")
     with logs, Bringup(profile, Path(logs.name)) as graph, Session() as client:
         client.wait_until_ready(profile.nodes, graph.check)
-        for number in range(seed, seed + episodes):
-            wanted = swapped(sample_scene(number)) if swap else ""
-            asked = client.reset(number, wanted)
+        for number, scene in scenes:
+            asked = client.reset(number, scene.task.instruction)
             episode = client.run(asked, number, TIMEOUT, graph.check)
             yield row(episode, -1, robot_model(), checkpoint)
 
 
 def evaluate_in_lockstep(
-    episodes: int, seed: int, checkpoint: Path, swap: bool, period: float = PERIOD, moved_cameras: bool = False
+    scenes: list[tuple[int, Scene]], checkpoint: Path, period: float = PERIOD, moved_cameras: bool = False
 ) -> Iterator[Row]:
     """The same without ROS, in simulated time. moved_cameras: see `lockstep.run_scenes`."""
     engine, robot = open_engine(EngineOptions(), checkpoint), robot_model()
-    scenes = ((number, _scene(number, swap)) for number in range(seed, seed + episodes))
     vq = load_depth_decoder(checkpoint)
     yield from lockstep.run_scenes(Workcell(robot), engine, vq, robot, scenes, period, moved_cameras)
-
-
-def _scene(seed: int, swap: bool) -> Scene:
-    scene = sample_scene(seed)
-    return sample_scene(seed, instruction=swapped(scene)) if swap else scene
 
 
 def show(rows: list[Row], console: Console) -> None:
@@ -89,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=not_negative(int), default=1000, help="the first scene; training uses seeds from a million on"
     )
     asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--task", default="", help="ask for this in every scene; default: what the scene asks for")
     asked.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     asked.add_argument(
         "--steer",
@@ -147,8 +148,9 @@ def _steered(args: argparse.Namespace) -> int:
 
 def _asked(args: argparse.Namespace) -> int:
     rows, checkpoint = [], checkpoint_of(args)
-    what = (args.episodes, args.seed, checkpoint, args.swap, args.period)
-    outcomes = evaluate_in_lockstep(*what, args.moved_cameras) if args.lockstep else evaluate(*what)
+    scenes = asked_scenes(args.episodes, args.seed, args.swap, args.task)
+    how = scenes, checkpoint, args.period
+    outcomes = evaluate_in_lockstep(*how, args.moved_cameras) if args.lockstep else evaluate(*how)
     for done in tqdm(outcomes, total=args.episodes, unit="episode", mininterval=5):
         rows.append(done)
         mark = "yes" if done.success else "no "

@@ -24,6 +24,7 @@ FRONT_LOOK_AT = np.array([0.47, 0.0, 0.04])
 PARKED = np.array([-3.0, 0.0, -0.5])
 LIFTED = 0.10  # m above the table: an object this high counts as picked up
 INSIDE = 0.065  # m from a target's centre: an object released here counts as delivered
+ON_TOP = 0.02  # m from the centre of the object below: one that stands nearer to it is stacked
 
 
 def front_pose() -> tuple[np.ndarray, np.ndarray]:
@@ -174,6 +175,11 @@ class Workcell(Cell):
         position = self.object_position(self.task.object)
         if self.task.target is None:
             return Progress(self._first, bool(self._held(self.task.object) and position[2] > LIFTED))
-        offset = np.linalg.norm(position[:2] - self.object_position(self.task.target)[:2])
-        resting = position[2] < self.rest_height(self.task.object) + 0.03
-        return Progress(self._first, bool(offset < INSIDE and resting and self.arm.opening > 0.06))
+        below = self.object_position(self.task.target)
+        offset, rest = np.linalg.norm(position[:2] - below[:2]), self.rest_height(self.task.object)
+        if self.task.stacks:
+            standing = below[2] + self.rest_height(self.task.target) + rest
+            there = offset < ON_TOP and abs(position[2] - standing) < 0.006
+        else:
+            there = offset < INSIDE and position[2] < rest + 0.03
+        return Progress(self._first, bool(there and self.arm.opening > 0.06))
