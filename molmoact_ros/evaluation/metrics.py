@@ -11,7 +11,7 @@ import numpy as np
 
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.reasoning.trace import pixels_from_trace
-from molmoact_ros.sim.scene import Scene, Task
+from molmoact_ros.sim.scene import LONG_SHAPES, SHAPES, Scene, Task
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.expert import Expert
 from molmoact_ros.utils.provenance import machine
@@ -44,7 +44,7 @@ class Row:
 
 def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
     """Mean distance in pixels between the first plan's trace, int [n, 2] in 0..255, and the expert's from home."""
-    cell = Workcell(robot)
+    cell = Workcell(robot, shapes=SHAPES + LONG_SHAPES)
     cell.reset(scene)
     return trace_error_in(cell, scene, trace)
 
