@@ -167,7 +167,7 @@ def sample_scene(
     """
     rng = np.random.default_rng(seed)
     asked = Task.parse(instruction) if instruction else None
-    needed = [] if asked is None else [name for name in (asked.object, asked.target) if name in OBJECTS]
+    needed = [] if asked is None else [name for name in (asked.object, asked.target) if name in EVERY_OBJECT]
     if not set(needed) <= set(objects_of(shapes)):
         raise ValueError(f"cannot ask {instruction!r} here: the objects are of the shapes {', '.join(shapes)}")
     count = max(len(needed), 1 + (int(rng.integers(3, 6)) if distractors is None else distractors))
