@@ -9,9 +9,9 @@ import pytest
 
 from molmoact_ros.cli.evaluate import asked_scenes
 from molmoact_ros.evaluation import metrics, rollout
-from molmoact_ros.evaluation.expert_policy import ExpertPolicy
 from molmoact_ros.evaluation.lockstep import run_scenes
 from molmoact_ros.evaluation.rollout import LATENCY, PERIOD
+from molmoact_ros.evaluation.workcell_expert import WorkcellExpert
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.sim.scene import sample_scene
 from molmoact_ros.sim.table_workcell import Workcell
@@ -26,7 +26,7 @@ class Seen:
     position: np.ndarray
 
 
-class Watched(ExpertPolicy):
+class Watched(WorkcellExpert):
     """The expert, which also keeps what it was shown."""
 
     def __init__(self, cell: Workcell) -> None:
@@ -65,7 +65,7 @@ def test_the_expert_does_its_tasks_and_is_judged_as_live(cell: Workcell, moved: 
 
 def test_what_is_not_done_in_time_has_failed(cell: Workcell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout, "TIMEOUT", 0.5)
-    (row,) = run_scenes(cell, ExpertPolicy(cell), None, robot_model(), asked_scenes(1, 5001, False, ""))
+    (row,) = run_scenes(cell, WorkcellExpert(cell), None, robot_model(), asked_scenes(1, 5001, False, ""))
     assert not row.success and row.message.startswith("not done")
 
 
