@@ -16,7 +16,7 @@ from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.cli import evaluate_gym, evaluate_suite, evaluate_two_arms
-from molmoact_ros.cli.demo import row
+from molmoact_ros.cli.demo import for_checkpoint, row
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import load_depth_decoder, read_tokenizer
 from molmoact_ros.engine.model.weight_files import digest
@@ -62,8 +62,7 @@ def evaluate(
     period: least time from one plan's image to the next's, s.
     """
     use_environment()
-    policy = {"checkpoint": str(checkpoint), "period": period}
-    profile = Profile.read("sim").with_parameters({"policy": policy, "sim": {"shapes": list(shapes)}})
+    profile = for_checkpoint(Profile.read("sim"), checkpoint, shapes, period=period)
     logs = tempfile.TemporaryDirectory(prefix="molmoact-")
     with logs, Bringup(profile, Path(logs.name)) as graph, Session() as client:
         client.wait_until_ready(profile.nodes, graph.check)
