@@ -237,7 +237,7 @@ class Sampler:
     def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """One sample: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
         scene, state, q, rng = self.moment(seed)
-        self._pose(scene, state, q)
+        self.pose(scene, state, q)
         images, depth = self._look()
         things = things_in(scene, state)
         traces, actions, texts = self.labels(scene, state, rng)
@@ -271,7 +271,8 @@ class Sampler:
         traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
         return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task in tasks]
 
-    def _pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
+    def pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
+        """Set the workcell to a state of a scene, the arm at `q` [7] rad, to be rendered."""
         self.cell.reset(scene, q, state.opening)
         if state.held or state.delivered:
             lift = GRASP_HEIGHT[scene.task.object.split()[1]] - rest_height(scene.task.object)
