@@ -159,12 +159,13 @@ class Workcell(Cell):
         if self._first is None and self.scene is not None:
             for placed in self.scene.objects:
                 if (
-                    self._held(placed.name)
+                    self.held(placed.name)
                     and self.object_position(placed.name)[2] > self.rest_height(placed.name) + 0.02
                 ):
                     self._first = placed.name
 
-    def _held(self, name: str) -> bool:
+    def held(self, name: str) -> bool:
+        """Whether an object is between closed fingers."""
         near = np.linalg.norm(self.object_position(name) - self.arm.tcp_position) < 0.045
         return bool(near and self.arm.opening < GRASP_WIDTH[name.split()[1]] + 0.012)
 
@@ -174,7 +175,7 @@ class Workcell(Cell):
             raise RuntimeError("the workcell has no scene yet: call reset first")
         position = self.object_position(self.task.object)
         if self.task.target is None:
-            return Progress(self._first, bool(self._held(self.task.object) and position[2] > LIFTED))
+            return Progress(self._first, bool(self.held(self.task.object) and position[2] > LIFTED))
         below = self.object_position(self.task.target)
         offset, rest = np.linalg.norm(position[:2] - below[:2]), self.rest_height(self.task.object)
         if self.task.stacks:
