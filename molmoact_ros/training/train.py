@@ -71,6 +71,7 @@ class AnswerStageConfig(StageConfig):
     depth: float = 0.2  # fraction of batches with depth codes in their answers
     news: float = 1.0  # weight of action values that differ from the previous action's
     steered: float = 0.0  # fraction of batches with strokes on their images
+    short: float = 0.0  # fraction of the other batches whose answers end after three actions
 
 
 class RoundConfig(AnswerStageConfig):
@@ -219,7 +220,7 @@ class NanoRecipe:
         return [file for round_ in rounds for file in sorted(round_.glob("part*.npz"))], figures
 
     def _batches(self, maker: BatchMaker, config: AnswerStageConfig, seed: int, first: int) -> Iterator[Batch]:
-        return maker.batches(config.batch, config.asked, config.depth, seed, first, config.steered)
+        return maker.batches(config.batch, config.asked, config.depth, seed, first, config.steered, config.short)
 
     def _prepare_depth(self) -> None:
         vq = depth_vq(self.data, self.folder, self.config.seed)
