@@ -18,10 +18,10 @@ from molmoact_ros.reasoning.depth_tokens import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.prompts import prompt
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, sequence_ids
 from molmoact_ros.reasoning.trace import trace_from_pixels
-from molmoact_ros.sim.scene import OBJECTS, TARGETS
+from molmoact_ros.sim.scene import TARGETS
 from molmoact_ros.training.demonstrations import THINGS, Demonstrations
 from molmoact_ros.training.nano_model import NORM_KEY, PROCESSOR, ordered_tokens, view_patches
-from molmoact_ros.training.trace_augmentation import HEIGHT, SOON, WIDTH, Stroke, chunk, draw_stroke, overlay, projected
+from molmoact_ros.training.trace_augmentation import HEIGHT, SOON, WIDTH, Stroke, chunk, draw_stroke, overlay
 
 REACH = 8  # ids on either side that a soft target covers
 ACTION_SPREAD, TRACE_SPREAD = 3.0, 1.5  # standard deviations of soft targets, in bins and in coordinates
@@ -132,10 +132,11 @@ class BatchMaker:
         data, hand = self.data, self.data.hand[i].astype(float)
         there = {THINGS[k]: data.places[i, k] * (WIDTH, HEIGHT) for k in range(len(THINGS)) if k != data.held[i]}
         there = {name: pixel for name, pixel in there.items() if not np.isnan(pixel).any()}
-        objects = {name: pixel for name, pixel in there.items() if name in OBJECTS}
+        objects = {name: pixel for name, pixel in there.items() if name not in TARGETS}
         targets = [pixel for name, pixel in there.items() if name in TARGETS]
-        held, pixel = bool(data.held[i] >= 0), projected(hand[None])[0]
-        stroke = draw_stroke(pixel, objects, targets, held, rng)
+        view = data.view(i)
+        held, pixel = bool(data.held[i] >= 0), view.project(hand[None])[0]
+        stroke = draw_stroke(pixel, objects, targets, held, rng, view)
         actions = chunk(stroke, hand, held)
         said = len(data.texts) if rng.random() < 0.3 else int(rng.choice(data.instructions[i]))
         start = self.steered_prompts[said]
@@ -196,7 +197,7 @@ class BatchMaker:
                 stroke, path = known
                 start = parts[row][2]
                 ahead = path[AHEAD - 1]
-                points[row, start - 1] = projected((hand[row] + ahead)[None])[0] / (WIDTH, HEIGHT)
+                points[row, start - 1] = stroke.view.project((hand[row] + ahead)[None])[0] / (WIDTH, HEIGHT)
                 offsets[row, start - 1] = ahead
                 moves[row] = path[np.array(SOON) - 1]
                 windows[row] = stroke.windows(*self.grid)

@@ -41,7 +41,7 @@ from molmoact_ros.training.run_report import write_report
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, space_errors
 from molmoact_ros.training.stage_depth_vq import depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
-from molmoact_ros.training.tokenizer import build_tokenizer
+from molmoact_ros.training.tokenizer import SHAPES, build_tokenizer
 from molmoact_ros.training.training_run import (
     Stage,
     StageConfig,
@@ -79,12 +79,18 @@ class RoundConfig(AnswerStageConfig):
 
     episodes: int
     seconds: float = 30.0  # of simulated time: the longest episode
-    drawn: float = 0.0  # fraction of episodes whose appearance is drawn
     met: float = 0.5  # fraction of batches from the moments that the policy met, in this round or before
 
 
 class TrainConfig(TrainingRunConfig):
-    """Hyperparameters of all stages. rounds: of correction. held: moments that are held out."""
+    """Hyperparameters of all stages.
+
+    varied: fraction of the moments with a drawn appearance. shapes: of the objects. rounds: of correction. held:
+    moments that are held out.
+    """
+
+    varied: float = 0.5
+    shapes: tuple[str, ...] = SHAPES
 
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
     answer: AnswerStageConfig = AnswerStageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
@@ -213,7 +219,14 @@ class NanoRecipe:
             self.save(folder / "policy")
         config, first = self.config.correction, ROUND_SEED + (number - 1) * ROUND_APART
         order = CorrectionRound(
-            folder / "policy", self.device.type, folder, first, config.episodes, config.seconds, config.drawn
+            folder / "policy",
+            self.device.type,
+            folder,
+            first,
+            config.episodes,
+            config.seconds,
+            self.config.varied,
+            self.config.shapes,
         )
         _, figures = self.correct(order)
         rounds = [self.folder / f"round{n}" for n in range(1, number + 1)]
@@ -259,9 +272,12 @@ def train_nano(
     begun = None if start is None else load_checkpoint(start)
     times = StageTimes(folder / "times.json")
     with times.measured("demonstrations"):
-        files = collect_all(robot, folder / "demonstrations", samples, workers, lambda made, of: times.save())
+        files = collect_all(
+            robot, folder / "demonstrations", samples, workers, config.varied, config.shapes,
+            lambda made, of: times.save(),
+        )  # fmt: skip
         if not (folder / HELD).exists():
-            collect(robot, HELD_SEED, config.held, folder / HELD)
+            collect(robot, HELD_SEED, config.held, folder / HELD, config.varied, config.shapes)
         data = Demonstrations.load(files)
     if start is not None and not (folder / DEPTH).exists():
         shutil.copy(start / DEPTH, folder / DEPTH)  # the codebook that the weights were trained with
