@@ -91,7 +91,8 @@ class BatchMaker:
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
         self.steered_prompts = [self.encode(prompt(text, 2, steered=True)) for text in [*data.texts, NOTHING_SAID]]
         self.stats, self.stroke_name = stats, torch.tensor(self.steered_prompts[-1][-1])
-        self.things = torch.tensor([tokenizer.token_to_id(f" {thing}") for thing in THINGS])
+        names = [tokenizer.token_to_id(f" {thing}") for thing in THINGS]
+        self.things = torch.tensor([-1 if name is None else name for name in names])  # -1: there is no token for it
         x, y, first, others = ordered_tokens(tokenizer)
         self.coordinates, self.action_ids = torch.tensor([x, y]), np.array(first + others)
         self.pooled, (self.grid,) = torch.from_numpy(pictures.indices), pictures.grids[0]

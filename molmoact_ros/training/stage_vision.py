@@ -62,12 +62,14 @@ def vision_loss(
     batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, 24, 2], from `vision_batches`. size: see
     `restraint`.
     """
-    crops, places = (t.to(model.lm_head.weight.device) for t in batch)
+    device = model.lm_head.weight.device
+    crops, places = (t.to(device) for t in batch)
     transformer, grid = model.model.transformer, model.config.vit_config.grid
     pooled = torch.from_numpy(pooled_indices(np.arange(grid[0] * grid[1]).reshape(grid)))
-    pooled = pooled.to(crops.device).expand(len(crops), -1, -1)
+    pooled = pooled.to(device).expand(len(crops), -1, -1)
     features = model.image_features(crops, pooled)
-    patch, names = transformer.wte(torch.tensor(model.config.image_patch_id)), transformer.wte(maker.things)
+    patch = transformer.wte(torch.tensor(model.config.image_patch_id, device=device))
+    names = transformer.wte(maker.things.to(device))
     tokens = transformer.ln_f(features + patch.detach())
 
     row, thing = (~places.isnan().any(-1)).nonzero(as_tuple=True)

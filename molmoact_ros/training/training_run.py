@@ -275,6 +275,7 @@ def made_ahead(batches: Callable[[int], Iterator[Any]], first: int) -> Iterator[
 
     The process is forked, so that it shares the data; it ends with the iterator, or with this process.
     """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork
     data = _Numbered(batches, first)
     return iter(DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=2, multiprocessing_context="fork"))
 
