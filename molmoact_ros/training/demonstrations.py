@@ -236,8 +236,7 @@ class Sampler:
 
     def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """One sample: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
-        scene, state, q, rng = self.moment(seed)
-        self._pose(scene, state, q)
+        scene, state, rng = self.pose(seed)
         images, depth = self._look()
         things = things_in(scene, state)
         traces, actions, texts = self.labels(scene, state, rng)
@@ -247,6 +246,12 @@ class Sampler:
             "held": np.array(THINGS.index(scene.task.object) if state.held else -1),
         }  # fmt: skip
         return arrays, texts
+
+    def pose(self, seed: int) -> tuple[Scene, ExpertPhase, np.random.Generator]:
+        """Pose the workcell as in the moment of a seed: its scene, its state, the generator for further sampling."""
+        scene, state, q, rng = self.moment(seed)
+        self._pose(scene, state, q)
+        return scene, state, rng
 
     def moment(self, seed: int) -> tuple[Scene, ExpertPhase, np.ndarray, np.random.Generator]:
         """The scene, state and joint positions [7] rad of a seed, and the generator for further sampling."""
