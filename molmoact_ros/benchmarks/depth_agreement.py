@@ -18,9 +18,6 @@ AROUND: Final = 10
 """Pixels round a thing whose table is compared with it."""
 FEW: Final = 20
 """Pixels: a thing of which less is seen is not judged."""
-NOISE: Final = 0.08 / (460.0 * 0.05)
-"""Of inverse depth, 1/m: 0.08 px of disparity (assumed for a surface with texture) at a focal length of 460 px and
-50 mm between the imagers, which a D435 has at 848x480 (Intel D400 datasheet, 337029). At 0.85 m that is 2.5 mm."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +78,6 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     known = [value for value in values if not np.isnan(value)]
     mean = float(np.mean(known)) if known else None
     return {"mean": mean, "interval": mean_interval(known), "moments": len(known)}
-
-
-def with_sensor_noise(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`depth`, float [H, W] m (0: not known), with `NOISE` that is alike over some five pixels, as by stereo."""
-    noise = cv2.GaussianBlur(rng.standard_normal(depth.shape).astype(np.float32), (0, 0), 2.0)
-    inverse = 1.0 / np.where(depth > 0, depth, 1.0) + noise * NOISE / noise.std()
-    return np.where(depth > 0, 1.0 / inverse, 0.0)
 
 
 def perplexity(codes: np.ndarray) -> float:

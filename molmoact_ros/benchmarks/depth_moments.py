@@ -49,7 +49,8 @@ def sample_moments(robot: Path, count: int, seed: int) -> Iterator[DepthMoment]:
 
 
 def _moment(sampler: Sampler, seed: int) -> DepthMoment:
-    cell, (scene, state, _) = sampler.cell, sampler.pose(seed)
+    cell, (scene, state, q, _) = sampler.cell, sampler.moment(seed)
+    sampler.pose(scene, state, q)
     front, depth = cell.render("front")
     seen = Observation((front, cell.render("wrist")[0]), scene.task.instruction, 0.0, depth=depth)
     held = np.zeros(depth.shape, bool)

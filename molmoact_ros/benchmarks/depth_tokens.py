@@ -20,10 +20,10 @@ from molmoact_ros.benchmarks.depth_agreement import (
     perplexity,
     summarised,
     summary,
-    with_sensor_noise,
 )
 from molmoact_ros.benchmarks.depth_moments import DepthMoment, sample_moments
 from molmoact_ros.benchmarks.reporting import new_table, write_figures
+from molmoact_ros.cameras.depth_noise import with_sensor_noise
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import find_depth_vq, load_depth_vq
 from molmoact_ros.engine.model.depth_vq import INPUT, DepthVq, Span, depth_in_metres, inverse_span, relative_depth

@@ -236,7 +236,8 @@ class Sampler:
 
     def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """One sample: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
-        scene, state, rng = self.pose(seed)
+        scene, state, q, rng = self.moment(seed)
+        self.pose(scene, state, q)
         images, depth = self._look()
         things = things_in(scene, state)
         traces, actions, texts = self.labels(scene, state, rng)
@@ -246,12 +247,6 @@ class Sampler:
             "held": np.array(THINGS.index(scene.task.object) if state.held else -1),
         }  # fmt: skip
         return arrays, texts
-
-    def pose(self, seed: int) -> tuple[Scene, ExpertPhase, np.random.Generator]:
-        """Pose the workcell as in the moment of a seed: its scene, its state, the generator for further sampling."""
-        scene, state, q, rng = self.moment(seed)
-        self._pose(scene, state, q)
-        return scene, state, rng
 
     def moment(self, seed: int) -> tuple[Scene, ExpertPhase, np.ndarray, np.random.Generator]:
         """The scene, state and joint positions [7] rad of a seed, and the generator for further sampling."""
@@ -276,7 +271,8 @@ class Sampler:
         traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
         return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task in tasks]
 
-    def _pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
+    def pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
+        """Set the workcell to a state of a scene, the arm at `q` [7] rad, to be rendered."""
         self.cell.reset(scene, q, state.opening)
         if state.held or state.delivered:
             lift = GRASP_HEIGHT[scene.task.object.split()[1]] - rest_height(scene.task.object)
@@ -287,7 +283,7 @@ class Sampler:
         front, depth = self.cell.render("front")
         wrist, _ = self.cell.render("wrist")
         size = DEPTH_VIEW[::-1]
-        small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST).astype(np.float16)
+        small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.float16)
         return np.stack([resize(front, VIEW), resize(wrist, VIEW)]), small
 
     def _places(self, things: np.ndarray) -> np.ndarray:

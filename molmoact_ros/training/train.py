@@ -23,7 +23,7 @@ from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import Demonstrations, collect_all
 from molmoact_ros.training.nano_model import initialise, nano_config, save_nano
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss
-from molmoact_ros.training.stage_depth_vq import depth_codes, depth_vq
+from molmoact_ros.training.stage_depth_vq import DepthVqConfig, depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import build_tokenizer
 from molmoact_ros.training.training_run import (
@@ -51,6 +51,7 @@ class AnswerStageConfig(StageConfig):
 class TrainConfig(TrainingRunConfig):
     """Hyperparameters of all stages."""
 
+    depth_vq: DepthVqConfig = DepthVqConfig()
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
     answer: AnswerStageConfig = AnswerStageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
     action: AnswerStageConfig = AnswerStageConfig(
@@ -112,7 +113,8 @@ class NanoRecipe:
         return Stage(config, nn.ModuleList([self.model, self.space]), batches, loss, self._prepare_depth)
 
     def _prepare_depth(self) -> None:
-        vq = depth_vq(self.data, self.folder, self.config.seed)
+        config = self.config.depth_vq.model_copy(update={"seed": self.config.seed, "ahead": self.config.ahead})
+        vq = depth_vq(self.data, self.folder, config)
         self.maker.codes = partial(depth_codes, vq, self.data)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from molmoact_ros.benchmarks.depth_agreement import NOISE, STANDS, agreement, perplexity, with_sensor_noise
+from molmoact_ros.benchmarks.depth_agreement import STANDS, agreement, perplexity
 from molmoact_ros.benchmarks.depth_moments import DepthMoment, sample_moments
 from molmoact_ros.cli.main import main
 from molmoact_ros.reasoning.observation import Observation
@@ -61,15 +61,6 @@ def test_what_is_in_front_of_the_arm_does_not_count(made: DepthMoment) -> None:
 def test_a_moment_without_things_has_no_figures(made: DepthMoment) -> None:
     empty = replace(made, depth=made.bare, held=np.zeros_like(made.held))
     assert np.isnan(list(vars(agreement(empty, made.bare)).values())).all()
-
-
-def test_noise_is_of_the_inverse_and_unknown_stays_unknown() -> None:
-    depth = np.full((480, 640), 0.85)
-    depth[:40] = 0.0
-    noisy = with_sensor_noise(depth, np.random.default_rng(0))
-    assert not noisy[:40].any()
-    assert (1 / noisy[40:] - 1 / 0.85).std() == pytest.approx(NOISE, rel=0.05)
-    assert np.abs(np.diff(noisy[40:], axis=1)).mean() < 0.6 * noisy[40:].std(), "neighbours are alike"
 
 
 def test_perplexity_counts_codes_by_their_use() -> None:

@@ -108,6 +108,13 @@ class DepthVq(nn.Module):
         """The embeddings of the codes, float [codes, dim]."""
         return self._vq_vae._embedding
 
+    def set_codebook(self, embedding: Tensor, share: Tensor) -> None:
+        """Take `embedding`, float [codes, dim], with each code's share of use, float [codes]."""
+        book = self._vq_vae
+        book._embedding.copy_(embedding)
+        book._ema_cluster_size.copy_(share)
+        book._ema_w.copy_(embedding * share.unsqueeze(1))
+
     def nearest(self, features: Tensor) -> Tensor:
         """Codes int64 [...] whose embeddings are nearest to features [..., dim]."""
         book = self.codebook
