@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from molmoact_ros.reasoning.depth_tokens import GRID
+from molmoact_ros.engine.model.depth_vq import GRID
 from molmoact_ros.training.table_relief import SIDE
 
 HIGH: Final = 0.06
