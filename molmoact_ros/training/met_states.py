@@ -17,7 +17,6 @@ from molmoact_ros.training.demonstrations import ASKED, THINGS, Sampler
 from molmoact_ros.training.expert import ExpertPhase, see
 
 FARTHEST = 1.0  # m from the base: what lies beyond is out of reach and of the front camera's view
-SUNK = 0.02  # m below its rest on the table: an object there has fallen off
 UPRIGHT = np.cos(np.radians(30))  # of the vertical axis of a cylinder that still stands
 SLACK = 0.004  # m of opening beyond an object's width: fingers this far open still hold it, wider ones close on it
 
@@ -56,11 +55,8 @@ def _placed(cell: Workcell, before: Placed) -> Placed:
 def on_the_table(cell: Workcell) -> bool:
     """Whether every object of the scene still is on the table or in the hand, within reach."""
     assert cell.scene is not None
-    positions = {placed.name: cell.object_position(placed.name) for placed in cell.scene.objects}
-    return all(
-        np.linalg.norm(position) < FARTHEST and position[2] > cell.rest_height(name) - SUNK
-        for name, position in positions.items()
-    )
+    positions = [cell.object_position(placed.name) for placed in cell.scene.objects]
+    return all(np.linalg.norm(position) < FARTHEST and position[2] > 0 for position in positions)
 
 
 def fallen(cell: Workcell, name: str) -> bool:
