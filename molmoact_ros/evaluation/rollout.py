@@ -52,9 +52,9 @@ def observe(cell: Workcell, instruction: str, now: float, trace: np.ndarray | No
 
 def run_episode(
     cell: Workcell, engine: InferenceEngine, controller: Controller, scene: Scene,
-    watch: Callable[[Observation, Reasoning], None] | None = None, period: float = PERIOD,
+    watch: Callable[[Observation, Reasoning], None] | None = None, period: float = PERIOD, timeout: float = TIMEOUT,
 ) -> EpisodeResult:  # fmt: skip
-    """Run one episode from the arm's home until success or TIMEOUT.
+    """Run one episode from the arm's home until success, for `timeout` s of simulated time at most.
 
     watch: called after every complete step, before the workcell moves on. period: least time from image to image, s; 0:
     the next image is captured when the last one's plan takes effect.
@@ -63,7 +63,7 @@ def run_episode(
     result = EpisodeResult(scene.task.instruction)
     cycle_time = 1.0 / controller.config.rate
     pictured, plan = -np.inf, None
-    for cycle in range(int(TIMEOUT / cycle_time)):
+    for cycle in range(int(timeout / cycle_time)):
         now = cycle * cycle_time
         controller.update_joints(cell.arm.positions[:7], cell.arm.opening, now)
         controller.on_engine(now)

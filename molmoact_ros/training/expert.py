@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from molmoact_ros.sim.scene import GRASP_HEIGHT, GRASP_WIDTH, LONG_SHAPES, Scene, rest_height
+from molmoact_ros.sim.scene import GRASP_HEIGHT, GRASP_WIDTH, LONG_SHAPES, Scene, Task, rest_height
 from molmoact_ros.sim.table_workcell import Workcell
 
 STEP = 0.1  # s
@@ -59,14 +59,18 @@ def nearest_turn(yaw: float) -> float:
     return float((yaw + np.pi / 2) % np.pi - np.pi / 2)
 
 
-def see(cell: Workcell) -> ExpertPhase:
-    """The expert's state in a workcell with a scene, from the ground truth."""
-    assert cell.task is not None
-    name, hand = cell.task.object, cell.arm.tcp_rotation
+def see(cell: Workcell, task: Task | None = None) -> ExpertPhase:
+    """The expert's state in a workcell with a scene, from the ground truth, for its own task or another one.
+
+    Only its own can have been delivered.
+    """
+    task = task or cell.task
+    assert task is not None
+    name, hand = task.object, cell.arm.tcp_rotation
     shape = name.split()[1]
     x, y = cell.data.body(name).xmat.reshape(3, 3)[:2, 0]
     point = cell.object_position(name) + [0, 0, GRASP_HEIGHT[shape] - cell.rest_height(name)]
-    delivered = cell.task.target is not None and cell.progress().success
+    delivered = task == cell.task and task.target is not None and cell.progress().success
     long = shape in LONG_SHAPES
     yaw, grasp_yaw = (float(np.arctan2(hand[1, 0], hand[0, 0])), float(np.arctan2(y, x))) if long else (0.0, 0.0)
     return ExpertPhase(cell.arm.tcp_position, cell.arm.opening, point, cell.held(name), delivered, yaw, grasp_yaw)

@@ -1,226 +1,299 @@
 """Trains the nano model in stages, seeded and resumable.
 
-1. `vision`: the image tokens learn to identify and locate objects. 2. `answer`: the whole model learns to generate
-answers; most batches omit the depth codes to save time. 3. `action`: the same, but action values that differ from the
-previous action's weigh most, and half of the batches have a stroke drawn on the image.
+1. `depth`: a VQ-VAE learns depth codes. 2. `vision`: the image tokens learn to identify and locate objects. 3.
+`answer`: the whole model learns to generate answers; most batches omit the depth codes to save time. 4. `action`: the
+same, but action values that differ from the previous action's weigh most. 5. `strokes`: half of the batches have a
+stroke drawn on the image. 6. `round1` and so on: the policy as it is does tasks, the expert labels what it meets, and
+it learns from old and new moments.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from pydantic import BaseModel
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
-from molmoact_ros.engine.model.checkpoint import DEPTH, load_checkpoint, load_depth_vq
+from molmoact_ros.engine.model.checkpoint import DEPTH, Checkpoint, load_checkpoint, load_depth_vq
+from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets
-from molmoact_ros.training.demonstrations import Demonstrations, collect_all
-from molmoact_ros.training.nano_model import initialise, nano_config, save_nano
-from molmoact_ros.training.stage_answers import SpaceHead, answer_loss
-from molmoact_ros.training.stage_depth_vq import depth_codes, depth_vq
+from molmoact_ros.training.demonstrations import ASKED, TRAIN_SEED, Demonstrations, collect, collect_all
+from molmoact_ros.training.met_states import CorrectionRound
+from molmoact_ros.training.nano_model import (
+    FEATURE_SIZE,
+    feature_size,
+    initialise,
+    nano_config,
+    save_nano,
+    size_features,
+)
+from molmoact_ros.training.part_files import make_parts
+from molmoact_ros.training.run_report import write_report
+from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, space_errors
+from molmoact_ros.training.stage_depth_vq import DepthVqConfig, depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
-from molmoact_ros.training.tokenizer import build_tokenizer
+from molmoact_ros.training.tokenizer import SHAPES, build_tokenizer, known_shapes
+from molmoact_ros.training.training_run import (
+    Stage,
+    StageConfig,
+    StageTimes,
+    TrainingRun,
+    TrainingRunConfig,
+    begin_run,
+    check_run,
+)
 
-STAGES = ("vision", "answer", "action")
+LAST_STAGE = "strokes"  # before the rounds
+HELD = "held_out.npz"
+HELD_SEED = 900_000  # of held-out moments: none that is trained on, and none of an evaluation
+ROUND_SEED, ROUND_APART = TRAIN_SEED + 500_000, 10_000  # scenes of the first round, and how far the next one's are
+SIZED_BY = 32  # moments by which the image features' size is measured
+
+NO_STEPS = StageConfig(steps=0, batch=0, rate=0.0)
+
+Correct = Callable[[CorrectionRound], tuple[list[Path], dict[str, float]]]
+"""Collects a round to files of `Demonstrations` and figures of its episodes. It keeps what is in the round's folder."""
 
 
-class StageConfig(BaseModel):
-    """Hyperparameters of one stage. Learning rate: linear warm-up, then cosine decay to a twentieth."""
+class AnswerStageConfig(StageConfig):
+    """Hyperparameters of a stage that trains whole answers."""
 
-    steps: int
-    batch: int
     asked: int = 1  # instructions per state
     depth: float = 0.2  # fraction of batches with depth codes in their answers
     news: float = 1.0  # weight of action values that differ from the previous action's
     steered: float = 0.0  # fraction of batches with strokes on their images
-    rate: float
-    warm_up: int = 100
+    short: float = 0.0  # fraction of the other batches whose answers end after three actions
 
 
-class TrainConfig(BaseModel):
-    """Hyperparameters of all stages."""
+class RoundConfig(AnswerStageConfig):
+    """Hyperparameters of a round of correction."""
 
-    seed: int = 0
-    weight_decay: float = 0.05
-    save_every: float = 180.0  # seconds
+    episodes: int
+    seconds: float = 30.0  # of simulated time: the longest episode
+    met: float = 0.5  # fraction of batches from the moments that the policy met, in this round or before
+
+
+class TrainConfig(TrainingRunConfig):
+    """Hyperparameters of all stages.
+
+    varied: fraction of the moments with a drawn appearance. shapes: of the objects. rounds: of correction. held:
+    moments that are held out.
+    """
+
+    varied: float = 0.5
+    shapes: tuple[str, ...] = SHAPES
+
+    depth_vq: DepthVqConfig = DepthVqConfig()
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
-    answer: StageConfig = StageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
-    action: StageConfig = StageConfig(steps=8000, batch=16, asked=3, depth=0.1, news=16.0, steered=0.5, rate=1e-3)
+    answer: AnswerStageConfig = AnswerStageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
+    action: AnswerStageConfig = AnswerStageConfig(steps=12_000, batch=12, asked=3, depth=0.1, news=16.0, rate=1e-3)
+    strokes: AnswerStageConfig = AnswerStageConfig(
+        steps=5000, batch=12, asked=3, depth=0.1, news=16.0, steered=0.5, rate=5e-4
+    )
+    rounds: int = 3
+    correction: RoundConfig = RoundConfig(
+        steps=1200, batch=12, asked=3, depth=0.1, news=16.0, steered=0.25, rate=3e-4, episodes=150
+    )
+    held: int = 400
+
+    def fixed(self, samples: int, start: str) -> dict[str, Any]:
+        """What must be the same when a run is resumed. start: digest of the checkpoint that it begins with, or ""."""
+        free = {"save_every": True, "ahead": True}
+        settings = self.model_dump(exclude={**free, "rounds": True, "depth_vq": free})
+        return {"samples": samples, "start": start, "settings": settings}
 
 
-def rate_at(step: int, stage: StageConfig) -> float:
-    """The learning rate at a step of a stage."""
-    if step < stage.warm_up:
-        return stage.rate * (step + 1) / stage.warm_up
-    progress = min(1.0, (step - stage.warm_up) / max(1, stage.steps - stage.warm_up))
-    return float(stage.rate * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * progress))))
-
-
-def draw_curves(history: list[dict[str, float | str]], picture: Path) -> None:
-    """Plot the loss of each stage over its steps."""
-    figure, axes = plt.subplots(1, len(STAGES), figsize=(5 * len(STAGES), 3.5), squeeze=False)
-    for stage, ax in zip(STAGES, axes[0], strict=True):
-        points = [(entry["step"], entry["loss"]) for entry in history if entry["stage"] == stage]
-        if points:
-            ax.plot(*zip(*points, strict=True), linewidth=0.8)
-        ax.set(title=stage, xlabel="step", ylabel="loss")
-    figure.tight_layout()
-    figure.savefig(picture)
-    plt.close(figure)
-
-
-class Trainer:
-    """Holds modules, optimiser and progress; `run` trains all stages and saves regularly."""
+class NanoRecipe:
+    """The nano's modules, data and stages."""
 
     def __init__(
-        self, makers: dict[str, Callable[[int], Iterator[Any]]], config: TrainConfig, out: Path,
-        loss: dict[str, Callable[[Any], Tensor]], modules: dict[str, nn.Module],
+        self, data: Demonstrations, folder: Path, config: TrainConfig, begun: Checkpoint | None = None,
+        correct: Correct | None = None,
     ) -> None:  # fmt: skip
-        """For each stage, makers: its batches from a number on; loss; modules: what it trains. out: output folder."""
-        self.makers, self.config, self.out = makers, config, out
-        self.loss, self.modules = loss, nn.ModuleDict(modules)
-        self.stage, self.step = STAGES[0], 0
-        self.history: list[dict[str, float | str]] = []
-        self.optimiser = self._optimiser(self.stage)
+        """folder: receives depth codec and rounds, and has the held-out moments. begun: what to train on; None: new
+        weights. correct: collects rounds of correction; None: there are none."""
+        torch.manual_seed(config.seed)
+        self.data, self.folder, self.config, self.correct = data, folder, config, correct
+        self.tokenizer = build_tokenizer() if begun is None else begun.tokenizer
+        stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
+        nano = nano_config(self.tokenizer, stats) if begun is None else begun.config
+        self.maker = BatchMaker(data, nano, self.tokenizer)
+        self.model, self.size = self._model(nano, None if begun is None else begun.model)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+        width = nano.llm_config.hidden_size
+        self.head, self.space = VisionHead(width).to(self.device), SpaceHead(width).to(self.device)
+        self.targets = SoftTargets.of(self.tokenizer, nano.llm_config.vocab_size).to(self.device)
 
-    def _optimiser(self, stage: str) -> torch.optim.Optimizer:
-        matrices = [p for p in self.modules[stage].parameters() if p.dim() > 1]
-        rest = [p for p in self.modules[stage].parameters() if p.dim() <= 1]
-        groups = [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), foreach=True)
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """All that is trained."""
+        return {"model": self.model, "head": self.head, "space": self.space}
 
-    def save(self) -> None:
-        """Write everything that a later run needs to resume."""
-        state = {
-            "modules": self.modules.state_dict(), "optimiser": self.optimiser.state_dict(), "stage": self.stage,
-            "step": self.step, "history": self.history,
-        }  # fmt: skip
-        torch.save(state, self.out / "progress.tmp")
-        (self.out / "progress.tmp").rename(self.out / "progress.pt")
-        (self.out / "history.json").write_text(json.dumps(self.history))
-        draw_curves(self.history, self.out / "curves.png")
+    def stages(self) -> dict[str, Stage]:
+        """The stages in order."""
+        config = self.config
+        stages = {"depth": self._depth(), "vision": self._vision(), "answer": self._answers(config.answer, 1)}
+        stages |= {"action": self._answers(config.action, 2), LAST_STAGE: self._answers(config.strokes, 3)}
+        if self.correct is not None:
+            stages |= {f"round{n}": self._round(n) for n in range(1, config.rounds + 1)}
+        return stages
 
-    def resume(self) -> bool:
-        """Load a saved run; False if there is none."""
-        path = self.out / "progress.pt"
-        if not path.exists():
-            return False
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        self.modules.load_state_dict(state["modules"])
-        self.stage, self.step, self.history = state["stage"], state["step"], state["history"]
-        self.optimiser = self._optimiser(self.stage)
-        self.optimiser.load_state_dict(state["optimiser"])
-        return True
+    def save(self, folder: Path) -> None:
+        """Write the model as it is as a checkpoint folder, which appears at once and whole."""
+        unfinished = folder.with_name(f"unfinished-{folder.name}")
+        save_nano(unfinished, copy.deepcopy(self.model).cpu(), self.tokenizer, load_depth_vq(self.folder / DEPTH))
+        unfinished.rename(folder)
 
-    def skip_to(self, stage: str) -> None:
-        """Skip the stages before `stage`."""
-        self.stage, self.step, self.optimiser = stage, 0, self._optimiser(stage)
+    def _model(self, nano: MolmoActConfig, begun: MolmoAct | None) -> tuple[MolmoAct, float]:
+        """The model at first, and the size that its image features are held at."""
+        rows = np.arange(min(SIZED_BY, len(self.data.images)))
+        crops = self.maker.batch(rows, 1, False, np.random.default_rng(self.config.seed)).crops
+        pooled = self.maker.pooled.expand(len(rows), -1, -1)
+        model = MolmoAct(nano)
+        if begun is not None:
+            model.load_state_dict(begun.state_dict())
+            return model, feature_size(model, crops, pooled)
+        initialise(model, self.tokenizer)
+        size_features(model, crops, pooled)
+        return model, FEATURE_SIZE
 
-    def run(self) -> None:
-        """Train from the current step to the end of the last stage."""
-        for stage in STAGES[STAGES.index(self.stage) :]:
-            if stage != self.stage:
-                self.skip_to(stage)
-            self._run_stage(getattr(self.config, stage))
-            self.save()
+    def _depth(self) -> Stage:
+        return Stage(NO_STEPS, self.space, lambda first: iter(()), torch.mean, self._prepare_depth)
 
-    def _run_stage(self, stage: StageConfig) -> None:
-        batches = self.makers[self.stage](self.step)
-        saved = time.monotonic()
-        with tqdm(total=stage.steps, initial=self.step, desc=self.stage, unit="step", mininterval=5) as bar:
-            while self.step < stage.steps:
-                loss = self._update(next(batches), rate_at(self.step, stage))
-                self.step += 1
-                bar.update()
-                if self.step % 20 == 0:
-                    self.history.append({"stage": self.stage, "step": self.step, "loss": loss})
-                    bar.set_postfix(loss=f"{loss:.3f}")
-                if time.monotonic() - saved > self.config.save_every:
-                    self.save()
-                    saved = time.monotonic()
+    def _vision(self) -> Stage:
+        config = self.config.vision
+        return Stage(
+            config,
+            nn.ModuleList([self.model.model.vision_backbone, self.head]),
+            partial(vision_batches, self.data, config.batch, self.config.seed),
+            lambda batch: vision_loss(self.model, self.head, self.maker, batch, self.size),
+        )
 
-    def _update(self, batch: Any, rate: float) -> float:
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        device = next(self.modules.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16):  # halves the time on CPUs with bfloat16
-            loss = self.loss[self.stage](batch)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.modules[self.stage].parameters(), 1.0)
-        self.optimiser.step()
-        return float(loss.detach())
+    def _answers(self, config: AnswerStageConfig, number: int) -> Stage:
+        """A stage of answers, by whose number the order of its batches is drawn."""
+        return Stage(
+            config,
+            nn.ModuleList([self.model, self.space]),
+            partial(self._batches, self.maker, config, self.config.seed + number),
+            lambda batch: answer_loss(self.model, self.space, self.maker, self.targets, batch, config.news, self.size),
+            self._prepare_depth,
+            self._errors,
+        )
+
+    def _round(self, number: int) -> Stage:
+        config, seed = self.config.correction, self.config.seed + 3 + number
+        stage, figures = self._answers(config, 3 + number), {}
+        made: list[BatchMaker] = []
+
+        def prepare() -> None:
+            self._prepare_depth()
+            files, found = self._corrections(number)
+            figures.update(found)
+            met = Demonstrations.load(files)
+            made[:] = [BatchMaker(met, self.model.config, self.tokenizer)]
+            made[0].codes = partial(depth_codes, load_depth_vq(self.folder / DEPTH), met)
+
+        def batches(first: int) -> Iterator[Batch]:
+            for i in count(first):
+                new = np.random.default_rng((seed, i)).random() < config.met
+                yield next(self._batches(made[0] if new else self.maker, config, seed, i))
+
+        stage.prepare, stage.batches = prepare, batches
+        stage.finish = lambda: {**figures, **self._errors()}
+        return stage
+
+    def _corrections(self, number: int) -> tuple[list[Path], dict[str, float]]:
+        """Files of all rounds up to a number, and the figures of its own episodes; collects what is missing."""
+        assert self.correct is not None
+        folder = self.folder / f"round{number}"
+        if not (folder / "policy").is_dir():  # once it is there, the model may already have learnt from this round
+            folder.mkdir(exist_ok=True)
+            self.save(folder / "policy")
+        config, first = self.config.correction, ROUND_SEED + (number - 1) * ROUND_APART
+        order = CorrectionRound(
+            folder / "policy",
+            self.device.type,
+            folder,
+            first,
+            config.episodes,
+            config.seconds,
+            self.config.varied,
+            self.config.shapes,
+        )
+        _, figures = self.correct(order)
+        rounds = [self.folder / f"round{n}" for n in range(1, number + 1)]
+        return [file for round_ in rounds for file in sorted(round_.glob("part*.npz"))], figures
+
+    def _batches(self, maker: BatchMaker, config: AnswerStageConfig, seed: int, first: int) -> Iterator[Batch]:
+        return maker.batches(config.batch, config.asked, config.depth, seed, first, config.steered, config.short)
+
+    def _prepare_depth(self) -> None:
+        config = self.config.depth_vq.model_copy(update={"seed": self.config.seed, "ahead": self.config.ahead})
+        vq = depth_vq(self.data, self.folder, config)
+        self.maker.codes = partial(depth_codes, vq, self.data)
+
+    def _errors(self) -> dict[str, float]:
+        """How far off the model reads positions in the held-out moments."""
+        held = BatchMaker(Demonstrations.load([self.folder / HELD]), self.model.config, self.tokenizer)
+        rows = np.array_split(np.arange(len(held.data.images)), -(-len(held.data.images) // SIZED_BY))
+        rng = np.random.default_rng(0)
+        batches = (held.batch(some, ASKED, False, rng) for some in rows)
+        return space_errors(self.model, self.space, held, batches)
 
 
 def train_nano(
-    robot: Path, folder: Path, samples: int, config: TrainConfig, start: Path | None = None, workers: int = 2
-) -> MolmoAct:
+    robot: Path, folder: Path, samples: int, config: TrainConfig, start: Path | None = None, workers: int = 2,
+    correct: Correct | None = None,
+) -> MolmoAct:  # fmt: skip
     """Train the nano model from scratch: demonstrations, depth codes, all stages. It resumes an interrupted run.
 
     Args:
         robot: the arm's MJCF file.
-        folder: receives demonstrations, progress, the loss curve and finally `checkpoint`.
+        folder: receives demonstrations, progress, curves, a report and finally `checkpoint`.
         samples: number of demonstrations.
         config: the hyperparameters.
-        start: a checkpoint to fine-tune in the last stage only, instead of training new weights in all stages.
+        start: a checkpoint to train on from `LAST_STAGE`, with the shapes that it knows; None: new weights in all
+            stages.
         workers: processes that collect demonstrations.
+        correct: collects rounds of correction; None: there are none.
 
-    Returns the trained model.
+    Returns the trained model. Raises CheckpointError where the folder holds a run of other settings, and
+    DivergedTraining.
     """
-    torch.manual_seed(config.seed)
+    settings = config.fixed(samples, digest(start) if start else "")
+    begin_run(folder / "run.json", settings)
+    check_run(folder / "run.json", settings, folder)
     begun = None if start is None else load_checkpoint(start)
-    data = Demonstrations.load(collect_all(robot, folder / "demonstrations", samples, workers))
-    tokenizer = build_tokenizer()
-    stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
-    nano = nano_config(tokenizer, stats) if begun is None else begun.config
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = MolmoAct(nano)
-    initialise(model, tokenizer)
-    model.to(device)
-    width = nano.llm_config.hidden_size
-    head, space = VisionHead(width).to(device), SpaceHead(width).to(device)
-    targets = SoftTargets.of(tokenizer, nano.llm_config.vocab_size).to(device)
-    maker = BatchMaker(data, nano, tokenizer)
-
-    def vision(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return vision_batches(data, config.vision.batch, config.seed, first)
-
-    def answers(stage: StageConfig, first: int) -> Iterator[Batch]:
-        vq = depth_vq(data, folder, config.seed)
-        maker.codes = partial(depth_codes, vq, data)
-        return maker.batches(stage.batch, stage.asked, stage.depth, config.seed, first, stage.steered)
-
-    def loss(stage: StageConfig, batch: Batch) -> Tensor:
-        return answer_loss(model, space, maker, targets, batch, stage.news)
-
-    answering = nn.ModuleList([model, space])
-    trainer = Trainer(
-        {"vision": vision, "answer": partial(answers, config.answer), "action": partial(answers, config.action)},
-        config,
-        folder,
-        {
-            "vision": lambda batch: vision_loss(model, head, maker, batch),
-            "answer": partial(loss, config.answer),
-            "action": partial(loss, config.action),
-        },
-        {"vision": nn.ModuleList([model.model.vision_backbone, head]), "answer": answering, "action": answering},
-    )
-    if not trainer.resume() and start is not None and begun is not None:
+    if begun is not None:
+        config = config.model_copy(update={"shapes": known_shapes(begun.tokenizer)})
+    times = StageTimes(folder / "times.json")
+    with times.measured("demonstrations"):
+        files = collect_all(
+            robot, folder / "demonstrations", samples, workers, config.varied, config.shapes,
+            lambda made, of: times.save(),
+        )  # fmt: skip
+        held = robot, HELD_SEED, config.held, folder / HELD, config.varied, config.shapes
+        make_parts(collect, {folder / HELD: held}, 1)
+        data = Demonstrations.load(files)
+    if start is not None and not (folder / DEPTH).exists():
         shutil.copy(start / DEPTH, folder / DEPTH)  # the codebook that the weights were trained with
-        model.load_state_dict(begun.model.state_dict())
-        trainer.skip_to(STAGES[-1])
-    trainer.run()
-    save_nano(folder / "checkpoint", model.cpu(), tokenizer, load_depth_vq(folder / DEPTH))
-    return model
+    recipe = NanoRecipe(data, folder, config, begun, correct)
+    run = TrainingRun(folder, config, recipe.modules, recipe.stages())
+    if not run.resume() and start is not None:
+        run.skip_to(LAST_STAGE)
+    run.run()
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    recipe.save(folder / "checkpoint")
+    write_report(run, settings, digest(folder / "checkpoint"))
+    return recipe.model.cpu()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +11,20 @@ import torch
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.sim.scene import sample_scene
-from molmoact_ros.training.data_loader import BatchMaker, SoftTargets
+from molmoact_ros.training.data_loader import SHORT, BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, ExpertPhase
-from molmoact_ros.training.nano_model import initialise, nano_config, ordered_tokens
+from molmoact_ros.training.nano_model import (
+    FEATURE_SIZE,
+    feature_size,
+    initialise,
+    nano_config,
+    ordered_tokens,
+    size_features,
+)
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import build_tokenizer
-from molmoact_ros.training.train import STAGES, StageConfig, TrainConfig, Trainer, rate_at
 from molmoact_ros.utils.paths import robot_model
 
 
@@ -69,7 +74,7 @@ def test_sharing_images_gives_the_numbers_of_whole_sequences(
     model, maker, _ = learner
     maker.codes = lambda rows: np.full((len(rows), 10, 10), 7)
     batch = maker.batch(np.arange(3), 2, with_depth, np.random.default_rng(0))
-    *_, shared = shared_images_forward(model, batch, maker.pooled)
+    shared = shared_images_forward(model, batch, maker.pooled).hidden
     images = batch.prefix.shape[1]
     ids = torch.cat([batch.prefix.repeat_interleave(2, 0), batch.ids], 1)
     positions = torch.cat([torch.arange(images).expand(6, -1), batch.positions], 1)
@@ -96,6 +101,31 @@ def test_the_loss_falls_and_near_misses_cost_less(learner: tuple[MolmoAct, Batch
     assert targets.loss(near, right, once) < targets.loss(far, right, once)
 
 
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("stage", ["vision", "answer"])
+def test_every_stage_brings_the_image_features_back_to_their_size(
+    stage: str, factor: float, data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
+) -> None:
+    model, maker, targets = learner
+    batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0))
+    pooled = maker.pooled.expand(4, -1, -1)
+    size_features(model, batch.crops, pooled)
+    assert feature_size(model, batch.crops, pooled) == pytest.approx(FEATURE_SIZE, rel=1e-4)
+    last = model.model.vision_backbone.image_projector.w2.weight
+    with torch.no_grad():
+        last.mul_(factor)
+    width = model.config.llm_config.hidden_size
+    if stage == "vision":
+        views = next(vision_batches(data, 6, seed=0, first=0))
+        loss = vision_loss(model, VisionHead(width), maker, views)
+    else:
+        loss = answer_loss(model, SpaceHead(width), maker, targets, batch)
+    loss.backward()
+    assert last.grad is not None
+    growth = -float((last.grad * last).sum())  # how far a step along the gradient makes the features grow
+    assert growth > 5 if factor < 1 else growth < -5
+
+
 def test_what_an_action_newly_says_counts_more(
     data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
 ) -> None:
@@ -109,27 +139,6 @@ def test_what_an_action_newly_says_counts_more(
         assert news[0].all() and news[1:][changed].all() and not news[1:, 3:6].any()
 
 
-def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, SoftTargets], tmp_path: Path) -> None:
-    model, maker, targets = learner
-    stage = StageConfig(steps=2, batch=2, rate=1e-3, warm_up=1)
-    config = TrainConfig(vision=stage, answer=stage, action=stage)
-
-    def trainer() -> Trainer:
-        space = SpaceHead(model.config.llm_config.hidden_size)
-        batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in STAGES}
-        loss = {name: lambda batch: answer_loss(model, space, maker, targets, batch) for name in batches}
-        return Trainer(batches, config, tmp_path, loss, dict.fromkeys(batches, model))
-
-    first = trainer()
-    assert not first.resume()
-    first.run()
-    second = trainer()
-    assert second.resume() and (second.stage, second.step) == ("action", 2)
-    second.skip_to("answer")
-    second.run()
-    assert (second.stage, second.step) == ("action", 2)
-
-
 def test_batches_are_the_same_wherever_one_begins(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
     maker = learner[1]
     whole = list(islice(maker.batches(5, 1, 0.0, seed=3), 5))
@@ -137,6 +146,19 @@ def test_batches_are_the_same_wherever_one_begins(learner: tuple[MolmoAct, Batch
     for one, other in zip(whole[3:], later, strict=True):
         torch.testing.assert_close(vars(one), vars(other), equal_nan=True)
     assert not torch.equal(whole[0].crops, whole[2].crops), "each epoch has an order of its own"
+
+
+def test_a_short_answer_is_the_beginning_of_the_whole_one(
+    learner: tuple[MolmoAct, BatchMaker, SoftTargets],
+) -> None:
+    maker = learner[1]
+    whole, short = (maker.sequence(3, 1, None, cut) for cut in (False, True))
+    length = len(short[0])
+    assert np.isin(short[0], maker.action_ids).sum() == SHORT * 7 and np.isin(short[0][-1], maker.action_ids)
+    for cut, kept in zip(short[:2], whole[:2], strict=True):
+        np.testing.assert_array_equal(cut, kept[:length])
+    batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0), short=True)
+    assert batch.ids.shape[1] < 0.7 * len(whole[0]) and not (batch.targets == maker.end).any()
 
 
 def test_numbers_begin_like_their_neighbours(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
@@ -207,13 +229,6 @@ def test_closing_once_begun_goes_on_around_the_object(opening: float) -> None:
         assert gripper == 0.0 and not move.any()
     far = ExpertPhase(thing + [0.05, 0.0, 0.0], opening, thing, held=False)
     assert Expert(scene).act(far)[1] == 1.0, "nothing there to close on"
-
-
-def test_the_rate_warms_up_and_falls() -> None:
-    stage = StageConfig(steps=100, batch=1, rate=1.0, warm_up=10)
-    assert rate_at(0, stage) == pytest.approx(0.1)
-    assert rate_at(10, stage) == pytest.approx(1.0)
-    assert rate_at(99, stage) < 0.06
 
 
 def test_the_hand_is_shown_all_over_the_table() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from molmoact_ros.engine.model.attention import attention_by_products
 from molmoact_ros.engine.model.config import Activation, AdapterConfig, LlmConfig, MolmoActConfig, VitConfig
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -240,9 +241,15 @@ class DecoderAttention(nn.Module):
         return q, k, v
 
     def output(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """The projected attention output [B, S, hidden]. mask: bool, True where a key may be attended to."""
-        grouped = k.shape[1] != q.shape[1]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+        """The projected attention output [B, S, hidden].
+
+        mask: bool [S, K] or [B, 1, S, K], True where a key may be attended to.
+        """
+        if q.requires_grad and q.device.type == "cpu":  # the fused kernel's backward pass is slow there
+            out = attention_by_products(q, k, v, mask, causal)
+        else:
+            grouped = k.shape[1] != q.shape[1]
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
         result: Tensor = self.attn_out(out.transpose(1, 2).flatten(2))
         return result
 
