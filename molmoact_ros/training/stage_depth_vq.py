@@ -104,7 +104,7 @@ class DepthVqLearner(nn.Module):
 
     @torch.autocast("cpu", enabled=False)
     def encoder_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """Cross-entropy of each cell's code, by the squared distance of its features [B, 10, 10, dim], and that distance.
+        """Cross-entropy of each cell's code, by the distance of its features [B, 10, 10, dim], and that distance.
 
         Alone, the one is slow to begin and the other blind to how near codes are to each other.
         """
