@@ -12,8 +12,9 @@ import torch
 from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method
+from molmoact_ros.training.finetuning.losses import AnswerLoss
 from molmoact_ros.training.finetuning.memory import SequenceSizes, advice, choose_micro_batch, estimate, gigabytes
-from molmoact_ros.training.finetuning.model import AnswerLoss, build_model
+from molmoact_ros.training.finetuning.model import build_model
 from molmoact_ros.utils.paths import default_checkpoint, shape
 
 SIZES = SequenceSizes(tokens=1450, answer=460, crops=2, patches=729, image_tokens=784, mean_tokens=1300)

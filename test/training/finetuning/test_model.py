@@ -18,7 +18,8 @@ from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import CheckpointError, fill, read_headers
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method, ModelPart
 from molmoact_ros.training.finetuning.examples import AnswerBatch, Mixture
-from molmoact_ros.training.finetuning.model import AnswerLoss, build_model, fill_model
+from molmoact_ros.training.finetuning.losses import AnswerLoss
+from molmoact_ros.training.finetuning.model import build_model, fill_model
 from molmoact_ros.training.finetuning.processes import Processes
 from molmoact_ros.training.finetuning.result import save_adapter
 from molmoact_ros.training.finetuning.saved_run import SavedRun, trained_tensors
@@ -220,7 +221,7 @@ def test_nf4_trains_as_the_dequantised_weights_would(batch: AnswerBatch, tmp_pat
     entries = [trainer(each, config, tmp_path).step([batch]) for each in (loss, other)]
     assert entries[0]["loss"] == pytest.approx(entries[1]["loss"], rel=1e-3)
     assert entries[0]["gradient_norm"] == pytest.approx(entries[1]["gradient_norm"], rel=2e-2)
-    assert entries[0]["loss"] != pytest.approx(float(load(LORA)(batch)[0]) / batch.answer_tokens, rel=1e-6)
+    assert entries[0]["loss"] != pytest.approx(float(load(LORA)(batch)[0]) / batch.terms, rel=1e-6)
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
