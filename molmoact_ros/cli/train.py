@@ -1,26 +1,40 @@
-"""`molmoact-ros train`: the nano model from scratch."""
+"""`molmoact-ros train`: the nano model, or a small MolmoAct 2, from scratch."""
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from molmoact_ros.evaluation.corrections import collect_corrections
+from molmoact_ros.training.molmoact2.recipe import RobotTrainConfig, train_robot_model
 from molmoact_ros.training.train import TrainConfig, train_nano
 from molmoact_ros.utils.arguments import above_zero
 from molmoact_ros.utils.paths import robot_model
 
+_SAMPLES = {"molmoact": 48_000, "molmoact2": 30_000}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
-    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="demonstrations, progress and result")
-    parser.add_argument("--samples", type=above_zero(int), default=48_000, help="moments to demonstrate")
-    parser.add_argument("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage only")
-    parser.add_argument("--config", type=Path, help="a JSON file with changes of training/train.py's TrainConfig")
+    add = parser.add_argument
+    add("--family", choices=list(_SAMPLES), default="molmoact", help="MolmoAct 2: state in, absolute joints out")
+    add("--out", type=Path, help="demonstrations, progress and result; default: runs/nano, runs/nano2")
+    add("--samples", type=above_zero(int), help="moments to demonstrate; default: 48000, of MolmoAct 2 30000")
+    add("--start", type=Path, help="a nano checkpoint: trained on in the last stage only; of MolmoAct 2: its tower")
+    add("--config", type=Path, help="a JSON file with changes of TrainConfig, of MolmoAct 2 of RobotTrainConfig")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or resume a training run."""
-    config = TrainConfig.model_validate_json(args.config.read_text()) if args.config else TrainConfig()
-    train_nano(robot_model(), args.out, args.samples, config, args.start)
-    print(f"checkpoint in {args.out / 'checkpoint'}; use it with --checkpoint, or copy it to models/nano")
+    samples, robot = args.samples or _SAMPLES[args.family], robot_model()
+    text = args.config.read_text() if args.config else "{}"
+    if args.family == "molmoact2":
+        out, place = args.out or Path("runs/nano2"), "models/nano2"
+        config = RobotTrainConfig.model_validate_json(text)
+        train_robot_model(robot, out, samples, config, partial(collect_corrections, robot), args.start)
+    else:
+        out, place = args.out or Path("runs/nano"), "models/nano"
+        train_nano(robot, out, samples, TrainConfig.model_validate_json(text), args.start)
+    print(f"checkpoint in {out / 'checkpoint'}; use it with --checkpoint, or copy it to {place}")
     return 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from molmoact_ros.engine.molmoact2.config import MolmoAct2Config
 from molmoact_ros.engine.molmoact2.expert import ActionExpert, Context
+from molmoact_ros.reasoning.robot_stats import RobotStats
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,11 @@ def squared_errors(
     velocity = expert(mixed, expert.modulations(times.flatten()), context, mask).unflatten(0, times.shape)
     errors: Tensor = (velocity.float() - (goal - noise)).square()
     return errors
+
+
+def motion_statistics(values: np.ndarray) -> RobotStats:
+    """Statistics of values float [n, 8 a]; grippers, the last of each arm's eight, are not to be normalised."""
+    quantiles = {f"q{q:02}": tuple(np.quantile(values, q / 100, axis=0).tolist()) for q in (1, 10, 50, 90, 99)}
+    plain = {name: tuple(getattr(values, name)(axis=0).tolist()) for name in ("min", "max", "mean", "std")}
+    mask = tuple(k % 8 != 7 for k in range(values.shape[1]))
+    return RobotStats.model_validate({**plain, **quantiles, "mask": mask, "count": (len(values),)})

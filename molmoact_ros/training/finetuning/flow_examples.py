@@ -14,12 +14,12 @@ from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpointFolder
 from molmoact_ros.engine.molmoact2.prompt import RobotPromptMaker
 from molmoact_ros.reasoning.action_convention import RELEASED, ActionConvention, GripperPolarity
 from molmoact_ros.reasoning.observation import Observation, RobotState
-from molmoact_ros.reasoning.robot_stats import NormStatsFile, RobotStats, TagMetadata, TagScaling
+from molmoact_ros.reasoning.robot_stats import NormStatsFile, TagMetadata, TagScaling
 from molmoact_ros.training.finetuning.augmentation import augment_robot_image
 from molmoact_ros.training.finetuning.config import FinetuneConfig
 from molmoact_ros.training.finetuning.examples import padded
 from molmoact_ros.training.finetuning.samples import DataError, JointData, JointSample
-from molmoact_ros.training.flow_matching import FlowDraw
+from molmoact_ros.training.flow_matching import FlowDraw, motion_statistics
 
 CONTROL = "absolute joint pose"
 """How released tags say that actions are absolute joint targets."""
@@ -106,7 +106,7 @@ class FlowExampleMaker:
         return TagMetadata(
             camera_keys=self.convention.cameras, action_horizon=steps, n_action_steps=steps,
             setup_type=f"{robot} in {self.name.lower()}", control_mode=CONTROL,
-            action_stats=statistics(self.values(actions)), state_stats=statistics(self.values(states)),
+            action_stats=motion_statistics(self.values(actions)), state_stats=motion_statistics(self.values(states)),
         )  # fmt: skip
 
     @property
@@ -161,14 +161,6 @@ def collate_flows(examples: Sequence[FlowExample], moving: Tensor) -> FlowBatch:
         padded([example.draw.noise for example in examples], 0),
         padded([example.draw.times for example in examples], 0), moving,
     )  # fmt: skip
-
-
-def statistics(values: np.ndarray) -> RobotStats:
-    """Statistics of values float [n, 8 a]; grippers, the last of each arm's eight, are not to be normalised."""
-    quantiles = {f"q{q:02}": tuple(np.quantile(values, q / 100, axis=0).tolist()) for q in (1, 10, 50, 90, 99)}
-    plain = {name: tuple(getattr(values, name)(axis=0).tolist()) for name in ("min", "max", "mean", "std")}
-    mask = tuple(k % 8 != 7 for k in range(values.shape[1]))
-    return RobotStats.model_validate({**plain, **quantiles, "mask": mask, "count": (len(values),)})
 
 
 def _convention(files: RobotCheckpointFolder, data: JointData, cameras: int, arms: int) -> ActionConvention:

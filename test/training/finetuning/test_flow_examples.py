@@ -12,10 +12,10 @@ from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpointFolder
 from molmoact_ros.reasoning.action_convention import GripperPolarity
 from molmoact_ros.training.finetuning.augmentation import augment_robot_image
 from molmoact_ros.training.finetuning.config import FinetuneConfig, ModelPart
-from molmoact_ros.training.finetuning.flow_examples import FlowExampleMaker, collate_flows, statistics
+from molmoact_ros.training.finetuning.flow_examples import FlowExampleMaker, collate_flows
 from molmoact_ros.training.finetuning.joint_motion import JointRows
 from molmoact_ros.training.finetuning.samples import DataError
-from molmoact_ros.training.flow_matching import FlowDraw
+from molmoact_ros.training.flow_matching import FlowDraw, motion_statistics
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "think_like"
 RNG = np.random.default_rng
@@ -81,7 +81,7 @@ def test_flow_times_follow_the_beta_law_and_noise_is_normal() -> None:
 
 def test_statistics_leave_grippers_as_they_are() -> None:
     values = RNG(0).normal(size=(500, 16))
-    stats = statistics(values)
+    stats = motion_statistics(values)
     assert stats.mask == ((True,) * 7 + (False,)) * 2
     np.testing.assert_allclose(stats.q99, np.quantile(values, 0.99, axis=0))
     for mode in ("q01_q99", "q10_q90", "min_max", "mean_std"):
