@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molmoact_ros.engine.base import UNKNOWN as UNKNOWN_WORD
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchModelRunner
@@ -31,7 +32,8 @@ from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.observation import Observation, RobotState
 from molmoact_ros.reasoning.robot_stats import TagScaling, only_tag
-from molmoact_ros.reasoning.state_prompt import check_task
+from molmoact_ros.reasoning.state_prompt import check_task, normalise_task
+from molmoact_ros.reasoning.tokens import refuse_unknown_words
 from molmoact_ros.utils.progress import Progress, ignore
 
 FLOW_STAGES = ("preprocess", "vision", "prefill", "depth", "actions")
@@ -167,6 +169,9 @@ class MolmoAct2Engine:
             raise RefusedStep(f"this checkpoint has no mode {mode.value}; choose one of: {names}")
         self._check_images(observation.images)
         check_task(observation.instruction)
+        unknown = self.tokenizer.token_to_id(UNKNOWN_WORD)
+        if unknown is not None:  # only a small vocabulary has it
+            refuse_unknown_words(normalise_task(observation.instruction), self.codec.encode, unknown)
         if observation.state is None:
             raise RefusedStep(
                 f"this model needs the robot's state ({self.state_dimensions} values), and there is none; check the "

@@ -26,6 +26,7 @@ from molmoact_ros.training.molmoact2.small_model import (
     begin_from,
     initialise_small,
     save_small,
+    scale_features,
     small_config,
     small_stats,
 )
@@ -43,6 +44,9 @@ from molmoact_ros.utils.paths import default_checkpoint
 
 Correct = Callable[[Path, int, int], Sequence[JointSampleArrays]]
 """Runs a checkpoint's policy for some episodes in training scenes, from a seed on: the moments it met, labelled."""
+
+
+SOME = 16  # samples, to look at features
 
 
 class JointStageConfig(StageConfig):
@@ -87,10 +91,12 @@ class RobotRecipe:
         self.model = MolmoAct2(small_config(self.tokenizer))
         initialise_small(self.model, self.tokenizer)
         begin_from(self.model, self.tokenizer, load_checkpoint(start))
+        self.maker = JointBatchMaker(data, self.model.config, self.tokenizer, self.stats)
+        some = self.maker.batch(np.arange(min(SOME, len(data.images))), 1, 1, np.random.default_rng(config.seed))
+        scale_features(self.model, some.crops, some.pooled)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(device)
         self.head = JointHead(self.model.config.llm_config.hidden_size).to(device)
-        self.maker = JointBatchMaker(data, self.model.config, self.tokenizer, self.stats)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
