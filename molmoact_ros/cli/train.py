@@ -12,7 +12,7 @@ from molmoact_ros.training.train import TrainConfig, train_nano
 from molmoact_ros.utils.arguments import above_zero
 from molmoact_ros.utils.paths import robot_model
 
-_SAMPLES = {"molmoact": 48_000, "molmoact2": 30_000}
+_SAMPLES = {"molmoact": 48_000, "molmoact2": 24_000}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--family", choices=list(_SAMPLES), default="molmoact", help="MolmoAct 2: state in, absolute joints out")
     add("--out", type=Path, help="demonstrations, progress and result; default: runs/nano, runs/nano2")
-    add("--samples", type=above_zero(int), help="moments to demonstrate; default: 48000, of MolmoAct 2 30000")
+    add("--samples", type=above_zero(int), help="moments to demonstrate; default: 48000, of MolmoAct 2 24000")
     add("--start", type=Path, help="a nano checkpoint: trained on in the last stage only; of MolmoAct 2: its tower")
     add("--config", type=Path, help="a JSON file with changes of TrainConfig, of MolmoAct 2 of RobotTrainConfig")
 

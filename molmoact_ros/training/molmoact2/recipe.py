@@ -62,11 +62,11 @@ class RobotTrainConfig(TrainingRunConfig):
     new_share: of the moments in a round's batches, those of corrections.
     """
 
-    reach: JointStageConfig = JointStageConfig(steps=2500, batch=16, rate=1e-3)
-    whole: JointStageConfig = JointStageConfig(steps=3000, batch=16, rate=6e-4)
-    correction: JointStageConfig = JointStageConfig(steps=400, batch=16, rate=2e-4, warm_up=20)
+    reach: JointStageConfig = JointStageConfig(steps=5000, batch=8, rate=1e-3)
+    whole: JointStageConfig = JointStageConfig(steps=4000, batch=8, rate=6e-4)
+    correction: JointStageConfig = JointStageConfig(steps=400, batch=8, rate=2e-4, warm_up=20)
     rounds: int = 2
-    episodes: int = 40
+    episodes: int = 30
     new_share: float = 0.5
 
     def fixed(self, samples: int, start: str) -> dict[str, Any]:
