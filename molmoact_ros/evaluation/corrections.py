@@ -1,72 +1,106 @@
-"""Rounds of correction (DAgger): a policy runs in training scenes, and the expert labels the moments that it meets."""
+"""Rounds of correction: the policy as it is runs in lock-step, and the expert labels the moments that it meets."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.molmoact2.engine import MolmoAct2Engine
-from molmoact_ros.evaluation.rollout import run_episode
+from molmoact_ros.engine.factory import EngineOptions, open_engine
+from molmoact_ros.evaluation.intervals import rate_interval
+from molmoact_ros.evaluation.rollout import PERIOD, EpisodeResult, run_episode
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.sim.scene import AREA_X, AREA_Y, GRASP_WIDTH, Placed, Scene, rest_height, sample_scene
-from molmoact_ros.sim.table_workcell import INSIDE, Workcell
-from molmoact_ros.training.demonstrations import TRAIN_SEED
-from molmoact_ros.training.expert import ExpertPhase
-from molmoact_ros.training.molmoact2.joint_demonstrations import JointSampleArrays, JointSampler
+from molmoact_ros.sim.appearance import draw_appearance
+from molmoact_ros.sim.scene import sample_scene
+from molmoact_ros.training.demonstrations import Sampler, save_rows
+from molmoact_ros.training.met_states import CorrectionRound, label_here
+from molmoact_ros.training.part_files import make_parts
+from molmoact_ros.utils.whole_file import write_whole
 
-FIRST_SCENE = 2 * TRAIN_SEED  # behind all scenes of demonstrations
-HELD = 0.045  # m between the gripper and what it holds, at most
-BEYOND = 0.1  # m around the area of the table in which a policy is corrected
+PART = 5  # episodes of a file
+PERIODS = (0.0, PERIOD)  # s from image to image at least, of every other episode
+APART = 0.5  # s between labelled moments at least: the next ones look nearly the same
 
 
-def collect_corrections(robot: Path, checkpoint: Path, episodes: int, seed: int) -> list[JointSampleArrays]:
-    """The labelled moments of a MolmoAct 2's `episodes` in lock-step, in training scenes from number `seed` on.
+def collect_corrections(order: CorrectionRound, robot: Path, workers: int) -> tuple[list[Path], dict[str, float]]:
+    """Run a round's episodes, and label each moment at which the policy planned.
 
-    A moment in which the task's object is off the table is left out. It says how many episodes succeeded.
+    Files of PART episodes are made by `workers` processes; existing files are kept. robot: the arm's MJCF file. Returns
+    the files, of what the order's sampler makes, and the figures of all episodes: how many, the share of success and of
+    the right object first.
     """
-    engine, sampler = MolmoAct2Engine.load(checkpoint), JointSampler(robot)
-    found: list[JointSampleArrays] = []
-    done = 0
-    for number in tqdm(range(seed, seed + episodes), desc="correction", unit="episode", mininterval=5):
-        rng = np.random.default_rng((FIRST_SCENE, number))
-
-        def watch(observation: Observation, _: Reasoning, rng: np.random.Generator = rng) -> None:
-            scene, phase = met(sampler.cell)
-            if _on_table(scene.object(scene.task.object)):
-                q = sampler.cell.arm.positions[:7]
-                found.append(sampler.labelled(scene, phase, q, observation.images, rng))
-
-        result = run_episode(sampler.cell, engine, Controller(robot), sample_scene(FIRST_SCENE + number), watch)
-        done += result.success
-    print(f"correction: {done} of {episodes} episodes succeeded, {len(found)} moments labelled", flush=True)
-    return found
+    jobs = {}
+    for first in range(0, order.episodes, PART):
+        file = order.folder / f"part{first // PART:03d}.npz"
+        jobs[file] = order, robot, order.first_seed + first, min(PART, order.episodes - first), file
+    files = make_parts(run_part, jobs, workers, lambda made, of: tqdm.write(_said(order.folder)))
+    return files, figures(order.folder)
 
 
-def met(cell: Workcell) -> tuple[Scene, ExpertPhase]:
-    """The scene as it is in the simulator now, and the expert's state in it."""
-    assert cell.scene is not None
-    task, tcp, opening = cell.scene.task, cell.arm.tcp_position, cell.arm.opening
-    objects = tuple(_placed(cell, placed) for placed in cell.scene.objects)
-    place = cell.object_position(task.object)
-    near = float(np.linalg.norm(place - tcp)) < HELD
-    held = near and opening < GRASP_WIDTH[task.object.split()[1]] + 0.012
-    delivered = False
-    if task.target is not None and not held:
-        along = float(np.linalg.norm(place[:2] - cell.object_position(task.target)[:2]))
-        delivered = along < INSIDE and place[2] < rest_height(task.object) + 0.03
-    return replace(cell.scene, objects=objects), ExpertPhase(tcp, opening, place, held, delivered)
+def run_part(order: CorrectionRound, robot: Path, first_seed: int, episodes: int, out: Path) -> None:
+    """Run some episodes; their moments become the file `out`, their outcomes a JSON file beside it.
+
+    Raises RuntimeError if there is nothing to learn from any of them.
+    """
+    sampler = order.sampler(robot)
+    engine = open_engine(EngineOptions(device=order.device, vision="torch"), order.checkpoint)
+    rows, outcomes = [], []
+    for seed in range(first_seed, first_seed + episodes):
+        met = MetMoments(sampler, np.random.default_rng((seed, 21)))
+        scene, drawn = sample_scene(seed), met.rng.random() < order.drawn
+        names = [placed.name for placed in scene.objects]
+        sampler.cell.dress(draw_appearance(met.rng, names) if drawn else None)
+        period = PERIODS[seed % len(PERIODS)]
+        result = run_episode(sampler.cell, engine, Controller(robot), scene, met, period, order.seconds)
+        rows += met.rows
+        outcomes.append(_outcome(seed, period, result))
+    if not rows:
+        raise RuntimeError(f"no moment of scenes from {first_seed} on can be labelled; is {order.checkpoint} whole?")
+    write_whole(out.with_suffix(".json"), json.dumps(outcomes, indent=1))
+    save_rows(rows, out, sampler.kind)
 
 
-def _placed(cell: Workcell, placed: Placed) -> Placed:
-    x, y, _ = cell.object_position(placed.name)
-    return replace(placed, x=float(x), y=float(y))
+class MetMoments:
+    """Labels the moments of an episode, `APART` at least, as it goes."""
+
+    def __init__(self, sampler: Sampler, rng: np.random.Generator) -> None:
+        self.sampler, self.rng = sampler, rng
+        self.rows: list[tuple[dict[str, np.ndarray], list[str]]] = []
+        self._last = -np.inf
+
+    def __call__(self, observation: Observation, reasoning: Reasoning) -> None:
+        """Process a step of the policy; the workcell still is as its images show it."""
+        if observation.stamp - self._last < APART:
+            return
+        self._last = observation.stamp
+        if (row := label_here(self.sampler, self.rng)) is not None:
+            self.rows.append(row)
 
 
-def _on_table(placed: Placed) -> bool:
-    bounds = ((placed.x, AREA_X), (placed.y, AREA_Y))
-    return all(low - BEYOND < value < high + BEYOND for value, (low, high) in bounds)
+def _outcome(seed: int, period: float, result: EpisodeResult) -> dict[str, object]:
+    return {
+        "seed": seed, "period": period, "instruction": result.instruction, "success": result.success,
+        "right_object_first": result.right_object_first, "seconds": round(result.seconds, 2),
+        "refusals": len(result.refusals),
+    }  # fmt: skip
+
+
+def figures(folder: Path) -> dict[str, float]:
+    """Figures of a round's episodes so far: how many, the share of success and of the right object first."""
+    outcomes = [o for file in sorted(folder.glob("part*.json")) for o in json.loads(file.read_text())]
+    count = len(outcomes)
+    return {
+        "episodes": count,
+        **{name: sum(o[name] for o in outcomes) / max(1, count) for name in ("success", "right_object_first")},
+    }
+
+
+def _said(folder: Path) -> str:
+    so_far = figures(folder)
+    count = int(so_far["episodes"])
+    low, high = rate_interval(round(so_far["success"] * count), count)
+    return f"{folder.name}: {so_far['success']:.0%} of {count} episodes ({low:.0%} to {high:.0%})"

@@ -46,6 +46,11 @@ def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
     """Mean distance in pixels between the first plan's trace, int [n, 2] in 0..255, and the expert's from home."""
     cell = Workcell(robot)
     cell.reset(scene)
+    return trace_error_in(cell, scene, trace)
+
+
+def trace_error_in(cell: Workcell, scene: Scene, trace: np.ndarray) -> float:
+    """The same in a workcell that shows the scene, with the gripper where it is and the camera as it stands."""
     wanted = cell.project(Expert.from_start(scene, cell.arm.tcp_position).trace())
     k = cell.cameras["front"]
     got = pixels_from_trace(trace, k.width, k.height)

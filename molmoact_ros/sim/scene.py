@@ -39,11 +39,12 @@ def rest_height(name: str) -> float:
 
 PREPOSITION = {"bowl": "in", "box": "in", "plate": "on"}
 VERBS = ("put", "place", "move")
+FLAT = tuple(name for name in OBJECTS if not name.endswith("ball"))  # objects that stand on each other
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task: carry `object` to `target`, or only lift it if `target` is None."""
+    """One task: carry `object` to `target`, one of TARGETS or another object to stack it on; None: only lift it."""
 
     object: str
     target: str | None
@@ -54,25 +55,36 @@ class Task:
         """The instruction in the wording that the model is trained on, lower case, no full stop."""
         if self.target is None:
             return f"pick up the {self.object}"
-        return f"{self.verb} the {self.object} {PREPOSITION[self.target]} the {self.target}"
+        return f"{self.verb} the {self.object} {PREPOSITION.get(self.target, 'on')} the {self.target}"
+
+    @property
+    def stacks(self) -> bool:
+        """Whether the target is another object."""
+        return self.target in OBJECTS
 
     @staticmethod
     def parse(instruction: str) -> Task:
         """Parse an instruction. Raises ValueError, with the sentences that are known, for any other one."""
         for name in OBJECTS:
-            for task in tasks_for(name):
+            for task in tasks_for(name) + stacking_tasks(name):
                 if task.instruction == instruction.strip().lower():
                     return task
         raise ValueError(
             f"cannot judge the instruction {instruction!r}: the workcell knows "
-            f"'put|place|move the COLOUR SHAPE in|on the {'|'.join(TARGETS)}' and 'pick up the COLOUR SHAPE' "
-            f"with {', '.join(COLORS)} and {', '.join(SHAPES)}"
+            f"'put|place|move the COLOUR SHAPE in|on the {'|'.join(TARGETS)}', 'pick up the COLOUR SHAPE' and "
+            "'put|place|move the COLOUR cube|cylinder on the COLOUR cube|cylinder', with "
+            f"{', '.join(COLORS)} and {', '.join(SHAPES)}"
         )
 
 
 def tasks_for(name: str) -> list[Task]:
-    """All tasks of the workcell for one object."""
+    """The tasks for one object that scenes are drawn with, and that the nano model is trained on."""
     return [Task(name, target, verb) for target in TARGETS for verb in VERBS] + [Task(name, None, "pick up")]
+
+
+def stacking_tasks(name: str) -> list[Task]:
+    """The tasks that stack one object on another. They are only done when asked for: no model of ours learns them."""
+    return [Task(name, other, verb) for other in FLAT if other != name for verb in VERBS] if name in FLAT else []
 
 
 @dataclass(frozen=True)
@@ -128,16 +140,17 @@ def sample_scene(
 ) -> Scene:
     """Sample a scene: one object to move, 3 to 5 distractors (or as many as given), bowl, plate and box.
 
-    With `instruction` the task is that one, and its object replaces the first one if it is missing. The same seed gives
-    the same scene.
+    With `instruction` the task is that one, and its objects replace the first ones if they are missing. The same seed
+    gives the same scene.
     """
     rng = np.random.default_rng(seed)
     asked = Task.parse(instruction) if instruction else None
-    count = 1 + (int(rng.integers(3, 6)) if distractors is None else distractors)
-    names = [str(name) for name in rng.permutation(OBJECTS)]
-    names = names[:count]
-    if asked is not None and asked.object not in names:
-        names[0] = asked.object
+    needed = [] if asked is None else [name for name in (asked.object, asked.target) if name in OBJECTS]
+    count = max(len(needed), 1 + (int(rng.integers(3, 6)) if distractors is None else distractors))
+    names = [str(name) for name in rng.permutation(OBJECTS)][:count]
+    for name in needed:
+        if name not in names:
+            names[next(i for i, other in enumerate(names) if other not in needed)] = name
     centres = _scatter(rng, [TARGET_RADIUS + 0.01] * len(TARGETS) + [0.048] * count)
     yaws = rng.uniform(-0.25, 0.25, len(centres))
     targets = tuple(Placed(t, *map(float, c)) for t, c in zip(TARGETS, centres, strict=False))

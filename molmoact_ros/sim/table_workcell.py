@@ -13,6 +13,7 @@ import numpy as np
 from molmoact_ros.cameras.intrinsics import CameraIntrinsics
 from molmoact_ros.robots.franka import BASE_FRAME, HOME_Q, OPENING_MAX, SINGLE
 from molmoact_ros.robots.mjcf import arms_spec
+from molmoact_ros.sim.appearance import Appearance, Wardrobe, add_appearances
 from molmoact_ros.sim.base_workcell import Cell, Progress, camera_axes, furnish
 from molmoact_ros.sim.camera_renderer import D405_WRIST, D435_FRONT
 from molmoact_ros.sim.scene import COLORS, GRASP_WIDTH, OBJECTS, TARGETS, Scene, Task, rest_height, sample_scene
@@ -23,6 +24,7 @@ FRONT_LOOK_AT = np.array([0.47, 0.0, 0.04])
 PARKED = np.array([-3.0, 0.0, -0.5])
 LIFTED = 0.10  # m above the table: an object this high counts as picked up
 INSIDE = 0.065  # m from a target's centre: an object released here counts as delivered
+ON_TOP = 0.02  # m from the centre of the object below: one that stands nearer to it is stacked
 
 
 def front_pose() -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +76,7 @@ def _add_target(spec: mujoco.MjSpec, name: str) -> None:
 def _spec(robot: Path, cameras: dict[str, CameraIntrinsics]) -> mujoco.MjSpec:
     spec = arms_spec(robot, [SINGLE])
     furnish(spec, cameras, FRONT_POSITION, FRONT_LOOK_AT)
+    add_appearances(spec)
     for name in OBJECTS:
         _add_object(spec, name)
     for name in TARGETS:
@@ -98,9 +101,16 @@ class Workcell(Cell):
         cameras = {"front": front, "wrist": wrist}
         super().__init__(_spec(robot, cameras), [SINGLE], cameras)
         self.arm = self.arms[0]
+        self._wardrobe = Wardrobe(self.model, cameras)
+        self._appearance = Appearance()
         self._first: str | None = None
         self.scene: Scene | None = None
         self.task: Task | None = None
+
+    def dress(self, appearance: Appearance | None) -> None:
+        """Look like `appearance` from the next reset on; None: as it is built. Cameras and colours change at once."""
+        self.cameras = self._wardrobe.dress(appearance)
+        self._appearance = appearance or Appearance()
 
     def begin(self, seed: int, distractors: int | None, instruction: str | None) -> None:
         """Reset to the scene of `seed`, with the arm at home. Raises ValueError for an unknown task."""
@@ -130,10 +140,14 @@ class Workcell(Cell):
             if placed is None:
                 self.place(name, PARKED + [0, 0.3 * i, 0])
             else:
-                self.place(name, np.array([placed.x, placed.y, rest_height(name)]), placed.yaw)
+                self.place(name, np.array([placed.x, placed.y, self.rest_height(name)]), placed.yaw)
         for target in scene.targets:
             self.data.mocap_pos[self.model.body(target.name).mocapid[0]] = [target.x, target.y, 0.0]
         mujoco.mj_forward(self.model, self.data)
+
+    def rest_height(self, name: str) -> float:
+        """Height of a resting object's centre over the table, m, of the size that it has now."""
+        return rest_height(name) * self._appearance.sizes.get(name, 1.0)
 
     def pose_kinematically(self, q: np.ndarray, opening: float) -> None:
         """Set the arm to `q` [7] rad without physics, to render labelled views."""
@@ -144,10 +158,14 @@ class Workcell(Cell):
     def _watch(self) -> None:
         if self._first is None and self.scene is not None:
             for placed in self.scene.objects:
-                if self._held(placed.name) and self.object_position(placed.name)[2] > rest_height(placed.name) + 0.02:
+                if (
+                    self.held(placed.name)
+                    and self.object_position(placed.name)[2] > self.rest_height(placed.name) + 0.02
+                ):
                     self._first = placed.name
 
-    def _held(self, name: str) -> bool:
+    def held(self, name: str) -> bool:
+        """Whether an object is between closed fingers."""
         near = np.linalg.norm(self.object_position(name) - self.arm.tcp_position) < 0.045
         return bool(near and self.arm.opening < GRASP_WIDTH[name.split()[1]] + 0.012)
 
@@ -157,7 +175,12 @@ class Workcell(Cell):
             raise RuntimeError("the workcell has no scene yet: call reset first")
         position = self.object_position(self.task.object)
         if self.task.target is None:
-            return Progress(self._first, bool(self._held(self.task.object) and position[2] > LIFTED))
-        offset = np.linalg.norm(position[:2] - self.object_position(self.task.target)[:2])
-        resting = position[2] < rest_height(self.task.object) + 0.03
-        return Progress(self._first, bool(offset < INSIDE and resting and self.arm.opening > 0.06))
+            return Progress(self._first, bool(self.held(self.task.object) and position[2] > LIFTED))
+        below = self.object_position(self.task.target)
+        offset, rest = np.linalg.norm(position[:2] - below[:2]), self.rest_height(self.task.object)
+        if self.task.stacks:
+            standing = below[2] + self.rest_height(self.task.target) + rest
+            there = offset < ON_TOP and abs(position[2] - standing) < 0.006
+        else:
+            there = offset < INSIDE and position[2] < rest + 0.03
+        return Progress(self._first, bool(there and self.arm.opening > 0.06))

@@ -206,7 +206,7 @@ class BatchMaker:
         images; an image with a stroke has one instruction, so these have twice as many samples, drawn at random. first:
         number of the first batch; a seed and a number always give the same batch.
         """
-        in_epoch = len(self.data.images) // size
+        in_epoch = max(1, len(self.data.images) // size)
         for number in count(first):
             epoch, place = divmod(number, in_epoch)
             order = np.random.default_rng((seed, epoch)).permutation(len(self.data.images))

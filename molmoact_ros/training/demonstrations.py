@@ -9,15 +9,14 @@ Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mujoco
 import numpy as np
-from tqdm import tqdm
 
 from molmoact_ros.engine.model.image_processor import resize
 from molmoact_ros.reasoning.trace import trace_from_pixels
@@ -36,8 +35,9 @@ from molmoact_ros.sim.scene import (
 )
 from molmoact_ros.sim.table_workcell import ARM_JOINTS, HOME_Q, Workcell
 from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase, ExpertPlan
+from molmoact_ros.training.part_files import make_parts
 from molmoact_ros.training.trace_augmentation import HEIGHT, ON_TABLE, WIDTH, Stroke, lifted, projected
-from molmoact_ros.utils.child_process import die_with_parent
+from molmoact_ros.utils.progress import Progress, ignore
 
 TRAIN_SEED = 1_000_000
 PART = 2000  # samples per file
@@ -88,8 +88,18 @@ class Demonstrations:
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
         names = ("images", "depth", "trace", "actions", "things", "places", "hand", "held")
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        arrays = {name: _joined(parts, name) for name in names}
         return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+    """One array of all parts, of which only one is in memory beside the result: all of them are gigabytes."""
+    counts = [len(part["held"]) for part in parts]
+    first = parts[0][name]
+    whole = np.empty((sum(counts), *first.shape[1:]), first.dtype)
+    for part, end, count in zip(parts, np.cumsum(counts), counts, strict=True):
+        whole[end - count : end] = part[name]
+    return whole
 
 
 class HandPoser:
@@ -228,7 +238,12 @@ def things_in(scene: Scene, state: ExpertPhase) -> np.ndarray:
 
 
 class Sampler:
-    """Samples labelled states in its own workcell."""
+    """Samples labelled states in its own workcell.
+
+    kind: of the arrays that its rows are of.
+    """
+
+    kind: type[Any] = Demonstrations
 
     def __init__(self, robot: Path) -> None:
         self.cell = Workcell(robot)
@@ -237,16 +252,21 @@ class Sampler:
     def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """One sample: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
         scene, state, q, rng = self.moment(seed)
-        self._pose(scene, state, q)
-        images, depth = self._look()
-        things = things_in(scene, state)
+        self.pose(scene, state, q)
         traces, actions, texts = self.labels(scene, state, rng)
-        arrays = {
+        held = scene.task.object if state.held else None
+        return self.row(things_in(scene, state), state.tcp, held, traces, actions), texts
+
+    def row(
+        self, things: np.ndarray, hand: np.ndarray, held: str | None, traces: np.ndarray, actions: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """A row of each array of `Demonstrations`, by name: what the cameras show now, and the labels."""
+        images, depth = self._look()
+        return {
             "images": images, "depth": depth, "trace": traces, "actions": actions, "things": things,
-            "places": self._places(things), "hand": state.tcp.astype(np.float32),
-            "held": np.array(THINGS.index(scene.task.object) if state.held else -1),
+            "places": self._places(things), "hand": hand.astype(np.float32),
+            "held": np.array(-1 if held is None else THINGS.index(held)),
         }  # fmt: skip
-        return arrays, texts
 
     def moment(self, seed: int) -> tuple[Scene, ExpertPhase, np.ndarray, np.random.Generator]:
         """The scene, state and joint positions [7] rad of a seed, and the generator for further sampling."""
@@ -267,11 +287,18 @@ class Sampler:
         Returns traces uint8 [ASKED, 3, 2], actions float32 [ASKED, 8, 7] and the instructions.
         """
         tasks = [scene.task, *other_tasks(scene, state, rng)]
-        plans = [Expert(replace(scene, task=task)).plan(about(scene, state, task)) for task in tasks]
-        traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
-        return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task in tasks]
+        return self.labels_of(scene, [(task, about(scene, state, task)) for task in tasks])
 
-    def _pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
+    def labels_of(
+        self, scene: Scene, asked: Sequence[tuple[Task, ExpertPhase]]
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """The expert's labels for n tasks, each with its state: traces [n, 3, 2], actions [n, 8, 7], instructions."""
+        plans = [Expert(replace(scene, task=task)).plan(state) for task, state in asked]
+        traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
+        return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task, _ in asked]
+
+    def pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
+        """Set the workcell to a state of a scene, the arm at `q` [7] rad, to be rendered."""
         self.cell.reset(scene, q, state.opening)
         if state.held or state.delivered:
             lift = GRASP_HEIGHT[scene.task.object.split()[1]] - rest_height(scene.task.object)
@@ -295,36 +322,34 @@ class Sampler:
         return trace_from_pixels(pixels, k.width, k.height).astype(np.uint8)
 
 
-def collect_all(robot: Path, folder: Path, count: int, workers: int) -> list[Path]:
+def collect_all(
+    robot: Path, folder: Path, count: int, workers: int, done: Progress = ignore, sampler: type[Sampler] = Sampler
+) -> list[Path]:  # fmt: skip
     """Sample `count` states into files of PART in `folder` with `workers` processes; existing files are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [folder / f"part{i:03d}.npz" for i in range(-(-count // PART))]
-    missing = [(robot, TRAIN_SEED + i * PART, PART, part) for i, part in enumerate(parts) if not part.exists()]
-    os.environ["LP_NUM_THREADS"] = "1"  # else the software renderer starts one thread per core in each worker
-    context, done = multiprocessing.get_context("spawn"), len(parts) - len(missing)
-    with (
-        context.Pool(workers, die_with_parent, (os.getpid(),)) as pool,
-        tqdm(total=len(parts), initial=done, unit="part") as bar,
-    ):
-        for _ in pool.imap_unordered(_collect_part, missing):
-            bar.update()
-    return parts
+    sizes = [min(PART, count - first) for first in range(0, count, PART)]
+    jobs = {
+        folder / f"part{i:03d}.npz": (robot, TRAIN_SEED + i * PART, size, folder / f"part{i:03d}.npz", sampler)
+        for i, size in enumerate(sizes)
+    }
+    return make_parts(collect, jobs, workers, done)
 
 
-def _collect_part(job: tuple[Path, int, int, Path]) -> None:
-    collect(*job)
-
-
-def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
+def collect(robot: Path, first_seed: int, count: int, out: Path, sampler: type[Sampler] = Sampler) -> None:
     """Sample `count` states with seeds from `first_seed` on and save them to `out`."""
-    sampler = Sampler(robot)
-    samples = [sampler.sample(first_seed + i) for i in range(count)]
+    samples = sampler(robot)
+    save_rows([samples.sample(first_seed + i) for i in range(count)], out, sampler.kind)
+
+
+def save_rows(
+    samples: Sequence[tuple[dict[str, np.ndarray], list[str]]], out: Path, kind: type[Any] = Demonstrations
+) -> None:  # fmt: skip
+    """Save rows of `kind`, each with its instructions [ASKED], as a file that is whole or not there."""
     rows, texts = zip(*samples, strict=True)
     names = sorted({t for asked in texts for t in asked})
     index = {t: i for i, t in enumerate(names)}
     instructions = np.array([[index[t] for t in asked] for asked in texts])
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    whole = Demonstrations(**arrays, instructions=instructions, texts=names)
+    whole = kind(**arrays, instructions=instructions, texts=names)
     unfinished = out.with_name(f"unfinished-{out.name}")
     whole.save(unfinished)
     unfinished.rename(out)

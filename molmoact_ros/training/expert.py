@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from molmoact_ros.sim.scene import GRASP_HEIGHT, GRASP_WIDTH, Scene
+from molmoact_ros.sim.scene import GRASP_HEIGHT, GRASP_WIDTH, Scene, rest_height
 
 STEP = 0.1  # s
 CHUNK_STEPS = 8
@@ -24,6 +24,7 @@ CARRY = 0.16  # m: height of the gripper while carrying
 ALIGNED = 0.007  # m: distance from the object below which the fingers start to close
 AROUND = 0.02  # m: distance below which closing fingers grasp it
 RELEASE_ABOVE = 0.045  # m above the grasp height at which the object is released over a target
+SET_DOWN = 0.005  # m above the object below at which one that is stacked is released
 MAX_STEPS = 140
 
 
@@ -117,6 +118,10 @@ class Expert:
             None if task.target is None else np.array([scene.object(task.target).x, scene.object(task.target).y])
         )
         self.grasp_height, self.grasp_width = GRASP_HEIGHT[shape], GRASP_WIDTH[shape]
+        self.stacks = task.stacks
+        above = 2 * rest_height(str(task.target)) + SET_DOWN if task.stacks else RELEASE_ABOVE
+        self.release_height = self.grasp_height + above
+        self.release_near = ALIGNED if task.stacks else 0.012  # m along the table, from the target's centre
 
     def act(self, state: ExpertPhase) -> tuple[np.ndarray, float]:
         """The action of the next step: displacement [3] m and gripper command (1 open, 0 closed)."""
@@ -125,29 +130,34 @@ class Expert:
         return self._deliver(state) if state.held else self._fetch(state)
 
     def _fetch(self, state: ExpertPhase) -> tuple[np.ndarray, float]:
-        goal = np.array([*state.object[:2], self.grasp_height])
-        closing = state.opening < OPEN - 0.012
+        height, closing = self._height(state), state.opening < OPEN - 0.012
         if self._around(state, AROUND if closing else ALIGNED):
             return np.zeros(3), 0.0  # once started, closing continues although the gripper has moved slightly
         if closing:  # closed on nothing: open and retry
             return np.zeros(3), 1.0
-        return _approach(state, goal, self.grasp_height, self.grasp_height + HOVER), 1.0
+        return _approach(state, state.object, height, height + HOVER), 1.0
+
+    def _height(self, state: ExpertPhase) -> float:
+        """The height of the grasp, m: higher where the object stands on something."""
+        return max(self.grasp_height, float(state.object[2]))
 
     def _around(self, state: ExpertPhase, near: float) -> bool:
         """Whether the object is between the fingers, to within `near` m along the table and in height."""
         along = float(np.linalg.norm(state.object[:2] - state.tcp[:2]))
-        return along < near and abs(state.tcp[2] - self.grasp_height) < near
+        return along < near and abs(state.tcp[2] - self._height(state)) < near
 
     def _deliver(self, state: ExpertPhase) -> tuple[np.ndarray, float]:
         if self.target is None:
             return np.array([0, 0, np.clip(0.5 * (CARRY - state.tcp[2]), -MAX_RISE, MAX_RISE)]), 0.0
-        low = self.grasp_height + RELEASE_ABOVE
-        over = np.linalg.norm(self.target - state.tcp[:2]) < 0.012 and state.tcp[2] < low + 0.012
-        if over:
+        low, near = self.release_height, self.release_near
+        # What is stacked has to be over the other's centre itself; elsewhere the hand may.
+        goal = self.target + (state.tcp - state.object)[:2] if self.stacks else self.target
+        away = np.linalg.norm(goal - state.tcp[:2])
+        if away < near and state.tcp[2] < low + near:
             return np.zeros(3), 1.0
-        if state.tcp[2] < self.grasp_height + 0.05 and np.linalg.norm(self.target - state.tcp[:2]) > 0.10:
+        if state.tcp[2] < self.grasp_height + 0.05 and away > 0.10:
             return np.array([0, 0, MAX_RISE]), 0.0
-        return _approach(state, self.target, low, max(CARRY, low + 0.05)), 0.0
+        return _approach(state, goal, low, max(CARRY, low + 0.05)), 0.0
 
     def plan(self, state: ExpertPhase) -> ExpertPlan:
         """Roll the expert out in a simple kinematic model until the state stops changing."""

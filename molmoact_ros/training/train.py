@@ -1,28 +1,44 @@
 """Trains the nano model in stages, seeded and resumable.
 
-1. `vision`: the image tokens learn to identify and locate objects. 2. `answer`: the whole model learns to generate
-answers; most batches omit the depth codes to save time. 3. `action`: the same, but action values that differ from the
-previous action's weigh most, and half of the batches have a stroke drawn on the image.
+1. `depth`: a VQ-VAE learns depth codes. 2. `vision`: the image tokens learn to identify and locate objects. 3.
+`answer`: the whole model learns to generate answers; most batches omit the depth codes to save time. 4. `action`: the
+same, but action values that differ from the previous action's weigh most. 5. `strokes`: half of the batches have a
+stroke drawn on the image. 6. `round1` and so on: the policy as it is does tasks, the expert labels what it meets, and
+it learns from old and new moments.
 """
 
 from __future__ import annotations
 
+import copy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from molmoact_ros.engine.model.checkpoint import DEPTH, load_checkpoint, load_depth_vq
+from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
+from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets
-from molmoact_ros.training.demonstrations import Demonstrations, collect_all
-from molmoact_ros.training.nano_model import initialise, nano_config, save_nano
-from molmoact_ros.training.stage_answers import SpaceHead, answer_loss
+from molmoact_ros.training.demonstrations import ASKED, TRAIN_SEED, Demonstrations, collect, collect_all
+from molmoact_ros.training.met_states import CorrectionRound
+from molmoact_ros.training.nano_model import (
+    FEATURE_SIZE,
+    feature_size,
+    initialise,
+    nano_config,
+    save_nano,
+    size_features,
+)
+from molmoact_ros.training.run_report import write_report
+from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, space_errors
 from molmoact_ros.training.stage_depth_vq import depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import build_tokenizer
@@ -36,7 +52,16 @@ from molmoact_ros.training.training_run import (
     check_run,
 )
 
-LAST_STAGE = "action"
+LAST_STAGE = "strokes"  # before the rounds
+HELD = "held_out.npz"
+HELD_SEED = 900_000  # of held-out moments: none that is trained on, and none of an evaluation
+ROUND_SEED, ROUND_APART = TRAIN_SEED + 500_000, 10_000  # scenes of the first round, and how far the next one's are
+SIZED_BY = 32  # moments by which the image features' size is measured
+
+NO_STEPS = StageConfig(steps=0, batch=0, rate=0.0)
+
+Correct = Callable[[CorrectionRound], tuple[list[Path], dict[str, float]]]
+"""Collects a round to files of `Demonstrations` and figures of its episodes. It keeps what is in the round's folder."""
 
 
 class AnswerStageConfig(StageConfig):
@@ -48,38 +73,57 @@ class AnswerStageConfig(StageConfig):
     steered: float = 0.0  # fraction of batches with strokes on their images
 
 
+class RoundConfig(AnswerStageConfig):
+    """Hyperparameters of a round of correction."""
+
+    episodes: int
+    seconds: float = 30.0  # of simulated time: the longest episode
+    drawn: float = 0.0  # fraction of episodes whose appearance is drawn
+    met: float = 0.5  # fraction of batches from the moments that the policy met, in this round or before
+
+
 class TrainConfig(TrainingRunConfig):
-    """Hyperparameters of all stages."""
+    """Hyperparameters of all stages. rounds: of correction. held: moments that are held out."""
 
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
     answer: AnswerStageConfig = AnswerStageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
-    action: AnswerStageConfig = AnswerStageConfig(
-        steps=8000, batch=16, asked=3, depth=0.1, news=16.0, steered=0.5, rate=1e-3
+    action: AnswerStageConfig = AnswerStageConfig(steps=12_000, batch=12, asked=3, depth=0.1, news=16.0, rate=1e-3)
+    strokes: AnswerStageConfig = AnswerStageConfig(
+        steps=5000, batch=12, asked=3, depth=0.1, news=16.0, steered=0.5, rate=5e-4
     )
+    rounds: int = 3
+    correction: RoundConfig = RoundConfig(
+        steps=1200, batch=12, asked=3, depth=0.1, news=16.0, steered=0.25, rate=3e-4, episodes=150
+    )
+    held: int = 400
 
-    def fixed(self, samples: int) -> dict[str, Any]:
-        """What must be the same when a run is resumed."""
-        return {"samples": samples, "settings": self.model_dump(exclude={"save_every", "ahead"})}
+    def fixed(self, samples: int, start: str) -> dict[str, Any]:
+        """What must be the same when a run is resumed. start: digest of the checkpoint that it begins with, or ""."""
+        settings = self.model_dump(exclude={"save_every", "ahead", "rounds"})
+        return {"samples": samples, "start": start, "settings": settings}
 
 
 class NanoRecipe:
     """The nano's modules, data and stages."""
 
-    def __init__(self, data: Demonstrations, folder: Path, config: TrainConfig, begun: MolmoAct | None = None) -> None:
-        """folder: receives the depth codec. begun: a model whose configuration is kept; None: today's."""
+    def __init__(
+        self, data: Demonstrations, folder: Path, config: TrainConfig, begun: MolmoAct | None = None,
+        correct: Correct | None = None,
+    ) -> None:  # fmt: skip
+        """folder: receives depth codec and rounds, and has the held-out moments. begun: a model to train on; None: new
+        weights. correct: collects rounds of correction; None: there are none."""
         torch.manual_seed(config.seed)
-        self.data, self.folder, self.config = data, folder, config
+        self.data, self.folder, self.config, self.correct = data, folder, config, correct
         self.tokenizer = build_tokenizer()
         stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
         nano = nano_config(self.tokenizer, stats) if begun is None else begun.config
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = MolmoAct(nano)
-        initialise(self.model, self.tokenizer)
-        self.model.to(device)
-        width = nano.llm_config.hidden_size
-        self.head, self.space = VisionHead(width).to(device), SpaceHead(width).to(device)
-        self.targets = SoftTargets.of(self.tokenizer, nano.llm_config.vocab_size).to(device)
         self.maker = BatchMaker(data, nano, self.tokenizer)
+        self.model, self.size = self._model(nano, begun)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+        width = nano.llm_config.hidden_size
+        self.head, self.space = VisionHead(width).to(self.device), SpaceHead(width).to(self.device)
+        self.targets = SoftTargets.of(self.tokenizer, nano.llm_config.vocab_size).to(self.device)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -88,10 +132,34 @@ class NanoRecipe:
 
     def stages(self) -> dict[str, Stage]:
         """The stages in order."""
-        return {
-            "vision": self._vision(), "answer": self._answers(self.config.answer),
-            LAST_STAGE: self._answers(self.config.action),
-        }  # fmt: skip
+        config = self.config
+        stages = {"depth": self._depth(), "vision": self._vision(), "answer": self._answers(config.answer, 1)}
+        stages |= {"action": self._answers(config.action, 2), LAST_STAGE: self._answers(config.strokes, 3)}
+        if self.correct is not None:
+            stages |= {f"round{n}": self._round(n) for n in range(1, config.rounds + 1)}
+        return stages
+
+    def save(self, folder: Path) -> None:
+        """Write the model as it is as a checkpoint folder, which appears at once and whole."""
+        unfinished = folder.with_name(f"unfinished-{folder.name}")
+        save_nano(unfinished, copy.deepcopy(self.model).cpu(), self.tokenizer, load_depth_vq(self.folder / DEPTH))
+        unfinished.rename(folder)
+
+    def _model(self, nano: MolmoActConfig, begun: MolmoAct | None) -> tuple[MolmoAct, float]:
+        """The model at first, and the size that its image features are held at."""
+        rows = np.arange(min(SIZED_BY, len(self.data.images)))
+        crops = self.maker.batch(rows, 1, False, np.random.default_rng(self.config.seed)).crops
+        pooled = self.maker.pooled.expand(len(rows), -1, -1)
+        model = MolmoAct(nano)
+        if begun is not None:
+            model.load_state_dict(begun.state_dict())
+            return model, feature_size(model, crops, pooled)
+        initialise(model, self.tokenizer)
+        size_features(model, crops, pooled)
+        return model, FEATURE_SIZE
+
+    def _depth(self) -> Stage:
+        return Stage(NO_STEPS, self.space, lambda first: iter(()), torch.mean, self._prepare_depth)
 
     def _vision(self) -> Stage:
         config = self.config.vision
@@ -99,49 +167,109 @@ class NanoRecipe:
             config,
             nn.ModuleList([self.model.model.vision_backbone, self.head]),
             partial(vision_batches, self.data, config.batch, self.config.seed),
-            lambda batch: vision_loss(self.model, self.head, self.maker, batch),
+            lambda batch: vision_loss(self.model, self.head, self.maker, batch, self.size),
         )
 
-    def _answers(self, config: AnswerStageConfig) -> Stage:
+    def _answers(self, config: AnswerStageConfig, number: int) -> Stage:
+        """A stage of answers, by whose number the order of its batches is drawn."""
+        return Stage(
+            config,
+            nn.ModuleList([self.model, self.space]),
+            partial(self._batches, self.maker, config, self.config.seed + number),
+            lambda batch: answer_loss(self.model, self.space, self.maker, self.targets, batch, config.news, self.size),
+            self._prepare_depth,
+            self._errors,
+        )
+
+    def _round(self, number: int) -> Stage:
+        config, seed = self.config.correction, self.config.seed + 3 + number
+        stage, figures = self._answers(config, 3 + number), {}
+        made: list[BatchMaker] = []
+
+        def prepare() -> None:
+            self._prepare_depth()
+            files, found = self._corrections(number)
+            figures.update(found)
+            met = Demonstrations.load(files)
+            made[:] = [BatchMaker(met, self.model.config, self.tokenizer)]
+            made[0].codes = partial(depth_codes, load_depth_vq(self.folder / DEPTH), met)
+
         def batches(first: int) -> Iterator[Batch]:
-            return self.maker.batches(config.batch, config.asked, config.depth, self.config.seed, first, config.steered)
+            for i in count(first):
+                new = np.random.default_rng((seed, i)).random() < config.met
+                yield next(self._batches(made[0] if new else self.maker, config, seed, i))
 
-        def loss(batch: Batch) -> Tensor:
-            return answer_loss(self.model, self.space, self.maker, self.targets, batch, config.news)
+        stage.prepare, stage.batches = prepare, batches
+        stage.finish = lambda: {**figures, **self._errors()}
+        return stage
 
-        return Stage(config, nn.ModuleList([self.model, self.space]), batches, loss, self._prepare_depth)
+    def _corrections(self, number: int) -> tuple[list[Path], dict[str, float]]:
+        """Files of all rounds up to a number, and the figures of its own episodes; collects what is missing."""
+        assert self.correct is not None
+        folder = self.folder / f"round{number}"
+        if not (folder / "policy").is_dir():  # once it is there, the model may already have learnt from this round
+            folder.mkdir(exist_ok=True)
+            self.save(folder / "policy")
+        config, first = self.config.correction, ROUND_SEED + (number - 1) * ROUND_APART
+        order = CorrectionRound(
+            folder / "policy", self.device.type, folder, first, config.episodes, config.seconds, config.drawn
+        )
+        _, figures = self.correct(order)
+        rounds = [self.folder / f"round{n}" for n in range(1, number + 1)]
+        return [file for round_ in rounds for file in sorted(round_.glob("part*.npz"))], figures
+
+    def _batches(self, maker: BatchMaker, config: AnswerStageConfig, seed: int, first: int) -> Iterator[Batch]:
+        return maker.batches(config.batch, config.asked, config.depth, seed, first, config.steered)
 
     def _prepare_depth(self) -> None:
         vq = depth_vq(self.data, self.folder, self.config.seed)
         self.maker.codes = partial(depth_codes, vq, self.data)
 
+    def _errors(self) -> dict[str, float]:
+        """How far off the model reads positions in the held-out moments."""
+        held = BatchMaker(Demonstrations.load([self.folder / HELD]), self.model.config, self.tokenizer)
+        rows = np.array_split(np.arange(len(held.data.images)), -(-len(held.data.images) // SIZED_BY))
+        rng = np.random.default_rng(0)
+        batches = (held.batch(some, ASKED, False, rng) for some in rows)
+        return space_errors(self.model, self.space, held, batches)
+
 
 def train_nano(
-    robot: Path, folder: Path, samples: int, config: TrainConfig, start: Path | None = None, workers: int = 2
-) -> MolmoAct:
+    robot: Path, folder: Path, samples: int, config: TrainConfig, start: Path | None = None, workers: int = 2,
+    correct: Correct | None = None,
+) -> MolmoAct:  # fmt: skip
     """Train the nano model from scratch: demonstrations, depth codes, all stages. It resumes an interrupted run.
 
     Args:
         robot: the arm's MJCF file.
-        folder: receives demonstrations, progress, the loss curve and finally `checkpoint`.
+        folder: receives demonstrations, progress, curves, a report and finally `checkpoint`.
         samples: number of demonstrations.
         config: the hyperparameters.
-        start: a checkpoint to fine-tune in the last stage only, instead of training new weights in all stages.
+        start: a checkpoint to train on from `LAST_STAGE`, instead of training new weights in all stages.
         workers: processes that collect demonstrations.
+        correct: collects rounds of correction; None: there are none.
 
-    Returns the trained model. Raises CheckpointError where the folder holds a run of other settings.
+    Returns the trained model. Raises CheckpointError where the folder holds a run of other settings, and
+    DivergedTraining.
     """
-    begin_run(folder / "run.json", config.fixed(samples))
-    check_run(folder / "run.json", config.fixed(samples), folder)
+    settings = config.fixed(samples, digest(start) if start else "")
+    begin_run(folder / "run.json", settings)
+    check_run(folder / "run.json", settings, folder)
     begun = None if start is None else load_checkpoint(start)
-    with StageTimes(folder / "times.json").measured("demonstrations"):
-        data = Demonstrations.load(collect_all(robot, folder / "demonstrations", samples, workers))
-    recipe = NanoRecipe(data, folder, config, None if begun is None else begun.model)
-    run = TrainingRun(folder, config, recipe.modules, recipe.stages())
-    if not run.resume() and start is not None and begun is not None:
+    times = StageTimes(folder / "times.json")
+    with times.measured("demonstrations"):
+        files = collect_all(robot, folder / "demonstrations", samples, workers, lambda made, of: times.save())
+        if not (folder / HELD).exists():
+            collect(robot, HELD_SEED, config.held, folder / HELD)
+        data = Demonstrations.load(files)
+    if start is not None and not (folder / DEPTH).exists():
         shutil.copy(start / DEPTH, folder / DEPTH)  # the codebook that the weights were trained with
-        recipe.model.load_state_dict(begun.model.state_dict())
+    recipe = NanoRecipe(data, folder, config, None if begun is None else begun.model, correct)
+    run = TrainingRun(folder, config, recipe.modules, recipe.stages())
+    if not run.resume() and start is not None:
         run.skip_to(LAST_STAGE)
     run.run()
-    save_nano(folder / "checkpoint", recipe.model.cpu(), recipe.tokenizer, load_depth_vq(folder / DEPTH))
-    return recipe.model
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    recipe.save(folder / "checkpoint")
+    write_report(run, settings, digest(folder / "checkpoint"))
+    return recipe.model.cpu()

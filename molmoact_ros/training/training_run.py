@@ -70,6 +70,7 @@ class Stage:
     trained: holds the parameters that are trained. batches: the endless batches from a number on; a number always gives
     the same batch, and nothing but numpy or torch on the CPU is needed for it. loss: a batch to a scalar. prepare:
     called once before the stage's first batch, also after an interruption; it keeps what it has finished itself.
+    finish: called after the last step; the figures that it returns are noted.
     """
 
     config: StageConfig
@@ -77,6 +78,7 @@ class Stage:
     batches: Callable[[int], Iterator[Any]]
     loss: Callable[[Any], Tensor]
     prepare: Callable[[], None] = lambda: None
+    finish: Callable[[], dict[str, Any]] = dict
 
 
 class StageTimes:
@@ -114,7 +116,11 @@ class StageTimes:
 
     def said(self, name: str) -> str:
         """A stage's time as hours, minutes and seconds."""
-        return str(timedelta(seconds=round(self.seconds[name])))
+        return str(timedelta(seconds=round(self.seconds.get(name, 0.0))))
+
+    def total(self) -> str:
+        """The time of all stages as hours, minutes and seconds."""
+        return str(timedelta(seconds=round(sum(self.seconds.values()))))
 
 
 class TrainingRun:
@@ -187,6 +193,8 @@ class TrainingRun:
             with self.times.measured(name):
                 self.stages[name].prepare()
                 self._run_stage(name, self.stages[name])
+                if figures := self.stages[name].finish():
+                    self.note(figures)
                 self.finished, self.step = self.finished + 1, 0
                 self.optimiser = self._optimiser()
                 self.save()

@@ -14,7 +14,7 @@ from molmoact_ros.sim.scene import sample_scene
 from molmoact_ros.training.data_loader import BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, ExpertPhase
-from molmoact_ros.training.nano_model import initialise, nano_config, ordered_tokens
+from molmoact_ros.training.nano_model import FEATURE_SIZE, initialise, nano_config, ordered_tokens, size_features
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import build_tokenizer
@@ -67,7 +67,7 @@ def test_sharing_images_gives_the_numbers_of_whole_sequences(
     model, maker, _ = learner
     maker.codes = lambda rows: np.full((len(rows), 10, 10), 7)
     batch = maker.batch(np.arange(3), 2, with_depth, np.random.default_rng(0))
-    *_, shared = shared_images_forward(model, batch, maker.pooled)
+    shared = shared_images_forward(model, batch, maker.pooled).hidden
     images = batch.prefix.shape[1]
     ids = torch.cat([batch.prefix.repeat_interleave(2, 0), batch.ids], 1)
     positions = torch.cat([torch.arange(images).expand(6, -1), batch.positions], 1)
@@ -92,6 +92,31 @@ def test_the_loss_falls_and_near_misses_cost_less(learner: tuple[MolmoAct, Batch
     near, far = (torch.nn.functional.one_hot(torch.tensor([token + d]), 1216) * 9.0 for d in (1, 7))
     right, once = torch.tensor([token]), torch.ones(1)
     assert targets.loss(near, right, once) < targets.loss(far, right, once)
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("stage", ["vision", "answer"])
+def test_every_stage_brings_the_image_features_back_to_their_size(
+    stage: str, factor: float, data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
+) -> None:
+    model, maker, targets = learner
+    batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0))
+    pooled = maker.pooled.expand(4, -1, -1)
+    size_features(model, batch.crops, pooled)
+    assert float(model.image_features(batch.crops, pooled).square().mean()) == pytest.approx(FEATURE_SIZE, rel=1e-4)
+    last = model.model.vision_backbone.image_projector.w2.weight
+    with torch.no_grad():
+        last.mul_(factor)
+    width = model.config.llm_config.hidden_size
+    if stage == "vision":
+        views = next(vision_batches(data, 6, seed=0, first=0))
+        loss = vision_loss(model, VisionHead(width), maker, views)
+    else:
+        loss = answer_loss(model, SpaceHead(width), maker, targets, batch)
+    loss.backward()
+    assert last.grad is not None
+    growth = -float((last.grad * last).sum())  # how far a step along the gradient makes the features grow
+    assert growth > 5 if factor < 1 else growth < -5
 
 
 def test_what_an_action_newly_says_counts_more(

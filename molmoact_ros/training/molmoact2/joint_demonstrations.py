@@ -6,29 +6,18 @@ cameras'. Files of corrections, whose states a policy met, have the same form.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from molmoact_ros.engine.model.image_processor import stretch
-from molmoact_ros.sim.scene import Scene
-from molmoact_ros.training.demonstrations import (
-    PART,
-    TRAIN_SEED,
-    VIEW,
-    Sampler,
-    about,
-    other_tasks,
-    things_in,
-)
+from molmoact_ros.sim.scene import Scene, Task
+from molmoact_ros.training.demonstrations import VIEW, Sampler
 from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, ExpertPhase, ExpertPlan
-from molmoact_ros.utils.child_process import die_with_parent
+
+_ARRAYS = ("images", "state", "chunks", "things", "hand")
 
 
 @dataclass
@@ -49,20 +38,9 @@ class JointDemonstrations:
     instructions: np.ndarray
     texts: list[str]
 
-    @staticmethod
-    def of(samples: Sequence[JointSampleArrays]) -> JointDemonstrations:
-        """The arrays of some samples, at least one."""
-        names = sorted({text for sample in samples for text in sample.texts})
-        index = {text: number for number, text in enumerate(names)}
-        asked = np.array([[index[text] for text in sample.texts] for sample in samples])
-        arrays = {name: np.stack([sample.arrays[name] for sample in samples]) for name in samples[0].arrays}
-        return JointDemonstrations(**arrays, instructions=asked, texts=names)
-
     def save(self, path: Path) -> None:
-        """Write one uncompressed .npz; it appears once it is whole."""
-        unfinished = path.with_name(f"unfinished-{path.name}")
-        np.savez(unfinished, **{**vars(self), "texts": np.array(self.texts)})
-        unfinished.rename(path)
+        """Write one uncompressed .npz."""
+        np.savez(path, **{**vars(self), "texts": np.array(self.texts)})
 
     @staticmethod
     def load(paths: Sequence[Path]) -> JointDemonstrations:
@@ -71,45 +49,36 @@ class JointDemonstrations:
         texts = sorted({str(text) for part in parts for text in part["texts"]})
         index = {text: number for number, text in enumerate(texts)}
         asked = [np.array([index[str(text)] for text in part["texts"]])[part["instructions"]] for part in parts]
-        arrays = {name: np.concatenate([part[name] for part in parts])
-                  for name in ("images", "state", "chunks", "things", "hand")}  # fmt: skip
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in _ARRAYS}
         return JointDemonstrations(**arrays, instructions=np.concatenate(asked), texts=texts)
-
-
-@dataclass(frozen=True)
-class JointSampleArrays:
-    """One sample: a row of each array of `JointDemonstrations`, by name, and its K instructions."""
-
-    arrays: dict[str, np.ndarray]
-    texts: list[str]
 
 
 class JointSampler(Sampler):
     """Labels states with the joints of the expert's path, in its own workcell."""
 
-    def joint_sample(self, seed: int) -> JointSampleArrays:
-        """The sample of a seed."""
-        scene, state, q, rng = self.moment(seed)
-        self._pose(scene, state, q)
+    kind = JointDemonstrations
+
+    def labels_of(
+        self, scene: Scene, asked: Sequence[tuple[Task, ExpertPhase]]
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """The expert's labels for n tasks from the arm's joints now: no traces [n, 0], chunks of joints float32
+        [n, 8, 8], instructions."""
+        q = self.cell.arm.positions[:7]
+        plans = [Expert(replace(scene, task=task)).plan(state) for task, state in asked]
+        chunks = np.stack([self.joint_chunk(plan, q) for plan in plans]).astype(np.float32)
+        return np.empty((len(plans), 0)), chunks, [task.instruction for task, _ in asked]
+
+    def row(
+        self, things: np.ndarray, hand: np.ndarray, held: str | None, traces: np.ndarray, actions: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """A row of each array of `JointDemonstrations`, by name: what cameras and joints are now, and the labels."""
         images = [self.cell.render(camera)[0] for camera in ("front", "wrist")]
-        return self.labelled(scene, state, q, images, rng)
-
-    def labelled(
-        self, scene: Scene, state: ExpertPhase, q: np.ndarray, images: Sequence[np.ndarray], rng: np.random.Generator
-    ) -> JointSampleArrays:  # fmt: skip
-        """The sample of a state with joints `q` [7] rad and the cameras' `images` uint8 [H, W, 3], front first.
-
-        It has the scene's own task and others that make sense in that state.
-        """
-        tasks = [scene.task, *other_tasks(scene, state, rng)]
-        plans = [Expert(replace(scene, task=task)).plan(about(scene, state, task)) for task in tasks]
-        arrays = {
+        arm = self.cell.arm
+        return {
             "images": np.stack([stretch(image, VIEW).round().astype(np.uint8) for image in images]),
-            "state": np.append(q, state.opening / OPEN).astype(np.float32),
-            "chunks": np.stack([self.joint_chunk(plan, q) for plan in plans]).astype(np.float32),
-            "things": things_in(scene, state), "hand": state.tcp.astype(np.float32),
+            "state": np.append(arm.positions[:7], arm.opening / OPEN).astype(np.float32),
+            "chunks": actions, "things": things, "hand": hand.astype(np.float32),
         }  # fmt: skip
-        return JointSampleArrays(arrays, [task.instruction for task in tasks])
 
     def joint_chunk(self, plan: ExpertPlan, q: np.ndarray) -> np.ndarray:
         """The plan's next actions float64 [8, 8]: joints, rad, at its next positions with the gripper straight down.
@@ -124,26 +93,3 @@ class JointSampler(Sampler):
                 q = q if solved is None else solved
             out[step, :7], out[step, 7] = q, plan.gripper[row]
         return out
-
-
-def collect_joints(robot: Path, folder: Path, count: int, workers: int) -> list[Path]:
-    """Sample `count` states into files of at most PART in `folder` with `workers` processes; existing ones are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    firsts = range(0, count, PART)
-    parts = {first: folder / f"part{first // PART:03d}.npz" for first in firsts}
-    jobs = [(first, min(PART, count - first), path) for first, path in parts.items() if not path.exists()]
-    os.environ["LP_NUM_THREADS"] = "1"  # else the software renderer starts one thread per core in each worker
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Pool(workers, die_with_parent, (os.getpid(),)) as pool,
-        tqdm(total=len(parts), initial=len(parts) - len(jobs), unit="part") as bar,
-    ):
-        for _ in pool.imap_unordered(partial(_collect_part, robot), jobs):
-            bar.update()
-    return list(parts.values())
-
-
-def _collect_part(robot: Path, job: tuple[int, int, Path]) -> None:
-    first, count, path = job
-    sampler = JointSampler(robot)
-    JointDemonstrations.of([sampler.joint_sample(TRAIN_SEED + first + i) for i in range(count)]).save(path)

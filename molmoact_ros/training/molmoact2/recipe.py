@@ -1,14 +1,16 @@
 """The recipe of the small MolmoAct 2: demonstrations, two stages, and rounds of correction; seeded and resumable.
 
-1. `reach`: decoder, expert and heads learn, on the nano's tower as it is. 2. `whole`: all of it. 3. Rounds of
-correction (DAgger, arXiv 1011.0686): the policy runs episodes in training scenes, the expert labels what it met, and
-training goes on with old and new moments.
+1. `reach`: decoder, expert and heads learn, on the nano's tower as it is. 2. `whole`: all of it. 3. `round1` and so on:
+the policy as it is does tasks, the expert labels what it meets, and it learns from old and new moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from molmoact_ros.engine.model.checkpoint import load_checkpoint
+from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.engine.molmoact2.model import MolmoAct2
+from molmoact_ros.training.demonstrations import ASKED, collect, collect_all
 from molmoact_ros.training.flow_matching import motion_statistics
+from molmoact_ros.training.met_states import CorrectionRound
 from molmoact_ros.training.molmoact2.joint_batches import JointBatch, JointBatchMaker
-from molmoact_ros.training.molmoact2.joint_demonstrations import JointDemonstrations, JointSampleArrays, collect_joints
+from molmoact_ros.training.molmoact2.joint_demonstrations import JointDemonstrations, JointSampler
 from molmoact_ros.training.molmoact2.robot_tokenizer import build_robot_tokenizer
 from molmoact_ros.training.molmoact2.small_model import (
     begin_from,
     initialise_small,
     save_small,
-    scale_features,
     small_config,
     small_stats,
 )
-from molmoact_ros.training.molmoact2.stage_joints import JointHead, joint_loss
+from molmoact_ros.training.molmoact2.stage_joints import SIZE, JointHead, joint_errors_of, joint_loss
+from molmoact_ros.training.nano_model import size_features
+from molmoact_ros.training.run_report import write_report
+from molmoact_ros.training.train import HELD, HELD_SEED, ROUND_APART, ROUND_SEED, SIZED_BY, Correct
 from molmoact_ros.training.training_run import (
     Stage,
     StageConfig,
@@ -42,12 +49,6 @@ from molmoact_ros.training.training_run import (
 )
 from molmoact_ros.utils.paths import default_checkpoint
 
-Correct = Callable[[Path, int, int], Sequence[JointSampleArrays]]
-"""Runs a checkpoint's policy for some episodes in training scenes, from a seed on: the moments it met, labelled."""
-
-
-SOME = 16  # samples, to look at features
-
 
 class JointStageConfig(StageConfig):
     """Hyperparameters of a stage."""
@@ -56,32 +57,42 @@ class JointStageConfig(StageConfig):
     flow_times: int = 4  # moments between noise and actions, of each instruction
 
 
-class RobotTrainConfig(TrainingRunConfig):
-    """Hyperparameters of all stages, and of the rounds of correction behind them.
+class JointRoundConfig(JointStageConfig):
+    """Hyperparameters of a round of correction."""
 
-    new_share: of the moments in a round's batches, those of corrections.
-    """
+    episodes: int
+    seconds: float = 30.0  # of simulated time: the longest episode
+    met: float = 0.5  # fraction of batches from the moments that the policy met, in this round or before
+
+
+class RobotTrainConfig(TrainingRunConfig):
+    """Hyperparameters of all stages. rounds: of correction. held: moments that are held out."""
 
     reach: JointStageConfig = JointStageConfig(steps=5000, batch=8, rate=1e-3)
     whole: JointStageConfig = JointStageConfig(steps=4000, batch=8, rate=6e-4)
-    correction: JointStageConfig = JointStageConfig(steps=400, batch=8, rate=2e-4, warm_up=20)
     rounds: int = 2
-    episodes: int = 30
-    new_share: float = 0.5
+    correction: JointRoundConfig = JointRoundConfig(steps=400, batch=8, rate=2e-4, warm_up=20, episodes=30)
+    held: int = 64
 
     def fixed(self, samples: int, start: str) -> dict[str, Any]:
-        """What must be the same when a run is resumed."""
-        settings = self.model_dump(exclude={"save_every", "ahead"})
+        """What must be the same when a run is resumed. start: digest of the nano that it begins with."""
+        settings = self.model_dump(exclude={"save_every", "ahead", "rounds"})
         return {"family": "molmoact2", "samples": samples, "start": start, "settings": settings}
+
+
+Batches = Callable[[JointStageConfig, int], Iterator[JointBatch]]
+"""The batches of a stage from a number on."""
 
 
 class RobotRecipe:
     """Modules, data and stages of the small MolmoAct 2."""
 
     def __init__(
-        self, data: JointDemonstrations, folder: Path, config: RobotTrainConfig, start: Path, correct: Correct
+        self, data: JointDemonstrations, folder: Path, config: RobotTrainConfig, start: Path,
+        correct: Correct | None = None,
     ) -> None:  # fmt: skip
-        """folder: receives corrections. start: the nano whose tower is taken over."""
+        """folder: receives rounds, and has the held-out moments. start: the nano whose tower is taken over. correct:
+        collects rounds of correction; None: there are none."""
         torch.manual_seed(config.seed)
         self.data, self.folder, self.config, self.correct = data, folder, config, correct
         self.tokenizer = build_robot_tokenizer()
@@ -92,11 +103,12 @@ class RobotRecipe:
         initialise_small(self.model, self.tokenizer)
         begin_from(self.model, self.tokenizer, load_checkpoint(start))
         self.maker = JointBatchMaker(data, self.model.config, self.tokenizer, self.stats)
-        some = self.maker.batch(np.arange(min(SOME, len(data.images))), 1, 1, np.random.default_rng(config.seed))
-        scale_features(self.model, some.crops, some.pooled)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(device)
-        self.head = JointHead(self.model.config.llm_config.hidden_size).to(device)
+        rows = np.arange(min(SIZED_BY, len(data.images)))
+        some = self.maker.batch(rows, 1, 1, np.random.default_rng(config.seed))
+        size_features(self.model, some.crops, some.pooled.expand(len(rows), -1, -1), SIZE)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+        self.head = JointHead(self.model.config.llm_config.hidden_size).to(self.device)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -105,92 +117,113 @@ class RobotRecipe:
 
     def stages(self) -> dict[str, Stage]:
         """The stages in order."""
-        parts = self.model.model
+        parts, config = self.model.model, self.config
         seeing = nn.ModuleList([parts.transformer, parts.action_expert, self.head])
         everything = nn.ModuleList([self.model, self.head])
-        found = {
-            "reach": self._stage(self.config.reach, seeing, self._batches, frozen=True),
-            "whole": self._stage(self.config.whole, everything, self._batches),
+        stages = {
+            "reach": self._stage(config.reach, seeing, self._batches, frozen=True),
+            "whole": self._stage(config.whole, everything, self._batches),
         }
-        for number in range(1, self.config.rounds + 1):
-            stage = self._stage(self.config.correction, everything, partial(self._mixed, number))
-            stage.prepare = partial(self._collect, number)
-            found[f"correction {number}"] = stage
-        return found
+        if self.correct is not None:
+            for number in range(1, config.rounds + 1):
+                stages[f"round{number}"] = self._round(number, everything)
+        return stages
+
+    def save(self, folder: Path) -> None:
+        """Write the model as it is as a checkpoint folder, which appears at once and whole."""
+        unfinished = folder.with_name(f"unfinished-{folder.name}")
+        save_small(unfinished, copy.deepcopy(self.model).cpu(), self.tokenizer, self.stats)
+        unfinished.rename(folder)
 
     def _stage(
-        self, config: JointStageConfig, trained: nn.Module,
-        batches: Callable[[JointStageConfig, int], Iterator[JointBatch]], frozen: bool = False,
+        self, config: JointStageConfig, trained: nn.Module, batches: Batches, frozen: bool = False
     ) -> Stage:  # fmt: skip
         def loss(batch: JointBatch) -> Tensor:
             return joint_loss(self.model, self.head, batch, frozen)
 
-        return Stage(config, trained, partial(batches, config), loss)
+        return Stage(config, trained, partial(batches, config), loss, finish=self._errors)
 
     def _batches(self, config: JointStageConfig, first: int) -> Iterator[JointBatch]:
         return self.maker.batches(config.batch, config.asked, config.flow_times, self.config.seed, first)
 
-    def _mixed(self, round_number: int, config: JointStageConfig, first: int) -> Iterator[JointBatch]:
-        """Batches in which demonstrations and the corrections of all rounds so far take turns, by chance."""
-        met = JointDemonstrations.load([self._corrections(number) for number in range(1, round_number + 1)])
-        new = JointBatchMaker(met, self.model.config, self.tokenizer, self.stats)
-        seed = self.config.seed + round_number
-        streams = [
-            maker.batches(config.batch, config.asked, config.flow_times, seed, first) for maker in (self.maker, new)
-        ]
-        number = first
-        while True:
-            turn = int(np.random.default_rng((seed, number)).random() < self.config.new_share)
-            made = [next(stream) for stream in streams]
-            yield made[turn]
-            number += 1
+    def _round(self, number: int, trained: nn.Module) -> Stage:
+        """A round, whose batches are of demonstrations or of what the policy met, by chance."""
+        seed, figures, made = self.config.seed + number, dict[str, float](), list[JointBatchMaker]()
 
-    def _corrections(self, number: int) -> Path:
-        return self.folder / "corrections" / f"round{number:02}.npz"
+        def batches(config: JointStageConfig, first: int) -> Iterator[JointBatch]:
+            for i in count(first):
+                new = np.random.default_rng((seed, i)).random() < self.config.correction.met
+                maker = made[0] if new else self.maker
+                yield next(maker.batches(config.batch, config.asked, config.flow_times, seed, i))
 
-    def _collect(self, number: int) -> None:
-        """Let the policy run, once for each round."""
-        path = self._corrections(number)
-        if path.exists():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.save(self.folder / "checkpoint")
-        seed = (number - 1) * self.config.episodes
-        met = self.correct(self.folder / "checkpoint", self.config.episodes, seed)
-        JointDemonstrations.of(met).save(path)
+        def prepare() -> None:
+            files, found = self._corrections(number)
+            figures.update(found)
+            met = JointDemonstrations.load(files)
+            made[:] = [JointBatchMaker(met, self.model.config, self.tokenizer, self.stats)]
 
-    def save(self, folder: Path) -> None:
-        """Write the model as it is as a checkpoint folder."""
-        save_small(folder, self.model, self.tokenizer, self.stats)
+        stage = self._stage(self.config.correction, trained, batches)
+        stage.prepare, stage.finish = prepare, lambda: {**figures, **self._errors()}
+        return stage
+
+    def _corrections(self, number: int) -> tuple[list[Path], dict[str, float]]:
+        """Files of all rounds up to a number, and the figures of its own episodes; collects what is missing."""
+        assert self.correct is not None
+        folder = self.folder / f"round{number}"
+        if not (folder / "policy").is_dir():  # once it is there, the model may already have learnt from this round
+            folder.mkdir(exist_ok=True)
+            self.save(folder / "policy")
+        config, first = self.config.correction, ROUND_SEED + (number - 1) * ROUND_APART
+        order = CorrectionRound(
+            folder / "policy", self.device.type, folder, first, config.episodes, config.seconds, 0.0, JointSampler
+        )
+        _, figures = self.correct(order)
+        rounds = [self.folder / f"round{n}" for n in range(1, number + 1)]
+        return [file for round_ in rounds for file in sorted(round_.glob("part*.npz"))], figures
+
+    def _errors(self) -> dict[str, float]:
+        """How far off chunks and positions are in the held-out moments."""
+        held = JointDemonstrations.load([self.folder / HELD])
+        maker = JointBatchMaker(held, self.model.config, self.tokenizer, self.stats)
+        batch = maker.batch(np.arange(len(held.images)), ASKED, 1, np.random.default_rng(0))
+        return joint_errors_of(self.model, self.head, batch, maker.scaling)
 
 
 def train_robot_model(
-    robot: Path, folder: Path, samples: int, config: RobotTrainConfig, correct: Correct, start: Path | None = None,
-    workers: int = 2,
+    robot: Path, folder: Path, samples: int, config: RobotTrainConfig, start: Path | None = None, workers: int = 2,
+    correct: Correct | None = None,
 ) -> MolmoAct2:  # fmt: skip
     """Train the small MolmoAct 2; it resumes an interrupted run.
 
     Args:
         robot: the arm's MJCF file.
-        folder: receives demonstrations, progress, times, curves, corrections and finally `checkpoint`.
+        folder: receives demonstrations, progress, curves, a report and finally `checkpoint`.
         samples: number of demonstrations.
         config: the hyperparameters.
-        correct: see `Correct`.
         start: a MolmoAct 1 checkpoint of the nano's shapes, whose tower is taken over; None: the nano.
         workers: processes that collect demonstrations.
+        correct: collects rounds of correction; None: there are none.
 
-    Returns the trained model. Raises CheckpointError where the folder holds a run of other settings.
+    Returns the trained model. Raises CheckpointError where the folder holds a run of other settings, and
+    DivergedTraining.
     """
     begin = start or default_checkpoint()
-    settings = config.fixed(samples, begin.name)
+    settings = config.fixed(samples, digest(begin))
     begin_run(folder / "run.json", settings)
     check_run(folder / "run.json", settings, folder)
-    with StageTimes(folder / "times.json").measured("demonstrations"):
-        data = JointDemonstrations.load(collect_joints(robot, folder / "demonstrations", samples, workers))
+    times = StageTimes(folder / "times.json")
+    with times.measured("demonstrations"):
+        files = collect_all(
+            robot, folder / "demonstrations", samples, workers, lambda made, of: times.save(), JointSampler
+        )
+        if not (folder / HELD).exists():
+            collect(robot, HELD_SEED, config.held, folder / HELD, JointSampler)
+        data = JointDemonstrations.load(files)
     recipe = RobotRecipe(data, folder, config, begin, correct)
     run = TrainingRun(folder, config, recipe.modules, recipe.stages())
     run.resume()
     run.run()
-    recipe.model.cpu()
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     recipe.save(folder / "checkpoint")
-    return recipe.model
+    write_report(run, settings, digest(folder / "checkpoint"))
+    return recipe.model.cpu()

@@ -161,14 +161,3 @@ def begin_from(model: MolmoAct2, tokenizer: Tokenizer, nano: Checkpoint) -> list
                 row = number - len(wte.embedding)
                 (wte.embedding[number] if row < 0 else wte.new_embedding[row]).copy_(both[theirs[token]])
     return same
-
-
-@torch.no_grad()
-def scale_features(model: MolmoAct2, crops: Tensor, pooled: Tensor) -> None:
-    """Scale the connector's last matrix so that features of crops float [B, N, P, patch_dim] have a mean square of 1.
-
-    pooled: int64 [T, 4]. A tower whose features every layer norms, as the nano's, may have features of any size; they
-    would drown what the decoder's layers add to them.
-    """
-    features = model.image_features(crops, pooled.expand(len(crops), -1, -1))
-    model.model.vision_backbone.image_projector.w2.weight.div_(features.square().mean().sqrt())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,11 +10,15 @@ from torch.nn import functional as F
 from molmoact_ros.engine.model.molmoact import rope_tables
 from molmoact_ros.engine.molmoact2.expert import Context
 from molmoact_ros.engine.molmoact2.model import MolmoAct2, side_by_side
+from molmoact_ros.engine.molmoact2.sampler import FlowSampler
+from molmoact_ros.reasoning.robot_stats import TagScaling
 from molmoact_ros.training.flow_matching import squared_errors
 from molmoact_ros.training.molmoact2.joint_batches import JointBatch
+from molmoact_ros.training.nano_model import restraint
 
 FLOW_WEIGHT, SPACE_WEIGHT, STATE_WEIGHT = 4.0, 3.0, 1.0
-RESTRAINT, SIZE = 0.01, 16.0  # of features beyond SIZE: nothing else holds what norms divide by
+SIZE = 4.0
+"""Mean square of image features: more than of words, and little enough that the decoder's layers can add to it."""
 
 
 class JointHead(nn.Module):
@@ -69,6 +74,37 @@ def shared_images_context(model: MolmoAct2, batch: JointBatch, features: Tensor)
     return context, halfway
 
 
+def readable_context(model: MolmoAct2, batch: JointBatch) -> Tensor:
+    """Which tokens of each whole prompt the expert may read, bool [B * K, 1, 1, F + S]."""
+    whole = torch.cat([batch.prefix.expand(len(batch.ids), -1), batch.ids], dim=1)
+    there = torch.ones_like(whole, dtype=torch.bool)
+    there[:, len(batch.prefix) :] = batch.there
+    return (model.expert_readable(whole) & there)[:, None, None]
+
+
+@torch.no_grad()
+def joint_errors_of(model: MolmoAct2, head: JointHead, batch: JointBatch, scaling: TagScaling) -> dict[str, float]:
+    """How far off a model is: joints of sampled chunks, mean and at their end, in mrad; offsets to things in mm.
+
+    Chunks are sampled from the batch's first noise.
+    """
+    batch = batch.to(model.lm_head.weight.device)
+    features = model.image_features(batch.crops, batch.pooled.expand(len(batch.crops), -1, -1))
+    context, halfway = shared_images_context(model, batch, features)
+    sampler, steps = FlowSampler(model.action_expert, scaling.action_dimensions), model.config.flow_matching_num_steps
+    found = sampler.sample(batch.noise[:, 0], context, steps, readable_context(model, batch))
+    apart = np.stack([
+        np.abs(scaling.actions(mine) - scaling.actions(wanted))[:, :7]
+        for mine, wanted in zip(found.float().cpu().numpy(), batch.actions.cpu().numpy(), strict=True)
+    ])  # fmt: skip
+    named = ~batch.offsets.isnan().any(-1)
+    away = (head.thing(halfway[named]).float() / 10 - batch.offsets[named]).norm(dim=-1)
+    return {
+        "joint_mrad": float(1000 * apart.mean()), "last_joint_mrad": float(1000 * apart[:, -1].mean()),
+        "thing_mm": float(1000 * away.mean()),
+    }  # fmt: skip
+
+
 def joint_loss(model: MolmoAct2, head: JointHead, batch: JointBatch, frozen: bool = False) -> Tensor:
     """The training loss, a scalar: squared errors of velocities, and the auxiliary regressions.
 
@@ -80,13 +116,10 @@ def joint_loss(model: MolmoAct2, head: JointHead, batch: JointBatch, frozen: boo
     with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
         features = model.image_features(batch.crops, batch.pooled.expand(len(batch.crops), -1, -1))
     context, halfway = shared_images_context(model, batch, features)
-    whole = torch.cat([batch.prefix.expand(len(batch.ids), -1), batch.ids], dim=1)
-    padding = torch.ones_like(whole, dtype=torch.bool)
-    padding[:, len(batch.prefix) :] = batch.there
-    mask = (model.expert_readable(whole) & padding)[:, None, None]
+    mask = readable_context(model, batch)
     errors = squared_errors(model.action_expert, context, mask, batch.actions, batch.noise, batch.times)
     named = ~batch.offsets.isnan().any(-1)
     asking = halfway[torch.arange(len(halfway), device=halfway.device), batch.last]
-    beyond = F.relu(features.float().square().mean() - SIZE)
     flow = errors[..., : batch.state.shape[-1]].mean()
-    return FLOW_WEIGHT * flow + head.loss(asking, batch, halfway[named], batch.offsets[named]) + RESTRAINT * beyond
+    space = head.loss(asking, batch, halfway[named], batch.offsets[named])
+    return FLOW_WEIGHT * flow + space + restraint(features, SIZE)

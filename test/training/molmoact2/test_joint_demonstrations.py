@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from molmoact_ros.engine.model.image_processor import stretch
-from molmoact_ros.training.demonstrations import TRAIN_SEED, VIEW
+from molmoact_ros.training.demonstrations import TRAIN_SEED, VIEW, save_rows
 from molmoact_ros.training.expert import CHUNK_STEPS, Expert, ExpertPlan
 from molmoact_ros.training.molmoact2.joint_demonstrations import JointDemonstrations, JointSampler
 from molmoact_ros.utils.paths import robot_model
@@ -46,16 +46,16 @@ def test_a_position_out_of_reach_keeps_the_joints_before_it(sampler: JointSample
 
 
 def test_samples_are_stored_and_read_again(sampler: JointSampler, tmp_path: Path) -> None:
-    samples = [sampler.joint_sample(TRAIN_SEED + number) for number in range(3)]
+    samples = [sampler.sample(TRAIN_SEED + number) for number in range(3)]
     for name, part in (("a", samples[:2]), ("b", samples[2:])):
-        JointDemonstrations.of(part).save(tmp_path / f"{name}.npz")
+        save_rows(part, tmp_path / f"{name}.npz", sampler.kind)
     data = JointDemonstrations.load([tmp_path / "a.npz", tmp_path / "b.npz"])
     assert data.images.shape == (3, 2, *VIEW, 3) and data.chunks.shape == (3, 4, CHUNK_STEPS, 8)
-    for row, sample in enumerate(samples):
-        assert [data.texts[k] for k in data.instructions[row]] == sample.texts
-        np.testing.assert_array_equal(data.chunks[row], sample.arrays["chunks"])
+    for row, (arrays, texts) in enumerate(samples):
+        assert [data.texts[k] for k in data.instructions[row]] == texts
+        np.testing.assert_array_equal(data.chunks[row], arrays["chunks"])
     state = data.state[0]
     assert np.linalg.norm(hand_at(sampler, state[:7]) - data.hand[0]) < 2e-3 and 0 <= state[7] <= 1
-    again = sampler.joint_sample(TRAIN_SEED).arrays
+    again, _ = sampler.sample(TRAIN_SEED)
     seen = stretch(sampler.cell.render("front")[0], VIEW).round()
     np.testing.assert_array_equal(again["images"][0], seen)
