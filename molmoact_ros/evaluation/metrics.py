@@ -77,11 +77,17 @@ def _figures(rows: Sequence[Row]) -> dict[str, float]:
         "episodes": len(rows),
         "success": float(np.mean([r.success for r in rows])),
         "right_object_first": float(np.mean([r.right_object_first for r in rows])),
-        "trace_error_px": float(np.nanmean([r.trace_error for r in rows])),
-        "depth_code_accuracy": float(np.nanmean([r.depth_accuracy for r in rows])),
+        "trace_error_px": _known_mean([r.trace_error for r in rows]),
+        "depth_code_accuracy": _known_mean([r.depth_accuracy for r in rows]),
         "step_ms": float(np.nanmedian(steps) * 1e3),
         "seconds": float(np.median([r.seconds for r in rows])),
     }
+
+
+def _known_mean(values: Sequence[float]) -> float:
+    """The mean of those that are not NaN; NaN without any, as of a model that plans neither trace nor depth."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def report(rows: Sequence[Row], digest: str, seed: int) -> dict[str, object]:
