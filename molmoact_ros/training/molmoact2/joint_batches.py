@@ -81,9 +81,12 @@ class JointBatchMaker:
         return self.prompts.ids(Observation(self._blank, text, 0.0, state=state), think=False)
 
     def batch(self, rows: np.ndarray, asked: int, flow_times: int, rng: np.random.Generator) -> JointBatch:
-        """The batch of samples `rows`, int [B], with the first `asked` instructions each; images augmented."""
+        """The batch of samples `rows`, int [B], with `asked` of their instructions each, drawn; images augmented."""
         data, horizon = self.data, self.data.chunks.shape[2]
-        parts = [self._whole(int(row), k)[len(self.prefix) :] for row in rows for k in range(asked)]
+        drawn = np.stack([rng.permutation(data.instructions.shape[1])[:asked] for _ in rows])
+        parts = [
+            self._whole(int(row), int(k))[len(self.prefix) :] for row, of in zip(rows, drawn, strict=True) for k in of
+        ]
         ids = padded(parts, self.config.eos_token_id)
         there = padded([np.ones(len(part), bool) for part in parts], 0)
         moment = rows.repeat(asked)
@@ -91,7 +94,7 @@ class JointBatchMaker:
         row, column, thing = (ids.numpy()[..., None] == self.things).nonzero()
         offsets[row, column] = data.things[moment[row], thing] - data.hand[moment[row]]
         actions = np.zeros((len(moment), horizon, self.config.max_action_dim), np.float32)
-        chunks = data.chunks[rows, :asked].reshape(len(moment), horizon, -1)
+        chunks = data.chunks[moment, drawn.ravel()].reshape(len(moment), horizon, -1)
         actions[..., : self.dimensions] = self.scaling.normalised_actions(chunks)
         draw = FlowDraw.draw(rng, self.config, (len(moment), flow_times, horizon), self.dimensions)
         state = self.scaling.metadata.state_stats.normalise(data.state[moment], self.scaling.mode)
@@ -116,8 +119,7 @@ class JointBatchMaker:
     def batches(self, size: int, asked: int, flow_times: int, seed: int, first: int = 0) -> Iterator[JointBatch]:
         """Yield batches of `size` samples with `asked` instructions each, endlessly, every sample once per epoch.
 
-        Instructions take turns over the epochs. first: number of the first batch; a seed and a number always give the
-        same batch.
+        first: number of the first batch; a seed and a number always give the same batch.
         """
         in_epoch = max(1, len(self.data.images) // size)
         for number in count(first):
