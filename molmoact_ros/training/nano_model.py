@@ -138,11 +138,10 @@ def look_for_likes(attention: DecoderAttention) -> None:
 
 
 @torch.no_grad()
-def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
-    """Initialise the weights randomly with torch's generator.
+def scale_by_inputs(model: nn.Module, outputs: tuple[str, ...] = BLOCK_OUTPUTS) -> None:
+    """Initialise matrices by their fan-in, half as large where a block's output is made; embeddings alike; no biases.
 
-    Matrices are scaled by their fan-in (a released model's 0.02 is far too small at this width). Neighbouring numbers
-    and neighbouring patches start with similar embeddings: otherwise, a few thousand steps do not teach localisation.
+    outputs: how the names of the matrices that make a block's output end.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -150,7 +149,17 @@ def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
         elif name.endswith("embedding"):
             nn.init.normal_(parameter, std=EMBEDDING_STD)
         elif parameter.dim() > 1:
-            nn.init.normal_(parameter, std=(0.5 if name.endswith(BLOCK_OUTPUTS) else 1.0) * parameter.shape[1] ** -0.5)
+            nn.init.normal_(parameter, std=(0.5 if name.endswith(outputs) else 1.0) * parameter.shape[1] ** -0.5)
+
+
+@torch.no_grad()
+def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
+    """Initialise the weights randomly with torch's generator.
+
+    Matrices are scaled by their fan-in (a released model's 0.02 is far too small at this width). Neighbouring numbers
+    and neighbouring patches start with similar embeddings: otherwise, a few thousand steps do not teach localisation.
+    """
+    scale_by_inputs(model)
     for layer in model.layers:
         look_for_likes(layer.self_attn)
     embedding, head = model.model.transformer.wte.embedding, model.lm_head.weight

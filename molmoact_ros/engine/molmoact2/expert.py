@@ -79,9 +79,12 @@ class _CrossAttention(nn.Module):
         """[B n, H, E] to the same. context: of B samples, each read by n in a row. mask: bool [B, 1, 1, S], what may
         be read; None: all."""
         q = rms(self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2), self.eps)
-        folded = q.unflatten(0, (len(context[0]), -1)).transpose(1, 2).flatten(2, 3)  # rows do not read each other here
+        count, heads, rows, width = q.shape
+        each = count // len(context[0])
+        # Rows do not read each other here, so those of all samples that read one context can be one sample's.
+        folded = q.reshape(-1, each, heads, rows, width).transpose(1, 2).reshape(-1, heads, each * rows, width)
         read = F.scaled_dot_product_attention(folded, *context, attn_mask=mask)
-        read = read.unflatten(2, (-1, q.shape[2])).transpose(1, 2).flatten(0, 1)
+        read = read.reshape(-1, heads, each, rows, width).transpose(1, 2).reshape(count, heads, rows, width)
         result: Tensor = self.out_proj(read.transpose(1, 2).flatten(2))
         return result
 

@@ -23,7 +23,7 @@ from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.engine.molmoact2.model import MolmoAct2
 from molmoact_ros.training.demonstrations import ASKED, collect, collect_all
 from molmoact_ros.training.flow_matching import motion_statistics
-from molmoact_ros.training.met_states import CorrectionRound
+from molmoact_ros.training.met_states import Correct, CorrectionRound, correct_round
 from molmoact_ros.training.molmoact2.joint_batches import JointBatch, JointBatchMaker
 from molmoact_ros.training.molmoact2.joint_demonstrations import JointDemonstrations, JointSampler
 from molmoact_ros.training.molmoact2.robot_tokenizer import build_robot_tokenizer
@@ -37,7 +37,7 @@ from molmoact_ros.training.molmoact2.small_model import (
 from molmoact_ros.training.molmoact2.stage_joints import SIZE, JointHead, joint_errors_of, joint_loss
 from molmoact_ros.training.nano_model import size_features
 from molmoact_ros.training.run_report import write_report
-from molmoact_ros.training.train import HELD, HELD_SEED, ROUND_APART, ROUND_SEED, SIZED_BY, Correct
+from molmoact_ros.training.train import HELD, HELD_SEED, ROUND_APART, ROUND_SEED, SIZED_BY
 from molmoact_ros.training.training_run import (
     Stage,
     StageConfig,
@@ -169,17 +169,13 @@ class RobotRecipe:
     def _corrections(self, number: int) -> tuple[list[Path], dict[str, float]]:
         """Files of all rounds up to a number, and the figures of its own episodes; collects what is missing."""
         assert self.correct is not None
-        folder = self.folder / f"round{number}"
-        if not (folder / "policy").is_dir():  # once it is there, the model may already have learnt from this round
-            folder.mkdir(exist_ok=True)
-            self.save(folder / "policy")
         config, first = self.config.correction, ROUND_SEED + (number - 1) * ROUND_APART
-        order = CorrectionRound(
-            folder / "policy", self.device.type, folder, first, config.episodes, config.seconds, 0.0, JointSampler
-        )
-        _, figures = self.correct(order)
-        rounds = [self.folder / f"round{n}" for n in range(1, number + 1)]
-        return [file for round_ in rounds for file in sorted(round_.glob("part*.npz"))], figures
+
+        def order(policy: Path, folder: Path) -> CorrectionRound:
+            device, drawn = self.device.type, 0.0
+            return CorrectionRound(policy, device, folder, first, config.episodes, config.seconds, drawn, JointSampler)
+
+        return correct_round(self.folder, number, self.save, self.correct, order)
 
     def _errors(self) -> dict[str, float]:
         """How far off chunks and positions are in the held-out moments."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 
-from tokenizers import AddedToken, Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
+from tokenizers import Tokenizer
 
 from molmoact_ros.reasoning.robot_stats import STATE_BINS
 from molmoact_ros.reasoning.state_prompt import END_OF_TURN, robot_prompt, state_text, wrapped
-from molmoact_ros.training.tokenizer import NAMES, UNKNOWN, WORDS
+from molmoact_ros.training.tokenizer import NAMES, WORDS, tokenizer_of
 
 SETUP, CONTROL = "single franka robotic arm in simulated workcell", "absolute joint pose"
 IMAGE_FAMILY = (
@@ -21,22 +18,11 @@ IMAGE_FAMILY = (
 """The tokens behind the vocabulary, in the released order."""
 STATES = tuple(f"<state_{number}>" for number in range(STATE_BINS))
 _ROBOT = ("<action_start>", "<action_end>")  # no prompt holds them, but the released configuration names them
-_MULTIPLE = 64
-"""The vocabulary is padded to a multiple of this, an efficient size for matrix products."""
 
 
 def build_robot_tokenizer() -> Tokenizer:
     """Build the tokenizer: a base vocabulary, followed by `IMAGE_FAMILY`. Each stretch of unknown text is `<unk>`."""
-    pieces = _pieces()
-    vocabulary = [END_OF_TURN, UNKNOWN, *pieces]
-    vocabulary += [f"<extra_{i}>" for i in range(-len(vocabulary) % _MULTIPLE)]
-    tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNKNOWN))
-    longest_first = sorted(pieces, key=len, reverse=True)
-    tokenizer.pre_tokenizer = Split(Regex("|".join(map(re.escape, longest_first))), behavior="isolated")
-    tokenizer.decoder = Fuse()
-    special = (END_OF_TURN, *IMAGE_FAMILY)
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
-    return tokenizer
+    return tokenizer_of(_pieces(), END_OF_TURN, "<extra_{}>", IMAGE_FAMILY)
 
 
 def _pieces() -> list[str]:

@@ -20,7 +20,14 @@ from molmoact_ros.reasoning.state_prompt import END_OF_TURN
 from molmoact_ros.training.demonstrations import VIEW
 from molmoact_ros.training.expert import CHUNK_STEPS, STEP
 from molmoact_ros.training.molmoact2.robot_tokenizer import CONTROL, IMAGE_FAMILY, SETUP, STATES
-from molmoact_ros.training.nano_model import BLOCK_OUTPUTS, EMBEDDING_STD, PATCH, look_for_likes, smooth_rows
+from molmoact_ros.training.nano_model import (
+    BLOCK_OUTPUTS,
+    EMBEDDING_STD,
+    PATCH,
+    look_for_likes,
+    scale_by_inputs,
+    smooth_rows,
+)
 
 TAG = "nano2_workcell"
 CAMERAS = ("front", "wrist")
@@ -116,14 +123,7 @@ def initialise_small(model: MolmoAct2, tokenizer: Tokenizer) -> None:
     Matrices are scaled by their fan-in. Neighbouring states start with similar embeddings. A decoder's token begins by
     attending to tokens like it. The expert's modulations begin as if it had none: no shift, no scale, open gates.
     """
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(parameter)
-        elif name.endswith("embedding"):
-            nn.init.normal_(parameter, std=EMBEDDING_STD)
-        elif parameter.dim() > 1:
-            small = name.endswith((*BLOCK_OUTPUTS, "out_proj.weight", "down_proj.weight"))
-            nn.init.normal_(parameter, std=(0.5 if small else 1.0) * parameter.shape[1] ** -0.5)
+    scale_by_inputs(model, (*BLOCK_OUTPUTS, "out_proj.weight", "down_proj.weight"))
     for layer in model.layers:
         look_for_likes(layer.self_attn)
         assert layer.self_attn.q_norm is not None
