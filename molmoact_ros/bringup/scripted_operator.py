@@ -19,7 +19,7 @@ from molmoact_ros.msg import Episode, SafetyStatus
 from molmoact_ros.nodes.teleop.client import TeleopClient, TeleopClientConfig
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.clocks import STEADY
-from molmoact_ros.sim.scene import GRASP_WIDTH, OBJECTS, TARGETS, Placed, Scene, Task
+from molmoact_ros.sim.scene import EVERY_OBJECT, GRASP_WIDTH, LONG_SHAPES, TARGETS, Placed, Scene, Task
 from molmoact_ros.srv import CollectCommand, ResetScene, SceneTruth
 from molmoact_ros.training.expert import OPEN, STEP, Expert, ExpertPhase
 
@@ -159,24 +159,33 @@ class ScriptedOperator(TeleopClient):
 def observe(truth: SceneTruth.Response) -> tuple[Scene, ExpertPhase]:
     """The scene as it is now, and the expert's state in it, from the simulator's ground truth."""
     task, places = Task.parse(truth.instruction), _places(truth)
-    at = {name: Placed(name, float(place[0]), float(place[1])) for name, place in places.items()}
+    yaws = {name: _yaw(pose) for name, pose in zip(truth.names, truth.poses, strict=True)}
+    at = {name: Placed(name, float(place[0]), float(place[1]), yaws[name]) for name, place in places.items()}
     scene = Scene(
-        tuple(at[name] for name in OBJECTS if name in at), tuple(at[name] for name in TARGETS if name in at), task
+        tuple(at[name] for name in EVERY_OBJECT if name in at), tuple(at[name] for name in TARGETS if name in at), task
     )  # fmt: skip
     hand, opening = _point(truth.grippers[0]), float(truth.openings[0])
     delivered = bool(truth.done) and task.target is not None
-    return scene, ExpertPhase(hand, opening, places[task.object], task.object in held_objects(truth), delivered)
+    held, long = task.object in held_objects(truth), task.object.split()[1] in LONG_SHAPES
+    yaw, grasp_yaw = (_yaw(truth.grippers[0]), at[task.object].grasp_yaw) if long else (0.0, 0.0)
+    return scene, ExpertPhase(hand, opening, places[task.object], held, delivered, yaw, grasp_yaw)
 
 
 def held_objects(truth: SceneTruth.Response) -> list[str]:
     """The objects between closed fingers."""
     hand, opening = _point(truth.grippers[0]), float(truth.openings[0])
-    near = [name for name, at in _places(truth).items() if name in OBJECTS and np.linalg.norm(at - hand) < HELD]
+    near = [name for name, at in _places(truth).items() if name in EVERY_OBJECT and np.linalg.norm(at - hand) < HELD]
     return [name for name in near if opening < GRASP_WIDTH[name.split()[1]] + 0.012]
 
 
 def _places(truth: SceneTruth.Response) -> dict[str, np.ndarray]:
     return {name: _point(pose) for name, pose in zip(truth.names, truth.poses, strict=True)}
+
+
+def _yaw(pose: Pose) -> float:
+    """Yaw, rad, of the x axis; of a hand that points down it is 0 at home."""
+    q = pose.orientation
+    return float(np.arctan2(2 * (q.x * q.y + q.w * q.z), 1 - 2 * (q.y**2 + q.z**2)))
 
 
 def _point(pose: Pose) -> np.ndarray:

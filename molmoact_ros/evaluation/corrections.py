@@ -14,7 +14,6 @@ from molmoact_ros.evaluation.intervals import rate_interval
 from molmoact_ros.evaluation.rollout import PERIOD, EpisodeResult, run_episode
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
-from molmoact_ros.sim.appearance import draw_appearance
 from molmoact_ros.sim.scene import sample_scene
 from molmoact_ros.training.demonstrations import Sampler, save_rows
 from molmoact_ros.training.met_states import CorrectionRound, label_here
@@ -46,15 +45,13 @@ def run_part(order: CorrectionRound, robot: Path, first_seed: int, episodes: int
 
     Raises RuntimeError if there is nothing to learn from any of them.
     """
-    sampler = order.sampler(robot)
+    sampler = order.sampler(robot, order.varied, order.shapes)
     engine = open_engine(EngineOptions(device=order.device, vision="torch"), order.checkpoint)
     rows, outcomes = [], []
     for seed in range(first_seed, first_seed + episodes):
-        met = MetMoments(sampler, np.random.default_rng((seed, 21)))
-        scene, drawn = sample_scene(seed), met.rng.random() < order.drawn
-        names = [placed.name for placed in scene.objects]
-        sampler.cell.dress(draw_appearance(met.rng, names) if drawn else None)
-        period = PERIODS[seed % len(PERIODS)]
+        met, period = MetMoments(sampler, np.random.default_rng((seed, 21))), PERIODS[seed % len(PERIODS)]
+        scene = sample_scene(seed, shapes=order.shapes)
+        sampler.cell.dress(sampler.appearance(seed))
         result = run_episode(sampler.cell, engine, Controller(robot), scene, met, period, order.seconds)
         rows += met.rows
         outcomes.append(_outcome(seed, period, result))

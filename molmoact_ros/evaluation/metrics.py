@@ -11,7 +11,7 @@ import numpy as np
 
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.reasoning.trace import pixels_from_trace
-from molmoact_ros.sim.scene import Scene, Task
+from molmoact_ros.sim.scene import LONG_SHAPES, SHAPES, Scene, Task
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.expert import Expert
 from molmoact_ros.utils.provenance import machine
@@ -44,7 +44,7 @@ class Row:
 
 def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
     """Mean distance in pixels between the first plan's trace, int [n, 2] in 0..255, and the expert's from home."""
-    cell = Workcell(robot)
+    cell = Workcell(robot, shapes=SHAPES + LONG_SHAPES)
     cell.reset(scene)
     return trace_error_in(cell, scene, trace)
 
@@ -77,15 +77,15 @@ def _figures(rows: Sequence[Row]) -> dict[str, float]:
         "episodes": len(rows),
         "success": float(np.mean([r.success for r in rows])),
         "right_object_first": float(np.mean([r.right_object_first for r in rows])),
-        "trace_error_px": _known_mean([r.trace_error for r in rows]),
-        "depth_code_accuracy": _known_mean([r.depth_accuracy for r in rows]),
+        "trace_error_px": _mean([r.trace_error for r in rows]),
+        "depth_code_accuracy": _mean([r.depth_accuracy for r in rows]),
         "step_ms": float(np.nanmedian(steps) * 1e3),
         "seconds": float(np.median([r.seconds for r in rows])),
     }
 
 
-def _known_mean(values: Sequence[float]) -> float:
-    """The mean of those that are not NaN; NaN without any, as of a model that plans neither trace nor depth."""
+def _mean(values: Sequence[float]) -> float:
+    """The mean of the values that are not NaN; NaN without one."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")
 

@@ -20,23 +20,26 @@ import numpy as np
 
 from molmoact_ros.engine.model.image_processor import resize
 from molmoact_ros.reasoning.trace import trace_from_pixels
+from molmoact_ros.sim.appearance import Appearance, draw_appearance
+from molmoact_ros.sim.camera_renderer import D435_FRONT, CameraView
 from molmoact_ros.sim.scene import (
     AREA_X,
     AREA_Y,
+    EVERY_OBJECT,
     GRASP_HEIGHT,
     GRASP_WIDTH,
-    OBJECTS,
+    LONG_SHAPES,
+    SHAPES,
     TARGETS,
     Scene,
     Task,
-    rest_height,
     sample_scene,
     tasks_for,
 )
 from molmoact_ros.sim.table_workcell import ARM_JOINTS, HOME_Q, Workcell
-from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase, ExpertPlan
+from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase, ExpertPlan, nearest_turn
 from molmoact_ros.training.part_files import make_parts
-from molmoact_ros.training.trace_augmentation import HEIGHT, ON_TABLE, WIDTH, Stroke, lifted, projected
+from molmoact_ros.training.trace_augmentation import FRONT, HEIGHT, ON_TABLE, WIDTH, Stroke
 from molmoact_ros.utils.progress import Progress, ignore
 
 TRAIN_SEED = 1_000_000
@@ -44,7 +47,7 @@ PART = 2000  # samples per file
 LOWEST = 0.014  # m: minimum height of the finger tips above the table
 ASKED = 4  # instructions per state
 VIEW = (96, 128)  # rows, columns of the nano model's input images
-THINGS = OBJECTS + TARGETS
+THINGS = EVERY_OBJECT + TARGETS
 DEPTH_VIEW = (80, 80)  # stored depth, upscaled to the VQ-VAE's input when encoded
 
 # Probability of each kind of state.
@@ -59,10 +62,11 @@ class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
     images: uint8 [n, 2, 96, 128, 3] RGB. depth: float16 [n, 80, 80] m (0 invalid). instructions: int64 [n, ASKED].
-    trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7] (m, rad, gripper). things: float32 [n, 15, 3] m,
-    position of each of THINGS in the base frame. places: float32 [n, 15, 2], its position in the front view, (x, y) in
+    trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7] (m, rad, gripper). things: float32 [n, 23, 3] m,
+    position of each of THINGS in the base frame. places: float32 [n, 23, 2], its position in the front view, (x, y) in
     0..1. Both are NaN for an object that is not in the scene. hand: float32 [n, 3] m, gripper position in the base
-    frame. held: int64 [n], index in THINGS of the held object (-1: none).
+    frame. held: int64 [n], index in THINGS of the held object (-1: none). camera: float32 [n, 13], the front camera:
+    position, m; rotation, row by row, as in `CameraView`; focal length, pixels.
     """
 
     images: np.ndarray
@@ -73,8 +77,14 @@ class Demonstrations:
     places: np.ndarray
     hand: np.ndarray
     held: np.ndarray
+    camera: np.ndarray
     instructions: np.ndarray
     texts: list[str]
+
+    def view(self, i: int) -> CameraView:
+        """The front camera of sample i."""
+        position, rotation, focal = np.split(self.camera[i].astype(float), [3, 12])
+        return CameraView(position, rotation.reshape(3, 3), replace(D435_FRONT, fx=focal[0], fy=focal[0]))
 
     def save(self, path: Path) -> None:
         """Write one uncompressed .npz."""
@@ -87,7 +97,7 @@ class Demonstrations:
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
-        names = ("images", "depth", "trace", "actions", "things", "places", "hand", "held")
+        names = ("images", "depth", "trace", "actions", "things", "places", "hand", "held", "camera")
         arrays = {name: _joined(parts, name) for name in names}
         return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
 
@@ -109,14 +119,15 @@ class HandPoser:
         self.model, self.data = model, mujoco.MjData(model)
         self.site = model.site("fr3_hand_tcp").id
 
-    def solve(self, position: np.ndarray, tilt: np.ndarray) -> np.ndarray | None:
+    def solve(self, position: np.ndarray, tilt: np.ndarray, yaw: float = 0.0) -> np.ndarray | None:
         """Joint positions [7] rad for a TCP position [3] m and a rotation vector [3] rad from straight down.
 
-        None if the pose is out of reach.
+        yaw: of the hand about the base's z, rad; 0: as at home. None if the pose is out of reach.
         """
-        wanted = np.zeros(4)
-        mujoco.mju_mulQuat(wanted, _rotation(tilt), np.array([0.0, 1.0, 0.0, 0.0]))
-        q = HOME_Q.copy()
+        down, wanted = np.array([0.0, np.cos(yaw / 2), np.sin(yaw / 2), 0.0]), np.zeros(4)
+        mujoco.mju_mulQuat(wanted, _rotation(tilt), down)
+        near = HOME_Q - yaw * np.eye(ARM_JOINTS)[-1]  # the last joint turns the hand
+        q = near.copy()
         jacobian, rotation = np.zeros((3, self.model.nv)), np.zeros((3, self.model.nv))
         actual, error = np.zeros(4), np.zeros(6)
         for _ in range(30):
@@ -131,7 +142,7 @@ class HandPoser:
                 return q
             mujoco.mj_jacSite(self.model, self.data, jacobian, rotation, self.site)
             j = np.vstack([jacobian, rotation])[:, :ARM_JOINTS]
-            pull = 0.05 * (HOME_Q - q)
+            pull = 0.05 * (near - q)
             inverse = j.T @ np.linalg.inv(j @ j.T + 1e-4 * np.eye(6))
             q = np.clip(
                 q + inverse @ error + pull - inverse @ (j @ pull),
@@ -201,15 +212,25 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> ExpertPhase:
     return ExpertPhase(hand, width, hand - error, held=True)
 
 
+def turned(state: ExpertPhase, scene: Scene, rng: np.random.Generator) -> ExpertPhase:
+    """The same state with a yaw of the hand: near the object's when at the object, on the way to it elsewhere."""
+    grasp_yaw = scene.object(scene.task.object).grasp_yaw
+    at_object = state.held or state.delivered or np.linalg.norm(state.tcp - state.object) < 0.07
+    share = 1.0 if at_object else rng.uniform()
+    spread = 0.04 if state.held else 0.08 if rng.random() < 0.7 else 0.5
+    yaw = nearest_turn(share * nearest_turn(grasp_yaw) + rng.normal(0, spread))
+    return replace(state, yaw=yaw, grasp_yaw=grasp_yaw)
+
+
 def _on_a_stroke(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """A gripper position [3] m near those that occur when following a stroke to a point or object on the table."""
     things = [placed.point for placed in scene.objects + scene.targets]
     anywhere = np.array([rng.uniform(*AREA_X), rng.uniform(*AREA_Y), ON_TABLE])
-    end = projected(np.stack([*things, anywhere]))[rng.integers(len(things) + 1)]
+    end = FRONT.project(np.stack([*things, anywhere]))[rng.integers(len(things) + 1)]
     angle, left = rng.uniform(0, 2 * np.pi), rng.uniform(0, 160) * rng.random()
     begin = np.clip(end + left * np.array([np.cos(angle), np.sin(angle)]), 0, (WIDTH - 1, HEIGHT - 1))
     height = Stroke(np.stack([begin, end]), GRASP_HEIGHT["ball"]).height(0.0)
-    return lifted(begin, max(LOWEST, height + rng.normal(0, 0.012)))
+    return FRONT.lift(begin, max(LOWEST, height + rng.normal(0, 0.012)))
 
 
 def other_tasks(scene: Scene, state: ExpertPhase, rng: np.random.Generator) -> list[Task]:
@@ -226,11 +247,12 @@ def about(scene: Scene, state: ExpertPhase, task: Task) -> ExpertPhase:
     """The same state from the view of a task that may concern another object."""
     if task.object == scene.task.object:
         return state
-    return replace(state, object=scene.object(task.object).point, held=False, delivered=False)
+    placed = scene.object(task.object)
+    return replace(state, object=placed.point, held=False, delivered=False, grasp_yaw=placed.grasp_yaw)
 
 
 def things_in(scene: Scene, state: ExpertPhase) -> np.ndarray:
-    """The position of each of THINGS in this state, float32 [15, 3] m as in `Demonstrations`."""
+    """The position of each of THINGS in this state, float32 [23, 3] m as in `Demonstrations`."""
     out = np.full((len(THINGS), 3), np.nan, np.float32)
     for placed in scene.objects + scene.targets:
         out[THINGS.index(placed.name)] = state.object if placed.name == scene.task.object else placed.point
@@ -240,18 +262,21 @@ def things_in(scene: Scene, state: ExpertPhase) -> np.ndarray:
 class Sampler:
     """Samples labelled states in its own workcell.
 
+    robot: the arm's MJCF file. varied: share of the samples with a drawn appearance (`draw_appearance`); the others
+    look as the workcell is built. shapes: of the objects in its scenes; with LONG_SHAPES the hand is turned as well.
     kind: of the arrays that its rows are of.
     """
 
     kind: type[Any] = Demonstrations
 
-    def __init__(self, robot: Path) -> None:
-        self.cell = Workcell(robot)
+    def __init__(self, robot: Path, varied: float = 0.0, shapes: Sequence[str] = SHAPES) -> None:
+        self.cell, self.varied = Workcell(robot, shapes=shapes), varied
         self.poser = HandPoser(self.cell.model)
 
     def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """One sample: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
         scene, state, q, rng = self.moment(seed)
+        self.cell.dress(self.appearance(seed))
         self.pose(scene, state, q)
         traces, actions, texts = self.labels(scene, state, rng)
         held = scene.task.object if state.held else None
@@ -265,19 +290,26 @@ class Sampler:
         return {
             "images": images, "depth": depth, "trace": traces, "actions": actions, "things": things,
             "places": self._places(things), "hand": hand.astype(np.float32),
-            "held": np.array(-1 if held is None else THINGS.index(held)),
+            "held": np.array(-1 if held is None else THINGS.index(held)), "camera": self._camera(),
         }  # fmt: skip
 
     def moment(self, seed: int) -> tuple[Scene, ExpertPhase, np.ndarray, np.random.Generator]:
         """The scene, state and joint positions [7] rad of a seed, and the generator for further sampling."""
         rng = np.random.default_rng(seed)
-        scene = sample_scene(rng)
+        scene = sample_scene(rng, shapes=self.cell.shapes)
+        turns = any(shape in LONG_SHAPES for shape in self.cell.shapes)
         while True:
             state = sample_state(scene, rng)
             state = replace(state, tcp=np.maximum(state.tcp, [-np.inf, -np.inf, LOWEST]))
-            q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3))
+            state = turned(state, scene, rng) if turns else state
+            q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3), state.yaw)
             if q is not None:
                 return scene, state, q, rng
+
+    def appearance(self, seed: int) -> Appearance | None:
+        """How the sample of a seed looks; None: as the workcell is built."""
+        rng = np.random.default_rng((seed, 7))
+        return draw_appearance(rng, self.cell.objects) if rng.random() < self.varied else None
 
     def labels(
         self, scene: Scene, state: ExpertPhase, rng: np.random.Generator
@@ -301,8 +333,8 @@ class Sampler:
         """Set the workcell to a state of a scene, the arm at `q` [7] rad, to be rendered."""
         self.cell.reset(scene, q, state.opening)
         if state.held or state.delivered:
-            lift = GRASP_HEIGHT[scene.task.object.split()[1]] - rest_height(scene.task.object)
-            self.cell.place(scene.task.object, state.object - [0, 0, lift])
+            lift = GRASP_HEIGHT[scene.task.object.split()[1]] - self.cell.rest_height(scene.task.object)
+            self.cell.place(scene.task.object, state.object - [0, 0, lift], state.grasp_yaw)
         self.cell.pose_kinematically(q, state.opening)
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
@@ -316,6 +348,10 @@ class Sampler:
         k = self.cell.cameras["front"]
         return (self.cell.project(things) / (k.width, k.height)).astype(np.float32)
 
+    def _camera(self) -> np.ndarray:
+        position, rotation = self.cell.camera_pose("front")
+        return np.array([*position, *rotation.ravel(), self.cell.cameras["front"].fx], np.float32)
+
     def _trace(self, plan: ExpertPlan) -> np.ndarray:
         k = self.cell.cameras["front"]
         pixels = self.cell.project(plan.trace())
@@ -323,20 +359,26 @@ class Sampler:
 
 
 def collect_all(
-    robot: Path, folder: Path, count: int, workers: int, done: Progress = ignore, sampler: type[Sampler] = Sampler
+    robot: Path, folder: Path, count: int, workers: int, varied: float = 0.0, shapes: Sequence[str] = SHAPES,
+    done: Progress = ignore, sampler: type[Sampler] = Sampler,
 ) -> list[Path]:  # fmt: skip
-    """Sample `count` states into files of PART in `folder` with `workers` processes; existing files are kept."""
-    sizes = [min(PART, count - first) for first in range(0, count, PART)]
-    jobs = {
-        folder / f"part{i:03d}.npz": (robot, TRAIN_SEED + i * PART, size, folder / f"part{i:03d}.npz", sampler)
-        for i, size in enumerate(sizes)
-    }
+    """Sample `count` states into files of PART in `folder` with `workers` processes; existing files are kept.
+
+    varied, shapes: as in `Sampler`. done: called after each file with how many there are.
+    """
+    jobs = {}
+    for first in range(0, count, PART):
+        part = folder / f"part{first // PART:03d}.npz"
+        jobs[part] = robot, TRAIN_SEED + first, min(PART, count - first), part, varied, shapes, sampler
     return make_parts(collect, jobs, workers, done)
 
 
-def collect(robot: Path, first_seed: int, count: int, out: Path, sampler: type[Sampler] = Sampler) -> None:
-    """Sample `count` states with seeds from `first_seed` on and save them to `out`."""
-    samples = sampler(robot)
+def collect(
+    robot: Path, first_seed: int, count: int, out: Path, varied: float = 0.0, shapes: Sequence[str] = SHAPES,
+    sampler: type[Sampler] = Sampler,
+) -> None:  # fmt: skip
+    """Sample `count` states with seeds from `first_seed` on and save them to `out`. varied, shapes: as in `Sampler`."""
+    samples = sampler(robot, varied, shapes)
     save_rows([samples.sample(first_seed + i) for i in range(count)], out, sampler.kind)
 
 

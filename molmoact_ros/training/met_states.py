@@ -15,7 +15,7 @@ import numpy as np
 from molmoact_ros.sim.scene import FLOOR, GRASP_HEIGHT, Placed, Scene, Task, tasks_for
 from molmoact_ros.sim.table_workcell import INSIDE, Workcell
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Sampler
-from molmoact_ros.training.expert import ExpertPhase
+from molmoact_ros.training.expert import ExpertPhase, see
 
 FARTHEST = 1.0  # m from the base: what lies beyond is out of reach and of the front camera's view
 SUNK = 0.02  # m below its rest on the table: an object there has fallen off
@@ -28,7 +28,7 @@ class CorrectionRound:
     """Episodes of a policy whose moments are to be labelled.
 
     checkpoint: the policy's folder. device: torch's. folder: receives the files. first_seed: of the scenes. seconds: of
-    simulated time, the longest episode. drawn: the share of episodes whose appearance is drawn. sampler: labels them.
+    simulated time, the longest episode. varied, shapes: as in `Sampler`. sampler: labels them.
     """
 
     checkpoint: Path
@@ -37,7 +37,8 @@ class CorrectionRound:
     first_seed: int
     episodes: int
     seconds: float
-    drawn: float
+    varied: float
+    shapes: tuple[str, ...]
     sampler: type[Sampler] = Sampler
 
 
@@ -93,14 +94,12 @@ def fallen(cell: Workcell, name: str) -> bool:
 
 def phase_of(cell: Workcell, task: Task) -> ExpertPhase:
     """The expert's state for a task in the workcell as it is."""
-    name = task.object
-    centre, held = cell.object_position(name), cell.held(name)
-    point = centre + [0, 0, GRASP_HEIGHT[name.split()[1]] - cell.rest_height(name)]
-    delivered = False
-    if task.target is not None and not held:
-        away = np.linalg.norm(centre[:2] - cell.object_position(task.target)[:2])
-        delivered = bool(away < INSIDE and centre[2] < cell.rest_height(name) + LOW)
-    return ExpertPhase(cell.arm.tcp_position, cell.arm.opening, point, held, delivered)
+    phase, centre = see(cell, task), cell.object_position(task.object)
+    if task.target is None or phase.held:
+        return replace(phase, delivered=False)
+    away = np.linalg.norm(centre[:2] - cell.object_position(task.target)[:2])
+    there = away < INSIDE and centre[2] < cell.rest_height(task.object) + LOW
+    return replace(phase, delivered=bool(there))  # also while the fingers still open
 
 
 def tasks_here(cell: Workcell, scene: Scene, rng: np.random.Generator) -> list[Task]:
@@ -119,7 +118,7 @@ def tasks_here(cell: Workcell, scene: Scene, rng: np.random.Generator) -> list[T
 
 
 def things_now(cell: Workcell, scene: Scene) -> np.ndarray:
-    """The position of each of THINGS now, float32 [15, 3] m in the terms of `Demonstrations`: an object's grasp point,
+    """The position of each of THINGS now, float32 [23, 3] m in the terms of `Demonstrations`: an object's grasp point,
     a target's floor."""
     out = np.full((len(THINGS), 3), np.nan, np.float32)
     for placed in scene.objects:

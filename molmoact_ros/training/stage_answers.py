@@ -130,8 +130,9 @@ def answer_loss(
     the answer reads the result there. With few examples, training learns this chain only if its first link is
     supervised directly.
     """
-    batch = batch.to(model.lm_head.weight.device)
-    read = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
+    device = model.lm_head.weight.device
+    batch = batch.to(device)
+    read = shared_images_forward(model, batch, maker.pooled.to(device))
     seen, halfway, hidden = read.seen, read.halfway, read.hidden
     learnt, names = batch.targets >= 0, ~batch.points.isnan().any(-1)
     factors = torch.where(batch.news[learnt], news, 1.0)
@@ -147,7 +148,7 @@ def answer_loss(
     if batch.moves.isnan().any():
         return loss
     front = seen[:, batch.prefix[0] == model.config.image_patch_id][:, : batch.windows.shape[1]]
-    name = model.model.transformer.wte(maker.stroke_name).detach()
+    name = model.model.transformer.wte(maker.stroke_name.to(device)).detach()
     ahead = batch.windows[..., -1] < NEXT
     placing = pointing_loss(model.logits(front[ahead])[:, maker.coordinates], maker.in_picture(batch.windows)[ahead])
     line = NAMING_WEIGHT * head.naming_loss(front, name, batch.windows) + placing

@@ -37,13 +37,13 @@ class VisionHead(nn.Module):
         self.scale = 0.5
 
     def forward(self, tokens: Tensor, names: Tensor) -> Tensor:
-        """Scores [N, T, 16] of each object and the gripper for image tokens [N, T, width] and names [15, width]."""
+        """Scores [N, T, 24] of each of THINGS and the gripper for image tokens [N, T, width] and names [23, width]."""
         return self.scale * tokens @ torch.cat([names, self.hand]).T + self.bias
 
 
 def vision_batches(data: Demonstrations, size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of front views endlessly: patches float32 [B, 1, P, patch_dim], and the image positions of each of
-    THINGS and the gripper, float32 [B, 16, 2] in 0..1 (NaN: not in view). first: number of the first batch."""
+    THINGS and the gripper, float32 [B, 24, 2] in 0..1 (NaN: not in view). first: number of the first batch."""
     hand = data.trace[:, 0, :1] / np.float32(MAX_COORDINATE + 1)
     places = np.concatenate([data.places, hand], axis=1)
     places[((places < 0) | (places >= 1)).any(-1)] = np.nan
@@ -59,15 +59,17 @@ def vision_loss(
 ) -> Tensor:
     """Classification and localisation loss of the image tokens for the objects in their windows: a scalar.
 
-    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, 16, 2], from `vision_batches`. size: see
+    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, 24, 2], from `vision_batches`. size: see
     `restraint`.
     """
-    crops, places = (t.to(model.lm_head.weight.device) for t in batch)
+    device = model.lm_head.weight.device
+    crops, places = (t.to(device) for t in batch)
     transformer, grid = model.model.transformer, model.config.vit_config.grid
     pooled = torch.from_numpy(pooled_indices(np.arange(grid[0] * grid[1]).reshape(grid)))
-    pooled = pooled.to(crops.device).expand(len(crops), -1, -1)
+    pooled = pooled.to(device).expand(len(crops), -1, -1)
     features = model.image_features(crops, pooled)
-    patch, names = transformer.wte(torch.tensor(model.config.image_patch_id)), transformer.wte(maker.things)
+    patch = transformer.wte(torch.tensor(model.config.image_patch_id, device=device))
+    names = transformer.wte(maker.things.to(device))
     tokens = transformer.ln_f(features + patch.detach())
 
     row, thing = (~places.isnan().any(-1)).nonzero(as_tuple=True)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from molmoact_ros.engine.model.checkpoint import DEPTH, load_checkpoint, load_depth_vq
+from molmoact_ros.engine.model.checkpoint import DEPTH, Checkpoint, load_checkpoint, load_depth_vq
 from molmoact_ros.engine.model.config import MolmoActConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import digest
@@ -37,11 +37,12 @@ from molmoact_ros.training.nano_model import (
     save_nano,
     size_features,
 )
+from molmoact_ros.training.part_files import make_parts
 from molmoact_ros.training.run_report import write_report
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, space_errors
 from molmoact_ros.training.stage_depth_vq import depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
-from molmoact_ros.training.tokenizer import build_tokenizer
+from molmoact_ros.training.tokenizer import SHAPES, build_tokenizer, known_shapes
 from molmoact_ros.training.training_run import (
     Stage,
     StageConfig,
@@ -68,6 +69,7 @@ class AnswerStageConfig(StageConfig):
     depth: float = 0.2  # fraction of batches with depth codes in their answers
     news: float = 1.0  # weight of action values that differ from the previous action's
     steered: float = 0.0  # fraction of batches with strokes on their images
+    short: float = 0.0  # fraction of the other batches whose answers end after three actions
 
 
 class RoundConfig(AnswerStageConfig):
@@ -75,12 +77,18 @@ class RoundConfig(AnswerStageConfig):
 
     episodes: int
     seconds: float = 30.0  # of simulated time: the longest episode
-    drawn: float = 0.0  # fraction of episodes whose appearance is drawn
     met: float = 0.5  # fraction of batches from the moments that the policy met, in this round or before
 
 
 class TrainConfig(TrainingRunConfig):
-    """Hyperparameters of all stages. rounds: of correction. held: moments that are held out."""
+    """Hyperparameters of all stages.
+
+    varied: fraction of the moments with a drawn appearance. shapes: of the objects. rounds: of correction. held:
+    moments that are held out.
+    """
+
+    varied: float = 0.5
+    shapes: tuple[str, ...] = SHAPES
 
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
     answer: AnswerStageConfig = AnswerStageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
@@ -104,18 +112,18 @@ class NanoRecipe:
     """The nano's modules, data and stages."""
 
     def __init__(
-        self, data: Demonstrations, folder: Path, config: TrainConfig, begun: MolmoAct | None = None,
+        self, data: Demonstrations, folder: Path, config: TrainConfig, begun: Checkpoint | None = None,
         correct: Correct | None = None,
     ) -> None:  # fmt: skip
-        """folder: receives depth codec and rounds, and has the held-out moments. begun: a model to train on; None: new
+        """folder: receives depth codec and rounds, and has the held-out moments. begun: what to train on; None: new
         weights. correct: collects rounds of correction; None: there are none."""
         torch.manual_seed(config.seed)
         self.data, self.folder, self.config, self.correct = data, folder, config, correct
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = build_tokenizer() if begun is None else begun.tokenizer
         stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
         nano = nano_config(self.tokenizer, stats) if begun is None else begun.config
         self.maker = BatchMaker(data, nano, self.tokenizer)
-        self.model, self.size = self._model(nano, begun)
+        self.model, self.size = self._model(nano, None if begun is None else begun.model)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
         width = nano.llm_config.hidden_size
@@ -206,13 +214,15 @@ class NanoRecipe:
         config, first = self.config.correction, ROUND_SEED + (number - 1) * ROUND_APART
 
         def order(policy: Path, folder: Path) -> CorrectionRound:
-            device = self.device.type
-            return CorrectionRound(policy, device, folder, first, config.episodes, config.seconds, config.drawn)
+            device, shared = self.device.type, self.config
+            return CorrectionRound(
+                policy, device, folder, first, config.episodes, config.seconds, shared.varied, shared.shapes
+            )
 
         return correct_round(self.folder, number, self.save, self.correct, order)
 
     def _batches(self, maker: BatchMaker, config: AnswerStageConfig, seed: int, first: int) -> Iterator[Batch]:
-        return maker.batches(config.batch, config.asked, config.depth, seed, first, config.steered)
+        return maker.batches(config.batch, config.asked, config.depth, seed, first, config.steered, config.short)
 
     def _prepare_depth(self) -> None:
         vq = depth_vq(self.data, self.folder, self.config.seed)
@@ -238,7 +248,8 @@ def train_nano(
         folder: receives demonstrations, progress, curves, a report and finally `checkpoint`.
         samples: number of demonstrations.
         config: the hyperparameters.
-        start: a checkpoint to train on from `LAST_STAGE`, instead of training new weights in all stages.
+        start: a checkpoint to train on from `LAST_STAGE`, with the shapes that it knows; None: new weights in all
+            stages.
         workers: processes that collect demonstrations.
         correct: collects rounds of correction; None: there are none.
 
@@ -249,15 +260,20 @@ def train_nano(
     begin_run(folder / "run.json", settings)
     check_run(folder / "run.json", settings, folder)
     begun = None if start is None else load_checkpoint(start)
+    if begun is not None:
+        config = config.model_copy(update={"shapes": known_shapes(begun.tokenizer)})
     times = StageTimes(folder / "times.json")
     with times.measured("demonstrations"):
-        files = collect_all(robot, folder / "demonstrations", samples, workers, lambda made, of: times.save())
-        if not (folder / HELD).exists():
-            collect(robot, HELD_SEED, config.held, folder / HELD)
+        files = collect_all(
+            robot, folder / "demonstrations", samples, workers, config.varied, config.shapes,
+            lambda made, of: times.save(),
+        )  # fmt: skip
+        held = robot, HELD_SEED, config.held, folder / HELD, config.varied, config.shapes
+        make_parts(collect, {folder / HELD: held}, 1)
         data = Demonstrations.load(files)
     if start is not None and not (folder / DEPTH).exists():
         shutil.copy(start / DEPTH, folder / DEPTH)  # the codebook that the weights were trained with
-    recipe = NanoRecipe(data, folder, config, None if begun is None else begun.model, correct)
+    recipe = NanoRecipe(data, folder, config, begun, correct)
     run = TrainingRun(folder, config, recipe.modules, recipe.stages())
     if not run.resume() and start is not None:
         run.skip_to(LAST_STAGE)

@@ -238,7 +238,7 @@ class TrainingRun:
             int(np.random.SeedSequence((self.config.seed, self.finished, self.step)).generate_state(1)[0])
         )
         device = next(self.modules.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_is_fast(device)):
             loss = stage.loss(batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -253,9 +253,11 @@ class TrainingRun:
         return value
 
 
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16, which halves a step's time; a CPU that does not emulates it slowly."""
-    return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; a CPU without them takes eight times as long as for float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _Numbered(IterableDataset[Any]):
@@ -273,6 +275,7 @@ def made_ahead(batches: Callable[[int], Iterator[Any]], first: int) -> Iterator[
 
     The process is forked, so that it shares the data; it ends with the iterator, or with this process.
     """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork
     data = _Numbered(batches, first)
     return iter(DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=2, multiprocessing_context="fork"))
 

@@ -24,7 +24,7 @@ STEPS = dict(steps=2, batch=2, rate=1e-3, warm_up=1)
 TINY = TrainConfig(
     vision=StageConfig(**STEPS), answer=AnswerStageConfig(**STEPS, asked=2, depth=0.5),
     action=AnswerStageConfig(**STEPS, news=16.0), strokes=AnswerStageConfig(**STEPS, steered=0.5), rounds=1,
-    correction=RoundConfig(**STEPS, episodes=2, seconds=0.9, drawn=0.5), held=3,
+    correction=RoundConfig(**STEPS, episodes=2, seconds=0.9), held=3,
 )  # fmt: skip
 STAGES = ["depth", "vision", "answer", "action", "strokes", "round1"]
 

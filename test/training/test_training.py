@@ -11,7 +11,7 @@ import torch
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.sim.scene import sample_scene
-from molmoact_ros.training.data_loader import BatchMaker, SoftTargets
+from molmoact_ros.training.data_loader import SHORT, BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, ExpertPhase
 from molmoact_ros.training.nano_model import FEATURE_SIZE, initialise, nano_config, ordered_tokens, size_features
@@ -141,6 +141,19 @@ def test_batches_are_the_same_wherever_one_begins(learner: tuple[MolmoAct, Batch
     assert not torch.equal(whole[0].crops, whole[2].crops), "each epoch has an order of its own"
 
 
+def test_a_short_answer_is_the_beginning_of_the_whole_one(
+    learner: tuple[MolmoAct, BatchMaker, SoftTargets],
+) -> None:
+    maker = learner[1]
+    whole, short = (maker.sequence(3, 1, None, cut) for cut in (False, True))
+    length = len(short[0])
+    assert np.isin(short[0], maker.action_ids).sum() == SHORT * 7 and np.isin(short[0][-1], maker.action_ids)
+    for cut, kept in zip(short[:2], whole[:2], strict=True):
+        np.testing.assert_array_equal(cut, kept[:length])
+    batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0), short=True)
+    assert batch.ids.shape[1] < 0.7 * len(whole[0]) and not (batch.targets == maker.end).any()
+
+
 def test_numbers_begin_like_their_neighbours(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
     model = learner[0]
     for ids in ordered_tokens(build_tokenizer()):
@@ -156,7 +169,7 @@ def test_image_tokens_learn_to_name_and_place_what_they_show(
     head = VisionHead(model.config.llm_config.hidden_size)
     crops, places = next(vision_batches(data, 6, seed=0, first=0))
     there = ~torch.isnan(places).any(-1)
-    assert crops.shape[:2] == (6, 1) and there[:, :12].sum(1).min() >= 3 and there[:, 12:15].sum(1).min() >= 2
+    assert crops.shape[:2] == (6, 1) and there[:, :12].sum(1).min() >= 3 and there[:, 20:23].sum(1).min() >= 2
     optimiser = torch.optim.AdamW([*model.model.vision_backbone.parameters(), *head.parameters()], 1e-3)
     losses = []
     for _ in range(25):

@@ -72,7 +72,8 @@ class JointBatchMaker:
         self._blank = blank
         first = self._whole(0, 0)
         self.prefix = first[: int(np.flatnonzero(first == config.image_end_token_id)[-1]) + 1]
-        self.things = np.array([tokenizer.token_to_id(f" {thing}") for thing in THINGS])
+        names = tokenizer.get_vocab()
+        self.things = np.array([names.get(f" {thing}", -1) for thing in THINGS])  # -1: of a shape without a name
 
     def _whole(self, row: int, asked: int) -> np.ndarray:
         """The ids int64 [S] of a sample's prompt."""

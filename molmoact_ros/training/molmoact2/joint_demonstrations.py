@@ -26,8 +26,8 @@ class JointDemonstrations:
 
     images: uint8 [n, 2, 96, 128, 3] RGB. state: float32 [n, 8], seven joints in rad and the gripper, 1 open to 0
     closed. chunks: float32 [n, K, 8, 8], the next actions: absolute joints in rad and the gripper. things: float32
-    [n, 15, 3] m, position of each of THINGS in the base frame (NaN: not in the scene). hand: float32 [n, 3] m, gripper
-    position in the base frame. instructions: int64 [n, K].
+    [n, T, 3] m, position of each of the T THINGS in the base frame (NaN: not in the scene). hand: float32 [n, 3] m,
+    gripper position in the base frame. instructions: int64 [n, K].
     """
 
     images: np.ndarray
@@ -81,15 +81,15 @@ class JointSampler(Sampler):
         }  # fmt: skip
 
     def joint_chunk(self, plan: ExpertPlan, q: np.ndarray) -> np.ndarray:
-        """The plan's next actions float64 [8, 8]: joints, rad, at its next positions with the gripper straight down.
+        """The plan's next actions float64 [8, 8]: joints, rad, at its next positions and yaws with the gripper down.
 
         q: joints now, [7] rad; a position out of reach keeps the joints before it.
         """
         out = np.empty((CHUNK_STEPS, 8))
         for step in range(CHUNK_STEPS):
             at, row = min(step + 1, len(plan.positions) - 1), min(step, len(plan.gripper) - 1)
-            if step == 0 or not np.array_equal(plan.positions[at], plan.positions[at - 1]):
-                solved = self.poser.solve(plan.positions[at], np.zeros(3))
+            if step == 0 or not (np.array_equal(plan.positions[at], plan.positions[at - 1])):
+                solved = self.poser.solve(plan.positions[at], np.zeros(3), float(plan.yaws[at]))
                 q = q if solved is None else solved
             out[step, :7], out[step, 7] = q, plan.gripper[row]
         return out

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from molmoact_ros.engine.model.checkpoint import load_checkpoint
 from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.engine.molmoact2.model import MolmoAct2
+from molmoact_ros.sim.scene import SHAPES
 from molmoact_ros.training.demonstrations import ASKED, collect, collect_all
 from molmoact_ros.training.flow_matching import motion_statistics
 from molmoact_ros.training.met_states import Correct, CorrectionRound, correct_round
@@ -172,8 +173,8 @@ class RobotRecipe:
         config, first = self.config.correction, ROUND_SEED + (number - 1) * ROUND_APART
 
         def order(policy: Path, folder: Path) -> CorrectionRound:
-            device, drawn = self.device.type, 0.0
-            return CorrectionRound(policy, device, folder, first, config.episodes, config.seconds, drawn, JointSampler)
+            shared = (config.episodes, config.seconds, 0.0, SHAPES, JointSampler)
+            return CorrectionRound(policy, self.device.type, folder, first, *shared)
 
         return correct_round(self.folder, number, self.save, self.correct, order)
 
@@ -210,10 +211,11 @@ def train_robot_model(
     times = StageTimes(folder / "times.json")
     with times.measured("demonstrations"):
         files = collect_all(
-            robot, folder / "demonstrations", samples, workers, lambda made, of: times.save(), JointSampler
-        )
+            robot, folder / "demonstrations", samples, workers, done=lambda made, of: times.save(),
+            sampler=JointSampler,
+        )  # fmt: skip
         if not (folder / HELD).exists():
-            collect(robot, HELD_SEED, config.held, folder / HELD, JointSampler)
+            collect(robot, HELD_SEED, config.held, folder / HELD, sampler=JointSampler)
         data = JointDemonstrations.load(files)
     recipe = RobotRecipe(data, folder, config, begin, correct)
     run = TrainingRun(folder, config, recipe.modules, recipe.stages())

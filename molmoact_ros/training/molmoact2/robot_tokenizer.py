@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 
 from molmoact_ros.reasoning.robot_stats import STATE_BINS
 from molmoact_ros.reasoning.state_prompt import END_OF_TURN, robot_prompt, state_text, wrapped
-from molmoact_ros.training.tokenizer import NAMES, WORDS, tokenizer_of
+from molmoact_ros.sim.scene import LONG_SHAPES, SHAPES
+from molmoact_ros.training.tokenizer import COLOURS, WORDS, tokenizer_of
 
 SETUP, CONTROL = "single franka robotic arm in simulated workcell", "absolute joint pose"
 IMAGE_FAMILY = (
@@ -27,7 +28,8 @@ def build_robot_tokenizer() -> Tokenizer:
 
 def _pieces() -> list[str]:
     """Every text that is one token, in id order, without duplicates."""
-    words = [f" {word}" for word in (*WORDS, *NAMES)]
+    names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    words = [f" {word}" for word in (*(word for word in WORDS if word not in LONG_SHAPES), *names)]
     return list(dict.fromkeys(["Image 1", "Image 2", *_phrases(), *words, *STATES, *_ROBOT]))
 
 

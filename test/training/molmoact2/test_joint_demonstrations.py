@@ -39,7 +39,7 @@ def test_a_chunk_of_joints_follows_the_experts_path(sampler: JointSampler) -> No
 
 def test_a_position_out_of_reach_keeps_the_joints_before_it(sampler: JointSampler) -> None:
     q = np.arange(7) / 10
-    far = ExpertPlan(np.array([[0.4, 0.0, 0.2], [2.0, 0.0, 0.2], [2.0, 0.0, 0.2]]), np.array([1.0, 0.0]))
+    far = ExpertPlan(np.array([[0.4, 0.0, 0.2], [2.0, 0.0, 0.2], [2.0, 0.0, 0.2]]), np.array([1.0, 0.0]), np.zeros(3))
     chunk = sampler.joint_chunk(far, q)
     np.testing.assert_array_equal(chunk[:, :7], np.tile(q, (CHUNK_STEPS, 1)))
     assert chunk[:, 7].tolist() == [1.0] + [0.0] * (CHUNK_STEPS - 1)
