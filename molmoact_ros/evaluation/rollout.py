@@ -16,7 +16,7 @@ import numpy as np
 from molmoact_ros.control.action_chunk import ActionChunk
 from molmoact_ros.control.action_conversion import SPACES, convert_actions, robot_state, state_joints
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.engine.torch_engine import Engine
+from molmoact_ros.engine.torch_engine import InferenceEngine
 from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
 from molmoact_ros.reasoning.observation import Observation, RobotState
@@ -60,7 +60,7 @@ def state_of(cell: Workcell, convention: ActionConvention) -> np.ndarray:
 
 
 def run_episode(
-    cell: Workcell, engine: Engine, controller: Controller, scene: Scene,
+    cell: Workcell, engine: InferenceEngine, controller: Controller, scene: Scene,
     watch: Callable[[Observation, Reasoning], None] | None = None, period: float = PERIOD, timeout: float = TIMEOUT,
 ) -> EpisodeResult:  # fmt: skip
     """Run one episode from the arm's home until success, for `timeout` s of simulated time at most.
@@ -105,7 +105,7 @@ def move(cell: Workcell, controller: Controller, now: float) -> None:
 
 
 def plan_chunk(
-    engine: Engine, observation: Observation, result: EpisodeResult,
+    engine: InferenceEngine, observation: Observation, result: EpisodeResult,
     watch: Callable[[Observation, Reasoning], None] | None = None,
 ) -> ActionChunk | None:  # fmt: skip
     """Run one reasoning step; None if the engine refuses, which `result` records."""
@@ -128,7 +128,7 @@ class _Enough(Exception):
 
 
 def closed_loop(
-    robot: Path, engine: Engine, steps: int, seed: int, watch: Callable[[Observation, Reasoning], None]
+    robot: Path, engine: InferenceEngine, steps: int, seed: int, watch: Callable[[Observation, Reasoning], None]
 ) -> None:
     """Run lock-step episodes from scene `seed` on, until `watch` was called for `steps` complete steps."""
     cell, seen = Workcell(robot), 0

@@ -210,7 +210,7 @@ class _Run:
                 [data.identity for data in self.data], config, step, figures.get(0, {}), figures.get(step, {}),
                 [note for data in self.data for note in data.notes],
             )  # fmt: skip
-            state = state_answers if isinstance(self.files, CheckpointFolder) else state_flows
+            state: Callable[..., None] = state_answers if isinstance(self.files, CheckpointFolder) else state_flows
             stated = partial(state, self.files, self.makers)
             write_result(self.folders.out, self.files, tensors, adapter, card, stated)
         self.processes.wait()

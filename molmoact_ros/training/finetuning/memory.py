@@ -105,7 +105,7 @@ def _passes(model: MolmoActConfig | MolmoAct2Config, config: FinetuneConfig, siz
     tower = patches * (12 * vit.hidden_size + 4 * vit.intermediate_size) * number + scores
     features = vit.hidden_size * len(adapter.vit_layers)
     connector = sizes.image_tokens * (4 * 4 * features + 8 * adapter.intermediate_size) * number
-    head = sizes.answer * llm.vocab_size * (number + 3 * 4)
+    head: float = sizes.answer * llm.vocab_size * (number + 3 * 4)
     if isinstance(model, MolmoAct2Config):
         head = _expert(model, config, sizes, number)
     if config.recompute:

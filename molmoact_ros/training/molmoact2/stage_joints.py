@@ -60,13 +60,13 @@ def shared_images_context(model: MolmoAct2, batch: JointBatch, features: Tensor)
         attention = block.self_attn
         q, k, v = attention.heads(block.attn_norm(images), *there)
         q2, k2, v2 = attention.heads(block.attn_norm(words), *here)
-        both = [torch.cat([a.repeat_interleave(asked, 0), b], dim=2) for a, b in ((k, k2), (v, v2))]
-        keys.append(both[0])
-        values.append(both[1])
+        k2, v2 = (torch.cat([a.repeat_interleave(asked, 0), b], dim=2) for a, b in ((k, k2), (v, v2)))
+        keys.append(k2)
+        values.append(v2)
         if number == len(model.layers):
             break
         images = images + attention.output(q, k, v, mask=framed)
-        words = words + attention.output(q2, *both, mask=sees)
+        words = words + attention.output(q2, k2, v2, mask=sees)
         images, words = (x + block.mlp(block.ff_norm(x)) for x in (images, words))
         if 2 * number == llm.num_hidden_layers:
             halfway = parts.ln_f(words)

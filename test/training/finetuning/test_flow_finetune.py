@@ -43,8 +43,8 @@ def test_from_data_to_a_policy(
     joints: Path, droid_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ("--checkpoint", droid_folder, "--data", joints, "--out", out, "--device", "cpu", "--batch", "2")
-    words += ("--validation-samples", "1", "--validation", "0.3", "--flow-times", "2")
+    words: list[str | Path] = ["--checkpoint", droid_folder, "--data", joints, "--out", out, "--device", "cpu"]
+    words += ["--batch", "2", "--validation-samples", "1", "--validation", "0.3", "--flow-times", "2"]
     assert finetune(*words, "--steps", "2", "--validate-every", "1") == 0
     said = capsys.readouterr().out
     for text in (

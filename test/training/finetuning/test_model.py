@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import CheckpointError, fill, read_headers
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method, ModelPart
 from molmoact_ros.training.finetuning.examples import AnswerBatch, Mixture
-from molmoact_ros.training.finetuning.losses import AnswerLoss
+from molmoact_ros.training.finetuning.losses import TrainingLoss
 from molmoact_ros.training.finetuning.model import build_model, fill_model
 from molmoact_ros.training.finetuning.processes import Processes
 from molmoact_ros.training.finetuning.result import save_adapter
@@ -33,7 +34,7 @@ LORA = FinetuneConfig(rank=4, alpha=6, dropout=0.0, clip=1e9, warm_up=1)
 FULL = LORA.model_copy(update={"method": Method.FULL})
 
 
-def load(config: FinetuneConfig, folder: Path = GOLDEN) -> AnswerLoss:
+def load(config: FinetuneConfig, folder: Path = GOLDEN) -> TrainingLoss[Any]:
     files = CheckpointFolder(folder)
     loss = build_model(files, config)
     fill_model(loss, files, config, CPU)
@@ -86,7 +87,7 @@ def off(found: Tensor | None, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm().clamp(min=1e-3))
 
 
-def trainer(loss: AnswerLoss, config: FinetuneConfig, folder: Path, micro_batch: int = 2) -> FinetuneTrainer:
+def trainer(loss: TrainingLoss[Any], config: FinetuneConfig, folder: Path, micro_batch: int = 2) -> FinetuneTrainer:
     examples: Mixture = None  # type: ignore[assignment]
     return FinetuneTrainer(
         loss, examples, config, ALONE, micro_batch, SavedRun(folder, ALONE), None, lambda entry: None
