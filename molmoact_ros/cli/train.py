@@ -25,22 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage and the rounds only; of "
         "MolmoAct 2: whose tower it begins with")  # fmt: skip
     add("--config", type=Path, help="a JSON file with changes of TrainConfig, of MolmoAct 2 of RobotTrainConfig")
-    add("--workers", type=above_zero(int), default=os.cpu_count() or 1,
-        help="processes that collect demonstrations and corrections; default: one a core")  # fmt: skip
+    add("--workers", type=above_zero(int), help="processes that collect demonstrations and corrections; default: one a "
+        "core")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or resume a training run."""
     robot, text = robot_model(), args.config.read_text() if args.config else "{}"
-    samples = args.samples or _SAMPLES[args.family]
-    correct = partial(collect_corrections, robot=robot, workers=args.workers)
+    samples, workers = args.samples or _SAMPLES[args.family], args.workers or os.cpu_count() or 1
+    correct = partial(collect_corrections, robot=robot, workers=workers)
     if args.family == "molmoact2":
         out, place = args.out or Path("runs/nano2"), "models/nano2"
         settings = RobotTrainConfig.model_validate_json(text)
-        train_robot_model(robot, out, samples, settings, args.start, args.workers, correct)
+        train_robot_model(robot, out, samples, settings, args.start, workers, correct)
     else:
         out, place = args.out or Path("runs/nano"), "models/nano"
-        train_nano(robot, out, samples, TrainConfig.model_validate_json(text), args.start, args.workers, correct)
+        train_nano(robot, out, samples, TrainConfig.model_validate_json(text), args.start, workers, correct)
     print(f"checkpoint in {out / 'checkpoint'}; use it with --checkpoint, or copy it to {place}")
     print(f"report in {out / 'report.md'}")
     return 0
