@@ -79,3 +79,12 @@ def test_a_finished_run_is_not_trained_again(run: Path) -> None:
 def test_a_run_of_other_settings_is_not_resumed(run: Path) -> None:
     with pytest.raises(CheckpointError, match="begun with samples 6, not 7"):
         train_nano(robot_model(), run, 7, TINY)
+
+
+def test_the_shipped_weights_are_trained_on_with_their_own_words(tmp_path: Path) -> None:
+    train_nano(robot_model(), tmp_path, 6, TINY, default_checkpoint(), workers=1)
+    begun, found = load_checkpoint(default_checkpoint()), load_checkpoint(tmp_path / "checkpoint")
+    assert found.tokenizer.get_vocab() == begun.tokenizer.get_vocab() and found.config == begun.config
+    assert list(json.loads((tmp_path / "times.json").read_text())) == ["demonstrations", "strokes"]
+    change = (found.model.lm_head.weight - begun.model.lm_head.weight).abs().max()
+    assert 0 < change < 0.01
