@@ -18,7 +18,7 @@ from molmoact_ros.engine.model.weight_files import CheckpointError, digest
 from molmoact_ros.training.finetuning.arrow_data import ArrowData
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method
 from molmoact_ros.training.finetuning.examples import ExampleMaker, Maker, Mixture
-from molmoact_ros.training.finetuning.flow_examples import FlowExampleMaker
+from molmoact_ros.training.finetuning.flow_examples import FlowExampleMaker, chunk_length
 from molmoact_ros.training.finetuning.joint_motion import JointRows
 from molmoact_ros.training.finetuning.losses import TrainingLoss
 from molmoact_ros.training.finetuning.memory import (
@@ -81,7 +81,7 @@ def open_examples(files: AnyFolder, folder: Path, config: FinetuneConfig) -> tup
     if isinstance(files, CheckpointFolder):
         labelled = ArrowData(folder)
         return labelled, ExampleMaker(files, labelled, config.wording)
-    joints = JointRows(folder, files.config.max_action_horizon)
+    joints = JointRows(folder, chunk_length(files))
     return joints, FlowExampleMaker(files, joints)
 
 

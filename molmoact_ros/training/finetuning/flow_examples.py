@@ -87,7 +87,7 @@ class FlowExampleMaker:
         """Raises DataError where the data do not fit."""
         states, actions = data.motion
         self.config, self.name, self.dimensions = files.config, data.name, actions.shape[1]
-        self._cameras = len(data.sample(0).images)
+        self.chunk, self._cameras = data.chunk, len(data.sample(0).images)
         if self.dimensions > self.config.max_action_dim or data.chunk > self.config.max_action_horizon:
             raise DataError(
                 f"{data.name} has chunks of {data.chunk} actions of {self.dimensions} values; the checkpoint has at "
@@ -101,10 +101,10 @@ class FlowExampleMaker:
         self.prompts = RobotPromptMaker(self.config, files.processor, files.tokenizer, self.scaling)
 
     def _metadata(self, stats: NormStatsFile, states: np.ndarray, actions: np.ndarray) -> TagMetadata:
-        arms, steps = self.dimensions // 8, self.config.max_action_horizon
+        arms = self.dimensions // 8
         robot = "single franka robotic arm" if arms == 1 else "bimanual franka robotic arms"
         return TagMetadata(
-            camera_keys=self.convention.cameras, action_horizon=steps, n_action_steps=steps,
+            camera_keys=self.convention.cameras, action_horizon=self.chunk, n_action_steps=self.chunk,
             setup_type=f"{robot} in {self.name.lower()}", control_mode=CONTROL,
             action_stats=motion_statistics(self.values(actions)), state_stats=motion_statistics(self.values(states)),
         )  # fmt: skip
@@ -163,12 +163,24 @@ def collate_flows(examples: Sequence[FlowExample], moving: Tensor) -> FlowBatch:
     )  # fmt: skip
 
 
+def similar_tag(files: RobotCheckpointFolder) -> str | None:
+    """The tag of a Franka's absolute joints that a checkpoint knows, which a new one should be like; None: none."""
+    wanted = "franka", "joint_position"
+    known = ((tag, files.run.convention(tag)) for tag in files.stats.metadata_by_tag)
+    return next((tag for tag, meaning in known if (meaning.robot, meaning.space) == wanted), None)
+
+
+def chunk_length(files: RobotCheckpointFolder) -> int:
+    """Actions of the chunks to learn: as many as those of the similar tag, else as many as the checkpoint can make."""
+    like = similar_tag(files)
+    return files.config.max_action_horizon if like is None else files.stats.metadata_by_tag[like].action_horizon
+
+
 def _convention(files: RobotCheckpointFolder, data: JointData, cameras: int, arms: int) -> ActionConvention:
     """What the numbers mean: the polarity of a Franka's tag that the checkpoint knows, else 1 open; rate and cameras of
     the data."""
-    known = (files.run.convention(tag) for tag in files.stats.metadata_by_tag)
-    like = next((one for one in known if (one.robot, one.space) == ("franka", "joint_position")), None)
-    polarity = GripperPolarity(open=1, closed=0) if like is None else like.gripper
+    like = similar_tag(files)
+    polarity = GripperPolarity(open=1, closed=0) if like is None else files.run.convention(like).gripper
     stated = data.run.get("conventions", {}).get(data.name, {})
     names = tuple(stated.get("cameras", ()))
     return RELEASED["franka_droid"].model_copy(
