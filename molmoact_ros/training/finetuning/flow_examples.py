@@ -18,7 +18,7 @@ from molmoact_ros.reasoning.robot_stats import NormStatsFile, TagMetadata, TagSc
 from molmoact_ros.training.finetuning.augmentation import augment_robot_image
 from molmoact_ros.training.finetuning.config import FinetuneConfig
 from molmoact_ros.training.finetuning.examples import padded
-from molmoact_ros.training.finetuning.samples import DataError, JointData, JointSample
+from molmoact_ros.training.finetuning.samples import DataError, JointData, MotionSample
 from molmoact_ros.training.flow_matching import FlowDraw, motion_statistics
 
 CONTROL = "absolute joint pose"
@@ -133,12 +133,12 @@ class FlowExampleMaker:
         out[..., grippers] = self.convention.gripper.values(out[..., grippers])
         return out
 
-    def training_example(self, sample: JointSample, rng: np.random.Generator, config: FinetuneConfig) -> FlowExample:
+    def training_example(self, sample: MotionSample, rng: np.random.Generator, config: FinetuneConfig) -> FlowExample:
         """The example of a sample; augmented where `config` has it. Raises as `example`."""
         return self.example(sample, config.flow_times, rng, config.augment)
 
     def example(
-        self, sample: JointSample, flow_times: int, rng: np.random.Generator, augment: bool = False
+        self, sample: MotionSample, flow_times: int, rng: np.random.Generator, augment: bool = False
     ) -> FlowExample:  # fmt: skip
         """The example of a sample. Raises RefusedStep for one that the engine would refuse, too."""
         images = sample.images

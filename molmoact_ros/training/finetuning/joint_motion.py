@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from molmoact_ros.training.finetuning.arrow_data import ArrowRows
-from molmoact_ros.training.finetuning.samples import DataError, JointSample
+from molmoact_ros.training.finetuning.samples import DataError, MotionSample
 
 MOTION = "joint_motion"
 
 
-class JointRows(ArrowRows[JointSample]):
+class JointRows(ArrowRows[MotionSample]):
     """Labelled data in a folder with the column `joint_motion`; depth and traces are not needed.
 
     A chunk has the actions of a frame and of those after it; behind an episode's end the last one is repeated.
@@ -31,14 +31,14 @@ class JointRows(ArrowRows[JointSample]):
 
     @property
     def motion(self) -> tuple[np.ndarray, np.ndarray]:
-        """States and actions of all samples, float64 [n, D] each, in the order and units of `JointSample`."""
+        """States and actions of all samples, float64 [n, D] each, in the order and units of `MotionSample`."""
         both = np.array([self._moved[int(row)] for row in self._rows])
         return both[:, 0], both[:, 1]
 
-    def sample(self, row: int) -> JointSample:
+    def sample(self, row: int) -> MotionSample:
         """Decode one sample. Raises DataError where an image cannot be decoded."""
         at = int(self._rows[row])
-        return JointSample(self._images(at), *self._labels(at))
+        return MotionSample(self._images(at), *self._labels(at))
 
     def _prepare(self) -> None:
         """Every row's state and action, float64 [2, D], and where each frame of each episode is."""

@@ -42,7 +42,7 @@ class TrainingSample:
 
 
 @dataclass(frozen=True)
-class JointSample:
+class MotionSample:
     """One time step of a demonstration in joints, as MolmoAct 2 learns it.
 
     images: uint8 [H, W, 3] RGB for each camera, the front camera first. state: float64 [D], actions: float64 [H, D]: of
@@ -98,14 +98,14 @@ class AnswerData(TrainingData[TrainingSample], Protocol):
         """Statistics of the actions, by which they are normalised."""
 
 
-class JointData(TrainingData[JointSample], Protocol):
+class JointData(TrainingData[MotionSample], Protocol):
     """What a MolmoAct 2 learns. chunk: actions of a sample."""
 
     chunk: int
 
     @property
     def motion(self) -> tuple[np.ndarray, np.ndarray]:
-        """States and actions of all samples, float64 [n, D] each, in the order and units of `JointSample`."""
+        """States and actions of all samples, float64 [n, D] each, in the order and units of `MotionSample`."""
 
 
 def hold_out(episodes: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

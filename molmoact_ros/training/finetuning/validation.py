@@ -33,7 +33,7 @@ from molmoact_ros.training.finetuning.examples import ExampleMaker, collate
 from molmoact_ros.training.finetuning.flow_examples import FlowBatch, FlowExampleMaker
 from molmoact_ros.training.finetuning.losses import AnswerLoss, FlowLoss, TrainingLoss
 from molmoact_ros.training.finetuning.processes import Processes, whole_parameters
-from molmoact_ros.training.finetuning.samples import AnswerData, JointData, JointSample, TrainingSample
+from molmoact_ros.training.finetuning.samples import AnswerData, JointData, MotionSample, TrainingSample
 
 OPEN = 0.5  # a gripper value above it means open
 UNITS = {
@@ -171,15 +171,15 @@ class FlowValidator(Validator):
     maker: FlowExampleMaker
     data: JointData
 
-    def _add_loss(self, loss: FlowLoss, sample: JointSample, sums: dict[str, list[float]]) -> None:
+    def _add_loss(self, loss: FlowLoss, sample: MotionSample, sums: dict[str, list[float]]) -> None:
         batch = self._batch(sample, len(sums["loss"]))
         sums["loss"].append(float(loss(batch)[0]) / batch.terms)
 
-    def _batch(self, sample: JointSample, number: int) -> FlowBatch:
+    def _batch(self, sample: MotionSample, number: int) -> FlowBatch:
         rng = np.random.default_rng((self.config.seed, number))
         return self.maker.collate([self.maker.example(sample, self.config.flow_times, rng)]).to(self.processes.device)
 
-    def _add_errors(self, loss: FlowLoss, samples: Sequence[JointSample], sums: dict[str, list[float]]) -> None:
+    def _add_errors(self, loss: FlowLoss, samples: Sequence[MotionSample], sums: dict[str, list[float]]) -> None:
         sampler = FlowSampler(loss.model.action_expert, self.maker.dimensions)
         for number, sample in enumerate(samples):
             context, mask = loss.context(batch := self._batch(sample, number))
