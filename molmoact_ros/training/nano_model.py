@@ -181,7 +181,7 @@ def feature_size(model: MolmoAct | MolmoAct2, crops: Tensor, pooled: Tensor) -> 
 def size_features(
     model: MolmoAct | MolmoAct2, crops: Tensor, pooled: Tensor, size: float = FEATURE_SIZE
 ) -> None:  # fmt: skip
-    """Scale the projector so that image features have a size; arguments as of `feature_size`."""
+    """Scale the projector so that image features of crops [B, N, P, patch_dim] have a size; pooled: int64 [B, T, 4]."""
     factor = (size / feature_size(model, crops, pooled)) ** 0.5
     model.model.vision_backbone.image_projector.w2.weight.mul_(factor)
 

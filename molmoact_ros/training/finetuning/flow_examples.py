@@ -153,7 +153,7 @@ class FlowExampleMaker:
 
 
 def collate_flows(examples: Sequence[FlowExample], moving: Tensor) -> FlowBatch:
-    """The batch of some examples: prompts padded at their end. moving: see `FlowBatch`."""
+    """The batch of some examples: prompts padded at their end. moving: bool [A], see `FlowBatch`."""
     there = padded([np.ones(len(example.ids), bool) for example in examples], 0)
     return FlowBatch(
         padded([example.ids for example in examples], 0), there, padded([example.crops for example in examples], 0),

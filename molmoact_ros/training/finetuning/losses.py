@@ -118,7 +118,8 @@ class FlowLoss(TrainingLoss[MolmoAct2]):
         return not name.startswith(behind)
 
     def forward(self, batch: FlowBatch) -> tuple[Tensor, Tensor]:
-        """The squared errors summed over flow times, actions and their dimensions, and the same, detached."""
+        """The squared errors summed over flow times, actions and their dimensions, and the same, detached: float32 []
+        each."""
         found = self.errors(batch).sum()
         return found, found.detach()
 

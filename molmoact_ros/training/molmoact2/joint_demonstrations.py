@@ -71,7 +71,10 @@ class JointSampler(Sampler):
     def row(
         self, things: np.ndarray, hand: np.ndarray, held: str | None, traces: np.ndarray, actions: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """A row of each array of `JointDemonstrations`, by name: what cameras and joints are now, and the labels."""
+        """A row of each array of `JointDemonstrations`, by name: what cameras and joints are now, and the labels.
+
+        things: [T, 3] m. hand: [3] m. actions: float32 [ASKED, 8, 8], as of `labels_of`.
+        """
         images = [self.cell.render(camera)[0] for camera in ("front", "wrist")]
         arm = self.cell.arm
         return {

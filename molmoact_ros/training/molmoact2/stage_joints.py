@@ -106,7 +106,7 @@ def joint_errors_of(model: MolmoAct2, head: JointHead, batch: JointBatch, scalin
 
 
 def joint_loss(model: MolmoAct2, head: JointHead, batch: JointBatch, frozen: bool = False) -> Tensor:
-    """The training loss, a scalar: squared errors of velocities, and the auxiliary regressions.
+    """The training loss, a scalar []: squared errors of velocities, and the auxiliary regressions.
 
     frozen: tower and connector stay as they are. An answer has to locate the named thing in the image: the token that
     names it attends to it in the lower layers, and the expert reads the result there. With few examples, training
