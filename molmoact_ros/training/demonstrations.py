@@ -341,7 +341,7 @@ class Sampler:
         front, depth = self.cell.render("front")
         wrist, _ = self.cell.render("wrist")
         size = DEPTH_VIEW[::-1]
-        small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST).astype(np.float16)
+        small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.float16)
         return np.stack([resize(front, VIEW), resize(wrist, VIEW)]), small
 
     def _places(self, things: np.ndarray) -> np.ndarray:

@@ -131,3 +131,17 @@ def test_a_wrong_object_in_the_hand_is_let_go_and_is_what_the_others_ask_for(sam
     assert arrays["held"] == THINGS.index(wrong) and (arrays["actions"][0, 0, 6], arrays["actions"][1, 0, 6]) == (1, 0)
     cell.pose_kinematically(cell.arm.positions[:7], OPEN)
     assert not cell.held(wrong)
+
+
+def test_fingers_that_still_close_do_not_lift_yet(sampler: Sampler, cell: Workcell) -> None:
+    scene = sample_scene(6)
+    name = scene.task.object
+    width = GRASP_WIDTH[name.split()[1]]
+    q = sampler.poser.solve(scene.object(name).point, np.zeros(3), 0.0)
+    assert q is not None
+    for opening, held in ((width + 0.008, False), (width, True)):
+        cell.reset(scene, q, opening)
+        row = label_here(sampler, np.random.default_rng(0))
+        assert row is not None and cell.held(name) and phase_of(cell, scene.task).held == held
+        chunk = row[0]["actions"][0]
+        assert (chunk[:, 6] == 0).all() and bool(np.abs(chunk[0, :3]).max() > 0.005) == held

@@ -56,7 +56,8 @@ def test_the_checkpoint_answers(run: Path) -> None:
     engine = TorchEngine.load(run / "checkpoint", vision="torch")
     (observation,) = sample_observations(robot_model(), 1)
     *_, reasoning = engine.reason(observation)
-    assert np.shape(reasoning.actions) == (8, 7) and np.shape(reasoning.depth_codes) == (10, 10)
+    assert reasoning.actions is not None and np.asarray(reasoning.actions).shape == (8, 7)
+    assert reasoning.depth_codes is not None and np.asarray(reasoning.depth_codes).shape == (10, 10)
 
 
 def test_a_round_labels_what_its_policy_met(run: Path) -> None:

@@ -21,4 +21,5 @@ def attention_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
     if mask is not None:
         scores = scores.masked_fill(~mask.unsqueeze(-3), -torch.inf)
     weights = scores.softmax(dim=-1).to(v.dtype).flatten(2, 3)
-    return (weights @ v).unflatten(2, (-1, length)).flatten(1, 2)
+    result: Tensor = (weights @ v).unflatten(2, (-1, length)).flatten(1, 2)
+    return result
