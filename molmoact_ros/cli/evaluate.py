@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -95,9 +96,14 @@ def show(rows: list[Row], console: Console) -> None:
     for kind, f in summary(rows).items():
         table.add_row(
             kind, f"{f['episodes']:.0f}", f"{f['success']:.0%}", f"{f['right_object_first']:.0%}",
-            f"{f['trace_error_px']:.0f} px", f"{f['depth_code_accuracy']:.0%}", f"{f['step_ms']:.0f} ms",
+            _known(f["trace_error_px"], "{:.0f} px"), _known(f["depth_code_accuracy"], "{:.0%}"),
+            f"{f['step_ms']:.0f} ms",
         )  # fmt: skip
     console.print(table)
+
+
+def _known(value: float, text: str) -> str:
+    return "" if np.isnan(value) else text.format(value)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from molmoact_ros.doctor.checkpoint import inspect
+from molmoact_ros.engine.model.folder_kind import family
 from molmoact_ros.reasoning.answer_templates import Wording
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method, ModelPart
 from molmoact_ros.training.finetuning.finetune import FinetuneFolders, finetune
@@ -26,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rehearse", type=Path, help="labelled data of what the checkpoint knows already, mixed in")
     add("--rehearse-share", type=float, default=_DEFAULTS.rehearse_share, help="fraction of examples from it")
     add("--method", choices=[m.value for m in Method], default=_DEFAULTS.method.value, help="adapters or all weights")
-    add("--parts", nargs="+", choices=[p.value for p in ModelPart], default=[p.value for p in _DEFAULTS.parts],
-        help="parts of the model to train; default: all")  # fmt: skip
-    add("--rank", type=above_zero(int), default=_DEFAULTS.rank, help="of the adapters; default 32")
+    add("--parts", nargs="+", choices=[p.value for p in ModelPart],
+        help="parts of the model to train; default: all, of MolmoAct 2 decoder and expert")  # fmt: skip
+    add("--rank", type=above_zero(int), help="of the adapters; default 32, of MolmoAct 2 64")
     add("--alpha", type=above_zero(float), default=_DEFAULTS.alpha, help="of the adapters; default 16")
     add("--quantize", choices=["", "nf4"], default="", help="frozen weights of the decoder's layers in nf4")
     add("--steps", type=above_zero(int), default=_DEFAULTS.steps, help="default 10000")
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-augment", action="store_true", help="images as recorded, neither cropped nor recoloured")
     add("--no-recompute", action="store_true", help="no gradient checkpointing: faster, and needs more memory")
     add("--steer-share", type=float, default=_DEFAULTS.steer_share, help="fraction of examples with the trace drawn")
+    add("--flow-times", type=above_zero(int), default=_DEFAULTS.flow_times, help="of MolmoAct 2, in each example")
     add("--wording", choices=[w.value for w in Wording], help="of the answers; default: the checkpoint's")
     add("--dtype", choices=["float32", "bfloat16"], help="of the computation; default: bfloat16 on a GPU")
     add("--device", default="", help="cpu or cuda; default: a GPU where there is one")
@@ -70,11 +72,11 @@ def _config(args: argparse.Namespace) -> FinetuneConfig:
     import torch
 
     cuda = args.device.startswith("cuda") or (not args.device and torch.cuda.is_available())
-    given = {name: value for name, value in vars(args).items() if name in FinetuneConfig.model_fields}
+    given = {n: value for n, value in vars(args).items() if n in FinetuneConfig.model_fields and value is not None}
     chosen = {
         "augment": not args.no_augment,
         "recompute": not args.no_recompute,
         "dtype": args.dtype or ("bfloat16" if cuda else "float32"),
         "workers": (4 if cuda else 0) if args.workers is None else args.workers,
     }
-    return FinetuneConfig.model_validate(given | chosen)
+    return FinetuneConfig.of(family(checkpoint_of(args)), given | chosen)

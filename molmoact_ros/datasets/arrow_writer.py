@@ -22,7 +22,7 @@ from molmoact_ros.reasoning.action_tokens import NormStats
 
 STATISTICS: Final = "dataset_statistics.json"
 RUN: Final = "run.json"
-TEXTS: Final = ("depth", "trace", "processed_action", "language_instruction")
+TEXTS: Final = ("depth", "trace", "processed_action", "language_instruction", "joint_motion")
 _NUMBERS: Final = {
     "episode_index": "int64", "frame_index": "int64", "timestamp": "float32", INTERVENTION: "bool", OUTCOME: "string"
 }  # fmt: skip

@@ -16,6 +16,8 @@ from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TO
 from molmoact_ros.reasoning.prompts import validate_instruction
 from molmoact_ros.reasoning.trace import checked_trace
 
+ARM: Final = 7
+"""Joints of an arm."""
 CHUNK: Final = 8
 """Actions in a chunk (the released fine-tuning script)."""
 
@@ -37,7 +39,8 @@ class FrameTexts:
     """The texts of a frame, as the released fine-tuning code reads them.
 
     depth: depth tokens without separators. trace: a list of lists. processed_action: JSON with the normalised action
-    and the action symbols of it and of its chunk. language_instruction: as prompts have it.
+    and the action symbols of it and of its chunk. language_instruction: as prompts have it. joint_motion: for MolmoAct
+    2, JSON with the joints as `state` and where they go as `action`, see the function; empty where none were recorded.
     """
 
     frame: int
@@ -45,6 +48,7 @@ class FrameTexts:
     trace: str
     processed_action: str
     language_instruction: str
+    joint_motion: str
 
 
 def frame_texts(episode: LabelledEpisode, statistics: NormStats) -> Iterator[FrameTexts | str]:
@@ -54,7 +58,7 @@ def frame_texts(episode: LabelledEpisode, statistics: NormStats) -> Iterator[Fra
     it; the last one is repeated at the end.
     """
     normalised = statistics.normalise(episode.demonstration.actions)
-    rows = [_symbols(row) for row in normalised]
+    rows, motion = [_symbols(row) for row in normalised], joint_motion(episode.demonstration)
     for k, task in enumerate(episode.demonstration.tasks):
         chunk = [rows[min(k + step, len(rows) - 1)] for step in range(CHUNK)]
         action = {
@@ -64,9 +68,31 @@ def frame_texts(episode: LabelledEpisode, statistics: NormStats) -> Iterator[Fra
         }
         try:
             depth, trace = _depth_text(episode.depth[k]), _trace_text(episode.traces[k])
-            yield FrameTexts(k, depth, trace, json.dumps(action), validate_instruction(task))
+            moved = (
+                "" if motion is None else json.dumps({"state": motion[0][k].tolist(), "action": motion[1][k].tolist()})
+            )
+            yield FrameTexts(k, depth, trace, json.dumps(action), validate_instruction(task), moved)
         except RefusedStep as refusal:
             yield str(refusal)
+
+
+def joint_motion(demonstration: Demonstration) -> tuple[np.ndarray, np.ndarray] | None:
+    """States and actions of n frames as MolmoAct 2 reads and writes them, float64 [n, 8 a] each; None without joints.
+
+    Of each arm seven joints in rad and the gripper, 1 open to 0 closed, one arm after the other. An action's joints are
+    those that were measured at the next frame, and its gripper is the action's.
+    """
+    if demonstration.joints is None:
+        return None
+    arms, count = len(demonstration.arms), len(demonstration.joints)
+    joints = np.asarray(demonstration.joints, np.float64).reshape(count, arms, -1)[..., :ARM]
+    after = joints[np.minimum(np.arange(count) + 1, count - 1)]
+    grippers = (demonstration.states[:, -arms:, None], demonstration.actions[:, -arms:, None])
+    state, action = (
+        np.concatenate([angles, gripper], axis=-1).reshape(count, -1)
+        for angles, gripper in zip((joints, after), grippers, strict=True)
+    )
+    return state.round(5), action.round(5)
 
 
 def _symbols(normalised: np.ndarray) -> list[str]:

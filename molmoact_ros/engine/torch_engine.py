@@ -35,9 +35,15 @@ STAGES = ("preprocess", "vision", "prefill", "depth", "trace", "actions")
 
 
 class InferenceEngine(Protocol):
-    """Interface for running reasoning steps."""
+    """Interface for running reasoning steps. convention: what the numbers of its actions mean."""
 
     timings: EngineTimings
+    convention: ActionConvention
+
+    @property
+    def state_dimensions(self) -> int:
+        """Values of a robot's state; 0: none is read."""
+        ...
 
     def reason(
         self,
@@ -56,23 +62,16 @@ class InferenceEngine(Protocol):
 class Engine(InferenceEngine, Protocol):
     """Interface of every back end. digest: of the checkpoint. codebook: of its depth decoder, "" without one.
 
-    convention: what the numbers of its actions mean. seed: of the last answer's noise; None where there is none.
-    flow_steps: in which noise became actions; 0 without.
+    seed: of the last answer's noise; None where there is none. flow_steps: in which noise became actions; 0 without.
     """
 
     digest: str
     tokens: list[int]  # of the last whole answer
     codebook: str
     unnorm_key: str
-    convention: ActionConvention
     depth_vq: DepthVq | None
     seed: int | None
     flow_steps: int
-
-    @property
-    def state_dimensions(self) -> int:
-        """Values of a robot's state; 0: none is read."""
-        ...
 
     @property
     def modes(self) -> frozenset[ReasoningMode]:

@@ -29,8 +29,8 @@ def collect_corrections(order: CorrectionRound, robot: Path, workers: int) -> tu
     """Run a round's episodes, and label each moment at which the policy planned.
 
     Files of PART episodes are made by `workers` processes; existing files are kept. robot: the arm's MJCF file. Returns
-    the files of `Demonstrations`, and the figures of all episodes: how many, the share of success and of the right
-    object first.
+    the files, of what the order's sampler makes, and the figures of all episodes: how many, the share of success and of
+    the right object first.
     """
     jobs = {}
     for first in range(0, order.episodes, PART):
@@ -45,7 +45,7 @@ def run_part(order: CorrectionRound, robot: Path, first_seed: int, episodes: int
 
     Raises RuntimeError if there is nothing to learn from any of them.
     """
-    sampler = Sampler(robot, order.varied, order.shapes)
+    sampler = order.sampler(robot, order.varied, order.shapes)
     engine = open_engine(EngineOptions(device=order.device, vision="torch"), order.checkpoint)
     rows, outcomes = [], []
     for seed in range(first_seed, first_seed + episodes):
@@ -58,7 +58,7 @@ def run_part(order: CorrectionRound, robot: Path, first_seed: int, episodes: int
     if not rows:
         raise RuntimeError(f"no moment of scenes from {first_seed} on can be labelled; is {order.checkpoint} whole?")
     write_whole(out.with_suffix(".json"), json.dumps(outcomes, indent=1))
-    save_rows(rows, out)
+    save_rows(rows, out, sampler.kind)
 
 
 class MetMoments:

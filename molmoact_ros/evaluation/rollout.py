@@ -7,17 +7,20 @@ captured `PERIOD` after that image, as in the profile `sim`, and never before th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from molmoact_ros.control.action_chunk import ActionChunk
+from molmoact_ros.control.action_conversion import SPACES, convert_actions, robot_state, state_joints
 from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.torch_engine import InferenceEngine
+from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep
-from molmoact_ros.reasoning.observation import Observation
+from molmoact_ros.reasoning.observation import Observation, RobotState
+from molmoact_ros.robots.franka import SINGLE
 from molmoact_ros.sim.scene import Scene, Task, sample_scene
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.demonstrations import HandPoser
@@ -50,6 +53,12 @@ def observe(cell: Workcell, instruction: str, now: float, trace: np.ndarray | No
     return Observation((cell.render("front")[0], cell.render("wrist")[0]), instruction, now, trace)
 
 
+def state_of(cell: Workcell, convention: ActionConvention) -> np.ndarray:
+    """The arm's state now, float64 [8], in the meaning of `convention`."""
+    names = state_joints([SINGLE])
+    return robot_state(dict(zip(names, cell.arm.positions.tolist(), strict=True)), convention, [SINGLE])
+
+
 def run_episode(
     cell: Workcell, engine: InferenceEngine, controller: Controller, scene: Scene,
     watch: Callable[[Observation, Reasoning], None] | None = None, period: float = PERIOD, timeout: float = TIMEOUT,
@@ -73,7 +82,10 @@ def run_episode(
             controller.on_chunk(plan, now)
             plan = None
         if plan is None and now >= pictured + max(period, LATENCY):
-            plan, pictured = plan_chunk(engine, observe(cell, result.instruction, now), result, watch), now
+            seen = observe(cell, result.instruction, now)
+            if engine.state_dimensions:
+                seen = replace(seen, state=RobotState(state_of(cell, engine.convention), now))
+            plan, pictured = plan_chunk(engine, seen, result, watch), now
         move(cell, controller, now)
         result.seconds = now
         if cell.progress().success:
@@ -106,7 +118,9 @@ def plan_chunk(
     if watch is not None:
         watch(observation, reasoning)
     assert reasoning.actions is not None
-    return ActionChunk(np.asarray(reasoning.actions), STEP, observation.stamp)
+    meaning = engine.convention
+    actions = convert_actions(np.asarray(reasoning.actions), meaning)
+    return ActionChunk(actions, meaning.dt or STEP, observation.stamp, space=SPACES[meaning.space])
 
 
 class _Enough(Exception):

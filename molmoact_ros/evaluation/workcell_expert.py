@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode
+from molmoact_ros.reasoning.action_convention import UNSTATED
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.reasoning.trace import trace_from_pixels
@@ -14,6 +15,9 @@ from molmoact_ros.training.expert import Expert, see
 
 class WorkcellExpert:
     """Plans from the ground truth of its workcell, whatever the observation shows."""
+
+    convention = UNSTATED  # which is that of msg/ActionChunk.msg
+    state_dimensions = 0
 
     def __init__(self, cell: Workcell) -> None:
         self._cell, self.timings = cell, EngineTimings()

@@ -168,6 +168,10 @@ class TagScaling:
             raise RefusedStep("the robot's state holds NaN or infinity; check the joint states")
         return state_bins(self.metadata.state_stats.normalise(state, self.mode))
 
+    def normalised_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Actions float [..., D] in the robot's units as the model's values, float32 [..., D], clipped by bounds."""
+        return self.metadata.action_stats.normalise(actions, self.mode)
+
     def actions(self, values: np.ndarray) -> np.ndarray:
         """The model's chunk float32 [H, >= D] as float32 [n_action_steps, D] in the robot's units."""
         kept = values[: self.metadata.n_action_steps, : self.action_dimensions]

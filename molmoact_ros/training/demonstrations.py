@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mujoco
@@ -263,7 +264,10 @@ class Sampler:
 
     robot: the arm's MJCF file. varied: share of the samples with a drawn appearance (`draw_appearance`); the others
     look as the workcell is built. shapes: of the objects in its scenes; with LONG_SHAPES the hand is turned as well.
+    kind: of the arrays that its rows are of.
     """
+
+    kind: type[Any] = Demonstrations
 
     def __init__(self, robot: Path, varied: float = 0.0, shapes: Sequence[str] = SHAPES) -> None:
         self.cell, self.varied = Workcell(robot, shapes=shapes), varied
@@ -356,7 +360,7 @@ class Sampler:
 
 def collect_all(
     robot: Path, folder: Path, count: int, workers: int, varied: float = 0.0, shapes: Sequence[str] = SHAPES,
-    done: Progress = ignore,
+    done: Progress = ignore, sampler: type[Sampler] = Sampler,
 ) -> list[Path]:  # fmt: skip
     """Sample `count` states into files of PART in `folder` with `workers` processes; existing files are kept.
 
@@ -365,26 +369,29 @@ def collect_all(
     jobs = {}
     for first in range(0, count, PART):
         part = folder / f"part{first // PART:03d}.npz"
-        jobs[part] = robot, TRAIN_SEED + first, min(PART, count - first), part, varied, shapes
+        jobs[part] = robot, TRAIN_SEED + first, min(PART, count - first), part, varied, shapes, sampler
     return make_parts(collect, jobs, workers, done)
 
 
 def collect(
-    robot: Path, first_seed: int, count: int, out: Path, varied: float = 0.0, shapes: Sequence[str] = SHAPES
-) -> None:
+    robot: Path, first_seed: int, count: int, out: Path, varied: float = 0.0, shapes: Sequence[str] = SHAPES,
+    sampler: type[Sampler] = Sampler,
+) -> None:  # fmt: skip
     """Sample `count` states with seeds from `first_seed` on and save them to `out`. varied, shapes: as in `Sampler`."""
-    sampler = Sampler(robot, varied, shapes)
-    save_rows([sampler.sample(first_seed + i) for i in range(count)], out)
+    samples = sampler(robot, varied, shapes)
+    save_rows([samples.sample(first_seed + i) for i in range(count)], out, sampler.kind)
 
 
-def save_rows(samples: Sequence[tuple[dict[str, np.ndarray], list[str]]], out: Path) -> None:
-    """Save rows of `Demonstrations`, each with its instructions [ASKED], as a file that is whole or not there."""
+def save_rows(
+    samples: Sequence[tuple[dict[str, np.ndarray], list[str]]], out: Path, kind: type[Any] = Demonstrations
+) -> None:  # fmt: skip
+    """Save rows of `kind`, each with its instructions [ASKED], as a file that is whole or not there."""
     rows, texts = zip(*samples, strict=True)
     names = sorted({t for asked in texts for t in asked})
     index = {t: i for i, t in enumerate(names)}
     instructions = np.array([[index[t] for t in asked] for asked in texts])
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    whole = Demonstrations(**arrays, instructions=instructions, texts=names)
+    whole = kind(**arrays, instructions=instructions, texts=names)
     unfinished = out.with_name(f"unfinished-{out.name}")
     whole.save(unfinished)
     unfinished.rename(out)

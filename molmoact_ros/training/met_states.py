@@ -6,6 +6,7 @@ A policy that learns from the expert's own states alone meets others once it err
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class CorrectionRound:
     """Episodes of a policy whose moments are to be labelled.
 
     checkpoint: the policy's folder. device: torch's. folder: receives the files. first_seed: of the scenes. seconds: of
-    simulated time, the longest episode. varied, shapes: as in `Sampler`.
+    simulated time, the longest episode. varied, shapes: as in `Sampler`. sampler: labels them.
     """
 
     checkpoint: Path
@@ -37,6 +38,29 @@ class CorrectionRound:
     seconds: float
     varied: float
     shapes: tuple[str, ...]
+    sampler: type[Sampler] = Sampler
+
+
+Correct = Callable[[CorrectionRound], tuple[list[Path], dict[str, float]]]
+"""Collects a round to files of demonstrations and figures of its episodes. It keeps what is in the round's folder."""
+
+
+def correct_round(
+    run: Path, number: int, save: Callable[[Path], None], correct: Correct,
+    order: Callable[[Path, Path], CorrectionRound],
+) -> tuple[list[Path], dict[str, float]]:  # fmt: skip
+    """Files of all rounds of a training run up to a number, and the figures of its own episodes; collects what is
+    missing.
+
+    save: writes the policy as it is. order: the round of a policy's folder that is collected in a folder.
+    """
+    folder = run / f"round{number}"
+    if not (folder / "policy").is_dir():  # once it is there, the model may already have learnt from this round
+        folder.mkdir(exist_ok=True)
+        save(folder / "policy")
+    _, figures = correct(order(folder / "policy", folder))
+    rounds = [run / f"round{n}" for n in range(1, number + 1)]
+    return [file for round_ in rounds for file in sorted(round_.glob("part*.npz"))], figures
 
 
 def scene_now(cell: Workcell) -> Scene:

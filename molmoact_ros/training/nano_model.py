@@ -22,6 +22,7 @@ from molmoact_ros.engine.model.config import (
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.image_processor import normalise, patches
 from molmoact_ros.engine.model.molmoact import DecoderAttention, MolmoAct
+from molmoact_ros.engine.molmoact2.model import MolmoAct2
 from molmoact_ros.reasoning.action_convention import ActionConvention, GripperPolarity
 from molmoact_ros.reasoning.action_tokens import ACTION_SYMBOLS, NormStats
 from molmoact_ros.reasoning.answer_templates import NEXT_VALUE, Wording
@@ -137,11 +138,10 @@ def look_for_likes(attention: DecoderAttention) -> None:
 
 
 @torch.no_grad()
-def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
-    """Initialise the weights randomly with torch's generator.
+def scale_by_inputs(model: nn.Module, outputs: tuple[str, ...] = BLOCK_OUTPUTS) -> None:
+    """Initialise matrices by their fan-in, half as large where a block's output is made; embeddings alike; no biases.
 
-    Matrices are scaled by their fan-in (a released model's 0.02 is far too small at this width). Neighbouring numbers
-    and neighbouring patches start with similar embeddings: otherwise, a few thousand steps do not teach localisation.
+    outputs: how the names of the matrices that make a block's output end.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -149,7 +149,17 @@ def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
         elif name.endswith("embedding"):
             nn.init.normal_(parameter, std=EMBEDDING_STD)
         elif parameter.dim() > 1:
-            nn.init.normal_(parameter, std=(0.5 if name.endswith(BLOCK_OUTPUTS) else 1.0) * parameter.shape[1] ** -0.5)
+            nn.init.normal_(parameter, std=(0.5 if name.endswith(outputs) else 1.0) * parameter.shape[1] ** -0.5)
+
+
+@torch.no_grad()
+def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
+    """Initialise the weights randomly with torch's generator.
+
+    Matrices are scaled by their fan-in (a released model's 0.02 is far too small at this width). Neighbouring numbers
+    and neighbouring patches start with similar embeddings: otherwise, a few thousand steps do not teach localisation.
+    """
+    scale_by_inputs(model)
     for layer in model.layers:
         look_for_likes(layer.self_attn)
     embedding, head = model.model.transformer.wte.embedding, model.lm_head.weight
@@ -162,15 +172,17 @@ def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
 
 
 @torch.no_grad()
-def feature_size(model: MolmoAct, crops: Tensor, pooled: Tensor) -> float:
+def feature_size(model: MolmoAct | MolmoAct2, crops: Tensor, pooled: Tensor) -> float:
     """Mean square of the image features of crops [B, N, P, patch_dim]; pooled: int64 [B, T, 4]."""
     return float(model.image_features(crops, pooled).square().mean())
 
 
 @torch.no_grad()
-def size_features(model: MolmoAct, crops: Tensor, pooled: Tensor) -> None:
-    """Scale the projector so that image features have the size FEATURE_SIZE; arguments as of `feature_size`."""
-    factor = (FEATURE_SIZE / feature_size(model, crops, pooled)) ** 0.5
+def size_features(
+    model: MolmoAct | MolmoAct2, crops: Tensor, pooled: Tensor, size: float = FEATURE_SIZE
+) -> None:  # fmt: skip
+    """Scale the projector so that image features of crops [B, N, P, patch_dim] have a size; pooled: int64 [B, T, 4]."""
+    factor = (size / feature_size(model, crops, pooled)) ** 0.5
     model.model.vision_backbone.image_projector.w2.weight.mul_(factor)
 
 

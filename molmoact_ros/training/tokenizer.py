@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import chain, product
 
 from tokenizers import AddedToken, Regex, Tokenizer
@@ -32,14 +33,22 @@ def build_tokenizer() -> Tokenizer:
 
     Each stretch of unknown text becomes one `<unk>`.
     """
-    pieces = _pieces()
-    vocabulary = [END_OF_TEXT, UNKNOWN, *pieces]
-    vocabulary += [f"|<EXTRA_TOKENS_{i}>|" for i in range(-len(vocabulary) % _MULTIPLE)]
+    return tokenizer_of(_pieces(), END_OF_TEXT, "|<EXTRA_TOKENS_{}>|", IMAGE_TOKENS)
+
+
+def tokenizer_of(pieces: Sequence[str], end: str, padding: str, behind: Sequence[str]) -> Tokenizer:
+    """A tokenizer with one token for each of `pieces`; each stretch of other text becomes one `<unk>`.
+
+    end: the first token, which is special. padding: name of the tokens that fill up the vocabulary, with their number.
+    behind: special tokens behind the vocabulary.
+    """
+    vocabulary = [end, UNKNOWN, *pieces]
+    vocabulary += [padding.format(i) for i in range(-len(vocabulary) % _MULTIPLE)]
     tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNKNOWN))
     longest_first = sorted(pieces, key=len, reverse=True)
     tokenizer.pre_tokenizer = Split(Regex("|".join(map(re.escape, longest_first))), behavior="isolated")
     tokenizer.decoder = Fuse()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (END_OF_TEXT, *IMAGE_TOKENS)])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (end, *behind)])
     return tokenizer
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,7 @@ from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import ASKED, TRAIN_SEED, Demonstrations, collect, collect_all
-from molmoact_ros.training.met_states import CorrectionRound
+from molmoact_ros.training.met_states import Correct, CorrectionRound, correct_round
 from molmoact_ros.training.nano_model import (
     FEATURE_SIZE,
     feature_size,
@@ -60,9 +60,6 @@ ROUND_SEED, ROUND_APART = TRAIN_SEED + 500_000, 10_000  # scenes of the first ro
 SIZED_BY = 32  # moments by which the image features' size is measured
 
 NO_STEPS = StageConfig(steps=0, batch=0, rate=0.0)
-
-Correct = Callable[[CorrectionRound], tuple[list[Path], dict[str, float]]]
-"""Collects a round to files of `Demonstrations` and figures of its episodes. It keeps what is in the round's folder."""
 
 
 class AnswerStageConfig(StageConfig):
@@ -216,24 +213,15 @@ class NanoRecipe:
     def _corrections(self, number: int) -> tuple[list[Path], dict[str, float]]:
         """Files of all rounds up to a number, and the figures of its own episodes; collects what is missing."""
         assert self.correct is not None
-        folder = self.folder / f"round{number}"
-        if not (folder / "policy").is_dir():  # once it is there, the model may already have learnt from this round
-            folder.mkdir(exist_ok=True)
-            self.save(folder / "policy")
         config, first = self.config.correction, ROUND_SEED + (number - 1) * ROUND_APART
-        order = CorrectionRound(
-            folder / "policy",
-            self.device.type,
-            folder,
-            first,
-            config.episodes,
-            config.seconds,
-            self.config.varied,
-            self.config.shapes,
-        )
-        _, figures = self.correct(order)
-        rounds = [self.folder / f"round{n}" for n in range(1, number + 1)]
-        return [file for round_ in rounds for file in sorted(round_.glob("part*.npz"))], figures
+
+        def order(policy: Path, folder: Path) -> CorrectionRound:
+            device, shared = self.device.type, self.config
+            return CorrectionRound(
+                policy, device, folder, first, config.episodes, config.seconds, shared.varied, shared.shapes
+            )
+
+        return correct_round(self.folder, number, self.save, self.correct, order)
 
     def _batches(self, maker: BatchMaker, config: AnswerStageConfig, seed: int, first: int) -> Iterator[Batch]:
         return maker.batches(config.batch, config.asked, config.depth, seed, first, config.steered, config.short)

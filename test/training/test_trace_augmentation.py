@@ -18,6 +18,7 @@ from molmoact_ros.control.controller import Controller
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.model.image_processor import ImageProcessor, resize
 from molmoact_ros.evaluation.trace_rollout import report, run_stroke, steered_task
+from molmoact_ros.reasoning.action_convention import UNSTATED
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.reasoning.answer import Reasoning
 from molmoact_ros.reasoning.observation import Observation
@@ -167,6 +168,8 @@ def test_half_of_the_batches_can_be_steered(maker: BatchMaker) -> None:
 
 class Steady:
     """An engine that says what it is told to."""
+
+    convention, state_dimensions = UNSTATED, 0
 
     def __init__(self, actions: Callable[[Observation], np.ndarray]) -> None:
         self.timings, self.digest, self.actions = EngineTimings(), "", actions

@@ -109,6 +109,16 @@ class CheckpointFolder:
         """`tokenizer.json`."""
         return read_tokenizer(self.path)
 
+    @cached_property
+    def weights(self) -> Weights:
+        """The headers of the weight files; see `read_headers`."""
+        return read_headers(self.path)
+
+    def empty_model(self) -> MolmoAct:
+        """The model on the meta device."""
+        with torch.device("meta"):
+            return MolmoAct(self.config)
+
 
 def load_checkpoint(
     folder: Path | CheckpointFolder, device: str = "cpu", dtype: torch.dtype | None = None
@@ -122,9 +132,8 @@ def load_checkpoint(
     path, config, processor, run, tokenizer = files.path, files.config, files.processor, files.run, files.tokenizer
     require_device(device)
     dtype = dtype or default_dtype(device)
-    with torch.device("meta"):
-        model = MolmoAct(config)
-    fill(model, read_headers(path), device, dtype)
+    model = files.empty_model()
+    fill(model, files.weights, device, dtype)
     depth = find_depth_vq(path)
     depth_vq, codebook = (load_depth_vq(depth), short_hash(depth)) if depth else (None, "")
     return Checkpoint(config, processor, run, model.eval(), tokenizer, depth_vq, codebook, digest(path))

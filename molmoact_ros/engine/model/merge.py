@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from molmoact_ros.engine.checkpoint_folders import open_folder
 from molmoact_ros.engine.model.checkpoint import (
     CONFIG,
     DEPTH,
@@ -23,8 +23,8 @@ from molmoact_ros.engine.model.checkpoint import (
     CheckpointFolder,
 )
 from molmoact_ros.engine.model.lora import Change, LoraAdapter, LoraConfig
-from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import INDEX, CheckpointError, Weights, misfits, read_headers
+from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpointFolder
 from molmoact_ros.utils.progress import Progress, ignore
 
 _TRAINED_WITH: Final = (
@@ -32,6 +32,8 @@ _TRAINED_WITH: Final = (
     "chat_template.jinja", "chat_template.json", "generation_config.json", RUN,
 )  # fmt: skip
 """Small files that an adapter's folder may have too; its own count, since the adapter was trained with them."""
+NORM_STATS: Final = "norm_stats.json"
+"""Statistics of MolmoAct 2, unless its config.json names another file."""
 _COPIED: Final = (*_TRAINED_WITH, CONFIG, INDEX, "vocab.json", "merges.txt", "model.yaml", DEPTH, RELEASED_DEPTH)
 
 
@@ -61,13 +63,14 @@ def merge(adapter: Path, base: Path, out: Path, norm_stats: Path | None = None, 
         raise CheckpointError(f"{out} exists; give a folder that does not")
     if not out.absolute().parent.is_dir():
         raise CheckpointError(f"{out.absolute().parent} does not exist; make it first")
-    files, weights = CheckpointFolder(base), read_headers(base)
-    with torch.device("meta"):
-        model = MolmoAct(files.config)
-    if lines := misfits(model, weights):
+    files = open_folder(base)
+    weights = files.weights
+    if lines := misfits(files.empty_model(), weights):
         raise CheckpointError(f"{base} does not hold the model: {lines[0]}")
     if weights.scales:
         raise CheckpointError(f"{base} is in float8; merge into the checkpoint as it was before")
+    if norm_stats is not None and isinstance(files, RobotCheckpointFolder):
+        raise CheckpointError("statistics of MolmoAct 2 lie in norm_stats.json; put them there, without --norm-stats")
     changes = LoraAdapter.load(adapter).changes(weights.shapes)
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
@@ -76,7 +79,7 @@ def merge(adapter: Path, base: Path, out: Path, norm_stats: Path | None = None, 
         copy_small_files([adapter, base], beside)
         if norm_stats is not None:
             _set_norm_stats(beside, norm_stats)
-        write_weights(weights, changes, beside, progress)
+        write_weights(read_headers(base), changes, beside, progress)
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -87,7 +90,8 @@ def copy_small_files(folders: Sequence[Path], to: Path) -> None:
 
     Only what a fine-tune may have of its own is taken from the others.
     """
-    for name in _COPIED:
+    own = json.loads((folders[-1] / CONFIG).read_text()).get("norm_stats_filename", NORM_STATS)
+    for name in (*_COPIED, own):
         sources = [folder / name for folder in (folders if name in _TRAINED_WITH else folders[-1:])]
         if source := next((path for path in sources if path.is_file()), None):
             shutil.copyfile(source, to / name)

@@ -90,6 +90,16 @@ class RobotCheckpointFolder:
         """`tokenizer.json`."""
         return read_tokenizer(self.path)
 
+    @cached_property
+    def weights(self) -> Weights:
+        """The headers of the weight files; see `model_weights`."""
+        return model_weights(self.path)
+
+    def empty_model(self) -> MolmoAct2:
+        """The model on the meta device."""
+        with torch.device("meta"):
+            return MolmoAct2(self.config)
+
 
 def model_weights(folder: Path) -> Weights:
     """The headers of a folder's weight files, without tensors that are computed or that nothing reads."""
@@ -113,7 +123,6 @@ def load_robot_checkpoint(
     files = folder if isinstance(folder, RobotCheckpointFolder) else RobotCheckpointFolder(folder)
     config, processor, stats, run, tokenizer = files.config, files.processor, files.stats, files.run, files.tokenizer
     require_device(device)
-    with torch.device("meta"):
-        model = MolmoAct2(config)
-    fill(model, model_weights(files.path), device, dtype or default_dtype(device))
+    model = files.empty_model()
+    fill(model, files.weights, device, dtype or default_dtype(device))
     return RobotCheckpoint(config, processor, stats, run, tokenizer, model.eval(), digest(files.path))

@@ -65,7 +65,8 @@ class MolmoAct2Config(BaseModel):
     """A folder's `config.json`. Raises pydantic.ValidationError that names the invalid field.
 
     action_mode: "both" hides the end tokens from the expert, "continuous" nothing; a "discrete" checkpoint has no
-    expert. Ids are those of the folder's tokenizer.
+    expert. Ids are those of the folder's tokenizer. flow_matching_time_*, flow_matching_beta_*: how training
+    draws flow times; inference does not read them.
     """
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
@@ -81,6 +82,10 @@ class MolmoAct2Config(BaseModel):
     n_obs_steps: Literal[1]
     state_format: Literal["discrete"]
     flow_matching_num_steps: int = Field(ge=1, le=100)
+    flow_matching_time_offset: float = 0.001
+    flow_matching_time_scale: float = 0.999
+    flow_matching_beta_alpha: float = Field(default=1.0, gt=0)
+    flow_matching_beta_beta: float = Field(default=1.5, gt=0)
     mask_action_dim_padding: Literal[True]
     enable_depth_reasoning: bool
     num_depth_codes: int

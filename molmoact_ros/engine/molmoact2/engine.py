@@ -12,39 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molmoact_ros.engine.base import UNKNOWN as UNKNOWN_WORD
 from molmoact_ros.engine.base import EngineTimings, ReasoningMode
 from molmoact_ros.engine.decoding.constrained import CancelledStep
 from molmoact_ros.engine.decoding.decoder import CachedDecoder, TorchModelRunner
 from molmoact_ros.engine.decoding.speculative import NARROW, WIDE
-from molmoact_ros.engine.model.checkpoint import default_dtype, text_codec
+from molmoact_ros.engine.model.checkpoint import default_dtype
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.engine.model.image_processor import ImageInputs
 from molmoact_ros.engine.model.quantization import check, quantise
 from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpoint, RobotCheckpointFolder, load_robot_checkpoint
 from molmoact_ros.engine.molmoact2.depth import CELLS, GRID, UNKNOWN, DepthDecoder, DepthMemory, kept_codes, scaled
 from molmoact_ros.engine.molmoact2.expert import Context
-from molmoact_ros.engine.molmoact2.images import RobotImageProcessor
 from molmoact_ros.engine.molmoact2.model import PrefilledContext, side_by_side
+from molmoact_ros.engine.molmoact2.prompt import ROOM, RobotPrompt, RobotPromptMaker
 from molmoact_ros.engine.molmoact2.sampler import noise_of
 from molmoact_ros.engine.molmoact2.selection import Tower, open_robot_tower, open_sampler
 from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning, RefusedStep, Segment
 from molmoact_ros.reasoning.observation import Observation, RobotState
 from molmoact_ros.reasoning.robot_stats import TagScaling, only_tag
-from molmoact_ros.reasoning.state_prompt import check_task, normalise_task, robot_prompt, state_text, wrapped
+from molmoact_ros.reasoning.state_prompt import check_task, normalise_task
+from molmoact_ros.reasoning.tokens import refuse_unknown_words
 from molmoact_ros.utils.progress import Progress, ignore
 
 FLOW_STAGES = ("preprocess", "vision", "prefill", "depth", "actions")
-ROOM = 128  # tokens of a cache behind the prompt: a depth map, and drafts
 BLOCK = 256  # tokens by which a cache grows
-
-
-@dataclass(frozen=True)
-class RobotPrompt:
-    """The model's input: ids int64 [S] of the whole sequence, and the images of its image tokens."""
-
-    ids: np.ndarray
-    images: ImageInputs
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,8 @@ class MolmoAct2Engine:
         self.scaling = TagScaling(checkpoint.stats, self.unnorm_key)
         self.convention: ActionConvention = checkpoint.run.convention(self.unnorm_key)
         self.flow_steps = flow_steps or self.config.flow_matching_num_steps
-        self.codec, self.images = text_codec(self.tokenizer), RobotImageProcessor(checkpoint.processor.image_processor)
+        self.prompts = RobotPromptMaker(self.config, checkpoint.processor, self.tokenizer, self.scaling)
+        self.codec, self.images = self.prompts.codec, self.prompts.images
         weight = self.model.lm_head.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.vision: Tower
@@ -93,7 +87,6 @@ class MolmoAct2Engine:
         self._decoder: CachedDecoder | None = None
         draft = WIDE if self.device.type == "cuda" else NARROW
         self._depth = DepthDecoder(self.config, draft) if self.config.thinks else None
-        self._words = self._tag_words()
         self.timings = EngineTimings()
         self.tokens: list[int] = []
         self.seed: int | None = None
@@ -114,13 +107,6 @@ class MolmoAct2Engine:
         if quantization:
             quantise(checkpoint.model, quantization)
         return MolmoAct2Engine(checkpoint, tag, flow_steps, vision)
-
-    def _tag_words(self) -> tuple[str, str]:
-        metadata, config = self.scaling.metadata, self.config
-        return (
-            wrapped(metadata.setup_type, "setup", config.add_setup_tokens),
-            wrapped(metadata.control_mode, "control", config.add_control_tokens),
-        )
 
     @property
     def modes(self) -> frozenset[ReasoningMode]:
@@ -183,6 +169,9 @@ class MolmoAct2Engine:
             raise RefusedStep(f"this checkpoint has no mode {mode.value}; choose one of: {names}")
         self._check_images(observation.images)
         check_task(observation.instruction)
+        unknown = self.tokenizer.token_to_id(UNKNOWN_WORD)
+        if unknown is not None:  # only a small vocabulary has it
+            refuse_unknown_words(normalise_task(observation.instruction), self.codec.encode, unknown)
         if observation.state is None:
             raise RefusedStep(
                 f"this model needs the robot's state ({self.state_dimensions} values), and there is none; check the "
@@ -230,21 +219,9 @@ class MolmoAct2Engine:
     def ask(self, observation: Observation, think: bool) -> RobotPrompt:
         """Build the prompt of an observation with a state; timed. think: ask for a depth map first."""
         began = time.perf_counter()
-        assert observation.state is not None
-        images = self.images(observation.images)
-        state = state_text(self.scaling.bins(np.asarray(observation.state.values, np.float32)))
-        setup, control = self._words
-        text = robot_prompt(normalise_task(observation.instruction), setup, state, control, think)
-        c, encode = self.config, self.codec.encode
-        picture = [c.image_start_token_id, *[c.image_patch_id] * self.images.tokens, c.image_end_token_id]
-        ids = [c.bos_token_id]
-        for number in range(1, len(observation.images) + 1):
-            ids += (encode(f"Image {number}") if len(observation.images) > 1 else []) + picture
-        ids += encode(text)
-        if len(ids) + ROOM > c.llm_config.max_position_embeddings:
-            raise RefusedStep(f"the step needs {len(ids)} tokens; give fewer images or a shorter instruction")
+        asked = self.prompts.ask(observation, think)
         self.timings.stages["preprocess"] = time.perf_counter() - began
-        return RobotPrompt(np.array(ids, np.int64), images)
+        return asked
 
     def see(self, images: ImageInputs) -> Tensor:
         """Encode images to features [1, T, hidden]; timed."""

@@ -76,9 +76,15 @@ class _CrossAttention(nn.Module):
         self.q_proj, self.out_proj = (nn.Linear(c.hidden_size, c.hidden_size) for _ in range(2))
 
     def forward(self, x: Tensor, context: Context, mask: Tensor | None) -> Tensor:
-        """[B, H, E] to the same. mask: bool [B, 1, 1, S], what may be read; None: all."""
+        """[B n, H, E] to the same. context: of B samples, each read by n in a row. mask: bool [B, 1, 1, S], what may
+        be read; None: all."""
         q = rms(self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2), self.eps)
-        read = F.scaled_dot_product_attention(q, *context, attn_mask=mask)
+        count, heads, rows, width = q.shape
+        each = count // len(context[0])
+        # Rows do not read each other here, so those of all samples that read one context can be one sample's.
+        folded = q.reshape(-1, each, heads, rows, width).transpose(1, 2).reshape(-1, heads, each * rows, width)
+        read = F.scaled_dot_product_attention(folded, *context, attn_mask=mask)
+        read = read.reshape(-1, heads, each, rows, width).transpose(1, 2).reshape(count, heads, rows, width)
         result: Tensor = self.out_proj(read.transpose(1, 2).flatten(2))
         return result
 
@@ -201,7 +207,8 @@ class ActionExpert(nn.Module):
     ) -> Tensor:
         """Velocity [B, H, A] of actions x [B, H, A] at the time of each sample (T = B), or at one for all (T = 1).
 
-        mask: bool [B, 1, 1, S], which tokens of the context may be read; None: all.
+        A context of fewer samples than B is read by as many samples in a row each. mask: bool [B, 1, 1, S] of the
+        context's samples, which tokens of it may be read; None: all.
         """
         velocity: Tensor = self.final_layer(self.hidden(x, modulations, context, mask)[-1], modulations.final)
         return velocity

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -28,29 +29,31 @@ from molmoact_ros.training.finetuning.samples import DataError, TrainingSample
 
 STATE, STATISTICS, RUN = "state.json", "dataset_statistics.json", "run.json"
 FRONT: Final = "image"
-_TEXT: Final = ("language_instruction", "depth", "trace", "processed_action")
+Sample = TypeVar("Sample")
 _CODES: Final = {token: code for code, token in enumerate(DEPTH_TOKENS)}
 
 
-class ArrowData:
-    """Labelled data in a folder; the rows are memory-mapped, and images are decoded when they are needed.
+class ArrowRows(ABC, Generic[Sample]):
+    """Rows of a folder that can be trained on; they are memory-mapped, and images are decoded when they are needed.
 
-    data = ArrowData(Path("cup-in-sink"))
-    data.sample(0).instruction
+    TEXTS: columns of text beside the images.
     """
+
+    TEXTS: ClassVar[tuple[str, ...]]
 
     def __init__(self, folder: Path) -> None:
         """Read all labels. Raises DataError that names the file or column that does not fit."""
         self.folder, self._table = folder, _read_table(folder)
         self.cameras = _cameras(self._table)
-        if lacking := [name for name in _TEXT if name not in self._table.column_names]:
+        if lacking := [name for name in self.TEXTS if name not in self._table.column_names]:
             raise DataError(f"{folder} has no column {lacking[0]!r}; label it first: molmoact-ros label {folder}")
-        self.name, self.statistics = _statistics(folder)
+        self.name, self._described = _described(folder)
         self.run: Mapping[str, Any] = _json(folder / RUN) if (folder / RUN).is_file() else {}
+        self._prepare()
         self._rows, reasons = self._usable()
         if not len(self._rows):
             raise DataError(f"{folder} has no row to train on: {_counted(reasons)}; label it again")
-        self.episodes = self._episodes()[self._rows]
+        self.episodes = self._column("episode_index")[self._rows]
         lost = self._table.num_rows - len(self._rows)
         self.notes: Sequence[str] = [f"{lost} of {self._table.num_rows} rows left out: {_counted(reasons)}"] * bool(
             lost
@@ -59,17 +62,23 @@ class ArrowData:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def sample(self, row: int) -> TrainingSample:
+    @abstractmethod
+    def sample(self, row: int) -> Sample:
         """Decode one sample. Raises DataError where an image cannot be decoded."""
-        at = int(self._rows[row])
-        labels = self._labels(at)
-        return TrainingSample(tuple(self._image(name, at) for name in self.cameras), *labels)
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Read what all rows need."""
+
+    @abstractmethod
+    def _labels(self, row: int) -> Any:
+        """The labels of a row of the table. Raises ValueError, KeyError, TypeError where they are unusable."""
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
         """Path, digest of the labels and statistics, and how many samples and episodes."""
         total = hashlib.sha256((self.folder / STATISTICS).read_bytes())
-        for name in _TEXT:
+        for name in self.TEXTS:
             for text in self._table[name].to_pylist():
                 total.update(str(text).encode())
         return {
@@ -77,10 +86,10 @@ class ArrowData:
             "episodes": len(np.unique(self.episodes)),
         }  # fmt: skip
 
-    def _episodes(self) -> np.ndarray:
-        if "episode_index" not in self._table.column_names:
+    def _column(self, name: str) -> np.ndarray:
+        if name not in self._table.column_names:
             return np.zeros(self._table.num_rows, np.int64)
-        return np.asarray(self._table["episode_index"].to_numpy(), np.int64)
+        return np.asarray(self._table[name].to_numpy(), np.int64)
 
     def _usable(self) -> tuple[np.ndarray, Counter[str]]:
         rows, reasons = [], Counter[str]()
@@ -92,9 +101,40 @@ class ArrowData:
                 reasons[error.args[0] if isinstance(error, DataError) else "malformed label"] += 1
         return np.array(rows, np.int64), reasons
 
+    def _images(self, row: int) -> tuple[np.ndarray, ...]:
+        return tuple(self._image(name, row) for name in self.cameras)
+
+    def _image(self, column: str, row: int) -> np.ndarray:
+        image = cv2.imdecode(np.frombuffer(self._table[column][row].as_py()["bytes"], np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{self.folder}: row {row} of {column} is no image; write the data set again")
+        return image[..., ::-1]
+
+
+class ArrowData(ArrowRows[TrainingSample]):
+    """Labelled data in a folder for a MolmoAct.
+
+    data = ArrowData(Path("cup-in-sink"))
+    data.sample(0).instruction
+    """
+
+    TEXTS = ("language_instruction", "depth", "trace", "processed_action")
+
+    def sample(self, row: int) -> TrainingSample:
+        """Decode one sample. Raises DataError where an image cannot be decoded."""
+        at = int(self._rows[row])
+        return TrainingSample(self._images(at), *self._labels(at))
+
+    def _prepare(self) -> None:
+        try:
+            self.statistics = DatasetStats.model_validate(self._described)
+        except ValueError as error:
+            path = self.folder / STATISTICS
+            raise DataError(f"{path}: {self.name}: {str(error).splitlines()[-1].strip()}") from None
+
     def _labels(self, row: int) -> tuple[str, np.ndarray | None, np.ndarray | None, np.ndarray]:
         """Instruction, depth codes [10, 10], trace [n, 2], actions [N, D]. Raises ValueError, KeyError, TypeError."""
-        instruction, depth, trace, action = (self._table[name][row].as_py() for name in _TEXT)
+        instruction, depth, trace, action = (self._table[name][row].as_py() for name in self.TEXTS)
         codes, points = _depth_codes(depth or ""), _trace(trace or "[]")
         if points is None or (codes is None and len(points) < 2):
             raise DataError("no trace" if points is None else "neither depth nor a trace that can be drawn")
@@ -105,12 +145,6 @@ class ArrowData:
         if values.shape[1] != self.statistics.action.dimensions:
             raise DataError(f"actions of {values.shape[1]} values, statistics of {self.statistics.action.dimensions}")
         return instruction, codes, points, values
-
-    def _image(self, column: str, row: int) -> np.ndarray:
-        image = cv2.imdecode(np.frombuffer(self._table[column][row].as_py()["bytes"], np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"{self.folder}: row {row} of {column} is no image; write the data set again")
-        return image[..., ::-1]
 
 
 def _read_table(folder: Path) -> Any:
@@ -141,7 +175,8 @@ def _cameras(table: Any) -> list[str]:
     return [FRONT, *(name for name in names if name != FRONT)]
 
 
-def _statistics(folder: Path) -> tuple[str, DatasetStats]:
+def _described(folder: Path) -> tuple[str, Any]:
+    """The key of a data set, and what dataset_statistics.json says of it."""
     path = folder / STATISTICS
     if not path.is_file():
         raise DataError(f"{path} is missing; label the data set again")
@@ -149,10 +184,7 @@ def _statistics(folder: Path) -> tuple[str, DatasetStats]:
     name = folder.resolve().name if folder.resolve().name in found else next(iter(found), "")
     if not name or (len(found) > 1 and name != folder.resolve().name):
         raise DataError(f"{path} has the keys {', '.join(found) or '(none)'}; name the folder as the one that is meant")
-    try:
-        return name, DatasetStats.model_validate(found[name])
-    except ValueError as error:
-        raise DataError(f"{path}: {name}: {str(error).splitlines()[-1].strip()}") from None
+    return name, found[name]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
-CROP = 0.9  # of the area
+CROP, ROBOT_CROP = 0.9, 0.95  # of the area: MolmoAct, MolmoAct 2
+ROTATION, BLUR = 5.0, 0.2  # degrees either way; share of the images (MolmoAct 2)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.2, 0.2, 0.2, 0.05
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -23,9 +24,9 @@ class Crop:
     side: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Crop:
-        """A random crop of `CROP` of the area, of the image's own aspect."""
-        side = float(np.sqrt(CROP))
+    def draw(cls, rng: np.random.Generator, area: float = CROP) -> Crop:
+        """A random crop of `area` of the area, of the image's own aspect."""
+        side = float(np.sqrt(area))
         left, top = rng.uniform(0, 1 - side, 2)
         return cls(float(left), float(top), side)
 
@@ -43,6 +44,19 @@ class Crop:
         """
         moved = (np.asarray(trace) - np.array([self.left, self.top]) * MAX_COORDINATE) / self.side
         return np.clip(np.round(moved), 0, MAX_COORDINATE).astype(np.int64)
+
+
+def augment_robot_image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An image uint8 [H, W, 3] RGB as MolmoAct 2 is trained on: cropped, turned, recoloured, sometimes blurred.
+
+    How strongly colours change is not documented for it; they change as in MolmoAct's training.
+    """
+    height, width = image.shape[:2]
+    image = Crop.draw(rng, ROBOT_CROP).image(image)
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), rng.uniform(-ROTATION, ROTATION), 1.0)
+    image = np.asarray(cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101))
+    image = jitter_colours(image, rng)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))) if rng.random() < BLUR else image
 
 
 def jitter_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

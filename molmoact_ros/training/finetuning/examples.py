@@ -6,9 +6,10 @@ the number of devices and the size of a forward pass do not change what is train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, sequence_ids
 from molmoact_ros.training.finetuning.augmentation import Crop, jitter_colours
 from molmoact_ros.training.finetuning.config import FinetuneConfig
-from molmoact_ros.training.finetuning.samples import DataError, TrainingData, TrainingSample
+from molmoact_ros.training.finetuning.samples import AnswerData, DataError, TrainingData, TrainingSample
 
 NO_LOSS = -1
 """The target of a token that is not trained on."""
@@ -46,6 +47,11 @@ class Example:
     crops: np.ndarray
     pooled: np.ndarray
 
+    @property
+    def answer_tokens(self) -> int:
+        """The number of tokens that are trained on."""
+        return int((self.targets != NO_LOSS).sum())
+
 
 @dataclass(frozen=True)
 class AnswerBatch:
@@ -64,7 +70,7 @@ class AnswerBatch:
         return AnswerBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
     @property
-    def answer_tokens(self) -> int:
+    def terms(self) -> int:
         """The number of tokens that are trained on."""
         return int((self.targets != NO_LOSS).sum())
 
@@ -77,13 +83,14 @@ class AnswerBatch:
 
 def collate(examples: Sequence[Example]) -> AnswerBatch:
     """The batch of some examples: sequences padded at their end, where causal attention keeps padding unseen."""
-    ids = _padded([example.ids for example in examples], 0)
-    targets = _padded([example.targets for example in examples], NO_LOSS)
-    pooled = _padded([example.pooled for example in examples], -1)
-    return AnswerBatch(ids, targets, _padded([example.crops for example in examples], 0), pooled)
+    ids = padded([example.ids for example in examples], 0)
+    targets = padded([example.targets for example in examples], NO_LOSS)
+    pooled = padded([example.pooled for example in examples], -1)
+    return AnswerBatch(ids, targets, padded([example.crops for example in examples], 0), pooled)
 
 
-def _padded(arrays: Sequence[np.ndarray], value: int) -> Tensor:
+def padded(arrays: Sequence[np.ndarray], value: int) -> Tensor:
+    """Arrays [n, ...] of unlike n as one tensor [B, largest n, ...], with `value` behind the shorter ones."""
     out = np.full((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), value, arrays[0].dtype)
     for row, array in zip(out, arrays, strict=True):
         row[: len(array)] = array
@@ -97,7 +104,9 @@ class ExampleMaker:
     example = maker.example(data.sample(0), steered=False)
     """
 
-    def __init__(self, files: CheckpointFolder, data: TrainingData, wording: Wording | None = None) -> None:
+    collate = staticmethod(collate)
+
+    def __init__(self, files: CheckpointFolder, data: AnswerData, wording: Wording | None = None) -> None:
         """wording: of answers with reasoning; None: the checkpoint's, see `choose_wording`.
 
         Raises CheckpointError where tokenizer and weights do not belong together, DataError where the data do not fit.
@@ -112,6 +121,21 @@ class ExampleMaker:
         self.run = RunConfig.model_validate(fields)
         self.engine = BaseEngine(self.config, files.processor, self.run, files.tokenizer, None, data.name)
         self.limit = min(LONGEST, files.config.llm_config.max_position_embeddings)
+
+    @property
+    def cameras(self) -> int:
+        """Images of an example."""
+        return self.run.cameras or 1
+
+    @property
+    def note(self) -> str:
+        """What the run says of its examples before it starts."""
+        return f"wording: {self.wording.value}"
+
+    def training_example(self, sample: TrainingSample, rng: np.random.Generator, config: FinetuneConfig) -> Example:
+        """The example of a sample in the released mixture; augmented where `config` has it. Raises as `example`."""
+        steered = rng.random() < config.steer_share
+        return self.example(sample, is_steered(sample, steered), rng if config.augment else None)
 
     def example(self, sample: TrainingSample, steered: bool, rng: np.random.Generator | None = None) -> Example:
         """The example of a sample. steered: with its trace drawn on the image. rng: augments the images.
@@ -170,16 +194,33 @@ def check_tokenizer(files: CheckpointFolder) -> None:
         )
 
 
-class Mixture(Dataset[Example]):
-    """The examples of a run by number, in the released mixture of reasoning and drawn traces.
+class Maker(Protocol):
+    """Makes a family's examples of one data set's samples, and batches of them."""
+
+    @property
+    def cameras(self) -> int:
+        """Images of an example."""
+
+    @property
+    def note(self) -> str:
+        """What the run says of its examples before it starts."""
+
+    @property
+    def collate(self) -> Callable[[Any], Any]:
+        """From a sequence of examples to their batch."""
+
+    def training_example(self, sample: Any, rng: np.random.Generator, config: FinetuneConfig) -> Any:
+        """An example of a sample, a pure function of it and `rng`."""
+
+
+class Mixture(Dataset[Any]):
+    """The examples of a run by number.
 
     Every epoch shows each row once, in an order of its own. With rehearsal data, `rehearse_share` of the numbers show
     one of those instead.
     """
 
-    def __init__(
-        self, sources: Sequence[tuple[TrainingData, ExampleMaker, np.ndarray]], config: FinetuneConfig
-    ) -> None:
+    def __init__(self, sources: Sequence[tuple[TrainingData[Any], Maker, np.ndarray]], config: FinetuneConfig) -> None:
         """sources: data, their examples' maker and the rows int64 [n] to train on; the second one is rehearsed."""
         self.sources, self.config = sources, config
         self._order = lru_cache(maxsize=4)(self._shuffled)
@@ -187,15 +228,18 @@ class Mixture(Dataset[Example]):
     def _shuffled(self, source: int, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.config.seed, source, epoch)).permutation(self.sources[source][2])
 
-    def __getitem__(self, number: int) -> Example:
+    @property
+    def collate(self) -> Callable[[Any], Any]:
+        """From a sequence of examples to their batch."""
+        return self.sources[0][1].collate
+
+    def __getitem__(self, number: int) -> Any:
         """Example `number`, from 0 on without an end."""
         rng = np.random.default_rng((self.config.seed, number))
         source = int(len(self.sources) > 1 and rng.random() < self.config.rehearse_share)
         data, maker, rows = self.sources[source]
         epoch, place = divmod(number, len(rows))
-        sample = data.sample(int(self._order(source, epoch)[place]))
-        steered = rng.random() < self.config.steer_share
-        return maker.example(sample, is_steered(sample, steered), rng if self.config.augment else None)
+        return maker.training_example(data.sample(int(self._order(source, epoch)[place])), rng, self.config)
 
 
 def is_steered(sample: TrainingSample, wanted: bool) -> bool:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from molmoact_ros.engine.checkpoint_folders import AnyFolder, open_folder
 from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.weight_files import CheckpointError, digest
 from molmoact_ros.training.finetuning.arrow_data import ArrowData
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method
-from molmoact_ros.training.finetuning.examples import ExampleMaker, Mixture
+from molmoact_ros.training.finetuning.examples import ExampleMaker, Maker, Mixture
+from molmoact_ros.training.finetuning.flow_examples import FlowExampleMaker, chunk_length
+from molmoact_ros.training.finetuning.joint_motion import JointRows
+from molmoact_ros.training.finetuning.losses import TrainingLoss
 from molmoact_ros.training.finetuning.memory import (
     USABLE,
     MemoryEstimate,
@@ -26,14 +31,20 @@ from molmoact_ros.training.finetuning.memory import (
     estimate,
     gigabytes,
 )
-from molmoact_ros.training.finetuning.model import AnswerLoss, build_model, fill_model
+from molmoact_ros.training.finetuning.model import build_model, fill_model
 from molmoact_ros.training.finetuning.processes import Processes, joined
 from molmoact_ros.training.finetuning.reports import RunReporter
-from molmoact_ros.training.finetuning.result import model_card, save_adapter, write_result
+from molmoact_ros.training.finetuning.result import (
+    model_card,
+    save_adapter,
+    state_answers,
+    state_flows,
+    write_result,
+)
 from molmoact_ros.training.finetuning.samples import DataError, TrainingData, hold_out
 from molmoact_ros.training.finetuning.saved_run import RunProgress, SavedRun, trained_tensors
 from molmoact_ros.training.finetuning.trainer import FinetuneTrainer
-from molmoact_ros.training.finetuning.validation import Validator
+from molmoact_ros.training.finetuning.validation import AnswerValidator, FlowValidator, Validator
 
 LOOKED_AT = 64  # examples, for the sizes of sequences
 
@@ -63,11 +74,15 @@ def finetune(
         return _Run(folders, config, processes, say).run(tensorboard, check_memory)
 
 
-def open_training_data(folder: Path) -> TrainingData:
-    """Open a labelled data set. Raises DataError."""
+def open_examples(files: AnyFolder, folder: Path, config: FinetuneConfig) -> tuple[TrainingData[Any], Maker]:
+    """Open a labelled data set, and what makes a family's examples of it. Raises DataError and CheckpointError."""
     if not folder.is_dir():
         raise DataError(f"there is no data set {folder}; give the folder that `molmoact-ros label` wrote")
-    return ArrowData(folder)
+    if isinstance(files, CheckpointFolder):
+        labelled = ArrowData(folder)
+        return labelled, ExampleMaker(files, labelled, config.wording)
+    joints = JointRows(folder, chunk_length(files))
+    return joints, FlowExampleMaker(files, joints)
 
 
 class _Run:
@@ -78,7 +93,7 @@ class _Run:
     ) -> None:
         self.folders, self.config, self.processes = folders, config, processes
         self.say = say if processes.first else lambda text: None
-        self.files = CheckpointFolder(folders.checkpoint)
+        self.files = open_folder(folders.checkpoint)
         out, training = folders.out, folders.out / "training"
         if out.exists() and any(out.iterdir()) and not training.is_dir():
             raise CheckpointError(f"{out} holds something else; give an --out that does not exist, or a run's")
@@ -86,8 +101,9 @@ class _Run:
             raise CheckpointError(f"a batch of {config.batch} cannot be shared by {processes.count} processes")
         if config.quantize and (config.method is not Method.LORA or processes.count > 1 or config.dtype != "bfloat16"):
             raise CheckpointError("--quantize is for --method lora, --dtype bfloat16 and one process")
-        self.data = [open_training_data(path) for path in (folders.data, folders.rehearse) if path is not None]
-        self.makers = [ExampleMaker(self.files, data, config.wording) for data in self.data]
+        paths = [path for path in (folders.data, folders.rehearse) if path is not None]
+        opened = [open_examples(self.files, path, config) for path in paths]
+        self.data, self.makers = [data for data, _ in opened], [maker for _, maker in opened]
         self._check_cameras()
         self._check_keys()
         self.train_rows, self.held_rows = hold_out(self.data[0].episodes, config.validation, config.seed)
@@ -109,7 +125,8 @@ class _Run:
         fill_model(loss, self.files, config, processes.device)
         validator = None
         if len(self.held_rows):
-            validator = Validator(self.files, self.makers[0], self.data[0], self.held_rows, config, processes).figures
+            kind: type[Validator] = AnswerValidator if isinstance(self.files, CheckpointFolder) else FlowValidator
+            validator = kind(self.files, self.makers[0], self.data[0], self.held_rows, config, processes).figures
         reporter = RunReporter(self.saved.folder, config.steps, tensorboard) if processes.first else _ignore
         trainer = FinetuneTrainer(loss, self.mixture, config, processes, micro_batch, self.saved, validator, reporter)
         try:
@@ -122,9 +139,9 @@ class _Run:
 
     def _check_cameras(self) -> None:
         for data, maker in zip(self.data, self.makers, strict=True):
-            if (mine := maker.run.cameras) != (first := self.makers[0].run.cameras):
+            if (mine := maker.cameras) != (first := self.makers[0].cameras):
                 raise DataError(f"{data.name} has {mine} cameras and {self.data[0].name} {first}; they cannot be mixed")
-            wanted = self.files.run.cameras
+            wanted = self.files.run.cameras if isinstance(self.files, CheckpointFolder) else None
             if wanted is not None and wanted != mine:
                 raise DataError(f"{data.name} has {mine} cameras, and {self.files.path} was trained with {wanted}")
 
@@ -144,7 +161,7 @@ class _Run:
             digests[data.name] = digests.get(data.name, "") + data.identity["digest"]
         return {"settings": self.config.fixed(), "checkpoint": digest(self.folders.checkpoint), "data": digests}
 
-    def _account(self, loss: AnswerLoss, check_memory: bool) -> int:
+    def _account(self, loss: TrainingLoss[Any], check_memory: bool) -> int:
         """Say what the run needs; returns the size of a forward pass. Raises CheckpointError where it does not fit."""
         config, processes = self.config, self.processes
         count = min(len(self.train_rows), LOOKED_AT)
@@ -160,7 +177,7 @@ class _Run:
         return micro_batch
 
     def _say_plan(
-        self, loss: AnswerLoss, sizes: SequenceSizes, micro_batch: int, need: MemoryEstimate, free: float
+        self, loss: TrainingLoss[Any], sizes: SequenceSizes, micro_batch: int, need: MemoryEstimate, free: float
     ) -> None:
         config = self.config
         trained = sum(p.numel() for p in loss.parameters() if p.requires_grad)
@@ -170,7 +187,7 @@ class _Run:
             self.say(f"data {data.name}: {known['samples']} samples of {known['episodes']} episodes in {known['path']}")
             for note in data.notes:
                 self.say(f"data {data.name}: {note}")
-        self.say(f"held out: {len(self.held_rows)} samples; wording: {self.makers[0].wording.value}")
+        self.say(f"held out: {len(self.held_rows)} samples; {self.makers[0].note}")
         self.say(f"trained: {trained / 1e6:,.2f} of {whole / 1e6:,.2f} million parameters ({config.method.value})")
         tokens = sizes.mean_tokens * config.batch
         self.say(
@@ -182,7 +199,7 @@ class _Run:
             f"{micro_batch} example(s) a pass"
         )
 
-    def _write(self, loss: AnswerLoss, progress: RunProgress) -> None:
+    def _write(self, loss: TrainingLoss[Any], progress: RunProgress) -> None:
         """Write the result from the best state where there was a validation, else from the last one."""
         config, folder = self.config, self.saved.folder
         lora = config.method is Method.LORA
@@ -202,7 +219,9 @@ class _Run:
                 [data.identity for data in self.data], config, step, figures.get(0, {}), figures.get(step, {}),
                 [note for data in self.data for note in data.notes],
             )  # fmt: skip
-            write_result(self.folders.out, self.files, self.makers, tensors, adapter, card)
+            state: Callable[..., None] = state_answers if isinstance(self.files, CheckpointFolder) else state_flows
+            stated = partial(state, self.files, self.makers)
+            write_result(self.folders.out, self.files, tensors, adapter, card, stated)
         self.processes.wait()
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from molmoact_ros.engine.model.checkpoint import CheckpointFolder
+from molmoact_ros.engine.checkpoint_folders import AnyFolder
 from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.molmoact2.config import MolmoAct2Config
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method
-from molmoact_ros.training.finetuning.examples import NO_LOSS, Example
-from molmoact_ros.training.finetuning.model import NF4_BLOCK, AnswerLoss, build_model, is_quantised_matrix
+from molmoact_ros.training.finetuning.examples import Example
+from molmoact_ros.training.finetuning.flow_examples import FlowExample
+from molmoact_ros.training.finetuning.losses import TrainingLoss
+from molmoact_ros.training.finetuning.model import NF4_BLOCK, build_model, is_quantised_matrix
 
 NF4_BYTES = 0.5 + 1 / NF4_BLOCK + 4 / (NF4_BLOCK * 256)  # of one weight: a nibble, its share of a scale and of theirs
 OVERHEAD = 1.5e9  # bytes on a GPU: CUDA's context, and what the allocator cannot use
@@ -36,11 +40,11 @@ class SequenceSizes:
     mean_tokens: float
 
     @classmethod
-    def of(cls, examples: Sequence[Example]) -> SequenceSizes:
+    def of(cls, examples: Sequence[Example] | Sequence[FlowExample]) -> SequenceSizes:
         """The sizes of some examples."""
         return cls(
             tokens=max(len(example.ids) for example in examples),
-            answer=max(int((example.targets != NO_LOSS).sum()) for example in examples),
+            answer=max(example.answer_tokens for example in examples),
             crops=max(len(example.crops) for example in examples),
             patches=examples[0].crops.shape[1],
             image_tokens=max(len(example.pooled) for example in examples),
@@ -68,7 +72,7 @@ class MemoryEstimate:
 
 
 def estimate(
-    loss: AnswerLoss, config: FinetuneConfig, sizes: SequenceSizes, micro_batch: int, processes: int, cuda: bool
+    loss: TrainingLoss[Any], config: FinetuneConfig, sizes: SequenceSizes, micro_batch: int, processes: int, cuda: bool
 ) -> MemoryEstimate:
     """The memory of a run with a model on any device, meta too."""
     weights, trained, largest = 0.0, 0.0, 0.0
@@ -86,7 +90,7 @@ def estimate(
     return MemoryEstimate(weights / processes + gathered, trained / processes, passes, OVERHEAD if cuda else 0.0)
 
 
-def _passes(model: MolmoActConfig, config: FinetuneConfig, sizes: SequenceSizes) -> float:
+def _passes(model: MolmoActConfig | MolmoAct2Config, config: FinetuneConfig, sizes: SequenceSizes) -> float:
     """Bytes of one sequence's activations: what each layer keeps with gradient checkpointing, the connector, and the
     largest part that is computed again at a time (a layer of the decoder, one of the tower, or the scores)."""
     llm, vit, adapter = model.llm_config, model.vit_config, model.adapter_config
@@ -101,11 +105,23 @@ def _passes(model: MolmoActConfig, config: FinetuneConfig, sizes: SequenceSizes)
     tower = patches * (12 * vit.hidden_size + 4 * vit.intermediate_size) * number + scores
     features = vit.hidden_size * len(adapter.vit_layers)
     connector = sizes.image_tokens * (4 * 4 * features + 8 * adapter.intermediate_size) * number
-    head = sizes.answer * llm.vocab_size * (number + 3 * 4)
+    head: float = sizes.answer * llm.vocab_size * (number + 3 * 4)
+    if isinstance(model, MolmoAct2Config):
+        head = _expert(model, config, sizes, number)
     if config.recompute:
         return float(kept + connector + max(layer, tower, head))
     # Half of what a layer touches is kept until its gradient is computed.
     return float(connector + (layer * llm.num_hidden_layers + tower * vit.num_hidden_layers) / 2 + head)
+
+
+def _expert(model: MolmoAct2Config, config: FinetuneConfig, sizes: SequenceSizes, number: int) -> float:
+    """Bytes of the action expert's activations: chunks of all flow times, and what it reads of each layer."""
+    expert = model.action_expert_config
+    rows = config.flow_times * model.max_action_horizon
+    chunk = rows * (24 * expert.hidden_size + 4 * expert.inner_size) * 4
+    read = sizes.tokens * 4 * expert.hidden_size * number
+    scores = rows * expert.num_heads * (sizes.tokens + model.max_action_horizon) * 2 * number
+    return float(expert.num_layers * (chunk + read + scores))
 
 
 def available(device: torch.device) -> float:
@@ -118,7 +134,7 @@ def available(device: torch.device) -> float:
 
 
 def choose_micro_batch(
-    loss: AnswerLoss, config: FinetuneConfig, sizes: SequenceSizes, processes: int, free: float, cuda: bool
+    loss: TrainingLoss[Any], config: FinetuneConfig, sizes: SequenceSizes, processes: int, free: float, cuda: bool
 ) -> int:
     """The size of a forward pass: the wanted one, or the largest of 1, 2, 4, ... that should fit `free` bytes."""
     if config.micro_batch:
@@ -132,7 +148,7 @@ def choose_micro_batch(
 
 
 def advice(
-    files: CheckpointFolder, config: FinetuneConfig, sizes: SequenceSizes, processes: int, free: float, cuda: bool
+    files: AnyFolder, config: FinetuneConfig, sizes: SequenceSizes, processes: int, free: float, cuda: bool
 ) -> str:
     """What would make a run fit that does not: the smallest changes first; those that are not enough are left out."""
     lora = config.method is Method.LORA

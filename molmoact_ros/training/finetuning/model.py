@@ -1,4 +1,4 @@
-"""The model as it is trained: adapters by PEFT or all weights, gradient checkpointing, and the loss of an answer.
+"""The model as it is trained: adapters by PEFT or all weights, and gradient checkpointing.
 
 Everything is built on the meta device and filled tensor by tensor, so that a process never holds more than its own
 shard of the weights and one tensor beside it.
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
-from molmoact_ros.engine.model.checkpoint import CheckpointFolder
+from molmoact_ros.engine.checkpoint_folders import AnyFolder
 from molmoact_ros.engine.model.molmoact import MolmoAct
-from molmoact_ros.engine.model.weight_files import CheckpointError, misfits, read_headers, read_tensor
+from molmoact_ros.engine.model.weight_files import CheckpointError, misfits, read_tensor
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method, ModelPart, part_of
-from molmoact_ros.training.finetuning.examples import NO_LOSS, AnswerBatch
+from molmoact_ros.training.finetuning.losses import AnswerLoss, FlowLoss, TrainingLoss
 
 ADAPTER = "default"
 """PEFT's name of the adapter within the model."""
@@ -31,87 +31,57 @@ NF4_BLOCK = 64
 """Weights that share a scale in nf4."""
 
 
-class AnswerLoss(nn.Module):
-    """The loss of answers under a model: what is trained, and what is sharded as a whole."""
-
-    def __init__(self, model: MolmoAct, z_weight: float, dropout: float = 0.0) -> None:
-        """z_weight: of the squared log partition. dropout: of the decoder's residuals, answers' tokens excepted."""
-        super().__init__()
-        self.model, self.z_weight = model, z_weight
-        self._dropped: Tensor | None = None  # bool [B, S, 1], where residuals are dropped
-        if dropout:
-            self._drop_residuals(dropout)
-
-    def forward(self, batch: AnswerBatch) -> tuple[Tensor, Tensor]:
-        """The loss summed over the answers' tokens, and its cross-entropy alone, detached: float32 [] each."""
-        features = self.model.image_features(batch.crops, batch.pooled)
-        there = (batch.pooled >= 0).any(-1)
-        learnt = batch.targets != NO_LOSS
-        self._dropped = ~learnt.unsqueeze(-1) if self.training else None
-        hidden = self.model(batch.ids, features[there].unsqueeze(0))
-        logits = self.model.logits(hidden[learnt]).float()
-        partition = logits.logsumexp(-1)
-        entropy = (partition - logits.gather(1, batch.targets[learnt].unsqueeze(1)).squeeze(1)).sum()
-        return entropy + self.z_weight * partition.square().sum(), entropy.detach()
-
-    def _drop_residuals(self, share: float) -> None:
-        """Drop a `share` of what each attention and MLP adds to the residual stream, outside of answers."""
-
-        def drop(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            if self._dropped is None:
-                return output
-            return torch.where(self._dropped, nn.functional.dropout(output, share), output)
-
-        for block in self.model.layers:
-            last = (
-                (block.attn_norm, block.ff_norm) if block.norm_after else (block.self_attn.attn_out, block.mlp.ff_out)
-            )
-            for module in last:
-                module.register_forward_hook(drop)
-
-
-def build_model(files: CheckpointFolder, config: FinetuneConfig) -> AnswerLoss:
-    """The model of a checkpoint on the meta device: its trained parameters float32, frozen ones in `config.dtype`.
+def build_model(files: AnyFolder, config: FinetuneConfig) -> TrainingLoss[Any]:
+    """The model of a checkpoint in its loss on the meta device: trained parameters float32, frozen ones in
+    `config.dtype`.
 
     Raises CheckpointError where the weights do not fit config.json, or are not to be trained.
     """
-    with torch.device("meta"):
-        model = MolmoAct(files.config)
-    weights = read_headers(files.path)
+    model, weights = files.empty_model(), files.weights
     if lines := misfits(model, weights):
         raise CheckpointError(f"{files.path} does not hold the model: {lines[0]}")
     if weights.scales:
         raise CheckpointError(f"{files.path} is in float8; fine-tune the checkpoint as it was before")
+    loss = AnswerLoss(model, config) if isinstance(model, MolmoAct) else FlowLoss(model, config)
+    for name, parameter in model.named_parameters():
+        whole = config.method is Method.FULL or part_of(name) is ModelPart.EXPERT
+        parameter.requires_grad_(whole and part_of(name) in config.parts and loss.is_reached(name))
+        if not parameter.requires_grad and config.method is Method.LORA:
+            parameter.data = parameter.data.to(getattr(torch, config.dtype))
     if config.method is Method.LORA:
-        model.to(getattr(torch, config.dtype)).requires_grad_(False)
-        add_adapters(model, config)
-    else:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(part_of(name) in config.parts)
-    for block in [*model.layers, *model.model.vision_backbone.image_vit.transformer.resblocks] * config.recompute:
+        add_adapters(loss, config)
+    for block in [*loss.layers, *loss.tower_layers] * config.recompute:
         forward: Callable[..., Tensor] = block.forward
         block.forward = partial(checkpoint, forward, use_reentrant=False)
-    return AnswerLoss(model, config.z_weight, config.dropout)
+    return loss
 
 
-def adapter_config(model: MolmoAct, config: FinetuneConfig) -> Any:
-    """PEFT's configuration: every matrix of the trained parts, as in the released command."""
+def adapter_config(loss: TrainingLoss[Any], config: FinetuneConfig) -> Any:
+    """PEFT's configuration: every matrix of the trained parts, as in the released command; not of the expert, which is
+    trained whole."""
     from peft import LoraConfig
 
-    matrices = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and part_of(f"{n}.") in config.parts]
+    parts = set(config.parts) - {ModelPart.EXPERT}
+    linear = [name for name, module in loss.model.named_modules() if isinstance(module, nn.Linear)]
+    matrices = [name for name in linear if part_of(f"{name}.") in parts and loss.is_reached(name)]
     return LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=matrices, bias="none", init_lora_weights="gaussian"
     )
 
 
-def add_adapters(model: MolmoAct, config: FinetuneConfig) -> None:
+def add_adapters(loss: TrainingLoss[Any], config: FinetuneConfig) -> None:
     """Put an adapter beside every matrix of the trained parts. Raises CheckpointError without PEFT."""
     try:
         from peft import inject_adapter_in_model
     except ImportError as error:
         raise CheckpointError(f"{error}; adapters need: pip install 'molmoact_ros[finetune]'") from None
-    inject_adapter_in_model(adapter_config(model, config), model, ADAPTER, low_cpu_mem_usage=True)
-    for module in adapters(model):
+    settings = adapter_config(loss, config)
+    trained = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+    if settings.target_modules:
+        inject_adapter_in_model(settings, loss.model, ADAPTER, low_cpu_mem_usage=True)
+    for parameter in trained:  # PEFT has frozen it
+        parameter.requires_grad_(True)
+    for module in adapters(loss.model):
         for matrix in (module.lora_A, module.lora_B):
             matrix.float()
 
@@ -121,7 +91,7 @@ def adapters(model: nn.Module) -> Iterator[Any]:
     return (module for module in model.modules() if hasattr(module, "lora_A"))
 
 
-def fill_model(loss: AnswerLoss, files: CheckpointFolder, config: FinetuneConfig, device: torch.device) -> None:
+def fill_model(loss: TrainingLoss[Any], files: AnyFolder, config: FinetuneConfig, device: torch.device) -> None:
     """Load the weights of a checkpoint, each to this process' shard, and start the adapters by the seed.
 
     A starts normal with a standard deviation of 1 / rank (PEFT's "gaussian") and B at zero, so that the model computes
@@ -129,8 +99,7 @@ def fill_model(loss: AnswerLoss, files: CheckpointFolder, config: FinetuneConfig
     """
     model = loss.model
     known = dict(model.named_parameters())
-    names = {name.replace(BASE, ""): name for name in known}
-    weights = read_headers(files.path)
+    names, weights = {name.replace(BASE, ""): name for name in known}, files.weights
     for path in weights.files:
         tensors = {}
         with safe_open(path, framework="pt") as file:
@@ -177,7 +146,7 @@ def _shard(whole: Tensor, like: Tensor, device: torch.device) -> Tensor:
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def parameter_groups(loss: AnswerLoss, config: FinetuneConfig) -> list[dict[str, Any]]:
+def parameter_groups(loss: TrainingLoss[Any], config: FinetuneConfig) -> list[dict[str, Any]]:
     """The optimiser's groups: the trained parameters of each part with its learning rate."""
     groups: dict[ModelPart, list[nn.Parameter]] = {part: [] for part in config.parts}
     for name, parameter in loss.model.named_parameters():

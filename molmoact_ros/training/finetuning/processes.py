@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from molmoact_ros.training.finetuning.model import AnswerLoss
+from molmoact_ros.training.finetuning.losses import TrainingLoss
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class Processes:
         if self.count > 1:
             dist.barrier()
 
-    def shard(self, loss: AnswerLoss) -> None:
+    def shard(self, loss: TrainingLoss[Any]) -> None:
         """Split the parameters among the processes: each layer by itself, and the rest together."""
         if self.count == 1:
             return
         mesh = init_device_mesh(self.device.type, (self.count,))
-        for block in [*loss.model.layers, *loss.model.model.vision_backbone.image_vit.transformer.resblocks]:
+        for block in [*loss.layers, *loss.tower_layers]:
             fully_shard(block, mesh=mesh)
         fully_shard(loss, mesh=mesh)
 
@@ -70,7 +71,7 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 @contextmanager
-def whole_parameters(loss: AnswerLoss) -> Iterator[None]:
+def whole_parameters(loss: TrainingLoss[Any]) -> Iterator[None]:
     """While it lasts, every process holds all parameters, so that each may run passes of its own."""
     sharded = [module for module in loss.modules() if isinstance(module, FSDPModule)]
     for module in sharded:

@@ -63,7 +63,12 @@ def draw_curves(history: list[dict[str, Any]], picture: Path) -> None:
     for name, ax in zip(panels, axes[0], strict=True):
         steps = [entry for entry in history if "loss" in entry]
         if name == "loss" and steps:
-            ax.plot([e["step"] for e in steps], [e["cross_entropy"] for e in steps], linewidth=0.8, label="training")
+            ax.plot(
+                [e["step"] for e in steps],
+                [e.get("cross_entropy", e["loss"]) for e in steps],
+                linewidth=0.8,
+                label="training",
+            )
         held = [(e["step"], e["validation"][name]) for e in validations if name in e["validation"]]
         if held:
             ax.plot(*zip(*held, strict=True), marker="o", markersize=3, label="held out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,25 +13,37 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from molmoact_ros.engine.model.checkpoint import CONFIG, RUN, CheckpointFolder
+from molmoact_ros.engine.checkpoint_folders import AnyFolder
+from molmoact_ros.engine.model.checkpoint import CONFIG, RUN
 from molmoact_ros.engine.model.folder_kind import ADAPTER_WEIGHTS
 from molmoact_ros.engine.model.lora import Change, LoraAdapter, replaced
 from molmoact_ros.engine.model.merge import copy_small_files, write_weights
 from molmoact_ros.engine.model.weight_files import read_headers
-from molmoact_ros.training.finetuning.config import FinetuneConfig, Method
+from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpointFolder
+from molmoact_ros.engine.molmoact2.config import TagRunConfig
+from molmoact_ros.training.finetuning.config import FinetuneConfig, Method, ModelPart
 from molmoact_ros.training.finetuning.examples import ExampleMaker
-from molmoact_ros.training.finetuning.model import ADAPTER, AnswerLoss, adapter_config
+from molmoact_ros.training.finetuning.flow_examples import FlowExampleMaker
+from molmoact_ros.training.finetuning.losses import TrainingLoss
+from molmoact_ros.training.finetuning.model import ADAPTER, adapter_config
 from molmoact_ros.training.finetuning.validation import UNITS
 
 CARD = "README.md"
+_FIGURES = {
+    "molmoact": "Position and rotation: where the hand is after a chunk, against the demonstration. Answers are "
+    "decoded under the grammar, as the service does.",
+    "molmoact2": "Joints: against the demonstration, the mean over a chunk and at its end. Chunks are sampled as the "
+    "service does.",
+}
 
 
 def save_adapter(
-    folder: Path, loss: AnswerLoss, tensors: Mapping[str, Tensor], config: FinetuneConfig, base: Path
+    folder: Path, loss: TrainingLoss[Any], tensors: Mapping[str, Tensor], config: FinetuneConfig, base: Path
 ) -> None:
-    """Save adapters [out, r] and [r, in] by their names in the model as PEFT does; `molmoact-ros merge` reads it."""
+    """Save adapters [out, r] and [r, in], and what was trained whole, by their names in the model as PEFT does;
+    `molmoact-ros merge` reads it."""
     shutil.rmtree(folder, ignore_errors=True)
-    settings = adapter_config(loss.model, config)
+    settings = adapter_config(loss, config)
     settings.base_model_name_or_path = str(base.resolve())
     settings.save_pretrained(folder)
     named = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": t.contiguous() for name, t in tensors.items()}
@@ -39,13 +51,13 @@ def save_adapter(
 
 
 def write_result(
-    out: Path, base: CheckpointFolder, makers: list[ExampleMaker], tensors: Mapping[str, Tensor], adapter: Path | None,
-    card: str,
+    out: Path, base: AnyFolder, tensors: Mapping[str, Tensor], adapter: Path | None, card: str,
+    state: Callable[[Path], None],
 ) -> None:  # fmt: skip
     """Write the checkpoint `base` with what was trained to the folder `out`, its config.json last.
 
-    makers: of the training data and of rehearsed data; each gives what is stated under its key. tensors: all trained
-    weights [...] by name, unless `adapter` is the folder of one.
+    tensors: all trained weights [...] by name, unless `adapter` is the folder of one. state: writes statistics and
+    run.json into the folder; see `state_answers` and `state_flows`.
     """
     weights = read_headers(base.path)
     changes: dict[str, Change]
@@ -57,17 +69,31 @@ def write_result(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     copy_small_files([base.path], beside)
-    known = [*makers, makers[0]]  # the counts beside its statistics stay, where rehearsed data have the same key
-    stats = {key: entry.model_dump(mode="json") for maker in known for key, entry in maker.config.norm_stats.items()}
-    config = json.loads((beside / CONFIG).read_text()) | {"norm_stats": stats}
-    (beside / CONFIG).write_text(json.dumps(config, indent=1))
-    (beside / RUN).write_text(json.dumps(_run_fields(makers), indent=1))
+    state(beside)
     (beside / CARD).write_text(card)
     write_weights(weights, changes, beside)
     (out / CONFIG).unlink(missing_ok=True)  # the folder is no checkpoint while its files are replaced
     for path in sorted(beside.iterdir(), key=lambda path: path.name == CONFIG):
         path.replace(out / path.name)
     beside.rmdir()
+
+
+def state_answers(base: AnyFolder, makers: list[ExampleMaker], folder: Path) -> None:
+    """Write what a MolmoAct's folder states under the keys of its data, the rehearsed ones' too."""
+    known = [*makers, makers[0]]  # the counts beside its statistics stay, where rehearsed data have the same key
+    stats = {key: entry.model_dump(mode="json") for maker in known for key, entry in maker.config.norm_stats.items()}
+    config = json.loads((folder / CONFIG).read_text()) | {"norm_stats": stats}
+    (folder / CONFIG).write_text(json.dumps(config, indent=1))
+    (folder / RUN).write_text(json.dumps(_run_fields(makers), indent=1))
+
+
+def state_flows(base: RobotCheckpointFolder, makers: list[FlowExampleMaker], folder: Path) -> None:
+    """Write what a MolmoAct 2's folder states under the tags of its data, the rehearsed ones' too."""
+    first, tags = makers[0].stats, {tag: of for maker in makers for tag, of in maker.stats.metadata_by_tag.items()}
+    stats = first.model_copy(update={"metadata_by_tag": tags})
+    (folder / base.config.norm_stats_filename).write_text(stats.model_dump_json(indent=1))
+    run = TagRunConfig(conventions={maker.name: maker.convention for maker in makers})
+    (folder / RUN).write_text(run.model_dump_json(indent=1))
 
 
 def _run_fields(makers: list[ExampleMaker]) -> dict[str, Any]:
@@ -85,6 +111,11 @@ def model_card(
     """The model card: base, data, settings, seed, and the figures on held-out episodes before and after."""
     parts = ", ".join(part.value for part in config.parts)
     how = f"LoRA of rank {config.rank}, alpha {config.alpha:g}" if config.method is Method.LORA else "all weights"
+    how += ", the expert whole" if config.method is Method.LORA and ModelPart.EXPERT in config.parts else ""
+    of = (
+        f"{config.steer_share:.0%} of the examples with the trace drawn" if config.family == "molmoact"
+        else f"{config.flow_times} flow times each"
+    )  # fmt: skip
     data = [
         f"- `{known['path']}`: {known['samples']} samples of {known['episodes']} episodes, labels `{known['digest']}`"
         for known in sources
@@ -102,12 +133,11 @@ def model_card(
         "## Training", "",
         f"{how}, on {parts}; step {step} of {config.steps}, {config.batch} examples each; seed {config.seed}; "
         f"{config.dtype}{f', frozen weights in {config.quantize}' if config.quantize else ''}; "
-        f"{config.steer_share:.0%} of the examples with the trace drawn, "
+        f"{of}, "
         f"images {'augmented' if config.augment else 'as recorded'}.", "",
         "Settings: `" + json.dumps(config.model_dump(mode="json", exclude_defaults=True)) + "`", "",
         "## Figures", "", *table, "",
-        "Position and rotation: where the hand is after a chunk, against the demonstration. Answers are decoded under "
-        "the grammar, as the service does.", "",
+        _FIGURES[config.family], "",
         "The licences of base and data apply. These figures do not say how it does on a robot: evaluate it there.", "",
     ]  # fmt: skip
     return "\n".join(lines)

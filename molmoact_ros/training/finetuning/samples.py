@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -41,16 +41,29 @@ class TrainingSample:
         return self.trace is not None and len(self.trace) > 1
 
 
-class TrainingData(Protocol):
+@dataclass(frozen=True)
+class MotionSample:
+    """One time step of a demonstration in joints, as MolmoAct 2 learns it.
+
+    images: uint8 [H, W, 3] RGB for each camera, the front camera first. state: float64 [D], actions: float64 [H, D]: of
+    each arm seven joints in rad and the gripper, 1 open .. 0 closed, one arm after the other.
+    """
+
+    images: tuple[np.ndarray, ...]
+    instruction: str
+    state: np.ndarray
+    actions: np.ndarray
+
+
+Sample_co = TypeVar("Sample_co", covariant=True)
+
+
+class TrainingData(Protocol[Sample_co]):
     """Labelled samples of whole episodes."""
 
     @property
     def name(self) -> str:
-        """The un-normalisation key of its statistics."""
-
-    @property
-    def statistics(self) -> DatasetStats:
-        """Statistics of the actions, by which they are normalised."""
+        """The un-normalisation key, or norm_tag, of its statistics."""
 
     @property
     def episodes(self) -> np.ndarray:
@@ -72,9 +85,27 @@ class TrainingData(Protocol):
         """The number of samples."""
         ...
 
-    def sample(self, row: int) -> TrainingSample:
+    def sample(self, row: int) -> Sample_co:
         """Decode one sample."""
         ...
+
+
+class AnswerData(TrainingData[TrainingSample], Protocol):
+    """What a MolmoAct learns."""
+
+    @property
+    def statistics(self) -> DatasetStats:
+        """Statistics of the actions, by which they are normalised."""
+
+
+class JointData(TrainingData[MotionSample], Protocol):
+    """What a MolmoAct 2 learns. chunk: actions of a sample."""
+
+    chunk: int
+
+    @property
+    def motion(self) -> tuple[np.ndarray, np.ndarray]:
+        """States and actions of all samples, float64 [n, D] each, in the order and units of `MotionSample`."""
 
 
 def hold_out(episodes: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

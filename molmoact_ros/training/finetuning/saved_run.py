@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from molmoact_ros.engine.model.weight_files import CheckpointError
-from molmoact_ros.training.finetuning.model import AnswerLoss
+from molmoact_ros.training.finetuning.losses import TrainingLoss
 from molmoact_ros.training.finetuning.processes import Processes
 from molmoact_ros.training.training_run import begin_run, check_run
 
@@ -58,7 +58,7 @@ class SavedRun:
         self.processes.wait()
         check_run(path, settings, self.folder.parent)
 
-    def save(self, loss: AnswerLoss, optimiser: torch.optim.Optimizer, progress: RunProgress) -> None:
+    def save(self, loss: TrainingLoss[Any], optimiser: torch.optim.Optimizer, progress: RunProgress) -> None:
         """Save everything that a resumed run needs, as `last`."""
         state = {
             "model": get_model_state_dict(loss, options=_TRAINED),
@@ -66,11 +66,11 @@ class SavedRun:
         }
         self._write(LAST, state, progress)
 
-    def save_best(self, loss: AnswerLoss, progress: RunProgress) -> None:
+    def save_best(self, loss: TrainingLoss[Any], progress: RunProgress) -> None:
         """Save the trained parameters as `best`."""
         self._write(BEST, {"model": get_model_state_dict(loss, options=_TRAINED)}, progress)
 
-    def resume(self, loss: AnswerLoss, optimiser: torch.optim.Optimizer) -> RunProgress:
+    def resume(self, loss: TrainingLoss[Any], optimiser: torch.optim.Optimizer) -> RunProgress:
         """Load `last` where there is one, and say how far it was."""
         folder = self._found(LAST)
         if folder is None:
@@ -84,7 +84,7 @@ class SavedRun:
         set_optimizer_state_dict(loss, optimiser, state["optimiser"], options=_TRAINED)
         return RunProgress(**json.loads((folder / PROGRESS).read_text()))
 
-    def load_best(self, loss: AnswerLoss) -> int | None:
+    def load_best(self, loss: TrainingLoss[Any]) -> int | None:
         """Load `best` where there is one; returns its step."""
         folder = self._found(BEST)
         if folder is None:
@@ -128,7 +128,7 @@ class SavedRun:
         self.processes.wait()
 
 
-def trained_tensors(loss: AnswerLoss) -> dict[str, torch.Tensor]:
+def trained_tensors(loss: TrainingLoss[Any]) -> dict[str, torch.Tensor]:
     """The whole trained parameters [...] on the CPU, by their names in the model; of several processes, at the first.
 
     On one CPU they are the parameters themselves, no copies.

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from molmoact_ros.training.finetuning.config import BETAS, EPSILON, FinetuneConfig
-from molmoact_ros.training.finetuning.examples import AnswerBatch, Mixture, collate
-from molmoact_ros.training.finetuning.model import AnswerLoss, parameter_groups
+from molmoact_ros.training.finetuning.examples import Mixture
+from molmoact_ros.training.finetuning.losses import TrainingLoss
+from molmoact_ros.training.finetuning.model import parameter_groups
 from molmoact_ros.training.finetuning.processes import Processes
 from molmoact_ros.training.finetuning.saved_run import BEST, LAST, RunProgress, SavedRun
 from molmoact_ros.training.training_run import DivergedTraining
@@ -35,8 +36,8 @@ class FinetuneTrainer:
     """
 
     def __init__(
-        self, loss: AnswerLoss, examples: Mixture, config: FinetuneConfig, processes: Processes, micro_batch: int,
-        saved: SavedRun, validate: Callable[[AnswerLoss], dict[str, float]] | None,
+        self, loss: TrainingLoss[Any], examples: Mixture, config: FinetuneConfig, processes: Processes,
+        micro_batch: int, saved: SavedRun, validate: Callable[[TrainingLoss[Any]], dict[str, float]] | None,
         report: Callable[[dict[str, Any]], None],
     ) -> None:  # fmt: skip
         self.loss, self.examples, self.config, self.processes = loss, examples, config, processes
@@ -72,24 +73,24 @@ class FinetuneTrainer:
         """Forward passes of this process in one step."""
         return -(-(self.config.batch // self.processes.count) // self.micro_batch)
 
-    def step(self, batches: list[AnswerBatch]) -> dict[str, Any]:
+    def step(self, batches: list[Any]) -> dict[str, Any]:
         """One step on this process' batches; returns its loss, gradient norm, learning rate and tokens.
 
-        The loss is the sum over all processes' answers / their tokens. Raises DivergedTraining, with the weights as
+        The loss is the sum over all processes' batches / their `terms`. Raises DivergedTraining, with the weights as
         they were before the step.
         """
         config, processes = self.config, self.processes
         torch.manual_seed((config.seed * _STEPS_APART + self.progress.step) * processes.count + processes.rank)
-        counts = torch.tensor([sum(b.answer_tokens for b in batches), sum(b.tokens for b in batches)])
+        counts = torch.tensor([sum(b.terms for b in batches), sum(b.tokens for b in batches)])
         learnt, seen = processes.total(counts.to(processes.device)).tolist()
         total = torch.zeros(2, device=processes.device)
         self.optimiser.zero_grad(set_to_none=True)
         for batch in batches:
             with torch.autocast(processes.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-                value, entropy = self.loss(batch.to(processes.device))
+                value, part = self.loss(batch.to(processes.device))
             (value * (processes.count / learnt)).backward()  # FSDP takes the mean over processes
-            total += torch.stack([value.detach(), entropy])
-        whole, entropy = (processes.total(total) / learnt).tolist()
+            total += torch.stack([value.detach(), part])
+        whole, measured = (processes.total(total) / learnt).tolist()
         norm = nn.utils.clip_grad_norm_([p for p in self.loss.parameters() if p.requires_grad], config.clip)
         found = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if not (torch.isfinite(torch.tensor([whole, found])).all()):
@@ -101,7 +102,7 @@ class FinetuneTrainer:
         self.progress.step += 1
         rate = max(group["lr"] for group in self.optimiser.param_groups)
         return {
-            "step": self.progress.step, "loss": whole, "cross_entropy": entropy, "gradient_norm": found,
+            "step": self.progress.step, "loss": whole, self.loss.measure: measured, "gradient_norm": found,
             "learning_rate": rate, "tokens": int(seen),
         }  # fmt: skip
 
@@ -117,7 +118,10 @@ class FinetuneTrainer:
     def _batches(self) -> DataLoader[Any]:
         """Batches of this process from the current step on."""
         return DataLoader(
-            self.examples, batch_sampler=self._numbers(), collate_fn=collate, num_workers=self.config.workers
+            self.examples,
+            batch_sampler=self._numbers(),
+            collate_fn=self.examples.collate,
+            num_workers=self.config.workers,
         )
 
     def _numbers(self) -> Iterator[list[int]]:

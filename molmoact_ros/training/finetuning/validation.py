@@ -5,9 +5,11 @@ Answers are decoded as the service decodes them, under the grammar, with the wei
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from molmoact_ros.control.action_chunk import ActionChunk, split
 from molmoact_ros.control.action_conversion import SPACES, convert_actions
 from molmoact_ros.engine.decoding.decoder import TorchModelRunner
 from molmoact_ros.engine.model.checkpoint import Checkpoint, CheckpointFolder
+from molmoact_ros.engine.molmoact2.checkpoint import RobotCheckpointFolder
+from molmoact_ros.engine.molmoact2.sampler import FlowSampler
 from molmoact_ros.engine.torch_engine import TorchEngine
 from molmoact_ros.reasoning.action_convention import ActionConvention
 from molmoact_ros.reasoning.answer import Reasoning
@@ -26,17 +30,70 @@ from molmoact_ros.reasoning.trace import pixels_from_trace
 from molmoact_ros.reasoning.trace_progress import lengths_of, point_at
 from molmoact_ros.training.finetuning.config import FinetuneConfig
 from molmoact_ros.training.finetuning.examples import ExampleMaker, collate
-from molmoact_ros.training.finetuning.model import AnswerLoss
+from molmoact_ros.training.finetuning.flow_examples import FlowBatch, FlowExampleMaker
+from molmoact_ros.training.finetuning.losses import AnswerLoss, FlowLoss, TrainingLoss
 from molmoact_ros.training.finetuning.processes import Processes, whole_parameters
-from molmoact_ros.training.finetuning.samples import TrainingData, TrainingSample
+from molmoact_ros.training.finetuning.samples import AnswerData, JointData, MotionSample, TrainingSample
 
 OPEN = 0.5  # a gripper value above it means open
 UNITS = {
     "loss": "", "depth_equal": "% of depth codes", "trace_error": "px", "position_error": "mm", "rotation_error": "deg",
     "gripper_equal": "% of steps", "action_error": "% of the range", "steered_position_error": "mm",
     "steered_rotation_error": "deg", "steered_gripper_equal": "% of steps", "steered_action_error": "% of the range",
+    "joint_error": "deg", "last_joint_error": "deg",
 }  # fmt: skip
-"""The figures of a validation. Position and rotation: of the hand at the end of a chunk."""
+"""The figures of a validation. Position and rotation: of the hand at the end of a chunk. Joints: the mean over a chunk,
+and at its end."""
+
+
+class Validator(ABC):
+    """Validates a model on held-out samples.
+
+    figures = AnswerValidator(files, maker, data, rows, config, processes).figures(loss)
+    figures["position_error"]  # mm
+    """
+
+    def __init__(
+        self, files: Any, maker: Any, data: Any, rows: np.ndarray, config: FinetuneConfig, processes: Processes
+    ) -> None:
+        """rows: int64 [n] of `data`, held out; of them `validation_samples` are used, evenly spread."""
+        count = min(len(rows), config.validation_samples)
+        chosen = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+        # All processes run the same number of passes together: the last ones may see a sample again.
+        each = -(-count // processes.count)
+        self.rows = np.resize(chosen, each * processes.count)[processes.rank :: processes.count]
+        self.files, self.maker, self.data, self.config, self.processes = files, maker, data, config, processes
+
+    @torch.no_grad()
+    def figures(self, loss: TrainingLoss[Any]) -> dict[str, float]:
+        """The mean of each figure in UNITS over all samples and processes that have it."""
+        loss.eval()
+        sums: dict[str, list[float]] = defaultdict(list)
+        bfloat16 = self.config.dtype == "bfloat16"
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bfloat16):
+            samples = [self.data.sample(int(row)) for row in self.rows]
+            for sample in samples:
+                self._add_loss(loss, sample, sums)
+            with whole_parameters(loss):
+                self._add_errors(loss, samples, sums)
+        loss.train()
+        return self._means(sums)
+
+    @abstractmethod
+    def _add_loss(self, loss: Any, sample: Any, sums: dict[str, list[float]]) -> None:
+        """Passes of the loss, as many for every sample, so that all processes run the same number of them."""
+
+    @abstractmethod
+    def _add_errors(self, loss: Any, samples: Sequence[Any], sums: dict[str, list[float]]) -> None:
+        """Decode, and compare with the samples; every process holds all parameters."""
+
+    def _means(self, sums: dict[str, list[float]]) -> dict[str, float]:
+        """Means over all processes; a figure that no sample has is left out."""
+        table = torch.zeros(len(UNITS), 2, dtype=torch.float64)
+        for row, name in zip(table, UNITS, strict=True):
+            row[0], row[1] = sum(sums[name]), len(sums[name])
+        table = self.processes.total(table.to(self.processes.device)).cpu()
+        return {n: float(row[0] / row[1]) for n, row in zip(UNITS, table, strict=True) if row[1]}
 
 
 class _TrainingRunner(TorchModelRunner):
@@ -56,48 +113,18 @@ class _TrainingEngine(TorchEngine):
         return _TrainingRunner(self.model, self.config.llm_config.max_position_embeddings)
 
 
-class Validator:
-    """Validates a model on held-out samples.
+class AnswerValidator(Validator):
+    """Decodes a MolmoAct's answers."""
 
-    figures = Validator(files, maker, data, rows, config, processes).figures(loss)
-    figures["position_error"]  # mm
-    """
-
-    def __init__(
-        self, files: CheckpointFolder, maker: ExampleMaker, data: TrainingData, rows: np.ndarray,
-        config: FinetuneConfig, processes: Processes,
-    ) -> None:  # fmt: skip
-        """rows: int64 [n] of `data`, held out; of them `validation_samples` are used, evenly spread."""
-        count = min(len(rows), config.validation_samples)
-        chosen = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
-        # All processes run the same number of passes together: the last ones may see a sample again.
-        each = -(-count // processes.count)
-        self.rows = np.resize(chosen, each * processes.count)[processes.rank :: processes.count]
-        self.files, self.maker, self.data, self.config, self.processes = files, maker, data, config, processes
-
-    @torch.no_grad()
-    def figures(self, loss: AnswerLoss) -> dict[str, float]:
-        """The mean of each figure in UNITS over all samples and processes that have it."""
-        loss.eval()
-        sums: dict[str, list[float]] = defaultdict(list)
-        bfloat16 = self.config.dtype == "bfloat16"
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bfloat16):
-            samples = [self.data.sample(int(row)) for row in self.rows]
-            for sample in samples:
-                self._add_loss(loss, sample, sums)
-            with whole_parameters(loss):
-                engine = self._engine(loss)
-                for sample in samples:
-                    self._add_errors(engine, sample, sums)
-        loss.train()
-        return self._means(sums)
+    files: CheckpointFolder
+    maker: ExampleMaker
+    data: AnswerData
 
     def _add_loss(self, loss: AnswerLoss, sample: TrainingSample, sums: dict[str, list[float]]) -> None:
-        """Two passes for every sample, so that all processes run the same number of them."""
         for steered in (not sample.can_reason, sample.can_steer):
             batch = collate([self.maker.example(sample, steered)]).to(self.processes.device)
             _, entropy = loss(batch)
-            sums["loss"].append(float(entropy) / batch.answer_tokens)
+            sums["loss"].append(float(entropy) / batch.terms)
 
     def _engine(self, loss: AnswerLoss) -> TorchEngine:
         maker, files = self.maker, self.files
@@ -106,7 +133,12 @@ class Validator:
         )
         return _TrainingEngine(checkpoint)
 
-    def _add_errors(self, engine: TorchEngine, sample: TrainingSample, sums: dict[str, list[float]]) -> None:
+    def _add_errors(self, loss: AnswerLoss, samples: Sequence[TrainingSample], sums: dict[str, list[float]]) -> None:
+        engine = self._engine(loss)
+        for sample in samples:
+            self._add_errors_of(engine, sample, sums)
+
+    def _add_errors_of(self, engine: TorchEngine, sample: TrainingSample, sums: dict[str, list[float]]) -> None:
         for steered in (False, True):
             if not (sample.can_steer if steered else sample.can_reason):
                 continue
@@ -131,13 +163,30 @@ class Validator:
             found["depth_equal"] = float((answer.depth_codes == sample.depth_codes).mean() * 100)
         return found
 
-    def _means(self, sums: dict[str, list[float]]) -> dict[str, float]:
-        """Means over all processes; a figure that no sample has is left out."""
-        table = torch.zeros(len(UNITS), 2, dtype=torch.float64)
-        for row, name in zip(table, UNITS, strict=True):
-            row[0], row[1] = sum(sums[name]), len(sums[name])
-        table = self.processes.total(table.to(self.processes.device)).cpu()
-        return {n: float(row[0] / row[1]) for n, row in zip(UNITS, table, strict=True) if row[1]}
+
+class FlowValidator(Validator):
+    """Samples a MolmoAct 2's chunks, each from noise of its own that stays the same in every validation."""
+
+    files: RobotCheckpointFolder
+    maker: FlowExampleMaker
+    data: JointData
+
+    def _add_loss(self, loss: FlowLoss, sample: MotionSample, sums: dict[str, list[float]]) -> None:
+        batch = self._batch(sample, len(sums["loss"]))
+        sums["loss"].append(float(loss(batch)[0]) / batch.terms)
+
+    def _batch(self, sample: MotionSample, number: int) -> FlowBatch:
+        rng = np.random.default_rng((self.config.seed, number))
+        return self.maker.collate([self.maker.example(sample, self.config.flow_times, rng)]).to(self.processes.device)
+
+    def _add_errors(self, loss: FlowLoss, samples: Sequence[MotionSample], sums: dict[str, list[float]]) -> None:
+        sampler = FlowSampler(loss.model.action_expert, self.maker.dimensions)
+        for number, sample in enumerate(samples):
+            context, mask = loss.context(batch := self._batch(sample, number))
+            chunk = sampler.sample(batch.noise[:, 0], context, self.maker.config.flow_matching_num_steps, mask)
+            found = self.maker.scaling.actions(chunk[0].float().cpu().numpy())
+            for name, value in joint_errors(found, self.maker.values(sample.actions), self.maker.convention).items():
+                sums[name].append(value)
 
 
 def action_errors(found: np.ndarray, wanted: np.ndarray, convention: ActionConvention) -> dict[str, float]:
@@ -161,6 +210,17 @@ def action_errors(found: np.ndarray, wanted: np.ndarray, convention: ActionConve
         "position_error": float(np.mean(moved) * 1000),
         "rotation_error": float(np.degrees(np.mean(turned))),
         "gripper_equal": float(np.mean(gripper) * 100),
+    }
+
+
+def joint_errors(found: np.ndarray, wanted: np.ndarray, convention: ActionConvention) -> dict[str, float]:
+    """Errors of a chunk [N, 8 a] of absolute joints, one arm after the other: of joints in degrees, of the gripper."""
+    apart = np.abs(found - wanted).reshape(len(wanted), -1, 8)
+    opened = (convention.gripper.opening(actions[:, 7::8]) > OPEN for actions in (found, wanted))
+    return {
+        "joint_error": float(np.degrees(apart[..., :7].mean())),
+        "last_joint_error": float(np.degrees(apart[-1, :, :7].mean())),
+        "gripper_equal": float(np.equal(*opened).mean() * 100),
     }
 
 

@@ -114,3 +114,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arrow(tmp_path: Path) -> Callable[..., Path]:
     """Writes a data set of its own: samples, and columns that replace what is made of them."""
     return lambda samples, **columns: write_arrow(tmp_path / "data", samples, **columns)
+
+
+def joint_motion(row: int, arms: int = 1) -> str:
+    """A frame's state and action: joints that move with the row, the gripper open for two frames and closed for two."""
+    angles = 0.1 * row + np.arange(7) / 10
+    state, action = ([*(angles + ahead).tolist(), float(row % 4 < 2)] * arms for ahead in (0.0, 0.1))
+    return json.dumps({"state": state, "action": action})
+
+
+@pytest.fixture(scope="session")
+def joints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled data set of three episodes of four frames in joints; depth and traces are unknown. Not to change."""
+    samples, rows = make_samples(12), range(12)
+    return write_arrow(
+        tmp_path_factory.mktemp("data") / "kitchen", samples, depth=[""] * 12, trace=["[]"] * 12,
+        joint_motion=[joint_motion(row) for row in rows], frame_index=[row % 4 for row in rows],
+    )  # fmt: skip

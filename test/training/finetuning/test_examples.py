@@ -122,7 +122,7 @@ def test_padding_changes_no_sequence() -> None:
             found, wanted = getattr(batch, name)[row].numpy(), getattr(example, name)
             np.testing.assert_array_equal(found[: len(wanted)], wanted)
             assert (found[len(wanted) :] == padding).all()
-    assert batch.answer_tokens == 4 + 2  # targets begin at -1
+    assert batch.terms == 4 + 2  # targets begin at -1
 
 
 def test_the_mixture_is_half_and_half_and_a_function_of_the_number(nano: CheckpointFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from math import prod
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ import torch
 from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method
+from molmoact_ros.training.finetuning.losses import TrainingLoss
 from molmoact_ros.training.finetuning.memory import SequenceSizes, advice, choose_micro_batch, estimate, gigabytes
-from molmoact_ros.training.finetuning.model import AnswerLoss, build_model
+from molmoact_ros.training.finetuning.model import build_model
 from molmoact_ros.utils.paths import default_checkpoint, shape
 
 SIZES = SequenceSizes(tokens=1450, answer=460, crops=2, patches=729, image_tokens=784, mean_tokens=1300)
@@ -44,12 +46,12 @@ def seven(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFolder:
 
 
 @pytest.fixture(scope="module")
-def adapted(seven: CheckpointFolder) -> AnswerLoss:
+def adapted(seven: CheckpointFolder) -> TrainingLoss[Any]:
     """It with adapters as in the released command, without memory for its numbers."""
     return build_model(seven, LORA)
 
 
-def test_7b_d_in_parts(seven: CheckpointFolder, adapted: AnswerLoss) -> None:
+def test_7b_d_in_parts(seven: CheckpointFolder, adapted: TrainingLoss[Any]) -> None:
     lora = estimate(adapted, LORA, SIZES, 1, 1, cuda=True)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert trained == pytest.approx(94.7e6, rel=1e-3), "every matrix at rank 32; Ai2 counts about 97 million"
@@ -66,7 +68,7 @@ def test_7b_d_in_parts(seven: CheckpointFolder, adapted: AnswerLoss) -> None:
     assert gigabytes(lora.total) in str(lora)
 
 
-def test_what_does_not_fit_gets_advice_that_would_help(seven: CheckpointFolder, adapted: AnswerLoss) -> None:
+def test_what_does_not_fit_gets_advice_that_would_help(seven: CheckpointFolder, adapted: TrainingLoss[Any]) -> None:
     need = estimate(adapted, LORA, SIZES, 1, 1, cuda=True).total
     assert choose_micro_batch(adapted, LORA, SIZES, 1, 80e9, cuda=True) >= 4
     assert choose_micro_batch(adapted, LORA, SIZES, 1, need / 2, cuda=True) == 1

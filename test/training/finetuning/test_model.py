@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import CheckpointError, fill, read_headers
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method, ModelPart
 from molmoact_ros.training.finetuning.examples import AnswerBatch, Mixture
-from molmoact_ros.training.finetuning.model import AnswerLoss, build_model, fill_model
+from molmoact_ros.training.finetuning.losses import TrainingLoss
+from molmoact_ros.training.finetuning.model import build_model, fill_model
 from molmoact_ros.training.finetuning.processes import Processes
 from molmoact_ros.training.finetuning.result import save_adapter
 from molmoact_ros.training.finetuning.saved_run import SavedRun, trained_tensors
@@ -32,7 +34,7 @@ LORA = FinetuneConfig(rank=4, alpha=6, dropout=0.0, clip=1e9, warm_up=1)
 FULL = LORA.model_copy(update={"method": Method.FULL})
 
 
-def load(config: FinetuneConfig, folder: Path = GOLDEN) -> AnswerLoss:
+def load(config: FinetuneConfig, folder: Path = GOLDEN) -> TrainingLoss[Any]:
     files = CheckpointFolder(folder)
     loss = build_model(files, config)
     fill_model(loss, files, config, CPU)
@@ -85,7 +87,7 @@ def off(found: Tensor | None, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm().clamp(min=1e-3))
 
 
-def trainer(loss: AnswerLoss, config: FinetuneConfig, folder: Path, micro_batch: int = 2) -> FinetuneTrainer:
+def trainer(loss: TrainingLoss[Any], config: FinetuneConfig, folder: Path, micro_batch: int = 2) -> FinetuneTrainer:
     examples: Mixture = None  # type: ignore[assignment]
     return FinetuneTrainer(
         loss, examples, config, ALONE, micro_batch, SavedRun(folder, ALONE), None, lambda entry: None
@@ -220,7 +222,7 @@ def test_nf4_trains_as_the_dequantised_weights_would(batch: AnswerBatch, tmp_pat
     entries = [trainer(each, config, tmp_path).step([batch]) for each in (loss, other)]
     assert entries[0]["loss"] == pytest.approx(entries[1]["loss"], rel=1e-3)
     assert entries[0]["gradient_norm"] == pytest.approx(entries[1]["gradient_norm"], rel=2e-2)
-    assert entries[0]["loss"] != pytest.approx(float(load(LORA)(batch)[0]) / batch.answer_tokens, rel=1e-6)
+    assert entries[0]["loss"] != pytest.approx(float(load(LORA)(batch)[0]) / batch.terms, rel=1e-6)
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:

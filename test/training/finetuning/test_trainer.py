@@ -15,7 +15,8 @@ from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method
 from molmoact_ros.training.finetuning.examples import ExampleMaker, Mixture
-from molmoact_ros.training.finetuning.model import AnswerLoss, build_model, fill_model
+from molmoact_ros.training.finetuning.losses import TrainingLoss
+from molmoact_ros.training.finetuning.model import build_model, fill_model
 from molmoact_ros.training.finetuning.processes import Processes
 from molmoact_ros.training.finetuning.saved_run import SavedRun, trained_tensors
 from molmoact_ros.training.finetuning.trainer import DivergedTraining, FinetuneTrainer
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)
 CONFIG = FinetuneConfig(rank=4, steps=4, batch=2, save_every=2, validate_every=2, seed=5)
 DATA = Labelled(make_samples(8))
-Validate = Callable[[AnswerLoss], dict[str, float]]
+Validate = Callable[[TrainingLoss[Any]], dict[str, float]]
 
 
 @cache

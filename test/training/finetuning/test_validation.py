@@ -15,7 +15,7 @@ from molmoact_ros.training.finetuning.config import FinetuneConfig
 from molmoact_ros.training.finetuning.examples import ExampleMaker
 from molmoact_ros.training.finetuning.model import build_model, fill_model
 from molmoact_ros.training.finetuning.processes import Processes
-from molmoact_ros.training.finetuning.validation import UNITS, Validator, action_errors, summary, trace_error
+from molmoact_ros.training.finetuning.validation import UNITS, AnswerValidator, action_errors, summary, trace_error
 from molmoact_ros.utils.paths import default_checkpoint
 
 from .conftest import STATISTICS, Labelled, make_samples
@@ -24,9 +24,9 @@ CPU = torch.device("cpu")
 CONFIG = FinetuneConfig(rank=4, validation_samples=1)
 
 
-def make_validator(cameras: int = 2) -> Validator:
+def make_validator(cameras: int = 2) -> AnswerValidator:
     files, data = CheckpointFolder(default_checkpoint()), Labelled(make_samples(4, cameras=cameras))
-    return Validator(files, ExampleMaker(files, data), data, np.arange(4), CONFIG, Processes(0, 1, CPU))
+    return AnswerValidator(files, ExampleMaker(files, data), data, np.arange(4), CONFIG, Processes(0, 1, CPU))
 
 
 def test_errors_are_those_after_the_chunk() -> None:
@@ -106,7 +106,8 @@ def test_the_adapters_are_seen_and_nothing_is_trained() -> None:
     loss = build_model(files, CONFIG)
     fill_model(loss, files, CONFIG, CPU)
     before = validator.figures(loss)
-    assert set(before) == set(UNITS) - {"action_error", "steered_action_error"}
+    joints = {"joint_error", "last_joint_error"}
+    assert set(before) == set(UNITS) - {"action_error", "steered_action_error"} - joints
     assert loss.training and all(parameter.grad is None for parameter in loss.parameters())
     assert validator.figures(loss) == before
     with torch.no_grad():

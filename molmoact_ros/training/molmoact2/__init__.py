@@ -1,0 +1,1 @@
+"""Trains a small MolmoAct 2 for the simulated workcell: state in, absolute joints out, by flow matching."""
