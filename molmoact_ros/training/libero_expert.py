@@ -37,6 +37,7 @@ FINGER_STEP: Final = 0.01  # m of commanded opening in one step
 FINGER_LAG: Final = 0.43  # share of the way to their command that the fingers go in one step
 MISSED: Final = 0.002  # m: fingers that are closed this far hold nothing
 PRESSED: Final = 0.012  # m: the fingers' command once they press
+RETREAT: Final = 0.15  # m above its place to which the hand rises from what it has released
 MOST_STEPS: Final = 300
 
 
@@ -143,10 +144,12 @@ class LiberoExpert:
         for _ in range(steps):
             inputs.append(self.act(state, place, *clear))
             after = self._advance(state, inputs[-1])
-            moved = np.linalg.norm(after.tcp - state.tcp) + abs(after.command - state.command)
+            rests = np.allclose(  # the fingers, too, which may press while nothing moves
+                [*after.tcp, after.opening, after.command], [*state.tcp, state.opening, state.command], atol=1e-4
+            )
             state = after
             positions.append(state.tcp)
-            if moved < 1e-4 and len(inputs) >= CHUNK_STEPS:
+            if rests and len(inputs) >= CHUNK_STEPS:
                 break
         return LiberoPlan(np.array(inputs), np.array(positions))
 
@@ -169,7 +172,8 @@ class LiberoExpert:
         away = np.hypot(state.object[0] - place.x, state.object[1] - place.y)
         lowest = float((self._cloud @ state.turn.T)[:, 2].min() + state.object[2])
         if away < place.within + 0.02 and lowest < place.bottom + 0.03:  # released
-            return self._input(state, np.array([0.0, 0.0, 0.05]), self._axis(state), opens=True)
+            rise = max(0.0, place.bottom + RETREAT - state.tcp[2])
+            return self._input(state, np.array([0.0, 0.0, rise]), self._axis(state), opens=True)
         return self._fetch(state, way_there)
 
     def _grasp_pose(self, state: GraspState) -> tuple[np.ndarray, np.ndarray]:
