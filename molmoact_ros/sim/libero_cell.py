@@ -87,6 +87,20 @@ class LiberoCell:
             self._env.reset()
             self._drawn += 1
         self._env.set_init_state(self.task.states[trial])
+        self._settle()
+
+    def draw(self, seed: int) -> None:
+        """A layout of the task that LIBERO's own samplers draw, by a seed, after WARM_UP.
+
+        The official initial states are files, and none of them is used. They were drawn by the same samplers, from
+        the regions that the task's file names.
+        """
+        self._env.seed(seed)
+        self._env.reset()
+        self._drawn = len(self.task.states)  # so that `reset` sets its own seed again
+        self._settle()
+
+    def _settle(self) -> None:
         for _ in range(WARM_UP):
             self.step(np.array([0, 0, 0, 0, 0, 0, -1.0]))
 
@@ -115,6 +129,18 @@ class LiberoCell:
         metres = near / (1.0 - depth * (1.0 - near / far))
         turned = metres[::-1, ::-1].astype(np.float32)
         return np.ascontiguousarray(rgb[::-1, ::-1]), np.where(turned < 0.99 * far, turned, 0).astype(np.float32)
+
+    def project(self, points: np.ndarray, camera: str) -> np.ndarray:
+        """Where points [n, 3] m in the world are in a camera's turned image: float64 [n, 2], (x, y) in 0..1.
+
+        NaN for a point behind the camera; one beside the image is out of 0..1.
+        """
+        at = self.model.camera(CAMERAS[camera]).id
+        seen = (points - self.data.cam_xpos[at]) @ self.data.cam_xmat[at].reshape(3, 3)  # x right, y up, z backwards
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = np.where(seen[:, 2:] < 0, seen[:, :2] / -seen[:, 2:], np.nan)
+        half = np.tan(np.radians(self.model.cam_fovy[at]) / 2)
+        return np.asarray(0.5 - slopes / (2 * half))  # mirrored, and downwards
 
     @property
     def model(self) -> Any:

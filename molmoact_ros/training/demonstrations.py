@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mujoco
@@ -46,6 +48,8 @@ ASKED = 4  # instructions per state
 VIEW = (96, 128)  # rows, columns of the nano model's input images
 THINGS = OBJECTS + TARGETS
 DEPTH_VIEW = (80, 80)  # stored depth, upscaled to the VQ-VAE's input when encoded
+ARRAYS = ("images", "depth", "trace", "actions", "things", "places", "hand", "held")
+"""What each sample has one row of, beside its instructions."""
 
 # Probability of each kind of state.
 MOMENTS = {
@@ -58,11 +62,12 @@ MOMENTS = {
 class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
-    images: uint8 [n, 2, 96, 128, 3] RGB. depth: float16 [n, 80, 80] m (0 invalid). instructions: int64 [n, ASKED].
-    trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7] (m, rad, gripper). things: float32 [n, 15, 3] m,
-    position of each of THINGS in the base frame. places: float32 [n, 15, 2], its position in the front view, (x, y) in
-    0..1. Both are NaN for an object that is not in the scene. hand: float32 [n, 3] m, gripper position in the base
-    frame. held: int64 [n], index in THINGS of the held object (-1: none).
+    images: uint8 [n, 2, rows, columns, 3] RGB. depth: float16 [n, 80, 80] m (0 invalid). instructions: int64
+    [n, ASKED]. trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7], of the workcell in m and rad, with the
+    gripper's opening. things: float32 [n, T, 3] m, position of each of `names` in the base frame. places: float32
+    [n, T, 2], its position in the front view, (x, y) in 0..1. Both are NaN for an object that is not in the scene.
+    hand: float32 [n, 3] m, gripper position in the base frame. held: int64 [n], index in `names` of the held object
+    (-1: none). names: the T things that instructions name; of the workcell THINGS.
     """
 
     images: np.ndarray
@@ -75,10 +80,13 @@ class Demonstrations:
     held: np.ndarray
     instructions: np.ndarray
     texts: list[str]
+    names: tuple[str, ...] = THINGS
 
     def save(self, path: Path) -> None:
-        """Write one uncompressed .npz."""
-        np.savez(path, **{**vars(self), "texts": np.array(self.texts)})
+        """Write one uncompressed .npz, which is whole or absent."""
+        unfinished = path.with_name(f"unfinished-{path.name}")
+        np.savez(unfinished, **{**vars(self), "texts": np.array(self.texts), "names": np.array(self.names)})
+        unfinished.rename(path)
 
     @staticmethod
     def load(paths: list[Path]) -> Demonstrations:
@@ -87,9 +95,18 @@ class Demonstrations:
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
-        names = ("images", "depth", "trace", "actions", "things", "places", "hand", "held")
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
-        return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
+        names = tuple(map(str, parts[0]["names"])) if "names" in parts[0] else THINGS
+        return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts, names=names)
+
+    @staticmethod
+    def of(samples: list[tuple[dict[str, np.ndarray], list[str]]], names: tuple[str, ...] = THINGS) -> Demonstrations:
+        """The demonstrations of samples: a row of each of ARRAYS, by name, and the instructions [ASKED] of each."""
+        rows, texts = zip(*samples, strict=True)
+        known = sorted({t for asked in texts for t in asked})
+        instructions = np.array([[known.index(t) for t in asked] for asked in texts])
+        arrays = {name: np.stack([row[name] for row in rows]) for name in ARRAYS}
+        return Demonstrations(**arrays, instructions=instructions, texts=known, names=names)
 
 
 class HandPoser:
@@ -280,10 +297,7 @@ class Sampler:
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
         front, depth = self.cell.render("front")
-        wrist, _ = self.cell.render("wrist")
-        size = DEPTH_VIEW[::-1]
-        small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST).astype(np.float16)
-        return np.stack([resize(front, VIEW), resize(wrist, VIEW)]), small
+        return model_views(front, self.cell.render("wrist")[0], depth, VIEW)
 
     def _places(self, things: np.ndarray) -> np.ndarray:
         k = self.cell.cameras["front"]
@@ -295,36 +309,48 @@ class Sampler:
         return trace_from_pixels(pixels, k.width, k.height).astype(np.uint8)
 
 
+def model_views(
+    front: np.ndarray, wrist: np.ndarray, depth: np.ndarray, view: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is stored of camera images: uint8 [2, rows, columns, 3] of size `view`, and depth float16 [80, 80] m.
+
+    front, wrist: uint8 [H, W, 3] RGB. depth: the front camera's, float32 [H, W] m.
+    """
+    small = cv2.resize(depth, DEPTH_VIEW[::-1], interpolation=cv2.INTER_NEAREST).astype(np.float16)
+    return np.stack([resize(front, view), resize(wrist, view)]), small
+
+
 def collect_all(robot: Path, folder: Path, count: int, workers: int) -> list[Path]:
     """Sample `count` states into files of PART in `folder` with `workers` processes; existing files are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
     parts = [folder / f"part{i:03d}.npz" for i in range(-(-count // PART))]
-    missing = [(robot, TRAIN_SEED + i * PART, PART, part) for i, part in enumerate(parts) if not part.exists()]
-    os.environ["LP_NUM_THREADS"] = "1"  # else the software renderer starts one thread per core in each worker
-    context, done = multiprocessing.get_context("spawn"), len(parts) - len(missing)
-    with (
-        context.Pool(workers, die_with_parent, (os.getpid(),)) as pool,
-        tqdm(total=len(parts), initial=done, unit="part") as bar,
-    ):
-        for _ in pool.imap_unordered(_collect_part, missing):
-            bar.update()
+    make_parts(collect, {part: (robot, TRAIN_SEED + i * PART, PART) for i, part in enumerate(parts)}, workers)
     return parts
 
 
-def _collect_part(job: tuple[Path, int, int, Path]) -> None:
-    collect(*job)
+def make_parts(make: Callable[..., None], parts: Mapping[Path, tuple[Any, ...]], workers: int) -> None:
+    """Make files with `workers` processes; existing ones are kept.
+
+    make: a function at a module's top level, called with the values of `parts` and the file that it has to write.
+    """
+    jobs = [(make, (*values, part)) for part, values in parts.items() if not part.exists()]
+    for part in parts:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["LP_NUM_THREADS"] = "1"  # else the software renderer starts one thread per core in each worker
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Pool(workers, die_with_parent, (os.getpid(),)) as pool,
+        tqdm(total=len(parts), initial=len(parts) - len(jobs), unit="part") as bar,
+    ):
+        for _ in pool.imap_unordered(_make_part, jobs):
+            bar.update()
+
+
+def _make_part(job: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
+    make, values = job
+    make(*values)
 
 
 def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
     """Sample `count` states with seeds from `first_seed` on and save them to `out`."""
     sampler = Sampler(robot)
-    samples = [sampler.sample(first_seed + i) for i in range(count)]
-    rows, texts = zip(*samples, strict=True)
-    names = sorted({t for asked in texts for t in asked})
-    index = {t: i for i, t in enumerate(names)}
-    instructions = np.array([[index[t] for t in asked] for asked in texts])
-    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    whole = Demonstrations(**arrays, instructions=instructions, texts=names)
-    unfinished = out.with_name(f"unfinished-{out.name}")
-    whole.save(unfinished)
-    unfinished.rename(out)
+    Demonstrations.of([sampler.sample(first_seed + i) for i in range(count)]).save(out)

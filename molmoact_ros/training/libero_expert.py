@@ -7,7 +7,7 @@ only, so that any state can be labelled. Positions are metres in LIBERO's world;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -96,20 +96,34 @@ class LiberoPlan:
         """The next inputs, float64 [8, 7]."""
         return self.inputs[:CHUNK_STEPS]
 
+    def trace(self) -> np.ndarray:
+        """Positions [3, 3] m: the current one, that of the grasp (the way's middle if none is ahead), the end.
+
+        The end is where the object is released, or that of the whole motion if none is carried.
+        """
+        closes = self.inputs[:, 6] > 0
+        held = np.flatnonzero(closes)
+        end = int(held[-1]) + 1 if len(held) else len(self.positions) - 1
+        between = int(held[0]) if len(held) and not closes[0] else end // 2
+        return self.positions[[0, between, end]]
+
 
 class LiberoExpert:
     """The expert for one task of LIBERO.
 
-        expert = LiberoExpert(cell)  # after cell.reset(trial)
-        cell.step(expert.plan(expert.observe()).chunk()[0])
+    expert = LiberoExpert(cell)  # after cell.reset(trial)
+    cell.step(expert.plan(expert.observe()).chunk()[0])
 
-    Raises ValueError for a task that is not one object in or on another.
     """
 
-    def __init__(self, cell: LiberoCell) -> None:
-        goals = [goal for goal in cell.goals if goal[0] in ("in", "on")]
-        if len(goals) != 1 or len(cell.goals) != 1:
-            raise ValueError(f"the scripted expert knows only one object in or on another, not {cell.goals}")
+    def __init__(self, cell: LiberoCell, goal: Sequence[str] | None = None) -> None:
+        """goal: relation, object and target, as in `LiberoCell.goals`; None: the task's own.
+
+        Raises ValueError for a task that is not one object in or on another.
+        """
+        goals = cell.goals if goal is None else [list(goal)]
+        if len(goals) != 1 or goals[0][0] not in ("in", "on"):
+            raise ValueError(f"the scripted expert knows only one object in or on another, not {goals}")
         self._cell, (relation, self.name, target) = cell, goals[0]
         self._inside, self.target = relation == "in", target.removesuffix("_contain_region")
         position, turn = cell.body_pose(self.name)
