@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from molmoact_ros.training.nano_model import initialise, nano_config, ordered_to
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import build_tokenizer
-from molmoact_ros.training.train import STAGES, StageConfig, TrainConfig, Trainer, rate_at
 from molmoact_ros.utils.paths import robot_model
 
 
@@ -109,27 +107,6 @@ def test_what_an_action_newly_says_counts_more(
         assert news[0].all() and news[1:][changed].all() and not news[1:, 3:6].any()
 
 
-def test_training_goes_on_where_it_stopped(learner: tuple[MolmoAct, BatchMaker, SoftTargets], tmp_path: Path) -> None:
-    model, maker, targets = learner
-    stage = StageConfig(steps=2, batch=2, rate=1e-3, warm_up=1)
-    config = TrainConfig(vision=stage, answer=stage, action=stage)
-
-    def trainer() -> Trainer:
-        space = SpaceHead(model.config.llm_config.hidden_size)
-        batches = {name: lambda first: maker.batches(2, 2, 0.5, 1, first) for name in STAGES}
-        loss = {name: lambda batch: answer_loss(model, space, maker, targets, batch) for name in batches}
-        return Trainer(batches, config, tmp_path, loss, dict.fromkeys(batches, model))
-
-    first = trainer()
-    assert not first.resume()
-    first.run()
-    second = trainer()
-    assert second.resume() and (second.stage, second.step) == ("action", 2)
-    second.skip_to("answer")
-    second.run()
-    assert (second.stage, second.step) == ("action", 2)
-
-
 def test_batches_are_the_same_wherever_one_begins(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
     maker = learner[1]
     whole = list(islice(maker.batches(5, 1, 0.0, seed=3), 5))
@@ -207,13 +184,6 @@ def test_closing_once_begun_goes_on_around_the_object(opening: float) -> None:
         assert gripper == 0.0 and not move.any()
     far = ExpertPhase(thing + [0.05, 0.0, 0.0], opening, thing, held=False)
     assert Expert(scene).act(far)[1] == 1.0, "nothing there to close on"
-
-
-def test_the_rate_warms_up_and_falls() -> None:
-    stage = StageConfig(steps=100, batch=1, rate=1.0, warm_up=10)
-    assert rate_at(0, stage) == pytest.approx(0.1)
-    assert rate_at(10, stage) == pytest.approx(1.0)
-    assert rate_at(99, stage) < 0.06
 
 
 def test_the_hand_is_shown_all_over_the_table() -> None:

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from molmoact_ros.engine.model.weight_files import CheckpointError
 from molmoact_ros.training.finetuning.model import AnswerLoss
 from molmoact_ros.training.finetuning.processes import Processes
+from molmoact_ros.training.training_run import begin_run, check_run
 
 LAST, BEST, BEGUN, HISTORY, PROGRESS = "last", "best", "run.json", "history.json", "progress.json"
 _TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -52,17 +53,10 @@ class SavedRun:
     def begin(self, settings: dict[str, Any]) -> None:
         """Write down what the run is begun with. Raises CheckpointError where another one was begun here."""
         path = self.folder / BEGUN
-        before = _flat(json.loads(path.read_text())) if path.is_file() else None
+        if self.processes.first:
+            begin_run(path, settings)
         self.processes.wait()
-        if before is None and self.processes.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(settings, indent=1))
-        for name, value in _flat(settings).items():
-            if before is not None and (old := before.get(name)) != value:
-                raise CheckpointError(
-                    f"{self.folder.parent} was begun with {name} {old}, not {value}; give it, or another --out"
-                )
-        self.processes.wait()
+        check_run(path, settings, self.folder.parent)
 
     def save(self, loss: AnswerLoss, optimiser: torch.optim.Optimizer, progress: RunProgress) -> None:
         """Save everything that a resumed run needs, as `last`."""
@@ -150,11 +144,3 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
-
-
-def _flat(settings: dict[str, Any], lead: str = "") -> dict[str, Any]:
-    """Nested settings as one table, such as "data.digest"."""
-    out: dict[str, Any] = {}
-    for name, value in settings.items():
-        out |= _flat(value, f"{lead}{name}.") if isinstance(value, dict) else {f"{lead}{name}": value}
-    return out

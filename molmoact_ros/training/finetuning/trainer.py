@@ -15,13 +15,10 @@ from molmoact_ros.training.finetuning.examples import AnswerBatch, Mixture, coll
 from molmoact_ros.training.finetuning.model import AnswerLoss, parameter_groups
 from molmoact_ros.training.finetuning.processes import Processes
 from molmoact_ros.training.finetuning.saved_run import BEST, LAST, RunProgress, SavedRun
+from molmoact_ros.training.training_run import DivergedTraining
 
 REPORT_EVERY = 10  # steps
 _STEPS_APART = 1_000_003  # seeds of dropout: a prime beyond any number of processes
-
-
-class DivergedTraining(RuntimeError):
-    """The loss or its gradient is not finite. The message says which weights remain, and what to do."""
 
 
 class FinetuneTrainer:
