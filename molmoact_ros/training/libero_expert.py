@@ -96,17 +96,6 @@ class LiberoPlan:
         """The next inputs, float64 [8, 7]."""
         return self.inputs[:CHUNK_STEPS]
 
-    def trace(self) -> np.ndarray:
-        """Positions [3, 3] m: the current one, that of the grasp (the way's middle if none is ahead), the end.
-
-        The end is where the object is released, or that of the whole motion if none is carried.
-        """
-        closes = self.inputs[:, 6] > 0
-        held = np.flatnonzero(closes)
-        end = int(held[-1]) + 1 if len(held) else len(self.positions) - 1
-        between = int(held[0]) if len(held) and not closes[0] else end // 2
-        return self.positions[[0, between, end]]
-
 
 class LiberoExpert:
     """The expert for one task of LIBERO.
@@ -183,12 +172,32 @@ class LiberoExpert:
         from it to its place, m."""
         if state.held:
             return self._deliver(state, place, way_back)
-        away = np.hypot(state.object[0] - place.x, state.object[1] - place.y)
-        lowest = float((self._cloud @ state.turn.T)[:, 2].min() + state.object[2])
-        if away < place.within + 0.02 and lowest < place.bottom + 0.03:  # released
+        if self.is_delivered(state, place):
             rise = max(0.0, place.bottom + RETREAT - state.tcp[2])
             return self._input(state, np.array([0.0, 0.0, rise]), self._axis(state), opens=True)
         return self._fetch(state, way_there)
+
+    def is_delivered(self, state: GraspState, place: Place) -> bool:
+        """Whether the object lies at its place, and is not held."""
+        away = float(np.hypot(state.object[0] - place.x, state.object[1] - place.y))
+        return not state.held and away < place.within + 0.02 and self._lowest(state) < place.bottom + 0.03
+
+    def trace(self, state: GraspState) -> np.ndarray:
+        """Positions [3, 3] m of the tool centre point: the current one, that of the grasp, that of the release.
+
+        The one between is the way's middle while the object is held; and once it is delivered, the end is the rise.
+        """
+        place = self.place()
+        if self.is_delivered(state, place):
+            end = np.array([*state.tcp[:2], max(state.tcp[2], place.bottom + RETREAT)])
+            return np.stack([state.tcp, (state.tcp + end) / 2, end])
+        grasp = state.tcp if state.held else self._grasp_pose(state)[0]
+        end = grasp + [place.x, place.y, place.bottom] - [*state.object[:2], self._lowest(state)]
+        return np.stack([state.tcp, (state.tcp + end) / 2 if state.held else grasp, end])
+
+    def _lowest(self, state: GraspState) -> float:
+        """Height of the object's lowest point, m."""
+        return float((self._cloud @ state.turn.T)[:, 2].min() + state.object[2])
 
     def _grasp_pose(self, state: GraspState) -> tuple[np.ndarray, np.ndarray]:
         """Where the tool centre point grasps the object, and the direction in which its fingers close."""
@@ -214,8 +223,7 @@ class LiberoExpert:
         )
 
     def _deliver(self, state: GraspState, place: Place, top: float) -> np.ndarray:
-        lowest = float((self._cloud @ state.turn.T)[:, 2].min() + state.object[2])
-        offset = np.array([place.x - state.object[0], place.y - state.object[1], place.bottom - lowest])
+        offset = np.array([place.x - state.object[0], place.y - state.object[1], place.bottom - self._lowest(state)])
         away, axis = float(np.linalg.norm(offset[:2])), self._axis(state)
         opening = state.command > PRESSED
         near = 2.0 if opening else 1.0

@@ -8,20 +8,22 @@ previous action's weigh most, and half of the batches have a stroke drawn on the
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from molmoact_ros.engine.model.checkpoint import DEPTH, load_checkpoint, load_depth_vq
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import Demonstrations, collect_all
-from molmoact_ros.training.nano_model import initialise, nano_config, save_nano
+from molmoact_ros.training.nano_model import PROCESSOR, initialise, nano_config, save_nano
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss
 from molmoact_ros.training.stage_depth_vq import depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
@@ -63,15 +65,15 @@ class TrainConfig(TrainingRunConfig):
 
 
 class NanoRecipe:
-    """The nano's modules, data and stages."""
+    """Modules, data and stages of a model of the nano's kind, whatever it is trained to do."""
 
-    def __init__(self, data: Demonstrations, folder: Path, config: TrainConfig, begun: MolmoAct | None = None) -> None:
-        """folder: receives the depth codec. begun: a model whose configuration is kept; None: today's."""
+    def __init__(
+        self, data: Demonstrations, folder: Path, config: TrainConfig, tokenizer: Tokenizer, nano: MolmoActConfig,
+        processor: ProcessorConfig = PROCESSOR,
+    ) -> None:  # fmt: skip
+        """folder: receives the depth codec. nano: the model's configuration."""
         torch.manual_seed(config.seed)
-        self.data, self.folder, self.config = data, folder, config
-        self.tokenizer = build_tokenizer()
-        stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
-        nano = nano_config(self.tokenizer, stats) if begun is None else begun.config
+        self.data, self.folder, self.config, self.tokenizer = data, folder, config, tokenizer
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = MolmoAct(nano)
         initialise(self.model, self.tokenizer)
@@ -79,7 +81,7 @@ class NanoRecipe:
         width = nano.llm_config.hidden_size
         self.head, self.space = VisionHead(width).to(device), SpaceHead(width).to(device)
         self.targets = SoftTargets.of(self.tokenizer, nano.llm_config.vocab_size).to(device)
-        self.maker = BatchMaker(data, nano, self.tokenizer)
+        self.maker = BatchMaker(data, nano, self.tokenizer, processor)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -103,13 +105,18 @@ class NanoRecipe:
         )
 
     def _answers(self, config: AnswerStageConfig) -> Stage:
-        def batches(first: int) -> Iterator[Batch]:
-            return self.maker.batches(config.batch, config.asked, config.depth, self.config.seed, first, config.steered)
+        return self._answer_stage(config, partial(self._batches, self.maker, config), self._prepare_depth)
 
+    def _batches(self, maker: BatchMaker, config: AnswerStageConfig, first: int) -> Iterator[Batch]:
+        return maker.batches(config.batch, config.asked, config.depth, self.config.seed, first, config.steered)
+
+    def _answer_stage(
+        self, config: AnswerStageConfig, batches: Callable[[int], Iterator[Batch]], prepare: Callable[[], None]
+    ) -> Stage:
         def loss(batch: Batch) -> Tensor:
             return answer_loss(self.model, self.space, self.maker, self.targets, batch, config.news)
 
-        return Stage(config, nn.ModuleList([self.model, self.space]), batches, loss, self._prepare_depth)
+        return Stage(config, nn.ModuleList([self.model, self.space]), batches, loss, prepare)
 
     def _prepare_depth(self) -> None:
         vq = depth_vq(self.data, self.folder, self.config.seed)
@@ -136,7 +143,10 @@ def train_nano(
     begun = None if start is None else load_checkpoint(start)
     with StageTimes(folder / "times.json").measured("demonstrations"):
         data = Demonstrations.load(collect_all(robot, folder / "demonstrations", samples, workers))
-    recipe = NanoRecipe(data, folder, config, None if begun is None else begun.model)
+    tokenizer = build_tokenizer()
+    stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
+    nano = nano_config(tokenizer, stats) if begun is None else begun.model.config
+    recipe = NanoRecipe(data, folder, config, tokenizer, nano)
     run = TrainingRun(folder, config, recipe.modules, recipe.stages())
     if not run.resume() and start is not None and begun is not None:
         shutil.copy(start / DEPTH, folder / DEPTH)  # the codebook that the weights were trained with
