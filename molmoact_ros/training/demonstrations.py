@@ -328,7 +328,7 @@ def collect_all(robot: Path, folder: Path, count: int, workers: int) -> list[Pat
 
 
 def make_parts(make: Callable[..., None], parts: Mapping[Path, tuple[Any, ...]], workers: int) -> None:
-    """Make files with `workers` processes; existing ones are kept.
+    """Make files with `workers` processes, one alone in this process; existing ones are kept.
 
     make: a function at a module's top level, called with the values of `parts` and the file that it has to write.
     """
@@ -336,13 +336,15 @@ def make_parts(make: Callable[..., None], parts: Mapping[Path, tuple[Any, ...]],
     for part in parts:
         part.parent.mkdir(parents=True, exist_ok=True)
     os.environ["LP_NUM_THREADS"] = "1"  # else the software renderer starts one thread per core in each worker
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Pool(workers, die_with_parent, (os.getpid(),)) as pool,
-        tqdm(total=len(parts), initial=len(parts) - len(jobs), unit="part") as bar,
-    ):
-        for _ in pool.imap_unordered(_make_part, jobs):
-            bar.update()
+    with tqdm(total=len(parts), initial=len(parts) - len(jobs), unit="part") as bar:
+        if workers == 1 or not jobs:
+            for job in jobs:
+                _make_part(job)
+                bar.update()
+            return
+        with multiprocessing.get_context("spawn").Pool(workers, die_with_parent, (os.getpid(),)) as pool:
+            for _ in pool.imap_unordered(_make_part, jobs):
+                bar.update()
 
 
 def _make_part(job: tuple[Callable[..., None], tuple[Any, ...]]) -> None:

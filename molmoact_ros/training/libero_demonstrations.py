@@ -21,7 +21,7 @@ from molmoact_ros.sim.libero_cell import SIZE, LiberoCell
 from molmoact_ros.sim.libero_suite import read_suite
 from molmoact_ros.training.demonstrations import TRAIN_SEED, Demonstrations, make_parts, model_views
 from molmoact_ros.training.libero_errands import REWORDED, ErrandBook, LiberoErrand
-from molmoact_ros.training.libero_expert import CHUNK_STEPS, LiberoExpert, LiberoPlan
+from molmoact_ros.training.libero_expert import CHUNK_STEPS, LiberoExpert
 
 SUITES: Final = ("libero_object", "libero_spatial")
 VIEW: Final = (128, 128)
@@ -84,12 +84,15 @@ class LiberoLabeller:
         images, small = model_views(front, wrist, depth, VIEW)
         things, held = self._things()
         chosen = self._chosen()
-        plans = [self.experts[n].plan(self.experts[n].observe()) for n, _ in chosen]
+        experts = [self.experts[n] for n, _ in chosen]
+        states = [expert.observe() for expert in experts]
+        plans = [expert.plan(state, CHUNK_STEPS) for expert, state in zip(experts, states, strict=True)]
+        traces = [expert.trace(state) for expert, state in zip(experts, states, strict=True)]
         arrays = {
             "images": images, "depth": small, "things": (things - cell.base).astype(np.float32),
             "places": cell.project(things, "front").astype(np.float32),
             "hand": (cell.tcp[0] - cell.base).astype(np.float32), "held": np.array(held),
-            "trace": np.stack([self._trace(plan) for plan in plans]),
+            "trace": np.stack([self._pixels(trace) for trace in traces]),
             "actions": np.stack([checkpoint_actions(plan.chunk(), CONVENTION) for plan in plans]).astype(np.float32),
         }  # fmt: skip
         return arrays, [text for _, text in chosen]
@@ -117,8 +120,8 @@ class LiberoLabeller:
                 held = number
         return out, held
 
-    def _trace(self, plan: LiberoPlan) -> np.ndarray:
-        pixels = self._cell.project(plan.trace(), "front") * (SIZE - 1)
+    def _pixels(self, trace: np.ndarray) -> np.ndarray:
+        pixels = self._cell.project(trace, "front") * (SIZE - 1)
         return trace_from_pixels(pixels, SIZE, SIZE).astype(np.uint8)
 
 

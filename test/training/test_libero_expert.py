@@ -140,3 +140,16 @@ def test_a_plan_does_not_end_while_the_fingers_still_close(expert: LiberoExpert)
     expert.grasp = thin  # the longest way of the fingers
     plan = expert.plan(replace(start, tcp=start.object + thin.point, command=0.0))
     assert plan.inputs[-1, 6] == -1 and plan.positions[-1, 1] > 0.1
+
+
+def test_a_trace_goes_by_the_grasp_to_the_release(expert: LiberoExpert) -> None:
+    start, place = expert.observe(), expert.place()
+    trace, path = expert.trace(start), expert.plan(start).positions
+    np.testing.assert_allclose(trace[0], start.tcp)
+    assert [np.linalg.norm(path - corner, axis=1).min() < 0.03 for corner in trace[1:]] == [True, True]
+    carried = replace(start, tcp=start.object + [0, 0, 0.02], held=True, opening=0.05, command=0.0)
+    np.testing.assert_allclose(expert.trace(carried)[-1], [place.x, place.y, place.bottom + 0.07], atol=1e-9)
+    put = np.array([place.x, place.y, place.bottom + 0.05])
+    done = replace(start, tcp=put, object=put)
+    np.testing.assert_allclose(expert.trace(done)[-1], [*put[:2], place.bottom + RETREAT])
+    assert expert.is_delivered(done, place) and not expert.is_delivered(start, place)
