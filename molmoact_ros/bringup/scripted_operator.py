@@ -1,6 +1,7 @@
 """The scripted expert of the simulated workcell as an operator: it teleoperates the arm and begins and ends episodes.
 
-It uses the topics and the service that a person's devices use, so that a recipe and a test need no person.
+It demonstrates the task, or corrects a policy that does it. It uses the topics and the service that a person's devices
+use, so that a recipe and a test need no person.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import time
 from typing import Any, Final
 
 import numpy as np
+from geometry_msgs.msg import Pose
 from rclpy.client import Client
 from rclpy.task import Future
 
-from molmoact_ros.msg import Episode
+from molmoact_ros.bringup.takeover import STILL_FOR, TakeoverRule, TaskMoment
+from molmoact_ros.msg import Episode, SafetyStatus
 from molmoact_ros.nodes.teleop.client import TeleopClient, TeleopClientConfig
 from molmoact_ros.ros import qos
 from molmoact_ros.ros.clocks import STEADY
-from molmoact_ros.sim.scene import GRASP_WIDTH, OBJECTS, TARGETS, Placed, Scene, Task
+from molmoact_ros.sim.scene import EVERY_OBJECT, GRASP_WIDTH, LONG_SHAPES, TARGETS, Placed, Scene, Task
 from molmoact_ros.srv import CollectCommand, ResetScene, SceneTruth
 from molmoact_ros.training.expert import OPEN, STEP, Expert, ExpertPhase
 
@@ -32,6 +35,10 @@ HELD: Final = 0.045
 """m between object and tool centre point within which closed fingers hold it."""
 ANSWER: Final = 5.0
 """s after which a call that was not answered is made again."""
+PASSIVE: Final = (SafetyStatus.IDLE, SafetyStatus.HOLD)
+"""States of a controller that nobody moves."""
+HAND_BACK: Final = 1.0
+"""s after which an arm that the operator let go of, and nobody moves, is given back to the policy by command."""
 
 
 class ScriptedOperator(TeleopClient):
@@ -40,11 +47,12 @@ class ScriptedOperator(TeleopClient):
     Args:
         seed: of the first scene; the others follow.
         distractors: objects beside the task's; -1: drawn from the seed.
+        corrects: a policy does the task, and the operator takes over now and then (`TakeoverRule`).
     """
 
-    def __init__(self, config: TeleopClientConfig, seed: int, distractors: int = -1) -> None:
+    def __init__(self, config: TeleopClientConfig, seed: int, distractors: int = -1, corrects: bool = False) -> None:
         super().__init__("scripted_operator")
-        self._seed, self._distractors = seed, distractors
+        self._seed, self._distractors, self._corrects = seed, distractors, corrects
         self.connect(config)
         self._reset = self.create_client(ResetScene, "sim/reset_scene")
         self._truth = self.create_client(SceneTruth, "sim/scene_truth")
@@ -52,9 +60,11 @@ class ScriptedOperator(TeleopClient):
         self._calls: dict[Client, tuple[float, Future]] = {}
         self.episode, self.refusal = Episode(), ""
         self._ready_at = float("inf")  # when the new scene may be recorded; inf: it is not set yet
-        self._seen: SceneTruth.Response | None = None
         self._done_since: float | None = None
         self._twist, self._opening = np.zeros(6), OPEN
+        self._takeover = TakeoverRule(seed)
+        self._moment: TaskMoment | None = None
+        self._asks_at = 0.0  # s since the episode began, from which on the policy is asked to go on
         self.create_subscription(Episode, "collector/episode", self._on_episode, qos.STATE)
         self.create_timer(BEAT, self._beat, clock=STEADY)
 
@@ -67,7 +77,7 @@ class ScriptedOperator(TeleopClient):
         self.episode = message
 
     def _beat(self) -> None:
-        act = {Episode.WAITING: self._prepare, Episode.RECORDING: self._demonstrate, Episode.REVIEW: self._review}
+        act = {Episode.WAITING: self._prepare, Episode.RECORDING: self._attend, Episode.REVIEW: self._review}
         act.get(self.episode.state, lambda: None)()
 
     # Between episodes
@@ -86,9 +96,10 @@ class ScriptedOperator(TeleopClient):
         if not reply.success:
             self.refusal = str(reply.message)
             return
+        self._takeover, self._moment, self._asks_at = TakeoverRule(self._seed), None, STILL_FOR
         self._seed += 1
         self._ready_at = time.monotonic() + SETTLE
-        self._seen, self._done_since, self._opening = None, None, OPEN
+        self._done_since, self._opening = None, OPEN
 
     def _review(self) -> None:
         sound, done = not self.episode.problems, self._done_since is not None
@@ -100,24 +111,37 @@ class ScriptedOperator(TeleopClient):
 
     # In an episode
 
-    def _demonstrate(self) -> None:
+    def _attend(self) -> None:
         self._call(self._truth, SceneTruth.Request(), self._on_truth)
         done = self._done_since is not None and time.monotonic() - self._done_since > DONE_FOR
         if done or self.episode.elapsed > LONGEST:
             self.let_go(0)
             self._call(self._command, CollectCommand.Request(command="end"), lambda reply: None)
-        elif self._seen is not None:
+        elif self._moment is None:
+            return
+        elif not self._corrects or self._takeover.corrects(self.episode.elapsed, self._moment):
+            self._asks_at = self.episode.elapsed + HAND_BACK
             self.say_twist(0, self._twist)
             self.say_gripper(0, self._opening)
+        else:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Let go, and let the policy go on; a controller with `teleop_hand_back` does that by itself."""
+        self.let_go_if_held(0)
+        if self.safety.state in PASSIVE and self.episode.elapsed > self._asks_at:
+            self._asks_at = self.episode.elapsed + ANSWER
+            self._call(self._command, CollectCommand.Request(command="policy"), lambda reply: None)
 
     def _on_truth(self, reply: SceneTruth.Response) -> None:
-        self._seen = reply
         now = time.monotonic()
         self._done_since = (self._done_since or now) if reply.done else None
         scene, phase = observe(reply)
         action = Expert(scene).plan(phase).chunk()[0]
         self._twist = action[:6] / STEP
         self._opening = OPEN if action[6] > 0.5 else 0.0
+        others = set(held_objects(reply)) - {scene.task.object}
+        self._moment = TaskMoment(phase.tcp, phase.held, bool(others) and not phase.held, bool(reply.done))
 
     def _call(self, client: Client, request: Any, then: Any) -> None:
         """Call a service, unless its last call is still open."""
@@ -134,17 +158,35 @@ class ScriptedOperator(TeleopClient):
 
 def observe(truth: SceneTruth.Response) -> tuple[Scene, ExpertPhase]:
     """The scene as it is now, and the expert's state in it, from the simulator's ground truth."""
-    task = Task.parse(truth.instruction)
-    places = {
-        name: np.array([pose.position.x, pose.position.y, pose.position.z])
-        for name, pose in zip(truth.names, truth.poses, strict=True)
-    }
-    at = {name: Placed(name, float(place[0]), float(place[1])) for name, place in places.items()}
+    task, places = Task.parse(truth.instruction), _places(truth)
+    yaws = {name: _yaw(pose) for name, pose in zip(truth.names, truth.poses, strict=True)}
+    at = {name: Placed(name, float(place[0]), float(place[1]), yaws[name]) for name, place in places.items()}
     scene = Scene(
-        tuple(at[name] for name in OBJECTS if name in at), tuple(at[name] for name in TARGETS if name in at), task
+        tuple(at[name] for name in EVERY_OBJECT if name in at), tuple(at[name] for name in TARGETS if name in at), task
     )  # fmt: skip
-    tcp, thing, opening = truth.grippers[0].position, places[task.object], float(truth.openings[0])
-    hand = np.array([tcp.x, tcp.y, tcp.z])
-    closed = opening < GRASP_WIDTH[task.object.split()[1]] + 0.012
-    held = closed and float(np.linalg.norm(thing - hand)) < HELD
-    return scene, ExpertPhase(hand, opening, thing, held, delivered=bool(truth.done) and task.target is not None)
+    hand, opening = _point(truth.grippers[0]), float(truth.openings[0])
+    delivered = bool(truth.done) and task.target is not None
+    held, long = task.object in held_objects(truth), task.object.split()[1] in LONG_SHAPES
+    yaw, grasp_yaw = (_yaw(truth.grippers[0]), at[task.object].grasp_yaw) if long else (0.0, 0.0)
+    return scene, ExpertPhase(hand, opening, places[task.object], held, delivered, yaw, grasp_yaw)
+
+
+def held_objects(truth: SceneTruth.Response) -> list[str]:
+    """The objects between closed fingers."""
+    hand, opening = _point(truth.grippers[0]), float(truth.openings[0])
+    near = [name for name, at in _places(truth).items() if name in EVERY_OBJECT and np.linalg.norm(at - hand) < HELD]
+    return [name for name in near if opening < GRASP_WIDTH[name.split()[1]] + 0.012]
+
+
+def _places(truth: SceneTruth.Response) -> dict[str, np.ndarray]:
+    return {name: _point(pose) for name, pose in zip(truth.names, truth.poses, strict=True)}
+
+
+def _yaw(pose: Pose) -> float:
+    """Yaw, rad, of the x axis; of a hand that points down it is 0 at home."""
+    q = pose.orientation
+    return float(np.arctan2(2 * (q.x * q.y + q.w * q.z), 1 - 2 * (q.y**2 + q.z**2)))
+
+
+def _point(pose: Pose) -> np.ndarray:
+    return np.array([pose.position.x, pose.position.y, pose.position.z])

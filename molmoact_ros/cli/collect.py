@@ -39,6 +39,7 @@ EXAMPLES = """examples:
   molmoact-ros collect --task "put the cup in the sink" --episodes 15 --policy policy --out runs/corrections
   molmoact-ros collect --task "open the drawer" --episodes 20 --no-home   (guided by hand)
   molmoact-ros collect --task "put the red cube in the bowl" --episodes 5 --scripted     (beside `up sim`)
+  molmoact-ros collect --task "pick up the red cube" --episodes 5 --scripted --policy policy --out runs/corrections
 """
 HELP = """\
   Enter  next: begin, end, keep      f  failed      d  discard     r  redo
@@ -107,9 +108,10 @@ def run(args: argparse.Namespace) -> int:
 def _serve(collector: CollectorNode, screen: StatusLine, args: argparse.Namespace) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(collector)
-    operator = ScriptedOperator(collector.config.teleop, args.seed, args.distractors) if args.scripted else None
-    if operator is not None:
-        executor.add_node(operator)
+    operator = None
+    if args.scripted:
+        teleop, corrects = collector.config.teleop, bool(args.policy)
+        executor.add_node(operator := ScriptedOperator(teleop, args.seed, args.distractors, corrects))
     try:
         with ExitStack() as stack:
             typist = None

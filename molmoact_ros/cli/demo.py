@@ -20,13 +20,14 @@ from rich.table import Table
 from molmoact_ros.bringup.episode_client import Episode, EpisodeClient, EpisodeMoment, Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
-from molmoact_ros.engine.model.checkpoint import load_depth_decoder
+from molmoact_ros.engine.model.checkpoint import load_depth_decoder, read_tokenizer
 from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.evaluation.metrics import Row, depth_accuracy, trace_error
 from molmoact_ros.evaluation.rollout import TIMEOUT
 from molmoact_ros.nodes.teleop.client import STATES
 from molmoact_ros.ros import conversions
-from molmoact_ros.sim.scene import Task, sample_scene
+from molmoact_ros.sim.scene import Scene, Task, sample_scene
+from molmoact_ros.training.tokenizer import known_shapes
 from molmoact_ros.utils.arguments import add_checkpoint, add_images, not_negative
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
@@ -90,9 +91,8 @@ def _progress(episode: Episode, moment: EpisodeMoment, began: float) -> Table:
     return table
 
 
-def row(episode: Episode, distractors: int, robot: Path, checkpoint: Path) -> Row:
-    """The figures of an episode."""
-    scene = sample_scene(episode.seed, None if distractors < 0 else distractors, episode.instruction)
+def row(episode: Episode, scene: Scene, robot: Path, checkpoint: Path) -> Row:
+    """The figures of an episode in `scene`."""
     nothing = float("nan")
     accuracy = nothing
     vq = load_depth_decoder(checkpoint)
@@ -127,8 +127,11 @@ def demo(
     planner = next((name for name in ("policy", "expert") if name in nodes), "")
     if not planner or "sim" not in nodes:
         raise ValueError(f"the profile {profile!r} is not a demo: it needs a simulator, and a policy or an expert")
+    shapes: tuple[str, ...] = ()
     if planner == "policy":
-        graph_profile = graph_profile.with_parameters({"policy": {"checkpoint": str(checkpoint)}})
+        shapes = known_shapes(read_tokenizer(checkpoint))
+        parameters = {"policy": {"checkpoint": str(checkpoint)}, "sim": {"shapes": list(shapes)}}
+        graph_profile = graph_profile.with_parameters(parameters)
     cameras = ("front",) if planner == "policy" else ("front", "left_wrist", "right_wrist")
     out.mkdir(parents=True)
     with Bringup(graph_profile, out / "logs") as graph, Session(planner, cameras) as client:
@@ -142,7 +145,8 @@ def demo(
         cv2.imwrite(str(out / "last.png"), film.last[..., ::-1])
     figures: dict[str, Any] = {key: getattr(episode, key) for key in ("instruction", "success", "seconds", "message")}
     if planner == "policy":
-        figures = machine(digest(checkpoint)) | asdict(row(episode, -1, robot_model(), checkpoint))
+        scene = sample_scene(seed, instruction=episode.instruction, shapes=shapes)
+        figures = machine(digest(checkpoint)) | asdict(row(episode, scene, robot_model(), checkpoint))
     about = {"seed": seed, "profile": profile, "planner": planner, **figures}
     write_whole(out / "summary.json", json.dumps(about, indent=1))
     return episode

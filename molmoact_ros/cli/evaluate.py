@@ -1,11 +1,11 @@
-"""Many episodes through the ROS graph, and a table of their outcomes."""
+"""Many episodes, through the ROS graph or in lock-step, and a table of their outcomes."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,11 +18,15 @@ from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.cli import evaluate_gym, evaluate_suite, evaluate_two_arms
 from molmoact_ros.cli.demo import row
 from molmoact_ros.engine.factory import EngineOptions, open_engine
+from molmoact_ros.engine.model.checkpoint import load_depth_decoder, read_tokenizer
 from molmoact_ros.engine.model.weight_files import digest
-from molmoact_ros.evaluation import metrics, trace_rollout
+from molmoact_ros.evaluation import lockstep, metrics, trace_rollout
+from molmoact_ros.evaluation.expert_policy import ExpertPolicy
 from molmoact_ros.evaluation.metrics import Row, summary
-from molmoact_ros.evaluation.rollout import TIMEOUT
-from molmoact_ros.sim.scene import Scene, Task, sample_scene
+from molmoact_ros.evaluation.rollout import PERIOD, TIMEOUT
+from molmoact_ros.sim.scene import LONG_SHAPES, SHAPES, Scene, Task, sample_scene
+from molmoact_ros.sim.table_workcell import Workcell
+from molmoact_ros.training.tokenizer import known_shapes
 from molmoact_ros.utils.arguments import above_zero, add_checkpoint, add_json, not_negative
 from molmoact_ros.utils.paths import checkpoint_of, robot_model
 from molmoact_ros.utils.provenance import machine
@@ -35,18 +39,53 @@ def swapped(scene: Scene) -> str:
     return Task(other, scene.task.target, scene.task.verb).instruction
 
 
-def evaluate(episodes: int, seed: int, checkpoint: Path, swap: bool) -> Iterator[Row]:
-    """Yield the figures of each episode; scenes are seeds `seed`, `seed` + 1, ... With `swap`, see `swapped`."""
+def asked_scenes(
+    episodes: int, seed: int, swap: bool, task: str, shapes: Sequence[str] = SHAPES
+) -> list[tuple[int, Scene]]:
+    """The scenes of the seeds `seed`, `seed` + 1, ..., with what is asked in them, and objects of `shapes`.
+
+    task: asked in every scene; empty: what the scene asks for, or with `swap` see `swapped`. Raises ValueError for a
+    task that the workcell does not know.
+    """
+    scenes = []
+    for number in range(seed, seed + episodes):
+        asked = swapped(sample_scene(number, shapes=shapes)) if swap else task
+        scenes.append((number, sample_scene(number, None, asked, shapes)))
+    return scenes
+
+
+def evaluate(
+    scenes: list[tuple[int, Scene]], shapes: Sequence[str], checkpoint: Path, period: float = PERIOD
+) -> Iterator[Row]:
+    """Yield the figures of an episode in each scene, of objects of `shapes`.
+
+    period: least time from one plan's image to the next's, s.
+    """
     use_environment()
-    profile = Profile.read("sim").with_parameters({"policy": {"checkpoint": str(checkpoint)}})
+    policy = {"checkpoint": str(checkpoint), "period": period}
+    profile = Profile.read("sim").with_parameters({"policy": policy, "sim": {"shapes": list(shapes)}})
     logs = tempfile.TemporaryDirectory(prefix="molmoact-")
     with logs, Bringup(profile, Path(logs.name)) as graph, Session() as client:
         client.wait_until_ready(profile.nodes, graph.check)
-        for number in range(seed, seed + episodes):
-            wanted = swapped(sample_scene(number)) if swap else ""
-            asked = client.reset(number, wanted)
+        for number, scene in scenes:
+            asked = client.reset(number, scene.task.instruction)
             episode = client.run(asked, number, TIMEOUT, graph.check)
-            yield row(episode, -1, robot_model(), checkpoint)
+            yield row(episode, scene, robot_model(), checkpoint)
+
+
+def evaluate_in_lockstep(
+    scenes: list[tuple[int, Scene]], shapes: Sequence[str], checkpoint: Path | None, period: float = PERIOD,
+    moved_cameras: bool = False,
+) -> Iterator[Row]:  # fmt: skip
+    """The same without ROS, in simulated time. checkpoint: None: the scripted expert.
+
+    moved_cameras: see `lockstep.run_scenes`.
+    """
+    robot = robot_model()
+    cell = Workcell(robot, shapes=shapes)
+    engine = ExpertPolicy(cell) if checkpoint is None else open_engine(EngineOptions(), checkpoint)
+    vq = None if checkpoint is None else load_depth_decoder(checkpoint)
+    yield from lockstep.run_scenes(cell, engine, vq, robot, scenes, period, moved_cameras)
 
 
 def show(rows: list[Row], console: Console) -> None:
@@ -69,12 +108,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=not_negative(int), default=1000, help="the first scene; training uses seeds from a million on"
     )
     asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--task", default="", help="ask for this in every scene; default: what the scene asks for")
     asked.add_argument("--swap", action="store_true", help="ask for another object of the same table")
     asked.add_argument(
         "--steer",
         action="store_true",
         help="draw a stroke to an object that the instruction does not name; in lock-step, without ROS, so that a busy "
         "machine changes nothing",
+    )
+    parser.add_argument(
+        "--lockstep", action="store_true", help="without ROS, in simulated time, so that a busy machine changes nothing"
+    )
+    parser.add_argument(
+        "--moved-cameras",
+        action="store_true",
+        help="with --lockstep: in each scene the cameras stand up to 2 cm and 2 degrees off, in another light",
+    )
+    parser.add_argument(
+        "--period",
+        type=not_negative(float),
+        default=PERIOD,
+        help="least time from one plan's image to the next's, s; 0: it plans all the time",
+    )
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        choices=SHAPES + LONG_SHAPES,
+        help="of the scenes' objects; default: those that the checkpoint's tokenizer has names for",
     )
     add_checkpoint(parser)
     add_json(parser)
@@ -90,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
         return evaluate_suite.run(args)
     if args.gym:
         return evaluate_gym.run(args)
+    if (args.moved_cameras or args.expert) and not args.lockstep:
+        raise ValueError("--moved-cameras and, in the workcell, --expert go with --lockstep; add it")
     return _steered(args) if args.steer else _asked(args)
 
 
@@ -108,12 +170,26 @@ def _steered(args: argparse.Namespace) -> int:
 
 
 def _asked(args: argparse.Namespace) -> int:
-    console, rows, checkpoint = Console(), [], checkpoint_of(args)
-    for done in evaluate(args.episodes, args.seed, checkpoint, args.swap):
+    rows: list[Row] = []
+    checkpoint = None if args.expert else checkpoint_of(args)
+    shapes = args.shapes or (SHAPES if checkpoint is None else known_shapes(read_tokenizer(checkpoint)))
+    scenes = asked_scenes(args.episodes, args.seed, args.swap, args.task, shapes)
+    if args.lockstep or checkpoint is None:
+        outcomes = evaluate_in_lockstep(scenes, shapes, checkpoint, args.period, args.moved_cameras)
+    else:
+        outcomes = evaluate(scenes, shapes, checkpoint, args.period)
+    made_by = "" if checkpoint is None else digest(checkpoint)
+    for done in tqdm(outcomes, total=args.episodes, unit="episode", mininterval=5):
         rows.append(done)
-        mark = "[green]yes[/]" if done.success else "[red]no[/] "
-        console.print(f"{done.seed} {mark} {done.instruction}; first lifted: {done.first_lifted or 'nothing'}")
+        mark = "yes" if done.success else "no "
+        tqdm.write(f"{done.seed} {mark} {done.instruction}; first lifted: {done.first_lifted or 'nothing'}")
         if args.json:
-            write_whole(args.json, json.dumps(metrics.report(rows, digest(checkpoint), args.seed), indent=1))
-    show(rows, console)
+            figures = metrics.report(rows, made_by, args.seed) | _how(args)
+            write_whole(args.json, json.dumps(figures, indent=1))
+    show(rows, Console())
     return 0
+
+
+def _how(args: argparse.Namespace) -> dict[str, object]:
+    options = ("lockstep", "moved_cameras", "period", "expert")
+    return {name: getattr(args, name) for name in options}

@@ -10,6 +10,7 @@ from typing import Final
 from molmoact_ros.cli.episode_options import add_episode_options, episode_source, with_notes
 from molmoact_ros.datasets.arrow_writer import import_datasets
 from molmoact_ros.datasets.episode import Demonstration
+from molmoact_ros.datasets.given_statistics import given_statistics
 from molmoact_ros.datasets.labelling.click_page import click_page
 from molmoact_ros.datasets.labelling.depth_labels import DEPTH_ANYTHING, GuessedDepth, MeasuredDepth
 from molmoact_ros.datasets.labelling.labelling import EpisodeLabelling, Labellers, select_episodes, write_labels
@@ -48,6 +49,7 @@ EXAMPLES = """examples:
   molmoact-ros label bags/* --out cup-in-sink --checkpoint MolmoAct-7B-D-0812
   molmoact-ros label my-lerobot-dataset --click-page clicks.html          (open it, click, save clicks.json)
   molmoact-ros label my-lerobot-dataset --clicks clicks.json --depth depth-anything
+  molmoact-ros label runs/corrections --out corrections --statistics my-policy     (few episodes: its action tokens)
   molmoact-ros finetune --checkpoint MolmoAct-7B-D-0812 --data cup-in-sink --out my-policy
 """
 SUFFIX: Final = "-labels"
@@ -61,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_episode_options(parser)
     parser.add_argument("--out", type=Path, help=f"a new folder for the labels; default: EPISODES{SUFFIX}, beside")
     parser.add_argument("--key", default="", help="un-normalisation key of fine-tunes; default: the folder's name")
+    parser.add_argument(
+        "--statistics", type=Path, metavar="SOURCE",
+        help="normalise actions by those of a checkpoint's folder or of a dataset_statistics.json, and keep its key; "
+        "default: by the data's own",
+    )  # fmt: skip
     add_checkpoint(parser)
     parser.add_argument(
         "--depth", choices=["measured", "depth-anything"], default="measured",
@@ -77,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--click-frames", type=whole_number(2, 100), default=6, help="of each episode; default 6")
     parser.add_argument("--with-failures", action="store_true", help="label the episodes too that failed")
-    parser.add_argument("--unnorm-key", default="", help="of the checkpoint, for --trace model, where it has several")
+    parser.add_argument(
+        "--unnorm-key", default="", help="of --statistics, or of --trace model, where there are several"
+    )
     parser.add_argument("--device", default="cpu", help="torch device of what is inferred, such as cuda")
     add_seed(parser)
 
@@ -88,13 +97,15 @@ def run(args: argparse.Namespace) -> int:
     if args.click_page is not None:
         return _write_page(args, source)
     import_datasets()
+    given = None if args.statistics is None else given_statistics(args.statistics, args.unnorm_key)
     folder, labellers = _folder(args), _labellers(args)
     measured = args.depth == "measured"
     selection = select_episodes(with_notes(source), labellers.trace, args.with_failures, measured)
     selection.left_out.update(source.left_out)
+    key, statistics = given or (folder.resolve().name, selection.statistics)
     with progress_bar("labelling") as progress:
         labelling = EpisodeLabelling(source, selection, labellers, args.seed, progress)
-        report = write_labels(folder, args.key or folder.resolve().name, selection, labelling)
+        report = write_labels(folder, args.key or key, statistics, selection, labelling)
     print(*report.lines, sep="\n")
     if report.problems:
         print("what looks wrong:", *(f"  {line}" for line in report.problems), sep="\n")

@@ -80,6 +80,9 @@ COMMANDS: Final = {
     "finetune": Command(
         "train a checkpoint on your own labelled demonstrations; goes on where it stopped", "molmoact_ros.cli.finetune"
     ),
+    "rehearse": Command(
+        "labelled samples of what the nano model knows already, for `finetune --rehearse`", "molmoact_ros.cli.rehearse"
+    ),
     "doctor": Command(
         "what works here, what a checkpoint folder holds, and what to do about what does not fit",
         "molmoact_ros.cli.doctor",

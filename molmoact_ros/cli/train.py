@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import os
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from molmoact_ros.evaluation.libero_corrections import correct_task
-from molmoact_ros.training.libero_recipe import LiberoConfig, train_libero
+from molmoact_ros.evaluation.corrections import collect_corrections
+from molmoact_ros.evaluation.libero_corrections import collect_libero_corrections
+from molmoact_ros.training.libero_recipe import LiberoTrainConfig, train_libero
 from molmoact_ros.training.train import TrainConfig, train_nano
 from molmoact_ros.utils.arguments import above_zero
 from molmoact_ros.utils.paths import robot_model
 
-FAMILIES: Final = {"nano": 48_000, "libero": 24_000}
-"""Small models that are trained here, and how many moments are demonstrated for each."""
+_SAMPLES: Final = {"molmoact": 48_000, "libero": 16_000}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
-    parser.add_argument(
-        "--family", choices=FAMILIES, default="nano",
-        help="nano: for the workcell; libero: for LIBERO-Object and -Spatial (docs/benchmarks.md)",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="demonstrations, progress and result; default: runs/FAMILY")
-    parser.add_argument(
-        "--samples", type=above_zero(int),
-        help="moments to demonstrate; default: " + ", ".join(f"{n} for {name}" for name, n in FAMILIES.items()),
-    )  # fmt: skip
-    parser.add_argument("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage only")
-    parser.add_argument("--config", type=Path, help="a JSON file with changes of the family's TrainConfig")
+    add = parser.add_argument
+    add("--family", choices=list(_SAMPLES), default="molmoact", help="libero: for LIBERO-Object and -Spatial")
+    add("--out", type=Path, help="demonstrations, progress and result; default: runs/nano, of libero runs/libero")
+    add("--samples", type=above_zero(int), help="moments to demonstrate; default: 48000, of libero 16000")
+    add("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage and the rounds only; "
+        "none of libero")  # fmt: skip
+    add("--config", type=Path, help="a JSON file with changes of TrainConfig, of libero of LiberoTrainConfig")
+    add("--workers", type=above_zero(int), default=os.cpu_count() or 1,
+        help="processes that collect demonstrations and corrections; default: one a core")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or resume a training run."""
-    out, samples = args.out or Path("runs") / args.family, args.samples or FAMILIES[args.family]
-    settings = args.config.read_text() if args.config else "{}"
+    text, samples = args.config.read_text() if args.config else "{}", args.samples or _SAMPLES[args.family]
     if args.family == "libero":
         if args.start is not None:
-            raise ValueError("--start is for the nano only; a model for LIBERO is trained from scratch")
-        train_libero(out, samples, LiberoConfig.model_validate_json(settings), correct_task)
-        print(f"checkpoint in {out / 'checkpoint'}; use it with `eval --suite` and --checkpoint")
-        return 0
-    train_nano(robot_model(), out, samples, TrainConfig.model_validate_json(settings), args.start)
-    print(f"checkpoint in {out / 'checkpoint'}; use it with --checkpoint, or copy it to models/nano")
+            raise ValueError("a model for LIBERO is trained from scratch; leave --start away")
+        out, use = args.out or Path("runs/libero"), "use it with `eval --suite` and --checkpoint"
+        settings = LiberoTrainConfig.model_validate_json(text)
+        correct = partial(collect_libero_corrections, tasks=settings.tasks, workers=args.workers)
+        train_libero(out, samples, settings, args.workers, correct)
+    else:
+        robot, out = robot_model(), args.out or Path("runs/nano")
+        use = "use it with --checkpoint, or copy it to models/nano"
+        config = TrainConfig.model_validate_json(text)
+        label = partial(collect_corrections, robot=robot, workers=args.workers)
+        train_nano(robot, out, samples, config, args.start, args.workers, label)
+    print(f"checkpoint in {out / 'checkpoint'}; {use}")
+    print(f"report in {out / 'report.md'}")
     return 0

@@ -1,9 +1,11 @@
-"""Moments that a policy meets on LIBERO by the released protocol, labelled by the scripted expert."""
+"""Rounds of correction on LIBERO: the policy as it is runs by the released protocol; the expert labels what it meets."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +15,12 @@ from molmoact_ros.evaluation.libero_policy import EnginePolicy
 from molmoact_ros.evaluation.libero_rollout import play_by_protocol
 from molmoact_ros.evaluation.suite_report import PlanLog
 from molmoact_ros.sim.libero_cell import LiberoCell
-from molmoact_ros.training.demonstrations import Demonstrations
+from molmoact_ros.training.demonstrations import save_rows
 from molmoact_ros.training.libero_demonstrations import LiberoLabeller, Sample, errand_book
 from molmoact_ros.training.libero_errands import ErrandBook
+from molmoact_ros.training.met_states import CorrectionRound
+from molmoact_ros.training.part_files import make_parts
+from molmoact_ros.utils.whole_file import write_whole
 
 
 class RecordingPolicy(EnginePolicy):
@@ -38,12 +43,30 @@ class RecordingPolicy(EnginePolicy):
         return images
 
 
-def correct_task(checkpoint: Path, number: int, first_seed: int, episodes: int, out: Path) -> None:
-    """Run episodes of a task of `errand_book` in the layouts that seeds from `first_seed` on draw.
+def collect_libero_corrections(
+    order: CorrectionRound, tasks: Sequence[int], workers: int
+) -> tuple[list[Path], dict[str, float]]:
+    """Run a round's episodes, as many of each task of `errand_book`, and label each moment at which the policy planned.
 
-    Writes the labelled moments to `out`, and the list of successes beside it, as .json.
+    A file for each task is made by `workers` processes; existing files are kept. Returns the files of `Demonstrations`,
+    and the figures of all episodes: how many, and the share of success.
     """
-    book, engine = errand_book(), open_engine(EngineOptions(), checkpoint)
+    each, jobs = max(1, order.episodes // len(tasks)), dict[Path, tuple[Any, ...]]()
+    for n, task in enumerate(tasks):
+        out = order.folder / f"part{task:03d}.npz"
+        jobs[out] = order, task, order.first_seed + n * each, each, out
+    files = make_parts(correct_task, jobs, workers)
+    done = [success for file in files for success in json.loads(file.with_suffix(".json").read_text())]
+    print(f"{order.folder.name}: {sum(done)} of {len(done)} episodes", flush=True)
+    return files, {"episodes": len(done), "success": sum(done) / len(done)}
+
+
+def correct_task(order: CorrectionRound, number: int, first_seed: int, episodes: int, out: Path) -> None:
+    """Run episodes of a task, in the layouts that seeds from `first_seed` on draw.
+
+    Their moments become the file `out`, the list of their successes a JSON file beside it.
+    """
+    book, engine = errand_book(), open_engine(EngineOptions(device=order.device, vision="torch"), order.checkpoint)
     policy = RecordingPolicy(engine, book, np.random.default_rng(first_seed))
     cell, done = LiberoCell(book.tasks[number]), list[bool]()
     for seed in range(first_seed, first_seed + episodes):
@@ -51,5 +74,5 @@ def correct_task(checkpoint: Path, number: int, first_seed: int, episodes: int, 
         done.append(play_by_protocol(cell, policy, seed, PlanLog()).success)
     cell.close()
     engine.close()
-    out.with_suffix(".json").write_text(json.dumps(done))
-    Demonstrations.of(policy.samples, book.names).save(out)
+    write_whole(out.with_suffix(".json"), json.dumps(done))
+    save_rows(policy.samples, out, book.names)

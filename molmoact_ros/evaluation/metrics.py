@@ -11,7 +11,7 @@ import numpy as np
 
 from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.reasoning.trace import pixels_from_trace
-from molmoact_ros.sim.scene import Scene, Task
+from molmoact_ros.sim.scene import LONG_SHAPES, SHAPES, Scene, Task
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.expert import Expert
 from molmoact_ros.utils.provenance import machine
@@ -44,8 +44,13 @@ class Row:
 
 def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
     """Mean distance in pixels between the first plan's trace, int [n, 2] in 0..255, and the expert's from home."""
-    cell = Workcell(robot)
+    cell = Workcell(robot, shapes=SHAPES + LONG_SHAPES)
     cell.reset(scene)
+    return trace_error_in(cell, scene, trace)
+
+
+def trace_error_in(cell: Workcell, scene: Scene, trace: np.ndarray) -> float:
+    """The same in a workcell that shows the scene, with the gripper where it is and the camera as it stands."""
     wanted = cell.project(Expert.from_start(scene, cell.arm.tcp_position).trace())
     k = cell.cameras["front"]
     got = pixels_from_trace(trace, k.width, k.height)
@@ -72,11 +77,17 @@ def _figures(rows: Sequence[Row]) -> dict[str, float]:
         "episodes": len(rows),
         "success": float(np.mean([r.success for r in rows])),
         "right_object_first": float(np.mean([r.right_object_first for r in rows])),
-        "trace_error_px": float(np.nanmean([r.trace_error for r in rows])),
-        "depth_code_accuracy": float(np.nanmean([r.depth_accuracy for r in rows])),
+        "trace_error_px": _mean([r.trace_error for r in rows]),
+        "depth_code_accuracy": _mean([r.depth_accuracy for r in rows]),
         "step_ms": float(np.nanmedian(steps) * 1e3),
         "seconds": float(np.median([r.seconds for r in rows])),
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of the values that are not NaN; NaN without one."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def report(rows: Sequence[Row], digest: str, seed: int) -> dict[str, object]:

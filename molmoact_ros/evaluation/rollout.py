@@ -1,7 +1,7 @@
 """Lock-step rollouts without ROS: the same workcell, engine and controller, with simulated time.
 
 A plan takes effect `LATENCY` after its image was captured, however long this machine took for it. The next image is
-captured `PERIOD` after that image, as in the profile `sim`.
+captured `PERIOD` after that image, as in the profile `sim`, and never before the plan takes effect.
 """
 
 from __future__ import annotations
@@ -52,15 +52,19 @@ def observe(cell: Workcell, instruction: str, now: float, trace: np.ndarray | No
 
 def run_episode(
     cell: Workcell, engine: InferenceEngine, controller: Controller, scene: Scene,
-    watch: Callable[[Observation, Reasoning], None] | None = None,
+    watch: Callable[[Observation, Reasoning], None] | None = None, period: float = PERIOD, timeout: float = TIMEOUT,
 ) -> EpisodeResult:  # fmt: skip
-    """Run one episode from the arm's home until success or TIMEOUT. watch: called after every complete step."""
+    """Run one episode from the arm's home until success, for `timeout` s of simulated time at most.
+
+    watch: called after every complete step, before the workcell moves on. period: least time from image to image, s; 0:
+    the next image is captured when the last one's plan takes effect.
+    """
     cell.reset(scene)
     result = EpisodeResult(scene.task.instruction)
-    period = 1.0 / controller.config.rate
-    pictured, plan = -PERIOD, None
-    for cycle in range(int(TIMEOUT / period)):
-        now = cycle * period
+    cycle_time = 1.0 / controller.config.rate
+    pictured, plan = -np.inf, None
+    for cycle in range(int(timeout / cycle_time)):
+        now = cycle * cycle_time
         controller.update_joints(cell.arm.positions[:7], cell.arm.opening, now)
         controller.on_engine(now)
         if cycle == 0:
@@ -68,7 +72,7 @@ def run_episode(
         if plan is not None and now >= pictured + LATENCY:
             controller.on_chunk(plan, now)
             plan = None
-        if plan is None and now >= pictured + PERIOD:
+        if plan is None and now >= pictured + max(period, LATENCY):
             plan, pictured = plan_chunk(engine, observe(cell, result.instruction, now), result, watch), now
         move(cell, controller, now)
         result.seconds = now

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mujoco
 import numpy as np
 
@@ -80,3 +82,20 @@ def sight(pixels: np.ndarray, rotation: np.ndarray, k: CameraIntrinsics) -> np.n
     """Viewing rays [n, 3] of `pixels` [n, 2] in the world frame, scaled to 1 m of depth."""
     x, y = (np.asarray(pixels, float) - (k.cx, k.cy)).T / np.array([[k.fx], [-k.fy]])
     return np.stack([x, y, -np.ones_like(x)], axis=1) @ rotation.T
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """A camera where it stands: position [3] m and rotation [3, 3] in MuJoCo's convention, and its intrinsics."""
+
+    position: np.ndarray
+    rotation: np.ndarray
+    intrinsics: CameraIntrinsics
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Project points [n, 3] m to pixels [n, 2]."""
+        return project(points, self.position, self.rotation, self.intrinsics)
+
+    def lift(self, pixel: np.ndarray, height: float) -> np.ndarray:
+        """Deproject a pixel [2] to the point [3] m at a given height, m."""
+        return lift(pixel[None], np.array([height]), self.position, self.rotation, self.intrinsics)[0]

@@ -18,16 +18,17 @@ from molmoact_ros.reasoning.depth_tokens import DEPTH_TOKENS, GRID
 from molmoact_ros.reasoning.prompts import prompt
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, sequence_ids
 from molmoact_ros.reasoning.trace import trace_from_pixels
-from molmoact_ros.sim.scene import OBJECTS, TARGETS
+from molmoact_ros.sim.scene import TARGETS
 from molmoact_ros.training.demonstrations import THINGS, Demonstrations
 from molmoact_ros.training.nano_model import PROCESSOR, ordered_tokens, view_patches
-from molmoact_ros.training.trace_augmentation import HEIGHT, SOON, WIDTH, Stroke, chunk, draw_stroke, overlay, projected
+from molmoact_ros.training.trace_augmentation import HEIGHT, SOON, WIDTH, Stroke, chunk, draw_stroke, overlay
 
 REACH = 8  # ids on either side that a soft target covers
 ACTION_SPREAD, TRACE_SPREAD = 3.0, 1.5  # standard deviations of soft targets, in bins and in coordinates
 ACTION_WEIGHT, TRACE_WEIGHT, DEPTH_WEIGHT, FORCED_WEIGHT = 1.0, 4.0, 0.5, 0.1
 NOTHING_SAID = "move"
 """The instruction that names nothing, so that only the stroke determines the motion."""
+SHORT = 3  # actions of a short answer
 AHEAD = 4  # steps along a stroke to the point that its name token points to
 
 Sequence = tuple[np.ndarray, np.ndarray, int]
@@ -93,15 +94,17 @@ class BatchMaker:
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
         self.steered_prompts = [self.encode(prompt(text, 2, steered=True)) for text in [*data.texts, NOTHING_SAID]]
         self.stats, self.stroke_name = stats, torch.tensor(self.steered_prompts[-1][-1])
-        self.things = torch.tensor([tokenizer.token_to_id(f" {thing}") for thing in data.names])
+        names = [tokenizer.token_to_id(f" {thing}") for thing in data.names]
+        self.things = torch.tensor([-1 if name is None else name for name in names])  # -1: there is no token for it
         x, y, first, others = ordered_tokens(tokenizer)
         self.coordinates, self.action_ids = torch.tensor([x, y]), np.array(first + others)
         self.pooled, (self.grid,) = torch.from_numpy(pictures.indices), pictures.grids[0]
 
-    def sequence(self, i: int, asked: int, codes: np.ndarray | None) -> Sequence:
+    def sequence(self, i: int, asked: int, codes: np.ndarray | None, short: bool = False) -> Sequence:
         """Prompt and answer of sample i for one of its instructions: ids and positions int64 [S].
 
-        Without codes [10, 10] the answer omits the depth tokens; later tokens keep their positions of a whole answer.
+        Without codes [10, 10] the answer omits the depth tokens; later tokens keep their positions of a whole answer. A
+        short one ends after `SHORT` actions.
         """
         depth = np.zeros(GRID, np.int64) if codes is None else codes
         trace, actions = self.data.trace[i, asked].astype(np.int64), self.actions[i, asked]
@@ -109,7 +112,13 @@ class BatchMaker:
         ids = np.array([*start, *self.encode(answer_text(depth, trace, actions)), self.end])
         positions = len(self.prefix) + np.arange(len(ids))
         keep = np.ones(len(ids), bool) if codes is not None else ~np.isin(ids, self.depth_ids)
+        if short:
+            keep[self.short_end(ids) :] = False
         return ids[keep], positions[keep], len(start)
+
+    def short_end(self, ids: np.ndarray) -> int:
+        """Where an answer's ids, int [S], end if they end after `SHORT` actions."""
+        return int(np.flatnonzero(np.isin(ids, self.action_ids))[SHORT * self.actions.shape[-1] - 1]) + 1
 
     def news(self, ids: np.ndarray) -> np.ndarray:
         """Mask bool [S] of the ids, int [S] of one sequence, that are action values unlike the previous action's."""
@@ -127,20 +136,26 @@ class BatchMaker:
         data, hand = self.data, self.data.hand[i].astype(float)
         there = {THINGS[k]: data.places[i, k] * (WIDTH, HEIGHT) for k in range(len(THINGS)) if k != data.held[i]}
         there = {name: pixel for name, pixel in there.items() if not np.isnan(pixel).any()}
-        objects = {name: pixel for name, pixel in there.items() if name in OBJECTS}
+        objects = {name: pixel for name, pixel in there.items() if name not in TARGETS}
         targets = [pixel for name, pixel in there.items() if name in TARGETS]
-        held, pixel = bool(data.held[i] >= 0), projected(hand[None])[0]
-        stroke = draw_stroke(pixel, objects, targets, held, rng)
+        view = data.view(i)
+        held, pixel = bool(data.held[i] >= 0), view.project(hand[None])[0]
+        stroke = draw_stroke(pixel, objects, targets, held, rng, view)
         actions = chunk(stroke, hand, held)
         said = len(data.texts) if rng.random() < 0.3 else int(rng.choice(data.instructions[i]))
         start = self.steered_prompts[said]
         ids = np.array([*start, *self.encode(answer_text(None, None, self.stats.normalise(actions))), self.end])
         return (ids, len(self.prefix) + np.arange(len(ids)), len(start)), (stroke, actions[:, :3].cumsum(axis=0))
 
-    def batch(self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator) -> Batch:
-        """The batch of samples `rows`, int [B], with `asked` instructions each; brightness and contrast augmented."""
+    def batch(
+        self, rows: np.ndarray, asked: int, with_depth: bool, rng: np.random.Generator, short: bool = False
+    ) -> Batch:
+        """The batch of samples `rows`, int [B], with `asked` instructions each; brightness and contrast augmented.
+
+        short: whether answers end after `SHORT` actions.
+        """
         codes = self.codes(rows) if with_depth and self.codes is not None else [None] * len(rows)
-        parts = [self.sequence(int(i), k, c) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
+        parts = [self.sequence(int(i), k, c, short) for i, c in zip(rows, codes, strict=True) for k in range(asked)]
         return self._batch(rows, parts, self.data.images[rows], [None] * len(parts), rng)
 
     def steered_batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
@@ -186,7 +201,7 @@ class BatchMaker:
                 stroke, path = known
                 start = parts[row][2]
                 ahead = path[AHEAD - 1]
-                points[row, start - 1] = projected((hand[row] + ahead)[None])[0] / (WIDTH, HEIGHT)
+                points[row, start - 1] = stroke.view.project((hand[row] + ahead)[None])[0] / (WIDTH, HEIGHT)
                 offsets[row, start - 1] = ahead
                 moves[row] = path[np.array(SOON) - 1]
                 windows[row] = stroke.windows(*self.grid)
@@ -201,15 +216,16 @@ class BatchMaker:
         return (corner + windows[..., :2]) / torch.tensor([columns, rows], device=windows.device)
 
     def batches(
-        self, size: int, asked: int, depth: float, seed: int, first: int = 0, steered: float = 0.0
+        self, size: int, asked: int, depth: float, seed: int, first: int = 0, steered: float = 0.0, short: float = 0.0
     ) -> Iterator[Batch]:
         """Yield batches of `size` samples with `asked` instructions each, endlessly, every sample once per epoch.
 
         depth: fraction of batches with depth codes in their answers. steered: fraction of batches with strokes on their
-        images; an image with a stroke has one instruction, so these have twice as many samples, drawn at random. first:
-        number of the first batch; a seed and a number always give the same batch.
+        images; an image with a stroke has one instruction, so these have twice as many samples, drawn at random. short:
+        fraction of the other batches whose answers are short. first: number of the first batch; a seed and a number
+        always give the same batch.
         """
-        in_epoch = len(self.data.images) // size
+        in_epoch = max(1, len(self.data.images) // size)
         for number in count(first):
             epoch, place = divmod(number, in_epoch)
             order = np.random.default_rng((seed, epoch)).permutation(len(self.data.images))
@@ -218,7 +234,7 @@ class BatchMaker:
                 yield self.steered_batch(rng.integers(0, len(self.data.images), 2 * size), rng)
             else:
                 rows = order[place * size : (place + 1) * size]
-                yield self.batch(rows, asked, rng.random() < depth, rng)
+                yield self.batch(rows, asked, rng.random() < depth, rng, rng.random() < short)
 
 
 @dataclass(frozen=True)

@@ -9,46 +9,44 @@ Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import cv2
 import mujoco
 import numpy as np
-from tqdm import tqdm
 
-from molmoact_ros.engine.model.image_processor import resize
 from molmoact_ros.reasoning.trace import trace_from_pixels
+from molmoact_ros.sim.appearance import Appearance, draw_appearance
+from molmoact_ros.sim.camera_renderer import D435_FRONT, CameraView
 from molmoact_ros.sim.scene import (
     AREA_X,
     AREA_Y,
+    EVERY_OBJECT,
     GRASP_HEIGHT,
     GRASP_WIDTH,
-    OBJECTS,
+    LONG_SHAPES,
+    SHAPES,
     TARGETS,
     Scene,
     Task,
-    rest_height,
     sample_scene,
     tasks_for,
 )
 from molmoact_ros.sim.table_workcell import ARM_JOINTS, HOME_Q, Workcell
-from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase, ExpertPlan
-from molmoact_ros.training.trace_augmentation import HEIGHT, ON_TABLE, WIDTH, Stroke, lifted, projected
-from molmoact_ros.utils.child_process import die_with_parent
+from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase, ExpertPlan, nearest_turn
+from molmoact_ros.training.model_views import model_views
+from molmoact_ros.training.part_files import make_parts
+from molmoact_ros.training.trace_augmentation import FRONT, HEIGHT, ON_TABLE, WIDTH, Stroke
+from molmoact_ros.utils.progress import Progress, ignore
 
 TRAIN_SEED = 1_000_000
 PART = 2000  # samples per file
 LOWEST = 0.014  # m: minimum height of the finger tips above the table
 ASKED = 4  # instructions per state
 VIEW = (96, 128)  # rows, columns of the nano model's input images
-THINGS = OBJECTS + TARGETS
-DEPTH_VIEW = (80, 80)  # stored depth, upscaled to the VQ-VAE's input when encoded
-ARRAYS = ("images", "depth", "trace", "actions", "things", "places", "hand", "held")
+THINGS = EVERY_OBJECT + TARGETS
+ARRAYS = ("images", "depth", "trace", "actions", "things", "places", "hand", "held", "camera")
 """What each sample has one row of, beside its instructions."""
 
 # Probability of each kind of state.
@@ -63,11 +61,12 @@ class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
     images: uint8 [n, 2, rows, columns, 3] RGB. depth: float16 [n, 80, 80] m (0 invalid). instructions: int64
-    [n, ASKED]. trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7], of the workcell in m and rad, with the
-    gripper's opening. things: float32 [n, T, 3] m, position of each of `names` in the base frame. places: float32
-    [n, T, 2], its position in the front view, (x, y) in 0..1. Both are NaN for an object that is not in the scene.
-    hand: float32 [n, 3] m, gripper position in the base frame. held: int64 [n], index in `names` of the held object
-    (-1: none). names: the T things that instructions name; of the workcell THINGS.
+    [n, ASKED]. trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7], of the workcell in m and rad, and the
+    gripper. things: float32 [n, T, 3] m, position of each of `names` in the base frame. places: float32 [n, T, 2], its
+    position in the front view, (x, y) in 0..1. Both are NaN for an object that is not in the scene. hand: float32
+    [n, 3] m, gripper position in the base frame. held: int64 [n], index in `names` of the held object (-1: none).
+    camera: float32 [n, 13], the front camera: position, m; rotation, row by row, as in `CameraView`; focal length,
+    pixels; NaN where no strokes can be drawn. names: of the T things that instructions name; of the workcell THINGS.
     """
 
     images: np.ndarray
@@ -78,15 +77,19 @@ class Demonstrations:
     places: np.ndarray
     hand: np.ndarray
     held: np.ndarray
+    camera: np.ndarray
     instructions: np.ndarray
     texts: list[str]
     names: tuple[str, ...] = THINGS
 
+    def view(self, i: int) -> CameraView:
+        """The front camera of sample i."""
+        position, rotation, focal = np.split(self.camera[i].astype(float), [3, 12])
+        return CameraView(position, rotation.reshape(3, 3), replace(D435_FRONT, fx=focal[0], fy=focal[0]))
+
     def save(self, path: Path) -> None:
-        """Write one uncompressed .npz, which is whole or absent."""
-        unfinished = path.with_name(f"unfinished-{path.name}")
-        np.savez(unfinished, **{**vars(self), "texts": np.array(self.texts), "names": np.array(self.names)})
-        unfinished.rename(path)
+        """Write one uncompressed .npz."""
+        np.savez(path, **{**vars(self), "texts": np.array(self.texts), "names": np.array(self.names)})
 
     @staticmethod
     def load(paths: list[Path]) -> Demonstrations:
@@ -95,18 +98,19 @@ class Demonstrations:
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
+        arrays = {name: _joined(parts, name) for name in ARRAYS}
         names = tuple(map(str, parts[0]["names"])) if "names" in parts[0] else THINGS
         return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts, names=names)
 
-    @staticmethod
-    def of(samples: list[tuple[dict[str, np.ndarray], list[str]]], names: tuple[str, ...] = THINGS) -> Demonstrations:
-        """The demonstrations of samples: a row of each of ARRAYS, by name, and the instructions [ASKED] of each."""
-        rows, texts = zip(*samples, strict=True)
-        known = sorted({t for asked in texts for t in asked})
-        instructions = np.array([[known.index(t) for t in asked] for asked in texts])
-        arrays = {name: np.stack([row[name] for row in rows]) for name in ARRAYS}
-        return Demonstrations(**arrays, instructions=instructions, texts=known, names=names)
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+    """One array of all parts, of which only one is in memory beside the result: all of them are gigabytes."""
+    counts = [len(part["held"]) for part in parts]
+    first = parts[0][name]
+    whole = np.empty((sum(counts), *first.shape[1:]), first.dtype)
+    for part, end, count in zip(parts, np.cumsum(counts), counts, strict=True):
+        whole[end - count : end] = part[name]
+    return whole
 
 
 class HandPoser:
@@ -116,14 +120,15 @@ class HandPoser:
         self.model, self.data = model, mujoco.MjData(model)
         self.site = model.site("fr3_hand_tcp").id
 
-    def solve(self, position: np.ndarray, tilt: np.ndarray) -> np.ndarray | None:
+    def solve(self, position: np.ndarray, tilt: np.ndarray, yaw: float = 0.0) -> np.ndarray | None:
         """Joint positions [7] rad for a TCP position [3] m and a rotation vector [3] rad from straight down.
 
-        None if the pose is out of reach.
+        yaw: of the hand about the base's z, rad; 0: as at home. None if the pose is out of reach.
         """
-        wanted = np.zeros(4)
-        mujoco.mju_mulQuat(wanted, _rotation(tilt), np.array([0.0, 1.0, 0.0, 0.0]))
-        q = HOME_Q.copy()
+        down, wanted = np.array([0.0, np.cos(yaw / 2), np.sin(yaw / 2), 0.0]), np.zeros(4)
+        mujoco.mju_mulQuat(wanted, _rotation(tilt), down)
+        near = HOME_Q - yaw * np.eye(ARM_JOINTS)[-1]  # the last joint turns the hand
+        q = near.copy()
         jacobian, rotation = np.zeros((3, self.model.nv)), np.zeros((3, self.model.nv))
         actual, error = np.zeros(4), np.zeros(6)
         for _ in range(30):
@@ -138,7 +143,7 @@ class HandPoser:
                 return q
             mujoco.mj_jacSite(self.model, self.data, jacobian, rotation, self.site)
             j = np.vstack([jacobian, rotation])[:, :ARM_JOINTS]
-            pull = 0.05 * (HOME_Q - q)
+            pull = 0.05 * (near - q)
             inverse = j.T @ np.linalg.inv(j @ j.T + 1e-4 * np.eye(6))
             q = np.clip(
                 q + inverse @ error + pull - inverse @ (j @ pull),
@@ -208,15 +213,25 @@ def sample_state(scene: Scene, rng: np.random.Generator) -> ExpertPhase:
     return ExpertPhase(hand, width, hand - error, held=True)
 
 
+def turned(state: ExpertPhase, scene: Scene, rng: np.random.Generator) -> ExpertPhase:
+    """The same state with a yaw of the hand: near the object's when at the object, on the way to it elsewhere."""
+    grasp_yaw = scene.object(scene.task.object).grasp_yaw
+    at_object = state.held or state.delivered or np.linalg.norm(state.tcp - state.object) < 0.07
+    share = 1.0 if at_object else rng.uniform()
+    spread = 0.04 if state.held else 0.08 if rng.random() < 0.7 else 0.5
+    yaw = nearest_turn(share * nearest_turn(grasp_yaw) + rng.normal(0, spread))
+    return replace(state, yaw=yaw, grasp_yaw=grasp_yaw)
+
+
 def _on_a_stroke(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """A gripper position [3] m near those that occur when following a stroke to a point or object on the table."""
     things = [placed.point for placed in scene.objects + scene.targets]
     anywhere = np.array([rng.uniform(*AREA_X), rng.uniform(*AREA_Y), ON_TABLE])
-    end = projected(np.stack([*things, anywhere]))[rng.integers(len(things) + 1)]
+    end = FRONT.project(np.stack([*things, anywhere]))[rng.integers(len(things) + 1)]
     angle, left = rng.uniform(0, 2 * np.pi), rng.uniform(0, 160) * rng.random()
     begin = np.clip(end + left * np.array([np.cos(angle), np.sin(angle)]), 0, (WIDTH - 1, HEIGHT - 1))
     height = Stroke(np.stack([begin, end]), GRASP_HEIGHT["ball"]).height(0.0)
-    return lifted(begin, max(LOWEST, height + rng.normal(0, 0.012)))
+    return FRONT.lift(begin, max(LOWEST, height + rng.normal(0, 0.012)))
 
 
 def other_tasks(scene: Scene, state: ExpertPhase, rng: np.random.Generator) -> list[Task]:
@@ -233,11 +248,12 @@ def about(scene: Scene, state: ExpertPhase, task: Task) -> ExpertPhase:
     """The same state from the view of a task that may concern another object."""
     if task.object == scene.task.object:
         return state
-    return replace(state, object=scene.object(task.object).point, held=False, delivered=False)
+    placed = scene.object(task.object)
+    return replace(state, object=placed.point, held=False, delivered=False, grasp_yaw=placed.grasp_yaw)
 
 
 def things_in(scene: Scene, state: ExpertPhase) -> np.ndarray:
-    """The position of each of THINGS in this state, float32 [15, 3] m as in `Demonstrations`."""
+    """The position of each of THINGS in this state, float32 [23, 3] m as in `Demonstrations`."""
     out = np.full((len(THINGS), 3), np.nan, np.float32)
     for placed in scene.objects + scene.targets:
         out[THINGS.index(placed.name)] = state.object if placed.name == scene.task.object else placed.point
@@ -245,36 +261,53 @@ def things_in(scene: Scene, state: ExpertPhase) -> np.ndarray:
 
 
 class Sampler:
-    """Samples labelled states in its own workcell."""
+    """Samples labelled states in its own workcell.
 
-    def __init__(self, robot: Path) -> None:
-        self.cell = Workcell(robot)
+    robot: the arm's MJCF file. varied: share of the samples with a drawn appearance (`draw_appearance`); the others
+    look as the workcell is built. shapes: of the objects in its scenes; with LONG_SHAPES the hand is turned as well.
+    """
+
+    def __init__(self, robot: Path, varied: float = 0.0, shapes: Sequence[str] = SHAPES) -> None:
+        self.cell, self.varied = Workcell(robot, shapes=shapes), varied
         self.poser = HandPoser(self.cell.model)
 
     def sample(self, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """One sample: a row of each array of `Demonstrations`, by name, and its instructions [ASKED]."""
         scene, state, q, rng = self.moment(seed)
-        self._pose(scene, state, q)
-        images, depth = self._look()
-        things = things_in(scene, state)
+        self.cell.dress(self.appearance(seed))
+        self.pose(scene, state, q)
         traces, actions, texts = self.labels(scene, state, rng)
-        arrays = {
+        held = scene.task.object if state.held else None
+        return self.row(things_in(scene, state), state.tcp, held, traces, actions), texts
+
+    def row(
+        self, things: np.ndarray, hand: np.ndarray, held: str | None, traces: np.ndarray, actions: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """A row of each array of `Demonstrations`, by name: what the cameras show now, and the labels."""
+        images, depth = self._look()
+        return {
             "images": images, "depth": depth, "trace": traces, "actions": actions, "things": things,
-            "places": self._places(things), "hand": state.tcp.astype(np.float32),
-            "held": np.array(THINGS.index(scene.task.object) if state.held else -1),
+            "places": self._places(things), "hand": hand.astype(np.float32),
+            "held": np.array(-1 if held is None else THINGS.index(held)), "camera": self._camera(),
         }  # fmt: skip
-        return arrays, texts
 
     def moment(self, seed: int) -> tuple[Scene, ExpertPhase, np.ndarray, np.random.Generator]:
         """The scene, state and joint positions [7] rad of a seed, and the generator for further sampling."""
         rng = np.random.default_rng(seed)
-        scene = sample_scene(rng)
+        scene = sample_scene(rng, shapes=self.cell.shapes)
+        turns = any(shape in LONG_SHAPES for shape in self.cell.shapes)
         while True:
             state = sample_state(scene, rng)
             state = replace(state, tcp=np.maximum(state.tcp, [-np.inf, -np.inf, LOWEST]))
-            q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3))
+            state = turned(state, scene, rng) if turns else state
+            q = self.poser.solve(state.tcp, rng.normal(0, 0.02, 3), state.yaw)
             if q is not None:
                 return scene, state, q, rng
+
+    def appearance(self, seed: int) -> Appearance | None:
+        """How the sample of a seed looks; None: as the workcell is built."""
+        rng = np.random.default_rng((seed, 7))
+        return draw_appearance(rng, self.cell.objects) if rng.random() < self.varied else None
 
     def labels(
         self, scene: Scene, state: ExpertPhase, rng: np.random.Generator
@@ -284,15 +317,22 @@ class Sampler:
         Returns traces uint8 [ASKED, 3, 2], actions float32 [ASKED, 8, 7] and the instructions.
         """
         tasks = [scene.task, *other_tasks(scene, state, rng)]
-        plans = [Expert(replace(scene, task=task)).plan(about(scene, state, task)) for task in tasks]
-        traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
-        return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task in tasks]
+        return self.labels_of(scene, [(task, about(scene, state, task)) for task in tasks])
 
-    def _pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
+    def labels_of(
+        self, scene: Scene, asked: Sequence[tuple[Task, ExpertPhase]]
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """The expert's labels for n tasks, each with its state: traces [n, 3, 2], actions [n, 8, 7], instructions."""
+        plans = [Expert(replace(scene, task=task)).plan(state) for task, state in asked]
+        traces, actions = [self._trace(plan) for plan in plans], [plan.chunk() for plan in plans]
+        return np.stack(traces), np.stack(actions).astype(np.float32), [task.instruction for task, _ in asked]
+
+    def pose(self, scene: Scene, state: ExpertPhase, q: np.ndarray) -> None:
+        """Set the workcell to a state of a scene, the arm at `q` [7] rad, to be rendered."""
         self.cell.reset(scene, q, state.opening)
         if state.held or state.delivered:
-            lift = GRASP_HEIGHT[scene.task.object.split()[1]] - rest_height(scene.task.object)
-            self.cell.place(scene.task.object, state.object - [0, 0, lift])
+            lift = GRASP_HEIGHT[scene.task.object.split()[1]] - self.cell.rest_height(scene.task.object)
+            self.cell.place(scene.task.object, state.object - [0, 0, lift], state.grasp_yaw)
         self.cell.pose_kinematically(q, state.opening)
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
@@ -303,56 +343,52 @@ class Sampler:
         k = self.cell.cameras["front"]
         return (self.cell.project(things) / (k.width, k.height)).astype(np.float32)
 
+    def _camera(self) -> np.ndarray:
+        position, rotation = self.cell.camera_pose("front")
+        return np.array([*position, *rotation.ravel(), self.cell.cameras["front"].fx], np.float32)
+
     def _trace(self, plan: ExpertPlan) -> np.ndarray:
         k = self.cell.cameras["front"]
         pixels = self.cell.project(plan.trace())
         return trace_from_pixels(pixels, k.width, k.height).astype(np.uint8)
 
 
-def model_views(
-    front: np.ndarray, wrist: np.ndarray, depth: np.ndarray, view: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """What is stored of camera images: uint8 [2, rows, columns, 3] of size `view`, and depth float16 [80, 80] m.
+def collect_all(
+    robot: Path, folder: Path, count: int, workers: int, varied: float = 0.0, shapes: Sequence[str] = SHAPES,
+    done: Progress = ignore,
+) -> list[Path]:  # fmt: skip
+    """Sample `count` states into files of PART in `folder` with `workers` processes; existing files are kept.
 
-    front, wrist: uint8 [H, W, 3] RGB. depth: the front camera's, float32 [H, W] m.
+    varied, shapes: as in `Sampler`. done: called after each file with how many there are.
     """
-    small = cv2.resize(depth, DEPTH_VIEW[::-1], interpolation=cv2.INTER_NEAREST).astype(np.float16)
-    return np.stack([resize(front, view), resize(wrist, view)]), small
+    jobs = {}
+    for first in range(0, count, PART):
+        part = folder / f"part{first // PART:03d}.npz"
+        jobs[part] = robot, TRAIN_SEED + first, min(PART, count - first), part, varied, shapes
+    return make_parts(collect, jobs, workers, done)
 
 
-def collect_all(robot: Path, folder: Path, count: int, workers: int) -> list[Path]:
-    """Sample `count` states into files of PART in `folder` with `workers` processes; existing files are kept."""
-    parts = [folder / f"part{i:03d}.npz" for i in range(-(-count // PART))]
-    make_parts(collect, {part: (robot, TRAIN_SEED + i * PART, PART) for i, part in enumerate(parts)}, workers)
-    return parts
+def collect(
+    robot: Path, first_seed: int, count: int, out: Path, varied: float = 0.0, shapes: Sequence[str] = SHAPES
+) -> None:
+    """Sample `count` states with seeds from `first_seed` on and save them to `out`. varied, shapes: as in `Sampler`."""
+    sampler = Sampler(robot, varied, shapes)
+    save_rows([sampler.sample(first_seed + i) for i in range(count)], out)
 
 
-def make_parts(make: Callable[..., None], parts: Mapping[Path, tuple[Any, ...]], workers: int) -> None:
-    """Make files with `workers` processes, one alone in this process; existing ones are kept.
+def save_rows(
+    samples: Sequence[tuple[dict[str, np.ndarray], list[str]]], out: Path, things: tuple[str, ...] = THINGS
+) -> None:
+    """Save rows of `Demonstrations`, each with its instructions [ASKED], as a file that is whole or not there.
 
-    make: a function at a module's top level, called with the values of `parts` and the file that it has to write.
+    things: `Demonstrations.names`.
     """
-    jobs = [(make, (*values, part)) for part, values in parts.items() if not part.exists()]
-    for part in parts:
-        part.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["LP_NUM_THREADS"] = "1"  # else the software renderer starts one thread per core in each worker
-    with tqdm(total=len(parts), initial=len(parts) - len(jobs), unit="part") as bar:
-        if workers == 1 or not jobs:
-            for job in jobs:
-                _make_part(job)
-                bar.update()
-            return
-        with multiprocessing.get_context("spawn").Pool(workers, die_with_parent, (os.getpid(),)) as pool:
-            for _ in pool.imap_unordered(_make_part, jobs):
-                bar.update()
-
-
-def _make_part(job: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
-    make, values = job
-    make(*values)
-
-
-def collect(robot: Path, first_seed: int, count: int, out: Path) -> None:
-    """Sample `count` states with seeds from `first_seed` on and save them to `out`."""
-    sampler = Sampler(robot)
-    Demonstrations.of([sampler.sample(first_seed + i) for i in range(count)]).save(out)
+    rows, texts = zip(*samples, strict=True)
+    names = sorted({t for asked in texts for t in asked})
+    index = {t: i for i, t in enumerate(names)}
+    instructions = np.array([[index[t] for t in asked] for asked in texts])
+    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    whole = Demonstrations(**arrays, instructions=instructions, texts=names, names=things)
+    unfinished = out.with_name(f"unfinished-{out.name}")
+    whole.save(unfinished)
+    unfinished.rename(out)

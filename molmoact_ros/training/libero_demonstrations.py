@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,20 +19,21 @@ from molmoact_ros.reasoning.action_convention import RELEASED, ActionConvention
 from molmoact_ros.reasoning.trace import trace_from_pixels
 from molmoact_ros.sim.libero_cell import SIZE, LiberoCell
 from molmoact_ros.sim.libero_suite import read_suite
-from molmoact_ros.training.demonstrations import TRAIN_SEED, Demonstrations, make_parts, model_views
+from molmoact_ros.training.demonstrations import ASKED, TRAIN_SEED, save_rows
 from molmoact_ros.training.libero_errands import REWORDED, ErrandBook, LiberoErrand
 from molmoact_ros.training.libero_expert import CHUNK_STEPS, LiberoExpert
+from molmoact_ros.training.model_views import model_views
+from molmoact_ros.training.part_files import make_parts
+from molmoact_ros.utils.progress import Progress, ignore
 
 SUITES: Final = ("libero_object", "libero_spatial")
 VIEW: Final = (128, 128)
 """Rows and columns of the model's input images."""
-LABELS: Final = 3
-"""Instructions of a moment."""
 CONVENTION: Final[ActionConvention] = RELEASED["libero_object_no_noops_modified"]
 """The numbers mean what those of the released LIBERO checkpoints do."""
 PART: Final = 400
 """Moments of a file, all of one task."""
-SEEDS: Final = 10_000
+SEEDS: Final = 1000
 """Seeds that a file may use, an episode each."""
 STRETCHES: Final = 60
 """Of an episode at most."""
@@ -50,7 +51,7 @@ FALLEN: Final = 0.1
 """m under the table: so has what is lower."""
 
 Sample = tuple[dict[str, np.ndarray], list[str]]
-"""A row of each of demonstrations.ARRAYS by name, and the instructions [LABELS]."""
+"""A row of each of demonstrations.ARRAYS by name, and the instructions [ASKED]."""
 
 
 def errand_book() -> ErrandBook:
@@ -93,14 +94,15 @@ class LiberoLabeller:
             "places": cell.project(things, "front").astype(np.float32),
             "hand": (cell.tcp[0] - cell.base).astype(np.float32), "held": np.array(held),
             "trace": np.stack([self._pixels(trace) for trace in traces]),
+            "camera": np.full(13, np.nan, np.float32),
             "actions": np.stack([checkpoint_actions(plan.chunk(), CONVENTION) for plan in plans]).astype(np.float32),
         }  # fmt: skip
         return arrays, [text for _, text in chosen]
 
     def _chosen(self) -> list[tuple[int, str]]:
         """Which errands a moment is labelled for, the task's own first, and in which words."""
-        others = self._rng.permutation(np.arange(1, len(self.errands)))[: LABELS - 1].tolist()
-        numbers = [0, *others, *[0] * (LABELS - 1 - len(others))]
+        others = self._rng.permutation(np.arange(1, len(self.errands)))[: ASKED - 1].tolist()
+        numbers = [0, *others, *[0] * (ASKED - 1 - len(others))]
         return [(n, self._words(self.errands[n])) for n in numbers]
 
     def _words(self, errand: LiberoErrand) -> str:
@@ -177,18 +179,19 @@ def collect_task(number: int, first_seed: int, count: int, out: Path) -> None:
         samples += astray_episode(cell, book, seed)
         seed += 1
     cell.close()
-    Demonstrations.of(samples[:count], book.names).save(out)
+    save_rows(samples[:count], out, book.names)
 
 
-def collect_libero(folder: Path, count: int, workers: int, tasks: Sequence[int], part: int = PART) -> list[Path]:
+def collect_libero(
+    folder: Path, count: int, workers: int, tasks: Sequence[int], part: int = PART, done: Progress = ignore
+) -> list[Path]:
     """Sample `count` moments, rounded up to whole files of `part` for each of the book's `tasks`, into `folder`.
 
-    Existing files are kept. workers: processes, each of which needs 1.5 GB.
+    Existing files are kept. workers: processes, each of which needs 1.5 GB. done: called after each file.
     """
     files = max(1, round(count / (part * len(tasks))))
-    parts = {
-        folder / f"part{n:03d}.npz": (task, TRAIN_SEED + n * SEEDS, part)
-        for n, task in enumerate(task for _ in range(files) for task in tasks)
-    }
-    make_parts(collect_task, parts, workers)
-    return list(parts)
+    jobs: dict[Path, tuple[Any, ...]] = {}
+    for n, task in enumerate(task for _ in range(files) for task in tasks):
+        out = folder / f"part{n:03d}.npz"
+        jobs[out] = task, TRAIN_SEED + n * SEEDS, part, out
+    return make_parts(collect_task, jobs, workers, done)

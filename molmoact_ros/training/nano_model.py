@@ -108,6 +108,9 @@ BLOCK_OUTPUTS = ("attn_out.weight", "ff_out.weight", "wo.weight", "feed_forward.
 EMBEDDING_STD = 0.3
 WAVES = 8
 SHARPNESS = 1.5
+FEATURE_SIZE = 16.0
+"""Mean square of the image features at first, and what `restraint` holds it at; at 0.7 training is slower."""
+RESTRAINT = 1.0
 
 
 def smooth_rows(count: int, width: int, std: float) -> Tensor:
@@ -170,3 +173,25 @@ def initialise(model: MolmoAct, tokenizer: Tokenizer) -> None:
     places = model.model.vision_backbone.image_vit.positional_embedding
     rows, columns = (smooth_rows(n, places.shape[1], EMBEDDING_STD) for n in model.config.vit_config.grid)
     places.copy_((rows[:, None] + columns[None]).flatten(0, 1))
+
+
+@torch.no_grad()
+def feature_size(model: MolmoAct, crops: Tensor, pooled: Tensor) -> float:
+    """Mean square of the image features of crops [B, N, P, patch_dim]; pooled: int64 [B, T, 4]."""
+    return float(model.image_features(crops, pooled).square().mean())
+
+
+@torch.no_grad()
+def size_features(model: MolmoAct, crops: Tensor, pooled: Tensor) -> None:
+    """Scale the projector so that image features have the size FEATURE_SIZE; arguments as of `feature_size`."""
+    factor = (FEATURE_SIZE / feature_size(model, crops, pooled)) ** 0.5
+    model.model.vision_backbone.image_projector.w2.weight.mul_(factor)
+
+
+def restraint(features: Tensor, size: float = FEATURE_SIZE) -> Tensor:
+    """A penalty, a scalar, for image features [B, T, hidden] whose mean square is not `size`.
+
+    Every later layer norms them, so that no other loss sees their size: it drifts, up to where gradients in bfloat16
+    are noise.
+    """
+    return RESTRAINT * (features.float().square().mean() / size).log().square()

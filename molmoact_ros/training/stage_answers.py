@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from molmoact_ros.engine.model.molmoact import MolmoAct, rope_tables
 from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets, pointing_loss
+from molmoact_ros.training.nano_model import FEATURE_SIZE, restraint
 from molmoact_ros.training.trace_augmentation import SOON
 
 POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 5.0
 NAMING_WEIGHT, PRESENT_WEIGHT, LIKENESS = 10.0, 5.0, 0.5  # as in `stage_vision`
+CENTRE = (0.5, 0.0, 0.15)  # m, approximate centre of the workspace in the base frame
+NEAR = 0.12  # m
 NEXT = 1.0  # hundreds of pixels along a stroke: the part that the next actions follow
 
 
@@ -33,9 +39,13 @@ class SpaceHead(nn.Module):
         The prompts' last tokens [N, width] predict the gripper's positions [N, 3] m in the base frame; the name tokens
         [M, width] predict the objects' offsets [M, 3] m from the gripper.
         """
-        centre = hand.new_tensor([0.5, 0.0, 0.15])  # approximate centre of the workspace
-        hand_loss = _decimetres(self.hand(asking), hand - centre)
+        hand_loss = _decimetres(self.hand(asking), hand - hand.new_tensor(CENTRE))
         return hand_loss + _decimetres(self.thing(naming), offsets) if len(naming) else hand_loss
+
+    def read_hand(self, asking: Tensor) -> Tensor:
+        """The gripper's positions [N, 3] m in the base frame that the prompts' last tokens [N, width] tell."""
+        read: Tensor = self.hand(asking) / 10 + asking.new_tensor(CENTRE)
+        return read
 
     def moves_loss(self, asking: Tensor, moves: Tensor) -> Tensor:
         """Regression loss of the prompts' last tokens [N, width] for `moves` [N, 4, 3] m: a scalar in decimetres."""
@@ -58,15 +68,29 @@ def _decimetres(read: Tensor, metres: Tensor) -> Tensor:
     return F.smooth_l1_loss(read, 10 * metres, beta=0.1)
 
 
-def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True)
+class SharedImages:
+    """Hidden states of a batch of B states with K instructions each; all but the features are after the final norm.
+
+    features: of the images, [B, T, hidden]. seen: input of the layers for begin token and images, [B, F, hidden].
+    halfway, hidden: of prompts and answers after half of the layers and at the end, [B * K, S, hidden].
+    """
+
+    features: Tensor
+    seen: Tensor
+    halfway: Tensor
+    hidden: Tensor
+
+
+def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> SharedImages:
     """Forward pass that computes the images once for all K instructions.
 
-    Returns the images' tokens as input to the layers, [B, F, hidden], and the hidden states of prompts and answers,
-    [B * K, S, hidden] each, after half of the layers and at the end; all after the final norm. The results equal those
-    of B * K whole sequences, since causal attention keeps later tokens from affecting the images' tokens.
+    The results equal those of B * K whole sequences, since causal attention keeps later tokens from affecting the
+    images' tokens. pooled: int64 [1, T, 4], as in `MolmoAct.image_features`.
     """
     parts, llm = model.model.transformer, model.config.llm_config
-    images = model.embed(batch.prefix, model.image_features(batch.crops, pooled.expand(len(batch.crops), -1, -1)))
+    features = model.image_features(batch.crops, pooled.expand(len(batch.crops), -1, -1))
+    images = model.embed(batch.prefix, features)
     words = model.embed(batch.ids, None)
     cos, sin = (table.to(images.device) for table in rope_tables(llm, llm.max_position_embeddings))
     there = (cos[: images.shape[1]], sin[: images.shape[1]])
@@ -84,19 +108,20 @@ def shared_images_forward(model: MolmoAct, batch: Batch, pooled: Tensor) -> tupl
         images, words = (x + block.mlp(block.ff_norm(x)) for x in (images, words))
         if 2 * number == llm.num_hidden_layers:
             halfway = words
-    return parts.ln_f(seen), parts.ln_f(halfway), parts.ln_f(words)
+    return SharedImages(features, parts.ln_f(seen), parts.ln_f(halfway), parts.ln_f(words))
 
 
 def answer_loss(
-    model: MolmoAct, head: SpaceHead, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0
-) -> Tensor:
+    model: MolmoAct, head: SpaceHead, maker: BatchMaker, targets: SoftTargets, batch: Batch, news: float = 1.0,
+    size: float = FEATURE_SIZE,
+) -> Tensor:  # fmt: skip
     """The training loss, a scalar.
 
     It sums the weighted soft cross-entropy of the answers' tokens [B * K, S], the localisation loss of the prompt's
-    name tokens, and the auxiliary regression of gripper and object positions.
+    name tokens, the auxiliary regression of gripper and object positions, and the restraint of the images' features.
 
     news: weight of an action value that differs from the previous action's. Most values repeat the previous one;
-    copying is learnt quickly and would dominate the few values that determine the motion.
+    copying is learnt quickly and would dominate the few values that determine the motion. size: see `restraint`.
 
     The prompt's last token is the phrase that announces a stroke and serves as the stroke's name. Image tokens that
     show the stroke's next part are trained to resemble it, and it is trained to point there.
@@ -105,11 +130,13 @@ def answer_loss(
     the answer reads the result there. With few examples, training learns this chain only if its first link is
     supervised directly.
     """
-    batch = batch.to(model.lm_head.weight.device)
-    seen, halfway, hidden = shared_images_forward(model, batch, maker.pooled.to(model.lm_head.weight.device))
+    device = model.lm_head.weight.device
+    batch = batch.to(device)
+    read = shared_images_forward(model, batch, maker.pooled.to(device))
+    seen, halfway, hidden = read.seen, read.halfway, read.hidden
     learnt, names = batch.targets >= 0, ~batch.points.isnan().any(-1)
     factors = torch.where(batch.news[learnt], news, 1.0)
-    loss = targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors)
+    loss = targets.loss(model.logits(hidden[learnt]), batch.targets[learnt], factors) + restraint(read.features, size)
     if names.any():
         places = model.logits(halfway[names])[:, maker.coordinates]
         loss = loss + POINTING_WEIGHT * pointing_loss(places, batch.points[names])
@@ -121,8 +148,29 @@ def answer_loss(
     if batch.moves.isnan().any():
         return loss
     front = seen[:, batch.prefix[0] == model.config.image_patch_id][:, : batch.windows.shape[1]]
-    name = model.model.transformer.wte(maker.stroke_name).detach()
+    name = model.model.transformer.wte(maker.stroke_name.to(device)).detach()
     ahead = batch.windows[..., -1] < NEXT
     placing = pointing_loss(model.logits(front[ahead])[:, maker.coordinates], maker.in_picture(batch.windows)[ahead])
     line = NAMING_WEIGHT * head.naming_loss(front, name, batch.windows) + placing
     return loss + line + STROKE_WEIGHT * (head.moves_loss(asking, batch.moves) + head.line_loss(front, batch.windows))
+
+
+@torch.no_grad()
+def space_errors(model: MolmoAct, head: SpaceHead, maker: BatchMaker, batches: Iterable[Batch]) -> dict[str, float]:
+    """How far off, at the median in mm, the head reads where things are; things nearer than `NEAR` are left out.
+
+    thing_mm: an object's or target's offset from the gripper; hand_mm: the gripper's position.
+    """
+    device, things, hands = model.lm_head.weight.device, [], []
+    for batch in (batch.to(device) for batch in batches):
+        halfway = shared_images_forward(model, batch, maker.pooled.to(device)).halfway
+        away = batch.offsets.norm(dim=-1) > NEAR  # false where nothing is named
+        things.append((head.thing(halfway[away]).float() / 10 - batch.offsets[away]).norm(dim=-1))
+        last = (batch.targets >= 0).int().argmax(dim=1)
+        asking = halfway[torch.arange(len(last), device=device), last]
+        hands.append((head.read_hand(asking).float() - batch.hand).norm(dim=-1))
+    return {"thing_mm": _median_mm(things), "hand_mm": _median_mm(hands)}
+
+
+def _median_mm(metres: list[Tensor]) -> float:
+    return round(1000 * float(torch.cat(metres).median()), 1)

@@ -20,11 +20,11 @@ from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 from molmoact_ros.training.data_loader import BatchMaker, pointing_loss
 from molmoact_ros.training.demonstrations import Demonstrations
-from molmoact_ros.training.nano_model import view_patches
+from molmoact_ros.training.nano_model import FEATURE_SIZE, restraint, view_patches
 
 NAMING_WEIGHT = 10.0  # most windows are empty and contribute little loss
 PRESENT_WEIGHT = 5.0  # balances the many windows without an object
-MEAN_WEIGHT = 0.01  # penalises the image tokens' shared mean: it carries no information and would dominate attention
+MEAN_WEIGHT = 1.0  # of the shared mean's part in image tokens: it carries no information and would dominate attention
 
 
 class VisionHead(nn.Module):
@@ -55,17 +55,22 @@ def vision_batches(data: Demonstrations, size: int, seed: int, first: int) -> It
         yield torch.from_numpy(crops.astype(np.float32)).unsqueeze(1), torch.from_numpy(places[rows])
 
 
-def vision_loss(model: MolmoAct, head: VisionHead, maker: BatchMaker, batch: tuple[Tensor, Tensor]) -> Tensor:
+def vision_loss(
+    model: MolmoAct, head: VisionHead, maker: BatchMaker, batch: tuple[Tensor, Tensor], size: float = FEATURE_SIZE
+) -> Tensor:
     """Classification and localisation loss of the image tokens for the objects in their windows: a scalar.
 
-    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, K + 1, 2], from `vision_batches`.
+    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, K + 1, 2], from `vision_batches`. size: see
+    `restraint`.
     """
-    crops, places = (t.to(model.lm_head.weight.device) for t in batch)
+    device = model.lm_head.weight.device
+    crops, places = (t.to(device) for t in batch)
     transformer, grid = model.model.transformer, model.config.vit_config.grid
     pooled = torch.from_numpy(pooled_indices(np.arange(grid[0] * grid[1]).reshape(grid)))
-    pooled = pooled.to(crops.device).expand(len(crops), -1, -1)
+    pooled = pooled.to(device).expand(len(crops), -1, -1)
     features = model.image_features(crops, pooled)
-    patch, names = transformer.wte(torch.tensor(model.config.image_patch_id)), transformer.wte(maker.things)
+    patch = transformer.wte(torch.tensor(model.config.image_patch_id, device=device))
+    names = transformer.wte(maker.things.to(device))
     tokens = transformer.ln_f(features + patch.detach())
 
     row, thing = (~places.isnan().any(-1)).nonzero(as_tuple=True)
@@ -77,4 +82,5 @@ def vision_loss(model: MolmoAct, head: VisionHead, maker: BatchMaker, batch: tup
     weight = torch.tensor(PRESENT_WEIGHT, device=tokens.device)
     naming = F.binary_cross_entropy_with_logits(head(tokens, names.detach()), there, pos_weight=weight)
     placing = pointing_loss(model.logits(tokens[row, window])[:, maker.coordinates], found)
-    return NAMING_WEIGHT * naming + placing + MEAN_WEIGHT * features.mean((0, 1)).square().sum()
+    shared = features.mean((0, 1)).square().mean() / features.square().mean()
+    return NAMING_WEIGHT * naming + placing + MEAN_WEIGHT * shared + restraint(features, size)

@@ -19,7 +19,7 @@ from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 
 UNKNOWN = "<unk>"
-COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("cube", "ball", "cylinder")
+COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("cube", "ball", "cylinder", "bar", "rod")
 WORDS = ("put", "place", "move", "pick", "up", "the", "in", "into", "on", *COLOURS, *SHAPES, "bowl", "plate", "box")
 """All words of the simulator's instructions."""
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
@@ -43,6 +43,12 @@ def build_tokenizer(words: Sequence[str] = WORDS, names: Sequence[str] = NAMES) 
     tokenizer.decoder = Fuse()
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (END_OF_TEXT, *IMAGE_TOKENS)])
     return tokenizer
+
+
+def known_shapes(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The shapes of the simulator's objects that a tokenizer has names for; the first three for one of another kind."""
+    named = [s for s in SHAPES if all(tokenizer.token_to_id(f" {colour} {s}") is not None for colour in COLOURS)]
+    return tuple(named) or SHAPES[:3]
 
 
 def base_vocab_size(tokenizer: Tokenizer) -> int:

@@ -22,14 +22,14 @@ from molmoact_ros.reasoning.trace import (
     trace_from_pixels,
 )
 from molmoact_ros.reasoning.trace_progress import lengths_of, point_at
-from molmoact_ros.sim.camera_renderer import D435_FRONT, lift, project, sight
+from molmoact_ros.sim.camera_renderer import D435_FRONT, CameraView, sight
 from molmoact_ros.sim.scene import AREA_X, AREA_Y, GRASP_HEIGHT
 from molmoact_ros.sim.table_workcell import front_pose
 from molmoact_ros.training.expert import CHUNK_STEPS, HOVER, MAX_STEP
 
 WIDTH, HEIGHT = D435_FRONT.width, D435_FRONT.height
-POSITION, ROTATION = front_pose()
-METRES = float(np.linalg.norm(POSITION - [0.5, 0.0, 0.1])) / D435_FRONT.fx  # one pixel near the middle of the table
+FRONT = CameraView(*front_pose(), D435_FRONT)  # where the camera is built
+METRES = float(np.linalg.norm(FRONT.position - [0.5, 0.0, 0.1])) / D435_FRONT.fx  # one pixel amid the table
 STEP_PIXELS = 11.0  # along the stroke in one step: about 0.15 m/s
 MAX_DROP = 0.018  # m vertically in one step
 TRAVEL = 0.15  # m: travel height of the gripper, where reachable
@@ -40,29 +40,20 @@ AIM = 18.0  # pixels: a stroke that ends closer to an object ends on it
 SOON = (1, 2, 4, 8)  # steps after which the prompt's last token learns to predict the gripper's position
 
 
-def lifted(pixel: np.ndarray, height: float) -> np.ndarray:
-    """Deproject a pixel [2] to the point [3] m at a given height, m."""
-    return lift(pixel[None], np.array([height]), POSITION, ROTATION, D435_FRONT)[0]
-
-
-def projected(points: np.ndarray) -> np.ndarray:
-    """Project points [n, 3] m to pixels [n, 2]."""
-    return project(points, POSITION, ROTATION, D435_FRONT)
-
-
-def heights(pixel: np.ndarray) -> tuple[float, float]:
+def heights(pixel: np.ndarray, view: CameraView = FRONT) -> tuple[float, float]:
     """Minimum and maximum height, m, of a gripper that projects to a pixel [2] between `NEAREST` and `FARTHEST`."""
-    ray = sight(pixel[None], ROTATION, D435_FRONT)[0]
-    low, high = (POSITION[2] + (x - POSITION[0]) / min(ray[0], -1e-6) * ray[2] for x in (NEAREST, FARTHEST))
+    ray, camera = sight(pixel[None], view.rotation, view.intrinsics)[0], view.position
+    low, high = (camera[2] + (x - camera[0]) / min(ray[0], -1e-6) * ray[2] for x in (NEAREST, FARTHEST))
     return float(np.clip(low, LOWEST, HIGHEST)), float(np.clip(high, LOWEST, HIGHEST))
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """A drawn line, pixels [n, 2], and the gripper's height at its end, m."""
+    """A drawn line, pixels [n, 2], the gripper's height at its end, m, and the camera on whose image it is drawn."""
 
     points: np.ndarray
     end_height: float
+    view: CameraView = FRONT
 
     @property
     def length(self) -> float:
@@ -77,7 +68,7 @@ class Stroke:
         """The gripper's height, m, at arc length `where`, pixels."""
         left = max(0.0, (self.length - where) * METRES - 0.007)
         over = min(max(TRAVEL, self.end_height + HOVER), self.end_height + 2.5 * left)
-        return float(np.clip(over, *heights(self.at(where))))
+        return float(np.clip(over, *heights(self.at(where), self.view)))
 
     def windows(self, rows: int, columns: int) -> np.ndarray:
         """The stroke's part in each window of the image, float32 [rows * columns, 5], NaN where it does not pass.
@@ -109,12 +100,12 @@ def follow(stroke: Stroke, tcp: np.ndarray, steps: int = CHUNK_STEPS) -> np.ndar
 
 def _advance(stroke: Stroke, tcp: np.ndarray, where: float) -> tuple[np.ndarray, float]:
     """Advance one step along the stroke within the speed and height limits; it corrects half of the lateral error."""
-    off = projected(tcp[None])[0] - stroke.at(where)
+    off = stroke.view.project(tcp[None])[0] - stroke.at(where)
     most = min(STEP_PIXELS, max(1.5, 0.35 * (stroke.length - where)))
     for share in np.linspace(1.0, 0.0, 11):
         there = min(stroke.length, where + share * most)
         rise = float(np.clip(stroke.height(there) - tcp[2], -MAX_DROP, MAX_DROP))
-        move = lifted(stroke.at(there) + 0.5 * off, tcp[2] + rise) - tcp
+        move = stroke.view.lift(stroke.at(there) + 0.5 * off, tcp[2] + rise) - tcp
         if np.linalg.norm(move[:2]) <= MAX_STEP:
             return tcp + move, there
     return tcp + move * (MAX_STEP / np.linalg.norm(move[:2])), where
@@ -139,9 +130,10 @@ def end_height(end: np.ndarray, objects: dict[str, np.ndarray], held: bool) -> f
 
 
 def draw_stroke(
-    hand: np.ndarray, objects: dict[str, np.ndarray], targets: list[np.ndarray], held: bool, rng: np.random.Generator
-) -> Stroke:
-    """A random stroke's remainder for a gripper at the pixel `hand` [2], or slightly off the stroke.
+    hand: np.ndarray, objects: dict[str, np.ndarray], targets: list[np.ndarray], held: bool, rng: np.random.Generator,
+    view: CameraView = FRONT,
+) -> Stroke:  # fmt: skip
+    """A random stroke's remainder for a gripper at the pixel `hand` [2] of `view`, or slightly off the stroke.
 
     objects, targets: pixels [2] of those on the table.
     """
@@ -155,7 +147,7 @@ def draw_stroke(
     first = drawn[1] - drawn[0]
     along = float(np.clip(first @ (hand - drawn[0]) / max(1e-9, first @ first), 0, 0.9))
     drawn[0] = np.round(drawn[0] + along * first)
-    return Stroke(drawn, end_height(drawn[-1], objects, held))
+    return Stroke(drawn, end_height(drawn[-1], objects, held), view)
 
 
 def _end(
@@ -174,7 +166,7 @@ def _end(
 
 def _anywhere(rng: np.random.Generator) -> np.ndarray:
     height = rng.choice([ON_TABLE, TRAVEL, rng.uniform(0.05, 0.32)])
-    return projected(np.array([[rng.uniform(*AREA_X), rng.uniform(*AREA_Y), height]]))[0]
+    return FRONT.project(np.array([[rng.uniform(*AREA_X), rng.uniform(*AREA_Y), height]]))[0]
 
 
 def _between(begin: np.ndarray, end: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

@@ -43,6 +43,28 @@ def test_an_instruction_changes_the_task_and_not_the_table() -> None:
     assert (asked.objects, asked.targets) == (scene.objects, scene.targets)
 
 
+def test_a_scene_has_all_objects_that_its_task_needs() -> None:
+    for seed in range(40):
+        scene = sample_scene(seed, distractors=0, instruction="put the red cylinder on the blue cylinder")
+        assert [o.name for o in scene.objects] in (["red cylinder", "blue cylinder"], ["blue cylinder", "red cylinder"])
+    with pytest.raises(ValueError, match="COLOUR cube.cylinder on the"):
+        Task.parse("put the red cylinder on the blue ball")
+
+
+def test_what_lies_beside_or_is_still_held_is_not_stacked(cell: Workcell) -> None:
+    scene = sample_scene(2, instruction="put the red cylinder on the blue cylinder")
+    cell.reset(scene)
+    assert not cell.progress().success
+    below = cell.object_position("blue cylinder")
+    for offset, height, stacked in ((0.0, 0.070, True), (0.03, 0.070, False), (0.0, 0.085, False)):
+        cell.place("red cylinder", below + [offset, 0.0, height])
+        cell.pose_kinematically(HOME_Q, 0.08)
+        assert cell.progress().success == stacked
+    cell.place("red cylinder", below + [0.0, 0.0, 0.070])
+    cell.pose_kinematically(HOME_Q, 0.042)
+    assert not cell.progress().success
+
+
 def test_an_instruction_that_cannot_be_judged_says_what_can() -> None:
     with pytest.raises(ValueError, match="COLOUR SHAPE"):
         sample_scene(1, instruction="juggle")
@@ -82,8 +104,13 @@ def test_a_reset_is_exact(cell: Workcell) -> None:
     np.testing.assert_array_equal(cell.render("front")[0], first)
 
 
-def test_the_expert_carries_the_object_to_the_target_through_the_real_controller(cell: Workcell) -> None:
-    scene = sample_scene(503)
+@pytest.mark.parametrize(
+    "asked", [None, "put the red cylinder on the blue cylinder", "move the red cube on the green cube"]
+)
+def test_the_expert_carries_the_object_to_the_target_through_the_real_controller(
+    cell: Workcell, asked: str | None
+) -> None:
+    scene = sample_scene(503, instruction=asked)
     cell.reset(scene)
     expert, controller, name = Expert(scene), Controller(robot_model()), scene.task.object
     shape = name.split()[1]

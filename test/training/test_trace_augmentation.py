@@ -32,6 +32,7 @@ from molmoact_ros.training.expert import MAX_STEP
 from molmoact_ros.training.nano_model import PROCESSOR, nano_config, view_patches
 from molmoact_ros.training.tokenizer import build_tokenizer
 from molmoact_ros.training.trace_augmentation import (
+    FRONT,
     HEIGHT,
     MAX_DROP,
     ON_TABLE,
@@ -42,7 +43,6 @@ from molmoact_ros.training.trace_augmentation import (
     end_height,
     follow,
     overlay,
-    projected,
 )
 from molmoact_ros.utils.paths import robot_model
 from molmoact_ros.utils.progress import Progress, ignore
@@ -98,9 +98,9 @@ def test_the_overlay_is_what_the_engine_shows_the_model(cell: Workcell, seed: in
 def random_stroke(seed: int, held: bool = False) -> tuple[Stroke, np.ndarray]:
     rng, scene = np.random.default_rng(seed), sample_scene(seed)
     hand = np.array([rng.uniform(0.38, 0.66), rng.uniform(-0.25, 0.25), rng.uniform(0.08, 0.3)])
-    objects = {placed.name: projected(placed.point[None])[0] for placed in scene.objects}
-    targets = [projected(placed.point[None])[0] for placed in scene.targets]
-    return draw_stroke(projected(hand[None])[0], objects, targets, held, rng), hand
+    objects = {placed.name: FRONT.project(placed.point[None])[0] for placed in scene.objects}
+    targets = [FRONT.project(placed.point[None])[0] for placed in scene.targets]
+    return draw_stroke(FRONT.project(hand[None])[0], objects, targets, held, rng), hand
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -112,7 +112,7 @@ def test_the_expert_stays_on_the_stroke_within_its_limits_and_comes_to_the_end(s
         np.linalg.norm(moves[:, :2], axis=1).max() <= MAX_STEP + 1e-9 and np.abs(moves[:, 2]).max() <= MAX_DROP + 1e-9
     )
     assert path[:, 2].min() >= min(hand[2], 0.02) - 1e-9 and np.abs(moves[-1]).max() < 1e-3
-    pixels = projected(path)
+    pixels = FRONT.project(path)
     assert np.linalg.norm(pixels[-1] - stroke.points[-1]) < 2.0
     dense = np.array([stroke.at(where) for where in np.linspace(0, stroke.length, 400)])
     off = np.linalg.norm(pixels[:, None] - dense, axis=2).min(axis=1)
@@ -121,10 +121,10 @@ def test_the_expert_stays_on_the_stroke_within_its_limits_and_comes_to_the_end(s
 
 def test_a_stroke_ends_at_the_grasp_of_what_it_ends_on() -> None:
     scene = sample_scene(3)
-    objects = {placed.name: projected(placed.point[None])[0] for placed in scene.objects}
+    objects = {placed.name: FRONT.project(placed.point[None])[0] for placed in scene.objects}
     for placed in scene.objects:
         end = objects[placed.name]
-        stroke = Stroke(np.stack([projected(HOME[None])[0], end]), end_height(end, objects, held=False))
+        stroke = Stroke(np.stack([FRONT.project(HOME[None])[0], end]), end_height(end, objects, held=False))
         assert stroke.end_height == GRASP_HEIGHT[placed.name.split()[1]]
         assert np.linalg.norm(follow(stroke, HOME, 120)[-1] - placed.point) < 0.01
     assert end_height(np.array([5.0, 470.0]), objects, held=False) == ON_TABLE
@@ -226,7 +226,7 @@ def test_the_instruction_names_another_object_or_nothing(cell: Workcell) -> None
     for task in tasks:
         assert task.goal in [placed.name for placed in task.scene.objects]
         end = pixels_from_trace(task.trace, WIDTH, HEIGHT)[-1]
-        assert np.linalg.norm(end - projected(task.scene.object(task.goal).point[None])[0]) < 3
+        assert np.linalg.norm(end - FRONT.project(task.scene.object(task.goal).point[None])[0]) < 3
         assert task.instruction == NOTHING_SAID or Task.parse(task.instruction).object != task.goal
     assert {task.instruction == NOTHING_SAID for task in tasks} == {True, False}
 

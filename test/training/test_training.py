@@ -11,10 +11,10 @@ import torch
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.sim.scene import sample_scene
-from molmoact_ros.training.data_loader import BatchMaker, SoftTargets
+from molmoact_ros.training.data_loader import SHORT, BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, ExpertPhase
-from molmoact_ros.training.nano_model import initialise, nano_config, ordered_tokens
+from molmoact_ros.training.nano_model import FEATURE_SIZE, initialise, nano_config, ordered_tokens, size_features
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import build_tokenizer
@@ -67,7 +67,7 @@ def test_sharing_images_gives_the_numbers_of_whole_sequences(
     model, maker, _ = learner
     maker.codes = lambda rows: np.full((len(rows), 10, 10), 7)
     batch = maker.batch(np.arange(3), 2, with_depth, np.random.default_rng(0))
-    *_, shared = shared_images_forward(model, batch, maker.pooled)
+    shared = shared_images_forward(model, batch, maker.pooled).hidden
     images = batch.prefix.shape[1]
     ids = torch.cat([batch.prefix.repeat_interleave(2, 0), batch.ids], 1)
     positions = torch.cat([torch.arange(images).expand(6, -1), batch.positions], 1)
@@ -94,6 +94,31 @@ def test_the_loss_falls_and_near_misses_cost_less(learner: tuple[MolmoAct, Batch
     assert targets.loss(near, right, once) < targets.loss(far, right, once)
 
 
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("stage", ["vision", "answer"])
+def test_every_stage_brings_the_image_features_back_to_their_size(
+    stage: str, factor: float, data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
+) -> None:
+    model, maker, targets = learner
+    batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0))
+    pooled = maker.pooled.expand(4, -1, -1)
+    size_features(model, batch.crops, pooled)
+    assert float(model.image_features(batch.crops, pooled).square().mean()) == pytest.approx(FEATURE_SIZE, rel=1e-4)
+    last = model.model.vision_backbone.image_projector.w2.weight
+    with torch.no_grad():
+        last.mul_(factor)
+    width = model.config.llm_config.hidden_size
+    if stage == "vision":
+        views = next(vision_batches(data, 6, seed=0, first=0))
+        loss = vision_loss(model, VisionHead(width), maker, views)
+    else:
+        loss = answer_loss(model, SpaceHead(width), maker, targets, batch)
+    loss.backward()
+    assert last.grad is not None
+    growth = -float((last.grad * last).sum())  # how far a step along the gradient makes the features grow
+    assert growth > 5 if factor < 1 else growth < -5
+
+
 def test_what_an_action_newly_says_counts_more(
     data: Demonstrations, learner: tuple[MolmoAct, BatchMaker, SoftTargets]
 ) -> None:
@@ -116,6 +141,19 @@ def test_batches_are_the_same_wherever_one_begins(learner: tuple[MolmoAct, Batch
     assert not torch.equal(whole[0].crops, whole[2].crops), "each epoch has an order of its own"
 
 
+def test_a_short_answer_is_the_beginning_of_the_whole_one(
+    learner: tuple[MolmoAct, BatchMaker, SoftTargets],
+) -> None:
+    maker = learner[1]
+    whole, short = (maker.sequence(3, 1, None, cut) for cut in (False, True))
+    length = len(short[0])
+    assert np.isin(short[0], maker.action_ids).sum() == SHORT * 7 and np.isin(short[0][-1], maker.action_ids)
+    for cut, kept in zip(short[:2], whole[:2], strict=True):
+        np.testing.assert_array_equal(cut, kept[:length])
+    batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0), short=True)
+    assert batch.ids.shape[1] < 0.7 * len(whole[0]) and not (batch.targets == maker.end).any()
+
+
 def test_numbers_begin_like_their_neighbours(learner: tuple[MolmoAct, BatchMaker, SoftTargets]) -> None:
     model = learner[0]
     for ids in ordered_tokens(build_tokenizer()):
@@ -131,7 +169,7 @@ def test_image_tokens_learn_to_name_and_place_what_they_show(
     head = VisionHead(model.config.llm_config.hidden_size)
     crops, places = next(vision_batches(data, 6, seed=0, first=0))
     there = ~torch.isnan(places).any(-1)
-    assert crops.shape[:2] == (6, 1) and there[:, :12].sum(1).min() >= 3 and there[:, 12:15].sum(1).min() >= 2
+    assert crops.shape[:2] == (6, 1) and there[:, :12].sum(1).min() >= 3 and there[:, 20:23].sum(1).min() >= 2
     optimiser = torch.optim.AdamW([*model.model.vision_backbone.parameters(), *head.parameters()], 1e-3)
     losses = []
     for _ in range(25):

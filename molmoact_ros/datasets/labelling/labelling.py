@@ -13,6 +13,7 @@ import numpy as np
 
 from molmoact_ros.datasets.arrow_writer import write_arrow
 from molmoact_ros.datasets.episode import DamagedEpisode, Demonstration, state_names
+from molmoact_ros.datasets.given_statistics import beyond
 from molmoact_ros.datasets.labelled_episode import LabelledEpisode
 from molmoact_ros.datasets.labelling.contact_sheet import LabelStatistics, RandomSample, ShownLabel, contact_sheet
 from molmoact_ros.datasets.labelling.depth_labels import DepthLabeller
@@ -177,13 +178,16 @@ def _frames(found: Demonstration) -> Iterator[tuple[tuple[np.ndarray, ...], np.n
         raise DamagedEpisode(f"it has {count} images for {len(found.states)} frames")
 
 
-def write_labels(folder: Path, key: str, selection: Selection, labelling: EpisodeLabelling) -> LabelReport:
+def write_labels(
+    folder: Path, key: str, statistics: NormStats, selection: Selection, labelling: EpisodeLabelling
+) -> LabelReport:  # fmt: skip
     """Label the episodes and write them into a new folder, with the contact sheet.
 
-    key: un-normalisation key that fine-tunes of it get. Raises like `write_arrow`.
+    key: un-normalisation key that fine-tunes of it get. statistics: by which the actions are normalised, the
+    selection's own or others. Raises like `write_arrow`.
     """
     try:
-        written = write_arrow(folder, key, selection.statistics, labelling.episodes)
+        written = write_arrow(folder, key, statistics, labelling.episodes)
     except ValueError as error:
         first = next(iter(labelling.left_out.items()), None)
         raise ValueError(f"{error}; {': '.join(first)}" if first else str(error)) from None
@@ -196,8 +200,10 @@ def write_labels(folder: Path, key: str, selection: Selection, labelling: Episod
         *(f"{count} frames are left out: {reason}" for reason, count in written.dropped.most_common()),
         *(f"{name} is left out: {reason}" for name, reason in left_out.items()),
     ]
-    problems = [*selection.problems, *labelling.problems]
     names = state_names(selection.arms, "delta_")
+    problems = [
+        *beyond(selection.statistics, statistics, names), *selection.problems, *labelling.problems
+    ]  # fmt: skip
     page = contact_sheet(f"Labels of {key}", lines, problems, labelling.sample.labels, labelling.statistics, names)
     (folder / SHEET).write_text(page)
     return LabelReport(lines, problems, folder / SHEET)

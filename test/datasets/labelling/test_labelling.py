@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from molmoact_ros.cli.main import main
-from molmoact_ros.engine.model.checkpoint import DEPTH, load_depth_vq
+from molmoact_ros.datasets.arrow_writer import STATISTICS
+from molmoact_ros.engine.model.checkpoint import DEPTH, CheckpointFolder, load_depth_vq
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.finetuning.arrow_data import ArrowData
 from molmoact_ros.utils.paths import default_checkpoint
@@ -130,3 +131,47 @@ def test_what_cannot_be_done_is_said_in_one_line(
     error = capsys.readouterr().err
     assert words.format(tmp=tmp_path) in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_actions_are_normalised_by_the_statistics_of_a_checkpoint_or_a_data_set(
+    truth: Truth, labelled: ArrowData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same motion is other tokens then, and the key is kept: the tokens go on meaning what they meant."""
+    nano = CheckpointFolder(default_checkpoint())
+    label = ["label", str(truth.bag), "--statistics"]
+    assert main([*label, str(default_checkpoint()), "--out", str(tmp_path / "cup")]) == 0
+    given = ArrowData(tmp_path / "cup")
+    assert given.name == "nano_workcell" and given.statistics.action == nano.config.norm_stats[given.name].action
+    assert given.run["conventions"].keys() == {given.name}
+    for row in (0, MOVING // 2):
+        ours, theirs = labelled.sample(row).actions, given.sample(row).actions
+        assert not np.allclose(ours, theirs)
+        moves = labelled.statistics.action.unnormalise(ours)[:, :3]
+        low, high = np.array(given.statistics.action.q01)[:3], np.array(given.statistics.action.q99)[:3]
+        back = given.statistics.action.unnormalise(theirs)[:, :3]
+        np.testing.assert_allclose(back, np.clip(moves, low, high), atol=1e-3, err_msg="but for what is clipped")
+    assert "is clipped: 98 % of it lie in" in capsys.readouterr().out, (
+        "this arm is faster than those of the nano's data"
+    )
+
+    assert main([*label, str(tmp_path / "cup" / STATISTICS), "--out", str(tmp_path / "again"), "--key", "mine"]) == 0
+    again = ArrowData(tmp_path / "again")
+    assert again.name == "mine" and again.statistics.action == given.statistics.action
+    np.testing.assert_array_equal(again.sample(0).actions, given.sample(0).actions)
+
+
+def test_statistics_of_other_actions_are_refused(
+    truth: Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stats = json.loads((default_checkpoint() / "config.json").read_text())["norm_stats"]["nano_workcell"]
+    for known, words in (
+        ({"libero_object_no_noops_modified": stats}, "have another rotation than demonstrations: rotation_vector, not"),
+        ({"franka_droid": stats}, "have another space than demonstrations: joint_position"),
+        ({"a": stats, "b": stats}, "choose one of: a, b"), ({"a": {}}, "holds no statistics"),
+    ):  # fmt: skip
+        (tmp_path / STATISTICS).write_text(json.dumps(known))
+        command = ["label", str(truth.bag), "--statistics", str(tmp_path / STATISTICS), "--out", str(tmp_path / "out")]
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
