@@ -1,4 +1,4 @@
-"""Rounds of correction on LIBERO: the policy as it is runs by the released protocol; the expert labels what it meets."""
+"""Rounds of correction on LIBERO: the policy as it is runs by the released protocol, and the expert labels the moments."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def moments(seed: int, count: int, file: Path) -> Path:
             "actions": np.stack([checkpoint_actions(one, CONVENTION) for one in inputs]).astype(np.float32),
             "things": np.array([[0.5, 0, 0], [0.6, 0.2, 0], [np.nan] * 3], np.float32),
             "places": np.array([[0.4, 0.5], [0.2, 0.5], [np.nan] * 2], np.float32),
-            "hand": np.array([0.4, 0, 0.3], np.float32), "held": np.array(-1), "camera": np.full(13, np.nan, np.float32),
+            "hand": np.array([0.4, 0, 0.3], np.float32), "held": np.array(-1),
+            "camera": np.full(13, np.nan, np.float32),
         }  # fmt: skip
         return arrays, [ERRANDS[0].instruction, *(ERRANDS[0].reworded(rng) for _ in range(ASKED - 1))]
 
