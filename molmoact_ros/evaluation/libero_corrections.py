@@ -1,4 +1,4 @@
-"""Rounds of correction on LIBERO: the policy as it is runs by the released protocol, and the expert labels the moments."""
+"""Rounds of correction on LIBERO: the policy runs by the released protocol, and the expert labels what it meets."""
 
 from __future__ import annotations
 

@@ -114,10 +114,11 @@ class LiberoLabeller:
     def _things(self) -> tuple[np.ndarray, int]:
         """Positions [T, 3] m in the world of all names, NaN for what is not in the scene, and which is held, or -1."""
         out, held = np.full((len(self._names), 3), np.nan), -1
-        for errand, expert, position in zip(self.errands, self.experts, self._positions(), strict=True):
-            number, place = self._names.index(errand.thing), expert.place()
+        place = self.experts[0].place()  # of all: they have the same target
+        out[self._names.index(self.errands[0].target)] = place.x, place.y, place.bottom
+        for errand, position in zip(self.errands, self._positions(), strict=True):
+            number = self._names.index(errand.thing)
             out[number] = position
-            out[self._names.index(errand.target)] = place.x, place.y, place.bottom
             if self._cell.is_held(errand.goal[1]):
                 held = number
         return out, held
