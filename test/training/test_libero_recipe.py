@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from molmoact_ros.control.osc_pose import checkpoint_actions, osc_inputs
 from molmoact_ros.engine.factory import EngineOptions, open_engine
+from molmoact_ros.engine.model.checkpoint import DEPTH
+from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.evaluation.libero_corrections import collect_libero_corrections
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
@@ -20,6 +23,7 @@ from molmoact_ros.training.libero_demonstrations import ASTRAY, CONVENTION, SUIT
 from molmoact_ros.training.libero_errands import LiberoErrand
 from molmoact_ros.training.libero_recipe import LiberoRecipe, LiberoTrainConfig, train_libero
 from molmoact_ros.training.met_states import CorrectionRound
+from molmoact_ros.training.stage_depth_vq import DIM, HIDDEN
 from molmoact_ros.training.train import HELD, RoundConfig
 from molmoact_ros.training.training_run import StageConfig, TrainingRun
 
@@ -59,6 +63,13 @@ def met(order: CorrectionRound) -> tuple[list[Path], dict[str, float]]:
     """In place of episodes: what the stages need to go on, from a policy that can be loaded."""
     open_engine(EngineOptions(), order.checkpoint).close()
     return [moments(order.first_seed, 4, order.folder / "part000.npz")], {"episodes": 1, "success": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def codec(tmp_path: Path) -> None:
+    """A depth codec that is in the folder is kept: training one takes minutes."""
+    torch.manual_seed(0)
+    save_file(DepthVq(HIDDEN, DIM).state_dict(), tmp_path / DEPTH)
 
 
 @pytest.fixture
