@@ -19,6 +19,10 @@ PARTS: Final = {
         "answers with guesses, without, and by torch alone, in closed loop",
         "molmoact_ros.benchmarks.speculation_exactness",
     ),
+    "depth": Command(
+        "what the depth tokens show of things on the table, from measured depth and by the model",
+        "molmoact_ros.benchmarks.depth_tokens",
+    ),
     "batch": Command("answers a second to several robots by one engine", "molmoact_ros.benchmarks.throughput"),
     "roofline": ROOFLINE,
     "floor": ROOFLINE,  # its name until 0.1

@@ -16,6 +16,7 @@ from molmoact_ros.training.libero_demonstrations import CONVENTION, PART, VIEW, 
 from molmoact_ros.training.libero_errands import WORDS
 from molmoact_ros.training.nano_model import nano_config, two_camera_run, view_processor
 from molmoact_ros.training.part_files import make_parts
+from molmoact_ros.training.stage_depth_vq import DepthVqConfig
 from molmoact_ros.training.tokenizer import build_tokenizer
 from molmoact_ros.training.train import (
     HELD,
@@ -39,6 +40,7 @@ class LiberoTrainConfig(TrainConfig):
     """Hyperparameters of all stages. tasks: numbers in `errand_book`, 0 to 9 of LIBERO-Object and 10 to 19 of -Spatial.
     part: moments of a file of demonstrations, all of one task. What is of the workcell's scenes has no effect."""
 
+    depth_vq: DepthVqConfig = DepthVqConfig(frames=8000)  # the first file of each task
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
     answer: AnswerStageConfig = AnswerStageConfig(steps=3000, batch=8, asked=3, depth=0.1, rate=1e-3)
     action: AnswerStageConfig = AnswerStageConfig(steps=7000, batch=8, asked=3, depth=0.1, news=16.0, rate=1e-3)

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from molmoact_ros.sim.scene import FLOOR, GRASP_HEIGHT, Placed, Scene, Task, tasks_for
+from molmoact_ros.sim.scene import FLOOR, GRASP_HEIGHT, GRASP_WIDTH, Placed, Scene, Task, rest_height, tasks_for
 from molmoact_ros.sim.table_workcell import INSIDE, Workcell
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Sampler
 from molmoact_ros.training.expert import ExpertPhase, see
 
 FARTHEST = 1.0  # m from the base: what lies beyond is out of reach and of the front camera's view
-SUNK = 0.02  # m below its rest on the table: an object there has fallen off
 UPRIGHT = np.cos(np.radians(30))  # of the vertical axis of a cylinder that still stands
-LOW = 0.03  # m above its rest on the table: an object within a target lies in it below that
+SLACK = 0.004  # m of opening beyond an object's width: fingers this far open still hold it, wider ones close on it
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,8 @@ def _placed(cell: Workcell, before: Placed) -> Placed:
 def on_the_table(cell: Workcell) -> bool:
     """Whether every object of the scene still is on the table or in the hand, within reach."""
     assert cell.scene is not None
-    positions = {placed.name: cell.object_position(placed.name) for placed in cell.scene.objects}
-    return all(
-        np.linalg.norm(position) < FARTHEST and position[2] > cell.rest_height(name) - SUNK
-        for name, position in positions.items()
-    )
+    positions = [cell.object_position(placed.name) for placed in cell.scene.objects]
+    return all(np.linalg.norm(position) < FARTHEST and position[2] > 0 for position in positions)
 
 
 def fallen(cell: Workcell, name: str) -> bool:
@@ -68,14 +64,19 @@ def fallen(cell: Workcell, name: str) -> bool:
     return name.endswith("cylinder") and abs(cell.data.body(name).xmat[8]) < UPRIGHT
 
 
+def grasped(cell: Workcell, name: str) -> bool:
+    """Whether the fingers hold an object, and neither still close on it nor have let go."""
+    width = GRASP_WIDTH[name.split()[1]] * cell.rest_height(name) / rest_height(name)
+    return cell.held(name) and cell.arm.opening < width + SLACK
+
+
 def phase_of(cell: Workcell, task: Task) -> ExpertPhase:
     """The expert's state for a task in the workcell as it is."""
-    phase, centre = see(cell, task), cell.object_position(task.object)
-    if task.target is None or phase.held:
-        return replace(phase, delivered=False)
-    away = np.linalg.norm(centre[:2] - cell.object_position(task.target)[:2])
-    there = away < INSIDE and centre[2] < cell.rest_height(task.object) + LOW
-    return replace(phase, delivered=bool(there))  # also while the fingers still open
+    held, delivered = grasped(cell, task.object), False
+    if task.target is not None and not held:  # then it lies there, or falls
+        away = (cell.object_position(task.object) - cell.object_position(task.target))[:2]
+        delivered = bool(np.linalg.norm(away) < INSIDE)
+    return replace(see(cell, task), held=held, delivered=delivered)
 
 
 def tasks_here(cell: Workcell, scene: Scene, rng: np.random.Generator) -> list[Task]:
@@ -85,7 +86,7 @@ def tasks_here(cell: Workcell, scene: Scene, rng: np.random.Generator) -> list[T
     """
     own = scene.task
     standing = [placed.name for placed in scene.objects if not fallen(cell, placed.name)]
-    held = [name for name in standing if cell.held(name)]
+    held = [name for name in standing if grasped(cell, name)]
     choices = [task for name in held or standing for task in tasks_for(name) if task != own]
     open_ones = [task for task in choices if not phase_of(cell, task).delivered]
     others = [task for task in open_ones if task.object != own.object]
@@ -116,5 +117,5 @@ def label_here(sampler: Sampler, rng: np.random.Generator) -> tuple[dict[str, np
         return None
     tasks = tasks_here(cell, scene, rng)
     traces, actions, texts = sampler.labels_of(scene, [(task, phase_of(cell, task)) for task in tasks])
-    held = next((placed.name for placed in scene.objects if cell.held(placed.name)), None)
+    held = next((placed.name for placed in scene.objects if grasped(cell, placed.name)), None)
     return sampler.row(things_now(cell, scene), cell.arm.tcp_position, held, traces, actions), texts

@@ -17,5 +17,5 @@ def model_views(
 
     front, wrist: uint8 [H, W, 3] RGB. depth: the front camera's, float32 [H, W] m.
     """
-    small = cv2.resize(depth, DEPTH_VIEW[::-1], interpolation=cv2.INTER_NEAREST).astype(np.float16)
+    small = cv2.resize(depth, DEPTH_VIEW[::-1], interpolation=cv2.INTER_NEAREST_EXACT).astype(np.float16)
     return np.stack([resize(front, view), resize(wrist, view)]), small

@@ -43,7 +43,7 @@ from molmoact_ros.training.nano_model import (
 from molmoact_ros.training.part_files import make_parts
 from molmoact_ros.training.run_report import write_report
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, space_errors
-from molmoact_ros.training.stage_depth_vq import depth_codes, depth_vq
+from molmoact_ros.training.stage_depth_vq import DepthVqConfig, depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import SHAPES, build_tokenizer, known_shapes
 from molmoact_ros.training.training_run import (
@@ -96,6 +96,7 @@ class TrainConfig(TrainingRunConfig):
     varied: float = 0.5
     shapes: tuple[str, ...] = SHAPES
 
+    depth_vq: DepthVqConfig = DepthVqConfig()
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
     answer: AnswerStageConfig = AnswerStageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
     action: AnswerStageConfig = AnswerStageConfig(steps=12_000, batch=12, asked=3, depth=0.1, news=16.0, rate=1e-3)
@@ -110,7 +111,8 @@ class TrainConfig(TrainingRunConfig):
 
     def fixed(self, samples: int, start: str) -> dict[str, Any]:
         """What must be the same when a run is resumed. start: digest of the checkpoint that it begins with, or ""."""
-        settings = self.model_dump(exclude={"save_every", "ahead", "rounds"})
+        free = {"save_every": True, "ahead": True}
+        settings = self.model_dump(exclude={**free, "rounds": True, "depth_vq": free})
         return {"samples": samples, "start": start, "settings": settings}
 
 
@@ -264,7 +266,8 @@ class NanoRecipe:
         return maker.batches(config.batch, config.asked, config.depth, seed, first, config.steered, config.short)
 
     def _prepare_depth(self) -> None:
-        vq = depth_vq(self.data, self.folder, self.config.seed)
+        config = self.config.depth_vq.model_copy(update={"seed": self.config.seed, "ahead": self.config.ahead})
+        vq = depth_vq(self.data, self.folder, config)
         self.maker.codes = partial(depth_codes, vq, self.data)
 
     def _errors(self) -> dict[str, float]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from molmoact_ros.control.osc_pose import checkpoint_actions, osc_inputs
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import DEPTH
-from molmoact_ros.engine.model.depth_vq import DepthVq
 from molmoact_ros.evaluation.libero_corrections import collect_libero_corrections
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
@@ -23,9 +22,9 @@ from molmoact_ros.training.libero_demonstrations import ASTRAY, CONVENTION, SUIT
 from molmoact_ros.training.libero_errands import LiberoErrand
 from molmoact_ros.training.libero_recipe import LiberoRecipe, LiberoTrainConfig, train_libero
 from molmoact_ros.training.met_states import CorrectionRound
-from molmoact_ros.training.stage_depth_vq import DIM, HIDDEN
 from molmoact_ros.training.train import HELD, RoundConfig
 from molmoact_ros.training.training_run import StageConfig, TrainingRun
+from molmoact_ros.utils.paths import default_checkpoint
 
 installed = pytest.mark.skipif(not libero_environment().exists(), reason="`make libero` sets up LIBERO")
 TINY = RoundConfig(steps=2, batch=2, asked=ASKED, depth=0.5, news=16.0, rate=1e-3, warm_up=1, episodes=1)
@@ -68,8 +67,7 @@ def met(order: CorrectionRound) -> tuple[list[Path], dict[str, float]]:
 @pytest.fixture(autouse=True)
 def codec(tmp_path: Path) -> None:
     """A depth codec that is in the folder is kept: training one takes minutes."""
-    torch.manual_seed(0)
-    save_file(DepthVq(HIDDEN, DIM).state_dict(), tmp_path / DEPTH)
+    shutil.copy(default_checkpoint() / DEPTH, tmp_path)
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ def test_the_checkpoint_answers(run: Path) -> None:
     engine = TorchEngine.load(run / "checkpoint", vision="torch")
     (observation,) = sample_observations(robot_model(), 1)
     *_, reasoning = engine.reason(observation)
-    assert np.shape(reasoning.actions) == (8, 7) and np.shape(reasoning.depth_codes) == (10, 10)
+    assert reasoning.actions is not None and np.asarray(reasoning.actions).shape == (8, 7)
+    assert reasoning.depth_codes is not None and np.asarray(reasoning.depth_codes).shape == (10, 10)
 
 
 def test_a_round_labels_what_its_policy_met(run: Path) -> None:
@@ -79,3 +80,12 @@ def test_a_finished_run_is_not_trained_again(run: Path) -> None:
 def test_a_run_of_other_settings_is_not_resumed(run: Path) -> None:
     with pytest.raises(CheckpointError, match="begun with samples 6, not 7"):
         train_nano(robot_model(), run, 7, TINY)
+
+
+def test_the_shipped_weights_are_trained_on_with_their_own_words(tmp_path: Path) -> None:
+    train_nano(robot_model(), tmp_path, 6, TINY, default_checkpoint(), workers=1)
+    begun, found = load_checkpoint(default_checkpoint()), load_checkpoint(tmp_path / "checkpoint")
+    assert found.tokenizer.get_vocab() == begun.tokenizer.get_vocab() and found.config == begun.config
+    assert list(json.loads((tmp_path / "times.json").read_text())) == ["demonstrations", "strokes"]
+    change = (found.model.lm_head.weight - begun.model.lm_head.weight).abs().max()
+    assert 0 < change < 0.01

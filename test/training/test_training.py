@@ -14,7 +14,14 @@ from molmoact_ros.sim.scene import sample_scene
 from molmoact_ros.training.data_loader import SHORT, BatchMaker, SoftTargets
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, ExpertPhase
-from molmoact_ros.training.nano_model import FEATURE_SIZE, initialise, nano_config, ordered_tokens, size_features
+from molmoact_ros.training.nano_model import (
+    FEATURE_SIZE,
+    feature_size,
+    initialise,
+    nano_config,
+    ordered_tokens,
+    size_features,
+)
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import build_tokenizer
@@ -103,7 +110,7 @@ def test_every_stage_brings_the_image_features_back_to_their_size(
     batch = maker.batch(np.arange(4), 2, False, np.random.default_rng(0))
     pooled = maker.pooled.expand(4, -1, -1)
     size_features(model, batch.crops, pooled)
-    assert float(model.image_features(batch.crops, pooled).square().mean()) == pytest.approx(FEATURE_SIZE, rel=1e-4)
+    assert feature_size(model, batch.crops, pooled) == pytest.approx(FEATURE_SIZE, rel=1e-4)
     last = model.model.vision_backbone.image_projector.w2.weight
     with torch.no_grad():
         last.mul_(factor)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +53,8 @@ class Lines:
         both = nn.ModuleList([self.one, self.two])
         stages = {
             name: Stage(
-                StageConfig(steps=steps, batch=8, rate=0.01, warm_up=2), trained, batches,
-                lambda batch, name=name: self.loss(name, batch), lambda name=name: self.prepared.append(name),
+                StageConfig(steps=steps, batch=8, rate=0.01, warm_up=2), trained, batches, partial(self.loss, name),
+                partial(self.prepared.append, name),
             )
             for name, steps, trained in (("first", 5, self.one), ("second", 6, both))
         }  # fmt: skip
@@ -149,7 +151,7 @@ def test_an_interruption_while_saving_leaves_what_was_saved_before(
     again.run.resume()
     saved = torch.save
 
-    def torn(state: object, file: object) -> None:
+    def torn(state: object, file: Any) -> None:
         saved(state, file)
         raise PulledPlug
 

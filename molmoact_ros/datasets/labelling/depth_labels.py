@@ -98,8 +98,13 @@ class GuessedDepth:
     def __init__(self, vq: DepthVq, model: str = DEPTH_ANYTHING, device: str = "cpu") -> None:
         """model: of Hugging Face's hub, or a folder. device: of torch.
 
-        Raises RuntimeError, with how to install it, without transformers, OSError where there is no such model.
+        Raises ValueError for a decoder of metres, RuntimeError, with how to install it, without transformers, OSError
+        where there is no such model.
         """
+        if vq.span is not None:
+            raise ValueError(
+                "this checkpoint's depth tokens mean metres, which a depth network does not guess; use --depth measured"
+            )
         try:
             from transformers import pipeline
         except ImportError:

@@ -258,7 +258,7 @@ def load_depth_vq(path: Path) -> DepthVq:
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} lacks the tensor {error}; it is not a depth VQ-VAE") from None
     with torch.device("meta"):
-        model = DepthVq(hidden, dim, codes)
+        model = DepthVq(hidden, dim, codes, (0.0, 1.0) if "_span" in weights.shapes else None)
     fill(model, weights, "cpu", torch.float32)
     return model.eval()
 

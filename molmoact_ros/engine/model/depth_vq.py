@@ -12,21 +12,35 @@ from molmoact_ros.reasoning.observation import known_depth
 
 INPUT = 320  # side length, pixels (released configuration)
 GRID = 10
+Span = tuple[float, float]
+"""Two inverse depths, 1/m: those that relative depth 0 and 1 stand for."""
 
 
-def relative_depth(depth: np.ndarray) -> np.ndarray:
+def inverse_span(depth: np.ndarray) -> Span:
+    """The least and the greatest inverse of what is valid in depth [H, W], m (0 = invalid); (0, 0) if nothing is."""
+    inverse = 1.0 / depth[depth > 0]
+    return (float(inverse.min()), float(inverse.max())) if len(inverse) else (0.0, 0.0)
+
+
+def relative_depth(depth: np.ndarray, span: Span | None = None) -> np.ndarray:
     """Convert depth [H, W], m (0 or non-finite = invalid), to relative depth float32 [320, 320] in 0..1, nearer larger.
 
-    It is the inverse depth, scaled by its minimum and maximum over valid pixels; invalid pixels count as farthest.
+    It is the inverse depth, scaled by `span`; None: by its minimum and maximum over valid pixels, as the released
+    models have it. What is nearer than the span counts as 1, farther or invalid as 0.
     """
-    depth = cv2.resize(known_depth(depth.astype(np.float32)), (INPUT, INPUT), interpolation=cv2.INTER_NEAREST)
-    valid = depth > 0
-    if not valid.any():
-        return np.zeros((INPUT, INPUT), np.float32)
-    inverse = np.where(valid, 1.0 / np.where(valid, depth, 1.0), 0.0)
-    low, high = inverse[valid].min(), inverse[valid].max()
-    result: np.ndarray = (np.clip(inverse - low, 0.0, None) / max(high - low, 1e-6)).astype(np.float32)
+    depth = known_depth(depth.astype(np.float32))
+    depth = cv2.resize(depth, (INPUT, INPUT), interpolation=cv2.INTER_NEAREST)
+    low, high = np.float32(inverse_span(depth) if span is None else span)
+    inverse = np.where(depth > 0, 1.0 / np.where(depth > 0, depth, 1.0), 0.0)
+    result: np.ndarray = np.clip((inverse - low) / max(high - low, 1e-6), 0.0, 1.0).astype(np.float32)
     return result
+
+
+def depth_in_metres(relative: np.ndarray, span: Span) -> np.ndarray:
+    """The depth float32 [320, 320], m, that relative depth means by `span`; what lies outside of it is its border."""
+    low, high = span
+    inverse: np.ndarray = low + np.clip(relative, 0.0, 1.0) * (high - low)
+    return 1.0 / np.maximum(inverse, 1e-6, dtype=np.float32)
 
 
 class _ResBlock(nn.Module):
@@ -56,10 +70,17 @@ class _Codebook(nn.Module):
 
 
 class DepthVq(nn.Module):
-    """Encoder, codebook and decoder. hidden: width of the first layer; dim: of a code (released: 16 and 512)."""
+    """Encoder, codebook and decoder. hidden: width of the first layer; dim: of a code (released: 16 and 512).
 
-    def __init__(self, hidden: int = 16, dim: int = 512, codes: int = 128) -> None:
+    span: what relative depth 0 and 1 stand for, where all images share that: the tensor `_span` of its file. None: each
+    image's own range, as with the released models.
+    """
+
+    _span: Tensor | None
+
+    def __init__(self, hidden: int = 16, dim: int = 512, codes: int = 128, span: Span | None = None) -> None:
         super().__init__()
+        self.register_buffer("_span", None if span is None else torch.tensor(span))
         widths = [hidden * 2**i for i in range(5)]
         down: list[nn.Module] = []
         for before, after in zip([1, *widths], widths, strict=False):
@@ -74,9 +95,29 @@ class DepthVq(nn.Module):
         )
         self._vq_vae = _Codebook(codes, dim)
 
+    @property
+    def span(self) -> Span | None:
+        """What relative depth 0 and 1 stand for, 1/m; None: each image's own range."""
+        if self._span is None:
+            return None
+        low, high = self._span.tolist()
+        return low, high
+
+    @property
+    def codebook(self) -> Tensor:
+        """The embeddings of the codes, float [codes, dim]."""
+        return self._vq_vae._embedding
+
+    def set_codebook(self, embedding: Tensor, share: Tensor) -> None:
+        """Take `embedding`, float [codes, dim], with each code's share of use, float [codes]."""
+        book = self._vq_vae
+        book._embedding.copy_(embedding)
+        book._ema_cluster_size.copy_(share)
+        book._ema_w.copy_(embedding * share.unsqueeze(1))
+
     def nearest(self, features: Tensor) -> Tensor:
         """Codes int64 [...] whose embeddings are nearest to features [..., dim]."""
-        book = self._vq_vae._embedding
+        book = self.codebook
         return (book.square().sum(1) - 2 * features @ book.T).argmin(-1)
 
     @torch.inference_mode()
@@ -86,44 +127,28 @@ class DepthVq(nn.Module):
 
     def encode_depth(self, depth: np.ndarray) -> np.ndarray:
         """Encode measured depth [H, W], m (0 or non-finite = invalid), to codes int64 [10, 10]."""
-        codes: np.ndarray = self.encode(torch.from_numpy(relative_depth(depth))[None, None])[0].numpy()
+        relative = torch.from_numpy(relative_depth(depth, self.span))
+        codes: np.ndarray = self.encode(relative[None, None])[0].numpy()
         return codes
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Decode codes int64 [B, 10, 10] to relative depth float [B, 1, 320, 320], unclamped."""
-        result: Tensor = self.decoder(F.embedding(codes, self._vq_vae._embedding).movedim(-1, 1))
+        result: Tensor = self.decoder(F.embedding(codes, self.codebook).movedim(-1, 1))
         return result
+
+    def decode_codes(self, codes: np.ndarray) -> np.ndarray:
+        """Decode codes, integers [10, 10], to relative depth float32 [320, 320], unclamped."""
+        decoded: np.ndarray = self.decode(torch.from_numpy(codes.astype(np.int64)).unsqueeze(0))[0, 0].numpy()
+        return decoded
 
     def picture(self, codes: np.ndarray) -> np.ndarray:
         """Decode codes, integers [10, 10], to relative depth float32 [320, 320], nearer larger, for display.
 
-        It is scaled by its own minimum and maximum to 0..1, as in the released script.
+        It is scaled by its own minimum and maximum to 0..1, as in the released script; with a span it is 0..1 already.
         """
-        depth = self.decode(torch.from_numpy(codes.astype(np.int64)).unsqueeze(0))[0, 0].numpy()
+        depth = self.decode_codes(codes)
+        if self._span is not None:
+            return np.clip(depth, 0.0, 1.0)
         picture: np.ndarray = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-8)
         return picture
-
-    def training_loss(self, depth: Tensor, decay: float = 0.99, commitment: float = 0.25) -> Tensor:
-        """Reconstruction and commitment loss of a batch [B, 1, 320, 320]; updates the codebook by moving average.
-
-        Unused codes are reinitialised to features of this batch.
-        """
-        features = self.encoder(depth).movedim(1, -1)
-        codes = self.nearest(features)
-        self._update(features.detach().flatten(0, 2), codes.flatten(), decay)
-        chosen = F.embedding(codes, self._vq_vae._embedding)
-        straight = features + (chosen - features).detach()
-        rebuilt = self.decoder(straight.movedim(-1, 1))
-        return F.mse_loss(rebuilt, depth) + commitment * F.mse_loss(features, chosen)
-
-    @torch.no_grad()
-    def _update(self, features: Tensor, codes: Tensor, decay: float) -> None:
-        book = self._vq_vae
-        hot = F.one_hot(codes, len(book._embedding)).to(features.dtype)
-        book._ema_cluster_size.lerp_(hot.sum(0), 1 - decay)
-        book._ema_w.lerp_(hot.T @ features, 1 - decay)
-        dead = book._ema_cluster_size < 0.03
-        picks = features[torch.randint(len(features), (int(dead.sum()),))]
-        book._ema_w[dead], book._ema_cluster_size[dead] = picks, 1.0
-        book._embedding.copy_(book._ema_w / book._ema_cluster_size.clamp(min=1e-5).unsqueeze(1))

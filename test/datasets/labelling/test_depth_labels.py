@@ -119,3 +119,8 @@ def test_depth_anything_is_run_as_its_own_interface_says(vq: DepthVq, network: P
 def test_a_folder_without_the_network(vq: DepthVq, tmp_path: Path) -> None:
     with pytest.raises((OSError, ValueError), match=str(tmp_path)):
         GuessedDepth(vq, str(tmp_path))
+
+
+def test_a_guess_has_no_metres_for_a_decoder_that_wants_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--depth measured"):
+        GuessedDepth(DepthVq(4, 8, span=(0.5, 1.5)), str(tmp_path))

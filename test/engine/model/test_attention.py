@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from molmoact_ros.engine.model.molmoact import attention_by_products
+from molmoact_ros.engine.model.attention import attention_by_products
 
 SIZES = st.tuples(*(st.integers(1, n) for n in (3, 3, 3, 9, 9)))  # batch, kv heads, shared, queries, keys
 
