@@ -35,7 +35,7 @@ from molmoact_ros.evaluation.libero_policy import ExpertPolicy
 from molmoact_ros.evaluation.libero_rollout import run_by_protocol
 from molmoact_ros.evaluation.suite_report import PlanLog, SuiteEpisode
 from molmoact_ros.sim.libero_cell import LiberoCell
-from molmoact_ros.sim.libero_suite import RENDERING, LiberoTask, libero_environment, read_suite
+from molmoact_ros.sim.libero_suite import RENDERING, LiberoTask, libero_environment, plain_suite, read_suite
 from molmoact_ros.utils import child_process
 from molmoact_ros.utils.arguments import above_zero, add_json
 
@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
     """Run all episodes in both, and print them side by side. The status is 1 where they do not agree."""
     use_environment()
     tasks, expert = read_suite(args.suite)[: args.tasks], RecordedExpert()
+    named = {task.name: task.instruction for task in read_suite(plain_suite(args.suite))}
+    if any(task.instruction != named.get(task.name) for task in tasks):
+        raise ValueError(f"vla-eval asks for the tasks of {args.suite} in the plain suite's words; use `eval --suite`")
     ours, plans = list[SuiteEpisode](), {}
     for episode in tqdm(_by_ourselves(tasks, args.trials, expert), total=len(tasks) * args.trials, mininterval=5):
         ours.append(episode)

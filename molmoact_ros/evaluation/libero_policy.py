@@ -14,6 +14,7 @@ from molmoact_ros.reasoning.action_convention import RELEASED
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
 from molmoact_ros.sim.libero_cell import LiberoCell
+from molmoact_ros.training.libero_demonstrations import cell_images
 from molmoact_ros.training.libero_expert import CHUNK_STEPS, LiberoExpert
 from molmoact_ros.visualization.overlay import draw_for_people
 from molmoact_ros.visualization.video import compose_cameras
@@ -69,9 +70,13 @@ class EnginePolicy:
         self._last = np.array(NO_OP)
         self._engine.forget()
 
+    def look(self, cell: LiberoCell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What there is to see, as `cell_images`."""
+        return cell_images(cell)
+
     def plan(self, cell: LiberoCell, now: float, log: PlanLog) -> np.ndarray:
         """See LiberoPolicy: float64 [N, 7]."""
-        (front, depth), (wrist, _) = cell.render("front"), cell.render("wrist")
+        front, wrist, depth = self.look(cell)
         if self._released:
             front, wrist = released_image(front), released_image(wrist)
         measured = None if self._released else depth  # which is not cropped

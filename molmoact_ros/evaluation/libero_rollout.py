@@ -43,8 +43,13 @@ class PandaArm(Arm):
 
 
 def run_by_protocol(cell: LiberoCell, policy: LiberoPolicy, trial: int, log: PlanLog) -> SuiteEpisode:
-    """One episode by the released protocol."""
+    """One episode by the released protocol, from an official initial state."""
     cell.reset(trial)
+    return play_by_protocol(cell, policy, trial, log)
+
+
+def play_by_protocol(cell: LiberoCell, policy: LiberoPolicy, trial: int, log: PlanLog) -> SuiteEpisode:
+    """One episode by the released protocol, from the state that `cell` is in. trial: its number in the result."""
     policy.begin(cell)
     steps = plans = 0
     queue: list[np.ndarray] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -64,10 +65,20 @@ def sequence_ids(
 
 
 def refuse_unknown_words(instruction: str, encode: Encode, unknown_id: int) -> None:
-    """Raise RefusedStep with the words of `instruction` that a small vocabulary lacks."""
+    """Raise RefusedStep with the words of `instruction` that a small vocabulary lacks.
+
+    Such a vocabulary may know a word only inside a name of several words, so that a word counts as known if any words
+    around it make it so.
+    """
     words = validate_instruction(instruction).split()
-    unknown = [word for word in words if unknown_id in encode(f" {word}")]
-    if unknown:
-        raise RefusedStep(
-            f"this model does not know {', '.join(map(repr, unknown))}; say it in words it was trained on"
-        )
+
+    def known(first: int, end: int) -> bool:
+        return unknown_id not in encode("".join(f" {word}" for word in words[first:end]))
+
+    if known(0, len(words)):
+        return
+    spans = [(a, b) for a, b in combinations(range(len(words) + 1), 2) if known(a, b)]
+    unknown = [word for i, word in enumerate(words) if not any(a <= i < b for a, b in spans)]
+    # Words that are all known, but not beside each other, are named together.
+    named = ", ".join(map(repr, unknown or [" ".join(words)]))
+    raise RefusedStep(f"this model does not know {named}; say it in words it was trained on")

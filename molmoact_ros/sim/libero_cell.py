@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from molmoact_ros.sim.libero_suite import LiberoTask, import_libero
+from molmoact_ros.sim.robosuite_joints import follow_joints
 
 CAMERAS: Final = {"front": "agentview", "wrist": "robot0_eye_in_hand"}
 """LIBERO's name of each of our cameras."""
@@ -27,8 +28,6 @@ STEP: Final = 0.05
 HIGH: Final = 1.0
 """m above the arm's base: nothing that is of interest is higher."""
 _TOUCHING: Final = np.array([1, 0, 0, 0, 0, 0], np.uint8)  # robosuite's group of geoms that are not only for the eye
-STIFFNESS, DAMPING = 2500.0, 100.0
-"""1/s^2 and 1/s: how the joints follow their commands in `follow`; a Franka's own controller is about as stiff."""
 
 
 class LiberoCell:
@@ -61,7 +60,6 @@ class LiberoCell:
 
     def _find_arm(self) -> None:
         robot, model = self._env.robots[0], self.model
-        self._gripper = robot.gripper
         self._q, self._dq = list(robot._ref_joint_pos_indexes), list(robot._ref_joint_vel_indexes)
         self._fingers = list(robot._ref_gripper_joint_pos_indexes)
         self._finger_servos = list(robot._ref_joint_gripper_actuator_indexes)
@@ -89,6 +87,20 @@ class LiberoCell:
             self._env.reset()
             self._drawn += 1
         self._env.set_init_state(self.task.states[trial])
+        self._settle()
+
+    def draw(self, seed: int) -> None:
+        """A layout of the task that LIBERO's own samplers draw, by a seed, after WARM_UP.
+
+        The official initial states are files, and none of them is used. They were drawn by the same samplers, from
+        the regions that the task's file names.
+        """
+        self._env.seed(seed)
+        self._env.reset()
+        self._drawn = len(self.task.states)  # so that `reset` sets its own seed again
+        self._settle()
+
+    def _settle(self) -> None:
         for _ in range(WARM_UP):
             self.step(np.array([0, 0, 0, 0, 0, 0, -1.0]))
 
@@ -101,16 +113,7 @@ class LiberoCell:
 
         closes: whether the fingers close or open.
         """
-        model, data, mass = self.model, self.data, np.zeros((self.model.nv, self.model.nv))
-        direction = 1.0 if closes else -1.0
-        steps = round(seconds / model.opt.timestep)
-        for n in range(steps):
-            mujoco.mj_step1(model, data)
-            mujoco.mj_fullM(model, data, mass)
-            ahead = q - dq * (steps - 1 - n) * model.opt.timestep
-            drive_joints(model, data, mass, self._env.robots[0], ahead, dq)
-            self._env.robots[0].grip_action(gripper=self._gripper, gripper_action=np.array([direction]))
-            mujoco.mj_step2(model, data)
+        follow_joints(self._env.sim, self._env.robots, q[None], dq[None], [closes], seconds)
 
     def render(self, camera: str) -> tuple[np.ndarray, np.ndarray]:
         """Colour uint8 [256, 256, 3] RGB and depth float32 [256, 256] in m of a camera, turned as LIBERO's users do.
@@ -126,6 +129,18 @@ class LiberoCell:
         metres = near / (1.0 - depth * (1.0 - near / far))
         turned = metres[::-1, ::-1].astype(np.float32)
         return np.ascontiguousarray(rgb[::-1, ::-1]), np.where(turned < 0.99 * far, turned, 0).astype(np.float32)
+
+    def project(self, points: np.ndarray, camera: str) -> np.ndarray:
+        """Where points [n, 3] m in the world are in a camera's turned image: float64 [n, 2], (x, y) in 0..1.
+
+        NaN for a point behind the camera; one beside the image is out of 0..1.
+        """
+        at = self.model.camera(CAMERAS[camera]).id
+        seen = (points - self.data.cam_xpos[at]) @ self.data.cam_xmat[at].reshape(3, 3)  # x right, y up, z backwards
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = np.where(seen[:, 2:] < 0, seen[:, :2] / -seen[:, 2:], np.nan)
+        half = np.tan(np.radians(self.model.cam_fovy[at]) / 2)
+        return np.asarray(0.5 - slopes / (2 * half))  # mirrored, and downwards
 
     @property
     def model(self) -> Any:
@@ -227,19 +242,6 @@ class LiberoCell:
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
-
-
-def drive_joints(model: Any, data: Any, mass: np.ndarray, robot: Any, q: np.ndarray, dq: np.ndarray) -> None:
-    """Set the torques by which a robot of robosuite's follows `q` [7] rad and `dq` [7] rad/s.
-
-    mass: the matrix of all masses [nv, nv]. They compensate for mass and gravity, as the robot's own controller does.
-    """
-    at, rates = list(robot._ref_joint_pos_indexes), list(robot._ref_joint_vel_indexes)
-    motors = list(robot._ref_joint_actuator_indexes)
-    wanted = STIFFNESS * (q - data.qpos[at]) + DAMPING * (dq - data.qvel[rates])
-    torque = mass[np.ix_(rates, rates)] @ wanted + data.qfrc_bias[rates]
-    low, high = model.actuator_ctrlrange[motors].T
-    data.ctrl[motors] = np.clip(torque, low, high)
 
 
 def geom_points(model: Any, data: Any, geom: int) -> np.ndarray:

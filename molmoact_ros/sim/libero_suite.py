@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
+from molmoact_ros.reasoning.prompts import validate_instruction
 
 LIMITS: Final = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 """Steps in which a task of a suite has to be done, by the released evaluation of MolmoAct (experiments/LIBERO)."""
@@ -35,7 +38,8 @@ class NoLiberoError(RuntimeError):
 
 @dataclass(frozen=True)
 class LiberoTask:
-    """One task. number: its place in the suite. limit: steps. states: float64 [50, S], its official initial states."""
+    """One task. number: its place in the suite. instruction: see `instruction_of`. limit: steps. states: float64
+    [50, S], its official initial states."""
 
     suite: str
     number: int
@@ -70,8 +74,8 @@ def import_libero() -> Any:
     return libero.libero
 
 
-def step_limit(suite: str) -> int:
-    """Steps for a task of `suite`, also of LIBERO-PRO's variants such as libero_object_swap.
+def plain_suite(suite: str) -> str:
+    """The suite of LIMITS that `suite` is, or is a variant of, such as libero_object of libero_object_swap.
 
     Raises ValueError, in one line that names the suites, for another one.
     """
@@ -79,12 +83,12 @@ def step_limit(suite: str) -> int:
     if not found:
         raise ValueError(f"there is no suite {suite!r}; choose one of: {', '.join(LIMITS)}, or a variant such as "
                          "libero_object_swap")  # fmt: skip
-    return LIMITS[found[0]]
+    return found[0]
 
 
 def read_suite(name: str) -> list[LiberoTask]:
     """The tasks of a suite in LIBERO's order. Raises ValueError for an unknown suite, NoLiberoError without LIBERO."""
-    limit, libero = step_limit(name), import_libero()
+    limit, libero = LIMITS[plain_suite(name)], import_libero()
     known = libero.benchmark.get_benchmark_dict()
     if name not in known:
         same = sorted(other for other in known if other.startswith(name.rpartition("_")[0]))
@@ -95,5 +99,30 @@ def read_suite(name: str) -> list[LiberoTask]:
     for number in range(suite.get_num_tasks()):
         task, states = suite.get_task(number), np.asarray(suite.get_task_init_states(number), np.float64)
         bddl = folder / task.problem_folder / task.bddl_file
-        tasks.append(LiberoTask(name, number, task.name, task.language, bddl, limit, states))
+        words = instruction_of(bddl, folder / plain_suite(name) / task.bddl_file, task.language)
+        tasks.append(LiberoTask(name, number, task.name, words, bddl, limit, states))
     return tasks
+
+
+def instruction_of(bddl: Path, plain: Path, named: str) -> str:
+    """The words in which a task is asked for.
+
+    LIBERO takes them from the name of the task's file, not from what is in it, and checkpoints are trained so. The
+    files of LIBERO-PRO's variants have the names of the plain suite's, also where the variant is another wording
+    (`_lan`) or another task (`_task`). So: those in the file of a variant that says something else than the plain
+    suite's file.
+
+    Args:
+        bddl: the task's file.
+        plain: the file of that name in the plain suite; it need not exist.
+        named: the words of the file's name.
+    """
+    said = _language(bddl)
+    return named if not plain.exists() or said == _language(plain) else validate_instruction(said)
+
+
+def _language(bddl: Path) -> str:
+    found = re.search(r"\(:language\s(.*?)\)", bddl.read_text(), re.DOTALL)
+    if found is None:
+        raise ValueError(f"{bddl} has no instruction (:language ...)")
+    return " ".join(found[1].split())

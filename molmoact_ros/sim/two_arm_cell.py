@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from molmoact_ros.sim.libero_cell import drive_joints
 from molmoact_ros.sim.libero_suite import import_libero
+from molmoact_ros.sim.robosuite_joints import follow_joints
 
 INSTRUCTION: Final = "lift the pot by its handles"
 ARMS: Final = 2
@@ -54,17 +54,7 @@ class TwoArmCell:
 
         closes: whether the fingers of each hand close or open.
         """
-        model, data, mass = self._model, self._data, np.zeros((self._model.nv, self._model.nv))
-        steps = round(seconds / model.opt.timestep)
-        for n in range(steps):
-            mujoco.mj_step1(model, data)
-            mujoco.mj_fullM(model, data, mass)
-            ahead = q - dq * (steps - 1 - n) * model.opt.timestep
-            for arm, robot in enumerate(self._env.robots):
-                drive_joints(model, data, mass, robot, ahead[arm], dq[arm])
-                direction = 1.0 if closes[arm] else -1.0
-                robot.grip_action(gripper=robot.gripper, gripper_action=np.array([direction]))
-            mujoco.mj_step2(model, data)
+        follow_joints(self._env.sim, self._env.robots, q, dq, closes, seconds)
 
     @property
     def _model(self) -> Any:

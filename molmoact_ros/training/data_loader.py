@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig
 from molmoact_ros.engine.model.image_processor import ImageProcessor
 from molmoact_ros.reasoning.answer_templates import answer_text
 from molmoact_ros.reasoning.depth_tokens import DEPTH_TOKENS, GRID
@@ -20,7 +20,7 @@ from molmoact_ros.reasoning.tokens import END_OF_TEXT, ImageTokens, sequence_ids
 from molmoact_ros.reasoning.trace import trace_from_pixels
 from molmoact_ros.sim.scene import TARGETS
 from molmoact_ros.training.demonstrations import THINGS, Demonstrations
-from molmoact_ros.training.nano_model import NORM_KEY, PROCESSOR, ordered_tokens, view_patches
+from molmoact_ros.training.nano_model import PROCESSOR, ordered_tokens, view_patches
 from molmoact_ros.training.trace_augmentation import HEIGHT, SOON, WIDTH, Stroke, chunk, draw_stroke, overlay
 
 REACH = 8  # ids on either side that a soft target covers
@@ -76,22 +76,25 @@ class BatchMaker:
         batch = next(maker.batches(size=16, asked=3, depth=0.2, seed=0))
     """
 
-    def __init__(self, data: Demonstrations, config: MolmoActConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, data: Demonstrations, config: MolmoActConfig, tokenizer: Tokenizer,
+        processor: ProcessorConfig = PROCESSOR,
+    ) -> None:  # fmt: skip
         self.data, self.config = data, config
         self.codes: Callable[[np.ndarray], np.ndarray] | None = None  # rows to depth codes int [n, 10, 10]
         self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
         (self.end,) = self.encode(END_OF_TEXT)
         self.depth_ids = np.array([tokenizer.token_to_id(t) for t in DEPTH_TOKENS])
-        stats = config.norm_stats[NORM_KEY].action
+        (stats,) = (data_set.action for data_set in config.norm_stats.values())
         self.actions = stats.normalise(data.actions)
-        pictures = ImageProcessor(PROCESSOR)(list(data.images[0]))
+        pictures = ImageProcessor(processor)(list(data.images[0]))
         image = ImageTokens.after(config.llm_config.vocab_size)
         views = sequence_ids("", pictures.grids, self.encode, image, self.end)
         self.prefix = torch.from_numpy(views)
         self.prompts = [self.encode(prompt(text, cameras=2)) for text in data.texts]
         self.steered_prompts = [self.encode(prompt(text, 2, steered=True)) for text in [*data.texts, NOTHING_SAID]]
         self.stats, self.stroke_name = stats, torch.tensor(self.steered_prompts[-1][-1])
-        names = [tokenizer.token_to_id(f" {thing}") for thing in THINGS]
+        names = [tokenizer.token_to_id(f" {thing}") for thing in data.names]
         self.things = torch.tensor([-1 if name is None else name for name in names])  # -1: there is no token for it
         x, y, first, others = ordered_tokens(tokenizer)
         self.coordinates, self.action_ids = torch.tensor([x, y]), np.array(first + others)

@@ -9,16 +9,14 @@ Scene seeds for training start at TRAIN_SEED; evaluation uses seeds below it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mujoco
 import numpy as np
 
-from molmoact_ros.engine.model.image_processor import resize
 from molmoact_ros.reasoning.trace import trace_from_pixels
 from molmoact_ros.sim.appearance import Appearance, draw_appearance
 from molmoact_ros.sim.camera_renderer import D435_FRONT, PlacedCamera
@@ -38,6 +36,7 @@ from molmoact_ros.sim.scene import (
 )
 from molmoact_ros.sim.table_workcell import ARM_JOINTS, HOME_Q, Workcell
 from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase, ExpertPlan, nearest_turn
+from molmoact_ros.training.model_views import model_views
 from molmoact_ros.training.part_files import make_parts
 from molmoact_ros.training.trace_augmentation import FRONT, HEIGHT, ON_TABLE, WIDTH, Stroke
 from molmoact_ros.utils.progress import Progress, ignore
@@ -48,7 +47,8 @@ LOWEST = 0.014  # m: minimum height of the finger tips above the table
 ASKED = 4  # instructions per state
 VIEW = (96, 128)  # rows, columns of the nano model's input images
 THINGS = EVERY_OBJECT + TARGETS
-DEPTH_VIEW = (80, 80)  # stored depth, upscaled to the VQ-VAE's input when encoded
+ARRAYS = ("images", "depth", "trace", "actions", "things", "places", "hand", "held", "camera")
+"""What each sample has one row of, beside its instructions."""
 
 # Probability of each kind of state.
 MOMENTS = {
@@ -61,12 +61,13 @@ MOMENTS = {
 class Demonstrations:
     """Arrays of n samples. `instructions` are indices into `texts`.
 
-    images: uint8 [n, 2, 96, 128, 3] RGB. depth: float16 [n, 80, 80] m (0 invalid). instructions: int64 [n, ASKED].
-    trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7] (m, rad, gripper). things: float32 [n, 23, 3] m,
-    position of each of THINGS in the base frame. places: float32 [n, 23, 2], its position in the front view, (x, y) in
-    0..1. Both are NaN for an object that is not in the scene. hand: float32 [n, 3] m, gripper position in the base
-    frame. held: int64 [n], index in THINGS of the held object (-1: none). camera: float32 [n, 13], the front camera:
-    position, m; rotation, row by row, as in `PlacedCamera`; focal length, pixels.
+    images: uint8 [n, 2, rows, columns, 3] RGB. depth: float16 [n, 80, 80] m (0 invalid). instructions: int64
+    [n, ASKED]. trace: uint8 [n, ASKED, 3, 2]. actions: float32 [n, ASKED, 8, 7], of the workcell in m and rad, and the
+    gripper. things: float32 [n, T, 3] m, position of each of `names` in the base frame. places: float32 [n, T, 2], its
+    position in the front view, (x, y) in 0..1. Both are NaN for an object that is not in the scene. hand: float32
+    [n, 3] m, gripper position in the base frame. held: int64 [n], index in `names` of the held object (-1: none).
+    camera: float32 [n, 13], the front camera: position, m; rotation, row by row, as in `PlacedCamera`; focal length,
+    pixels; NaN where no strokes can be drawn. names: of the T things that instructions name; of the workcell THINGS.
     """
 
     images: np.ndarray
@@ -80,6 +81,7 @@ class Demonstrations:
     camera: np.ndarray
     instructions: np.ndarray
     texts: list[str]
+    names: tuple[str, ...] = THINGS
 
     def view(self, i: int) -> PlacedCamera:
         """The front camera of sample i."""
@@ -88,7 +90,7 @@ class Demonstrations:
 
     def save(self, path: Path) -> None:
         """Write one uncompressed .npz."""
-        np.savez(path, **{**vars(self), "texts": np.array(self.texts)})
+        np.savez(path, **{**vars(self), "texts": np.array(self.texts), "names": np.array(self.names)})
 
     @staticmethod
     def load(paths: list[Path]) -> Demonstrations:
@@ -97,9 +99,9 @@ class Demonstrations:
         texts = sorted({str(t) for part in parts for t in part["texts"]})
         index = {t: i for i, t in enumerate(texts)}
         instructions = [np.array([index[str(t)] for t in p["texts"]])[p["instructions"]] for p in parts]
-        names = ("images", "depth", "trace", "actions", "things", "places", "hand", "held", "camera")
-        arrays = {name: _joined(parts, name) for name in names}
-        return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts)
+        arrays = {name: _joined(parts, name) for name in ARRAYS}
+        names = tuple(map(str, parts[0]["names"])) if "names" in parts[0] else THINGS
+        return Demonstrations(**arrays, instructions=np.concatenate(instructions), texts=texts, names=names)
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
@@ -339,10 +341,7 @@ class Sampler:
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
         front, depth = self.cell.render("front")
-        wrist, _ = self.cell.render("wrist")
-        size = DEPTH_VIEW[::-1]
-        small = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.float16)
-        return np.stack([resize(front, VIEW), resize(wrist, VIEW)]), small
+        return model_views(front, self.cell.render("wrist")[0], depth, VIEW)
 
     def _places(self, things: np.ndarray) -> np.ndarray:
         k = self.cell.cameras["front"]
@@ -383,9 +382,12 @@ def collect(
 
 
 def save_rows(
-    samples: Sequence[tuple[dict[str, np.ndarray], list[str]]], out: Path, kind: type[Any] = Demonstrations
+    samples: Sequence[tuple[dict[str, np.ndarray], list[str]]], out: Path, kind: Callable[..., Any] = Demonstrations
 ) -> None:  # fmt: skip
-    """Save rows of `kind`, each with its instructions [ASKED], as a file that is whole or not there."""
+    """Save rows, each with its instructions [ASKED], as a file that is whole or not there.
+
+    kind: makes `Demonstrations`, or a kind of them, of the rows' arrays by name, instructions and texts.
+    """
     rows, texts = zip(*samples, strict=True)
     names = sorted({t for asked in texts for t in asked})
     index = {t: i for i, t in enumerate(names)}

@@ -7,7 +7,7 @@ only, so that any state can be labelled. Positions are metres in LIBERO's world;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -37,6 +37,7 @@ FINGER_STEP: Final = 0.01  # m of commanded opening in one step
 FINGER_LAG: Final = 0.43  # share of the way to their command that the fingers go in one step
 MISSED: Final = 0.002  # m: fingers that are closed this far hold nothing
 PRESSED: Final = 0.012  # m: the fingers' command once they press
+RETREAT: Final = 0.15  # m above its place to which the hand rises from what it has released
 MOST_STEPS: Final = 300
 
 
@@ -99,16 +100,19 @@ class LiberoPlan:
 class LiberoExpert:
     """The expert for one task of LIBERO.
 
-        expert = LiberoExpert(cell)  # after cell.reset(trial)
-        cell.step(expert.plan(expert.observe()).chunk()[0])
+    expert = LiberoExpert(cell)  # after cell.reset(trial)
+    cell.step(expert.plan(expert.observe()).chunk()[0])
 
-    Raises ValueError for a task that is not one object in or on another.
     """
 
-    def __init__(self, cell: LiberoCell) -> None:
-        goals = [goal for goal in cell.goals if goal[0] in ("in", "on")]
-        if len(goals) != 1 or len(cell.goals) != 1:
-            raise ValueError(f"the scripted expert knows only one object in or on another, not {cell.goals}")
+    def __init__(self, cell: LiberoCell, goal: Sequence[str] | None = None) -> None:
+        """goal: relation, object and target, as in `LiberoCell.goals`; None: the task's own.
+
+        Raises ValueError for a task that is not one object in or on another.
+        """
+        goals = cell.goals if goal is None else [list(goal)]
+        if len(goals) != 1 or goals[0][0] not in ("in", "on"):
+            raise ValueError(f"the scripted expert knows only one object in or on another, not {goals}")
         self._cell, (relation, self.name, target) = cell, goals[0]
         self._inside, self.target = relation == "in", target.removesuffix("_contain_region")
         position, turn = cell.body_pose(self.name)
@@ -143,10 +147,12 @@ class LiberoExpert:
         for _ in range(steps):
             inputs.append(self.act(state, place, *clear))
             after = self._advance(state, inputs[-1])
-            moved = np.linalg.norm(after.tcp - state.tcp) + abs(after.command - state.command)
+            rests = np.allclose(  # the fingers, too, which may press while nothing moves
+                [*after.tcp, after.opening, after.command], [*state.tcp, state.opening, state.command], atol=1e-4
+            )
             state = after
             positions.append(state.tcp)
-            if moved < 1e-4 and len(inputs) >= CHUNK_STEPS:
+            if rests and len(inputs) >= CHUNK_STEPS:
                 break
         return LiberoPlan(np.array(inputs), np.array(positions))
 
@@ -166,11 +172,32 @@ class LiberoExpert:
         from it to its place, m."""
         if state.held:
             return self._deliver(state, place, way_back)
-        away = np.hypot(state.object[0] - place.x, state.object[1] - place.y)
-        lowest = float((self._cloud @ state.turn.T)[:, 2].min() + state.object[2])
-        if away < place.within + 0.02 and lowest < place.bottom + 0.03:  # released
-            return self._input(state, np.array([0.0, 0.0, 0.05]), self._axis(state), opens=True)
+        if self.is_delivered(state, place):
+            rise = max(0.0, place.bottom + RETREAT - state.tcp[2])
+            return self._input(state, np.array([0.0, 0.0, rise]), self._axis(state), opens=True)
         return self._fetch(state, way_there)
+
+    def is_delivered(self, state: GraspState, place: Place) -> bool:
+        """Whether the object lies at its place, and is not held."""
+        away = float(np.hypot(state.object[0] - place.x, state.object[1] - place.y))
+        return not state.held and away < place.within + 0.02 and self._lowest(state) < place.bottom + 0.03
+
+    def trace(self, state: GraspState) -> np.ndarray:
+        """Positions [3, 3] m of the tool centre point: the current one, that of the grasp, that of the release.
+
+        The one between is the way's middle while the object is held; and once it is delivered, the end is the rise.
+        """
+        place = self.place()
+        if self.is_delivered(state, place):
+            end = np.array([*state.tcp[:2], max(state.tcp[2], place.bottom + RETREAT)])
+            return np.stack([state.tcp, (state.tcp + end) / 2, end])
+        grasp = state.tcp if state.held else self._grasp_pose(state)[0]
+        end = grasp + [place.x, place.y, place.bottom] - [*state.object[:2], self._lowest(state)]
+        return np.stack([state.tcp, (state.tcp + end) / 2 if state.held else grasp, end])
+
+    def _lowest(self, state: GraspState) -> float:
+        """Height of the object's lowest point, m."""
+        return float((self._cloud @ state.turn.T)[:, 2].min() + state.object[2])
 
     def _grasp_pose(self, state: GraspState) -> tuple[np.ndarray, np.ndarray]:
         """Where the tool centre point grasps the object, and the direction in which its fingers close."""
@@ -196,8 +223,7 @@ class LiberoExpert:
         )
 
     def _deliver(self, state: GraspState, place: Place, top: float) -> np.ndarray:
-        lowest = float((self._cloud @ state.turn.T)[:, 2].min() + state.object[2])
-        offset = np.array([place.x - state.object[0], place.y - state.object[1], place.bottom - lowest])
+        offset = np.array([place.x - state.object[0], place.y - state.object[1], place.bottom - self._lowest(state)])
         away, axis = float(np.linalg.norm(offset[:2])), self._axis(state)
         opening = state.command > PRESSED
         near = 2.0 if opening else 1.0

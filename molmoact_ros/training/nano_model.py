@@ -36,15 +36,20 @@ NORM_KEY = "nano_workcell"
 PATCH = 8  # pixels
 
 
-def nano_config(tokenizer: Tokenizer, stats: NormStats) -> MolmoActConfig:
-    """The nano's configuration for a tokenizer and the statistics of its training actions."""
+def nano_config(
+    tokenizer: Tokenizer, stats: NormStats, key: str = NORM_KEY, view: tuple[int, int] = VIEW
+) -> MolmoActConfig:
+    """The nano's configuration for a tokenizer and the statistics of its training actions, whose name is `key`.
+
+    view: rows and columns of an input image, multiples of twice PATCH.
+    """
     vocab = base_vocab_size(tokenizer)
     return MolmoActConfig(
         model_type="molmoact",
         vit_config=VitConfig(
             hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
-            head_dim=32, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, image_default_input_size=VIEW,
-            image_patch_size=PATCH, image_num_pos=(VIEW[0] // PATCH) * (VIEW[1] // PATCH), float32_attention=True,
+            head_dim=32, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, image_default_input_size=view,
+            image_patch_size=PATCH, image_num_pos=(view[0] // PATCH) * (view[1] // PATCH), float32_attention=True,
             use_cls_token=False, patch_bias=True, pre_layernorm=False,
         ),
         adapter_config=AdapterConfig(
@@ -60,24 +65,33 @@ def nano_config(tokenizer: Tokenizer, stats: NormStats) -> MolmoActConfig:
         ),
         image_patch_id=vocab + IMAGE_TOKENS.index("<im_patch>"),
         n_action_bins=256,
-        norm_stats={NORM_KEY: DatasetStats(action=stats)},
+        norm_stats={key: DatasetStats(action=stats)},
     )  # fmt: skip
 
 
-PROCESSOR = ProcessorConfig(
-    crop_mode="resize", resize_mode="area", normalize_mode="siglip", max_crops=1, max_multi_image_crops=1,
-    overlap_margins=(0, 0), base_image_input_size=VIEW, pad_value=0.0, image_patch_size=PATCH, image_pooling_w=2,
-    image_pooling_h=2,
-)  # fmt: skip
-"""One view of each image, scaled by area averaging."""
-RUN = RunConfig(
-    frame_size=None, cameras=2, chunk_steps=(8,), wordings=(Wording.SEVERAL_CAMERAS,),
-    conventions={
-        NORM_KEY: ActionConvention(
-            robot="franka", space="delta_ee_pose", frame="base", rotation="roll_pitch_yaw",
-            gripper=GripperPolarity(open=1, closed=0), dt=STEP, cameras=("front", "wrist"),
-        )
-    },
+def view_processor(view: tuple[int, int]) -> ProcessorConfig:
+    """One view of each image, scaled by area averaging to `view`, rows and columns."""
+    return ProcessorConfig(
+        crop_mode="resize", resize_mode="area", normalize_mode="siglip", max_crops=1, max_multi_image_crops=1,
+        overlap_margins=(0, 0), base_image_input_size=view, pad_value=0.0, image_patch_size=PATCH, image_pooling_w=2,
+        image_pooling_h=2,
+    )  # fmt: skip
+
+
+def two_camera_run(key: str, convention: ActionConvention) -> RunConfig:
+    """What run.json says of a model with the nano's answers, whose actions have the convention of its only key."""
+    return RunConfig(
+        frame_size=None, cameras=2, chunk_steps=(8,), wordings=(Wording.SEVERAL_CAMERAS,), conventions={key: convention}
+    )
+
+
+PROCESSOR = view_processor(VIEW)
+RUN = two_camera_run(
+    NORM_KEY,
+    ActionConvention(
+        robot="franka", space="delta_ee_pose", frame="base", rotation="roll_pitch_yaw",
+        gripper=GripperPolarity(open=1, closed=0), dt=STEP, cameras=("front", "wrist"),
+    ),
 )  # fmt: skip
 
 
@@ -87,7 +101,7 @@ def save_nano(folder: Path, model: MolmoAct, tokenizer: Tokenizer, depth_vq: Dep
 
 
 def view_patches(images: np.ndarray) -> np.ndarray:
-    """Convert views uint8 [N, rows, columns, 3] of size VIEW to normalised patches float32 [N, P, patch_dim]."""
+    """Convert views uint8 [N, rows, columns, 3] to normalised patches float32 [N, P, patch_dim]."""
     return patches(normalise(images.astype(np.float32) / 255), PATCH)
 
 

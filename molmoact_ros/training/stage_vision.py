@@ -19,7 +19,7 @@ from molmoact_ros.engine.model.image_processor import pooled_grid, pooled_indice
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
 from molmoact_ros.training.data_loader import BatchMaker, pointing_loss
-from molmoact_ros.training.demonstrations import THINGS, Demonstrations
+from molmoact_ros.training.demonstrations import Demonstrations
 from molmoact_ros.training.nano_model import FEATURE_SIZE, restraint, view_patches
 
 NAMING_WEIGHT = 10.0  # most windows are empty and contribute little loss
@@ -37,13 +37,14 @@ class VisionHead(nn.Module):
         self.scale = 0.5
 
     def forward(self, tokens: Tensor, names: Tensor) -> Tensor:
-        """Scores [N, T, 24] of each of THINGS and the gripper for image tokens [N, T, width] and names [23, width]."""
+        """Scores [N, T, K + 1] of each of K things and the gripper for image tokens [N, T, width] and names
+        [K, width]."""
         return self.scale * tokens @ torch.cat([names, self.hand]).T + self.bias
 
 
 def vision_batches(data: Demonstrations, size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of front views endlessly: patches float32 [B, 1, P, patch_dim], and the image positions of each of
-    THINGS and the gripper, float32 [B, 24, 2] in 0..1 (NaN: not in view). first: number of the first batch."""
+    K things and the gripper, float32 [B, K + 1, 2] in 0..1 (NaN: not in view). first: number of the first batch."""
     hand = data.trace[:, 0, :1] / np.float32(MAX_COORDINATE + 1)
     places = np.concatenate([data.places, hand], axis=1)
     places[((places < 0) | (places >= 1)).any(-1)] = np.nan
@@ -59,7 +60,7 @@ def vision_loss(
 ) -> Tensor:
     """Classification and localisation loss of the image tokens for the objects in their windows: a scalar.
 
-    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, 24, 2], from `vision_batches`. size: see
+    batch: patches float32 [B, 1, P, patch_dim] and places float32 [B, K + 1, 2], from `vision_batches`. size: see
     `restraint`.
     """
     device = model.lm_head.weight.device
@@ -76,7 +77,7 @@ def vision_loss(
     found = places[row, thing]
     rows, columns = pooled_grid(grid)
     window = (found[:, 1] * rows).long() * columns + (found[:, 0] * columns).long()
-    there = torch.zeros(*tokens.shape[:2], len(THINGS) + 1, device=tokens.device)
+    there = torch.zeros(*tokens.shape[:2], len(names) + 1, device=tokens.device)
     there[row, window, thing] = 1.0
     weight = torch.tensor(PRESENT_WEIGHT, device=tokens.device)
     naming = F.binary_cross_entropy_with_logits(head(tokens, names.detach()), there, pos_weight=weight)

@@ -28,12 +28,13 @@ _MULTIPLE = 64
 """The vocabulary is padded to a multiple of this, an efficient size for matrix products."""
 
 
-def build_tokenizer() -> Tokenizer:
+def build_tokenizer(words: Sequence[str] = WORDS, names: Sequence[str] = NAMES) -> Tokenizer:
     """Build the tokenizer: a base vocabulary of `base_vocab_size` ids, followed by the six image tokens.
 
-    Each stretch of unknown text becomes one `<unk>`.
+    words: those that are one token each. names: texts of several words that are one token. Both are of the
+    instructions; of two that fit, the longer one is read. Each stretch of unknown text becomes one `<unk>`.
     """
-    return tokenizer_of(_pieces(), END_OF_TEXT, "|<EXTRA_TOKENS_{}>|", IMAGE_TOKENS)
+    return tokenizer_of(_pieces(words, names), END_OF_TEXT, "|<EXTRA_TOKENS_{}>|", IMAGE_TOKENS)
 
 
 def tokenizer_of(pieces: Sequence[str], end: str, padding: str, behind: Sequence[str]) -> Tokenizer:
@@ -63,7 +64,7 @@ def base_vocab_size(tokenizer: Tokenizer) -> int:
     return tokenizer.get_vocab_size(with_added_tokens=False)
 
 
-def _pieces() -> list[str]:
+def _pieces(words: Sequence[str], names: Sequence[str]) -> list[str]:
     """Every text that is one token, in id order, without duplicates."""
     coordinates = [str(n) for n in range(MAX_COORDINATE + 1)]
     return list(
@@ -71,14 +72,14 @@ def _pieces() -> list[str]:
             chain(
                 (f"Image {number}" for number in (1, 2)),
                 _phrases(),
-                (f" {word}" for word in WORDS),
+                (f" {word}" for word in words),
                 (NEXT_GROUP,),
                 coordinates,
                 (NEXT_VALUE + n for n in coordinates),
                 ACTION_SYMBOLS,
                 (NEXT_VALUE + s for s in ACTION_SYMBOLS),
                 (DEPTH_START, DEPTH_END, *DEPTH_TOKENS),
-                (f" {name}" for name in NAMES),
+                (f" {name}" for name in names),
             )
         )
     )

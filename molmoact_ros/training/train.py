@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,10 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
-from molmoact_ros.engine.model.checkpoint import DEPTH, Checkpoint, load_checkpoint, load_depth_vq
-from molmoact_ros.engine.model.config import MolmoActConfig
+from molmoact_ros.engine.model.checkpoint import DEPTH, Checkpoint, load_checkpoint, load_depth_vq, save_checkpoint
+from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, RunConfig
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.reasoning.action_tokens import NormStats
@@ -31,10 +33,11 @@ from molmoact_ros.training.demonstrations import ASKED, TRAIN_SEED, Demonstratio
 from molmoact_ros.training.met_states import Correct, CorrectionRound, correct_round
 from molmoact_ros.training.nano_model import (
     FEATURE_SIZE,
+    PROCESSOR,
+    RUN,
     feature_size,
     initialise,
     nano_config,
-    save_nano,
     size_features,
 )
 from molmoact_ros.training.part_files import make_parts
@@ -110,6 +113,16 @@ class TrainConfig(TrainingRunConfig):
         return {"samples": samples, "start": start, "settings": settings}
 
 
+@dataclass(frozen=True)
+class ModelKind:
+    """What a checkpoint folder says of its weights."""
+
+    tokenizer: Tokenizer
+    config: MolmoActConfig
+    processor: ProcessorConfig
+    run: RunConfig
+
+
 class NanoRecipe:
     """The nano's modules, data and stages."""
 
@@ -121,10 +134,9 @@ class NanoRecipe:
         weights. correct: collects rounds of correction; None: there are none."""
         torch.manual_seed(config.seed)
         self.data, self.folder, self.config, self.correct = data, folder, config, correct
-        self.tokenizer = build_tokenizer() if begun is None else begun.tokenizer
-        stats = NormStats.from_actions(data.actions.reshape(-1, data.actions.shape[-1]))
-        nano = nano_config(self.tokenizer, stats) if begun is None else begun.config
-        self.maker = BatchMaker(data, nano, self.tokenizer)
+        self.kind = self._kind(begun)
+        self.tokenizer, nano = self.kind.tokenizer, self.kind.config
+        self.maker = self._maker(data)
         self.model, self.size = self._model(nano, None if begun is None else begun.model)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
@@ -149,8 +161,23 @@ class NanoRecipe:
     def save(self, folder: Path) -> None:
         """Write the model as it is as a checkpoint folder, which appears at once and whole."""
         unfinished = folder.with_name(f"unfinished-{folder.name}")
-        save_nano(unfinished, copy.deepcopy(self.model).cpu(), self.tokenizer, load_depth_vq(self.folder / DEPTH))
+        model, codec = copy.deepcopy(self.model).cpu(), load_depth_vq(self.folder / DEPTH)
+        save_checkpoint(unfinished, model, self.tokenizer, codec, self.kind.processor, self.kind.run)
         unfinished.rename(folder)
+
+    @property
+    def stats(self) -> NormStats:
+        """Statistics of the demonstrations' actions."""
+        return NormStats.from_actions(self.data.actions.reshape(-1, self.data.actions.shape[-1]))
+
+    def _kind(self, begun: Checkpoint | None) -> ModelKind:
+        """What kind of model is trained. begun: what to train on."""
+        tokenizer = build_tokenizer() if begun is None else begun.tokenizer
+        nano = nano_config(tokenizer, self.stats) if begun is None else begun.config
+        return ModelKind(tokenizer, nano, PROCESSOR, RUN)
+
+    def _maker(self, data: Demonstrations) -> BatchMaker:
+        return BatchMaker(data, self.kind.config, self.tokenizer, self.kind.processor)
 
     def _model(self, nano: MolmoActConfig, begun: MolmoAct | None) -> tuple[MolmoAct, float]:
         """The model at first, and the size that its image features are held at."""
@@ -198,7 +225,7 @@ class NanoRecipe:
             files, found = self._corrections(number)
             figures.update(found)
             met = Demonstrations.load(files)
-            made[:] = [BatchMaker(met, self.model.config, self.tokenizer)]
+            made[:] = [self._maker(met)]
             made[0].codes = partial(depth_codes, load_depth_vq(self.folder / DEPTH), met)
 
         def batches(first: int) -> Iterator[Batch]:
@@ -233,7 +260,7 @@ class NanoRecipe:
 
     def _errors(self) -> dict[str, float]:
         """How far off the model reads positions in the held-out moments."""
-        held = BatchMaker(Demonstrations.load([self.folder / HELD]), self.model.config, self.tokenizer)
+        held = self._maker(Demonstrations.load([self.folder / HELD]))
         rows = np.array_split(np.arange(len(held.data.images)), -(-len(held.data.images) // SIZED_BY))
         rng = np.random.default_rng(0)
         batches = (held.batch(some, ASKED, False, rng) for some in rows)
@@ -280,8 +307,17 @@ def train_nano(
     run = TrainingRun(folder, config, recipe.modules, recipe.stages())
     if not run.resume() and start is not None:
         run.skip_to(LAST_STAGE)
+    return finish_run(run, recipe, settings)
+
+
+def finish_run(run: TrainingRun, recipe: NanoRecipe, settings: dict[str, Any]) -> MolmoAct:
+    """Train to the end of the last stage, and write checkpoint and report. Returns the trained model.
+
+    Raises DivergedTraining.
+    """
     run.run()
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    recipe.save(folder / "checkpoint")
-    write_report(run, settings, digest(folder / "checkpoint"))
+    checkpoint = run.folder / "checkpoint"
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    recipe.save(checkpoint)
+    write_report(run, settings, digest(checkpoint))
     return recipe.model.cpu()

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final, cast
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from molmoact_ros.sim.libero_cell import LiberoCell
 from molmoact_ros.training.libero_expert import (
+    CHUNK_STEPS,
     DEEP,
+    MOST_STEPS,
+    OPEN,
+    RETREAT,
     WIDEST,
+    LiberoExpert,
     approach,
     blocked,
     choose_grasp,
@@ -85,3 +94,62 @@ def test_what_is_too_low_rises_before_it_moves_on() -> None:
     assert low[0] == 0.0 and low[2] == pytest.approx(0.14)
     np.testing.assert_allclose(approach(np.array([0.2, 0.0, -0.15]), 0.2, 0.15), [0.2, 0.0, 0.0])
     np.testing.assert_allclose(approach(np.array([0.001, 0.0, -0.05]), 0.001, 0.15), [0.001, 0.0, -0.05])
+
+
+class Table:
+    """A can at (0.1, -0.2) and a basket at (0.1, 0.2) on the ground, as the expert sees a LiberoCell."""
+
+    goals: Final = [["in", "can", "basket_contain_region"]]
+    tcp: Final = (np.array([-0.1, 0.0, 0.3]), np.diag([1.0, -1.0, -1.0]))
+    twist, opening, commanded_opening = np.zeros(6), OPEN, OPEN
+
+    def body_pose(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([0.1, -0.2, 0.05]), np.eye(3)
+
+    def points(self, name: str) -> np.ndarray:
+        return box(0.05, 0.05, 0.1) if name == "can" else box(0.15, 0.15, 0.1) + [0, 0.4, 0]
+
+    def top(self, x: float, y: float, ignored: object = ()) -> float:
+        return 0.1 if max(abs(x - 0.1), abs(y - 0.2)) < 0.075 else 0.0
+
+    def is_held(self, name: str) -> bool:
+        return False
+
+
+@pytest.fixture
+def expert() -> LiberoExpert:
+    return LiberoExpert(cast(LiberoCell, Table()))
+
+
+def test_a_plan_goes_on_until_the_object_is_released_and_the_hand_is_above_it(expert: LiberoExpert) -> None:
+    plan = expert.plan(expert.observe())
+    place = expert.place()
+    assert CHUNK_STEPS < len(plan.inputs) < MOST_STEPS
+    assert plan.inputs[-1, 6] == -1 and (plan.inputs[:, 6] == 1).any()
+    np.testing.assert_allclose(plan.positions[-1, :2], [place.x, place.y], atol=0.03)
+    assert plan.positions[-1, 2] == pytest.approx(place.bottom + RETREAT, abs=0.01)
+
+
+def test_a_plan_does_not_end_while_the_fingers_still_close(expert: LiberoExpert) -> None:
+    """Their servos are closed already, and the fingers follow: neither the hand nor the command moves meanwhile."""
+    start = expert.observe()
+    for opening in (0.08, 0.07, 0.06):
+        state = replace(start, tcp=start.object + expert.grasp.point, command=0.0, opening=opening)
+        assert len(expert.plan(state).inputs) > 2 * CHUNK_STEPS
+    thin = replace(expert.grasp, width=0.004)
+    expert.grasp = thin  # the longest way of the fingers
+    plan = expert.plan(replace(start, tcp=start.object + thin.point, command=0.0))
+    assert plan.inputs[-1, 6] == -1 and plan.positions[-1, 1] > 0.1
+
+
+def test_a_trace_goes_by_the_grasp_to_the_release(expert: LiberoExpert) -> None:
+    start, place = expert.observe(), expert.place()
+    trace, path = expert.trace(start), expert.plan(start).positions
+    np.testing.assert_allclose(trace[0], start.tcp)
+    assert [np.linalg.norm(path - corner, axis=1).min() < 0.03 for corner in trace[1:]] == [True, True]
+    carried = replace(start, tcp=start.object + [0, 0, 0.02], held=True, opening=0.05, command=0.0)
+    np.testing.assert_allclose(expert.trace(carried)[-1], [place.x, place.y, place.bottom + 0.07], atol=1e-9)
+    put = np.array([place.x, place.y, place.bottom + 0.05])
+    done = replace(start, tcp=put, object=put)
+    np.testing.assert_allclose(expert.trace(done)[-1], [*put[:2], place.bottom + RETREAT])
+    assert expert.is_delivered(done, place) and not expert.is_delivered(start, place)
