@@ -20,7 +20,7 @@ import numpy as np
 from molmoact_ros.engine.model.image_processor import resize
 from molmoact_ros.reasoning.trace import trace_from_pixels
 from molmoact_ros.sim.appearance import Appearance, draw_appearance
-from molmoact_ros.sim.camera_renderer import D435_FRONT, CameraView
+from molmoact_ros.sim.camera_renderer import D435_FRONT, PlacedCamera
 from molmoact_ros.sim.scene import (
     AREA_X,
     AREA_Y,
@@ -65,7 +65,7 @@ class Demonstrations:
     position of each of THINGS in the base frame. places: float32 [n, 23, 2], its position in the front view, (x, y) in
     0..1. Both are NaN for an object that is not in the scene. hand: float32 [n, 3] m, gripper position in the base
     frame. held: int64 [n], index in THINGS of the held object (-1: none). camera: float32 [n, 13], the front camera:
-    position, m; rotation, row by row, as in `CameraView`; focal length, pixels.
+    position, m; rotation, row by row, as in `PlacedCamera`; focal length, pixels.
     """
 
     images: np.ndarray
@@ -80,10 +80,10 @@ class Demonstrations:
     instructions: np.ndarray
     texts: list[str]
 
-    def view(self, i: int) -> CameraView:
+    def view(self, i: int) -> PlacedCamera:
         """The front camera of sample i."""
         position, rotation, focal = np.split(self.camera[i].astype(float), [3, 12])
-        return CameraView(position, rotation.reshape(3, 3), replace(D435_FRONT, fx=focal[0], fy=focal[0]))
+        return PlacedCamera(position, rotation.reshape(3, 3), replace(D435_FRONT, fx=focal[0], fy=focal[0]))
 
     def save(self, path: Path) -> None:
         """Write one uncompressed .npz."""
