@@ -28,8 +28,8 @@ _USES: Final = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to `parser`."""
     add = parser.add_argument
-    add("--family", choices=list(_SAMPLES), default="molmoact", help="molmoact2: state in, joints out; libero: molmoact "
-        "for LIBERO-Object and -Spatial")  # fmt: skip
+    add("--family", choices=list(_SAMPLES), default="molmoact", help="molmoact2: state in, joints out; libero: a "
+        "molmoact for LIBERO-Object and -Spatial")  # fmt: skip
     add("--out", type=Path, help="demonstrations, progress and result; default: runs/nano, runs/nano2 or runs/libero")
     add("--samples", type=above_zero(int), help="moments to demonstrate; default: 48000, of molmoact2 24000, of libero "
         "16000")  # fmt: skip
