@@ -22,17 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", type=Path, help="a JSON file with changes of training/train.py's TrainConfig")
     parser.add_argument(
-        "--workers", type=above_zero(int), default=os.cpu_count() or 1,
-        help="processes that collect demonstrations and corrections; default: one a core",
-    )  # fmt: skip
+        "--workers", type=above_zero(int), help="processes that collect moments and episodes; default: one a core"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or resume a training run."""
     config = TrainConfig.model_validate_json(args.config.read_text()) if args.config else TrainConfig()
-    robot = robot_model()
-    correct = partial(collect_corrections, robot=robot, workers=args.workers)
-    train_nano(robot, args.out, args.samples, config, args.start, args.workers, correct)
+    robot, workers = robot_model(), args.workers or os.cpu_count() or 1
+    correct = partial(collect_corrections, robot=robot, workers=workers)
+    train_nano(robot, args.out, args.samples, config, args.start, workers, correct)
     print(f"checkpoint in {args.out / 'checkpoint'}; use it with --checkpoint, or copy it to models/nano")
     print(f"report in {args.out / 'report.md'}")
     return 0
