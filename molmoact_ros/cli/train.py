@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage and the rounds only; of "
         "molmoact2: whose tower it begins with; none of libero")  # fmt: skip
     add("--config", type=Path, help="a JSON file with changes of TrainConfig, RobotTrainConfig or LiberoTrainConfig")
-    add("--workers", type=above_zero(int), default=os.cpu_count() or 1,
-        help="processes that collect demonstrations and corrections; default: one a core")  # fmt: skip
+    add("--workers", type=above_zero(int), help="processes that collect demonstrations and corrections; default: one a "
+        "core")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or resume a training run."""
     text, samples = args.config.read_text() if args.config else "{}", args.samples or _SAMPLES[args.family]
-    robot, out, workers = robot_model(), args.out or Path(_FOLDERS[args.family]), args.workers
+    robot, out, workers = robot_model(), args.out or Path(_FOLDERS[args.family]), args.workers or os.cpu_count() or 1
     correct = partial(collect_corrections, robot=robot, workers=workers)
     if args.family == "libero":
         if args.start is not None:
