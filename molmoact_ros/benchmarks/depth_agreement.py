@@ -81,7 +81,7 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def perplexity(codes: np.ndarray) -> float:
-    """Of how many codes, used equally often, the use of `codes`, integers of any shape, would have the entropy."""
+    """Of how many codes, used equally often, the use of `codes`, integers [...], would have the entropy."""
     share = np.bincount(codes.ravel()) / codes.size
     share = share[share > 0]
     return float(np.exp(-(share * np.log(share)).sum()))

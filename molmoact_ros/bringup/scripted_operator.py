@@ -115,7 +115,7 @@ class ScriptedOperator(TeleopClient):
         self._call(self._truth, SceneTruth.Request(), self._on_truth)
         done = self._done_since is not None and time.monotonic() - self._done_since > DONE_FOR
         if done or self.episode.elapsed > LONGEST:
-            self.let_go(0)
+            self.let_go_if_held(0)
             self._call(self._command, CollectCommand.Request(command="end"), lambda reply: None)
         elif self._moment is None:
             return

@@ -47,6 +47,7 @@ class TakeoverRule:
         at = self._rng.uniform(*DRAWN_AT)
         self._drawn_at = at if self._rng.random() < SHARE else float("inf")
         self._until: float | None = None  # when the operator lets go; None: the policy moves the arm
+        self._stood: np.ndarray | None = None  # where the hand stood still first
         self._forget(0.0)
 
     def _forget(self, now: float) -> None:

@@ -112,6 +112,13 @@ def row(episode: Episode, scene: Scene, robot: Path, checkpoint: Path) -> Row:
     )
 
 
+def for_checkpoint(profile: Profile, checkpoint: Path, shapes: Sequence[str], **policy: float) -> Profile:
+    """The profile with objects of `shapes` and a policy that runs `checkpoint`, its other parameters in `policy`."""
+    return profile.with_parameters(
+        {"policy": {"checkpoint": str(checkpoint), **policy}, "sim": {"shapes": list(shapes)}}
+    )
+
+
 def demo(
     instruction: str, seed: int, out: Path, checkpoint: Path, console: Console, profile: str = "sim",
     images: str = "raw",
@@ -130,8 +137,7 @@ def demo(
     shapes: tuple[str, ...] = ()
     if planner == "policy":
         shapes = known_shapes(read_tokenizer(checkpoint))
-        parameters = {"policy": {"checkpoint": str(checkpoint)}, "sim": {"shapes": list(shapes)}}
-        graph_profile = graph_profile.with_parameters(parameters)
+        graph_profile = for_checkpoint(graph_profile, checkpoint, shapes)
     cameras = ("front",) if planner == "policy" else ("front", "left_wrist", "right_wrist")
     out.mkdir(parents=True)
     with Bringup(graph_profile, out / "logs") as graph, Session(planner, cameras) as client:

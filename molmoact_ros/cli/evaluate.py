@@ -16,14 +16,14 @@ from molmoact_ros.bringup.episode_client import Session
 from molmoact_ros.bringup.processes import Bringup
 from molmoact_ros.bringup.profiles import Profile, use_environment
 from molmoact_ros.cli import evaluate_gym, evaluate_suite, evaluate_two_arms
-from molmoact_ros.cli.demo import row
+from molmoact_ros.cli.demo import for_checkpoint, row
 from molmoact_ros.engine.factory import EngineOptions, open_engine
 from molmoact_ros.engine.model.checkpoint import load_depth_decoder, read_tokenizer
 from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.evaluation import lockstep, metrics, trace_rollout
-from molmoact_ros.evaluation.expert_policy import ExpertPolicy
 from molmoact_ros.evaluation.metrics import Row, summary
 from molmoact_ros.evaluation.rollout import PERIOD, TIMEOUT
+from molmoact_ros.evaluation.workcell_expert import WorkcellExpert
 from molmoact_ros.sim.scene import LONG_SHAPES, SHAPES, Scene, Task, sample_scene
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.tokenizer import known_shapes
@@ -62,8 +62,7 @@ def evaluate(
     period: least time from one plan's image to the next's, s.
     """
     use_environment()
-    policy = {"checkpoint": str(checkpoint), "period": period}
-    profile = Profile.read("sim").with_parameters({"policy": policy, "sim": {"shapes": list(shapes)}})
+    profile = for_checkpoint(Profile.read("sim"), checkpoint, shapes, period=period)
     logs = tempfile.TemporaryDirectory(prefix="molmoact-")
     with logs, Bringup(profile, Path(logs.name)) as graph, Session() as client:
         client.wait_until_ready(profile.nodes, graph.check)
@@ -83,7 +82,7 @@ def evaluate_in_lockstep(
     """
     robot = robot_model()
     cell = Workcell(robot, shapes=shapes)
-    engine = ExpertPolicy(cell) if checkpoint is None else open_engine(EngineOptions(), checkpoint)
+    engine = WorkcellExpert(cell) if checkpoint is None else open_engine(EngineOptions(), checkpoint)
     vq = None if checkpoint is None else load_depth_decoder(checkpoint)
     yield from lockstep.run_scenes(cell, engine, vq, robot, scenes, period, moved_cameras)
 

@@ -27,26 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--start", type=Path, help="a nano checkpoint to train on: its weights, the last stage and the rounds only; "
         "none of libero")  # fmt: skip
     add("--config", type=Path, help="a JSON file with changes of TrainConfig, of libero of LiberoTrainConfig")
-    add("--workers", type=above_zero(int), default=os.cpu_count() or 1,
-        help="processes that collect demonstrations and corrections; default: one a core")  # fmt: skip
+    add("--workers", type=above_zero(int), help="processes that collect moments and episodes; default: one a core")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or resume a training run."""
     text, samples = args.config.read_text() if args.config else "{}", args.samples or _SAMPLES[args.family]
+    workers = args.workers or os.cpu_count() or 1
     if args.family == "libero":
         if args.start is not None:
             raise ValueError("a model for LIBERO is trained from scratch; leave --start away")
         out, use = args.out or Path("runs/libero"), "use it with `eval --suite` and --checkpoint"
         settings = LiberoTrainConfig.model_validate_json(text)
-        correct = partial(collect_libero_corrections, tasks=settings.tasks, workers=args.workers)
-        train_libero(out, samples, settings, args.workers, correct)
+        correct = partial(collect_libero_corrections, tasks=settings.tasks, workers=workers)
+        train_libero(out, samples, settings, workers, correct)
     else:
         robot, out = robot_model(), args.out or Path("runs/nano")
         use = "use it with --checkpoint, or copy it to models/nano"
         config = TrainConfig.model_validate_json(text)
-        label = partial(collect_corrections, robot=robot, workers=args.workers)
-        train_nano(robot, out, samples, config, args.start, args.workers, label)
+        label = partial(collect_corrections, robot=robot, workers=workers)
+        train_nano(robot, out, samples, config, args.start, workers, label)
     print(f"checkpoint in {out / 'checkpoint'}; {use}")
     print(f"report in {out / 'report.md'}")
     return 0

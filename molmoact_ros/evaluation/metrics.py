@@ -50,7 +50,7 @@ def trace_error(robot: Path, scene: Scene, trace: np.ndarray) -> float:
 
 
 def trace_error_in(cell: Workcell, scene: Scene, trace: np.ndarray) -> float:
-    """The same in a workcell that shows the scene, with the gripper where it is and the camera as it stands."""
+    """The same, for a trace int [n, 2], from where the gripper of `cell` is and by the camera as it stands."""
     wanted = cell.project(Expert.from_start(scene, cell.arm.tcp_position).trace())
     k = cell.cameras["front"]
     got = pixels_from_trace(trace, k.width, k.height)

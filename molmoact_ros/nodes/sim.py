@@ -26,7 +26,7 @@ from molmoact_ros.ros.spin import run
 from molmoact_ros.ros.transforms import transform_message
 from molmoact_ros.sim.base_workcell import SimArm
 from molmoact_ros.sim.camera_renderer import D405_WRIST, D435_FRONT, CameraRenderer
-from molmoact_ros.sim.scene import SHAPES
+from molmoact_ros.sim.scene import SHAPES, Shape
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.sim.trajectory_follower import TrajectoryFollower
 from molmoact_ros.sim.tray_workcell import TrayCell
@@ -51,7 +51,7 @@ class SimConfig(BaseModel):
     seed: int = Field(7, ge=0, lt=2**32, description="seed of the first scene")
     instruction: str = Field("", description="task of the first scene; empty: drawn from the seed")
     distractors: int = Field(-1, ge=-1, le=9, description="objects beside the task's; -1: drawn from the seed")
-    shapes: list[Literal["cube", "ball", "cylinder", "bar", "rod"]] = Field(
+    shapes: list[Shape] = Field(
         list(SHAPES), min_length=1, description="of the table's objects; bars and rods are longer than the fingers open"
     )
     camera_rate: float = Field(15.0, gt=0, le=60, description="frames/s of all cameras")

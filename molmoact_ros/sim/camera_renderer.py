@@ -85,7 +85,7 @@ def sight(pixels: np.ndarray, rotation: np.ndarray, k: CameraIntrinsics) -> np.n
 
 
 @dataclass(frozen=True)
-class CameraView:
+class PlacedCamera:
     """A camera where it stands: position [3] m and rotation [3, 3] in MuJoCo's convention, and its intrinsics."""
 
     position: np.ndarray

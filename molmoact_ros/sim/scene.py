@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -16,8 +17,12 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "blue": (0.10, 0.25, 0.85),
     "yellow": (0.95, 0.80, 0.08),
 }
-SHAPES = ("cube", "ball", "cylinder")  # those that scenes are drawn with by default
-LONG_SHAPES = ("bar", "rod")  # longer than the fingers open, lying down: the hand turns to grasp them across
+Shape = Literal["cube", "ball", "cylinder", "bar", "rod"]
+SHAPES: tuple[Shape, ...] = ("cube", "ball", "cylinder")  # those that scenes are drawn with by default
+LONG_SHAPES: tuple[Shape, ...] = (
+    "bar",
+    "rod",
+)  # longer than the fingers open, lying down: the hand turns to grasp them across
 TARGETS = ("bowl", "plate", "box")
 
 # Half height above the table, m: where the centre of a resting object lies, and where the fingers grasp it.

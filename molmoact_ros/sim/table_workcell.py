@@ -132,9 +132,11 @@ class Workcell(Cell):
         self.task: Task | None = None
 
     def dress(self, appearance: Appearance | None) -> None:
-        """Look like `appearance` from the next reset on; None: as it is built. Cameras and colours change at once."""
+        """Look like `appearance`; None: as it is built. Objects of another size are set down by the next reset."""
         self.cameras = self._wardrobe.dress(appearance)
         self._appearance = appearance or Appearance()
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
 
     def begin(self, seed: int, distractors: int | None, instruction: str | None) -> None:
         """Reset to the scene of `seed`, with the arm at home. Raises ValueError for an unknown task."""

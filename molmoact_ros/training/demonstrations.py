@@ -18,7 +18,7 @@ import numpy as np
 
 from molmoact_ros.reasoning.trace import trace_from_pixels
 from molmoact_ros.sim.appearance import Appearance, draw_appearance
-from molmoact_ros.sim.camera_renderer import D435_FRONT, CameraView
+from molmoact_ros.sim.camera_renderer import D435_FRONT, PlacedCamera
 from molmoact_ros.sim.scene import (
     AREA_X,
     AREA_Y,
@@ -65,7 +65,7 @@ class Demonstrations:
     gripper. things: float32 [n, T, 3] m, position of each of `names` in the base frame. places: float32 [n, T, 2], its
     position in the front view, (x, y) in 0..1. Both are NaN for an object that is not in the scene. hand: float32
     [n, 3] m, gripper position in the base frame. held: int64 [n], index in `names` of the held object (-1: none).
-    camera: float32 [n, 13], the front camera: position, m; rotation, row by row, as in `CameraView`; focal length,
+    camera: float32 [n, 13], the front camera: position, m; rotation, row by row, as in `PlacedCamera`; focal length,
     pixels; NaN where no strokes can be drawn. names: of the T things that instructions name; of the workcell THINGS.
     """
 
@@ -82,10 +82,10 @@ class Demonstrations:
     texts: list[str]
     names: tuple[str, ...] = THINGS
 
-    def view(self, i: int) -> CameraView:
+    def view(self, i: int) -> PlacedCamera:
         """The front camera of sample i."""
         position, rotation, focal = np.split(self.camera[i].astype(float), [3, 12])
-        return CameraView(position, rotation.reshape(3, 3), replace(D435_FRONT, fx=focal[0], fy=focal[0]))
+        return PlacedCamera(position, rotation.reshape(3, 3), replace(D435_FRONT, fx=focal[0], fy=focal[0]))
 
     def save(self, path: Path) -> None:
         """Write one uncompressed .npz."""

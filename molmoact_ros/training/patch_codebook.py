@@ -23,7 +23,7 @@ ROUNDS: Final = 25
 
 
 def flat_relief(relief: np.ndarray) -> np.ndarray:
-    """Relief of any shape, in relative depth, in -1..1: differences of what is far above or below the table vanish."""
+    """Relief [...], in relative depth, in -1..1: differences of what is far above or below the table vanish."""
     flat: np.ndarray = np.tanh(relief / HIGH)
     return flat
 

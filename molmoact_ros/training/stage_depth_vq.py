@@ -39,8 +39,8 @@ SPAN: Final = (0.002, 0.97)
 """Quantiles of the demonstrations' inverse depth that relative depth 0 and 1 stand for: the arm is nearer."""
 COARSE: Final = 10
 """Layers of the decoder until its features have `SIDE` pixels."""
-BATCH: Final = 100
-"""Images whose codes are made at once."""
+SHARPNESS: Final = 8.0
+"""Of the encoder's choice: by it odds fall with the mean squared difference from a code, whose variance is 1."""
 
 
 class DepthVqConfig(TrainingRunConfig):
@@ -93,6 +93,9 @@ class DepthVqLearner(nn.Module):
         self.config = config
         self.vq = DepthVq(config.hidden, config.dim, len(centres), span)
         self.vq.apply(_initialise)
+        last = self.vq.encoder[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.normal_(last.weight, std=0.1 * last.in_channels**-0.5)  # begin undecided, between all codes
         self.head = nn.Conv2d(self.vq.decoder[COARSE].in_channels, 1, 1)
         share = torch.bincount(torch.from_numpy(codes).flatten(), minlength=len(centres)) / codes.size
         self.vq.set_codebook(_principal(torch.from_numpy(centres), config.dim), share)
@@ -101,21 +104,25 @@ class DepthVqLearner(nn.Module):
 
     @torch.autocast("cpu", enabled=False)
     def encoder_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """Cross-entropy of each cell's code, by its features' squared distance from the codebook."""
+        """Cross-entropy of each cell's code, by the distance of its features [B, 10, 10, dim], and that distance.
+
+        Alone, the one is slow to begin and the other blind to how near codes are to each other.
+        """
         noisy, _, _, codes = batch
         features, book = self.vq.encoder(noisy).movedim(1, -1), self.vq.codebook
-        nearness = 2 * features @ book.T - book.square().sum(1)
-        return F.cross_entropy(nearness.flatten(0, 2), codes.flatten(), self.weights)
+        nearness = (2 * features @ book.T - book.square().sum(1)) * (SHARPNESS / self.config.dim)
+        told_apart = F.cross_entropy(nearness.flatten(0, 2), codes.flatten(), self.weights)
+        return told_apart + F.mse_loss(features, book[codes])
 
     @torch.autocast("cpu", enabled=False)
     def coarse_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """Loss of what is drawn with `SIDE` pixels."""
+        """Loss of what is drawn with [80, 80] pixels."""
         drawn = self.head(self.vq.decoder[:COARSE](self._embedded(batch[0])))
         return self._drawn_loss(drawn, *(F.avg_pool2d(image, INPUT // SIDE) for image in batch[1:3]))
 
     @torch.autocast("cpu", enabled=False)
     def fine_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """Loss of what is drawn whole."""
+        """Loss of what is drawn whole, [320, 320]."""
         return self._drawn_loss(self.vq.decoder(self._embedded(batch[0])), batch[1], batch[2])
 
     @torch.no_grad()

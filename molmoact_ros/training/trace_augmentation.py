@@ -22,13 +22,13 @@ from molmoact_ros.reasoning.trace import (
     trace_from_pixels,
 )
 from molmoact_ros.reasoning.trace_progress import lengths_of, point_at
-from molmoact_ros.sim.camera_renderer import D435_FRONT, CameraView, sight
+from molmoact_ros.sim.camera_renderer import D435_FRONT, PlacedCamera, sight
 from molmoact_ros.sim.scene import AREA_X, AREA_Y, GRASP_HEIGHT
 from molmoact_ros.sim.table_workcell import front_pose
 from molmoact_ros.training.expert import CHUNK_STEPS, HOVER, MAX_STEP
 
 WIDTH, HEIGHT = D435_FRONT.width, D435_FRONT.height
-FRONT = CameraView(*front_pose(), D435_FRONT)  # where the camera is built
+FRONT = PlacedCamera(*front_pose(), D435_FRONT)  # where the camera is built
 METRES = float(np.linalg.norm(FRONT.position - [0.5, 0.0, 0.1])) / D435_FRONT.fx  # one pixel amid the table
 STEP_PIXELS = 11.0  # along the stroke in one step: about 0.15 m/s
 MAX_DROP = 0.018  # m vertically in one step
@@ -40,7 +40,7 @@ AIM = 18.0  # pixels: a stroke that ends closer to an object ends on it
 SOON = (1, 2, 4, 8)  # steps after which the prompt's last token learns to predict the gripper's position
 
 
-def heights(pixel: np.ndarray, view: CameraView = FRONT) -> tuple[float, float]:
+def heights(pixel: np.ndarray, view: PlacedCamera = FRONT) -> tuple[float, float]:
     """Minimum and maximum height, m, of a gripper that projects to a pixel [2] between `NEAREST` and `FARTHEST`."""
     ray, camera = sight(pixel[None], view.rotation, view.intrinsics)[0], view.position
     low, high = (camera[2] + (x - camera[0]) / min(ray[0], -1e-6) * ray[2] for x in (NEAREST, FARTHEST))
@@ -53,7 +53,7 @@ class Stroke:
 
     points: np.ndarray
     end_height: float
-    view: CameraView = FRONT
+    view: PlacedCamera = FRONT
 
     @property
     def length(self) -> float:
@@ -131,7 +131,7 @@ def end_height(end: np.ndarray, objects: dict[str, np.ndarray], held: bool) -> f
 
 def draw_stroke(
     hand: np.ndarray, objects: dict[str, np.ndarray], targets: list[np.ndarray], held: bool, rng: np.random.Generator,
-    view: CameraView = FRONT,
+    view: PlacedCamera = FRONT,
 ) -> Stroke:  # fmt: skip
     """A random stroke's remainder for a gripper at the pixel `hand` [2] of `view`, or slightly off the stroke.
 

@@ -98,14 +98,16 @@ class TrainConfig(TrainingRunConfig):
 
     depth_vq: DepthVqConfig = DepthVqConfig()
     vision: StageConfig = StageConfig(steps=1500, batch=24, rate=1e-3)
-    answer: AnswerStageConfig = AnswerStageConfig(steps=4000, batch=12, asked=3, rate=1e-3)
-    action: AnswerStageConfig = AnswerStageConfig(steps=12_000, batch=12, asked=3, depth=0.1, news=16.0, rate=1e-3)
+    answer: AnswerStageConfig = AnswerStageConfig(steps=2500, batch=12, asked=4, short=0.5, rate=1e-3)
+    action: AnswerStageConfig = AnswerStageConfig(
+        steps=7000, batch=12, asked=4, depth=0.1, news=16.0, short=0.7, rate=1e-3
+    )
     strokes: AnswerStageConfig = AnswerStageConfig(
-        steps=5000, batch=12, asked=3, depth=0.1, news=16.0, steered=0.5, rate=5e-4
+        steps=2000, batch=12, asked=4, depth=0.1, news=16.0, steered=0.5, short=0.7, rate=5e-4
     )
     rounds: int = 3
     correction: RoundConfig = RoundConfig(
-        steps=1200, batch=12, asked=3, depth=0.1, news=16.0, steered=0.25, rate=3e-4, episodes=150
+        steps=700, batch=12, asked=4, depth=0.1, news=16.0, steered=0.25, short=0.5, rate=3e-4, episodes=120
     )
     held: int = 400
 

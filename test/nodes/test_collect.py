@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,33 @@ def test_the_scripted_expert_collects_by_teleoperation(desk: Desk, tmp_path: Pat
     assert any("an operator moves the arm: twist" in reason for reason in reasons), reasons
     assert demonstration.actions[0, 6] == pytest.approx(1.0) and demonstration.actions[-1, 6] == pytest.approx(0.0)
     assert np.ptp(demonstration.states[:, 2]) > 0.05
+
+
+INTERRUPTED = 2_000_005
+"""A scene in which the operator takes over after 3 s, whatever the policy does until then."""
+
+
+def test_the_scripted_expert_corrects_a_policy_and_gives_the_arm_back(desk: Desk, tmp_path: Path) -> None:
+    """The nano model itself, with images that are too small for it."""
+    folder, task = tmp_path / "session", "put the red cube in the bowl"
+    nodes = {"policy": Profile.read("sim").nodes["policy"] | {"priority": 0}}
+    with Bringup(Profile(nodes=nodes, environment=Profile.read("sim").environment), tmp_path / "logs"):
+        desk.open(folder, "--task", task, "--episodes", "1", "--scripted", "--policy", "policy", "--distractors", "0",
+                  "--seed", str(INTERRUPTED))  # fmt: skip
+        assert desk.until(lambda: desk.process is not None and desk.process.poll() is not None, 4 * LONG), desk.episode
+    assert desk.process is not None
+    assert desk.process.returncode == 0, desk.process.communicate()
+    (bag,) = [bag for bag in session_bags(folder) if _outcome(bag) is Outcome.KEPT]
+    record = EpisodeRecord.read(bag)
+    assert record is not None and record.interventions and record.checkpoint
+    assert all(record.begin <= begin < end <= record.end for begin, end in record.interventions)
+    with Recording(bag) as recording:
+        said = [message for _, message in recording.decoded("/controller/safety_status")]
+    states = [a.state for a, b in pairwise(said) if a.state != b.state] + [said[-1].state]
+    moved = [state for state in states if state in (SafetyStatus.POLICY, SafetyStatus.TELEOP)]
+    moved = moved[moved.index(SafetyStatus.POLICY) :]
+    assert moved[:3] == [SafetyStatus.POLICY, SafetyStatus.TELEOP, SafetyStatus.POLICY], "it goes on where they let go"
+    assert moved.count(SafetyStatus.TELEOP) == len(record.interventions)
 
 
 class StubbornPolicy:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 
 from molmoact_ros.reasoning.trace import trace_from_pixels
 from molmoact_ros.sim.appearance import CAMERAS, SHIFT, SURFACES, TURN, draw_appearance, draw_moved_cameras
-from molmoact_ros.sim.camera_renderer import CameraView, sight
 from molmoact_ros.sim.scene import OBJECTS, sample_scene
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.demonstrations import Demonstrations, Sampler, collect
@@ -24,27 +24,31 @@ def sampler() -> Sampler:
     return Sampler(robot_model(), varied=1.0)
 
 
-def shown_at(view: CameraView, pixels: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """The points [n, 3] m of what the camera shows at `pixels` [n, 2]; its depth image is in m."""
-    column, row = np.clip(pixels.astype(int), 0, np.array(depth.shape)[::-1] - 1).T
-    return view.position + sight(pixels, view.rotation, view.intrinsics) * depth[row, column][:, None]
+def middles(cell: Workcell, names: list[str]) -> np.ndarray:
+    """The middles [n, 2] of the pixels that show each object on the front image, by MuJoCo's own renderer."""
+    with mujoco.Renderer(cell.model, cell.cameras["front"].height, cell.cameras["front"].width) as renderer:
+        renderer.enable_segmentation_rendering()
+        renderer.update_scene(cell.data, "front")
+        geoms = renderer.render()[..., 0]
+    shown = [np.argwhere(geoms == cell.model.geom(name).id)[:, ::-1] for name in names]
+    return np.array([pixels.mean(axis=0) if len(pixels) else np.full(2, np.nan) for pixels in shown])
 
 
 def test_things_are_where_they_are_labelled(sampler: Sampler) -> None:
-    """What the picture shows at an object's projection is the object: its surface is near its centre."""
+    """An object's projection is the middle of the pixels that show it, for the camera that moved and not as built."""
     off: list[float] = []
     off_as_built: list[float] = []
     for seed in SEEDS:
         sampler.sample(seed)
         cell = sampler.cell
         assert cell.scene is not None
-        centres = np.array([cell.object_position(placed.name) for placed in cell.scene.objects])
-        view, depth = CameraView(*cell.camera_pose("front"), cell.cameras["front"]), cell.render("front")[1]
-        for pixels, out in ((view.project(centres), off), (FRONT.project(centres), off_as_built)):
-            out += list(np.linalg.norm(shown_at(view, pixels, depth) - centres, axis=1))
+        names = [placed.name for placed in cell.scene.objects]
+        centres, shown = np.array([cell.object_position(name) for name in names]), middles(cell, names)
+        off += list(np.linalg.norm(cell.project(centres) - shown, axis=1))
+        off_as_built += list(np.linalg.norm(FRONT.project(centres) - shown, axis=1))
     # The arm or another object hides some.
-    assert np.mean(np.array(off) < 0.04) > 0.85, np.round(off, 3)
-    assert np.mean(np.array(off_as_built) < 0.04) < np.mean(np.array(off) < 0.04) - 0.15, "the cameras have moved"
+    assert np.nanmedian(off) < 2.0 and np.nanquantile(off, 0.8) < 4.0, np.round(off, 1)
+    assert np.nanmedian(off_as_built) > 5.0
 
 
 def test_samples_hold_the_camera_that_made_them(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from molmoact_ros.control.controller import Controller
-from molmoact_ros.evaluation.expert_policy import ExpertPolicy
 from molmoact_ros.evaluation.rollout import run_episode
+from molmoact_ros.evaluation.workcell_expert import WorkcellExpert
 from molmoact_ros.sim.scene import LONG_SHAPES, SHAPES, Task, sample_scene
 from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.demonstrations import HandPoser, Sampler
@@ -100,5 +100,5 @@ def test_demonstrations_label_turns_where_there_are_long_objects() -> None:
 def test_it_does_the_task_in_lockstep(cell: Workcell, instruction: str) -> None:
     scene = sample_scene(17, instruction=instruction, shapes=SHAPES + LONG_SHAPES)
     assert abs(scene.object(scene.task.object).yaw) > 0.3
-    result = run_episode(cell, ExpertPolicy(cell), Controller(robot_model()), scene)
+    result = run_episode(cell, WorkcellExpert(cell), Controller(robot_model()), scene)
     assert result.success and result.right_object_first

@@ -89,6 +89,7 @@ class _Run:
         self.data = [open_training_data(path) for path in (folders.data, folders.rehearse) if path is not None]
         self.makers = [ExampleMaker(self.files, data, config.wording) for data in self.data]
         self._check_cameras()
+        self._check_keys()
         self.train_rows, self.held_rows = hold_out(self.data[0].episodes, config.validation, config.seed)
         rehearsed = [np.arange(len(data)) for data in self.data[1:]]
         sources = list(zip(self.data, self.makers, [self.train_rows, *rehearsed], strict=True))
@@ -127,13 +128,21 @@ class _Run:
             if wanted is not None and wanted != mine:
                 raise DataError(f"{data.name} has {mine} cameras, and {self.files.path} was trained with {wanted}")
 
+    def _check_keys(self) -> None:
+        """Under one key a checkpoint has one meaning of the action tokens."""
+        first, *others = self.data
+        if any(data.name == first.name and data.statistics.action != first.statistics.action for data in others):
+            raise DataError(
+                f"the rehearsal data have the key {first.name!r} with other statistics; label the data by theirs, with "
+                "--statistics, or under another --key"
+            )
+
     def _settings(self) -> dict[str, Any]:
         """What must be the same when the run is resumed."""
-        return {
-            "settings": self.config.fixed(),
-            "checkpoint": digest(self.folders.checkpoint),
-            "data": {data.name: data.identity["digest"] for data in self.data},
-        }
+        digests: dict[str, str] = {}
+        for data in self.data:  # whose keys may be the same
+            digests[data.name] = digests.get(data.name, "") + data.identity["digest"]
+        return {"settings": self.config.fixed(), "checkpoint": digest(self.folders.checkpoint), "data": digests}
 
     def _account(self, loss: AnswerLoss, check_memory: bool) -> int:
         """Say what the run needs; returns the size of a forward pass. Raises CheckpointError where it does not fit."""

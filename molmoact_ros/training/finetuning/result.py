@@ -57,7 +57,8 @@ def write_result(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     copy_small_files([base.path], beside)
-    stats = {key: entry.model_dump(mode="json") for maker in makers for key, entry in maker.config.norm_stats.items()}
+    known = [*makers, makers[0]]  # the counts beside its statistics stay, where rehearsed data have the same key
+    stats = {key: entry.model_dump(mode="json") for maker in known for key, entry in maker.config.norm_stats.items()}
     config = json.loads((beside / CONFIG).read_text()) | {"norm_stats": stats}
     (beside / CONFIG).write_text(json.dumps(config, indent=1))
     (beside / RUN).write_text(json.dumps(_run_fields(makers), indent=1))

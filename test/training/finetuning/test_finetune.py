@@ -78,6 +78,25 @@ def test_rehearsed_data_keep_their_key_and_what_their_numbers_mean(tmp_path: Pat
     assert not (tmp_path / "out" / "training" / "best-adapter").exists()
 
 
+def test_rehearsed_data_may_have_the_same_key_with_the_same_statistics_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = ("new", "old", "more")
+    for kind in kinds:
+        (tmp_path / kind).mkdir()
+    new, old, more = (write_arrow(tmp_path / k / "key", make_samples(4, seed=seed)) for seed, k in enumerate(kinds))
+    words: list[str | Path] = ["--data", new, "--rehearse", old, "--out", tmp_path / "out", "--method", "full", *FAST]
+    assert finetune(*words) == 0
+    assert list(CheckpointFolder(tmp_path / "out").config.norm_stats) == ["key"], "the policy needs no unnorm_key"
+    assert finetune(*(more if word == old else word for word in words)) == 1
+    assert "was begun with data" in capsys.readouterr().err, "both are the run's"
+    statistics = json.loads((old / "dataset_statistics.json").read_text())
+    statistics["key"]["action"]["q99"][0] *= 2
+    (old / "dataset_statistics.json").write_text(json.dumps(statistics))
+    assert finetune(*words) == 1
+    assert "have the key 'key' with other statistics" in capsys.readouterr().err
+
+
 def make_convention(dt: float) -> ActionConvention:
     return ActionConvention(
         robot="franka", space="delta_ee_pose", frame="base", rotation="roll_pitch_yaw",

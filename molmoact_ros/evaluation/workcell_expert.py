@@ -12,7 +12,7 @@ from molmoact_ros.sim.table_workcell import Workcell
 from molmoact_ros.training.expert import Expert, see
 
 
-class ExpertPolicy:
+class WorkcellExpert:
     """Plans from the ground truth of its workcell, whatever the observation shows."""
 
     def __init__(self, cell: Workcell) -> None:
