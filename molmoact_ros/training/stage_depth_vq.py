@@ -87,6 +87,8 @@ class DepthFrames:
 class DepthVqLearner(nn.Module):
     """The VQ-VAE with what its training needs: losses by a batch of `DepthFrames.batches`."""
 
+    weights: Tensor
+
     def __init__(self, centres: np.ndarray, codes: np.ndarray, config: DepthVqConfig, span: Span) -> None:
         """centres: float32 [codes, 64] of the patches, which become the codebook. codes: of the frames, to count."""
         super().__init__()
@@ -94,9 +96,10 @@ class DepthVqLearner(nn.Module):
         self.vq = DepthVq(config.hidden, config.dim, len(centres), span)
         self.vq.apply(_initialise)
         last = self.vq.encoder[-1]
-        assert isinstance(last, nn.Conv2d)
+        coarse = self.vq.decoder[COARSE]
+        assert isinstance(last, nn.Conv2d) and isinstance(coarse, nn.Conv2d | nn.ConvTranspose2d)
         nn.init.normal_(last.weight, std=0.1 * last.in_channels**-0.5)  # begin undecided, between all codes
-        self.head = nn.Conv2d(self.vq.decoder[COARSE].in_channels, 1, 1)
+        self.head = nn.Conv2d(coarse.in_channels, 1, 1)
         share = torch.bincount(torch.from_numpy(codes).flatten(), minlength=len(centres)) / codes.size
         self.vq.set_codebook(_principal(torch.from_numpy(centres), config.dim), share)
         # Nearly all cells are of empty table: by its square root a rare code counts more.

@@ -21,7 +21,8 @@ def test_a_late_arm_comes_down_once_and_its_gripper_closes_once(seed: int, delay
     expert, place = Expert(scene), scene.object("red cylinder").point
     hand, opening = np.array([0.42, 0.0, 0.25]), OPEN
     late = deque([(np.zeros(3), False)] * round(delay / TICK))
-    heights, closes = [], []
+    heights: list[float] = []
+    closes: list[bool] = []
     while opening > expert.grasp_width and len(heights) < 8 / TICK:
         chunk = expert.plan(ExpertPhase(hand, opening, place, held=False)).chunk()
         closes.append(bool(chunk[0, 6] < 0.5))
@@ -29,7 +30,7 @@ def test_a_late_arm_comes_down_once_and_its_gripper_closes_once(seed: int, delay
         velocity, closing = late.popleft()
         hand = hand + velocity * TICK
         opening = float(np.clip(opening + (-TICK if closing else TICK) * FINGER_STEP / STEP, 0.0, OPEN))
-        heights.append(hand[2])
+        heights.append(float(hand[2]))
     assert opening <= expert.grasp_width, "the object is never grasped"
     assert all(closes[closes.index(True) :]), "the fingers begin to close, and open again"
     low = heights[np.argmin(heights) :]

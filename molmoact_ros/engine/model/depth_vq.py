@@ -30,9 +30,9 @@ def relative_depth(depth: np.ndarray, span: Span | None = None) -> np.ndarray:
     """
     depth = known_depth(depth.astype(np.float32))
     depth = cv2.resize(depth, (INPUT, INPUT), interpolation=cv2.INTER_NEAREST)
-    low, high = np.float32(inverse_span(depth) if span is None else span)
+    low, high = np.array(inverse_span(depth) if span is None else span, np.float32)
     inverse = np.where(depth > 0, 1.0 / np.where(depth > 0, depth, 1.0), 0.0)
-    result: np.ndarray = np.clip((inverse - low) / max(high - low, 1e-6), 0.0, 1.0).astype(np.float32)
+    result: np.ndarray = np.clip((inverse - low) / max(float(high - low), 1e-6), 0.0, 1.0).astype(np.float32)
     return result
 
 
@@ -149,6 +149,6 @@ class DepthVq(nn.Module):
         """
         depth = self.decode_codes(codes)
         if self._span is not None:
-            return np.clip(depth, 0.0, 1.0)
+            return np.asarray(np.clip(depth, 0.0, 1.0))
         picture: np.ndarray = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-8)
         return picture

@@ -20,6 +20,7 @@ from molmoact_ros.engine.base import BaseEngine
 from molmoact_ros.engine.model.checkpoint import CheckpointFolder
 from molmoact_ros.engine.model.config import RunConfig
 from molmoact_ros.engine.model.weight_files import CheckpointError
+from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.reasoning.answer_templates import Wording, answer_text
 from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TOKENS
 from molmoact_ros.reasoning.observation import Observation
@@ -128,6 +129,11 @@ class ExampleMaker:
         return self.run.cameras or 1
 
     @property
+    def scale(self) -> NormStats:
+        """The statistics by which actions are normalised."""
+        return next(iter(self.config.norm_stats.values())).action
+
+    @property
     def note(self) -> str:
         """What the run says of its examples before it starts."""
         return f"wording: {self.wording.value}"
@@ -200,6 +206,10 @@ class Maker(Protocol):
     @property
     def cameras(self) -> int:
         """Images of an example."""
+
+    @property
+    def scale(self) -> Any:
+        """What the values under the data's name are normalised by, to be compared."""
 
     @property
     def note(self) -> str:

@@ -147,8 +147,8 @@ class _Run:
 
     def _check_keys(self) -> None:
         """Under one key a checkpoint has one meaning of the action tokens."""
-        first, *others = self.data
-        if any(data.name == first.name and data.statistics.action != first.statistics.action for data in others):
+        (first, maker), *others = zip(self.data, self.makers, strict=True)
+        if any(data.name == first.name and other.scale != maker.scale for data, other in others):
             raise DataError(
                 f"the rehearsal data have the key {first.name!r} with other statistics; label the data by theirs, with "
                 "--statistics, or under another --key"

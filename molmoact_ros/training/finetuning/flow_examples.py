@@ -115,6 +115,11 @@ class FlowExampleMaker:
         return self._cameras
 
     @property
+    def scale(self) -> TagMetadata:
+        """The statistics by which states and actions are normalised, and what they mean."""
+        return self.stats.metadata_by_tag[self.name]
+
+    @property
     def note(self) -> str:
         """What the run says of its examples before it starts."""
         metadata = self.scaling.metadata
