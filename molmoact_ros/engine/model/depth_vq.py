@@ -40,7 +40,7 @@ def depth_in_metres(relative: np.ndarray, span: Span) -> np.ndarray:
     """The depth float32 [320, 320], m, that relative depth means by `span`; what lies outside of it is its border."""
     low, high = span
     inverse: np.ndarray = low + np.clip(relative, 0.0, 1.0) * (high - low)
-    return 1.0 / np.maximum(inverse, 1e-6, dtype=np.float32)
+    return np.asarray(1.0 / np.maximum(inverse, 1e-6, dtype=np.float32))
 
 
 class _ResBlock(nn.Module):
