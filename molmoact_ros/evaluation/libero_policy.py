@@ -70,13 +70,13 @@ class EnginePolicy:
         self._last = np.array(NO_OP)
         self._engine.forget()
 
-    def look(self, cell: LiberoCell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What there is to see, as `cell_images`."""
+    def camera_images(self, cell: LiberoCell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The front and the wrist image, uint8 [H, W, 3], and the front depth, float32 [H, W] m; see `cell_images`."""
         return cell_images(cell)
 
     def plan(self, cell: LiberoCell, now: float, log: PlanLog) -> np.ndarray:
         """See LiberoPolicy: float64 [N, 7]."""
-        front, wrist, depth = self.look(cell)
+        front, wrist, depth = self.camera_images(cell)
         if self._released:
             front, wrist = released_image(front), released_image(wrist)
         measured = None if self._released else depth  # which is not cropped
