@@ -37,8 +37,8 @@ class RecordingPolicy(EnginePolicy):
         self._labeller = LiberoLabeller(cell, self._book, self._rng)
 
     def camera_images(self, cell: LiberoCell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See EnginePolicy: uint8 [H, W, 3] twice, float32 [H, W]. The moment is labelled unless something was thrown out
-        of the scene."""
+        """See EnginePolicy: uint8 [H, W, 3] twice, float32 [H, W]. The moment is labelled unless something has left the
+        scene."""
         images = super().camera_images(cell)
         if self._labeller.intact:
             self.samples.append(self._labeller.sample(*images))

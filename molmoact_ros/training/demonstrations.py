@@ -287,11 +287,8 @@ class Sampler:
     def row(
         self, things: np.ndarray, hand: np.ndarray, held: str | None, traces: np.ndarray, actions: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """A row of each array of `Demonstrations`, by name: what the cameras show now, and the labels.
-
-        things: float [23, 3] m, as `things_in`. hand: float [3] m. held: one of THINGS. traces: uint8 [ASKED, 3, 2].
-        actions: float32 [ASKED, 8, 7].
-        """
+        """A row of each array of `Demonstrations`, by name: what the cameras show now, and the labels, as there: things
+        [23, 3], hand [3], traces [ASKED, 3, 2] and actions [ASKED, 8, 7]."""
         images, depth = self._look()
         return {
             "images": images, "depth": depth, "trace": traces, "actions": actions, "things": things,
