@@ -37,18 +37,18 @@ class FirstPlan:
 
 def run_scenes(
     cell: Workcell, engine: InferenceEngine, vq: DepthVq | None, robot: Path, scenes: Iterable[tuple[int, Scene]],
-    period: float = PERIOD, moved_cameras: bool = False,
+    period: float = PERIOD, moved_cameras: bool = False, timeout: float = TIMEOUT,
 ) -> Iterator[Row]:  # fmt: skip
     """Yield the figures of an episode in each scene, given with its seed.
 
     robot: the arm's MJCF file. period: least time from one plan's image to the next's, s. moved_cameras: each scene has
     lights and cameras of its own, drawn from its seed (`draw_moved_cameras`). vq: decodes and encodes depth; None: no
-    figure of depth.
+    figure of depth. timeout: s of simulated time after which an episode has failed.
     """
     for seed, scene in scenes:
         cell.dress(draw_moved_cameras(np.random.default_rng((seed, 8))) if moved_cameras else None)
         first = FirstPlan(cell, scene, vq)
-        result = run_episode(cell, engine, Controller(robot), scene, first, period)
+        result = run_episode(cell, engine, Controller(robot), scene, first, period, timeout)
         yield _row(seed, result, first)
     cell.dress(None)
 
@@ -65,5 +65,5 @@ def _row(seed: int, result: EpisodeResult, first: FirstPlan) -> Row:
         step_seconds=float(np.median(result.step_times)) if result.step_times else float("nan"),
         trace_error=first.trace_error,
         depth_accuracy=first.depth_accuracy,
-        message=("done" if result.success else f"not done within {TIMEOUT:g} s of simulated time") + refused,
+        message=("done" if result.success else f"not done in {result.seconds:.1f} s of simulated time") + refused,
     )

@@ -288,10 +288,10 @@ def train_nano(
     Returns the trained model. Raises CheckpointError where the folder holds a run of other settings, and
     DivergedTraining.
     """
+    begun = None if start is None else load_checkpoint(start)
     settings = config.fixed(samples, digest(start) if start else "")
     begin_run(folder / "run.json", settings)
     check_run(folder / "run.json", settings, folder)
-    begun = None if start is None else load_checkpoint(start)
     if begun is not None:
         config = config.model_copy(update={"shapes": known_shapes(begun.tokenizer)})
     times = StageTimes(folder / "times.json")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from molmoact_ros.cli.evaluate import asked_scenes
-from molmoact_ros.evaluation import metrics, rollout
+from molmoact_ros.evaluation import metrics
 from molmoact_ros.evaluation.lockstep import run_scenes
 from molmoact_ros.evaluation.rollout import LATENCY, PERIOD
 from molmoact_ros.evaluation.workcell_expert import WorkcellExpert
@@ -63,9 +63,9 @@ def test_the_expert_does_its_tasks_and_is_judged_as_live(cell: Workcell, moved: 
     assert figures["success"] == 1.0 and np.isnan(figures["depth_code_accuracy"])
 
 
-def test_what_is_not_done_in_time_has_failed(cell: Workcell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "TIMEOUT", 0.5)
-    (row,) = run_scenes(cell, WorkcellExpert(cell), None, robot_model(), asked_scenes(1, 5001, False, ""))
+def test_what_is_not_done_in_time_has_failed(cell: Workcell) -> None:
+    scenes = asked_scenes(1, 5001, False, "")
+    (row,) = run_scenes(cell, WorkcellExpert(cell), None, robot_model(), scenes, timeout=0.5)
     assert not row.success and row.message.startswith("not done")
 
 
