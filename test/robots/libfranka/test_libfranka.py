@@ -89,6 +89,8 @@ def test_silence_brakes_and_the_next_commands_go_on(tmp_path: Path) -> None:
 
 
 @attempts(3)
+# As those of live nodes: the simulated robot stops by a reflex when a busy machine keeps packets from it for too long.
+@pytest.mark.flaky(reruns=2, reruns_delay=1)
 def test_c3_the_sender_and_the_process_killed_and_a_reflex() -> None:
     result = bench(robot_model(), seconds=3.0, seed=3, tell=print)
     assert [f for f in result.failures if "cycles/s" not in f and "after a reflex" not in f] == []
