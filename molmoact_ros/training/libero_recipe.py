@@ -16,6 +16,7 @@ from molmoact_ros.training.libero_demonstrations import CONVENTION, PART, VIEW, 
 from molmoact_ros.training.libero_errands import WORDS
 from molmoact_ros.training.nano_model import nano_config, two_camera_run, view_processor
 from molmoact_ros.training.part_files import make_parts
+from molmoact_ros.training.run_report import finish_run
 from molmoact_ros.training.stage_depth_vq import DepthVqConfig
 from molmoact_ros.training.tokenizer import build_tokenizer
 from molmoact_ros.training.train import (
@@ -28,7 +29,6 @@ from molmoact_ros.training.train import (
     NanoRecipe,
     RoundConfig,
     TrainConfig,
-    finish_run,
 )
 from molmoact_ros.training.training_run import Stage, StageConfig, StageTimes, TrainingRun, begin_run, check_run
 
@@ -96,4 +96,5 @@ def train_libero(
     recipe = LiberoRecipe(Demonstrations.load(parts), folder, config, correct=correct)
     run = TrainingRun(folder, config, recipe.modules, recipe.stages())
     run.resume()
-    return finish_run(run, recipe, settings)
+    finish_run(run, recipe.save, settings)
+    return recipe.model.cpu()

@@ -41,7 +41,7 @@ from molmoact_ros.training.nano_model import (
     size_features,
 )
 from molmoact_ros.training.part_files import make_parts
-from molmoact_ros.training.run_report import write_report
+from molmoact_ros.training.run_report import finish_run
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, space_errors
 from molmoact_ros.training.stage_depth_vq import DepthVqConfig, depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
@@ -309,17 +309,5 @@ def train_nano(
     run = TrainingRun(folder, config, recipe.modules, recipe.stages())
     if not run.resume() and start is not None:
         run.skip_to(LAST_STAGE)
-    return finish_run(run, recipe, settings)
-
-
-def finish_run(run: TrainingRun, recipe: NanoRecipe, settings: dict[str, Any]) -> MolmoAct:
-    """Train to the end of the last stage, and write checkpoint and report. Returns the trained model.
-
-    Raises DivergedTraining.
-    """
-    run.run()
-    checkpoint = run.folder / "checkpoint"
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    recipe.save(checkpoint)
-    write_report(run, settings, digest(checkpoint))
+    finish_run(run, recipe.save, settings)
     return recipe.model.cpu()

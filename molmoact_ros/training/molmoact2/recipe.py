@@ -7,7 +7,6 @@ the policy as it is does tasks, the expert labels what it meets, and it learns f
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
@@ -37,7 +36,7 @@ from molmoact_ros.training.molmoact2.small_model import (
 )
 from molmoact_ros.training.molmoact2.stage_joints import SIZE, JointHead, joint_errors_of, joint_loss
 from molmoact_ros.training.nano_model import size_features
-from molmoact_ros.training.run_report import write_report
+from molmoact_ros.training.run_report import finish_run
 from molmoact_ros.training.train import HELD, HELD_SEED, ROUND_APART, ROUND_SEED, SIZED_BY
 from molmoact_ros.training.training_run import (
     Stage,
@@ -220,8 +219,5 @@ def train_robot_model(
     recipe = RobotRecipe(data, folder, config, begin, correct)
     run = TrainingRun(folder, config, recipe.modules, recipe.stages())
     run.resume()
-    run.run()
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    recipe.save(folder / "checkpoint")
-    write_report(run, settings, digest(folder / "checkpoint"))
+    finish_run(run, recipe.save, settings)
     return recipe.model.cpu()
