@@ -6,7 +6,9 @@ import base64
 import importlib.util
 import json
 import shutil
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +28,19 @@ from molmoact_ros.reasoning.depth_tokens import DEPTH_END, DEPTH_START, DEPTH_TO
 from molmoact_ros.reasoning.tokens import END_OF_TEXT, IMAGE_TOKENS, TextCodec
 from molmoact_ros.robots.franka import HOME_Q
 
+from .turns import turn
+
 WORDS, ADDED, VOCABULARY = 151_643, 22, 152_064  # Qwen2.5: byte-pair tokens, special ones behind them, padded size
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SHARDS = 3
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    with turn(item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -203,12 +203,12 @@ def figures(cycles: dict[str, np.ndarray]) -> dict[str, Any]:
     """The figures of a record, whose arrays have one row a cycle ([n] or [n, 7]), for a Result."""
     message = cycles["message"]
     cycles = {name: rows[1:] for name, rows in cycles.items() if rows.ndim}  # the first cycle was still starting
-    driven = cycles["open"] > 0
-    if driven.sum() < 1000:
-        raise RuntimeError(f"the robot was driven for {driven.sum()} cycles only: {message}")
-    sent, q_d, times = cycles["sent"], cycles["q_d"], cycles["time"]
-    # Whole: neither this cycle nor the three before it were missed, so differences are those that the robot computes.
+    sent, q_d, times, driven = cycles["sent"], cycles["q_d"], cycles["time"], cycles["open"] > 0
     missed = (cycles["cycles"] > 1) | (np.abs(q_d - sent).max(axis=1) > 1e-6)
+    if driven.sum() < 1000:
+        lost = f"{missed[driven].sum()} of them missed"
+        raise RuntimeError(f"the robot was driven for {driven.sum()} cycles only, {lost}: {message}")
+    # Whole: neither this cycle nor the three before it were missed, so differences are those that the robot computes.
     whole = np.convolve(missed, np.ones(5))[: len(missed)][3:] == 0
     velocity, acceleration, jerk = (np.diff(sent, n, axis=0) / CYCLE**n for n in (1, 2, 3))
     low, high = FR3.velocity_bounds(sent[2:-1])

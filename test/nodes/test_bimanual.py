@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -19,6 +20,7 @@ CAMERAS = ("front", "left_wrist", "right_wrist")
 SMALL = {"front_size": [320, 240], "wrist_size": [212, 120]}
 
 
+@pytest.mark.alone
 def test_the_expert_lifts_the_tray_over_the_topics_and_a_person_may_take_one_arm(domain: int, tmp_path: Path) -> None:
     profile = Profile.read("bimanual_sim").with_parameters({"sim": SMALL})
     with Bringup(profile, tmp_path) as graph, Session("expert", CAMERAS) as client:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
@@ -24,6 +25,7 @@ from .conftest import INSTRUCTION, PERIOD, Robot
 EVERY_PICTURE = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
+@pytest.mark.alone
 def test_an_instruction_becomes_codes_then_a_trace_then_motion(robot: Robot) -> None:
     order: list[tuple[str, int]] = []
     parts = {"depth_tokens": DepthTokens, "trace": Trace, "action_chunk": ActionChunk}

@@ -49,6 +49,7 @@ def test_a_sample_counts_memory_threads_and_descriptors_of_a_process(tmp_path: P
     assert (after.threads, after.descriptors) == (before.threads + 1, before.descriptors + 2)
 
 
+@pytest.mark.alone
 def test_the_soak_watches_every_node_and_keeps_the_disk_small(
     domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,7 +58,7 @@ def test_the_soak_watches_every_node_and_keeps_the_disk_small(
     figures = json.loads((tmp_path / "soak.json").read_text())
     assert set(figures["nodes"]) == {"sim", "controller", "policy", "view", "panel", "recorder"}
     for node, of in figures["samples"].items():
-        assert len(of) >= 5 and all(s["memory"] > 10 * MB and s["threads"] and s["descriptors"] for s in of), node
+        assert len(of) >= 2 and all(s["memory"] > 10 * MB and s["threads"] and s["descriptors"] for s in of), node
     grown = [node for node, of in figures["nodes"].items() if of["growth"] > 0.02]
     assert status == (1 if grown else 0), "nodes that have just begun may still grow"
     out = capsys.readouterr().out

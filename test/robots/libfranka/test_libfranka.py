@@ -88,6 +88,7 @@ def test_silence_brakes_and_the_next_commands_go_on(tmp_path: Path) -> None:
         assert not robot.refusals()
 
 
+@pytest.mark.alone
 @attempts(3)
 # As those of live nodes: the simulated robot stops by a reflex when a busy machine keeps packets from it for too long.
 @pytest.mark.flaky(reruns=2, reruns_delay=1)
