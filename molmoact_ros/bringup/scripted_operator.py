@@ -14,6 +14,7 @@ from geometry_msgs.msg import Pose
 from rclpy.client import Client
 from rclpy.task import Future
 
+from molmoact_ros.bringup.late_arm import LateArm
 from molmoact_ros.bringup.takeover import STILL_FOR, TakeoverRule, TaskMoment
 from molmoact_ros.msg import Episode, SafetyStatus
 from molmoact_ros.nodes.teleop.client import TeleopClient, TeleopClientConfig
@@ -21,7 +22,7 @@ from molmoact_ros.ros import qos
 from molmoact_ros.ros.clocks import STEADY
 from molmoact_ros.sim.scene import EVERY_OBJECT, GRASP_WIDTH, LONG_SHAPES, TARGETS, Placed, Scene, Task
 from molmoact_ros.srv import CollectCommand, ResetScene, SceneTruth
-from molmoact_ros.training.expert import OPEN, STEP, Expert, ExpertPhase
+from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase
 
 BEAT: Final = 0.05
 """s between two commands; the controller takes 0.2 s of silence for letting go."""
@@ -37,9 +38,9 @@ ANSWER: Final = 5.0
 """s after which a call that was not answered is made again."""
 PASSIVE: Final = (SafetyStatus.IDLE, SafetyStatus.HOLD)
 """States of a controller that nobody moves."""
-AHEAD: Final = 4
-"""Actions of the expert's plan whose mean velocity the arm is moved by: it follows with a delay of about 0.15 s, in
-which the first action alone would swing about its goal."""
+DELAY: Final = 0.25
+"""s by which the arm follows a twist late: the state's way here, the command's way there, and what the limiter lags
+behind the target that the twist moves."""
 HAND_BACK: Final = 1.0
 """s after which an arm that the operator let go of, and nobody moves, is given back to the policy by command."""
 
@@ -65,6 +66,7 @@ class ScriptedOperator(TeleopClient):
         self._ready_at = float("inf")  # when the new scene may be recorded; inf: it is not set yet
         self._done_since: float | None = None
         self._twist, self._opening = np.zeros(6), OPEN
+        self._arm = LateArm(DELAY, BEAT)
         self._takeover = TakeoverRule(seed)
         self._moment: TaskMoment | None = None
         self._asks_at = 0.0  # s since the episode began, from which on the policy is asked to go on
@@ -103,6 +105,7 @@ class ScriptedOperator(TeleopClient):
         self._seed += 1
         self._ready_at = time.monotonic() + SETTLE
         self._done_since, self._opening = None, OPEN
+        self._arm.rest()
 
     def _review(self) -> None:
         sound, done = not self.episode.problems, self._done_since is not None
@@ -124,6 +127,7 @@ class ScriptedOperator(TeleopClient):
             return
         elif not self._corrects or self._takeover.corrects(self.episode.elapsed, self._moment):
             self._asks_at = self.episode.elapsed + HAND_BACK
+            self._arm.command(self._twist)
             self.say_twist(0, self._twist)
             self.say_gripper(0, self._opening)
         else:
@@ -131,6 +135,7 @@ class ScriptedOperator(TeleopClient):
 
     def _give_back(self) -> None:
         """Let go, and let the policy go on; a controller with `teleop_hand_back` does that by itself."""
+        self._arm.rest()
         self.let_go_if_held(0)
         if self.safety.state in PASSIVE and self.episode.elapsed > self._asks_at:
             self._asks_at = self.episode.elapsed + ANSWER
@@ -140,9 +145,8 @@ class ScriptedOperator(TeleopClient):
         now = time.monotonic()
         self._done_since = (self._done_since or now) if reply.done else None
         scene, phase = observe(reply)
-        chunk = Expert(scene).plan(phase).chunk()
-        self._twist = velocity_ahead(chunk)
-        self._opening = OPEN if chunk[0, 6] > 0.5 else 0.0
+        self._twist, opens = self._arm.lead(Expert(scene), phase)
+        self._opening = OPEN if opens else 0.0
         others = set(held_objects(reply)) - {scene.task.object}
         self._moment = TaskMoment(phase.tcp, phase.held, bool(others) and not phase.held, bool(reply.done))
 
@@ -157,17 +161,6 @@ class ScriptedOperator(TeleopClient):
             client.remove_pending_request(future)
         self._calls[client] = time.monotonic(), (future := client.call_async(request))
         self.when_done(future, lambda done: then(done.result()))
-
-
-def velocity_ahead(chunk: np.ndarray) -> np.ndarray:
-    """The mean velocity [6] m/s and rad/s of a chunk's next actions, as far as the gripper's command stays the same.
-
-    An arm that has to stand now, while fingers move, stands. chunk: float [n, 7], as `ExpertPlan.chunk` gives it.
-    """
-    if not chunk[0, :6].any():
-        return np.zeros(6)
-    same = np.cumprod(chunk[:AHEAD, 6] == chunk[0, 6], dtype=bool)
-    return np.asarray(chunk[:AHEAD][same, :6].mean(axis=0) / STEP)
 
 
 def observe(truth: SceneTruth.Response) -> tuple[Scene, ExpertPhase]:

@@ -1,0 +1,72 @@
+"""Where an arm that follows its commands late will be, so that an operator's commands do not swing about their goal."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from molmoact_ros.training.expert import STEP, Expert, ExpertPhase
+
+TRUST: Final = 0.3
+"""Share of the difference between measured and expected pose that is believed at each measurement: the age of one
+differs by a beat or two, in which a fast hand moves by centimetres."""
+
+
+class LateArm:
+    """An arm that follows a twist `delay` s after it was commanded; a twist is commanded every `beat` s.
+
+    arm = LateArm(delay=0.3, beat=0.05)
+    twist, opens = arm.lead(expert, phase)
+    arm.command(twist)
+    """
+
+    def __init__(self, delay: float, beat: float) -> None:
+        self._beat, self._delay = beat, round(delay / beat)
+        self._opens: bool | None = None  # as it was decided last
+        self._waits = 0  # beats for which the arm stands yet
+        self._goals: deque[np.ndarray] = deque(maxlen=self._delay + 1)  # [4], m and rad: of the last commands
+
+    def command(self, twist: np.ndarray) -> None:
+        """A twist [6], m/s and rad/s in the base frame, was commanded just now."""
+        if self._goals:
+            self._goals.append(self._goals[-1] + self._beat * twist[[0, 1, 2, 5]])
+
+    def rest(self) -> None:
+        """Nothing is commanded any more."""
+        self._goals.clear()
+        self._opens, self._waits = None, 0
+
+    def lead(self, expert: Expert, phase: ExpertPhase) -> tuple[np.ndarray, bool]:
+        """The expert's next twist [6], m/s and rad/s, for the state in which the arm will get it, and whether the
+        gripper is to be open.
+
+        To close or to open is decided once. The arm stands from then on until it is there and the fingers have moved,
+        as a person waits for them.
+        """
+        action = expert.plan(self.foreseen(phase)).chunk()[0]
+        opens = bool(action[6] > 0.5)
+        if self._waits:
+            self._waits -= 1
+        elif self._opens not in (None, opens):
+            self._waits = 3 * self._delay
+        else:
+            self._opens = opens
+            return action[:6] / STEP, opens
+        if self._waits == 2 * self._delay:
+            self._opens = not self._opens
+        return np.zeros(6), bool(self._opens)
+
+    def foreseen(self, phase: ExpertPhase) -> ExpertPhase:
+        """`phase`, as measured, after the commands that the arm has not followed yet. What is held moves along."""
+        measured = np.array([*phase.tcp, phase.yaw])
+        if not self._goals:
+            self._goals.append(measured)
+        correction = TRUST * (measured - self._goals[0])
+        for goal in self._goals:
+            goal += correction
+        way = self._goals[-1] - measured
+        thing = phase.object + way[:3] if phase.held else phase.object
+        return replace(phase, tcp=phase.tcp + way[:3], object=thing, yaw=phase.yaw + float(way[3]))
