@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ class RunReporter:
     def __init__(self, folder: Path, steps: int, tensorboard: bool) -> None:
         """Raises RuntimeError where TensorBoard is wanted and not installed."""
         self.folder, self.writer = folder, _writer(folder / "tensorboard") if tensorboard else None
-        self.bar = tqdm(total=steps, unit="step", mininterval=2, disable=None)
+        # A log, too, shows how far a run of hours is; a line a minute fills none.
+        self.bar = tqdm(total=steps, unit="step", mininterval=2 if sys.stderr.isatty() else 60)
 
     def __call__(self, entry: dict[str, Any]) -> None:
         """Report one entry of the history."""
