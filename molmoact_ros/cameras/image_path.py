@@ -40,6 +40,18 @@ class ImagePath:
             known = known[np.linspace(0, len(known) - 1, MAX_POINTS).astype(int)]
         return trace_from_pixels(known, self.width, self.height)
 
+    def trace_through(self, frames: Sequence[int]) -> np.ndarray | None:
+        """The points of some frames as a trace, int64 [k, 2] in 0..255; unknown ones are left out, None without any."""
+        points = self.points[list(frames)]
+        known = points[np.isfinite(points).all(axis=1)]
+        return trace_from_pixels(known, self.width, self.height) if len(known) else None
+
+    def halfway(self, begin: int, end: int) -> int:
+        """The frame in begin..end by which half of the way between them in the image is done."""
+        steps = np.nan_to_num(np.linalg.norm(np.diff(self.points[begin : end + 1], axis=0), axis=1))
+        way = np.concatenate([[0.0], np.cumsum(steps)])
+        return begin + int(np.searchsorted(way, way[-1] / 2))
+
 
 def path_in_image(view: CameraView, hands: Sequence[np.ndarray]) -> tuple[ImagePath, np.ndarray]:
     """The path of hands [n, 3] m, of each arm in its base frame, and its distance from the camera, float [n] m.

@@ -17,8 +17,10 @@ from molmoact_ros.datasets.labelling.labelling import EpisodeLabelling, Labeller
 from molmoact_ros.datasets.labelling.trace_labels import (
     InferredTraces,
     MakeLabeller,
+    PathTraces,
     ProjectedTraces,
     TraceLabeller,
+    TracePoints,
     TrackedTraces,
     first_that_fits,
 )
@@ -78,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace", choices=["auto", "calibration", "clicks", "model"], default="auto",
         help="where traces come from; auto: an episode's calibration, else its clicks",
     )  # fmt: skip
+    parser.add_argument(
+        "--trace-points", choices=[points.value for points in TracePoints], default="even",
+        help="even: five in even time, as in MolmoAct's own data; gripper: three, here, where it closes and where it "
+        "opens, as the small model of the workcell has learnt; default: %(default)s",
+    )  # fmt: skip
     parser.add_argument("--clicks", type=Path, metavar="FILE", help="clicks.json, as the page saves it")
     parser.add_argument(
         "--click-page", type=output_file, metavar="FILE", help="only write a page, such as clicks.html, to click on"
@@ -115,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_page(args: argparse.Namespace, source: Iterable[Demonstration]) -> int:
     def later(demonstration: Demonstration, frames: slice) -> TraceLabeller:
-        return TrackedTraces([])
+        return TrackedTraces([], PathTraces(TracePoints.EVEN, demonstration))
 
     selection = select_episodes(source, later, args.with_failures, measured_depth=False)
     write_whole(args.click_page, click_page(source, selection.parts, args.click_frames))
@@ -146,7 +153,8 @@ def _labellers(args: argparse.Namespace) -> Labellers:
 
 
 def _traces(args: argparse.Namespace, checkpoint: Path) -> MakeLabeller:
-    clicks = [TrackedTraces.maker(read_clicks(args.clicks))] if args.clicks is not None else []
+    points = TracePoints(args.trace_points)
+    clicks = [TrackedTraces.maker(read_clicks(args.clicks), points)] if args.clicks is not None else []
     if args.trace == "clicks" and not clicks:
         raise ValueError("--trace clicks needs --clicks FILE; --click-page writes the page that makes it")
     if args.trace == "model":
@@ -154,4 +162,4 @@ def _traces(args: argparse.Namespace, checkpoint: Path) -> MakeLabeller:
         return InferredTraces.maker(open_engine(options, checkpoint))
     if args.trace == "clicks":
         return clicks[0]
-    return first_that_fits([ProjectedTraces, *(clicks if args.trace == "auto" else [])])
+    return first_that_fits([ProjectedTraces.maker(points), *(clicks if args.trace == "auto" else [])])

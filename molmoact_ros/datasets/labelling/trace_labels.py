@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from molmoact_ros.datasets.labelling.tracking import Click, clicks_of, clicks_wi
 from molmoact_ros.engine.torch_engine import Engine
 from molmoact_ros.reasoning.answer import RefusedStep
 from molmoact_ros.reasoning.observation import Observation
+
+GRIPPER_MIDDLE: Final = 0.5
+"""Commands of the gripper, 1 open .. 0 closed, below this close it."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,55 @@ MakeLabeller = Callable[[Demonstration, slice], TraceLabeller]
 """Makes the labeller of some frames of a whole episode. Raises ValueError, in one line, where its kind cannot do it."""
 
 
+class TracePoints(Enum):
+    """Which points of the gripper's path to the end of an episode are a frame's trace.
+
+    EVEN: five at even distances in time, as in MolmoAct's own data. GRIPPER: three: where the gripper is, where it
+    closes next (half way, where it does not or is closed), and where it opens at last or stands at the end.
+    """
+
+    EVEN = "even"
+    GRIPPER = "gripper"
+
+
+class PathTraces:
+    """The traces along a path, by the gripper's commands of the same frames."""
+
+    def __init__(self, points: TracePoints, demonstration: Demonstration) -> None:
+        """Raises ValueError for what is not for two arms."""
+        if points is TracePoints.GRIPPER and len(demonstration.arms) > 1:
+            raise ValueError("--trace-points gripper is for one arm; use even")
+        self._by_gripper = points is TracePoints.GRIPPER
+        self._closed = demonstration.actions[:, -1] < GRIPPER_MIDDLE
+
+    def labels(self, path: ImagePath) -> TraceLabels:
+        """The labels of a path."""
+        traces = [self._trace(path, k) for k in range(len(path.points))]
+        return TraceLabels(traces, path.reasons, list(check_path(path)))
+
+    def _trace(self, path: ImagePath, frame: int) -> np.ndarray | None:
+        if not self._by_gripper:
+            return path.trace(frame)
+        last = len(self._closed) - 1
+        closed = frame + np.flatnonzero(self._closed[frame:])
+        end = min(int(closed[-1]) + 1, last) if len(closed) else last
+        grasps = len(closed) > 0 and not self._closed[frame]
+        return path.trace_through([frame, int(closed[0]) if grasps else path.halfway(frame, end), end])
+
+
 class ProjectedTraces:
     """By kinematics and calibration; points outside of the image, or behind what the camera measures, are left out."""
 
-    def __init__(self, demonstration: Demonstration, frames: slice) -> None:
+    def __init__(self, demonstration: Demonstration, frames: slice, points: TracePoints = TracePoints.EVEN) -> None:
         """frames: those of the whole episode that are labelled. Raises ValueError without calibration."""
-        self._path, self._distances = projected_path(trimmed(demonstration, frames))
+        part = trimmed(demonstration, frames)
+        self._points, (self._path, self._distances) = PathTraces(points, part), projected_path(part)
         self._seen = 0
+
+    @classmethod
+    def maker(cls, points: TracePoints) -> MakeLabeller:
+        """Labellers with some points of the path."""
+        return lambda demonstration, frames: cls(demonstration, frames, points)
 
     def observe_frame(self, images: Sequence[np.ndarray], depth: np.ndarray | None) -> None:
         """Process a frame: images uint8 [H, W, 3] RGB, and depth [H, W] m."""
@@ -63,24 +109,25 @@ class ProjectedTraces:
 
     def labels(self) -> TraceLabels:
         """See `TraceLabeller`."""
-        return _of_path(self._path)
+        return self._points.labels(self._path)
 
 
 class TrackedTraces:
     """By clicks of a person in some frames, between which the gripper is tracked."""
 
-    def __init__(self, clicks: Sequence[Click]) -> None:
+    def __init__(self, clicks: Sequence[Click], points: PathTraces) -> None:
         """clicks: with frames counted as they are observed."""
-        self._clicks, self._images = clicks, list[np.ndarray]()
+        self._clicks, self._points, self._images = clicks, points, list[np.ndarray]()
 
     @classmethod
-    def maker(cls, clicks: Mapping[str, Sequence[Click]]) -> MakeLabeller:
-        """Labellers with the clicks of each episode, by its name."""
+    def maker(cls, clicks: Mapping[str, Sequence[Click]], points: TracePoints = TracePoints.EVEN) -> MakeLabeller:
+        """Labellers with the clicks of each episode, by its name, and some points of the path."""
 
         def make(demonstration: Demonstration, frames: slice) -> TrackedTraces:
             if not (found := clicks_of(demonstration.name, clicks)):
                 raise ValueError(f"there are no clicks for {short_name(demonstration.name)}; make them by --click-page")
-            return cls(clicks_within(found, frames, len(demonstration.states)))
+            within = clicks_within(found, frames, len(demonstration.states))
+            return cls(within, PathTraces(points, trimmed(demonstration, frames)))
 
         return make
 
@@ -90,7 +137,7 @@ class TrackedTraces:
 
     def labels(self) -> TraceLabels:
         """See `TraceLabeller`."""
-        return _of_path(tracked_path(self._images, self._clicks))
+        return self._points.labels(tracked_path(self._images, self._clicks))
 
 
 class InferredTraces:
@@ -140,8 +187,3 @@ def first_that_fits(makers: Sequence[MakeLabeller]) -> MakeLabeller:
         raise ValueError("; ".join(reasons))
 
     return make
-
-
-def _of_path(path: ImagePath) -> TraceLabels:
-    traces = [path.trace(k) for k in range(len(path.points))]
-    return TraceLabels(traces, path.reasons, list(check_path(path)))
