@@ -26,7 +26,7 @@ class LateArm:
     def __init__(self, delay: float, beat: float) -> None:
         self._beat, self._delay = beat, round(delay / beat)
         self._opens: bool | None = None  # as it was decided last
-        self._waits = 0  # beats for which the arm stands yet
+        self._decided = 0  # beats for which the other holds now
         self._goals: deque[np.ndarray] = deque(maxlen=self._delay + 1)  # [4], m and rad: of the last commands
 
     def command(self, twist: np.ndarray) -> None:
@@ -37,27 +37,22 @@ class LateArm:
     def rest(self) -> None:
         """Nothing is commanded any more."""
         self._goals.clear()
-        self._opens, self._waits = None, 0
+        self._opens, self._decided = None, 0
 
     def lead(self, expert: Expert, phase: ExpertPhase) -> tuple[np.ndarray, bool]:
         """The expert's next twist [6], m/s and rad/s, for the state in which the arm will get it, and whether the
         gripper is to be open.
 
-        To close or to open is decided once. The arm stands from then on until it is there and the fingers have moved,
-        as a person waits for them.
+        To close or to open is decided where it holds for `delay`. The arm stands meanwhile, as a person waits to see
+        that it is there.
         """
         action = expert.plan(self.foreseen(phase)).chunk()[0]
         opens = bool(action[6] > 0.5)
-        if self._waits:
-            self._waits -= 1
-        elif self._opens not in (None, opens):
-            self._waits = 3 * self._delay
-        else:
-            self._opens = opens
-            return action[:6] / STEP, opens
-        if self._waits == 2 * self._delay:
-            self._opens = not self._opens
-        return np.zeros(6), bool(self._opens)
+        self._opens = opens if self._opens is None else self._opens
+        self._decided = self._decided + 1 if opens != self._opens else 0
+        if self._decided > self._delay:
+            self._opens, self._decided = opens, 0
+        return action[:6] / STEP if opens == self._opens else np.zeros(6), self._opens
 
     def foreseen(self, phase: ExpertPhase) -> ExpertPhase:
         """`phase`, as measured, after the commands that the arm has not followed yet. What is held moves along."""
