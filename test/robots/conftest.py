@@ -13,7 +13,7 @@ from molmoact_ros.sim.franka_sim import FrankaSim
 from molmoact_ros.utils.paths import robot_model
 
 LOST = "communication_constraints_violation"
-MISSED = re.compile(rf"{LOST}|[1-9][0-9]* of them missed")
+MISSED = re.compile(rf"{LOST}|[1-9][0-9]* of the last [0-9]+ missed")
 """What an error says where packets were lost: the robot may stop by a jump between those that came, too."""
 
 
