@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-augment", action="store_true", help="images as recorded, neither cropped nor recoloured")
     add("--no-recompute", action="store_true", help="no gradient checkpointing: faster, and needs more memory")
     add("--steer-share", type=float, default=_DEFAULTS.steer_share, help="fraction of examples with the trace drawn")
+    add("--targets", choices=["hard", "soft"], default=_DEFAULTS.targets,
+        help="soft: near misses of actions and points count as nearly right, as in the training of the small models; "
+        "default: hard, as released")  # fmt: skip
     add("--flow-times", type=above_zero(int), default=_DEFAULTS.flow_times, help="of MolmoAct 2, in each example")
     add("--wording", choices=[w.value for w in Wording], help="of the answers; default: the checkpoint's")
     add("--dtype", choices=["float32", "bfloat16"], help="of the computation; default: bfloat16 on a GPU")

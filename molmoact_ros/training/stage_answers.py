@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from molmoact_ros.engine.model.molmoact import MolmoAct, rope_tables
-from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets, pointing_loss
+from molmoact_ros.training.data_loader import Batch, BatchMaker
 from molmoact_ros.training.nano_model import FEATURE_SIZE, restraint
+from molmoact_ros.training.soft_targets import SoftTargets, pointing_loss
 from molmoact_ros.training.trace_augmentation import SOON
 
 POINTING_WEIGHT, SPACE_WEIGHT, STROKE_WEIGHT = 1.0, 3.0, 5.0

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from molmoact_ros.engine.model.image_processor import pooled_grid, pooled_indices
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.reasoning.trace import MAX_COORDINATE
-from molmoact_ros.training.data_loader import BatchMaker, pointing_loss
+from molmoact_ros.training.data_loader import BatchMaker
 from molmoact_ros.training.demonstrations import Demonstrations
 from molmoact_ros.training.nano_model import FEATURE_SIZE, restraint, view_patches
+from molmoact_ros.training.soft_targets import pointing_loss
 
 NAMING_WEIGHT = 10.0  # most windows are empty and contribute little loss
 PRESENT_WEIGHT = 5.0  # balances the many windows without an object

@@ -28,7 +28,7 @@ from molmoact_ros.engine.model.config import MolmoActConfig, ProcessorConfig, Ru
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import digest
 from molmoact_ros.reasoning.action_tokens import NormStats
-from molmoact_ros.training.data_loader import Batch, BatchMaker, SoftTargets
+from molmoact_ros.training.data_loader import Batch, BatchMaker
 from molmoact_ros.training.demonstrations import ASKED, TRAIN_SEED, Demonstrations, collect, collect_all
 from molmoact_ros.training.met_states import Correct, CorrectionRound, correct_round
 from molmoact_ros.training.nano_model import (
@@ -42,6 +42,7 @@ from molmoact_ros.training.nano_model import (
 )
 from molmoact_ros.training.part_files import make_parts
 from molmoact_ros.training.run_report import finish_run
+from molmoact_ros.training.soft_targets import SoftTargets
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, space_errors
 from molmoact_ros.training.stage_depth_vq import DepthVqConfig, depth_codes, depth_vq
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss

@@ -11,7 +11,7 @@ import torch
 from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.reasoning.action_tokens import NormStats
 from molmoact_ros.sim.scene import sample_scene
-from molmoact_ros.training.data_loader import SHORT, BatchMaker, SoftTargets
+from molmoact_ros.training.data_loader import SHORT, BatchMaker
 from molmoact_ros.training.demonstrations import ASKED, THINGS, Demonstrations, Sampler, collect
 from molmoact_ros.training.expert import CHUNK_STEPS, OPEN, Expert, ExpertPhase
 from molmoact_ros.training.nano_model import (
@@ -22,6 +22,7 @@ from molmoact_ros.training.nano_model import (
     ordered_tokens,
     size_features,
 )
+from molmoact_ros.training.soft_targets import SoftTargets
 from molmoact_ros.training.stage_answers import SpaceHead, answer_loss, shared_images_forward
 from molmoact_ros.training.stage_vision import VisionHead, vision_batches, vision_loss
 from molmoact_ros.training.tokenizer import build_tokenizer

@@ -57,7 +57,7 @@ class FinetuneConfig(BaseModel):
     """Settings of a run; `of` has those of a family.
 
     family: of the checkpoint. flow_times: of MolmoAct 2, moments between noise and actions at which each example is
-    learnt. steer_share, wording, z_weight: of MolmoAct.
+    learnt. steer_share, targets, wording, z_weight: of MolmoAct.
     batch: examples of one step over all devices. micro_batch: examples of one forward pass on a device; 0: as many as
     memory is estimated to hold. rate: of all parts; 0: those of the released command. warm_up: steps; 0: 200, but at
     most a tenth of `steps`. recompute: gradient checkpointing, which keeps the input of each layer alone and computes
@@ -86,6 +86,7 @@ class FinetuneConfig(BaseModel):
     recompute: bool = True
     steer_share: float = Field(0.5, ge=0, le=1)
     rehearse_share: float = Field(0.3, ge=0, lt=1)
+    targets: Literal["hard", "soft"] = "hard"
     wording: Wording | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(0, ge=0)

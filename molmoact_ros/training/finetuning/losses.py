@@ -15,6 +15,7 @@ from molmoact_ros.training.finetuning.config import FinetuneConfig
 from molmoact_ros.training.finetuning.examples import NO_LOSS, AnswerBatch
 from molmoact_ros.training.finetuning.flow_examples import FlowBatch
 from molmoact_ros.training.flow_matching import squared_errors
+from molmoact_ros.training.soft_targets import SoftTargets
 
 AnyModel = TypeVar("AnyModel", MolmoAct, MolmoAct2)
 
@@ -72,9 +73,10 @@ class AnswerLoss(TrainingLoss[MolmoAct]):
 
     measure = "cross_entropy"
 
-    def __init__(self, model: MolmoAct, config: FinetuneConfig) -> None:
+    def __init__(self, model: MolmoAct, config: FinetuneConfig, soft: SoftTargets | None = None) -> None:
+        """soft: what the tokens are trained towards instead of themselves."""
         super().__init__(model, config.dropout)  # answers' tokens excepted
-        self.z_weight = config.z_weight
+        self.z_weight, self.soft = config.z_weight, soft
 
     @property
     def layers(self) -> list[DecoderBlock]:
@@ -89,9 +91,13 @@ class AnswerLoss(TrainingLoss[MolmoAct]):
         self._dropped = ~learnt.unsqueeze(-1) if self.training else None
         hidden = self.model(batch.ids, features[there].unsqueeze(0))
         logits = self.model.logits(hidden[learnt]).float()
-        partition = logits.logsumexp(-1)
-        entropy = (partition - logits.gather(1, batch.targets[learnt].unsqueeze(1)).squeeze(1)).sum()
-        return entropy + self.z_weight * partition.square().sum(), entropy.detach()
+        partition, targets = logits.logsumexp(-1), batch.targets[learnt]
+        entropy = (partition - logits.gather(1, targets.unsqueeze(1)).squeeze(1)).sum()
+        value = entropy
+        if self.soft is not None:
+            mean = self.soft.to(logits.device).loss(logits, targets, torch.ones_like(partition))
+            value = mean * len(targets)
+        return value + self.z_weight * partition.square().sum(), entropy.detach()
 
 
 class FlowLoss(TrainingLoss[MolmoAct2]):

@@ -22,6 +22,7 @@ from molmoact_ros.engine.model.molmoact import MolmoAct
 from molmoact_ros.engine.model.weight_files import CheckpointError, misfits, read_tensor
 from molmoact_ros.training.finetuning.config import FinetuneConfig, Method, ModelPart, part_of
 from molmoact_ros.training.finetuning.losses import AnswerLoss, FlowLoss, TrainingLoss
+from molmoact_ros.training.soft_targets import SoftTargets
 
 ADAPTER = "default"
 """PEFT's name of the adapter within the model."""
@@ -42,7 +43,10 @@ def build_model(files: AnyFolder, config: FinetuneConfig) -> TrainingLoss[Any]:
         raise CheckpointError(f"{files.path} does not hold the model: {lines[0]}")
     if weights.scales:
         raise CheckpointError(f"{files.path} is in float8; fine-tune the checkpoint as it was before")
-    loss = AnswerLoss(model, config) if isinstance(model, MolmoAct) else FlowLoss(model, config)
+    if isinstance(model, MolmoAct):
+        loss: TrainingLoss[Any] = AnswerLoss(model, config, soft_targets(files, config))
+    else:
+        loss = FlowLoss(model, config)
     for name, parameter in model.named_parameters():
         whole = config.method is Method.FULL or part_of(name) is ModelPart.EXPERT
         parameter.requires_grad_(whole and part_of(name) in config.parts and loss.is_reached(name))
@@ -54,6 +58,21 @@ def build_model(files: AnyFolder, config: FinetuneConfig) -> TrainingLoss[Any]:
         forward: Callable[..., Tensor] = block.forward
         block.forward = partial(checkpoint, forward, use_reentrant=False)
     return loss
+
+
+def soft_targets(files: AnyFolder, config: FinetuneConfig) -> SoftTargets | None:
+    """What the answers' tokens are trained towards; None: themselves.
+
+    Raises CheckpointError where the tokenizer has no tokens for coordinates.
+    """
+    if config.targets == "hard":
+        return None
+    try:
+        return SoftTargets.of(files.tokenizer, files.config.llm_config.vocab_size)
+    except KeyError:
+        raise CheckpointError(
+            f"{files.path} writes coordinates in several tokens; --targets soft is for the small models of `train`"
+        ) from None
 
 
 def adapter_config(loss: TrainingLoss[Any], config: FinetuneConfig) -> Any:
