@@ -20,7 +20,6 @@ from molmoact_ros.utils.paths import default_checkpoint
 
 from .conftest import Labelled, make_samples
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "d_like"
 SOFT = FinetuneConfig(method=Method.FULL, dropout=0.0, z_weight=0.0, targets="soft")
 
 
@@ -68,7 +67,7 @@ def test_a_near_miss_of_an_action_costs_less_than_a_far_one(files: CheckpointFol
     assert same < near < far
 
 
-def test_a_tokenizer_without_numbers_as_tokens_is_refused_in_one_line() -> None:
+def test_a_tokenizer_without_numbers_as_tokens_is_refused_in_one_line(released: Path) -> None:
     with pytest.raises(CheckpointError, match="--targets soft is for the small models") as error:
-        build_model(CheckpointFolder(GOLDEN), SOFT)
+        build_model(CheckpointFolder(released), SOFT)
     assert "\n" not in str(error.value)
