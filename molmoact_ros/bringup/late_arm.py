@@ -13,6 +13,8 @@ from molmoact_ros.training.expert import STEP, Expert, ExpertPhase
 TRUST: Final = 0.3
 """Share of the difference between measured and expected pose that is believed at each measurement: the age of one
 differs by a beat or two, in which a fast hand moves by centimetres."""
+SURE: Final = 0.1
+"""s for which the gripper's next command has to hold."""
 
 
 class LateArm:
@@ -24,10 +26,10 @@ class LateArm:
     """
 
     def __init__(self, delay: float, beat: float) -> None:
-        self._beat, self._delay = beat, round(delay / beat)
+        self._beat, self._sure = beat, round(SURE / beat)
         self._opens: bool | None = None  # as it was decided last
         self._decided = 0  # beats for which the other holds now
-        self._goals: deque[np.ndarray] = deque(maxlen=self._delay + 1)  # [4], m and rad: of the last commands
+        self._goals: deque[np.ndarray] = deque(maxlen=round(delay / beat) + 1)  # [4], m and rad: of the last commands
 
     def command(self, twist: np.ndarray) -> None:
         """A twist [6], m/s and rad/s in the base frame, was commanded just now."""
@@ -43,16 +45,17 @@ class LateArm:
         """The expert's next twist [6], m/s and rad/s, for the state in which the arm will get it, and whether the
         gripper is to be open.
 
-        To close or to open is decided where it holds for `delay`. The arm stands meanwhile, as a person waits to see
-        that it is there.
+        To close or to open is decided where what is measured says so, too, for `SURE`: a stack of cylinders forgives
+        no centimetre. The arm stands meanwhile, as a person waits to see that it is there.
         """
-        action = expert.plan(self.foreseen(phase)).chunk()[0]
-        opens = bool(action[6] > 0.5)
+        foreseen, measured = (expert.plan(state).chunk()[0] for state in (self.foreseen(phase), phase))
+        opens = bool(foreseen[6] > 0.5)
         self._opens = opens if self._opens is None else self._opens
-        self._decided = self._decided + 1 if opens != self._opens else 0
-        if self._decided > self._delay:
+        agreed = opens != self._opens and bool(measured[6] > 0.5) == opens
+        self._decided = self._decided + 1 if agreed else 0
+        if self._decided > self._sure:
             self._opens, self._decided = opens, 0
-        return action[:6] / STEP if opens == self._opens else np.zeros(6), self._opens
+        return foreseen[:6] / STEP if opens == self._opens else np.zeros(6), self._opens
 
     def foreseen(self, phase: ExpertPhase) -> ExpertPhase:
         """`phase`, as measured, after the commands that the arm has not followed yet. What is held moves along."""
