@@ -26,8 +26,8 @@ from molmoact_ros.training.expert import OPEN, Expert, ExpertPhase
 
 BEAT: Final = 0.05
 """s between two commands; the controller takes 0.2 s of silence for letting go."""
-DONE_FOR: Final = 1.0
-"""s for which the task has to stay done before the episode is ended."""
+DONE_FOR: Final = 0.4
+"""s for which the task has to stay done before the episode is ended. What comes after teaches a policy to stand."""
 LONGEST: Final = 40.0
 """s after which an episode that is not done is ended and marked as failed."""
 SETTLE: Final = 1.0
