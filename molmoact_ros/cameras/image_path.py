@@ -32,17 +32,14 @@ class ImagePath:
 
         The known points to the end; of more than five those at even distances (the released script).
         """
-        points = self.points[frame:]
-        known = points[np.isfinite(points).all(axis=1)]
-        if not len(known):
-            return None
+        known = frame + np.flatnonzero(np.isfinite(self.points[frame:]).all(axis=1))
         if len(known) > MAX_POINTS:
             known = known[np.linspace(0, len(known) - 1, MAX_POINTS).astype(int)]
-        return trace_from_pixels(known, self.width, self.height)
+        return self.trace_through(known)
 
-    def trace_through(self, frames: Sequence[int]) -> np.ndarray | None:
+    def trace_through(self, frames: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """The points of some frames as a trace, int64 [k, 2] in 0..255; unknown ones are left out, None without any."""
-        points = self.points[list(frames)]
+        points = self.points[np.asarray(frames, int)]
         known = points[np.isfinite(points).all(axis=1)]
         return trace_from_pixels(known, self.width, self.height) if len(known) else None
 
