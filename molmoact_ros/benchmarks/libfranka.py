@@ -49,7 +49,7 @@ LATENCY: Final = 0.2
 """s from a plan's image to its arrival."""
 FAST: Final = 0.3
 """rad/s; the sender is killed when a joint is at least this fast."""
-JUST_NOW: Final = 30
+LAST_CYCLES: Final = 30
 """Cycles before the robot stopped in which one that was missed may be the reason; the robot counts the last 20."""
 STANDS: Final = 1e-3
 """rad/s under which a joint stands."""
@@ -208,7 +208,7 @@ def figures(cycles: dict[str, np.ndarray]) -> dict[str, Any]:
     sent, q_d, times, driven = cycles["sent"], cycles["q_d"], cycles["time"], cycles["open"] > 0
     missed = (cycles["cycles"] > 1) | (np.abs(q_d - sent).max(axis=1) > 1e-6)
     if driven.sum() < 1000:
-        lost = f"{missed[driven][-JUST_NOW:].sum()} of the last {JUST_NOW} missed"
+        lost = f"{missed[driven][-LAST_CYCLES:].sum()} of the last {LAST_CYCLES} missed"
         raise RuntimeError(f"the robot was driven for {driven.sum()} cycles only, {lost}: {message}")
     # Whole: neither this cycle nor the three before it were missed, so differences are those that the robot computes.
     whole = np.convolve(missed, np.ones(5))[: len(missed)][3:] == 0
