@@ -14,7 +14,7 @@ from geometry_msgs.msg import Pose
 from rclpy.client import Client
 from rclpy.task import Future
 
-from molmoact_ros.bringup.late_arm import LateArm
+from molmoact_ros.bringup.delay_compensation import DelayCompensator
 from molmoact_ros.bringup.takeover import STILL_FOR, TakeoverRule, TaskMoment
 from molmoact_ros.msg import Episode, SafetyStatus
 from molmoact_ros.nodes.teleop.client import TeleopClient, TeleopClientConfig
@@ -66,7 +66,7 @@ class ScriptedOperator(TeleopClient):
         self._ready_at = float("inf")  # when the new scene may be recorded; inf: it is not set yet
         self._done_since: float | None = None
         self._twist, self._opening = np.zeros(6), OPEN
-        self._arm = LateArm(DELAY, BEAT)
+        self._compensator = DelayCompensator(DELAY, BEAT)
         self._takeover = TakeoverRule(seed)
         self._moment: TaskMoment | None = None
         self._asks_at = 0.0  # s since the episode began, from which on the policy is asked to go on
@@ -105,7 +105,7 @@ class ScriptedOperator(TeleopClient):
         self._seed += 1
         self._ready_at = time.monotonic() + SETTLE
         self._done_since, self._opening = None, OPEN
-        self._arm.rest()
+        self._compensator.reset()
 
     def _review(self) -> None:
         sound, done = not self.episode.problems, self._done_since is not None
@@ -127,7 +127,7 @@ class ScriptedOperator(TeleopClient):
             return
         elif not self._corrects or self._takeover.corrects(self.episode.elapsed, self._moment):
             self._asks_at = self.episode.elapsed + HAND_BACK
-            self._arm.command(self._twist)
+            self._compensator.command(self._twist)
             self.say_twist(0, self._twist)
             self.say_gripper(0, self._opening)
         else:
@@ -135,7 +135,7 @@ class ScriptedOperator(TeleopClient):
 
     def _give_back(self) -> None:
         """Let go, and let the policy go on; a controller with `teleop_hand_back` does that by itself."""
-        self._arm.rest()
+        self._compensator.reset()
         self.let_go_if_held(0)
         if self.safety.state in PASSIVE and self.episode.elapsed > self._asks_at:
             self._asks_at = self.episode.elapsed + ANSWER
@@ -145,7 +145,7 @@ class ScriptedOperator(TeleopClient):
         now = time.monotonic()
         self._done_since = (self._done_since or now) if reply.done else None
         scene, phase = observe(reply)
-        self._twist, opens = self._arm.lead(Expert(scene), phase)
+        self._twist, opens = self._compensator.next_command(Expert(scene), phase)
         self._opening = OPEN if opens else 0.0
         others = set(held_objects(reply)) - {scene.task.object}
         self._moment = TaskMoment(phase.tcp, phase.held, bool(others) and not phase.held, bool(reply.done))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from molmoact_ros.bringup.late_arm import LateArm
+from molmoact_ros.bringup.delay_compensation import DelayCompensator
 from molmoact_ros.bringup.scripted_operator import BEAT, DELAY
 from molmoact_ros.sim.scene import sample_scene
-from molmoact_ros.training.expert import FINGER_STEP, MAX_STEP, OPEN, STEP, Expert, ExpertPhase
+from molmoact_ros.training.expert import FINGER_STEP, MAX_RISE, MAX_STEP, MAX_TURN, OPEN, STEP, Expert, ExpertPhase
 
 HOME = np.array([0.42, 0.0, 0.25])
 
@@ -24,12 +27,12 @@ def test_a_late_arm_comes_down_once_and_its_gripper_closes_once(seed: int, delay
         np.random.default_rng(seed),
     )
     expert, place = Expert(scene), scene.object("red cylinder").point
-    hand, opening, arm = HOME, OPEN, LateArm(DELAY, BEAT)
+    hand, opening, arm = HOME, OPEN, DelayCompensator(DELAY, BEAT)
     late = deque([(np.zeros(6), False)] * round((delay - 0.05) / BEAT))
     hands, twists, closes = [hand] * 3, [np.zeros(3)], list[bool]()
     while opening > expert.grasp_width and len(hands) < 10 / BEAT:
         measured = hands[-1 - int(rng.integers(3))]
-        twist, opens = arm.lead(expert, ExpertPhase(measured, opening, place, held=False))
+        twist, opens = arm.next_command(expert, ExpertPhase(measured, opening, place, held=False))
         closes.append(not opens)
         twists.append(twist[:3])
         arm.command(twist)
@@ -51,20 +54,44 @@ def test_a_late_arm_comes_down_once_and_its_gripper_closes_once(seed: int, delay
     assert np.linalg.norm(twists, axis=1)[:10].max() > 0.9 * MAX_STEP / STEP, "it is slow from the start"
 
 
-def test_what_is_held_is_foreseen_along_with_the_hand() -> None:
-    arm, twist = LateArm(0.15, 0.05), np.array([0.1, 0.0, -0.2, 0.0, 0.0, 1.0])
+def test_what_is_held_is_predicted_along_with_the_hand() -> None:
+    arm, twist = DelayCompensator(0.15, 0.05), np.array([0.1, 0.0, -0.2, 0.0, 0.0, 1.0])
     phase = ExpertPhase(HOME, 0.03, HOME - [0, 0, 0.01], held=True, yaw=0.2)
-    np.testing.assert_allclose(arm.foreseen(phase).tcp, HOME)
+    np.testing.assert_allclose(arm.predict(phase).tcp, HOME)
     for _ in range(3):
         arm.command(twist)
-    seen = arm.foreseen(phase)
+    seen = arm.predict(phase)
     np.testing.assert_allclose(seen.tcp, HOME + [0.015, 0, -0.03])
     np.testing.assert_allclose(seen.object - seen.tcp, phase.object - phase.tcp)
     assert seen.yaw == pytest.approx(0.35)
     for _ in range(50):
         arm.command(np.zeros(6))
-        seen = arm.foreseen(phase)
+        seen = arm.predict(phase)
     np.testing.assert_allclose(seen.tcp, HOME, atol=1e-4, err_msg="an arm that did not follow is believed at last")
     arm.command(twist)
-    arm.rest()
-    np.testing.assert_allclose(arm.foreseen(phase).tcp, HOME)
+    arm.reset()
+    np.testing.assert_allclose(arm.predict(phase).tcp, HOME)
+
+
+places = st.tuples(st.floats(0.2, 0.8), st.floats(-0.4, 0.4), st.floats(0.0, 0.6)).map(np.array)
+measurements = st.tuples(places, st.floats(0.0, OPEN), st.booleans(), st.booleans())
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 50), beats=st.lists(st.tuples(measurements, st.integers(0, 3), st.booleans()), max_size=25))
+def test_whatever_is_measured_the_twist_is_one_that_the_expert_makes(seed: int, beats: list[Any]) -> None:
+    """Over poses, states of the gripper, jumps between measurements, beats without one, and hands that take over."""
+    scene = sample_scene(seed, instruction="put the red cylinder on the blue cylinder")
+    expert, arm = Expert(scene), DelayCompensator(DELAY, BEAT)
+    for (tcp, opening, held, delivered), repeats, resets in beats:
+        thing = tcp if held else scene.object("red cylinder").point
+        phase = ExpertPhase(tcp, opening, thing, held and not delivered, delivered)
+        twist, opens = arm.next_command(expert, phase)
+        assert np.isfinite(twist).all() and isinstance(opens, bool)
+        assert np.linalg.norm(twist[:2]) <= MAX_STEP / STEP + 1e-9 and abs(twist[2]) <= MAX_RISE / STEP + 1e-9
+        assert not twist[3:5].any() and abs(twist[5]) <= MAX_TURN / STEP + 1e-9
+        for _ in range(repeats):
+            arm.command(twist)
+        if resets:
+            arm.reset()
+            np.testing.assert_allclose(arm.predict(phase).tcp, tcp, err_msg="commands of before are followed")
